@@ -1,0 +1,444 @@
+//! What is wanted of a deployment, what was reached, and how a request changes the former.
+
+use std::{fmt, str::FromStr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Problem,
+    job::Contacts,
+    lock::LockKey,
+    name::{JobId, shown},
+    resources::Resources,
+    source::SourceVersion,
+};
+
+/// The id that the stock client uses for a job's only deployment.
+pub const PRODUCTION: &str = "production";
+
+/// A minor version of Python, such as 3.11.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PythonVersion {
+    /// 3
+    pub major: u16,
+    /// 11
+    pub minor: u16,
+}
+
+impl fmt::Display for PythonVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for PythonVersion {
+    type Err = Problem;
+
+    fn from_str(raw: &str) -> Result<Self, Problem> {
+        let digits = |part: &str| {
+            (!part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit()))
+                .then(|| part.parse().ok())
+                .flatten()
+        };
+        raw.split_once('.')
+            .and_then(|(major, minor)| Some(Self { major: digits(major)?, minor: digits(minor)? }))
+            .ok_or_else(|| {
+                Problem::invalid(
+                    format!("The Python version {} is not valid.", shown(raw)),
+                    "A Python version is written as major and minor number.",
+                )
+                .fix("Write it like \"3.11\".")
+            })
+    }
+}
+
+impl Serialize for PythonVersion {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PythonVersion {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|p: Problem| serde::de::Error::custom(p.why))
+    }
+}
+
+/// The wire's `mode`. One deployment a job exists; the value is kept and given back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Not for production data.
+    Testing,
+    /// The default.
+    #[default]
+    Release,
+}
+
+impl Mode {
+    /// The value on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Testing => "testing",
+            Self::Release => "release",
+        }
+    }
+
+    /// Reads the value on the wire.
+    pub fn parse(raw: &str) -> Option<Self> {
+        match raw {
+            "testing" => Some(Self::Testing),
+            "release" => Some(Self::Release),
+            _ => None,
+        }
+    }
+}
+
+/// What is wanted: each field of a deployment at one generation. A revision is this, kept for ever.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// The job that it belongs to.
+    pub job_id: JobId,
+    /// Counts every accepted change of this job's name, also across a deletion.
+    pub generation: i64,
+    /// The source that runs.
+    pub job_version: SourceVersion,
+    /// What the request asked for; absent follows the service's default at the time of the change.
+    pub python_version_asked: Option<PythonVersion>,
+    /// What it was resolved to.
+    pub python_version: PythonVersion,
+    /// What the request asked for; absent follows the service's default at the time of the change.
+    pub vdk_version_asked: Option<String>,
+    /// What it was resolved to.
+    pub vdk_version: String,
+    /// Whether ticks start runs. A disabled deployment can still be started by hand.
+    pub enabled: bool,
+    /// Kept and given back.
+    pub mode: Mode,
+    /// What a run may use.
+    pub resources: Resources,
+    /// The job's cron expression at this generation.
+    pub schedule_cron: Option<String>,
+    /// From when the schedule (with `enabled`) is in force: no tick before it fires.
+    pub schedule_since: Timestamp,
+    /// The job's contacts at this generation.
+    pub contacts: Contacts,
+    /// `VDK_DB_DEFAULT_TYPE` of the job at this generation.
+    pub db_default_type: Option<String>,
+    /// Whether runs are reported, at this generation.
+    pub enable_execution_notifications: bool,
+    /// Who asked for this generation.
+    pub deployed_by: String,
+    /// When it was accepted.
+    pub deployed_at: Timestamp,
+}
+
+/// What a POST or PATCH of a deployment says; what it does not say stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeploymentChange {
+    /// The source to run.
+    pub job_version: Option<SourceVersion>,
+    /// The Python version to run it with.
+    pub python_version: Option<PythonVersion>,
+    /// The VDK version to run it with.
+    pub vdk_version: Option<String>,
+    /// Whether ticks start runs.
+    pub enabled: Option<bool>,
+    /// Kept and given back.
+    pub mode: Option<Mode>,
+    /// Amounts to change; those absent stay.
+    pub resources: Option<Resources>,
+}
+
+/// The service's own choices for what a request leaves open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionDefaults {
+    /// Every Python version that the runtime offers, ascending; never empty when a deployment is accepted.
+    pub python_versions: Vec<PythonVersion>,
+    /// The one that a deployment gets when it names none.
+    pub python_version: PythonVersion,
+    /// The VDK version that a deployment gets when it names none.
+    pub vdk_version: String,
+}
+
+/// What of a job goes into its deployment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobPart {
+    /// Cron expression.
+    pub schedule_cron: Option<String>,
+    /// Contacts.
+    pub contacts: Contacts,
+    /// `VDK_DB_DEFAULT_TYPE`.
+    pub db_default_type: Option<String>,
+    /// Whether runs are reported.
+    pub enable_execution_notifications: bool,
+}
+
+impl From<&crate::job::JobConfig> for JobPart {
+    fn from(config: &crate::job::JobConfig) -> Self {
+        Self {
+            schedule_cron: config.schedule_cron.clone(),
+            contacts: config.contacts.clone(),
+            db_default_type: config.db_default_type.clone(),
+            enable_execution_notifications: config.enable_execution_notifications,
+        }
+    }
+}
+
+/// Who asks for a change, when, and which generation it becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// The generation of the change.
+    pub generation: i64,
+    /// Who asks.
+    pub by: String,
+    /// When it is accepted.
+    pub at: Timestamp,
+}
+
+impl Deployment {
+    /// Merges a change into what is wanted so far.
+    ///
+    /// Absent fields keep their value; without a deployment so far, `enabled` is true and the versions are the defaults.
+    /// A new Python version clears a pinned VDK version, which was chosen for the old one. The schedule counts from
+    /// `stamp.at` when the cron expression or `enabled` changes, so that no past tick fires.
+    ///
+    /// # Errors
+    /// [`crate::problem::Kind::Invalid`] when there is no deployment so far and the change names no source;
+    /// [`crate::problem::Kind::Conflict`] when the Python version is not one of those offered.
+    pub fn merge(
+        current: Option<&Self>,
+        change: &DeploymentChange,
+        job_id: JobId,
+        job: &JobPart,
+        defaults: &VersionDefaults,
+        stamp: Stamp,
+    ) -> Result<Self, Problem> {
+        let Some(job_version) = change.job_version.clone().or_else(|| current.map(|c| c.job_version.clone())) else {
+            return Err(Problem::invalid(
+                "The deployment was not accepted.",
+                "The job has no deployment yet, and the request names no job_version.",
+            )
+            .fix("Upload the sources first and name the version in the request; \"vdk deploy -p <folder>\" does both."));
+        };
+        let python_version_asked = change.python_version.or(current.and_then(|c| c.python_version_asked));
+        let python_version = match change.python_version {
+            Some(asked) => {
+                if !defaults.python_versions.contains(&asked) {
+                    let offered: Vec<_> = defaults.python_versions.iter().map(ToString::to_string).collect();
+                    return Err(Problem::conflict(
+                        "The deployment was not accepted.",
+                        format!("Python {asked} is not supported here; supported: {}.", offered.join(", ")),
+                    )
+                    .fix("Choose one of the supported versions in config.ini or in the request."));
+                }
+                asked
+            }
+            None => current.map_or(defaults.python_version, |c| c.python_version),
+        };
+        let python_changes = current.is_some_and(|c| c.python_version != python_version);
+        let kept = current.filter(|_| !python_changes);
+        let vdk_version_asked =
+            change.vdk_version.clone().or_else(|| kept.and_then(|c| c.vdk_version_asked.clone()));
+        let vdk_version = change
+            .vdk_version
+            .clone()
+            .or_else(|| kept.map(|c| c.vdk_version.clone()))
+            .unwrap_or_else(|| defaults.vdk_version.clone());
+        let enabled = change.enabled.unwrap_or_else(|| current.is_none_or(|c| c.enabled));
+        let resources = change
+            .resources
+            .unwrap_or_default()
+            .or(current.map(|c| c.resources).unwrap_or_default())
+            .validated()?;
+        let schedule_since = current
+            .filter(|c| c.enabled == enabled && c.schedule_cron == job.schedule_cron)
+            .map_or(stamp.at, |c| c.schedule_since);
+        Ok(Self {
+            job_id,
+            generation: stamp.generation,
+            job_version,
+            python_version_asked,
+            python_version,
+            vdk_version_asked,
+            vdk_version,
+            enabled,
+            mode: change.mode.or(current.map(|c| c.mode)).unwrap_or_default(),
+            resources,
+            schedule_cron: job.schedule_cron.clone(),
+            schedule_since,
+            contacts: job.contacts.clone(),
+            db_default_type: job.db_default_type.clone(),
+            enable_execution_notifications: job.enable_execution_notifications,
+            deployed_by: stamp.by,
+            deployed_at: stamp.at,
+        })
+    }
+
+    /// Whether the two want the same, whoever asked and when.
+    pub fn wants_the_same(&self, other: &Self) -> bool {
+        let bare = |d: &Self| Self {
+            generation: 0,
+            deployed_by: String::new(),
+            deployed_at: Timestamp::UNIX_EPOCH,
+            schedule_since: Timestamp::UNIX_EPOCH,
+            ..d.clone()
+        };
+        bare(self) == bare(other)
+    }
+}
+
+/// The last outcome of a rollout, in the words of the public API.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// Nothing was reached or failed yet.
+    #[default]
+    None,
+    /// The wanted generation was reached.
+    Success,
+    /// The service could not reach it and tries again.
+    PlatformError,
+    /// It can't be reached as it is; a change is needed.
+    UserError,
+}
+
+impl Status {
+    /// The value on the wire and in rows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Success => "SUCCESS",
+            Self::PlatformError => "PLATFORM_ERROR",
+            Self::UserError => "USER_ERROR",
+        }
+    }
+
+    /// Reads the value.
+    pub fn parse(raw: &str) -> Option<Self> {
+        [Self::None, Self::Success, Self::PlatformError, Self::UserError].into_iter().find(|s| s.as_str() == raw)
+    }
+}
+
+/// What the synchronizer knows of a deployment: how far it got, and what stands in the way.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Rollout {
+    /// The generation that runs; absent before the first success.
+    pub reached_generation: Option<i64>,
+    /// The hash of all that went into what runs: generation, configuration and renderer.
+    pub inputs_hash: Option<String>,
+    /// The lock of what runs.
+    pub lock_key: Option<LockKey>,
+    /// When it was reached.
+    pub reached_at: Option<Timestamp>,
+    /// The last outcome.
+    pub status: Status,
+    /// The inputs that the last outcome speaks of.
+    pub tried_inputs_hash: Option<String>,
+    /// What stands in the way.
+    pub problem: Option<Problem>,
+    /// Tries of this generation so far.
+    pub attempts: i32,
+    /// When the next try is due, after a platform error.
+    pub retry_at: Option<Timestamp>,
+    /// Counts every write of this row; a write names the count that it read.
+    pub row_version: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn version(digit: char) -> SourceVersion {
+        SourceVersion::parse(&digit.to_string().repeat(40)).unwrap()
+    }
+
+    fn defaults() -> VersionDefaults {
+        let (old, new) = (PythonVersion { major: 3, minor: 10 }, PythonVersion { major: 3, minor: 11 });
+        VersionDefaults { python_versions: vec![old, new], python_version: new, vdk_version: "1.0".into() }
+    }
+
+    fn merge(current: Option<&Deployment>, change: &DeploymentChange, generation: i64) -> Result<Deployment, Problem> {
+        let job = JobPart::from(&crate::job::JobConfig::default());
+        let at = Timestamp::from_second(generation).unwrap();
+        let stamp = Stamp { generation, by: "someone".into(), at };
+        Deployment::merge(current, change, JobId(Uuid::nil()), &job, &defaults(), stamp)
+    }
+
+    #[test]
+    fn the_first_deployment_needs_a_version_and_is_enabled() {
+        assert!(merge(None, &DeploymentChange::default(), 1).is_err());
+        let first = merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
+        assert!(first.enabled);
+        assert_eq!(first.vdk_version, "1.0");
+        assert_eq!(first.python_version_asked, None);
+    }
+
+    #[test]
+    fn a_version_update_does_not_enable_a_disabled_deployment() {
+        let first = merge(
+            None,
+            &DeploymentChange { job_version: Some(version('a')), enabled: Some(false), ..Default::default() },
+            1,
+        )
+        .unwrap();
+        let second =
+            merge(Some(&first), &DeploymentChange { job_version: Some(version('b')), ..Default::default() }, 2).unwrap();
+        assert!(!second.enabled);
+        assert_eq!(second.schedule_since, first.schedule_since);
+        let third = merge(Some(&second), &DeploymentChange { enabled: Some(true), ..Default::default() }, 3).unwrap();
+        assert!(third.enabled);
+        assert_eq!(third.job_version, version('b'));
+        assert_eq!(third.schedule_since, Timestamp::from_second(3).unwrap());
+    }
+
+    #[test]
+    fn a_new_python_version_clears_a_pinned_vdk_version() {
+        let pinned = DeploymentChange {
+            job_version: Some(version('a')),
+            vdk_version: Some("0.9".into()),
+            ..Default::default()
+        };
+        let first = merge(None, &pinned, 1).unwrap();
+        let python = Some(PythonVersion { major: 3, minor: 10 });
+        let second = merge(Some(&first), &DeploymentChange { python_version: python, ..Default::default() }, 2).unwrap();
+        assert_eq!((second.vdk_version_asked, second.vdk_version.as_str()), (None, "1.0"));
+    }
+
+    #[test]
+    fn an_unsupported_python_version_is_a_conflict_that_names_the_supported_ones() {
+        let change = DeploymentChange {
+            job_version: Some(version('a')),
+            python_version: Some(PythonVersion { major: 2, minor: 7 }),
+            ..Default::default()
+        };
+        let problem = merge(None, &change, 1).unwrap_err();
+        assert_eq!(problem.kind, crate::problem::Kind::Conflict);
+        assert!(problem.why.contains("3.10, 3.11"), "{problem}");
+    }
+
+    #[test]
+    fn resources_change_one_by_one() {
+        let first = merge(
+            None,
+            &DeploymentChange {
+                job_version: Some(version('a')),
+                resources: Some(Resources { cpu_limit: Some(2.0), ..Default::default() }),
+                ..Default::default()
+            },
+            1,
+        )
+        .unwrap();
+        let change = DeploymentChange {
+            resources: Some(Resources { memory_limit_mi: Some(512), ..Default::default() }),
+            ..Default::default()
+        };
+        let second = merge(Some(&first), &change, 2).unwrap();
+        assert_eq!(second.resources.cpu_limit, Some(2.0));
+        assert_eq!(second.resources.memory_limit_mi, Some(512));
+        assert!(!second.wants_the_same(&first));
+    }
+}

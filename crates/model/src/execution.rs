@@ -1,0 +1,361 @@
+//! One run of a data job, from the accepted start to its one final status.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Problem,
+    deployment::{Mode, PythonVersion},
+    name::{ExecutionId, JobId, JobName, TeamName},
+    resources::Resources,
+    source::SourceVersion,
+};
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// Accepted and stored; nothing runs yet.
+    Submitted,
+    /// The job's process was started.
+    Running,
+    /// It ended well.
+    Succeeded,
+    /// It was stopped on request, and nothing of it is left.
+    Cancelled,
+    /// It stepped aside for another active run.
+    Skipped,
+    /// The job's own code, configuration or requirements failed it.
+    UserError,
+    /// The service, or something that it depends on, failed it.
+    PlatformError,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 7] = [
+        Self::Submitted,
+        Self::Running,
+        Self::Succeeded,
+        Self::Cancelled,
+        Self::Skipped,
+        Self::UserError,
+        Self::PlatformError,
+    ];
+
+    /// The value in rows and in GraphQL; REST has it in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Submitted => "SUBMITTED",
+            Self::Running => "RUNNING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Cancelled => "CANCELLED",
+            Self::Skipped => "SKIPPED",
+            Self::UserError => "USER_ERROR",
+            Self::PlatformError => "PLATFORM_ERROR",
+        }
+    }
+
+    /// Reads the value, in any case.
+    pub fn parse(raw: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str().eq_ignore_ascii_case(raw))
+    }
+
+    /// Whether it can never change any more.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Submitted | Self::Running)
+    }
+
+    /// The statuses from which this one may be entered.
+    pub fn may_follow(self) -> &'static [Self] {
+        match self {
+            Self::Submitted => &[],
+            Self::Running => &[Self::Submitted],
+            Self::Succeeded => &[Self::Running],
+            Self::Skipped | Self::Cancelled | Self::UserError | Self::PlatformError => {
+                &[Self::Submitted, Self::Running]
+            }
+        }
+    }
+}
+
+/// What started a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Type {
+    /// A request.
+    Manual,
+    /// A tick of its schedule.
+    Scheduled,
+}
+
+impl Type {
+    /// The value in rows and in GraphQL; REST has it in lower case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "MANUAL",
+            Self::Scheduled => "SCHEDULED",
+        }
+    }
+
+    /// Reads the value, in any case.
+    pub fn parse(raw: &str) -> Option<Self> {
+        [Self::Manual, Self::Scheduled].into_iter().find(|t| t.as_str().eq_ignore_ascii_case(raw))
+    }
+}
+
+/// One run. What it ran is copied from the revision when it starts, so that its history outlives later deployments.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Execution {
+    /// Unique for ever.
+    pub id: ExecutionId,
+    /// The job.
+    pub job_id: JobId,
+    /// The job's name.
+    pub job_name: JobName,
+    /// The job's team at the time of reading.
+    pub team: TeamName,
+    /// What started it.
+    pub kind: Type,
+    /// Where it stands.
+    pub status: Status,
+    /// When it was accepted.
+    pub submitted_at: Timestamp,
+    /// When the job's process was started.
+    pub started_at: Option<Timestamp>,
+    /// When nothing of it was left.
+    pub ended_at: Option<Timestamp>,
+    /// `<given>/<user>` for a request, `scheduled/runtime` for a tick.
+    pub started_by: String,
+    /// The operation id of the request; the execution's own id for a tick.
+    pub op_id: String,
+    /// What became of it, for people.
+    pub message: Option<String>,
+    /// The arguments as a JSON object; absent when none were given.
+    pub arguments: Option<String>,
+    /// The tick that started it.
+    pub scheduled_tick: Option<Timestamp>,
+    /// When its cancellation was asked for.
+    pub cancel_requested_at: Option<Timestamp>,
+    /// What it runs; absent until it starts for the first deployment of a job.
+    pub revision: Option<ExecutionRevision>,
+}
+
+/// What a run runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutionRevision {
+    /// The generation of the deployment.
+    pub generation: i64,
+    /// The source.
+    pub job_version: SourceVersion,
+    /// The Python version.
+    pub python_version: PythonVersion,
+    /// The VDK version.
+    pub vdk_version: String,
+    /// The wire's mode.
+    pub mode: Mode,
+    /// Whether ticks were on.
+    pub enabled: bool,
+    /// The cron expression.
+    pub schedule_cron: Option<String>,
+    /// What it may use.
+    pub resources: Resources,
+    /// Who deployed it.
+    pub deployed_by: String,
+    /// When.
+    pub deployed_at: Timestamp,
+}
+
+impl From<&crate::deployment::Deployment> for ExecutionRevision {
+    fn from(d: &crate::deployment::Deployment) -> Self {
+        Self {
+            generation: d.generation,
+            job_version: d.job_version.clone(),
+            python_version: d.python_version,
+            vdk_version: d.vdk_version.clone(),
+            mode: d.mode,
+            enabled: d.enabled,
+            schedule_cron: d.schedule_cron.clone(),
+            resources: d.resources,
+            deployed_by: d.deployed_by.clone(),
+            deployed_at: d.deployed_at,
+        }
+    }
+}
+
+/// How a run ended, as the runtime saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// When the job's process was started; absent when it never was.
+    pub started_at: Option<Timestamp>,
+    /// When nothing of it was left.
+    pub ended_at: Timestamp,
+    /// Why it ended.
+    pub cause: EndCause,
+    /// What the job wrote to its termination message file, cut at 4 KiB.
+    pub termination_message: Option<String>,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// The process ended by itself, with this exit code (128 + the signal's number after a signal).
+    Exited(i32),
+    /// It was stopped because its cancellation was asked for.
+    Cancelled,
+    /// It was stopped because it ran longer than this many seconds.
+    DeadlineExceeded(u64),
+    /// It was stopped because it used more memory than it may.
+    OutOfMemory,
+    /// Its supervisor died (with the machine, or killed) before it could record an end.
+    Lost,
+    /// The process could not be started, for this reason.
+    NotStarted(String),
+}
+
+/// The `status` in the JSON object of VDK's termination message.
+fn termination_status(raw: Option<&str>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Message {
+        status: String,
+    }
+    raw.and_then(|text| serde_json::from_str::<Message>(text).ok()).map(|m| m.status)
+}
+
+/// The one final status of a run that ended, and a message for people.
+///
+/// The job's own words decide when it left any; without them the exit code does. A "Success" beside a failing exit code
+/// is not believed: the stock client says so when the job's folder is missing.
+pub fn outcome(end: &RunEnd) -> (Status, String) {
+    let code = match &end.cause {
+        EndCause::Cancelled => return (Status::Cancelled, "Cancelled on request.".into()),
+        EndCause::DeadlineExceeded(seconds) => {
+            return (
+                Status::UserError,
+                format!(
+                    "User error. The run was stopped because it took longer than {seconds} seconds, the most that a run \
+                     may take here. Make the job faster, split it, or ask the operator for a longer deadline."
+                ),
+            );
+        }
+        EndCause::OutOfMemory => {
+            return (
+                Status::UserError,
+                "User error. The run was stopped because it used more memory than its limit. Process the data in \
+                 smaller parts, or raise the deployment's memory_limit."
+                    .into(),
+            );
+        }
+        EndCause::Lost => {
+            return (
+                Status::PlatformError,
+                "Platform error. The run's supervisor ended without recording a result: the machine restarted, or the \
+                 process was killed. The run is not repeated, because it may have done part of its work; start it \
+                 again when that is safe."
+                    .into(),
+            );
+        }
+        EndCause::NotStarted(why) => {
+            return (Status::PlatformError, format!("Platform error. The run could not be started: {why}"));
+        }
+        EndCause::Exited(code) => *code,
+    };
+    match (termination_status(end.termination_message.as_deref()).as_deref(), code) {
+        (Some("Success") | None, 0) => (Status::Succeeded, "Success".into()),
+        (Some("Skipped"), _) => {
+            (Status::Skipped, "Skipping job execution due to another parallel running execution.".into())
+        }
+        (Some("User error"), _) => (
+            Status::UserError,
+            format!(
+                "User error. A step of the job failed and the run ended with exit code {code}. The last lines of the \
+                 log name the step and the reason."
+            ),
+        ),
+        (Some("Platform error"), _) => (
+            Status::PlatformError,
+            format!(
+                "Platform error. Something that the job depends on failed and the run ended with exit code {code}. \
+                 The last lines of the log name it; start the job again when it is back."
+            ),
+        ),
+        (None, 137 | 143) => (
+            Status::PlatformError,
+            format!(
+                "Platform error. The job's process was killed from outside (exit code {code}) before it could say how \
+                 it went. Start it again; if it happens again, look for what ends processes on that machine."
+            ),
+        ),
+        (said, _) => (
+            Status::PlatformError,
+            format!(
+                "Platform error. The run ended with exit code {code} and {}. The log has what it printed.",
+                said.map_or_else(
+                    || "left no word of how it went".to_owned(),
+                    |s| format!("said {}", crate::name::shown(s))
+                )
+            ),
+        ),
+    }
+}
+
+/// The conflict that a second start of a job meets while a run is active.
+pub fn already_active(job: &JobName) -> Problem {
+    Problem::conflict(
+        format!("The data job {job} was not started."),
+        "Another execution of it is submitted or running, and a job runs once at a time.",
+    )
+    .follows("No execution was created; the active one goes on.")
+    .fix("Wait until it has ended (\"vdk execute --list\" shows it), or cancel it, and start the job again.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(code: i32, status: Option<&str>) -> RunEnd {
+        RunEnd {
+            started_at: Some(Timestamp::UNIX_EPOCH),
+            ended_at: Timestamp::UNIX_EPOCH,
+            cause: EndCause::Exited(code),
+            termination_message: status.map(|s| format!(r#"{{"vdk_version":"0.3","status":"{s}"}}"#)),
+        }
+    }
+
+    #[test]
+    fn the_jobs_own_words_decide_and_the_exit_code_where_there_are_none() {
+        for (code, said, status) in [
+            (0, Some("Success"), Status::Succeeded),
+            (0, None, Status::Succeeded),
+            (1, Some("User error"), Status::UserError),
+            (3, Some("User error"), Status::UserError),
+            (1, Some("Platform error"), Status::PlatformError),
+            (0, Some("Skipped"), Status::Skipped),
+            (2, Some("Success"), Status::PlatformError),
+            (0, Some("Whatever"), Status::PlatformError),
+            (1, None, Status::PlatformError),
+            (137, None, Status::PlatformError),
+            (143, None, Status::PlatformError),
+        ] {
+            assert_eq!(outcome(&exited(code, said)).0, status, "{code} {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_cancel_that_came_too_late_leaves_the_true_status() {
+        let (status, _) = outcome(&exited(0, Some("Success")));
+        assert_eq!(status, Status::Succeeded);
+    }
+
+    #[test]
+    fn a_final_status_is_followed_by_nothing() {
+        for after in Status::ALL {
+            for before in after.may_follow() {
+                assert!(!before.is_final(), "{before:?} -> {after:?}");
+            }
+        }
+        assert_eq!(Status::Running.may_follow(), [Status::Submitted]);
+        assert_eq!(Status::Succeeded.may_follow(), [Status::Running]);
+    }
+}

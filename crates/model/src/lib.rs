@@ -1,0 +1,24 @@
+//! Nouns, rules and the shapes that the floors share.
+//!
+//! Everything here is pure: no input or output, no clock, no randomness, no runtime. What may change the world is a
+//! trait ([`runtime::Runtime`], [`clock::Clock`]) that a higher crate implements. A module is a noun, and the same noun
+//! has the same file name in every other crate.
+
+pub mod access;
+pub mod clock;
+pub mod deployment;
+pub mod execution;
+pub mod job;
+pub mod lock;
+pub mod name;
+pub mod plan;
+pub mod problem;
+pub mod resources;
+pub mod runtime;
+pub mod schedule;
+pub mod source;
+
+pub use problem::Problem;
+
+/// A boxed future: what the methods of a trait object return.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,68 @@
+//! The exact packages of a deployment.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::deployment::PythonVersion;
+
+/// What a lock follows from. Two deployments with the same inputs share one lock, and so one environment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LockInputs {
+    /// The minor version of Python that the packages are chosen for.
+    pub python_version: PythonVersion,
+    /// The VDK distribution and its version as a requirement, `quickstart-vdk==0.2.1810444937`.
+    pub vdk_requirement: String,
+    /// The operator's constraints, one a line.
+    pub constraints: String,
+    /// The job's requirements, normalised: one a line, no comments, sorted.
+    pub requirements: String,
+}
+
+impl LockInputs {
+    /// The key of the lock: SHA-256 over every input, each preceded by its length, in hexadecimal.
+    pub fn key(&self) -> LockKey {
+        let mut hash = Sha256::new();
+        hash.update(b"holdfast lock 1");
+        for part in [&self.python_version.to_string(), &self.vdk_requirement, &self.constraints, &self.requirements] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        LockKey(hex::encode(hash.finalize()))
+    }
+}
+
+/// The key of a lock: 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LockKey(String);
+
+impl LockKey {
+    /// Takes a key that was stored.
+    pub fn stored(raw: String) -> Self {
+        Self(raw)
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LockKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Every package of an environment, pinned, with its hashes: VDK's and the job's in one set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// The key of what it follows from.
+    pub key: LockKey,
+    /// The minor version of Python that it is for.
+    pub python_version: PythonVersion,
+    /// `name==version --hash=sha256:…` lines, in pip's requirements format.
+    pub text: String,
+}

@@ -1,0 +1,235 @@
+//! What to do about one deployment: the heart of the synchronizer, without any effect.
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Problem,
+    deployment::{Deployment, Rollout, Status},
+    runtime::Observed,
+};
+
+/// Counts the ways in which this program turns a deployment into what runs. A higher one deploys anew; an instance with
+/// a lower one than the database has seen must not lead.
+pub const RENDERER_VERSION: i64 = 1;
+
+/// What is wanted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Desired<'a> {
+    /// This deployment.
+    Deployment(&'a Deployment),
+    /// None: it was removed, and what exists of it has to go.
+    Removed,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// All is as wanted.
+    Nothing,
+    /// A try failed by the platform's fault; the next one is due at this instant.
+    Wait(Timestamp),
+    /// It can't be reached as it is and waits for a change.
+    Blocked(Problem),
+    /// Make it so.
+    Apply(Reason),
+    /// Remove what exists.
+    Remove,
+}
+
+/// Why something is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Nothing was reached so far.
+    New,
+    /// Another generation is wanted than the one that was reached.
+    Changed,
+    /// The configuration of the service, or the service itself, changed.
+    Configuration,
+    /// What was made is gone.
+    Missing,
+    /// What was made was changed by someone else.
+    Drift,
+}
+
+/// The hash of all that goes into what runs: the wanted generation, the configuration and the renderer. SHA-256 in
+/// hexadecimal.
+pub fn inputs_hash(deployment: &Deployment, configuration_fingerprint: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"holdfast inputs 1");
+    hash.update(deployment.job_id.0.as_bytes());
+    hash.update(deployment.generation.to_le_bytes());
+    hash.update(RENDERER_VERSION.to_le_bytes());
+    hash.update(configuration_fingerprint.as_bytes());
+    hex::encode(hash.finalize())
+}
+
+/// What to do about one deployment.
+///
+/// `inputs` is [`inputs_hash`] of what is wanted. A rollout that failed by the platform's fault is tried again when it is
+/// due; one that failed by the user's waits until its inputs change.
+pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Observed, now: Timestamp) -> Plan {
+    let deployment = match (desired, observed) {
+        (_, Observed::Foreign { owner }) => {
+            return match desired {
+                Desired::Removed => Plan::Nothing,
+                Desired::Deployment(d) => Plan::Blocked(
+                    Problem::conflict(
+                        format!("Generation {} was not rolled out.", d.generation),
+                        format!("Its name is taken by something that this service did not make (owner: {owner})."),
+                    )
+                    .follows("What stands there is left alone, and the deployment waits.")
+                    .fix("Remove or rename what stands there, or choose another name for the job."),
+                ),
+            };
+        }
+        (Desired::Removed, _) => return may_try(rollout, inputs, now).err().unwrap_or(Plan::Remove),
+        (Desired::Deployment(deployment), _) => deployment,
+    };
+    let reached = rollout.inputs_hash.as_deref() == Some(inputs);
+    let reason = match observed {
+        Observed::Present { inputs_hash } if reached && inputs_hash == inputs => return Plan::Nothing,
+        _ if rollout.reached_generation.is_none() => Reason::New,
+        _ if rollout.reached_generation != Some(deployment.generation) => Reason::Changed,
+        _ if !reached => Reason::Configuration,
+        Observed::Missing => Reason::Missing,
+        _ => Reason::Drift,
+    };
+    match may_try(rollout, inputs, now) {
+        Ok(()) => Plan::Apply(reason),
+        Err(wait) => wait,
+    }
+}
+
+/// Whether these inputs may be tried now; if not, what to do instead.
+fn may_try(rollout: &Rollout, inputs: &str, now: Timestamp) -> Result<(), Plan> {
+    if rollout.tried_inputs_hash.as_deref() != Some(inputs) {
+        return Ok(());
+    }
+    match (rollout.status, &rollout.problem, rollout.retry_at) {
+        (Status::UserError, Some(problem), _) => Err(Plan::Blocked(problem.clone())),
+        (Status::PlatformError, _, Some(at)) if at > now => Err(Plan::Wait(at)),
+        _ => Ok(()),
+    }
+}
+
+/// How long to wait after the `attempts`-th failed try in a row: doubling from one second to five minutes, spread by
+/// `jitter` (0 to 1) over the upper half so that what failed together does not come back together.
+pub fn retry_delay(attempts: i32, jitter: f64) -> SignedDuration {
+    const LONGEST_SECONDS: f64 = 300.0;
+    let whole = 2f64.powi(attempts.clamp(1, 20) - 1).min(LONGEST_SECONDS);
+    SignedDuration::from_secs_f64(whole * (0.5 + jitter.clamp(0.0, 1.0) / 2.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        deployment::{Mode, PythonVersion},
+        job::Contacts,
+        name::JobId,
+        resources::Resources,
+        source::SourceVersion,
+    };
+
+    fn deployment(generation: i64) -> Deployment {
+        Deployment {
+            job_id: JobId(uuid::Uuid::nil()),
+            generation,
+            job_version: SourceVersion::parse(&"a".repeat(40)).unwrap(),
+            python_version_asked: None,
+            python_version: PythonVersion { major: 3, minor: 11 },
+            vdk_version_asked: None,
+            vdk_version: "1".into(),
+            enabled: true,
+            mode: Mode::Release,
+            resources: Resources::default(),
+            schedule_cron: None,
+            schedule_since: Timestamp::UNIX_EPOCH,
+            contacts: Contacts::default(),
+            db_default_type: None,
+            enable_execution_notifications: true,
+            deployed_by: "someone".into(),
+            deployed_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn reached(d: &Deployment, inputs: &str) -> Rollout {
+        Rollout {
+            reached_generation: Some(d.generation),
+            inputs_hash: Some(inputs.into()),
+            tried_inputs_hash: Some(inputs.into()),
+            status: Status::Success,
+            ..Rollout::default()
+        }
+    }
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    #[test]
+    fn what_was_reached_and_is_there_needs_nothing() {
+        let d = deployment(1);
+        let inputs = inputs_hash(&d, "c");
+        let there = Observed::Present { inputs_hash: inputs.clone() };
+        assert_eq!(plan(Desired::Deployment(&d), &inputs, &reached(&d, &inputs), &there, NOW), Plan::Nothing);
+    }
+
+    #[test]
+    fn every_way_of_being_out_of_step_has_its_reason() {
+        let (old, new) = (deployment(1), deployment(2));
+        let (a, b, c) = (inputs_hash(&old, "c"), inputs_hash(&new, "c"), inputs_hash(&new, "d"));
+        let present = |hash: &str| Observed::Present { inputs_hash: hash.into() };
+        let apply = |inputs: &str, rollout: &Rollout, observed: &Observed| {
+            match plan(Desired::Deployment(&new), inputs, rollout, observed, NOW) {
+                Plan::Apply(reason) => reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(apply(&b, &Rollout::default(), &Observed::Missing), Reason::New);
+        assert_eq!(apply(&b, &reached(&old, &a), &present(&a)), Reason::Changed);
+        assert_eq!(apply(&c, &reached(&new, &b), &present(&b)), Reason::Configuration);
+        assert_eq!(apply(&b, &reached(&new, &b), &Observed::Missing), Reason::Missing);
+        assert_eq!(apply(&b, &reached(&new, &b), &present("edited")), Reason::Drift);
+    }
+
+    #[test]
+    fn a_user_error_waits_for_a_change_and_a_platform_error_for_its_time() {
+        let d = deployment(1);
+        let inputs = inputs_hash(&d, "c");
+        let problem = Problem::invalid("a", "b");
+        let mut failed = Rollout {
+            status: Status::UserError,
+            tried_inputs_hash: Some(inputs.clone()),
+            problem: Some(problem.clone()),
+            ..Rollout::default()
+        };
+        let decide = |rollout: &Rollout, inputs: &str| {
+            plan(Desired::Deployment(&d), inputs, rollout, &Observed::Missing, NOW)
+        };
+        assert_eq!(decide(&failed, &inputs), Plan::Blocked(problem));
+        assert_eq!(decide(&failed, "other"), Plan::Apply(Reason::New));
+        let later = NOW + SignedDuration::from_secs(5);
+        failed.status = Status::PlatformError;
+        failed.retry_at = Some(later);
+        assert_eq!(decide(&failed, &inputs), Plan::Wait(later));
+        failed.retry_at = Some(NOW);
+        assert_eq!(decide(&failed, &inputs), Plan::Apply(Reason::New));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_never_touched() {
+        let d = deployment(1);
+        let foreign = Observed::Foreign { owner: "someone".into() };
+        let rollout = Rollout::default();
+        assert!(matches!(plan(Desired::Deployment(&d), "i", &rollout, &foreign, NOW), Plan::Blocked(_)));
+        assert_eq!(plan(Desired::Removed, "i", &rollout, &foreign, NOW), Plan::Nothing);
+    }
+
+    #[test]
+    fn waiting_grows_to_five_minutes_and_is_spread() {
+        assert_eq!(retry_delay(1, 1.0), SignedDuration::from_secs(1));
+        assert_eq!(retry_delay(4, 1.0), SignedDuration::from_secs(8));
+        assert_eq!(retry_delay(4, 0.0), SignedDuration::from_secs(4));
+        assert_eq!(retry_delay(i32::MAX, 1.0), SignedDuration::from_secs(300));
+    }
+}
