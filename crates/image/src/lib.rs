@@ -1,1 +1,6 @@
-//! image
+//! What a deployment's packages are: requirements read, and resolved into one lock with VDK's.
+
+pub mod lock;
+pub mod requirements;
+
+pub use lock::Locker;
