@@ -220,7 +220,9 @@ impl Deployment {
                 "The deployment was not accepted.",
                 "The job has no deployment yet, and the request names no job_version.",
             )
-            .fix("Upload the sources first and name the version in the request; \"vdk deploy -p <folder>\" does both."));
+            .fix(
+                "Upload the sources first and name the version in the request; \"vdk deploy -p <folder>\" does both.",
+            ));
         };
         let python_version_asked = change.python_version.or(current.and_then(|c| c.python_version_asked));
         let python_version = match change.python_version {
@@ -239,19 +241,15 @@ impl Deployment {
         };
         let python_changes = current.is_some_and(|c| c.python_version != python_version);
         let kept = current.filter(|_| !python_changes);
-        let vdk_version_asked =
-            change.vdk_version.clone().or_else(|| kept.and_then(|c| c.vdk_version_asked.clone()));
+        let vdk_version_asked = change.vdk_version.clone().or_else(|| kept.and_then(|c| c.vdk_version_asked.clone()));
         let vdk_version = change
             .vdk_version
             .clone()
             .or_else(|| kept.map(|c| c.vdk_version.clone()))
             .unwrap_or_else(|| defaults.vdk_version.clone());
         let enabled = change.enabled.unwrap_or_else(|| current.is_none_or(|c| c.enabled));
-        let resources = change
-            .resources
-            .unwrap_or_default()
-            .or(current.map(|c| c.resources).unwrap_or_default())
-            .validated()?;
+        let resources =
+            change.resources.unwrap_or_default().or(current.map(|c| c.resources).unwrap_or_default()).validated()?;
         let schedule_since = current
             .filter(|c| c.enabled == enabled && c.schedule_cron == job.schedule_cron)
             .map_or(stamp.at, |c| c.schedule_since);
@@ -371,7 +369,8 @@ mod tests {
     #[test]
     fn the_first_deployment_needs_a_version_and_is_enabled() {
         assert!(merge(None, &DeploymentChange::default(), 1).is_err());
-        let first = merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
+        let first =
+            merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
         assert!(first.enabled);
         assert_eq!(first.vdk_version, "1.0");
         assert_eq!(first.python_version_asked, None);
@@ -386,7 +385,8 @@ mod tests {
         )
         .unwrap();
         let second =
-            merge(Some(&first), &DeploymentChange { job_version: Some(version('b')), ..Default::default() }, 2).unwrap();
+            merge(Some(&first), &DeploymentChange { job_version: Some(version('b')), ..Default::default() }, 2)
+                .unwrap();
         assert!(!second.enabled);
         assert_eq!(second.schedule_since, first.schedule_since);
         let third = merge(Some(&second), &DeploymentChange { enabled: Some(true), ..Default::default() }, 3).unwrap();
@@ -397,14 +397,12 @@ mod tests {
 
     #[test]
     fn a_new_python_version_clears_a_pinned_vdk_version() {
-        let pinned = DeploymentChange {
-            job_version: Some(version('a')),
-            vdk_version: Some("0.9".into()),
-            ..Default::default()
-        };
+        let pinned =
+            DeploymentChange { job_version: Some(version('a')), vdk_version: Some("0.9".into()), ..Default::default() };
         let first = merge(None, &pinned, 1).unwrap();
         let python = Some(PythonVersion { major: 3, minor: 10 });
-        let second = merge(Some(&first), &DeploymentChange { python_version: python, ..Default::default() }, 2).unwrap();
+        let second =
+            merge(Some(&first), &DeploymentChange { python_version: python, ..Default::default() }, 2).unwrap();
         assert_eq!((second.vdk_version_asked, second.vdk_version.as_str()), (None, "1.0"));
     }
 

@@ -78,8 +78,7 @@ impl JobConfig {
                 return refuse(format!("{name} has an address above 254 bytes or with a control character."));
             }
         }
-        self.schedule_cron =
-            self.schedule_cron.map(|cron| cron.trim().to_owned()).filter(|cron| !cron.is_empty());
+        self.schedule_cron = self.schedule_cron.map(|cron| cron.trim().to_owned()).filter(|cron| !cron.is_empty());
         Ok(self)
     }
 }

@@ -138,7 +138,9 @@ mod tests {
         for good in ["abcdef", "a-----", "a12345", &"a".repeat(50)] {
             assert!(JobName::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "abcde", &"a".repeat(51), "Abcdef", "1abcdef", "-abcdef", "abc_def", "abc def", "abcdé-", "abcdef\n"] {
+        for bad in
+            ["", "abcde", &"a".repeat(51), "Abcdef", "1abcdef", "-abcdef", "abc_def", "abc def", "abcdé-", "abcdef\n"]
+        {
             let problem = JobName::parse(bad).unwrap_err();
             assert_eq!(problem.kind, crate::problem::Kind::Invalid, "{bad}");
         }

@@ -179,11 +179,15 @@ mod tests {
         let (old, new) = (deployment(1), deployment(2));
         let (a, b, c) = (inputs_hash(&old, "c"), inputs_hash(&new, "c"), inputs_hash(&new, "d"));
         let present = |hash: &str| Observed::Present { inputs_hash: hash.into() };
-        let apply = |inputs: &str, rollout: &Rollout, observed: &Observed| {
-            match plan(Desired::Deployment(&new), inputs, rollout, observed, NOW) {
-                Plan::Apply(reason) => reason,
-                other => panic!("{other:?}"),
-            }
+        let apply = |inputs: &str, rollout: &Rollout, observed: &Observed| match plan(
+            Desired::Deployment(&new),
+            inputs,
+            rollout,
+            observed,
+            NOW,
+        ) {
+            Plan::Apply(reason) => reason,
+            other => panic!("{other:?}"),
         };
         assert_eq!(apply(&b, &Rollout::default(), &Observed::Missing), Reason::New);
         assert_eq!(apply(&b, &reached(&old, &a), &present(&a)), Reason::Changed);
@@ -203,9 +207,8 @@ mod tests {
             problem: Some(problem.clone()),
             ..Rollout::default()
         };
-        let decide = |rollout: &Rollout, inputs: &str| {
-            plan(Desired::Deployment(&d), inputs, rollout, &Observed::Missing, NOW)
-        };
+        let decide =
+            |rollout: &Rollout, inputs: &str| plan(Desired::Deployment(&d), inputs, rollout, &Observed::Missing, NOW);
         assert_eq!(decide(&failed, &inputs), Plan::Blocked(problem));
         assert_eq!(decide(&failed, "other"), Plan::Apply(Reason::New));
         let later = NOW + SignedDuration::from_secs(5);

@@ -1,0 +1,465 @@
+//! What is wanted of each deployment, and how far its rollout got.
+
+use jiff::Timestamp;
+use model::{
+    Problem,
+    deployment::{Deployment, Mode, Rollout, Status},
+    lock::LockKey,
+    name::{JobId, JobName, TeamName},
+    resources::Resources,
+    source::SourceVersion,
+};
+
+use crate::{
+    Result, Tx, corrupt,
+    db::on,
+    from_json, instant, instant_opt,
+    leases::{self, Epoch},
+    micros, to_json,
+};
+
+#[derive(sqlx::FromRow)]
+struct DeploymentRow {
+    job_id: String,
+    generation: i64,
+    job_version: String,
+    python_version_asked: Option<String>,
+    python_version: String,
+    vdk_version_asked: Option<String>,
+    vdk_version: String,
+    enabled: bool,
+    mode: String,
+    cpu_request: Option<f64>,
+    cpu_limit: Option<f64>,
+    memory_request_mi: Option<i64>,
+    memory_limit_mi: Option<i64>,
+    schedule_cron: Option<String>,
+    schedule_since: i64,
+    contacts: String,
+    db_default_type: Option<String>,
+    enable_execution_notifications: bool,
+    deployed_by: String,
+    deployed_at: i64,
+}
+
+const COLUMNS: &str = "d.job_id, d.generation, d.job_version, d.python_version_asked, d.python_version,
+    d.vdk_version_asked, d.vdk_version, d.enabled, d.mode, d.cpu_request, d.cpu_limit, d.memory_request_mi,
+    d.memory_limit_mi, d.schedule_cron, d.schedule_since, d.contacts, d.db_default_type,
+    d.enable_execution_notifications, d.deployed_by, d.deployed_at";
+
+impl TryFrom<DeploymentRow> for Deployment {
+    type Error = crate::StoreError;
+
+    fn try_from(row: DeploymentRow) -> Result<Self> {
+        let python = |text: &str| text.parse().map_err(|_| corrupt("a Python version"));
+        let mebibytes = |amount: Option<i64>| {
+            amount.map(|mi| i32::try_from(mi).map_err(|_| corrupt("an amount of memory"))).transpose()
+        };
+        Ok(Self {
+            job_id: crate::job_id(&row.job_id)?,
+            generation: row.generation,
+            job_version: SourceVersion::parse(&row.job_version).map_err(|_| corrupt("a job version"))?,
+            python_version_asked: row.python_version_asked.as_deref().map(python).transpose()?,
+            python_version: python(&row.python_version)?,
+            vdk_version_asked: row.vdk_version_asked,
+            vdk_version: row.vdk_version,
+            enabled: row.enabled,
+            mode: Mode::parse(&row.mode).ok_or_else(|| corrupt("a mode"))?,
+            resources: Resources {
+                cpu_request: row.cpu_request,
+                cpu_limit: row.cpu_limit,
+                memory_request_mi: mebibytes(row.memory_request_mi)?,
+                memory_limit_mi: mebibytes(row.memory_limit_mi)?,
+            },
+            schedule_cron: row.schedule_cron,
+            schedule_since: instant(row.schedule_since)?,
+            contacts: from_json("the contacts of a deployment", &row.contacts)?,
+            db_default_type: row.db_default_type,
+            enable_execution_notifications: row.enable_execution_notifications,
+            deployed_by: row.deployed_by,
+            deployed_at: instant(row.deployed_at)?,
+        })
+    }
+}
+
+/// What is wanted of a job's deployment. `None` when there is none, or when it was removed.
+pub async fn find(tx: &mut Tx, job_id: JobId) -> Result<Option<Deployment>> {
+    let sql = format!("select {COLUMNS} from deployment d where d.job_id = $1 and d.removed_at is null");
+    let row: Option<DeploymentRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(job_id.to_string())
+        .fetch_optional(c)
+        .await)?;
+    row.map(Deployment::try_from).transpose()
+}
+
+/// Makes this generation the wanted one and the rollout due. A tick that waits is dropped when the schedule or the
+/// switch changed, for it fired under the old ones.
+pub async fn replace(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<()> {
+    on!(tx, c => sqlx::query(
+        "insert into deployment (job_id, generation, job_version, python_version_asked, python_version,
+            vdk_version_asked, vdk_version, enabled, mode, cpu_request, cpu_limit, memory_request_mi, memory_limit_mi,
+            schedule_cron, schedule_since, contacts, db_default_type, enable_execution_notifications, deployed_by,
+            deployed_at, removed_at, pending_tick)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, null, null)
+         on conflict (job_id) do update set generation = excluded.generation, job_version = excluded.job_version,
+            python_version_asked = excluded.python_version_asked, python_version = excluded.python_version,
+            vdk_version_asked = excluded.vdk_version_asked, vdk_version = excluded.vdk_version,
+            enabled = excluded.enabled, mode = excluded.mode, cpu_request = excluded.cpu_request,
+            cpu_limit = excluded.cpu_limit, memory_request_mi = excluded.memory_request_mi,
+            memory_limit_mi = excluded.memory_limit_mi, schedule_cron = excluded.schedule_cron,
+            schedule_since = excluded.schedule_since, contacts = excluded.contacts,
+            db_default_type = excluded.db_default_type,
+            enable_execution_notifications = excluded.enable_execution_notifications,
+            deployed_by = excluded.deployed_by, deployed_at = excluded.deployed_at, removed_at = null,
+            pending_tick = case when deployment.schedule_since = excluded.schedule_since
+                then deployment.pending_tick end",
+    )
+    .bind(d.job_id.to_string())
+    .bind(d.generation)
+    .bind(d.job_version.as_str())
+    .bind(d.python_version_asked.map(|v| v.to_string()))
+    .bind(d.python_version.to_string())
+    .bind(&d.vdk_version_asked)
+    .bind(&d.vdk_version)
+    .bind(d.enabled)
+    .bind(d.mode.as_str())
+    .bind(d.resources.cpu_request)
+    .bind(d.resources.cpu_limit)
+    .bind(d.resources.memory_request_mi.map(i64::from))
+    .bind(d.resources.memory_limit_mi.map(i64::from))
+    .bind(&d.schedule_cron)
+    .bind(micros(d.schedule_since))
+    .bind(to_json(&d.contacts))
+    .bind(&d.db_default_type)
+    .bind(d.enable_execution_notifications)
+    .bind(&d.deployed_by)
+    .bind(micros(d.deployed_at))
+    .execute(c)
+    .await
+    .map(drop))?;
+    make_due(tx, d.job_id, now).await
+}
+
+/// Turns the deployment into a tombstone that the synchronizer carries out. `false` when there was none.
+pub async fn remove(tx: &mut Tx, job_id: JobId, generation: i64, by: &str, now: Timestamp) -> Result<bool> {
+    let done = on!(tx, c => sqlx::query(
+        "update deployment set removed_at = $2, generation = $3, deployed_by = $4, pending_tick = null
+         where job_id = $1 and removed_at is null",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(now))
+    .bind(generation)
+    .bind(by)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    if done == 0 {
+        return Ok(false);
+    }
+    on!(tx, c => sqlx::query(
+        "update data_job set deployment_status = 'NONE', deployment_enabled = null where job_id = $1",
+    )
+    .bind(job_id.to_string())
+    .execute(c)
+    .await
+    .map(drop))?;
+    make_due(tx, job_id, now).await?;
+    Ok(true)
+}
+
+/// Asks the synchronizer to look at a deployment.
+pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
+    on!(tx, c => sqlx::query(
+        "insert into rollout (job_id, status, attempts, due_at, leader_epoch, row_version)
+         values ($1, 'NONE', 0, $2, 0, 1)
+         on conflict (job_id) do update set due_at = excluded.due_at",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// Asks the synchronizer to look at every deployment: at the start of a term, and as a net in case something was missed.
+pub async fn make_all_due(tx: &mut Tx, now: Timestamp) -> Result<u64> {
+    let done = on!(tx, c => sqlx::query(
+        "update rollout set due_at = $1
+         where due_at is null and exists (select 1 from deployment d where d.job_id = rollout.job_id)",
+    )
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done)
+}
+
+#[derive(sqlx::FromRow)]
+struct RolloutRow {
+    reached_generation: Option<i64>,
+    inputs_hash: Option<String>,
+    lock_key: Option<String>,
+    reached_at: Option<i64>,
+    status: String,
+    tried_inputs_hash: Option<String>,
+    problem: Option<String>,
+    attempts: i64,
+    retry_at: Option<i64>,
+    row_version: i64,
+}
+
+impl TryFrom<RolloutRow> for Rollout {
+    type Error = crate::StoreError;
+
+    fn try_from(row: RolloutRow) -> Result<Self> {
+        Ok(Self {
+            reached_generation: row.reached_generation,
+            inputs_hash: row.inputs_hash,
+            lock_key: row.lock_key.map(LockKey::stored),
+            reached_at: instant_opt(row.reached_at)?,
+            status: Status::parse(&row.status).ok_or_else(|| corrupt("a rollout status"))?,
+            tried_inputs_hash: row.tried_inputs_hash,
+            problem: row.problem.map(|p| from_json("the problem of a rollout", &p)).transpose()?,
+            attempts: i32::try_from(row.attempts).unwrap_or(i32::MAX),
+            retry_at: instant_opt(row.retry_at)?,
+            row_version: row.row_version,
+        })
+    }
+}
+
+/// How far a job's rollout got; absent before its first deployment.
+pub async fn rollout(tx: &mut Tx, job_id: JobId) -> Result<Option<Rollout>> {
+    let row: Option<RolloutRow> = on!(tx, c => sqlx::query_as(
+        "select reached_generation, inputs_hash, lock_key, reached_at, status, tried_inputs_hash, problem, attempts,
+            retry_at, row_version from rollout where job_id = $1",
+    )
+    .bind(job_id.to_string())
+    .fetch_optional(c)
+    .await)?;
+    row.map(Rollout::try_from).transpose()
+}
+
+/// The deployments that the synchronizer has to look at, the longest due first.
+pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> {
+    let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
+        "select job_id from rollout where due_at is not null and due_at <= $1 order by due_at, job_id limit $2",
+    )
+    .bind(micros(now))
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    rows.iter().map(|(id,)| crate::job_id(id)).collect()
+}
+
+/// When the next deployment is due.
+pub async fn next_due(tx: &mut Tx) -> Result<Option<Timestamp>> {
+    let (at,): (Option<i64>,) =
+        on!(tx, c => sqlx::query_as("select min(due_at) from rollout where due_at is not null").fetch_one(c).await)?;
+    instant_opt(at)
+}
+
+/// All that a plan needs to know of one deployment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Work {
+    /// The job's name.
+    pub job_name: JobName,
+    /// The job's team.
+    pub team: TeamName,
+    /// What is wanted; what was wanted last when it was removed.
+    pub deployment: Deployment,
+    /// Whether it was removed.
+    pub removed: bool,
+    /// How far the rollout got.
+    pub rollout: Rollout,
+    /// The job's requirements at the wanted version.
+    pub requirements: Option<String>,
+}
+
+/// Loads the work on one deployment. `None` when nothing is left of it.
+pub async fn work(tx: &mut Tx, job_id: JobId) -> Result<Option<Work>> {
+    let sql = format!("select {COLUMNS} from deployment d where d.job_id = $1");
+    let row: Option<DeploymentRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(job_id.to_string())
+        .fetch_optional(c)
+        .await)?;
+    let Some(deployment) = row.map(Deployment::try_from).transpose()? else { return Ok(None) };
+    let (name, team, removed): (String, String, bool) = on!(tx, c => sqlx::query_as(
+        "select j.name, j.team, d.removed_at is not null from data_job j join deployment d on d.job_id = j.job_id
+         where j.job_id = $1",
+    )
+    .bind(job_id.to_string())
+    .fetch_one(c)
+    .await)?;
+    let source = crate::sources::find(tx, job_id, &deployment.job_version).await?;
+    Ok(Some(Work {
+        job_name: JobName::parse(&name).map_err(|_| corrupt("a job name"))?,
+        team: TeamName::parse(&team).map_err(|_| corrupt("a team name"))?,
+        deployment,
+        removed,
+        rollout: rollout(tx, job_id).await?.unwrap_or_default(),
+        requirements: source.map(|s| s.requirements),
+    }))
+}
+
+/// What became of one look at a deployment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// This generation runs.
+    Reached {
+        /// The hash of all that went into it.
+        inputs_hash: String,
+        /// Its packages.
+        lock_key: LockKey,
+    },
+    /// It could not be reached.
+    Failed {
+        /// The hash of all that went into the try.
+        inputs_hash: String,
+        /// Whose fault it is, why, and what to do.
+        problem: Problem,
+        /// When the next try is due; absent when a change is awaited.
+        retry_at: Option<Timestamp>,
+    },
+    /// Nothing was done, and the next look is due then (absent: when something changes).
+    Looked(Option<Timestamp>),
+}
+
+/// Records what became of a look at generation `generation` of a deployment, under a term of leadership and against the
+/// row that was read. A change that came meanwhile stays due. `false` when the row had moved.
+pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, now: Timestamp) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    let (job_id, generation) = (work.deployment.job_id.to_string(), work.deployment.generation);
+    // A change that was accepted during the look has a higher generation and keeps the row due.
+    let due = match outcome {
+        Outcome::Reached { .. } => None,
+        Outcome::Failed { retry_at, .. } => *retry_at,
+        Outcome::Looked(at) => *at,
+    };
+    let unchanged = on!(tx, c => sqlx::query(
+        "update rollout set leader_epoch = $2, row_version = row_version + 1,
+            due_at = case when (select generation from deployment d where d.job_id = rollout.job_id) = $3
+                then cast($4 as bigint) else due_at end
+         where job_id = $1 and row_version = $5 and leader_epoch <= $2",
+    )
+    .bind(&job_id)
+    .bind(epoch.0)
+    .bind(generation)
+    .bind(due.map(micros))
+    .bind(work.rollout.row_version)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    if unchanged == 0 {
+        return Ok(false);
+    }
+    match outcome {
+        Outcome::Looked(_) => {}
+        Outcome::Reached { inputs_hash, lock_key } => {
+            on!(tx, c => sqlx::query(
+                "update rollout set reached_generation = $2, inputs_hash = $3, lock_key = $4, reached_at = $5,
+                    status = 'SUCCESS', tried_inputs_hash = $3, problem = null, attempts = 0, retry_at = null
+                 where job_id = $1",
+            )
+            .bind(&job_id)
+            .bind(generation)
+            .bind(inputs_hash)
+            .bind(lock_key.as_str())
+            .bind(micros(now))
+            .execute(c)
+            .await
+            .map(drop))?;
+            on!(tx, c => sqlx::query(
+                "update data_job set deployment_status = 'SUCCESS', deployment_enabled = $2 where job_id = $1",
+            )
+            .bind(&job_id)
+            .bind(work.deployment.enabled)
+            .execute(c)
+            .await
+            .map(drop))?;
+        }
+        Outcome::Failed { inputs_hash, problem, retry_at } => {
+            let status = match problem.fault {
+                model::problem::Fault::User => Status::UserError,
+                model::problem::Fault::Platform => Status::PlatformError,
+            };
+            on!(tx, c => sqlx::query(
+                "update rollout set status = $2, attempts = case when tried_inputs_hash = $3 then attempts + 1 else 1 end,
+                    tried_inputs_hash = $3, problem = $4, retry_at = $5
+                 where job_id = $1",
+            )
+            .bind(&job_id)
+            .bind(status.as_str())
+            .bind(inputs_hash)
+            .bind(to_json(problem))
+            .bind(retry_at.map(micros))
+            .execute(c)
+            .await
+            .map(drop))?;
+            on!(tx, c => sqlx::query("update data_job set deployment_status = $2 where job_id = $1")
+                .bind(&job_id)
+                .bind(status.as_str())
+                .execute(c)
+                .await
+                .map(drop))?;
+        }
+    }
+    Ok(true)
+}
+
+/// Drops the tombstone of a removed deployment when all of it is gone, unless it was deployed anew meanwhile.
+pub async fn record_removed(tx: &mut Tx, epoch: Epoch, work: &Work) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    let job_id = work.deployment.job_id.to_string();
+    let done = on!(tx, c => sqlx::query(
+        "delete from deployment where job_id = $1 and removed_at is not null and generation = $2",
+    )
+    .bind(&job_id)
+    .bind(work.deployment.generation)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    if done == 1 {
+        on!(tx, c => sqlx::query("delete from rollout where job_id = $1").bind(&job_id).execute(c).await.map(drop))?;
+    }
+    Ok(done == 1)
+}
+
+/// A reached deployment: what runs, and how its rollout stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reached {
+    /// The generation that runs.
+    pub deployment: Deployment,
+    /// The last outcome of the rollout, which may speak of a later generation.
+    pub status: Status,
+}
+
+/// The reached deployments of a page of jobs, removed ones left out.
+pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let marks: Vec<_> = (1..=jobs.len()).map(|n| format!("${n}")).collect();
+    let sql = format!(
+        "select v.content, r.status from rollout r
+         join deployment d on d.job_id = r.job_id and d.removed_at is null
+         join deployment_revision v on v.job_id = r.job_id and v.generation = r.reached_generation
+         where r.job_id in ({})",
+        marks.join(", ")
+    );
+    let rows: Vec<(String, String)> = on!(tx, c => {
+        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+        for id in jobs {
+            statement = statement.bind(id.to_string());
+        }
+        statement.fetch_all(c).await
+    })?;
+    rows.into_iter()
+        .map(|(content, status)| {
+            Ok(Reached {
+                deployment: from_json("a revision", &content)?,
+                status: Status::parse(&status).ok_or_else(|| corrupt("a rollout status"))?,
+            })
+        })
+        .collect()
+}

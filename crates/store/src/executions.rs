@@ -1,0 +1,525 @@
+//! Runs: one row each, from the accepted start to one final status.
+
+use jiff::Timestamp;
+use model::{
+    deployment::Deployment,
+    execution::{Execution, ExecutionRevision, Status, Type},
+    name::{ExecutionId, JobId, JobName, TeamName},
+};
+
+use crate::{
+    Result, StoreError, Tx, corrupt,
+    db::on,
+    from_json, instant, instant_opt,
+    leases::{self, Epoch},
+    micros, to_json,
+};
+
+/// A start to store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewExecution<'a> {
+    /// The job.
+    pub job_id: JobId,
+    /// The job's name.
+    pub job_name: &'a JobName,
+    /// What starts it.
+    pub kind: Type,
+    /// Who starts it.
+    pub started_by: &'a str,
+    /// The operation id; a tick's own execution id where absent.
+    pub op_id: Option<&'a str>,
+    /// The arguments as a JSON object.
+    pub arguments: Option<&'a str>,
+    /// The tick that starts it.
+    pub scheduled_tick: Option<Timestamp>,
+}
+
+/// What came of a start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// It is stored and holds the job's slot.
+    Accepted(ExecutionId),
+    /// Another run of the job is active; nothing was stored. The transaction is of no more use.
+    SlotTaken,
+}
+
+/// Stores a start as SUBMITTED with the job's slot. The unique index decides between two starts of one instant.
+pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Result<Started> {
+    /// Starts of one job in one second that are told apart by counting up.
+    const TRIES: i64 = 1000;
+    for taken in 0..TRIES {
+        let id = match new.scheduled_tick {
+            Some(tick) => ExecutionId::scheduled(new.job_name, tick.as_second()),
+            None => ExecutionId::manual(new.job_name, now.as_second(), taken),
+        };
+        let done = on!(tx, c => sqlx::query(
+            "insert into data_job_execution (execution_id, job_id, type, status, submitted_at, started_by, op_id,
+                arguments, scheduled_tick, holds_slot, leader_epoch)
+             values ($1, $2, $3, 'SUBMITTED', $4, $5, $6, $7, $8, true, 0)
+             on conflict (execution_id) do nothing",
+        )
+        .bind(id.as_str())
+        .bind(new.job_id.to_string())
+        .bind(new.kind.as_str())
+        .bind(micros(now))
+        .bind(new.started_by)
+        .bind(new.op_id.unwrap_or(id.as_str()))
+        .bind(new.arguments)
+        .bind(new.scheduled_tick.map(micros))
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()));
+        match done.map_err(StoreError::from) {
+            Ok(1) => return Ok(Started::Accepted(id)),
+            // The tick was recorded before: by this job, or by a namesake of the same minute.
+            Ok(_) if new.scheduled_tick.is_some() => return Ok(Started::SlotTaken),
+            Ok(_) => {}
+            Err(StoreError::Constraint(_)) => return Ok(Started::SlotTaken),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Started::SlotTaken)
+}
+
+#[derive(sqlx::FromRow)]
+struct ExecutionRow {
+    execution_id: String,
+    job_id: String,
+    name: String,
+    team: String,
+    #[sqlx(rename = "type")]
+    kind: String,
+    status: String,
+    submitted_at: i64,
+    started_at: Option<i64>,
+    ended_at: Option<i64>,
+    started_by: String,
+    op_id: String,
+    message: Option<String>,
+    arguments: Option<String>,
+    scheduled_tick: Option<i64>,
+    cancel_requested_at: Option<i64>,
+    revision: Option<String>,
+}
+
+const COLUMNS: &str = "e.execution_id, e.job_id, j.name, j.team, e.type, e.status, e.submitted_at, e.started_at,
+    e.ended_at, e.started_by, e.op_id, e.message, e.arguments, e.scheduled_tick, e.cancel_requested_at, e.revision";
+
+impl TryFrom<ExecutionRow> for Execution {
+    type Error = StoreError;
+
+    fn try_from(row: ExecutionRow) -> Result<Self> {
+        Ok(Self {
+            id: execution_id(&row.execution_id)?,
+            job_id: crate::job_id(&row.job_id)?,
+            job_name: JobName::parse(&row.name).map_err(|_| corrupt("a job name"))?,
+            team: TeamName::parse(&row.team).map_err(|_| corrupt("a team name"))?,
+            kind: Type::parse(&row.kind).ok_or_else(|| corrupt("an execution type"))?,
+            status: Status::parse(&row.status).ok_or_else(|| corrupt("an execution status"))?,
+            submitted_at: instant(row.submitted_at)?,
+            started_at: instant_opt(row.started_at)?,
+            ended_at: instant_opt(row.ended_at)?,
+            started_by: row.started_by,
+            op_id: row.op_id,
+            message: row.message,
+            arguments: row.arguments,
+            scheduled_tick: instant_opt(row.scheduled_tick)?,
+            cancel_requested_at: instant_opt(row.cancel_requested_at)?,
+            revision: row
+                .revision
+                .map(|text| from_json::<Deployment>("the revision of an execution", &text))
+                .transpose()?
+                .as_ref()
+                .map(ExecutionRevision::from),
+        })
+    }
+}
+
+fn execution_id(raw: &str) -> Result<ExecutionId> {
+    ExecutionId::parse(raw).ok_or_else(|| corrupt("an execution id"))
+}
+
+fn executions(rows: Vec<ExecutionRow>) -> Result<Vec<Execution>> {
+    rows.into_iter().map(Execution::try_from).collect()
+}
+
+/// The run of this id.
+pub async fn find(tx: &mut Tx, id: &ExecutionId) -> Result<Option<Execution>> {
+    let sql = format!(
+        "select {COLUMNS} from data_job_execution e join data_job j on j.job_id = e.job_id where e.execution_id = $1"
+    );
+    let row: Option<ExecutionRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(id.as_str())
+        .fetch_optional(c)
+        .await)?;
+    row.map(Execution::try_from).transpose()
+}
+
+/// By what a list of runs is sorted; the id settles what is equal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ExecutionSort {
+    /// By the start (the acceptance, as long as it has not started).
+    #[default]
+    StartTime,
+    /// By the end.
+    EndTime,
+    /// By status.
+    Status,
+    /// By what started it.
+    Type,
+    /// By the job's name.
+    JobName,
+    /// By id.
+    Id,
+    /// By who started it.
+    StartedBy,
+    /// By message.
+    Message,
+    /// By operation id.
+    OpId,
+}
+
+impl ExecutionSort {
+    fn column(self) -> &'static str {
+        match self {
+            Self::StartTime => "coalesce(e.started_at, e.submitted_at)",
+            Self::EndTime => "e.ended_at",
+            Self::Status => "e.status",
+            Self::Type => "e.type",
+            Self::JobName => "j.name",
+            Self::Id => "e.execution_id",
+            Self::StartedBy => "e.started_by",
+            Self::Message => "e.message",
+            Self::OpId => "e.op_id",
+        }
+    }
+}
+
+/// Which page of which runs. An empty list means "any".
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecutionQuery {
+    /// Of these jobs.
+    pub jobs: Vec<JobId>,
+    /// Of jobs with these names.
+    pub job_names: Vec<String>,
+    /// Of jobs of these teams.
+    pub teams: Vec<String>,
+    /// In these statuses.
+    pub statuses: Vec<Status>,
+    /// Started at or after.
+    pub started_from: Option<Timestamp>,
+    /// Started at or before.
+    pub started_until: Option<Timestamp>,
+    /// Ended at or after.
+    pub ended_from: Option<Timestamp>,
+    /// Ended at or before.
+    pub ended_until: Option<Timestamp>,
+    /// The order.
+    pub sort: ExecutionSort,
+    /// Whether the order is turned round.
+    pub descending: bool,
+    /// How many runs the page has at most; for each job when the list is by job.
+    pub limit: i64,
+    /// How many come before it.
+    pub offset: i64,
+}
+
+enum Bound {
+    Text(String),
+    Int(i64),
+}
+
+impl ExecutionQuery {
+    fn conditions(&self) -> (String, Vec<Bound>) {
+        let mut sql = String::from("j.deleted_at is null");
+        let mut bound = Vec::new();
+        let mut any_of = |column: &str, values: Vec<String>| {
+            if values.is_empty() {
+                return;
+            }
+            let marks: Vec<_> = values.iter().enumerate().map(|(n, _)| format!("${}", bound.len() + n + 1)).collect();
+            sql.push_str(&format!(" and {column} in ({})", marks.join(", ")));
+            bound.extend(values.into_iter().map(Bound::Text));
+        };
+        any_of("e.job_id", self.jobs.iter().map(ToString::to_string).collect());
+        any_of("j.name", self.job_names.clone());
+        any_of("j.team", self.teams.clone());
+        any_of("e.status", self.statuses.iter().map(|s| s.as_str().to_owned()).collect());
+        for (column, operator, at) in [
+            ("coalesce(e.started_at, e.submitted_at)", ">=", self.started_from),
+            ("coalesce(e.started_at, e.submitted_at)", "<=", self.started_until),
+            ("e.ended_at", ">=", self.ended_from),
+            ("e.ended_at", "<=", self.ended_until),
+        ] {
+            if let Some(at) = at {
+                bound.push(Bound::Int(micros(at)));
+                sql.push_str(&format!(" and {column} {operator} ${}", bound.len()));
+            }
+        }
+        // The stock client in a run skips itself when it sees any other active id: only the one that holds the slot counts.
+        if !self.statuses.is_empty() && self.statuses.iter().all(|s| !s.is_final()) {
+            sql.push_str(" and e.holds_slot");
+        }
+        (sql, bound)
+    }
+}
+
+/// One page of the runs that a query finds.
+pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>> {
+    let (conditions, bound) = query.conditions();
+    let (column, direction) = (query.sort.column(), if query.descending { "desc" } else { "asc" });
+    let sql = format!(
+        "select {COLUMNS} from data_job_execution e join data_job j on j.job_id = e.job_id
+         where {conditions} order by {column} {direction} nulls last, e.execution_id {direction}
+         limit {} offset {}",
+        query.limit, query.offset
+    );
+    let rows: Vec<ExecutionRow> = on!(tx, c => {
+        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+        for value in bound {
+            statement = match value {
+                Bound::Text(text) => statement.bind(text),
+                Bound::Int(number) => statement.bind(number),
+            };
+        }
+        statement.fetch_all(c).await
+    })?;
+    executions(rows)
+}
+
+/// One page of runs for each of a page of jobs, in one statement.
+pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>> {
+    let (conditions, bound) = query.conditions();
+    let (column, direction) = (query.sort.column(), if query.descending { "desc" } else { "asc" });
+    let sql = format!(
+        "select execution_id, job_id, name, team, type, status, submitted_at, started_at, ended_at, started_by, op_id,
+            message, arguments, scheduled_tick, cancel_requested_at, revision
+         from (select {COLUMNS}, row_number() over (partition by e.job_id
+                   order by {column} {direction} nulls last, e.execution_id {direction}) as place
+               from data_job_execution e join data_job j on j.job_id = e.job_id where {conditions}) p
+         where place > {} and place <= {} order by job_id, place",
+        query.offset,
+        query.offset.saturating_add(query.limit)
+    );
+    let rows: Vec<ExecutionRow> = on!(tx, c => {
+        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+        for value in bound {
+            statement = match value {
+                Bound::Text(text) => statement.bind(text),
+                Bound::Int(number) => statement.bind(number),
+            };
+        }
+        statement.fetch_all(c).await
+    })?;
+    executions(rows)
+}
+
+/// How many runs a query finds on all pages.
+pub async fn count(tx: &mut Tx, query: &ExecutionQuery) -> Result<i64> {
+    let (conditions, bound) = query.conditions();
+    let sql =
+        format!("select count(*) from data_job_execution e join data_job j on j.job_id = e.job_id where {conditions}");
+    let (count,): (i64,) = on!(tx, c => {
+        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+        for value in bound {
+            statement = match value {
+                Bound::Text(text) => statement.bind(text),
+                Bound::Int(number) => statement.bind(number),
+            };
+        }
+        statement.fetch_one(c).await
+    })?;
+    Ok(count)
+}
+
+/// What the loop that moves runs on has to know of an active one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Active {
+    /// The run.
+    pub execution: Execution,
+    /// What it was handed over with; absent as long as it was not.
+    pub revision: Option<Deployment>,
+}
+
+/// The active runs in the order of their acceptance, `after` an id at an instant, at most `limit`.
+pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
+    let sql = format!(
+        "select {COLUMNS} from data_job_execution e join data_job j on j.job_id = e.job_id
+         where e.status in ('SUBMITTED', 'RUNNING') order by e.submitted_at, e.execution_id limit {limit}"
+    );
+    let rows: Vec<ExecutionRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
+    rows.into_iter()
+        .map(|row| {
+            let revision =
+                row.revision.as_deref().map(|text| from_json("the revision of an execution", text)).transpose()?;
+            Ok(Active { revision, execution: row.try_into()? })
+        })
+        .collect()
+}
+
+/// Records what a run is handed over with, before it is: whoever comes after a crash must know what it ran.
+/// `false` when it is not SUBMITTED any more, or was handed over already.
+pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, revision: &Deployment) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    let done = on!(tx, c => sqlx::query(
+        "update data_job_execution set generation = $2, revision = $3, leader_epoch = $4
+         where execution_id = $1 and status = 'SUBMITTED' and revision is null and cancel_requested_at is null
+           and leader_epoch <= $4",
+    )
+    .bind(id.as_str())
+    .bind(revision.generation)
+    .bind(to_json(revision))
+    .bind(epoch.0)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done == 1)
+}
+
+/// Records that a run's process was started. `false` when it is not SUBMITTED any more.
+pub async fn running(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, started_at: Timestamp) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    let done = on!(tx, c => sqlx::query(
+        "update data_job_execution set status = 'RUNNING', started_at = $2, leader_epoch = $3
+         where execution_id = $1 and status = 'SUBMITTED' and leader_epoch <= $3",
+    )
+    .bind(id.as_str())
+    .bind(micros(started_at))
+    .bind(epoch.0)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done == 1)
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended<'a> {
+    /// A final status.
+    pub status: Status,
+    /// For people.
+    pub message: &'a str,
+    /// When its process was started; absent when it never was.
+    pub started_at: Option<Timestamp>,
+    /// When nothing of it was left.
+    pub ended_at: Timestamp,
+}
+
+/// Gives a run its one final status, frees the job's slot and keeps the job's summary true. `false` when it had one.
+pub async fn finish(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, ended: &Ended<'_>) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    if ended.status == Status::Succeeded {
+        // A run that was not seen running passes through that status all the same.
+        running(tx, epoch, id, ended.started_at.unwrap_or(ended.ended_at)).await?;
+    }
+    let from: Vec<_> = ended.status.may_follow().iter().map(|s| format!("'{}'", s.as_str())).collect();
+    let sql = format!(
+        "update data_job_execution set status = $2, message = $3, started_at = coalesce(started_at, $4), ended_at = $5,
+            holds_slot = false, leader_epoch = $6
+         where execution_id = $1 and status in ({}) and leader_epoch <= $6
+         returning job_id, coalesce(started_at, submitted_at)",
+        from.join(", ")
+    );
+    let row: Option<(String, i64)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(id.as_str())
+        .bind(ended.status.as_str())
+        .bind(ended.message)
+        .bind(ended.started_at.map(micros))
+        .bind(micros(ended.ended_at))
+        .bind(epoch.0)
+        .fetch_optional(c)
+        .await)?;
+    let Some((job_id, started)) = row else { return Ok(false) };
+    let end = micros(ended.ended_at);
+    let failed = matches!(ended.status, Status::UserError | Status::PlatformError);
+    on!(tx, c => sqlx::query(
+        "update data_job set successful_executions = successful_executions + $2,
+            failed_executions = failed_executions + $3 where job_id = $1",
+    )
+    .bind(&job_id)
+    .bind(i64::from(ended.status == Status::Succeeded))
+    .bind(i64::from(failed))
+    .execute(c)
+    .await
+    .map(drop))?;
+    on!(tx, c => sqlx::query(
+        "update data_job set last_execution_id = $2, last_execution_status = $3, last_execution_start = $4,
+            last_execution_end = $5, last_execution_duration_seconds = $6
+         where job_id = $1 and (last_execution_end is null or last_execution_end <= $5)",
+    )
+    .bind(&job_id)
+    .bind(id.as_str())
+    .bind(ended.status.as_str())
+    .bind(started)
+    .bind(end)
+    .bind((end - started).max(0) / 1_000_000)
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(true)
+}
+
+/// Asks for the end of a run. `false` when it is over already.
+pub async fn request_cancel(tx: &mut Tx, id: &ExecutionId, now: Timestamp) -> Result<bool> {
+    let done = on!(tx, c => sqlx::query(
+        "update data_job_execution set cancel_requested_at = coalesce(cancel_requested_at, $2)
+         where execution_id = $1 and status in ('SUBMITTED', 'RUNNING')",
+    )
+    .bind(id.as_str())
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done == 1)
+}
+
+/// Asks for the end of every active run of a job.
+pub async fn request_cancel_all(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<u64> {
+    let done = on!(tx, c => sqlx::query(
+        "update data_job_execution set cancel_requested_at = coalesce(cancel_requested_at, $2)
+         where job_id = $1 and status in ('SUBMITTED', 'RUNNING')",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done)
+}
+
+/// Removes runs that ended before `before`, with their logs, but for the newest `keep_a_job` of each job; at most `limit`
+/// at a time. The counts of the jobs go down with them.
+pub async fn purge(tx: &mut Tx, before: Timestamp, keep_a_job: i64, limit: i64) -> Result<u64> {
+    let rows: Vec<(String, String, String)> = on!(tx, c => sqlx::query_as(
+        "select execution_id, job_id, status from (
+            select e.execution_id, e.job_id, e.status, e.ended_at, row_number() over (
+                partition by e.job_id order by e.submitted_at desc, e.execution_id desc) as place
+            from data_job_execution e
+            where e.job_id in (select job_id from data_job_execution where ended_at < $1)) p
+         where ended_at < $1 and place > $2 order by ended_at, execution_id limit $3",
+    )
+    .bind(micros(before))
+    .bind(keep_a_job)
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    for (id, job_id, status) in &rows {
+        let status = Status::parse(status).ok_or_else(|| corrupt("an execution status"))?;
+        on!(tx, c => sqlx::query("delete from data_job_execution where execution_id = $1")
+            .bind(id)
+            .execute(c)
+            .await
+            .map(drop))?;
+        on!(tx, c => sqlx::query(
+            "update data_job set successful_executions = successful_executions - $2,
+                failed_executions = failed_executions - $3 where job_id = $1",
+        )
+        .bind(job_id)
+        .bind(i64::from(status == Status::Succeeded))
+        .bind(i64::from(matches!(status, Status::UserError | Status::PlatformError)))
+        .execute(c)
+        .await
+        .map(drop))?;
+    }
+    Ok(rows.len() as u64)
+}

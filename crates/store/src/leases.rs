@@ -1,0 +1,87 @@
+//! Leadership: one row with an epoch that every later write of the leader names.
+
+use crate::{Db, Result, StoreError, Tx, db::on};
+
+/// The name of the synchronizer's lease.
+pub const SYNCHRONIZER: &str = "synchronizer";
+
+/// A term of leadership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub i64);
+
+/// What a lease row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Who leads.
+    pub holder: String,
+    /// The term.
+    pub epoch: i64,
+    /// Counts the signs of life within the term.
+    pub renewals: i64,
+}
+
+/// The lease as it stands.
+pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
+    let mut tx = db.read().await?;
+    let row: Option<(String, i64, i64)> = on!(&mut tx, c => sqlx::query_as(
+        "select holder, epoch, renewals from lease where name = $1",
+    )
+    .bind(name)
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.map(|(holder, epoch, renewals)| Lease { holder, epoch, renewals }))
+}
+
+/// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
+pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
+    let mut tx = db.write().await?;
+    let row: Option<(i64,)> = match seen {
+        None => on!(&mut tx, c => sqlx::query_as(
+            "insert into lease (name, holder, epoch, renewals) values ($1, $2, 1, 0)
+             on conflict do nothing returning epoch",
+        )
+        .bind(name)
+        .bind(holder)
+        .fetch_optional(c)
+        .await)?,
+        Some(lease) => on!(&mut tx, c => sqlx::query_as(
+            "update lease set holder = $2, epoch = epoch + 1, renewals = 0
+             where name = $1 and epoch = $3 and renewals = $4 returning epoch",
+        )
+        .bind(name)
+        .bind(holder)
+        .bind(lease.epoch)
+        .bind(lease.renewals)
+        .fetch_optional(c)
+        .await)?,
+    };
+    tx.commit().await?;
+    Ok(row.map(|(epoch,)| Epoch(epoch)))
+}
+
+/// Shows a sign of life. `false` when the term is over.
+pub async fn renew(db: &Db, name: &str, epoch: Epoch) -> Result<bool> {
+    let mut tx = db.write().await?;
+    let done = on!(&mut tx, c => sqlx::query(
+        "update lease set renewals = renewals + 1 where name = $1 and epoch = $2",
+    )
+    .bind(name)
+    .bind(epoch.0)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    tx.commit().await?;
+    Ok(done == 1)
+}
+
+/// Refuses to go on when the term is over. Called in the transaction of each write that a leader makes.
+pub async fn fence(tx: &mut Tx, epoch: Epoch) -> Result<()> {
+    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as("select epoch from lease where name = $1")
+        .bind(SYNCHRONIZER)
+        .fetch_optional(c)
+        .await)?;
+    match row {
+        Some((current,)) if current == epoch.0 => Ok(()),
+        _ => Err(StoreError::Fenced { epoch: epoch.0 }),
+    }
+}

@@ -1,0 +1,44 @@
+//! Archived logs, in pieces.
+
+use model::{name::ExecutionId, runtime::LogChunk};
+
+use crate::{Result, Tx, db::on};
+
+/// The most bytes of a log in one row.
+const CHUNK_MAX_BYTES: usize = 256 * 1024;
+
+/// Stores the whole log of a run; what was stored before goes. Characters that a database's text can't hold are
+/// replaced.
+pub async fn replace(tx: &mut Tx, id: &ExecutionId, log: &LogChunk) -> Result<()> {
+    on!(tx, c => sqlx::query("delete from log_chunk where execution_id = $1")
+        .bind(id.as_str())
+        .execute(c)
+        .await
+        .map(drop))?;
+    let text = log.text.replace('\0', "\u{FFFD}");
+    let mut rest = text.as_str();
+    let mut chunk = 0_i64;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(CHUNK_MAX_BYTES.min(rest.len())));
+        on!(tx, c => sqlx::query("insert into log_chunk (execution_id, chunk, content) values ($1, $2, $3)")
+            .bind(id.as_str())
+            .bind(chunk)
+            .bind(piece)
+            .execute(c)
+            .await
+            .map(drop))?;
+        (rest, chunk) = (after, chunk + 1);
+    }
+    Ok(())
+}
+
+/// The log of a run; absent when none was stored.
+pub async fn find(tx: &mut Tx, id: &ExecutionId) -> Result<Option<LogChunk>> {
+    let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
+        "select content from log_chunk where execution_id = $1 order by chunk",
+    )
+    .bind(id.as_str())
+    .fetch_all(c)
+    .await)?;
+    Ok((!rows.is_empty()).then(|| LogChunk { text: rows.into_iter().map(|(t,)| t).collect(), omitted_bytes: 0 }))
+}

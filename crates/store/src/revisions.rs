@@ -1,0 +1,35 @@
+//! Every generation of a deployment, whole and immutable.
+
+use jiff::Timestamp;
+use model::{deployment::Deployment, name::JobId};
+
+use crate::{Result, Tx, db::on, from_json, micros, to_json};
+
+/// Keeps a generation.
+pub async fn insert(tx: &mut Tx, deployment: &Deployment, now: Timestamp) -> Result<()> {
+    on!(tx, c => sqlx::query(
+        "insert into deployment_revision (job_id, generation, content, created_at, created_by)
+         values ($1, $2, $3, $4, $5)",
+    )
+    .bind(deployment.job_id.to_string())
+    .bind(deployment.generation)
+    .bind(to_json(deployment))
+    .bind(micros(now))
+    .bind(&deployment.deployed_by)
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// A generation.
+pub async fn find(tx: &mut Tx, job_id: JobId, generation: i64) -> Result<Option<Deployment>> {
+    let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
+        "select content from deployment_revision where job_id = $1 and generation = $2",
+    )
+    .bind(job_id.to_string())
+    .bind(generation)
+    .fetch_optional(c)
+    .await)?;
+    row.map(|(content,)| from_json("a revision", &content)).transpose()
+}
