@@ -1,1 +1,39 @@
-//! app
+//! Verbs on request: each public function is one thing that a caller may ask for.
+//!
+//! A verb takes the caller and the two or three things that it uses, checks the input's meaning, and makes its change, the
+//! revision and the audit event in one transaction. It never speaks to the place where jobs run: a start, a cancellation
+//! and a deployment are rows, and the synchronizer follows them. Only the log of a run in progress is asked of the runtime.
+
+pub mod deployments;
+pub mod executions;
+pub mod jobs;
+pub mod properties;
+pub mod queries;
+pub mod secrets;
+pub mod sources;
+
+use model::{
+    Problem,
+    job::DataJob,
+    name::{JobName, TeamName, shown},
+};
+use store::Tx;
+
+pub use store::{Db, deployments::Reached, secrets::SecretKey};
+
+/// The job of this name in this team, within a transaction.
+///
+/// # Errors
+/// [`model::problem::Kind::NotFound`] when there is none, also when the name belongs to a job of another team.
+pub(crate) async fn find_job(tx: &mut Tx, team: &str, name: &str) -> Result<DataJob, Problem> {
+    let unknown = || {
+        Problem::not_found(
+            format!("The data job {} was not found in the team {}.", shown(name), shown(team)),
+            "No job of this name exists in this team.",
+        )
+        .fix("Check the name and the team (\"vdk list -t <team>\" shows a team's jobs), or create the job first.")
+    };
+    let (Ok(name), Ok(team)) = (JobName::parse(name), TeamName::parse(team)) else { return Err(unknown()) };
+    let job = store::jobs::find(tx, &name).await?;
+    job.filter(|job| job.team == team).ok_or_else(unknown)
+}

@@ -463,3 +463,18 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
         })
         .collect()
 }
+
+/// Forgets a failure, so that the same generation is tried again at once.
+pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
+    on!(tx, c => sqlx::query(
+        "update rollout set tried_inputs_hash = null, retry_at = null, attempts = 0, due_at = $2,
+            row_version = row_version + 1
+         where job_id = $1 and status <> 'SUCCESS'",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}

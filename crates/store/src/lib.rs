@@ -118,3 +118,25 @@ pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> String {
 pub(crate) fn job_id(text: &str) -> Result<model::name::JobId> {
     uuid::Uuid::parse_str(text).map(model::name::JobId).map_err(|_| corrupt("a job id"))
 }
+
+impl From<StoreError> for model::Problem {
+    /// What a caller is told when the database fails it. The cause goes to the log, not to the caller.
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Unavailable(cause) => {
+                tracing::warn!(error = %error, %cause, "the database is not available");
+                Self::unavailable("The request was not carried out.", "The database does not answer at the moment.")
+                    .follows("Nothing was changed.")
+            }
+            other => {
+                let cause = std::error::Error::source(other).map(ToString::to_string);
+                tracing::error!(error = %other, cause, "a statement failed");
+                Self::internal(
+                    "The request was not carried out.",
+                    "The service met a fault of its own in the database.",
+                )
+                .fix("Tell the operator of this service; its log has the details under this operation id.")
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Deploy, change, show and remove the deployment of a job.
+
+use model::{
+    Problem,
+    access::Caller,
+    clock::Clock,
+    deployment::{Deployment, DeploymentChange, JobPart, PRODUCTION, Stamp, VersionDefaults},
+    job::DataJob,
+    name::shown,
+};
+use store::{Db, Tx, deployments::Reached};
+
+use crate::{find_job, jobs::event};
+
+/// Whether a change may make a deployment where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It becomes the first deployment (POST).
+    Create,
+    /// It is refused (PATCH).
+    Refuse,
+}
+
+/// Accepts a change of a job's deployment. It is stored when this returns; the synchronizer makes it true.
+///
+/// A change that wants what is wanted already makes no generation, but lets a rollout that failed be tried again.
+///
+/// # Errors
+/// NotFound for an unknown job, or without a deployment where `missing` refuses; Invalid for a version whose source was
+/// never uploaded, or for other input that breaks a rule; Conflict for a Python version that is not offered.
+pub async fn change(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    defaults: &VersionDefaults,
+    team: &str,
+    name: &str,
+    change: &DeploymentChange,
+    missing: Missing,
+) -> Result<(), Problem> {
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    let current = store::deployments::find(&mut tx, job.id).await?;
+    if current.is_none() && missing == Missing::Refuse {
+        return Err(not_deployed(&job));
+    }
+    if let Some(version) = &change.job_version
+        && store::sources::find(&mut tx, job.id, version).await?.is_none()
+    {
+        return Err(Problem::invalid(
+            format!("The data job {} was not deployed.", job.name),
+            format!("No source of the version {version} was uploaded for it."),
+        )
+        .fix("Upload the sources first and use the version that the upload answers."));
+    }
+    let part = JobPart::from(&job.config);
+    let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
+    let stamp = Stamp { generation, by: caller.user.clone(), at: now };
+    let wanted = Deployment::merge(current.as_ref(), change, job.id, &part, defaults, stamp)?;
+    if current.as_ref().is_some_and(|c| c.wants_the_same(&wanted)) {
+        // The number drawn is given back by the rollback; what is asked for again is looked at again.
+        drop(tx);
+        return retry(db, &job, now).await;
+    }
+    store::revisions::insert(&mut tx, &wanted, now).await?;
+    store::deployments::replace(&mut tx, &wanted, now).await?;
+    store::audit::record(&mut tx, caller, &event("deployment.change", &job, Some(generation)), now).await?;
+    tx.commit().await?;
+    db.wake().deployments.notify_one();
+    Ok(())
+}
+
+/// Lets a failed rollout be tried again at once.
+async fn retry(db: &Db, job: &DataJob, now: jiff::Timestamp) -> Result<(), Problem> {
+    let mut tx = db.write().await?;
+    store::deployments::forgive(&mut tx, job.id, now).await?;
+    tx.commit().await?;
+    db.wake().deployments.notify_one();
+    Ok(())
+}
+
+/// The deployment that runs: none before the first success.
+pub async fn list(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<(DataJob, Option<Reached>), Problem> {
+    let mut tx = db.read().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    let reached = store::deployments::reached(&mut tx, &[job.id]).await?.pop();
+    Ok((job, reached))
+}
+
+/// The deployment that runs, by its id.
+///
+/// # Errors
+/// NotFound for an unknown job or id, and before the first success.
+pub async fn read(
+    db: &Db,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: &str,
+) -> Result<(DataJob, Reached), Problem> {
+    let (job, reached) = list(db, caller, team, name).await?;
+    check_id(&job, deployment_id)?;
+    match reached {
+        Some(reached) => Ok((job, reached)),
+        None => Err(not_deployed(&job)),
+    }
+}
+
+/// Removes the deployment. Runs in progress go on; the job, its sources and its history stay.
+pub async fn remove(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: &str,
+) -> Result<(), Problem> {
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    check_id(&job, deployment_id)?;
+    let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
+    if !store::deployments::remove(&mut tx, job.id, generation, &caller.user, now).await? {
+        return Err(not_deployed(&job));
+    }
+    store::audit::record(&mut tx, caller, &event("deployment.remove", &job, Some(generation)), now).await?;
+    tx.commit().await?;
+    db.wake().deployments.notify_one();
+    db.wake().executions.notify_one();
+    Ok(())
+}
+
+/// Checks the id of a deployment: a job has one, which answers to "production" and to the job's name.
+pub fn check_id(job: &DataJob, deployment_id: &str) -> Result<(), Problem> {
+    if deployment_id == PRODUCTION || deployment_id == job.name.as_str() {
+        return Ok(());
+    }
+    Err(Problem::not_found(
+        format!("The deployment {} of the data job {} was not found.", shown(deployment_id), job.name),
+        "A data job has one deployment, and its id is \"production\".",
+    )
+    .fix("Use the deployment id \"production\"."))
+}
+
+/// The job has no deployment (yet).
+pub(crate) fn not_deployed(job: &DataJob) -> Problem {
+    Problem::not_found(
+        format!("The data job {} has no deployment.", job.name),
+        "It was never deployed, its deployment was removed, or its first deployment is still on its way.",
+    )
+    .fix("Deploy it first: vdk deploy -n <job> -t <team> -p <folder> -r <reason>.")
+}
+
+/// Reads what is wanted of a job's deployment, within a transaction.
+pub(crate) async fn wanted(tx: &mut Tx, job: &DataJob) -> Result<Deployment, Problem> {
+    store::deployments::find(tx, job.id).await?.ok_or_else(|| not_deployed(job))
+}

@@ -1,0 +1,189 @@
+//! Start, show and cancel runs, and read their logs.
+
+use model::{
+    Problem,
+    access::Caller,
+    clock::Clock,
+    execution::{Execution, Status, Type, already_active},
+    name::{ExecutionId, shown},
+    runtime::{LogChunk, Runtime},
+};
+use store::{
+    Db, Tx,
+    executions::{ExecutionQuery, ExecutionSort, NewExecution, Started},
+};
+
+use crate::{deployments, find_job, jobs::event};
+
+/// The largest arguments of a run, in bytes of JSON: they travel on a command line.
+pub const ARGUMENTS_MAX_BYTES: usize = 100 * 1024;
+
+/// The most runs that a list answers.
+pub const LIST_MAX: i64 = 1000;
+
+/// What a caller says of a run that it starts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StartRequest {
+    /// Where the start comes from, such as `manual/vdk-control-cli`.
+    pub started_by: Option<String>,
+    /// `--arguments` for the job, a JSON object as text; absent and `{}` are the same.
+    pub arguments: Option<String>,
+}
+
+/// Accepts the start of a job. It is stored when this returns; the synchronizer carries it out.
+///
+/// # Errors
+/// NotFound for an unknown job, or one without a deployment; Conflict while another run of it is active; Invalid for
+/// arguments that break a rule.
+pub async fn start(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: &str,
+    request: &StartRequest,
+) -> Result<ExecutionId, Problem> {
+    let arguments = request.arguments.as_deref().filter(|a| *a != "{}");
+    if arguments.is_some_and(|a| a.len() > ARGUMENTS_MAX_BYTES) {
+        return Err(Problem::too_large(
+            format!("The data job {} was not started.", shown(name)),
+            format!("Its arguments have more than {ARGUMENTS_MAX_BYTES} bytes."),
+        )
+        .fix("Pass large input through a file, a table or the job's properties."));
+    }
+    let given = request.started_by.as_deref().map(str::trim).filter(|g| !g.is_empty());
+    if given.is_some_and(|g| g.len() > 200 || g.chars().any(char::is_control)) {
+        return Err(Problem::invalid(
+            format!("The data job {} was not started.", shown(name)),
+            "started_by has more than 200 bytes or a control character.",
+        ));
+    }
+    let started_by = given.map_or_else(|| caller.user.clone(), |g| format!("{g}/{}", caller.user));
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    deployments::check_id(&job, deployment_id)?;
+    deployments::wanted(&mut tx, &job).await?;
+    let new = NewExecution {
+        job_id: job.id,
+        job_name: &job.name,
+        kind: Type::Manual,
+        started_by: &started_by,
+        op_id: Some(&caller.op_id),
+        arguments,
+        scheduled_tick: None,
+    };
+    let Started::Accepted(id) = store::executions::insert(&mut tx, &new, now).await? else {
+        return Err(already_active(&job.name));
+    };
+    let mut event = event("execution.start", &job, None);
+    event.detail = Some(id.to_string());
+    store::audit::record(&mut tx, caller, &event, now).await?;
+    tx.commit().await?;
+    db.wake().executions.notify_one();
+    Ok(id)
+}
+
+/// Reads a run of a job.
+pub async fn read(db: &Db, _caller: &Caller, team: &str, name: &str, id: &str) -> Result<Execution, Problem> {
+    let mut tx = db.read().await?;
+    find(&mut tx, team, name, id).await
+}
+
+async fn find(tx: &mut Tx, team: &str, name: &str, id: &str) -> Result<Execution, Problem> {
+    let job = find_job(tx, team, name).await?;
+    let found = match ExecutionId::parse(id) {
+        Some(id) => store::executions::find(tx, &id).await?,
+        None => None,
+    };
+    found.filter(|e| e.job_id == job.id).ok_or_else(|| {
+        Problem::not_found(
+            format!("The execution {} of the data job {} was not found.", shown(id), job.name),
+            "The job has no execution of this id, or it ended so long ago that it was cleaned up.",
+        )
+        .fix("\"vdk execute --list\" shows the executions of the job.")
+    })
+}
+
+/// The runs of a job in these statuses (none means any), newest first, at most [`LIST_MAX`].
+pub async fn list(
+    db: &Db,
+    _caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: Option<&str>,
+    statuses: &[Status],
+) -> Result<Vec<Execution>, Problem> {
+    let mut tx = db.read().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    if let Some(id) = deployment_id {
+        deployments::check_id(&job, id)?;
+    }
+    let query = ExecutionQuery {
+        jobs: vec![job.id],
+        statuses: statuses.to_vec(),
+        sort: ExecutionSort::StartTime,
+        descending: true,
+        limit: LIST_MAX,
+        ..ExecutionQuery::default()
+    };
+    Ok(store::executions::page(&mut tx, &query).await?)
+}
+
+/// Asks for the end of a run. CANCELLED follows when nothing of it is left; a run that ends first keeps its true status.
+///
+/// # Errors
+/// NotFound for an unknown run; Invalid when it is over already.
+pub async fn cancel(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    id: &str,
+) -> Result<(), Problem> {
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    let execution = find(&mut tx, team, name, id).await?;
+    if !store::executions::request_cancel(&mut tx, &execution.id, now).await? {
+        return Err(Problem::invalid(
+            format!("The execution {} was not cancelled.", execution.id),
+            format!("It is over already: {}.", execution.status.as_str().to_lowercase()),
+        )
+        .fix("Nothing needs to be done; \"vdk execute --show\" tells how it went."));
+    }
+    let mut event = event("execution.cancel", &job, None);
+    event.detail = Some(execution.id.to_string());
+    store::audit::record(&mut tx, caller, &event, now).await?;
+    tx.commit().await?;
+    db.wake().executions.notify_one();
+    Ok(())
+}
+
+/// The log of a run: from the database when it is over, from where it runs as long as it isn't.
+pub async fn log(
+    db: &Db,
+    runtime: &dyn Runtime,
+    _caller: &Caller,
+    team: &str,
+    name: &str,
+    id: &str,
+) -> Result<LogChunk, Problem> {
+    let mut tx = db.read().await?;
+    let execution = find(&mut tx, team, name, id).await?;
+    if let Some(stored) = store::logs::find(&mut tx, &execution.id).await? {
+        return Ok(stored);
+    }
+    drop(tx);
+    if execution.status.is_final() {
+        return Ok(LogChunk::default());
+    }
+    if let Some(live) = runtime.log(&execution.id).await? {
+        return Ok(live);
+    }
+    // It ended, was stored and forgotten between the two looks.
+    let mut tx = db.read().await?;
+    Ok(store::logs::find(&mut tx, &execution.id).await?.unwrap_or_default())
+}

@@ -1,0 +1,54 @@
+//! Read and replace the properties of a job.
+
+use model::{Problem, access::Caller, clock::Clock, name::shown};
+use serde_json::{Map, Value};
+use store::Db;
+
+use crate::{find_job, jobs::event};
+
+/// The largest properties of a job, in bytes of JSON.
+pub const PROPERTIES_MAX_BYTES: usize = 1024 * 1024;
+
+/// The properties of a job. A job that does not exist has none: `vdk run` of a job that was never created reads them too.
+pub async fn read(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<Map<String, Value>, Problem> {
+    let mut tx = db.read().await?;
+    let job = match find_job(&mut tx, team, name).await {
+        Ok(job) => job,
+        Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(Map::new()),
+        Err(problem) => return Err(problem),
+    };
+    match store::properties::find(&mut tx, job.id).await? {
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|_| Problem::internal("The properties were not read.", "Their stored form is damaged.")),
+        None => Ok(Map::new()),
+    }
+}
+
+/// Replaces the properties of a job.
+///
+/// # Errors
+/// NotFound for an unknown job, TooLarge above [`PROPERTIES_MAX_BYTES`].
+pub async fn replace(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    properties: &Map<String, Value>,
+) -> Result<(), Problem> {
+    let content = Value::Object(properties.clone()).to_string();
+    if content.len() > PROPERTIES_MAX_BYTES {
+        return Err(Problem::too_large(
+            format!("The properties of the data job {} were not stored.", shown(name)),
+            format!("They have {} bytes; at most {PROPERTIES_MAX_BYTES} fit.", content.len()),
+        )
+        .fix("Keep state of this size in a table or a file, and only a reference to it in the properties."));
+    }
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    store::properties::replace(&mut tx, job.id, &content, &caller.user, now).await?;
+    store::audit::record(&mut tx, caller, &event("properties.replace", &job, None), now).await?;
+    tx.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! Lists of jobs and runs for GraphQL and pages: one statement a floor, whatever the page holds.
+
+use std::collections::HashMap;
+
+use model::{Problem, access::Caller, execution::Execution, name::JobId};
+use store::{Db, deployments::Reached, executions::page_by_job};
+pub use store::{
+    executions::{ExecutionQuery, ExecutionSort},
+    jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, escape_like},
+};
+
+/// The most jobs or runs on one page.
+pub const PAGE_MAX: i64 = 1000;
+
+/// What a page of jobs is asked to bring along.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobPageRequest {
+    /// Which jobs.
+    pub query: JobQuery,
+    /// Whether to count all that match.
+    pub with_total: bool,
+    /// Whether to bring the reached deployments.
+    pub with_deployments: bool,
+    /// Which runs of each job to bring; its `limit` and `offset` count within a job.
+    pub executions: Option<ExecutionQuery>,
+}
+
+/// A job on a page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobOnPage {
+    /// The job and its maintained figures.
+    pub summary: JobSummary,
+    /// What runs of it, when that was asked for.
+    pub deployment: Option<Reached>,
+    /// Its runs, when they were asked for.
+    pub executions: Vec<Execution>,
+}
+
+/// A page and the total.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// What is on the page.
+    pub content: Vec<T>,
+    /// How many there are on all pages; absent when not asked for.
+    pub total: Option<i64>,
+}
+
+/// A page of jobs.
+pub async fn jobs(db: &Db, _caller: &Caller, request: &JobPageRequest) -> Result<Page<JobOnPage>, Problem> {
+    let mut tx = db.read().await?;
+    let summaries = store::jobs::page(&mut tx, &request.query).await?;
+    let total = match request.with_total {
+        true => Some(store::jobs::count(&mut tx, &request.query).await?),
+        false => None,
+    };
+    let ids: Vec<JobId> = summaries.iter().map(|s| s.job.id).collect();
+    let mut deployments: HashMap<JobId, Reached> = HashMap::new();
+    if request.with_deployments || request.executions.is_some() {
+        for reached in store::deployments::reached(&mut tx, &ids).await? {
+            deployments.insert(reached.deployment.job_id, reached);
+        }
+    }
+    let mut executions: HashMap<JobId, Vec<Execution>> = HashMap::new();
+    if let Some(query) = &request.executions
+        && !ids.is_empty()
+    {
+        let query = ExecutionQuery { jobs: ids, ..query.clone() };
+        for execution in page_by_job(&mut tx, &query).await? {
+            executions.entry(execution.job_id).or_default().push(execution);
+        }
+    }
+    let content = summaries
+        .into_iter()
+        .map(|summary| {
+            let id = summary.job.id;
+            JobOnPage {
+                summary,
+                deployment: deployments.remove(&id),
+                executions: executions.remove(&id).unwrap_or_default(),
+            }
+        })
+        .collect();
+    Ok(Page { content, total })
+}
+
+/// A page of runs.
+pub async fn executions(
+    db: &Db,
+    _caller: &Caller,
+    query: &ExecutionQuery,
+    with_total: bool,
+) -> Result<Page<Execution>, Problem> {
+    let mut tx = db.read().await?;
+    let content = store::executions::page(&mut tx, query).await?;
+    let total = match with_total {
+        true => Some(store::executions::count(&mut tx, query).await?),
+        false => None,
+    };
+    Ok(Page { content, total })
+}

@@ -1,0 +1,63 @@
+//! Read and replace the secrets of a job.
+
+use model::{Problem, access::Caller, clock::Clock, name::shown};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use store::{Db, secrets::SecretKey};
+
+use crate::{find_job, jobs::event};
+
+/// The largest secrets of a job, in bytes of JSON.
+pub const SECRETS_MAX_BYTES: usize = 1024 * 1024;
+
+/// The secrets of a job. A job that does not exist has none, as with its properties.
+pub async fn read(
+    db: &Db,
+    key: &SecretKey,
+    _caller: &Caller,
+    team: &str,
+    name: &str,
+) -> Result<Map<String, Value>, Problem> {
+    let mut tx = db.read().await?;
+    let job = match find_job(&mut tx, team, name).await {
+        Ok(job) => job,
+        Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(Map::new()),
+        Err(problem) => return Err(problem),
+    };
+    match store::secrets::find(&mut tx, key, job.id).await? {
+        Some(text) => serde_json::from_str(text.expose_secret())
+            .map_err(|_| Problem::internal("The secrets were not read.", "Their stored form is damaged.")),
+        None => Ok(Map::new()),
+    }
+}
+
+/// Replaces the secrets of a job. They are encrypted before they reach the database.
+///
+/// # Errors
+/// NotFound for an unknown job, TooLarge above [`SECRETS_MAX_BYTES`].
+pub async fn replace(
+    db: &Db,
+    key: &SecretKey,
+    clock: &dyn Clock,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    secrets: &Map<String, Value>,
+) -> Result<(), Problem> {
+    let content = SecretString::from(Value::Object(secrets.clone()).to_string());
+    let bytes = content.expose_secret().len();
+    if bytes > SECRETS_MAX_BYTES {
+        return Err(Problem::too_large(
+            format!("The secrets of the data job {} were not stored.", shown(name)),
+            format!("They have {bytes} bytes; at most {SECRETS_MAX_BYTES} fit."),
+        )
+        .fix("Keep large files elsewhere, and only what opens them here."));
+    }
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    store::secrets::replace(&mut tx, key, job.id, &content, &caller.user, now).await?;
+    store::audit::record(&mut tx, caller, &event("secrets.replace", &job, None), now).await?;
+    tx.commit().await?;
+    Ok(())
+}
