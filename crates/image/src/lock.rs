@@ -1,28 +1,136 @@
 //! One lock for VDK and the job.
+//!
+//! VDK is resolved by itself first, once for its inputs; a job's requirements are then resolved together with VDK,
+//! preferring those versions. So two jobs differ in what they add, and a requirement moves none of VDK's packages unless
+//! it has to. What VDK resolved to is kept in the cache; with the cache gone, a newer version of a package that the
+//! constraints leave open may be taken for locks made from then on. Locks that were made don't change: they are stored.
+//!
+//! The text has no path and no date of this machine, and names of a package without wheels the hash of its source:
+//! `python::Wheels` tells why and how such a lock is installed.
 
-use std::sync::Arc;
+use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use model::{
     Problem,
     lock::{Lock, LockInputs},
 };
-use python::Tools;
+use python::{BUILD_CONSTRAINTS, Interpreter, Tools, Wheels};
+
+use crate::requirements;
+
+const RESOLVE_LIMIT: Duration = Duration::from_secs(600);
+const WHAT: &str = "The packages of the data job could not be resolved.";
 
 /// Resolves requirements into locks.
 #[derive(Debug)]
 pub struct Locker {
     tools: Arc<Tools>,
+    allow_build: bool,
 }
 
 impl Locker {
-    /// A locker that resolves with these tools.
+    /// A locker for a place where jobs are trusted code: a package that the index has as source only is built.
     pub fn new(tools: Arc<Tools>) -> Self {
-        Self { tools }
+        Self { tools, allow_build: true }
+    }
+
+    /// Whether a package that the index has as source only may be built. Resolving may already run its build script.
+    /// Those of VDK are the operator's, and built in any case.
+    #[must_use]
+    pub fn allow_build(mut self, allow_build: bool) -> Self {
+        self.allow_build = allow_build;
+        self
     }
 
     /// The lock of `inputs`: every package of VDK and the job, pinned, with hashes.
+    ///
+    /// # Errors
+    /// The user's when no set of versions satisfies all requirements (it names who requires what), or a package does not
+    /// exist or does not build; the platform's when the index, the network or the disk fails.
     pub async fn lock(&self, inputs: &LockInputs) -> Result<Lock, Problem> {
-        let _ = (&self.tools, inputs);
-        Err(Problem::internal("The packages were not resolved.", "This part is not built yet."))
+        python::checked(&inputs.vdk_requirement)?;
+        let requirements = requirements::normalise(&inputs.requirements)?;
+        let interpreter = self.interpreter(inputs)?;
+        tracing::info!(python = %inputs.python_version, vdk = inputs.vdk_requirement, "resolving packages");
+        let wheels = self.tools.wheels_for(interpreter, &inputs.vdk_requirement).await?;
+        let vdk = self.vdk_lock(inputs, interpreter, &wheels).await?;
+        let text = if requirements.is_empty() {
+            vdk
+        } else {
+            self.resolve(inputs, interpreter, &wheels, &requirements, Some(&vdk)).await?
+        };
+        Ok(Lock { key: inputs.key(), python_version: inputs.python_version, text: wheels.portable(&text) })
     }
+
+    fn interpreter(&self, inputs: &LockInputs) -> Result<&Interpreter, Problem> {
+        let all = self.tools.interpreters();
+        all.iter().find(|i| i.version == inputs.python_version).ok_or_else(|| {
+            let found: Vec<_> = all.iter().map(|i| i.version.to_string()).collect();
+            Problem::conflict(
+                WHAT,
+                format!(
+                    "Python {} is not on the machine of this service; there is: {}.",
+                    inputs.python_version,
+                    if found.is_empty() { "none".to_owned() } else { found.join(", ") }
+                ),
+            )
+            .fix("Deploy with one of those versions, or have the operator of this service install that one.")
+        })
+    }
+
+    /// VDK alone, with the hashes of the wheels here.
+    async fn vdk_lock(&self, inputs: &LockInputs, interpreter: &Interpreter, wheels: &Wheels) -> Result<String, Problem> {
+        let alone = LockInputs { requirements: String::new(), ..inputs.clone() };
+        let folder = self.tools.cache_dir().join("locks");
+        let kept = folder.join(format!("{}.txt", alone.key()));
+        if let Ok(text) = std::fs::read_to_string(&kept) {
+            return Ok(text);
+        }
+        let text = self.resolve(&alone, interpreter, wheels, "", None).await?;
+        // Two at the same time leave the one or the other, whole.
+        let scratch = self.tools.scratch()?;
+        let new = scratch.path().join("lock.txt");
+        let stored = write(&new, &text)
+            .and_then(|()| std::fs::create_dir_all(&folder).map_err(|e| io(&e)))
+            .and_then(|()| std::fs::rename(&new, &kept).map_err(|e| io(&e)));
+        if let Err(problem) = stored {
+            tracing::warn!(%problem, "VDK's lock was not kept");
+        }
+        Ok(text)
+    }
+
+    async fn resolve(
+        &self,
+        inputs: &LockInputs,
+        interpreter: &Interpreter,
+        wheels: &Wheels,
+        requirements: &str,
+        preferred: Option<&str>,
+    ) -> Result<String, Problem> {
+        let scratch = self.tools.scratch()?;
+        let at = |name: &str| scratch.path().join(name);
+        write(&at("vdk.in"), &inputs.vdk_requirement)?;
+        write(&at("requirements.txt"), requirements)?;
+        write(&at("constraints.txt"), &python::constraints_for(&inputs.vdk_requirement, &inputs.constraints))?;
+        write(&at("build.txt"), BUILD_CONSTRAINTS)?;
+        if let Some(text) = preferred {
+            write(&at("lock.txt"), text)?;
+        }
+        let mut args: Vec<OsString> =
+            ["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"].map(Into::into).into();
+        args.extend(["-c", "constraints.txt", "-b", "build.txt"].map(Into::into));
+        args.extend(["--find-links".into(), wheels.folder().into(), "--python".into(), interpreter.executable.clone().into()]);
+        args.extend((!self.allow_build).then(|| "--no-build".into()));
+        args.extend(["vdk.in", "requirements.txt"].map(Into::into));
+        self.tools.run(WHAT, scratch.path(), args, RESOLVE_LIMIT).await?;
+        std::fs::read_to_string(at("lock.txt")).map_err(|e| io(&e))
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Problem> {
+    std::fs::write(path, text).map_err(|e| io(&e))
+}
+
+fn io(error: &std::io::Error) -> Problem {
+    Problem::unavailable(WHAT, format!("The file system said: {error}."))
 }

@@ -1,8 +1,35 @@
 //! The Python interpreters of this machine, found by running them.
+//!
+//! A path says little: the shims of a version manager exist for versions that are not installed, a distribution's
+//! Python may lack modules, and `python3` may be anything. So each candidate is asked, and what does not answer in time
+//! or lacks what VDK needs is left out.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use futures::{StreamExt, stream};
 use model::deployment::PythonVersion;
+use serde::Deserialize;
+
+use crate::command::{Command, Ended};
+
+/// The Python versions with which the stock VDK distribution works, both ends included.
+///
+/// Measured on 2026-11-22 with [`crate::DEFAULT_VDK_REQUIREMENT`] and [`crate::DEFAULT_CONSTRAINTS`] on x86-64 Linux:
+/// for CPython 3.7.16, 3.8.18, 3.9.18, 3.10.13, 3.11.7, 3.12.1 and 3.13.0 it resolves, installs, `vdk version` prints and
+/// `vdk run` of a job with one step ends with "Success". 3.6.15 does not resolve: `vdk-core` asks for 3.7 or later. Later
+/// ones than 3.13 were not at hand; one that is found is named in the log and left out.
+pub const SUPPORTED: (PythonVersion, PythonVersion) =
+    (PythonVersion { major: 3, minor: 7 }, PythonVersion { major: 3, minor: 13 });
+
+/// Whether the stock VDK distribution works with this version; see [`SUPPORTED`].
+pub fn supported(version: PythonVersion) -> bool {
+    (SUPPORTED.0..=SUPPORTED.1).contains(&version)
+}
 
 /// A Python that ran when it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,10 +38,17 @@ pub struct Interpreter {
     pub version: PythonVersion,
     /// Its full version, `3.11.7`.
     pub full_version: String,
-    /// Its real path, links followed.
+    /// Its real path, links followed; of a virtual environment, the Python that it was made of.
     pub executable: PathBuf,
     /// The platform that it says it is for, `linux-x86_64`.
     pub platform: String,
+}
+
+impl Interpreter {
+    /// What an environment made of it depends on. An interpreter that was replaced in place has another identity.
+    pub fn identity(&self) -> String {
+        format!("{}\n{}\n{}", self.executable.display(), self.full_version, self.platform)
+    }
 }
 
 /// Where to look, and how long.
@@ -28,8 +62,194 @@ pub struct Discovery {
     pub probe_timeout: Duration,
 }
 
+/// Candidates looked at; a machine with more has some left out.
+const CANDIDATES_MAX: usize = 128;
+/// Interpreters asked at the same time.
+const PROBES_PARALLEL: usize = 4;
+
 /// The interpreters of this machine that deployments can use, one a minor version, ascending.
 pub async fn discover(options: &Discovery) -> Vec<Interpreter> {
-    let _ = options;
-    Vec::new()
+    let paths = {
+        let options = options.clone();
+        tokio::task::spawn_blocking(move || candidates(&options)).await.unwrap_or_default()
+    };
+    let answers: Vec<_> =
+        stream::iter(paths).map(|path| probe(path, options)).buffered(PROBES_PARALLEL).collect().await;
+    let mut best: BTreeMap<PythonVersion, Answer> = BTreeMap::new();
+    for answer in answers.into_iter().flatten() {
+        if !supported(answer.version()) {
+            tracing::info!(
+                python = %answer.executable.display(), version = %answer.full_version(),
+                "a Python outside of the supported versions is left out"
+            );
+            continue;
+        }
+        if best.get(&answer.version()).is_none_or(|b| b.rank() < answer.rank()) {
+            best.insert(answer.version(), answer);
+        }
+    }
+    best.into_values()
+        .map(|a| Interpreter {
+            version: a.version(),
+            full_version: a.full_version(),
+            executable: a.executable,
+            platform: a.platform,
+        })
+        .collect()
+}
+
+/// Every path that may be a Python, links followed, in the order of preference.
+fn candidates(options: &Discovery) -> Vec<PathBuf> {
+    let mut folders = options.search_path.clone();
+    if let Some(home) = &options.home {
+        for versions in [".pyenv/versions", ".local/share/uv/python", "Library/Application Support/uv/python"] {
+            folders.extend(children(&home.join(versions)).into_iter().map(|v| v.join("bin")));
+        }
+        folders.push(home.join(".local/bin"));
+    }
+    folders.extend(["/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"].map(PathBuf::from));
+    let mut seen = BTreeSet::new();
+    folders
+        .into_iter()
+        .filter(|folder| folder.is_absolute() && seen.insert(folder.clone()))
+        .flat_map(|folder| children(&folder))
+        .filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(is_python))
+        .filter_map(|path| path.canonicalize().ok())
+        .collect::<Vec<_>>()
+        .into_iter()
+        .scan(BTreeSet::new(), |seen, path| Some(seen.insert(path.clone()).then_some(path)))
+        .flatten()
+        .take(CANDIDATES_MAX)
+        .collect()
+}
+
+/// The entries of a folder, sorted; none when it can't be read.
+fn children(folder: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<_> =
+        std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).collect();
+    all.sort();
+    all
+}
+
+/// `python3`, or `python3.` and a number.
+fn is_python(name: &str) -> bool {
+    name.strip_prefix("python3").is_some_and(|rest| {
+        rest.is_empty()
+            || rest.strip_prefix('.').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
+/// What an interpreter says of itself.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    version: (u16, u16, u16, String, u16),
+    implementation: String,
+    executable: PathBuf,
+    platform: String,
+    missing: Vec<String>,
+}
+
+/// `ssl` because packages come over it, `sqlite3` and `venv` because VDK's parts and users' tools expect them.
+const QUESTION: &str = "
+import importlib, json, os, sys, sysconfig
+missing = []
+for name in ('ssl', 'sqlite3', 'venv'):
+    try:
+        importlib.import_module(name)
+    except Exception:
+        missing.append(name)
+print(json.dumps({
+    'version': list(sys.version_info),
+    'implementation': sys.implementation.name,
+    'executable': os.path.realpath(sys.executable),
+    'platform': sysconfig.get_platform(),
+    'missing': missing,
+}))
+";
+
+impl Answer {
+    fn version(&self) -> PythonVersion {
+        PythonVersion { major: self.version.0, minor: self.version.1 }
+    }
+
+    fn full_version(&self) -> String {
+        let (major, minor, micro, level, serial) = &self.version;
+        match level.as_str() {
+            "final" => format!("{major}.{minor}.{micro}"),
+            other => format!("{major}.{minor}.{micro}{other}{serial}"),
+        }
+    }
+
+    /// A full release is preferred to a preview, then the later one.
+    fn rank(&self) -> (bool, u16, u16) {
+        (self.version.3 == "final", self.version.2, self.version.4)
+    }
+}
+
+async fn probe(path: PathBuf, options: &Discovery) -> Option<Answer> {
+    let mut command = Command::new(&path, Path::new("/"), options.probe_timeout);
+    command.args(["-I", "-c", QUESTION]);
+    // A version manager's shim needs both to find what it stands for.
+    command.env("PATH", std::env::join_paths(&options.search_path).unwrap_or_default());
+    command.env("HOME", options.home.clone().map_or_else(OsString::new, PathBuf::into_os_string));
+    let left_out = |why: &str| {
+        tracing::debug!(python = %path.display(), why, "left out");
+        None
+    };
+    let output = match command.run().await {
+        Ok(Ended::Exited(output)) if output.success => output,
+        Ok(Ended::Exited(output)) => return left_out(output.stderr.lines().next().unwrap_or("it failed")),
+        Ok(Ended::TimedOut(_)) => return left_out("it did not answer in time"),
+        Err(e) => return left_out(&e.to_string()),
+    };
+    match serde_json::from_str::<Answer>(&output.stdout) {
+        Ok(answer) if answer.implementation != "cpython" => left_out("it is not CPython"),
+        Ok(answer) if !answer.missing.is_empty() => left_out(&format!("it lacks {}", answer.missing.join(", "))),
+        Ok(answer) => Some(answer),
+        Err(_) => left_out("it did not say what it is"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interpreter_counts_when_it_answers_and_a_broken_one_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        script("python3.9", "#!/bin/sh\necho 'python3.9: command not found' >&2\nexit 127\n");
+        script("python3.10", "#!/bin/sh\nexec sleep 60\n");
+        script("python3.12", "#!/bin/sh\necho 'Python 3.12'\n");
+        script("python3-config", "#!/bin/sh\nexit 1\n");
+        let said = r#"{"version":[3,11,9,"final",0],"implementation":"cpython","executable":"/x/python3.11",
+            "platform":"linux-x86_64","missing":[]}"#;
+        script("python3.11", &format!("#!/bin/sh\ncat <<'END'\n{said}\nEND\n"));
+        script("python3", &format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", said.replace("11,9,\"final\"", "11,99,\"candidate\"")));
+        let mut options = Discovery {
+            search_path: vec![folder.path().into()],
+            home: None,
+            probe_timeout: Duration::from_secs(2),
+        };
+        let paths = candidates(&options);
+        let ours: Vec<_> = paths.iter().filter(|p| p.starts_with(folder.path())).collect();
+        assert_eq!(ours.len(), 5, "{ours:?}");
+        let found = discover(&options).await;
+        let eleven = found.iter().find(|i| i.version.minor == 11).unwrap();
+        assert!(found.iter().all(|i| !i.executable.starts_with(folder.path())), "{found:?}");
+        assert!(eleven.full_version == "3.11.9" || eleven.executable.starts_with("/usr"), "{eleven:?}");
+
+        options.search_path = vec!["/usr/local/bin".into(), "/usr/bin".into()];
+        options.probe_timeout = Duration::from_secs(20);
+        let found = discover(&options).await;
+        assert!(!found.is_empty(), "this machine has a python3");
+        assert!(found.iter().all(|i| i.executable.is_file() && i.full_version.starts_with(&i.version.to_string())));
+        assert!(found.is_sorted_by_key(|i| i.version));
+    }
 }

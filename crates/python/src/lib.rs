@@ -4,9 +4,13 @@
 //! them). Nothing here reads the service's own environment or configuration: [`ToolsOptions`] and [`Discovery`] carry
 //! all of it.
 
+mod command;
 mod environment;
+mod fault;
 mod interpreters;
 mod tools;
+mod wheels;
 
-pub use interpreters::{Discovery, Interpreter, discover};
-pub use tools::{DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Tools, ToolsOptions};
+pub use interpreters::{Discovery, Interpreter, SUPPORTED, discover, supported};
+pub use tools::{BUILD_CONSTRAINTS, DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Tools, ToolsOptions};
+pub use wheels::{Wheels, checked, constraints_for};

@@ -1,19 +1,71 @@
-//! The installer.
+//! The installer: `uv`, where it comes from and how it is run.
+//!
+//! One that is given is used as it is; else one of a sufficient version in the search path; else [`PINNED`] is installed
+//! once into the cache with the pip of one of the machine's interpreters. It runs with an empty home, without
+//! configuration files and with a known environment: what the service itself is configured with can't reach it, nor the
+//! build scripts that it runs.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::Interpreter;
+use model::Problem;
+use tokio::sync::OnceCell;
+
+use crate::{
+    Interpreter,
+    command::{Command, Ended, Output},
+    fault,
+};
 
 /// The VDK distribution that a deployment gets when nothing else is set.
 pub const DEFAULT_VDK_REQUIREMENT: &str = "quickstart-vdk==0.2.1810444937";
 
-/// The constraints with which [`DEFAULT_VDK_REQUIREMENT`] installs and works.
-pub const DEFAULT_CONSTRAINTS: &str = "";
+/// The constraints with which [`DEFAULT_VDK_REQUIREMENT`] installs and works, seen on 2026-11-22.
+///
+/// Without them it installs after minutes of backtracking and does not start: `vdk-server` wants any `kubernetes`, whose
+/// newest wants pydantic 2, against `vdk-control-service-api`, which wants pydantic 1. VDK imports `pkg_resources` when
+/// it runs, which setuptools 81 dropped.
+pub const DEFAULT_CONSTRAINTS: &str = "\
+setuptools<81
+kubernetes<32
+vdk-control-cli==1.3.1711238791
+vdk-control-service-api==1.0.13
+vdk-control-api-auth==0.1.1431637373
+vdk-core==0.3.1466514302
+vdk-plugin-control-cli==0.1.1431637373
+vdk-structlog==0.1.1431637373
+vdk-server==0.1.1431637373
+vdk-heartbeat==0.6.1220258461
+quickstart-vdk==0.2.1810444937
+";
+
+/// What packages are built with: the sources of every VDK package import `pkg_resources` in their `setup.py`.
+pub const BUILD_CONSTRAINTS: &str = "setuptools<81\n";
+
+/// The `uv` that is installed when the machine has none.
+const PINNED: &str = "0.13.9";
+/// The first version whose options are those that are used here.
+const MINIMUM: [u32; 3] = [0, 9, 0];
+
+/// Variables that reach the installer; any other is dropped.
+const PASSED_ON: [&str; 17] = [
+    "PATH", "LANG", "LC_ALL", "TMPDIR", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+    "SYSTEMROOT", "SOURCE_DATE_EPOCH",
+];
+
+const QUESTION_LIMIT: Duration = Duration::from_secs(20);
+const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
 /// What the tools need to know.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ToolsOptions {
-    /// Where tools, wheels and packages are kept. All of it can be deleted at any time.
+    /// Where tools, wheels and packages are kept. All of it can be deleted while the service is stopped.
     pub cache_dir: PathBuf,
     /// The `uv` to use; without it one is looked for in `PATH`, and installed when there is none.
     pub uv: Option<PathBuf>,
@@ -23,24 +75,245 @@ pub struct ToolsOptions {
     pub environment: BTreeMap<String, String>,
     /// The interpreters of this machine.
     pub interpreters: Vec<Interpreter>,
-    /// Constraints for VDK's packages and their dependencies, one a line.
+    /// Constraints for VDK's packages and their dependencies, one a line; see [`DEFAULT_CONSTRAINTS`].
     pub vdk_constraints: String,
+}
+
+/// Without the index and the variables, either of which may carry a password.
+impl std::fmt::Debug for ToolsOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ToolsOptions")
+            .field("cache_dir", &self.cache_dir)
+            .field("uv", &self.uv)
+            .field("interpreters", &self.interpreters)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The installer and its caches.
 #[derive(Debug)]
 pub struct Tools {
     pub(crate) options: ToolsOptions,
+    uv: OnceCell<PathBuf>,
 }
 
 impl Tools {
     /// Tools that look for nothing and install nothing until they are used.
     pub fn new(options: ToolsOptions) -> Self {
-        Self { options }
+        Self { options, uv: OnceCell::new() }
     }
 
     /// The interpreters that environments can be made of.
     pub fn interpreters(&self) -> &[Interpreter] {
         &self.options.interpreters
     }
+
+    /// Where tools, wheels and packages are kept.
+    pub fn cache_dir(&self) -> &Path {
+        &self.options.cache_dir
+    }
+
+    /// The path of `uv`. The first call may install it; calls at the same time wait for that one.
+    pub async fn uv(&self) -> Result<PathBuf, Problem> {
+        self.uv.get_or_try_init(|| self.find_uv()).await.cloned()
+    }
+
+    /// A folder in the cache that is removed with the value.
+    pub fn scratch(&self) -> Result<tempfile::TempDir, Problem> {
+        let folder = self.options.cache_dir.join("tmp");
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| tempfile::Builder::new().prefix("work-").tempdir_in(&folder))
+            .map_err(|e| fault::io("A working folder could not be made.", &folder, &e))
+    }
+
+    /// Runs `uv` in `folder`. What it could not do is a problem with its own last lines, called `what`.
+    pub async fn run<A: AsRef<OsStr>>(
+        &self,
+        what: &str,
+        folder: &Path,
+        args: impl IntoIterator<Item = A>,
+        time_limit: Duration,
+    ) -> Result<(), Problem> {
+        let output = self.try_run(what, folder, args, time_limit).await?;
+        if output.success { Ok(()) } else { Err(fault::of_installer(what, &output)) }
+    }
+
+    /// As [`Self::run`], for a caller that makes its own of a failure.
+    pub(crate) async fn try_run<A: AsRef<OsStr>>(
+        &self,
+        what: &str,
+        folder: &Path,
+        args: impl IntoIterator<Item = A>,
+        time_limit: Duration,
+    ) -> Result<Output, Problem> {
+        let mut command = self.command(&self.uv().await?, folder, time_limit)?;
+        command.args(["--quiet", "--no-progress"]);
+        command.args(args);
+        finish(what, command).await
+    }
+
+    /// A program with the environment that installers get.
+    pub(crate) fn command(&self, program: &Path, folder: &Path, time_limit: Duration) -> Result<Command, Problem> {
+        let home = self.options.cache_dir.join("home");
+        std::fs::create_dir_all(&home).map_err(|e| fault::io("A working folder could not be made.", &home, &e))?;
+        let mut command = Command::new(program, folder, time_limit);
+        for (name, value) in &self.options.environment {
+            if PASSED_ON.contains(&name.as_str()) {
+                command.env(name, value);
+            }
+        }
+        for (name, value) in [
+            ("UV_NO_CONFIG", "1"),
+            ("UV_PYTHON_DOWNLOADS", "never"),
+            ("UV_SYSTEM_CERTS", "1"),
+            ("NO_COLOR", "1"),
+            ("PIP_CONFIG_FILE", "/dev/null"),
+            ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+            ("PIP_NO_INPUT", "1"),
+            ("PYTHONNOUSERSITE", "1"),
+            ("PYTHONWARNINGS", "ignore"),
+        ] {
+            command.env(name, value);
+        }
+        command.env("HOME", home.as_os_str());
+        command.env("UV_CACHE_DIR", self.options.cache_dir.join("uv").as_os_str());
+        if let Some(bundle) = self.options.environment.get("SSL_CERT_FILE") {
+            command.env("PIP_CERT", bundle);
+        }
+        // In the environment, because other users of the machine can read command lines.
+        if let Some(index) = &self.options.index_url {
+            command.env("UV_DEFAULT_INDEX", index);
+            command.env("PIP_INDEX_URL", index);
+        }
+        Ok(command)
+    }
+
+    async fn find_uv(&self) -> Result<PathBuf, Problem> {
+        if let Some(given) = &self.options.uv {
+            return match self.uv_version(given).await {
+                Some(version) if version >= MINIMUM => Ok(given.clone()),
+                Some(version) => Err(Problem::internal(
+                    "The packages were not installed.",
+                    format!("The uv that is configured has version {}; {} is the least.", dotted(version), dotted(MINIMUM)),
+                )
+                .fix("The operator of this service has to update it, or leave the setting out.")),
+                None => Err(Problem::internal("The packages were not installed.", "The uv that is configured does not run.")
+                    .fix("The operator of this service has to correct its path, or leave the setting out.")),
+            };
+        }
+        let search = self.options.environment.get("PATH").map(String::as_str).unwrap_or_default();
+        for folder in std::env::split_paths(search).filter(|f| f.is_absolute()) {
+            let path = folder.join("uv");
+            if path.is_file() && self.uv_version(&path).await.is_some_and(|v| v >= MINIMUM) {
+                tracing::debug!(uv = %path.display(), "found");
+                return Ok(path);
+            }
+        }
+        self.install_uv().await
+    }
+
+    async fn uv_version(&self, path: &Path) -> Option<[u32; 3]> {
+        let mut command = self.command(path, Path::new("/"), QUESTION_LIMIT).ok()?;
+        command.args(["--version"]);
+        let output = finish("", command).await.ok().filter(|o| o.success)?;
+        let mut numbers = output.stdout.split_whitespace().nth(1)?.split('.').map(|n| n.parse().ok());
+        Some([numbers.next()??, numbers.next()??, numbers.next()??])
+    }
+
+    async fn install_uv(&self) -> Result<PathBuf, Problem> {
+        const WHAT: &str = "The installer of packages could not be installed.";
+        let tools = self.options.cache_dir.join("tools");
+        let done = tools.join(format!("uv-{PINNED}"));
+        let binary = done.join("bin").join("uv");
+        if binary.is_file() {
+            return Ok(binary);
+        }
+        let _lock = lock_file(&tools.join(format!("uv-{PINNED}.lock"))).await?;
+        if binary.is_file() {
+            return Ok(binary);
+        }
+        tracing::info!(version = PINNED, "installing uv, once");
+        let mut problem = Problem::unavailable(WHAT, "This machine has no Python to install it with.")
+            .fix("The operator of this service has to install Python 3.8 or later, or uv.");
+        for interpreter in self.options.interpreters.iter().rev() {
+            let scratch = self.scratch()?;
+            let made = scratch.path().join("made");
+            match self.pip_install(WHAT, &interpreter.executable, scratch.path(), &made).await {
+                Ok(()) => {
+                    let _ = std::fs::remove_dir_all(&done);
+                    std::fs::rename(&made, &done).map_err(|e| fault::io(WHAT, &done, &e))?;
+                    return Ok(binary);
+                }
+                Err(p) => problem = p,
+            }
+        }
+        Err(problem)
+    }
+
+    /// Installs uv into a folder: with the interpreter's own pip, else with the one of a virtual environment.
+    async fn pip_install(&self, what: &str, python: &Path, scratch: &Path, into: &Path) -> Result<(), Problem> {
+        let requirement = format!("uv=={PINNED}");
+        let install = async |python: &Path| {
+            let mut pip = self.command(python, scratch, INSTALL_LIMIT)?;
+            pip.args(["-I", "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]);
+            pip.args([OsStr::new("--target"), into.as_os_str(), OsStr::new(&requirement)]);
+            finish(what, pip).await
+        };
+        let first = install(python).await?;
+        if first.success && into.join("bin/uv").is_file() {
+            return Ok(());
+        }
+        if !first.stderr.contains("No module named pip") {
+            return Err(fault::of_platform(what, &first));
+        }
+        let environment = scratch.join("pip");
+        let mut venv = self.command(python, scratch, INSTALL_LIMIT)?;
+        venv.args([OsStr::new("-I"), OsStr::new("-m"), OsStr::new("venv"), environment.as_os_str()]);
+        let made = finish(what, venv).await?;
+        if !made.success {
+            return Err(fault::of_platform(what, &made));
+        }
+        let second = install(&environment.join("bin/python")).await?;
+        if second.success { Ok(()) } else { Err(fault::of_platform(what, &second)) }
+    }
+}
+
+/// Runs a command to its end; taking too long, or not starting, is the platform's problem.
+pub(crate) async fn finish(what: &str, command: Command) -> Result<Output, Problem> {
+    match command.run().await {
+        Ok(Ended::Exited(output)) => Ok(output),
+        Ok(Ended::TimedOut(limit)) => Err(Problem::unavailable(
+            what,
+            format!("The installer took longer than {} seconds and was stopped.", limit.as_secs()),
+        )),
+        Err(e) => Err(Problem::unavailable(what, format!("The installer could not be started: {e}."))),
+    }
+}
+
+/// Waits for the exclusive lock on a file, which it makes. The lock ends with the value, or with this process.
+pub(crate) async fn lock_file(path: &Path) -> Result<std::fs::File, Problem> {
+    const WHAT: &str = "A folder of the cache could not be locked.";
+    let failed = |e: &io::Error| fault::io(WHAT, path, e);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
+    }
+    let file = std::fs::File::options().create(true).append(true).open(path).map_err(|e| failed(&e))?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                if !told {
+                    tracing::info!(lock = %path.display(), "waiting for another that makes the same");
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(std::fs::TryLockError::Error(e)) => return Err(failed(&e)),
+        }
+    }
+}
+
+fn dotted(version: [u32; 3]) -> String {
+    version.map(|n| n.to_string()).join(".")
 }

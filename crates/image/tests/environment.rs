@@ -1,0 +1,172 @@
+//! From requirements to an environment in which VDK runs: with the real installer and the real index.
+//!
+//! The cache is kept between runs (`HOLDFAST_TEST_CACHE_DIR`, else a folder in the user's cache), so that only the first
+//! needs minutes.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use image::Locker;
+use model::{
+    lock::LockInputs,
+    problem::{Fault, Problem},
+};
+use python::{DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Discovery, Interpreter, Tools, ToolsOptions, discover};
+
+#[expect(clippy::disallowed_methods, reason = "a test is configured by the environment")]
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars().collect()
+}
+
+fn cache_dir(environment: &BTreeMap<String, String>) -> PathBuf {
+    environment
+        .get("HOLDFAST_TEST_CACHE_DIR")
+        .map(PathBuf::from)
+        .or_else(|| Some(Path::new(environment.get("HOME")?).join(".cache/holdfast-test")))
+        .expect("HOLDFAST_TEST_CACHE_DIR or HOME")
+}
+
+async fn interpreters(environment: &BTreeMap<String, String>) -> Vec<Interpreter> {
+    discover(&Discovery {
+        search_path: environment.get("PATH").map(|p| std::env::split_paths(p).collect()).unwrap_or_default(),
+        home: environment.get("HOME").map(Into::into),
+        probe_timeout: Duration::from_secs(20),
+    })
+    .await
+}
+
+async fn tools(cache_dir: PathBuf) -> Tools {
+    let environment = environment();
+    let interpreters = interpreters(&environment).await;
+    assert!(!interpreters.is_empty(), "the tests need a Python");
+    Tools::new(ToolsOptions {
+        cache_dir,
+        uv: None,
+        index_url: None,
+        environment,
+        interpreters,
+        vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+    })
+}
+
+fn inputs(tools: &Tools, requirements: &str) -> LockInputs {
+    LockInputs {
+        python_version: tools.interpreters().last().unwrap().version,
+        vdk_requirement: DEFAULT_VDK_REQUIREMENT.into(),
+        constraints: DEFAULT_CONSTRAINTS.into(),
+        requirements: requirements.into(),
+    }
+}
+
+fn pins(lock: &str) -> BTreeMap<&str, &str> {
+    lock.lines().filter_map(|l| l.split_once("==")).map(|(n, v)| (n, v.trim_end_matches([' ', '\\']))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
+    let tools = Arc::new(tools(cache_dir(&environment())).await);
+    let locker = Locker::new(tools.clone());
+    let started = Instant::now();
+    let alone = locker.lock(&inputs(&tools, "")).await.unwrap();
+    println!("lock of VDK: {:?}", started.elapsed());
+    let started = Instant::now();
+    let lock = locker.lock(&inputs(&tools, "docopt\nhumanize==4.9.0\n")).await.unwrap();
+    println!("lock with requirements: {:?}", started.elapsed());
+
+    let (before, after) = (pins(&alone.text), pins(&lock.text));
+    assert!(before.len() > 40, "{}", alone.text);
+    assert_eq!(after.get("humanize"), Some(&"4.9.0"));
+    assert!(before.iter().all(|(name, version)| after.get(name) == Some(version)), "VDK's packages stay");
+    assert!(!lock.text.contains(['/', '#']), "no path and no comment: {}", lock.text);
+    assert_eq!(lock, Locker::new(tools.clone()).lock(&inputs(&tools, "docopt\nhumanize==4.9.0\n")).await.unwrap());
+
+    let folder = tempfile::tempdir_in(tools.cache_dir()).unwrap();
+    let at = folder.path().join("environment");
+    let interpreter = tools.interpreters().last().unwrap();
+    for _ in 0..2 {
+        let started = Instant::now();
+        tools.create_environment(interpreter, &lock, DEFAULT_VDK_REQUIREMENT, &at).await.unwrap();
+        println!("environment: {:?}", started.elapsed());
+    }
+    let vdk = Command::new(at.join("bin/vdk")).arg("version").env_clear().env("HOME", folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&vdk.stdout).into_owned();
+    assert!(vdk.status.success() && said.contains("Version: 0.3.1466514302"), "{said}");
+    let import = Command::new(at.join("bin/python")).args(["-c", "import docopt, humanize"]).status().unwrap();
+    assert!(import.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requirement_that_cannot_be_met_is_the_users_and_the_installer_says_why() {
+    let tools = Arc::new(tools(cache_dir(&environment())).await);
+    let locker = Locker::new(tools.clone());
+    let fail = async |requirements: &str| -> Problem { locker.lock(&inputs(&tools, requirements)).await.unwrap_err() };
+
+    let none = fail("requests==99.0\n").await;
+    assert_eq!(none.fault, Fault::User);
+    assert!(none.why.contains("there is no version of requests==99.0"), "{}", none.why);
+
+    let conflict = fail("click<7\n").await;
+    assert_eq!(conflict.fault, Fault::User);
+    assert!(conflict.why.contains("click<7") && conflict.why.contains("depends on click"), "{}", conflict.why);
+    assert!(!conflict.why.contains(&*tools.cache_dir().to_string_lossy()), "{}", conflict.why);
+
+    let careful = Locker::new(tools.clone()).allow_build(false);
+    assert!(careful.lock(&inputs(&tools, "")).await.is_ok(), "VDK itself is there as wheels");
+    let source = careful.lock(&inputs(&tools, "docopt\n")).await.unwrap_err();
+    assert!(source.fault == Fault::User && source.why.contains("docopt"), "{}", source.why);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_cannot_be_reached_is_the_platforms() {
+    let good = tools(cache_dir(&environment())).await;
+    let uv = good.uv().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let tools = Arc::new(Tools::new(ToolsOptions {
+        cache_dir: folder.path().into(),
+        uv: Some(uv),
+        index_url: Some("http://user:secret@127.0.0.1:9/simple".into()),
+        environment: BTreeMap::new(),
+        interpreters: good.interpreters().to_vec(),
+        vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+    }));
+    let problem = Locker::new(tools.clone()).lock(&inputs(&tools, "")).await.unwrap_err();
+    assert_eq!(problem.fault, Fault::Platform);
+    assert!(problem.why.contains("refused") && !problem.why.contains("secret"), "{}", problem.why);
+}
+
+/// Two sets of tools know nothing of each other, as two processes do: only the files of the cache connect them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_wheels_made_twice_at_once_are_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = tools(cache_dir(&environment())).await;
+    let uv = shared.uv().await.unwrap();
+    let another = || {
+        Tools::new(ToolsOptions {
+            cache_dir: folder.path().into(),
+            uv: Some(uv.clone()),
+            index_url: None,
+            environment: environment(),
+            interpreters: shared.interpreters().to_vec(),
+            vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+        })
+    };
+    let (one, two) = (another(), another());
+    let interpreter = shared.interpreters().last().unwrap();
+    let requirement = "vdk-control-cli==1.3.1711238791";
+    let started = Instant::now();
+    let (first, second) =
+        tokio::join!(one.wheels_for(interpreter, requirement), two.wheels_for(interpreter, requirement));
+    println!("wheels of {requirement}: {:?}", started.elapsed());
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert_eq!(first.folder(), second.folder());
+    let wheels = std::fs::read_dir(first.folder()).unwrap().filter(|e| {
+        e.as_ref().unwrap().path().extension().is_some_and(|x| x == "whl")
+    });
+    assert!(wheels.count() >= 3);
+    assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0, "nothing is left behind");
+}

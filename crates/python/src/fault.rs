@@ -1,0 +1,151 @@
+//! Whose fault it is when the installer fails, in its own words.
+
+use std::{io, path::Path};
+
+use model::{Problem, problem::Fault};
+
+use crate::command::Output;
+
+/// Lines of the installer's that are shown, and bytes of them.
+const SHOWN_LINES: usize = 20;
+const SHOWN_BYTES: usize = 2000;
+
+/// What the installer says when something that it depends on failed. Seen with uv 0.13, or in its sources.
+const PLATFORM_SIGNS: [&str; 19] = [
+    "failed to fetch",
+    "failed to download",
+    "request failed after",
+    "error sending request",
+    "tcp connect error",
+    "dns error",
+    "invalid peer certificate",
+    "operation timed out",
+    "network connectivity is disabled",
+    "http status server error",
+    "http status client error (401",
+    "http status client error (403",
+    "http status client error (407",
+    "http status client error (429",
+    "no space left on device",
+    "disk quota exceeded",
+    "read-only file system",
+    "too many open files",
+    "no interpreter found",
+];
+
+/// The problem behind a failed resolution or installation of a job's packages.
+pub(crate) fn of_installer(what: &str, output: &Output) -> Problem {
+    let text = output.stderr.to_lowercase();
+    let platform = output.code.is_none() || PLATFORM_SIGNS.iter().any(|sign| text.contains(sign));
+    if platform {
+        return of_platform(what, output);
+    }
+    let mut problem = Problem::invalid(what, format!("The installer said: {}", last_words(output)))
+        .follows("Nothing was changed: what was deployed before stays as it is.")
+        .fix("Correct the job's requirements.txt (or the VDK version asked for) and deploy again.");
+    problem.fault = Fault::User;
+    problem
+}
+
+/// A failure of something that the installer depends on.
+pub(crate) fn of_platform(what: &str, output: &Output) -> Problem {
+    let ended = match output.code {
+        Some(_) => String::new(),
+        None => "The installer was killed. ".to_owned(),
+    };
+    Problem::unavailable(what, format!("{ended}The installer said: {}", last_words(output)))
+        .follows("What was deployed before stays as it is; the service tries again by itself.")
+        .fix("Wait; if it goes on, the operator of this service has to look at the package index, the network and the disk.")
+}
+
+/// A folder that could not be used.
+pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Problem {
+    tracing::warn!(path = %path.display(), %error, "{what}");
+    Problem::unavailable(what, format!("The file system said: {error}."))
+}
+
+/// The end of what a program complained about, without credentials.
+pub(crate) fn last_words(output: &Output) -> String {
+    let text = match output.stderr.trim() {
+        "" => output.stdout.trim(),
+        text => text,
+    };
+    if text.is_empty() {
+        return "nothing.".into();
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    // The first line names the package; a traceback may stand between it and the end.
+    let mut shown = match lines.len().checked_sub(SHOWN_LINES) {
+        Some(1..) => format!("{}\n…\n{}", lines[0], lines[lines.len() - SHOWN_LINES + 1..].join("\n")),
+        _ => lines.join("\n"),
+    };
+    if shown.len() > SHOWN_BYTES {
+        let half = SHOWN_BYTES / 2;
+        shown = format!("{}…{}", &shown[..shown.floor_char_boundary(half)], &shown[shown.ceil_char_boundary(shown.len() - half)..]);
+    }
+    redacted(&shown)
+}
+
+/// The text with the user and password of every URL replaced.
+pub(crate) fn redacted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '`' | '<' | '>')).unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(sign) => {
+                out.push_str("***");
+                &after[sign..]
+            }
+            None => after,
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(stderr: &str) -> Output {
+        Output { success: false, code: Some(1), stdout: String::new(), stderr: stderr.into() }
+    }
+
+    #[test]
+    fn the_user_hears_of_requirements_and_the_operator_of_the_network() {
+        for (said, fault) in [
+            ("error: No solution found when resolving dependencies\n  cause: Because there is no version of requests==99.0 and you require requests==99.0", Fault::User),
+            ("error: Failed to build `docopt==0.6`\n  cause: The build backend returned an error", Fault::User),
+            ("error: Request failed after 3 retries in 5.4s\n  cause: Failed to fetch: http://127.0.0.1:9/simple/requests/", Fault::Platform),
+            ("error: failed to write\n  cause: No space left on device (os error 28)", Fault::Platform),
+        ] {
+            let problem = of_installer("The packages were not resolved.", &failed(said));
+            assert_eq!(problem.fault, fault, "{said}");
+            assert!(problem.why.contains(said.lines().last().unwrap().trim()), "{}", problem.why);
+        }
+    }
+
+    #[test]
+    fn a_long_complaint_keeps_its_first_and_last_lines() {
+        let text = format!("error: first\n{}last", "between\n".repeat(500));
+        let shown = last_words(&failed(&text));
+        assert!(shown.starts_with("error: first\n…") && shown.ends_with("last") && shown.len() <= SHOWN_BYTES + 8);
+        let wide = last_words(&failed(&"ä".repeat(5000)));
+        assert!(wide.len() <= SHOWN_BYTES + 8);
+    }
+
+    #[test]
+    fn no_password_of_a_url_is_shown() {
+        for (said, shown) in [
+            ("see https://u:p@host/simple/ and", "see https://***@host/simple/ and"),
+            ("(http://token@h:9/x) https://h/y", "(http://***@h:9/x) https://h/y"),
+            ("https://u:p@ss@host", "https://***@host"),
+            ("a@b :// c@d", "a@b :// c@d"),
+        ] {
+            assert_eq!(redacted(said), shown);
+        }
+    }
+}
