@@ -1,0 +1,233 @@
+//! A run's folder: what its files mean, and how they are written so that a crash leaves no lie.
+//!
+//! ```text
+//! spec.json     what to run; the folder appears under its name with it, complete, by one rename
+//! lock          held (flock) by the supervisor for life: this, never a pid, says that a run is alive
+//! started       from here on the job's process may exist: never run again
+//! control       socket: connecting wakes the supervisor; its closing tells of the end
+//! cancel        a cancellation was asked for
+//! exit.json     how it ended; nothing of it is left
+//! log.<offset>  pieces of the log
+//! shim.log      the supervisor's own complaints; normally empty
+//! work/ home/ tmp/ out/   the job's
+//! ```
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use model::execution::RunEnd;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+pub(super) const WORK: &str = "work";
+pub(super) const HOME: &str = "home";
+pub(super) const TMP: &str = "tmp";
+pub(super) const OUT: &str = "out";
+pub(super) const TERMINATION_MESSAGE: &str = "termination-message";
+pub(super) const LOCK: &str = "lock";
+pub(super) const CONTROL: &str = "control";
+pub(super) const CANCEL: &str = "cancel";
+pub(super) const SHIM_LOG: &str = "shim.log";
+const STARTED: &str = "started";
+const EXIT: &str = "exit.json";
+const EXIT_RESERVE: &str = "exit.reserve";
+
+/// Room for the end of a run, taken before it starts: a job that fills the disk can't keep its end from being written.
+const EXIT_RESERVE_BYTES: usize = 32 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Started {
+    started_at: Timestamp,
+}
+
+/// The folder of one run.
+#[derive(Debug, Clone)]
+pub(super) struct RunFolder(PathBuf);
+
+impl RunFolder {
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn exists(&self) -> io::Result<bool> {
+        self.0.try_exists()
+    }
+
+    /// How the run ended; `None` while it has not.
+    pub(super) fn end(&self) -> io::Result<Option<RunEnd>> {
+        read_json(&self.0.join(EXIT))
+    }
+
+    /// When the job's process was started; `None` while that can't have happened.
+    pub(super) fn started(&self) -> io::Result<Option<Timestamp>> {
+        Ok(read_json::<Started>(&self.0.join(STARTED))?.map(|s| s.started_at))
+    }
+
+    pub(super) fn write_started(&self, started_at: Timestamp) -> io::Result<()> {
+        write_durably(&self.0, STARTED, &serde_json::to_vec(&Started { started_at })?)
+    }
+
+    pub(super) fn cancel_requested(&self) -> io::Result<bool> {
+        self.0.join(CANCEL).try_exists()
+    }
+
+    pub(super) fn write_cancel(&self) -> io::Result<()> {
+        write_durably(&self.0, CANCEL, b"")
+    }
+
+    /// Takes the room that [`Self::write_end`] needs.
+    pub(super) fn reserve_end(&self) -> io::Result<()> {
+        let mut file = create(&self.0.join(EXIT_RESERVE))?;
+        file.write_all(&[b' '; EXIT_RESERVE_BYTES])?;
+        file.sync_all()
+    }
+
+    /// Writes how the run ended, over the blocks that were reserved for it.
+    pub(super) fn write_end(&self, end: &RunEnd) -> io::Result<()> {
+        let bytes = serde_json::to_vec(end)?;
+        let reserved = self.0.join(EXIT_RESERVE);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&reserved)?;
+        file.write_all(&bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        file.sync_all()?;
+        fs::rename(&reserved, self.0.join(EXIT))?;
+        sync_folder(&self.0)
+    }
+
+    /// Tries to take the run's lock. `None` when another holds it.
+    pub(super) fn try_lock(&self) -> io::Result<Option<File>> {
+        try_lock(&self.0.join(LOCK), FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Removes the folder, whatever the job made of its rights. It vanishes under its name at once.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        let Some((parent, name)) = self.0.parent().zip(self.0.file_name()) else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        let gone = tempfile::Builder::new().prefix(REMOVED_PREFIX).tempdir_in(parent)?.keep();
+        match fs::rename(&self.0, gone.join(name)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => {
+                let _ = fs::remove_dir(&gone);
+                return Err(e);
+            }
+        }
+        remove_tree(&gone)
+    }
+}
+
+/// Folders of this prefix are being filled; whoever fills one holds its lock.
+pub(super) const NEW_PREFIX: &str = ".new-";
+/// Folders of this prefix are being removed.
+pub(super) const REMOVED_PREFIX: &str = ".gone-";
+
+/// Removes what a crash left half-made or half-removed in `runs`.
+pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(runs)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(REMOVED_PREFIX) {
+            remove_tree(&entry.path())?;
+        } else if name.starts_with(NEW_PREFIX)
+            && let Ok(folder) = File::open(entry.path())
+            && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a folder that only this user can enter.
+pub(super) fn make_private_folder(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).recursive(true).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o700)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Creates (or empties) a file that only this user can read.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+pub(super) fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = folder.join(format!("{name}.tmp"));
+    let mut file = create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(name))?;
+    sync_folder(folder)
+}
+
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Tries to lock a file, creating it. `None` when another holds it.
+///
+/// A lock file that was removed between opening and locking guards nothing any more; then it is opened anew.
+pub(super) fn try_lock(path: &Path, how: FlockOperation) -> io::Result<Option<File>> {
+    loop {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match flock(&file, how) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(e.into()),
+        }
+        match fs::metadata(path) {
+            Ok(there) if (there.dev(), there.ino()) == id_of(&file)? => return Ok(Some(file)),
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn id_of(file: &File) -> io::Result<(u64, u64)> {
+    let m = file.metadata()?;
+    Ok((m.dev(), m.ino()))
+}
+
+/// Removes a folder, also one in which a job took away its own rights.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        done => return done,
+    }
+    give_back_rights(path)?;
+    fs::remove_dir_all(path)
+}
+
+fn give_back_rights(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give_back_rights(&entry.path())?;
+        }
+    }
+    Ok(())
+}

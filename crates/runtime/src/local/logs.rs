@@ -1,0 +1,239 @@
+//! The log of a run: bounded on disk, head and tail kept.
+//!
+//! It is kept in pieces of half the limit, each in a file named after the offset of its first byte. The first piece
+//! stays; of the later ones the last two do. What is missing between two pieces is known from their names alone, so
+//! that no counter has to be kept in step, and a reader needs no word with the writer.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use model::runtime::LogChunk;
+
+const PREFIX: &str = "log.";
+
+fn piece(folder: &Path, offset: u64) -> PathBuf {
+    folder.join(format!("{PREFIX}{offset:020}"))
+}
+
+/// Writes a log. Never fails: what can't be written is left out, and shows as such.
+#[derive(Debug)]
+pub(super) struct LogWriter {
+    folder: PathBuf,
+    piece_max_bytes: u64,
+    position: u64,
+    open: Option<(File, u64)>,
+    later: VecDeque<u64>,
+}
+
+impl LogWriter {
+    pub(super) fn new(folder: PathBuf, log_max_bytes: u64) -> Self {
+        Self { folder, piece_max_bytes: (log_max_bytes / 2).max(1), position: 0, open: None, later: VecDeque::new() }
+    }
+
+    pub(super) fn append(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match self.write_some(bytes) {
+                Ok(written) => {
+                    self.position += written as u64;
+                    bytes = &bytes[written..];
+                }
+                Err(_) => {
+                    self.open = None;
+                    self.position += bytes.len() as u64;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some((file, written)) = &mut self.open else { return self.open_piece(bytes) };
+        let room = usize::try_from(self.piece_max_bytes - *written).unwrap_or(usize::MAX);
+        let now = loop {
+            match file.write(&bytes[..bytes.len().min(room)]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(n) => break n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        };
+        *written += now as u64;
+        if *written >= self.piece_max_bytes {
+            self.open = None;
+        }
+        Ok(now)
+    }
+
+    /// Opens the next piece with the first byte in it, which shows whether there is room: a piece that can't be filled
+    /// must not push out others.
+    fn open_piece(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let path = piece(&self.folder, self.position);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        if let Err(e) = file.write_all(&bytes[..1]) {
+            let _ = fs::remove_file(&path);
+            return Err(e);
+        }
+        if self.position > 0 {
+            self.later.push_back(self.position);
+        }
+        while self.later.len() > 2 {
+            if let Some(old) = self.later.pop_front() {
+                let _ = fs::remove_file(piece(&self.folder, old));
+            }
+        }
+        self.open = (self.piece_max_bytes > 1).then_some((file, 1));
+        Ok(1)
+    }
+
+    /// Gives up the tail, to make room on a full disk for something that matters more.
+    pub(super) fn drop_tail(&mut self) {
+        self.open = None;
+        for offset in self.later.drain(..) {
+            let _ = fs::remove_file(piece(&self.folder, offset));
+        }
+    }
+}
+
+/// Reads a log: at most half of `log_max_bytes` from its beginning and as much from its end.
+pub(super) fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
+    let half = usize::try_from((log_max_bytes / 2).max(1)).unwrap_or(usize::MAX);
+    let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let Some(offset) = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let mut bytes = Vec::new();
+        match File::open(piece(folder, offset)).and_then(|f| f.take(half as u64).read_to_end(&mut bytes)) {
+            Ok(_) => pieces.push((offset, bytes)),
+            // Pushed out by newer ones since the folder was listed.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    pieces.sort_unstable_by_key(|(offset, _)| *offset);
+    let tail_bytes: usize = pieces.iter().skip(1).map(|(_, bytes)| bytes.len()).sum();
+    let mut surplus = tail_bytes.saturating_sub(half);
+    for (offset, bytes) in pieces.iter_mut().skip(1) {
+        let cut = surplus.min(bytes.len());
+        bytes.drain(..cut);
+        *offset += cut as u64;
+        surplus -= cut;
+    }
+    pieces.retain(|(offset, bytes)| *offset == 0 || !bytes.is_empty());
+
+    let mut text = Vec::new();
+    let mut position = 0;
+    let mut omitted_bytes = 0;
+    for (offset, bytes) in pieces {
+        let mut bytes = bytes.as_slice();
+        let mut offset = offset;
+        if offset > position {
+            trim_cut_character(&mut text, &mut position);
+            while let Some((first, rest)) = bytes.split_first()
+                && first & 0b1100_0000 == 0b1000_0000
+            {
+                bytes = rest;
+                offset += 1;
+            }
+            let missing = offset - position;
+            omitted_bytes += missing;
+            if !text.is_empty() && !text.ends_with(b"\n") {
+                text.push(b'\n');
+            }
+            text.extend_from_slice(format!("[... {missing} bytes of the log were left out here ...]\n").as_bytes());
+        }
+        text.extend_from_slice(bytes);
+        position = offset + bytes.len() as u64;
+    }
+    Ok(LogChunk { text: String::from_utf8_lossy(&text).into_owned(), omitted_bytes })
+}
+
+/// Drops the beginning of a character whose rest was left out.
+fn trim_cut_character(text: &mut Vec<u8>, position: &mut u64) {
+    let at_most = text.len().min(3);
+    for back in 1..=at_most {
+        let byte = text[text.len() - back];
+        let needs = match byte {
+            0b1100_0000..=0b1101_1111 => 2,
+            0b1110_0000..=0b1110_1111 => 3,
+            0b1111_0000..=0b1111_0111 => 4,
+            0b1000_0000..=0b1011_1111 => continue,
+            _ => return,
+        };
+        if needs > back {
+            text.truncate(text.len() - back);
+            *position -= back as u64;
+        }
+        return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_of(limit: u64, writes: &[&[u8]]) -> (tempfile::TempDir, LogChunk) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::new(folder.path().to_owned(), limit);
+        for bytes in writes {
+            writer.append(bytes);
+        }
+        let chunk = read(folder.path(), limit).unwrap();
+        (folder, chunk)
+    }
+
+    #[test]
+    fn a_log_within_its_limit_is_kept_whole() {
+        let (_folder, chunk) = log_of(22, &[b"one\n", b"two\n", b"three\n", "f\u{fc}nf\n".as_bytes()]);
+        assert_eq!(chunk.text, "one\ntwo\nthree\nf\u{fc}nf\n");
+        assert_eq!(chunk.omitted_bytes, 0);
+    }
+
+    #[test]
+    fn a_log_above_its_limit_keeps_head_and_tail_and_says_what_is_missing() {
+        let lines: String = (0..1000).map(|n| format!("line {n:03}\n")).collect();
+        let (folder, chunk) = log_of(100, &[lines.as_bytes()]);
+        assert!(chunk.text.starts_with("line 000\nline 001\n"), "{}", chunk.text);
+        assert!(chunk.text.ends_with("line 998\nline 999\n"), "{}", chunk.text);
+        assert_eq!(chunk.omitted_bytes, lines.len() as u64 - 100);
+        assert!(chunk.text.contains(&format!("\n[... {} bytes of the log were left out here ...]\n", chunk.omitted_bytes)));
+        let on_disk: u64 = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(on_disk <= 150, "{on_disk}");
+    }
+
+    #[test]
+    fn a_character_is_never_cut_in_half() {
+        let text = "\u{20ac}".repeat(100);
+        let (_folder, chunk) = log_of(20, &[text.as_bytes()]);
+        assert!(!chunk.text.contains('\u{fffd}'), "{}", chunk.text);
+        let kept = chunk.text.matches('\u{20ac}').count() * 3;
+        assert_eq!(chunk.omitted_bytes as usize + kept, 300);
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_replaced() {
+        let (_folder, chunk) = log_of(20, &[b"a\xffb"]);
+        assert_eq!(chunk.text, "a\u{fffd}b");
+    }
+
+    #[test]
+    fn what_a_full_disk_swallows_shows_as_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::new(folder.path().to_owned(), 100);
+        writer.append(b"before\n");
+        let real = std::mem::replace(&mut writer.folder, folder.path().join("no such folder"));
+        writer.open = None;
+        writer.append(b"lost\n");
+        writer.folder = real;
+        writer.append(b"after\n");
+        let chunk = read(folder.path(), 100).unwrap();
+        assert_eq!(chunk.text, "before\n[... 5 bytes of the log were left out here ...]\nafter\n");
+        assert_eq!(chunk.omitted_bytes, 5);
+    }
+}

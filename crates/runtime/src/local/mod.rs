@@ -1,0 +1,637 @@
+//! Jobs as processes of this machine, which survive the service.
+//!
+//! A run is a folder ([`folder`]) and a supervisor ([`shim`]) that holds its lock. The service writes the folder, starts
+//! the supervisor, and from then on only reads: what it knows of a run it can learn again after any crash.
+//!
+//! A run ends with the job's first process: what that leaves running is ended (SIGTERM, a grace period, SIGKILL), as a
+//! container ends with its first process. Only then is the end recorded.
+//!
+//! Linux only. Control groups are not used: ending goes by descent, which needs no delegation (see [`process`]).
+
+mod confine;
+mod environment;
+mod folder;
+mod job;
+mod keyed;
+mod logs;
+mod process;
+pub mod shim;
+mod spec;
+mod unpack;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind},
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use model::{
+    BoxFuture, Problem,
+    clock::SharedClock,
+    execution::{EndCause, RunEnd},
+    lock::LockKey,
+    name::ExecutionId,
+    runtime::{LogChunk, Observed, Run, Runtime, Seen, Stage, Target, Wanted},
+};
+use python::Interpreter;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use sha2::{Digest, Sha256};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::UnixStream,
+};
+
+pub use self::{confine::Confinement, environment::EnvironmentBuilder};
+use self::{
+    confine::Walls,
+    environment::{Environments, Place},
+    folder::RunFolder,
+    keyed::Keyed,
+    spec::Spec,
+};
+
+/// The client writes its last words to the file that this names. Every process of a run inherits it.
+const TERMINATION_FILE_VARIABLE: &str = "VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE";
+/// Differs by attempt.
+const ATTEMPT_VARIABLE: &str = "VDK_ATTEMPT_ID";
+
+/// How long a supervisor may take to take a run over. It takes milliseconds; a disk that hangs takes longer.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The first of the pauses in which a supervisor is between its lock and its socket; they double to the last.
+const BETWEEN_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+/// How long ending what a killed supervisor left may take.
+const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a [`LocalRuntime`] needs to know.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// The service's own folder. Environments and run folders live in it.
+    pub data_dir: PathBuf,
+    /// The program that supervises a run and the arguments before the run folder: the service's own binary with its
+    /// hidden command.
+    pub shim_command: (PathBuf, Vec<OsString>),
+    /// How many runs it takes at once.
+    pub parallel_runs_max: usize,
+    /// How much of a run's log is kept, half of it from the beginning and half from the end.
+    pub log_max_bytes: u64,
+    /// How long a run that is asked to end may take before it is ended.
+    pub grace: Duration,
+    /// The pause before the second attempt of a run; it doubles with each.
+    pub backoff: Duration,
+    /// The interpreters of this machine, one for each version on offer.
+    pub interpreters: Vec<Interpreter>,
+    /// What makes environments.
+    pub tools: Arc<dyn EnvironmentBuilder>,
+    /// The distribution that has VDK, `quickstart-vdk`; a deployment names its version.
+    pub vdk_distribution: String,
+    /// What every job gets of the service's environment: `PATH`, `LANG`, `TZ`, proxies, certificates. Nothing else of it
+    /// reaches a job.
+    pub pass_environment: BTreeMap<String, String>,
+    /// What jobs may read within the data folder beside their own: interpreters that are kept there.
+    pub job_read_paths: Vec<PathBuf>,
+    /// Whether jobs are kept out of the data folder where the kernel can do it.
+    pub deny_data_folder: bool,
+    /// The present instant.
+    pub clock: SharedClock,
+}
+
+impl LocalOptions {
+    /// The usual limit of a log.
+    pub const LOG_MAX_BYTES: u64 = 4 * 1024 * 1024;
+    /// The usual grace period.
+    pub const GRACE: Duration = Duration::from_secs(5);
+    /// The usual pause before the second attempt, as Kubernetes has it.
+    pub const BACKOFF: Duration = Duration::from_secs(10);
+}
+
+/// Jobs as processes of this machine.
+#[derive(Debug)]
+pub struct LocalRuntime {
+    options: LocalOptions,
+    data_dir: PathBuf,
+    runs: PathBuf,
+    environments: Arc<Environments>,
+    starting: Keyed,
+    confinement: Confinement,
+}
+
+/// Keeps other processes of this user from reading this one's memory and environment, and from having its core dumped.
+///
+/// The service calls it at start; supervisors do by themselves.
+pub fn harden_process() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
+}
+
+/// Why the runs of this process would end with it, if they would: systemd's default is to end every process of a
+/// service when it stops.
+///
+/// Looks only when this process runs in the control group of a systemd service.
+pub async fn shares_fate() -> Option<String> {
+    let groups = tokio::fs::read_to_string("/proc/self/cgroup").await.ok()?;
+    let path = groups.lines().find_map(|l| l.strip_prefix("0::").or_else(|| l.split_once(":name=systemd:").map(|g| g.1)))?;
+    let unit = path.rsplit('/').next().filter(|u| u.ends_with(".service"))?;
+    let mut show = tokio::process::Command::new("systemctl");
+    if path.contains("/user@") {
+        show.arg("--user");
+    }
+    let show = show.args(["show", "--property=KillMode", "--value", unit]).stdin(Stdio::null()).kill_on_drop(true);
+    let shown = tokio::time::timeout(Duration::from_secs(5), show.output()).await.ok()?.ok()?;
+    let mode = String::from_utf8_lossy(&shown.stdout).trim().to_owned();
+    (!matches!(mode.as_str(), "" | "process" | "none")).then(|| {
+        format!("The unit {unit} has KillMode={mode}: stopping or restarting it ends every run. Set KillMode=process.")
+    })
+}
+
+/// Runs what waits for the disk where that may wait.
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Problem> {
+    blocking_problem(move || Ok(work())).await?.map_err(|e| Problem::unavailable(what, format!("{e}.")))
+}
+
+async fn blocking_problem<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Problem::internal("A task of the local runtime ended early.", e.to_string())))
+}
+
+impl LocalRuntime {
+    /// Opens the folder, finding again whatever runs in it.
+    pub fn open(options: LocalOptions) -> Result<Self, Problem> {
+        let failed = |e: io::Error| {
+            Problem::unavailable(
+                "The local runtime can't use its folder.",
+                format!("{}: {e}.", options.data_dir.display()),
+            )
+            .follows("The service does not start.")
+            .fix("Give it a folder that it can write to (HOLDFAST_DATA_DIR).")
+        };
+        folder::make_private_folder(&options.data_dir).map_err(failed)?;
+        let data_dir = options.data_dir.canonicalize().map_err(failed)?;
+        if data_dir.to_str().is_none() {
+            return Err(failed(io::Error::other("its path is not UTF-8")));
+        }
+        let runs = data_dir.join("runs");
+        folder::make_private_folder(&runs).map_err(failed)?;
+        folder::remove_leftovers(&runs).map_err(failed)?;
+        let environments = Environments::open(
+            data_dir.join("environments"),
+            options.interpreters.clone(),
+            Arc::clone(&options.tools),
+            Arc::clone(&options.clock),
+        )
+        .map_err(failed)?;
+        let confinement = if options.deny_data_folder {
+            confine::available()
+        } else {
+            Confinement::Unavailable("it is switched off".into())
+        };
+        let environments = Arc::new(environments);
+        Ok(Self { options, data_dir, runs, environments, starting: Keyed::default(), confinement })
+    }
+
+    /// Whether jobs are kept out of the data folder.
+    pub fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    fn folder(&self, id: &ExecutionId) -> RunFolder {
+        RunFolder::at(self.runs.join(id.as_str()))
+    }
+
+    fn vdk_requirement(&self, version: &str) -> String {
+        format!("{}=={version}", self.options.vdk_distribution)
+    }
+
+    async fn start_run(&self, run: &Run) -> Result<(), Problem> {
+        let _one = self.starting.lock(run.id.as_str()).await;
+        let folder = self.folder(&run.id);
+        let what = format!("The execution {} was not started.", run.id);
+        let before = {
+            let folder = folder.clone();
+            blocking(&what, move || make_way(&folder)).await?
+        };
+        let cancelled = match before {
+            Before::TakenOver => return Ok(()),
+            Before::Nothing { cancelled } => cancelled,
+        };
+        let lock_key = run.lock_key.clone();
+        let place = self.environments.present(&lock_key).map_err(|e| Problem::unavailable(&what, format!("{e}.")))?;
+        let Some(place) = place else {
+            return Err(Problem::unavailable(what, "The environment of its deployment is not there.")
+                .follows("It is started when the environment was made again."));
+        };
+        let spec = self.spec(run, &folder, place);
+        let (runs, run_again) = (self.runs.clone(), run.clone());
+        let target = folder.clone();
+        blocking_problem(move || prepare(&runs, &target, &run_again, &spec, cancelled)).await?;
+        self.supervise(&folder, what).await
+    }
+
+    fn spec(&self, run: &Run, folder: &RunFolder, place: Place) -> Spec {
+        let at = |name: &str| folder.path().join(name);
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let bin = place.folder.join("bin");
+        let mut variables = self.options.pass_environment.clone();
+        variables.extend(run.variables.clone());
+        let search = variables.get("PATH").map_or_else(
+            || format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()),
+            |path| format!("{}:{path}", bin.display()),
+        );
+        variables.extend(
+            [
+                ("PATH", search),
+                ("VIRTUAL_ENV", text(place.folder.clone())),
+                ("HOME", text(at(folder::HOME))),
+                ("TMPDIR", text(at(folder::TMP))),
+                ("VDK_KEYTAB_FOLDER", text(at(folder::HOME))),
+                ("VDK_BASE_CONFIG_FOLDER", text(at(folder::HOME))),
+                ("VDK_TEMPORARY_WRITE_DIRECTORY", text(at(folder::TMP))),
+                (TERMINATION_FILE_VARIABLE, text(at(folder::OUT).join(folder::TERMINATION_MESSAGE))),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        let mut arguments = vec!["run".to_owned(), format!("./{}", run.job_name)];
+        if let Some(json) = &run.arguments {
+            arguments.extend(["--arguments".to_owned(), json.clone()]);
+        }
+        let walls = (self.confinement == Confinement::Enforced).then(|| {
+            let mut read = vec![place.folder.clone()];
+            read.extend(self.options.job_read_paths.iter().cloned());
+            read.extend(
+                place
+                    .interpreter
+                    .canonicalize()
+                    .ok()
+                    .filter(|p| p.starts_with(&self.data_dir))
+                    .and_then(|p| p.parent()?.parent().map(Path::to_owned)),
+            );
+            let write = [folder::WORK, folder::HOME, folder::TMP, folder::OUT].map(at).to_vec();
+            Walls { around: self.data_dir.clone(), read, write }
+        });
+        let milliseconds = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Spec {
+            id: run.id.clone(),
+            folder: folder.path().to_owned(),
+            environment: place.folder,
+            environment_lock: place.lock,
+            program: bin.join("vdk"),
+            arguments,
+            variables,
+            deadline_seconds: run.deadline_seconds,
+            grace_milliseconds: milliseconds(self.options.grace),
+            backoff_limit: run.backoff_limit,
+            backoff_milliseconds: milliseconds(self.options.backoff),
+            log_max_bytes: self.options.log_max_bytes,
+            walls,
+        }
+    }
+
+    /// Starts a supervisor and waits until it, or another, has taken the run over.
+    async fn supervise(&self, folder: &RunFolder, what: String) -> Result<(), Problem> {
+        let failed = |why: String| Problem::unavailable(&what, why).follows("It is tried again.");
+        let complaints = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(folder.path().join(folder::SHIM_LOG))
+            .map_err(|e| failed(format!("{e}.")))?;
+        let (program, leading) = &self.options.shim_command;
+        let mut launcher = tokio::process::Command::new(program)
+            .args(leading)
+            .arg(folder.path())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(complaints)
+            .spawn()
+            .map_err(|e| failed(format!("Its supervisor {} can't be started: {e}.", program.display())))?;
+        let mut said = String::new();
+        if let Some(out) = launcher.stdout.take() {
+            let mut out = BufReader::new(out).take(4096);
+            let heard = tokio::time::timeout(TAKEOVER_TIMEOUT, out.read_line(&mut said)).await;
+            if heard.is_err() {
+                return Err(failed(format!("Its supervisor said nothing for {} s.", TAKEOVER_TIMEOUT.as_secs())));
+            }
+        }
+        let _ = launcher.wait().await;
+        match said.trim() {
+            shim::READY | shim::TAKEN => Ok(()),
+            "" => {
+                let log = tokio::fs::read(folder.path().join(folder::SHIM_LOG)).await.unwrap_or_default();
+                let log = String::from_utf8_lossy(&log);
+                Err(failed(format!("Its supervisor ended at once. {}", log.trim().chars().take(500).collect::<String>())))
+            }
+            why => Err(failed(format!("{why}."))),
+        }
+    }
+
+    async fn next_stage(&self, id: &ExecutionId, seen: Seen) -> Result<Stage, Problem> {
+        let what = format!("The state of the execution {id} can't be read.");
+        let mut pause = BETWEEN_PAUSE.0;
+        loop {
+            let folder = self.folder(id);
+            let look = folder.clone();
+            let (end, started) = blocking(&what, move || Ok((look.end()?, look.started()?))).await?;
+            if let Some(end) = end {
+                return Ok(Stage::Ended(end));
+            }
+            if let Some(at) = started.filter(|_| seen == Seen::Submitted) {
+                return Ok(Stage::Running(at));
+            }
+            if let Ok(mut supervisor) = connect(&folder).await {
+                // Its first word says that the run was started, its hanging up that the run is over.
+                let mut word = [0; 64];
+                while supervisor.read(&mut word).await.is_ok_and(|n| n > 0) && seen == Seen::Running {}
+                continue;
+            }
+            let look = folder.clone();
+            match blocking(&what, move || who_holds(&look)).await? {
+                Holder::Nobody => {
+                    let clock = Arc::clone(&self.options.clock);
+                    if blocking(&what, move || settle(&folder, &clock)).await? == Settled::NeverStarted {
+                        // Unless it is being started at this moment.
+                        let _one = self.starting.lock(id.as_str()).await;
+                        let folder = self.folder(id);
+                        let look = folder.clone();
+                        let is_idle = blocking(&what, move || {
+                            Ok(look.end()?.is_none()
+                                && look.started()?.is_none()
+                                && matches!(who_holds(&look)?, Holder::Nobody | Holder::NoFolder))
+                        });
+                        if is_idle.await? {
+                            return Ok(Stage::Unknown);
+                        }
+                    }
+                }
+                Holder::NoFolder => {
+                    let _one = self.starting.lock(id.as_str()).await;
+                    let look = self.folder(id);
+                    if !blocking(&what, move || look.exists()).await? {
+                        return Ok(Stage::Unknown);
+                    }
+                }
+                Holder::Supervisor => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(BETWEEN_PAUSE.1);
+                }
+            }
+        }
+    }
+
+    async fn cancel_run(&self, id: &ExecutionId) -> Result<(), Problem> {
+        let what = format!("The execution {id} was not cancelled.");
+        let folder = self.folder(id);
+        let look = folder.clone();
+        let asked = blocking(&what, move || {
+            let open = look.exists()? && look.end()?.is_none();
+            if open {
+                look.write_cancel()?;
+            }
+            Ok(open)
+        });
+        if asked.await? {
+            // Connecting wakes the supervisor. One that is not there yet looks for the file when it is.
+            let _ = connect(&folder).await;
+        }
+        Ok(())
+    }
+
+    async fn forget_run(&self, id: &ExecutionId) -> Result<(), Problem> {
+        let what = format!("What is left of the execution {id} was not removed.");
+        let _one = self.starting.lock(id.as_str()).await;
+        let folder = self.folder(id);
+        let removed = blocking(&what, move || {
+            if !folder.exists()? {
+                return Ok(true);
+            }
+            if folder.end()?.is_some() {
+                return folder.remove().map(|()| true);
+            }
+            let Some(_lock) = folder.try_lock()? else { return Ok(false) };
+            if folder.started()?.is_some() && folder.end()?.is_none() {
+                process::end_leftovers(folder.path(), LEFTOVERS_TIMEOUT);
+            }
+            folder.remove().map(|()| true)
+        });
+        if removed.await? { Ok(()) } else { Err(Problem::conflict(what, "It has not ended.")) }
+    }
+}
+
+/// What a start finds.
+enum Before {
+    /// A supervisor has, or had, the run.
+    TakenOver,
+    /// Nothing, or nothing any more.
+    Nothing { cancelled: bool },
+}
+
+/// Removes what a crash between the writing of the folder and the supervisor left. Its files may not have reached the
+/// disk, so that it is made anew.
+fn make_way(folder: &RunFolder) -> io::Result<Before> {
+    let over = || Ok::<_, io::Error>(folder.end()?.is_some() || folder.started()?.is_some());
+    if !folder.exists()? {
+        return Ok(Before::Nothing { cancelled: false });
+    }
+    if over()? {
+        return Ok(Before::TakenOver);
+    }
+    let Some(_lock) = folder.try_lock()? else { return Ok(Before::TakenOver) };
+    if over()? {
+        return Ok(Before::TakenOver);
+    }
+    let cancelled = folder.cancel_requested()?;
+    // Its lock is held until it is gone: a late supervisor finds it taken, or finds that it guards nothing any more.
+    folder.remove()?;
+    Ok(Before::Nothing { cancelled })
+}
+
+/// Makes the run folder under another name and gives it its own when it is whole.
+fn prepare(runs: &Path, to: &RunFolder, run: &Run, spec: &Spec, cancelled: bool) -> Result<(), Problem> {
+    let disk = |e: io::Error| {
+        Problem::unavailable(format!("The folder of the execution {} could not be made.", run.id), format!("{e}."))
+            .follows("The run was not started; it is tried again.")
+    };
+    let new = tempfile::Builder::new().prefix(folder::NEW_PREFIX).tempdir_in(runs).map_err(disk)?;
+    let filled = File::open(new.path()).map_err(disk)?;
+    flock(&filled, FlockOperation::NonBlockingLockExclusive).map_err(|e| disk(e.into()))?;
+    for name in [folder::WORK, folder::HOME, folder::TMP, folder::OUT] {
+        folder::make_private_folder(&new.path().join(name)).map_err(disk)?;
+    }
+    unpack::unpack(&run.archive, &run.job_name, &new.path().join(folder::WORK))?;
+    let written = || {
+        if cancelled {
+            folder::create(&new.path().join(folder::CANCEL))?;
+        }
+        folder::create(&new.path().join(folder::LOCK))?;
+        folder::write_durably(new.path(), Spec::FILE, &serde_json::to_vec(spec)?)?;
+        renameat_with(CWD, new.path(), CWD, to.path(), RenameFlags::NOREPLACE)?;
+        folder::sync_folder(runs)
+    };
+    match written() {
+        Ok(()) => {
+            let _ = new.keep();
+            Ok(())
+        }
+        // Another service made it at the same time; its supervisor or ours gets the lock.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(disk(e)),
+    }
+}
+
+/// Who holds a run's lock.
+enum Holder {
+    Supervisor,
+    Nobody,
+    NoFolder,
+}
+
+fn who_holds(folder: &RunFolder) -> io::Result<Holder> {
+    match folder.try_lock() {
+        Ok(Some(_)) => Ok(Holder::Nobody),
+        Ok(None) => Ok(Holder::Supervisor),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Holder::NoFolder),
+        Err(e) => Err(e),
+    }
+}
+
+#[derive(PartialEq)]
+enum Settled {
+    /// There is an end now, or a supervisor.
+    LookAgain,
+    NeverStarted,
+}
+
+/// Records that a run whose supervisor died is lost, after ending what is left of it.
+fn settle(folder: &RunFolder, clock: &SharedClock) -> io::Result<Settled> {
+    let Some(_lock) = folder.try_lock()? else { return Ok(Settled::LookAgain) };
+    if folder.end()?.is_some() {
+        return Ok(Settled::LookAgain);
+    }
+    let Some(started_at) = folder.started()? else { return Ok(Settled::NeverStarted) };
+    if !process::end_leftovers(folder.path(), LEFTOVERS_TIMEOUT) {
+        tracing::warn!(folder = %folder.path().display(), "processes of a lost run could not be ended");
+    }
+    folder.write_end(&RunEnd {
+        started_at: Some(started_at),
+        ended_at: clock.now(),
+        cause: EndCause::Lost,
+        termination_message: None,
+    })?;
+    Ok(Settled::LookAgain)
+}
+
+/// Connects to a run's supervisor, by way of a descriptor: the address of a socket has at most 107 bytes.
+async fn connect(folder: &RunFolder) -> io::Result<UnixStream> {
+    let inside = File::open(folder.path())?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{}", inside.as_raw_fd(), folder::CONTROL)).await
+}
+
+impl Runtime for LocalRuntime {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn fires_ticks(&self) -> bool {
+        false
+    }
+
+    fn parallel_runs_max(&self) -> usize {
+        self.options.parallel_runs_max
+    }
+
+    fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(b"local 1\0");
+        hash.update(self.options.vdk_distribution.as_bytes());
+        hex::encode(hash.finalize())
+    }
+
+    fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
+        Box::pin(async move {
+            let (Some(inputs_hash), Some(lock)) = (&target.inputs_hash, &target.lock_key) else {
+                return Ok(Observed::Missing);
+            };
+            let present = self.environments.present(lock).map_err(|e| {
+                let what = format!("The environment of the data job {} can't be looked at.", target.job_name);
+                Problem::unavailable(what, format!("{e}."))
+            })?;
+            Ok(present.map_or(Observed::Missing, |_| Observed::Present { inputs_hash: inputs_hash.clone() }))
+        })
+    }
+
+    fn apply<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            let requirement = self.vdk_requirement(&wanted.deployment.vdk_version);
+            self.environments.ensure(&wanted.lock, wanted.deployment.python_version, &requirement).await
+        })
+    }
+
+    fn remove<'a>(&'a self, _target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
+        // Environments are shared; clean_up drops those that nobody needs.
+        Box::pin(async { Ok(()) })
+    }
+
+    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(self.start_run(run))
+    }
+
+    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(self.cancel_run(id))
+    }
+
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<ExecutionId>, Problem>> {
+        let runs = self.runs.clone();
+        Box::pin(blocking("The runs of this machine can't be listed.", move || {
+            let mut ids = Vec::new();
+            for entry in std::fs::read_dir(runs)? {
+                ids.extend(entry?.file_name().to_str().and_then(ExecutionId::parse));
+            }
+            ids.sort_unstable();
+            Ok(ids)
+        }))
+    }
+
+    fn next<'a>(&'a self, id: &'a ExecutionId, seen: Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
+        Box::pin(self.next_stage(id, seen))
+    }
+
+    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+        let (folder, max) = (self.folder(id), self.options.log_max_bytes);
+        Box::pin(async move {
+            blocking(&format!("The log of the execution {id} can't be read."), move || {
+                match logs::read(folder.path(), max) {
+                    Ok(chunk) => Ok(Some(chunk)),
+                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+                    Err(e) => Err(e),
+                }
+            })
+            .await
+        })
+    }
+
+    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(self.forget_run(id))
+    }
+
+    fn clean_up<'a>(&'a self, keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            let (runs, environments, keep) = (self.runs.clone(), Arc::clone(&self.environments), keep.to_vec());
+            blocking("What no run and no deployment needs any more was not removed.", move || {
+                folder::remove_leftovers(&runs)?;
+                environments.clean_up(&keep)
+            })
+            .await
+        })
+    }
+}

@@ -1,0 +1,495 @@
+//! The supervisor of one run: a process that lives as long as the run and longer than the service.
+//!
+//! The service starts `shim <run folder>`. That process leaves the service's session and starts itself again as the
+//! supervisor, so that no signal meant for the service's group reaches it and it is nobody's child. The supervisor
+//! takes the run's lock, records that the run starts, and says so on the pipe that it inherited; then it starts the job
+//! and sees it to its end.
+//!
+//! It is one thread around one `poll`. No async runtime: it has to start fast and to be small, since as many of it
+//! live as runs do.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::File,
+    io::{self, ErrorKind, PipeReader, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            fs::DirBuilderExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use model::{
+    clock::{Clock, SystemClock},
+    execution::{EndCause, RunEnd},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FlockOperation, Mode, OFlags, openat},
+    process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, setsid, wait},
+};
+
+use super::{environment, folder, folder::RunFolder, job, logs::LogWriter, process::signal_descendants, spec::Spec};
+
+const SUPERVISE: &str = "supervise";
+const JOB: &str = "job";
+
+/// What a supervisor says when it has taken the run over.
+pub(super) const READY: &str = "ready";
+/// What it says when another supervisor has, or had.
+pub(super) const TAKEN: &str = "taken";
+
+/// How long a probe of the lock may keep the supervisor from it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two rounds of ending what does not end, for a job that starts processes as fast as they are ended.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+const TERMINATION_MESSAGE_MAX_BYTES: u64 = 4096;
+/// What a pipe holds.
+const OUTPUT_AT_ONCE_BYTES: usize = 64 * 1024;
+const NOT_STARTED_MAX_BYTES: u64 = 2048;
+/// Connections held open at once; the service holds one or two.
+const WAITING_MAX: usize = 64;
+/// How long a full disk may delay the record of a run's end.
+const END_PATIENCE: Duration = Duration::from_secs(600);
+
+/// The hidden command of the service's binary. `args` is what follows the command's name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let _ = super::harden_process();
+    let args: Vec<OsString> = args.collect();
+    let text: Vec<&str> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
+    let Some(run) = args.first().map(PathBuf::from) else { return usage() };
+    // What stands before `args` on the command line of this very process leads here again.
+    let own = env::args_os().len() - args.len();
+    let again: Vec<OsString> = env::args_os().take(own + 1).collect();
+    match text.as_slice() {
+        [] => launch(&again),
+        [SUPERVISE] => supervise(&run, &again),
+        [JOB, attempt, supervisor] => {
+            let (Ok(attempt), Ok(supervisor)) = (attempt.parse(), supervisor.parse()) else { return usage() };
+            job::become_job(&run, attempt, Pid::from_raw(supervisor))
+        }
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    complain("this command is for the service's own use: it takes the folder of a run");
+    ExitCode::from(2)
+}
+
+fn complain(what: &str) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// This program again, whatever lies at its path by now.
+fn myself(again: &[OsString]) -> Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(&again[0]).args(&again[1..]).env_clear();
+    command
+}
+
+/// Leaves the service's session, starts the supervisor and ends, so that the supervisor is nobody's child.
+fn launch(again: &[OsString]) -> ExitCode {
+    let started = setsid()
+        .map_err(io::Error::from)
+        .and_then(|_| myself(again).arg(SUPERVISE).stdin(Stdio::null()).spawn());
+    match started {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(e) => {
+            complain(&format!("the supervisor could not be started: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says one line to the service and lets go of the pipe.
+fn tell(line: &str) {
+    let mut out = io::stdout();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(null);
+    }
+}
+
+fn supervise(run: &Path, again: &[OsString]) -> ExitCode {
+    match take_over(run, again) {
+        Ok(Takeover::Taken) => {
+            tell(TAKEN);
+            ExitCode::SUCCESS
+        }
+        Ok(Takeover::Ready(mut supervisor)) => {
+            tell(READY);
+            supervisor.run();
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            let why = e.to_string().replace('\n', " ");
+            complain(&why);
+            tell(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Takeover {
+    /// The run is another's, or is over.
+    Taken,
+    Ready(Box<Supervisor>),
+}
+
+/// Everything up to the record that the run starts. An error leaves nothing behind: the run can be started again.
+fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
+    env::set_current_dir(run)?;
+    let spec = Spec::read(run)?;
+    let folder = RunFolder::at(run.to_owned());
+    let patience = Instant::now() + LOCK_PATIENCE;
+    let lock = loop {
+        if let Some(lock) = folder.try_lock()? {
+            break lock;
+        }
+        // Held by a supervisor, or for an instant by someone who looks whether there is one.
+        if folder.started()?.is_some() || folder.end()?.is_some() {
+            return Ok(Takeover::Taken);
+        }
+        if Instant::now() > patience {
+            return Err(io::Error::other("another supervisor is about to take the run over"));
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    if folder.started()?.is_some() || folder.end()?.is_some() {
+        return Ok(Takeover::Taken);
+    }
+    let environment_lock = folder::try_lock(&spec.environment_lock, FlockOperation::NonBlockingLockShared)?
+        .filter(|_| environment::is_complete(&spec.environment))
+        .ok_or_else(|| io::Error::other("the environment of the deployment is gone; it is made again"))?;
+    set_child_subreaper(Some(getpid()))?;
+    let children = signal_pipe(signal_hook::consts::SIGCHLD)?;
+    let stop = signal_pipe(signal_hook::consts::SIGTERM)?;
+    let _ = std::fs::remove_file(folder::CONTROL);
+    // By its name within the current folder, because the address of a socket has at most 107 bytes.
+    let control = UnixListener::bind(folder::CONTROL)?;
+    control.set_nonblocking(true)?;
+    folder.reserve_end()?;
+
+    let mut supervisor = Box::new(Supervisor {
+        log: LogWriter::new(run.to_owned(), spec.log_max_bytes),
+        buffer: vec![0; OUTPUT_AT_ONCE_BYTES],
+        deadline: Instant::now().checked_add(Duration::from_secs(spec.deadline_seconds)),
+        spec,
+        folder,
+        again: again.to_vec(),
+        control,
+        waiting: Vec::new(),
+        children,
+        stop,
+        forced: None,
+        started_at: None,
+        _locks: (lock, environment_lock),
+    });
+    // A cancellation that came before the run is kept; one that comes later finds the socket.
+    if supervisor.folder.cancel_requested()? {
+        supervisor.forced = Some(EndCause::Cancelled);
+    } else {
+        let now = SystemClock.now();
+        supervisor.folder.write_started(now)?;
+        supervisor.started_at = Some(now);
+    }
+    Ok(Takeover::Ready(supervisor))
+}
+
+/// A descriptor that becomes readable when the signal has come.
+fn signal_pipe(signal: i32) -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(signal, write)?;
+    Ok(read)
+}
+
+struct Supervisor {
+    spec: Spec,
+    folder: RunFolder,
+    again: Vec<OsString>,
+    log: LogWriter,
+    buffer: Vec<u8>,
+    deadline: Option<Instant>,
+    control: UnixListener,
+    /// Connections of the service, which waits for them to close.
+    waiting: Vec<UnixStream>,
+    children: UnixStream,
+    stop: UnixStream,
+    /// Why the run is being ended; absent while it may go on.
+    forced: Option<EndCause>,
+    started_at: Option<jiff::Timestamp>,
+    _locks: (File, File),
+}
+
+/// One start of the job's process, and what came of it.
+struct Attempt {
+    main: Pid,
+    /// The exit code of the job's first process, once it has ended.
+    code: Option<i32>,
+    /// No descendant is left.
+    none_left: bool,
+    output: Option<PipeReader>,
+    /// Closed by the start of the job's program; before that it may say why that failed.
+    report: Option<PipeReader>,
+    not_started: Vec<u8>,
+    /// When what has not ended by then is ended hard; absent while the job may go on.
+    kill_at: Option<Instant>,
+}
+
+impl Supervisor {
+    fn run(&mut self) {
+        let mut cause = None;
+        let mut message = None;
+        let mut attempt = 1;
+        while self.forced.is_none() {
+            let ended = self.attempt(attempt);
+            message = self.termination_message();
+            let failed = !matches!(ended, EndCause::Exited(0));
+            let again = matches!(ended, EndCause::Exited(_)) && attempt <= self.spec.backoff_limit;
+            cause = Some(ended);
+            if !failed || !again || self.forced.is_some() {
+                break;
+            }
+            attempt += 1;
+            let pause = self.spec.backoff_before(attempt);
+            self.log.append(
+                format!(
+                    "[... attempt {} of {} failed; the next starts in {} s ...]\n",
+                    attempt - 1,
+                    self.spec.backoff_limit + 1,
+                    pause.as_secs_f64()
+                )
+                .as_bytes(),
+            );
+            let until = Instant::now() + pause;
+            while self.forced.is_none() && Instant::now() < until {
+                self.turn(None, Some(until));
+            }
+        }
+        let cause = self.forced.take().or(cause).unwrap_or(EndCause::Lost);
+        if matches!(cause, EndCause::NotStarted(_)) {
+            self.started_at = None;
+        }
+        self.record(&RunEnd {
+            started_at: self.started_at,
+            ended_at: SystemClock.now(),
+            cause,
+            termination_message: message,
+        });
+        let _ = std::fs::remove_file(folder::CONTROL);
+    }
+
+    /// Writes the end. On a full disk it waits for room, and gives up the log's tail for it.
+    fn record(&mut self, end: &RunEnd) {
+        let until = Instant::now() + END_PATIENCE;
+        while let Err(e) = self.folder.write_end(end) {
+            complain(&format!("the end of the run could not be recorded: {e}"));
+            if Instant::now() > until || matches!(self.folder.exists(), Ok(false)) {
+                return;
+            }
+            self.log.drop_tail();
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// Runs the job once, until nothing of it is left.
+    fn attempt(&mut self, number: u32) -> EndCause {
+        let mut attempt = match self.start(number) {
+            Ok(attempt) => attempt,
+            Err(e) => return EndCause::NotStarted(e.to_string()),
+        };
+        while !attempt.none_left {
+            let until = attempt.kill_at;
+            self.turn(Some(&mut attempt), until);
+            if attempt.none_left {
+                break;
+            }
+            if attempt.kill_at.is_none() && (attempt.code.is_some() || self.forced.is_some()) {
+                // What a job leaves running behind its first process ends with it, as in a container.
+                signal_descendants(Signal::TERM);
+                attempt.kill_at = Some(Instant::now() + self.spec.grace());
+            }
+            if attempt.kill_at.is_some_and(|at| at <= Instant::now()) {
+                signal_descendants(Signal::KILL);
+                attempt.kill_at = Some(Instant::now() + KILL_AGAIN);
+            }
+        }
+        while self.take_output(&mut attempt) {}
+        take_report(&mut attempt);
+        if !attempt.not_started.is_empty() {
+            return EndCause::NotStarted(String::from_utf8_lossy(&attempt.not_started).into_owned());
+        }
+        attempt.code.map_or(EndCause::Lost, EndCause::Exited)
+    }
+
+    fn start(&self, number: u32) -> io::Result<Attempt> {
+        let out = self.folder.path().join(folder::OUT);
+        folder::remove_tree(&out)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&out)?;
+        let (output, writer) = io::pipe()?;
+        let (report, report_writer) = io::pipe()?;
+        for end in [&output, &report] {
+            rustix::io::ioctl_fionbio(end, true)?;
+        }
+        let child = myself(&self.again)
+            .args([JOB, &number.to_string(), &getpid().as_raw_nonzero().to_string()])
+            .stdin(Stdio::from(OwnedFd::from(report_writer)))
+            .stdout(Stdio::from(OwnedFd::from(writer.try_clone()?)))
+            .stderr(Stdio::from(OwnedFd::from(writer)))
+            .spawn()?;
+        let main = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ErrorKind::InvalidData)?;
+        Ok(Attempt {
+            main,
+            code: None,
+            none_left: false,
+            output: Some(output),
+            report: Some(report),
+            not_started: Vec::new(),
+            kill_at: None,
+        })
+    }
+
+    /// Waits for something to happen, at most until the deadline and `until`, and takes it in.
+    fn turn(&mut self, mut attempt: Option<&mut Attempt>, until: Option<Instant>) {
+        let deadline = self.deadline.filter(|_| self.forced.is_none());
+        let timeout = [deadline, until].into_iter().flatten().min().map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+        });
+        let mut fds = vec![
+            PollFd::new(&self.children, PollFlags::IN),
+            PollFd::new(&self.stop, PollFlags::IN),
+            PollFd::new(&self.control, PollFlags::IN),
+        ];
+        fds.extend(self.waiting.iter().map(|c| PollFd::new(c, PollFlags::IN)));
+        if let Some(attempt) = &attempt {
+            fds.extend(attempt.output.iter().map(|o| PollFd::new(o, PollFlags::IN)));
+            fds.extend(attempt.report.iter().map(|r| PollFd::new(r, PollFlags::IN)));
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            // Only a lack of memory is left; without waiting it would spin.
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+        drop(fds);
+
+        let children_ended = drain(&self.children);
+        if let Some(attempt) = attempt.as_deref_mut() {
+            self.take_output(attempt);
+            take_report(attempt);
+            if children_ended {
+                reap(attempt);
+            }
+        }
+        self.take_connections();
+        let over = attempt.is_some_and(|a| a.code.is_some());
+        let stopped = drain(&self.stop);
+        if self.forced.is_none() && !over {
+            if matches!(self.folder.cancel_requested(), Ok(true)) {
+                self.forced = Some(EndCause::Cancelled);
+            } else if self.deadline.is_some_and(|at| at <= Instant::now()) {
+                self.forced = Some(EndCause::DeadlineExceeded(self.spec.deadline_seconds));
+            } else if stopped {
+                self.forced = Some(EndCause::Lost);
+            }
+        }
+    }
+
+    fn take_connections(&mut self) {
+        while let Ok((connection, _)) = self.control.accept() {
+            // "The run was started": whoever waits for that needs no more than a word.
+            let told = connection.set_nonblocking(true).and_then(|()| (&connection).write_all(b"running\n"));
+            if told.is_ok() {
+                self.waiting.push(connection);
+            }
+        }
+        let surplus = self.waiting.len().saturating_sub(WAITING_MAX);
+        self.waiting.drain(..surplus);
+        self.waiting.retain(|c| !closed(c));
+    }
+
+    /// Moves what the job printed to the log. Says whether there may be more.
+    fn take_output(&mut self, attempt: &mut Attempt) -> bool {
+        let Some(output) = &mut attempt.output else { return false };
+        match output.read(&mut self.buffer) {
+            Ok(0) => attempt.output = None,
+            Ok(n) => {
+                self.log.append(&self.buffer[..n]);
+                return true;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => return true,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => attempt.output = None,
+        }
+        false
+    }
+
+    /// What the job left for its supervisor. The job could have put anything there, also a link to somewhere else.
+    fn termination_message(&self) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let out = File::open(self.folder.path()).ok()?;
+        let out = openat(&out, folder::OUT, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
+        let file = openat(out.as_fd(), folder::TERMINATION_MESSAGE, flags | OFlags::NONBLOCK, Mode::empty()).ok()?;
+        let file = File::from(file);
+        if !file.metadata().is_ok_and(|m| m.is_file()) {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        file.take(TERMINATION_MESSAGE_MAX_BYTES).read_to_end(&mut bytes).ok()?;
+        (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Takes in every child that has ended. Children of a job whose parent has ended are among them.
+fn reap(attempt: &mut Attempt) {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => {
+                if pid == attempt.main {
+                    attempt.code = status.exit_status().or_else(|| status.terminating_signal().map(|s| 128 + s));
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return,
+            Err(_) => {
+                attempt.none_left = true;
+                return;
+            }
+        }
+    }
+}
+
+fn take_report(attempt: &mut Attempt) {
+    let Some(report) = &mut attempt.report else { return };
+    match report.by_ref().take(NOT_STARTED_MAX_BYTES).read_to_end(&mut attempt.not_started) {
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+        _ => attempt.report = None,
+    }
+}
+
+/// Empties a signal's descriptor. Says whether the signal had come.
+fn drain(mut signal: &UnixStream) -> bool {
+    let mut any = false;
+    while signal.read(&mut [0; 64]).is_ok_and(|n| n > 0) {
+        any = true;
+    }
+    any
+}
+
+fn closed(mut connection: &UnixStream) -> bool {
+    match connection.read(&mut [0; 64]) {
+        Ok(n) => n == 0,
+        Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    }
+}
