@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::deployment::PythonVersion;
+use crate::{BoxFuture, Problem, deployment::PythonVersion};
 
 /// What a lock follows from. Two deployments with the same inputs share one lock, and so one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,4 +65,14 @@ pub struct Lock {
     pub python_version: PythonVersion,
     /// `name==version --hash=sha256:…` lines, in pip's requirements format.
     pub text: String,
+}
+
+/// Who chooses the packages that follow from a set of inputs.
+pub trait Resolver: Send + Sync + fmt::Debug {
+    /// Chooses the packages.
+    ///
+    /// # Errors
+    /// A user's problem when the requirements contradict each other or name what does not exist; a platform's problem when
+    /// the package index can't be reached.
+    fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>>;
 }

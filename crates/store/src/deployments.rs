@@ -240,10 +240,15 @@ pub async fn rollout(tx: &mut Tx, job_id: JobId) -> Result<Option<Rollout>> {
     row.map(Rollout::try_from).transpose()
 }
 
-/// The deployments that the synchronizer has to look at, the longest due first.
+/// The deployments that the synchronizer has to look at: of each team the longest due first, the teams in turn, so that
+/// one team's thousand don't hold up another's one.
 pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> {
     let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
-        "select job_id from rollout where due_at is not null and due_at <= $1 order by due_at, job_id limit $2",
+        "select job_id from (
+            select r.job_id, r.due_at, row_number() over (partition by j.team order by r.due_at, r.job_id) as turn
+            from rollout r join data_job j on j.job_id = r.job_id
+            where r.due_at is not null and r.due_at <= $1) p
+         order by turn, due_at, job_id limit $2",
     )
     .bind(micros(now))
     .bind(limit)
@@ -252,10 +257,14 @@ pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> 
     rows.iter().map(|(id,)| crate::job_id(id)).collect()
 }
 
-/// When the next deployment is due.
-pub async fn next_due(tx: &mut Tx) -> Result<Option<Timestamp>> {
-    let (at,): (Option<i64>,) =
-        on!(tx, c => sqlx::query_as("select min(due_at) from rollout where due_at is not null").fetch_one(c).await)?;
+/// When the next deployment is due after `now`.
+pub async fn next_due(tx: &mut Tx, now: Timestamp) -> Result<Option<Timestamp>> {
+    let (at,): (Option<i64>,) = on!(tx, c => sqlx::query_as(
+        "select min(due_at) from rollout where due_at is not null and due_at > $1",
+    )
+    .bind(micros(now))
+    .fetch_one(c)
+    .await)?;
     instant_opt(at)
 }
 
@@ -473,6 +482,19 @@ pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     )
     .bind(job_id.to_string())
     .bind(micros(now))
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// Drops the rollout row of a job without any deployment.
+pub async fn forget(tx: &mut Tx, epoch: Epoch, job_id: JobId) -> Result<()> {
+    leases::fence(tx, epoch).await?;
+    on!(tx, c => sqlx::query(
+        "delete from rollout where job_id = $1 and not exists (select 1 from deployment d where d.job_id = $1)",
+    )
+    .bind(job_id.to_string())
     .execute(c)
     .await
     .map(drop))?;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use model::{
     deployment::Deployment,
     execution::{Execution, ExecutionRevision, Status, Type},
+    lock::LockKey,
     name::{ExecutionId, JobId, JobName, TeamName},
 };
 
@@ -338,38 +339,59 @@ pub struct Active {
     /// The run.
     pub execution: Execution,
     /// What it was handed over with; absent as long as it was not.
-    pub revision: Option<Deployment>,
+    pub handed_over: Option<HandedOver>,
 }
 
-/// The active runs in the order of their acceptance, `after` an id at an instant, at most `limit`.
+/// What a run is handed over with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HandedOver {
+    /// The deployment that it runs.
+    pub revision: Deployment,
+    /// The packages that it runs with.
+    pub lock_key: LockKey,
+}
+
+/// The active runs in the order of their acceptance, at most `limit`.
 pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
+    #[derive(sqlx::FromRow)]
+    struct ActiveRow {
+        #[sqlx(flatten)]
+        execution: ExecutionRow,
+        lock_key: Option<String>,
+    }
     let sql = format!(
-        "select {COLUMNS} from data_job_execution e join data_job j on j.job_id = e.job_id
+        "select {COLUMNS}, e.lock_key from data_job_execution e join data_job j on j.job_id = e.job_id
          where e.status in ('SUBMITTED', 'RUNNING') order by e.submitted_at, e.execution_id limit {limit}"
     );
-    let rows: Vec<ExecutionRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
+    let rows: Vec<ActiveRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
     rows.into_iter()
-        .map(|row| {
-            let revision =
-                row.revision.as_deref().map(|text| from_json("the revision of an execution", text)).transpose()?;
-            Ok(Active { revision, execution: row.try_into()? })
+        .map(|ActiveRow { execution, lock_key }| {
+            let handed_over = match (&execution.revision, lock_key) {
+                (Some(text), Some(key)) => Some(HandedOver {
+                    revision: from_json("the revision of an execution", text)?,
+                    lock_key: LockKey::stored(key),
+                }),
+                _ => None,
+            };
+            Ok(Active { handed_over, execution: execution.try_into()? })
         })
         .collect()
 }
 
 /// Records what a run is handed over with, before it is: whoever comes after a crash must know what it ran.
 /// `false` when it is not SUBMITTED any more, or was handed over already.
-pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, revision: &Deployment) -> Result<bool> {
+pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &HandedOver) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     let done = on!(tx, c => sqlx::query(
-        "update data_job_execution set generation = $2, revision = $3, leader_epoch = $4
+        "update data_job_execution set generation = $2, revision = $3, leader_epoch = $4, lock_key = $5
          where execution_id = $1 and status = 'SUBMITTED' and revision is null and cancel_requested_at is null
            and leader_epoch <= $4",
     )
     .bind(id.as_str())
-    .bind(revision.generation)
-    .bind(to_json(revision))
+    .bind(with.revision.generation)
+    .bind(to_json(&with.revision))
     .bind(epoch.0)
+    .bind(with.lock_key.as_str())
     .execute(c)
     .await
     .map(|done| done.rows_affected()))?;
@@ -522,4 +544,28 @@ pub async fn purge(tx: &mut Tx, before: Timestamp, keep_a_job: i64, limit: i64) 
         .map(drop))?;
     }
     Ok(rows.len() as u64)
+}
+
+/// Whether a tick of a job is recorded as a run.
+pub async fn tick_recorded(tx: &mut Tx, job_id: JobId, tick: Timestamp) -> Result<bool> {
+    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
+        "select 1 from data_job_execution where job_id = $1 and scheduled_tick = $2",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(tick))
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.is_some())
+}
+
+/// How many runs are in each active status.
+pub async fn active_counts(tx: &mut Tx) -> Result<Vec<(Status, i64)>> {
+    let rows: Vec<(String, i64)> = on!(tx, c => sqlx::query_as(
+        "select status, count(*) from data_job_execution where status in ('SUBMITTED', 'RUNNING') group by status",
+    )
+    .fetch_all(c)
+    .await)?;
+    rows.into_iter()
+        .map(|(status, count)| Ok((Status::parse(&status).ok_or_else(|| corrupt("an execution status"))?, count)))
+        .collect()
 }

@@ -85,3 +85,15 @@ pub async fn fence(tx: &mut Tx, epoch: Epoch) -> Result<()> {
         _ => Err(StoreError::Fenced { epoch: epoch.0 }),
     }
 }
+
+/// Hands the lease on: the next instance need not wait for it to run out.
+pub async fn step_down(db: &Db, name: &str, epoch: Epoch) -> Result<()> {
+    let mut tx = db.write().await?;
+    on!(&mut tx, c => sqlx::query("update lease set holder = '', renewals = renewals + 1 where name = $1 and epoch = $2")
+        .bind(name)
+        .bind(epoch.0)
+        .execute(c)
+        .await
+        .map(drop))?;
+    tx.commit().await
+}

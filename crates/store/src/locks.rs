@@ -39,7 +39,9 @@ pub async fn insert(tx: &mut Tx, lock: &Lock, now: Timestamp) -> Result<()> {
 /// The locks that a reached deployment or an active execution needs.
 pub async fn in_use(tx: &mut Tx) -> Result<Vec<LockKey>> {
     let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
-        "select distinct lock_key from rollout where lock_key is not null order by lock_key",
+        "select lock_key from rollout where lock_key is not null
+         union select lock_key from data_job_execution where holds_slot and lock_key is not null
+         order by lock_key",
     )
     .fetch_all(c)
     .await)?;

@@ -1,1 +1,134 @@
-//! sync
+//! Loops at their own pace that make the world follow the rows.
+//!
+//! Each file is a loop. A loop finds its work by a query, so that a lost wake-up costs latency and never work. All of
+//! them run within a term of leadership, and every row that they write names its epoch.
+
+pub mod cleanup;
+pub mod deployments;
+pub mod executions;
+pub mod leader;
+pub mod schedules;
+
+use std::{sync::Arc, time::Duration};
+
+use model::{
+    Problem,
+    clock::SharedClock,
+    lock::Resolver,
+    runtime::{JobOptions, Runtime},
+};
+use store::{Db, leases::Epoch};
+use tokio_util::sync::CancellationToken;
+
+/// What the loops work with.
+#[derive(Debug, Clone)]
+pub struct Synchronizer {
+    /// The rows.
+    pub db: Db,
+    /// The time.
+    pub clock: SharedClock,
+    /// Where jobs run.
+    pub runtime: Arc<dyn Runtime>,
+    /// Who chooses packages.
+    pub resolver: Arc<dyn Resolver>,
+    /// The operator's choices.
+    pub options: Arc<Options>,
+}
+
+/// The operator's choices for the loops.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A name for this instance in the lease row.
+    pub holder: String,
+    /// Whether no other instance can use this database, so that leadership needs no waiting.
+    pub exclusive: bool,
+    /// How long a lease without a sign of life is respected.
+    pub lease: Duration,
+    /// How often every deployment is looked at, whether or not something was heard of it.
+    pub sweep_interval: Duration,
+    /// Looks at deployments at the same time.
+    pub parallelism: usize,
+    /// Deployments whose packages are chosen and installed at the same time.
+    pub builds_parallelism: usize,
+    /// The VDK distribution on the package index.
+    pub vdk_distribution: String,
+    /// The constraints under which packages are chosen.
+    pub vdk_constraints: String,
+    /// What every deployed job gets.
+    pub job_options: JobOptions,
+    /// How long a run may take.
+    pub run_deadline_seconds: u64,
+    /// How often a failed run is tried again.
+    pub run_backoff_limit: u32,
+    /// How long a start may wait for what it needs, and a tick for its turn.
+    pub start_deadline: jiff::SignedDuration,
+    /// The time zone of cron expressions that name none.
+    pub default_zone: String,
+    /// How long ended executions are kept.
+    pub executions_keep: jiff::SignedDuration,
+    /// How many of a job's newest executions are kept, however old.
+    pub executions_keep_per_job: i64,
+    /// How long a deleted job can be brought back.
+    pub deleted_jobs_keep: jiff::SignedDuration,
+}
+
+impl Synchronizer {
+    /// Leads whenever it can, until `shutdown`. What runs goes on without it.
+    pub async fn run(self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let Some(epoch) = leader::acquire(&self, &shutdown).await else { return };
+            tracing::info!(epoch = epoch.0, "this instance leads");
+            let term = Term { epoch, over: shutdown.child_token() };
+            tokio::join!(
+                leader::renew(&self, &term),
+                deployments::run(&self, &term),
+                executions::run(&self, &term),
+                schedules::run(&self, &term),
+                cleanup::run(&self, &term),
+            );
+            tracing::info!(epoch = epoch.0, "the term of this instance is over");
+        }
+    }
+}
+
+/// A term of leadership: its epoch, and the signal of its end.
+#[derive(Debug, Clone)]
+pub struct Term {
+    epoch: Epoch,
+    over: CancellationToken,
+}
+
+impl Term {
+    /// Ends the term when a write was refused because another leads; logs any other failure of the database. Answers
+    /// whether the loop may go on.
+    fn survives(&self, error: &store::StoreError) -> bool {
+        if let store::StoreError::Fenced { epoch } = error {
+            tracing::warn!(epoch, "another instance leads; this one stops following rows");
+            self.over.cancel();
+            return false;
+        }
+        tracing::warn!(%error, cause = std::error::Error::source(error).map(ToString::to_string), "the database failed a loop, which tries again");
+        true
+    }
+
+    /// Waits until `delay` is over or the term is. `false` when the term is over.
+    async fn pause(&self, delay: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => true,
+            () = self.over.cancelled() => false,
+        }
+    }
+}
+
+/// The pause after the database failed a loop.
+const DATABASE_RETRY: Duration = Duration::from_secs(1);
+
+/// How long until an instant, at most `most`.
+fn until(now: jiff::Timestamp, at: Option<jiff::Timestamp>, most: Duration) -> Duration {
+    at.map_or(most, |at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(most))
+}
+
+/// A problem in one paragraph, as an execution's message has it.
+fn paragraph(problem: &Problem) -> String {
+    format!("{} {} {} {}", problem.what, problem.why, problem.consequences, problem.countermeasures)
+}

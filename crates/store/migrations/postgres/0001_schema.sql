@@ -161,6 +161,7 @@ create table data_job_execution (
     cancel_requested_at bigint,
     generation  bigint,
     revision    text collate "C",
+    lock_key    text collate "C",
     leader_epoch bigint not null
 );
 create unique index data_job_execution_slot on data_job_execution (job_id) where holds_slot;

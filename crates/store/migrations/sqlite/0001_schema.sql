@@ -161,6 +161,7 @@ create table data_job_execution (
     cancel_requested_at integer,
     generation  integer,
     revision    text,
+    lock_key    text,
     leader_epoch integer not null
 );
 create unique index data_job_execution_slot on data_job_execution (job_id) where holds_slot;

@@ -1,0 +1,65 @@
+//! Retention: ended executions with their logs, deleted jobs, schedules and environments that nobody needs.
+
+use std::time::Duration;
+
+use store::{StoreError, leases};
+
+use crate::{Synchronizer, Term};
+
+/// How often something is cleaned up.
+const INTERVAL: Duration = Duration::from_secs(600);
+
+/// Rows removed in one transaction, so that no writer waits long.
+const BATCH: i64 = 500;
+
+/// Cleans up until the term is over.
+pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+    // The start of a service has better things to do.
+    let mut delay = Duration::from_secs(30);
+    while term.pause(delay).await {
+        delay = INTERVAL;
+        if let Err(error) = round(sync, term).await
+            && !term.survives(&error)
+        {
+            return;
+        }
+    }
+}
+
+async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
+    let now = sync.clock.now();
+    let (mut executions, mut jobs) = (0, 0);
+    loop {
+        let mut tx = sync.db.write().await?;
+        leases::fence(&mut tx, term.epoch).await?;
+        let before = now - sync.options.executions_keep;
+        let done = store::executions::purge(&mut tx, before, sync.options.executions_keep_per_job, BATCH).await?;
+        tx.commit().await?;
+        executions += done;
+        if done == 0 || term.over.is_cancelled() {
+            break;
+        }
+    }
+    loop {
+        let mut tx = sync.db.write().await?;
+        leases::fence(&mut tx, term.epoch).await?;
+        let done = store::jobs::purge_deleted(&mut tx, now - sync.options.deleted_jobs_keep, 10).await?;
+        tx.commit().await?;
+        jobs += done;
+        if done == 0 || term.over.is_cancelled() {
+            break;
+        }
+    }
+    let mut tx = sync.db.write().await?;
+    leases::fence(&mut tx, term.epoch).await?;
+    store::schedules::purge_unused(&mut tx).await?;
+    let keep = store::locks::in_use(&mut tx).await?;
+    tx.commit().await?;
+    if let Err(problem) = sync.runtime.clean_up(&keep).await {
+        tracing::warn!(%problem, "environments were not cleaned up");
+    }
+    if executions + jobs > 0 {
+        tracing::info!(executions, jobs, "cleaned up");
+    }
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! Carries accepted starts to their one final status.
+//!
+//! A round looks at every active row. What was handed over has a task of its own that follows it from stage to stage;
+//! what was not waits for its deployment and for room. After a restart the same rounds find the same rows: a run that the
+//! runtime still knows is followed, one that it never got is handed over again.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use model::{
+    Problem,
+    deployment::Status as RolloutStatus,
+    execution::{Execution, Status, outcome},
+    name::ExecutionId,
+    problem::Fault,
+    runtime::{LogChunk, Run, Seen, Stage, variables},
+};
+use store::{
+    StoreError,
+    executions::{Active, Ended, HandedOver},
+};
+use tokio::{sync::Notify, task::JoinSet};
+
+use crate::{DATABASE_RETRY, Synchronizer, Term, paragraph};
+
+/// The most active rows that a round looks at.
+const ACTIVE_MAX: i64 = 20_000;
+
+/// The longest pause between two rounds.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The longest pause between two tries to hand a run over.
+const START_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Follows every active run until the term is over. The runs themselves go on.
+pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+    let mut followed: HashMap<ExecutionId, Arc<Notify>> = HashMap::new();
+    let mut tasks: JoinSet<ExecutionId> = JoinSet::new();
+    forget_strays(sync).await;
+    loop {
+        let wait = match round(sync, term, &mut followed, &mut tasks).await {
+            Ok(()) => PAUSE_MAX,
+            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(_) => break,
+        };
+        tokio::select! {
+            () = term.over.cancelled() => break,
+            () = sync.db.wake().executions.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(id) => {
+                    followed.remove(&id);
+                }
+                Err(error) => tracing::error!(%error, "following a run failed unexpectedly"),
+            },
+        }
+    }
+    tasks.shutdown().await;
+}
+
+async fn round(
+    sync: &Synchronizer,
+    term: &Term,
+    followed: &mut HashMap<ExecutionId, Arc<Notify>>,
+    tasks: &mut JoinSet<ExecutionId>,
+) -> Result<(), StoreError> {
+    let active = {
+        let mut tx = sync.db.read().await?;
+        store::executions::active(&mut tx, ACTIVE_MAX).await?
+    };
+    for Active { execution, handed_over } in active {
+        let cancelled = execution.cancel_requested_at.is_some();
+        if let Some(cancel) = followed.get(&execution.id) {
+            if cancelled {
+                cancel.notify_one();
+            }
+            continue;
+        }
+        let with = match handed_over {
+            Some(with) => with,
+            None if cancelled => {
+                end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await?;
+                continue;
+            }
+            None if followed.len() >= sync.runtime.parallel_runs_max() => continue,
+            None => match hand_over(sync, term, &execution).await? {
+                Some(with) => with,
+                None => continue,
+            },
+        };
+        let cancel = Arc::new(Notify::new());
+        if cancelled {
+            cancel.notify_one();
+        }
+        followed.insert(execution.id.clone(), cancel.clone());
+        let (sync, term) = (sync.clone(), term.clone());
+        tasks.spawn(async move {
+            let id = execution.id.clone();
+            follow(&sync, &term, execution, with, &cancel).await;
+            id
+        });
+    }
+    Ok(())
+}
+
+/// Chooses what a run runs and records it. `None` when it has to wait on, or ended because it never can start.
+async fn hand_over(sync: &Synchronizer, term: &Term, execution: &Execution) -> Result<Option<HandedOver>, StoreError> {
+    let (wanted, rollout, reached) = {
+        let mut tx = sync.db.read().await?;
+        let wanted = store::deployments::find(&mut tx, execution.job_id).await?;
+        let rollout = store::deployments::rollout(&mut tx, execution.job_id).await?.unwrap_or_default();
+        let reached = match rollout.reached_generation {
+            Some(generation) => store::revisions::find(&mut tx, execution.job_id, generation).await?,
+            None => None,
+        };
+        (wanted, rollout, reached)
+    };
+    if wanted.is_none() {
+        let message = "Cancelled: the deployment of the job was removed before the run started.";
+        end_unstarted(sync, term, execution, Status::Cancelled, message).await?;
+        return Ok(None);
+    }
+    let (Some(revision), Some(lock_key)) = (reached, rollout.lock_key) else {
+        // It waits for the first deployment, and fails with it.
+        if let (RolloutStatus::UserError, Some(problem)) = (rollout.status, &rollout.problem) {
+            let message = format!("User error. The job's first deployment failed. {}", paragraph(problem));
+            end_unstarted(sync, term, execution, Status::UserError, &message).await?;
+        } else if sync.clock.now() - sync.options.start_deadline > execution.submitted_at {
+            let why = rollout.problem.as_ref().map_or_else(String::new, paragraph);
+            let message = format!(
+                "Platform error. The job's first deployment was not ready {} seconds after the start was accepted. {why}",
+                sync.options.start_deadline.as_secs()
+            );
+            end_unstarted(sync, term, execution, Status::PlatformError, &message).await?;
+        }
+        return Ok(None);
+    };
+    let mut tx = sync.db.write().await?;
+    let with = HandedOver { revision, lock_key };
+    let stored = store::executions::hand_over(&mut tx, term.epoch, &execution.id, &with).await?;
+    tx.commit().await?;
+    Ok(stored.then_some(with))
+}
+
+async fn end_unstarted(
+    sync: &Synchronizer,
+    term: &Term,
+    execution: &Execution,
+    status: Status,
+    message: &str,
+) -> Result<(), StoreError> {
+    let ended = Ended { status, message, started_at: None, ended_at: sync.clock.now() };
+    finish(sync, term, &execution.id, &ended, None).await
+}
+
+/// Gives a run its final status, with its log, in one transaction.
+async fn finish(
+    sync: &Synchronizer,
+    term: &Term,
+    id: &ExecutionId,
+    ended: &Ended<'_>,
+    log: Option<&LogChunk>,
+) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    if let Some(log) = log {
+        store::logs::replace(&mut tx, id, log).await?;
+    }
+    let changed = store::executions::finish(&mut tx, term.epoch, id, ended).await?;
+    tx.commit().await?;
+    if changed {
+        tracing::info!(execution = %id, status = ended.status.as_str(), "a run ended");
+    }
+    sync.db.wake().schedules.notify_one();
+    sync.db.wake().executions.notify_one();
+    Ok(())
+}
+
+/// Follows a run to its end, through failures of the runtime and of the database.
+async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: HandedOver, cancel: &Notify) {
+    let id = &execution.id;
+    let mut attempt = 0_u32;
+    let mut cancelling = false;
+    let mut running = execution.status == Status::Running;
+    loop {
+        let seen = if running { Seen::Running } else { Seen::Submitted };
+        let stage = tokio::select! {
+            stage = sync.runtime.next(id, seen) => stage,
+            () = cancel.notified(), if !cancelling => {
+                match sync.runtime.cancel(id).await {
+                    Ok(()) => cancelling = true,
+                    Err(problem) => {
+                        tracing::warn!(execution = %id, %problem, "a run could not be cancelled yet");
+                        cancel.notify_one();
+                        if !term.pause(DATABASE_RETRY).await {
+                            return;
+                        }
+                        continue;
+                    }
+                }
+                // What was never handed over has nothing to wait for.
+                continue;
+            }
+            () = term.over.cancelled() => return,
+        };
+        let step = match stage {
+            Ok(Stage::Running(at)) => {
+                running = true;
+                record_running(sync, term, id, at).await
+            }
+            Ok(Stage::Ended(end)) => {
+                let (status, message) = outcome(&end);
+                let log = sync.runtime.log(id).await;
+                match log {
+                    Ok(log) => {
+                        let ended =
+                            Ended { status, message: &message, started_at: end.started_at, ended_at: end.ended_at };
+                        match finish(sync, term, id, &ended, log.as_ref()).await {
+                            Ok(()) => {
+                                forget(sync, id).await;
+                                return;
+                            }
+                            Err(error) => Err(error),
+                        }
+                    }
+                    Err(problem) => {
+                        tracing::warn!(execution = %id, %problem, "the log of a run could not be read yet");
+                        Ok(())
+                    }
+                }
+            }
+            Ok(Stage::Unknown) if running => {
+                let message = "Platform error. The run vanished from where it ran without leaving a result: its folder or \
+                    its objects were removed. It is not repeated, because it may have done part of its work; start it \
+                    again when that is safe.";
+                let ended = Ended {
+                    status: Status::PlatformError,
+                    message,
+                    started_at: execution.started_at,
+                    ended_at: sync.clock.now(),
+                };
+                match finish(sync, term, id, &ended, None).await {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
+            Ok(Stage::Unknown) if cancelling => {
+                match end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
+            Ok(Stage::Unknown) => match start(sync, &execution, &with).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(problem)) => {
+                    attempt += 1;
+                    match start_failed(sync, term, &execution, &problem).await {
+                        Ok(true) => return,
+                        Ok(false) => {
+                            let delay = Duration::from_secs(1 << attempt.min(5)).min(START_RETRY_MAX);
+                            if !term.pause(delay).await {
+                                return;
+                            }
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+                Err(error) => Err(error),
+            },
+            Err(problem) => {
+                tracing::warn!(execution = %id, %problem, "a run can't be followed at the moment");
+                if !term.pause(DATABASE_RETRY).await {
+                    return;
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = step
+            && !(term.survives(&error) && term.pause(DATABASE_RETRY).await)
+        {
+            return;
+        }
+    }
+}
+
+async fn record_running(
+    sync: &Synchronizer,
+    term: &Term,
+    id: &ExecutionId,
+    at: jiff::Timestamp,
+) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    store::executions::running(&mut tx, term.epoch, id, at).await?;
+    tx.commit().await
+}
+
+/// Hands a run to the runtime.
+async fn start(
+    sync: &Synchronizer,
+    execution: &Execution,
+    HandedOver { revision, lock_key }: &HandedOver,
+) -> Result<Result<(), Problem>, StoreError> {
+    let archive = {
+        let mut tx = sync.db.read().await?;
+        store::sources::archive(&mut tx, execution.job_id, &revision.job_version).await?
+    };
+    let Some(archive) = archive else {
+        return Ok(Err(Problem::not_found(
+            "The run was not started.",
+            "The source that it was to run was removed meanwhile.",
+        )));
+    };
+    let variables = variables(
+        &sync.options.job_options,
+        &execution.job_name,
+        &execution.team,
+        revision,
+        &execution.id,
+        &execution.op_id,
+    );
+    let run = Run {
+        id: execution.id.clone(),
+        job_id: execution.job_id,
+        job_name: execution.job_name.clone(),
+        team: execution.team.clone(),
+        revision: revision.into(),
+        lock_key: lock_key.clone(),
+        archive,
+        arguments: execution.arguments.clone(),
+        variables,
+        deadline_seconds: sync.options.run_deadline_seconds,
+        backoff_limit: sync.options.run_backoff_limit,
+    };
+    Ok(sync.runtime.start(&run).await)
+}
+
+/// Decides on a start that failed: the user's fault and a passed deadline end the run. `true` when it ended.
+async fn start_failed(
+    sync: &Synchronizer,
+    term: &Term,
+    execution: &Execution,
+    problem: &Problem,
+) -> Result<bool, StoreError> {
+    tracing::warn!(execution = %execution.id, %problem, "a run could not be started");
+    let status = match problem.fault {
+        Fault::User => Status::UserError,
+        Fault::Platform if sync.clock.now() - sync.options.start_deadline > execution.submitted_at => {
+            Status::PlatformError
+        }
+        Fault::Platform => return Ok(false),
+    };
+    let whose = if status == Status::UserError { "User error." } else { "Platform error." };
+    end_unstarted(sync, term, execution, status, &format!("{whose} {}", paragraph(problem))).await?;
+    Ok(true)
+}
+
+async fn forget(sync: &Synchronizer, id: &ExecutionId) {
+    if let Err(problem) = sync.runtime.forget(id).await {
+        tracing::warn!(execution = %id, %problem, "what is left of a run could not be removed");
+    }
+}
+
+/// Drops what is left of runs whose end was stored before the last instance could drop it.
+async fn forget_strays(sync: &Synchronizer) {
+    let Ok(known) = sync.runtime.runs().await else { return };
+    for id in known {
+        let Ok(mut tx) = sync.db.read().await else { return };
+        match store::executions::find(&mut tx, &id).await {
+            Ok(Some(execution)) if execution.status.is_final() => {
+                drop(tx);
+                forget(sync, &id).await;
+            }
+            Ok(Some(_)) | Err(_) => {}
+            Ok(None) => {
+                tracing::warn!(execution = %id, "a run is known to the runtime and not to the database; it is left alone");
+            }
+        }
+    }
+}
