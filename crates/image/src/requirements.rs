@@ -43,16 +43,13 @@ fn logical_lines(raw: &str) -> Vec<(usize, String)> {
     for (index, line) in raw.lines().enumerate() {
         let comment = line.trim_start().starts_with('#');
         let (number, mut joined) = open.take().unwrap_or((index + 1, String::new()));
-        match line.strip_suffix('\\').filter(|_| !comment) {
-            Some(part) => {
-                joined.push_str(part);
-                open = Some((number, joined));
-            }
-            None => {
-                // A comment ends a continued line and is no part of it.
-                joined.push_str(if comment { "" } else { line });
-                all.push((number, joined));
-            }
+        if let Some(part) = line.strip_suffix('\\').filter(|_| !comment) {
+            joined.push_str(part);
+            open = Some((number, joined));
+        } else {
+            // A comment ends a continued line and is no part of it.
+            joined.push_str(if comment { "" } else { line });
+            all.push((number, joined));
         }
     }
     all.extend(open);
@@ -68,6 +65,10 @@ fn without_comment(line: &str) -> &str {
     line[..cut].trim()
 }
 
+/// The way out of what is refused.
+const PLAIN: &str = "Write the package by its name and version, such as \"requests>=2.31\"; the operator of this \
+                     service can offer an index with other packages.";
+
 fn requirement(number: usize, line: &str) -> Result<String, Problem> {
     let refuse = |why: String, fix: &str| {
         Err(Problem::invalid(
@@ -76,8 +77,6 @@ fn requirement(number: usize, line: &str) -> Result<String, Problem> {
         )
         .fix(fix))
     };
-    const PLAIN: &str = "Write the package by its name and version, such as \"requests>=2.31\"; the operator of this \
-                         service can offer an index with other packages.";
     if line.starts_with('-') {
         return refuse("options are not allowed.".into(), PLAIN);
     }

@@ -3,6 +3,8 @@
 //! The cache is kept between runs (`HOLDFAST_TEST_CACHE_DIR`, else a folder in the user's cache), so that only the first
 //! needs minutes.
 
+#![expect(clippy::print_stderr, reason = "how long each part takes is shown")]
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -73,10 +75,10 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
     let locker = Locker::new(tools.clone());
     let started = Instant::now();
     let alone = locker.lock(&inputs(&tools, "")).await.unwrap();
-    println!("lock of VDK: {:?}", started.elapsed());
+    eprintln!("lock of VDK: {:?}", started.elapsed());
     let started = Instant::now();
     let lock = locker.lock(&inputs(&tools, "docopt\nhumanize==4.9.0\n")).await.unwrap();
-    println!("lock with requirements: {:?}", started.elapsed());
+    eprintln!("lock with requirements: {:?}", started.elapsed());
 
     let (before, after) = (pins(&alone.text), pins(&lock.text));
     assert!(before.len() > 40, "{}", alone.text);
@@ -91,10 +93,10 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
     for _ in 0..2 {
         let started = Instant::now();
         tools.create_environment(interpreter, &lock, DEFAULT_VDK_REQUIREMENT, &at).await.unwrap();
-        println!("environment: {:?}", started.elapsed());
+        eprintln!("environment: {:?}", started.elapsed());
     }
     let vdk = Command::new(at.join("bin/vdk")).arg("version").env_clear().env("HOME", folder.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&vdk.stdout).into_owned();
+    let said = String::from_utf8_lossy(&[vdk.stdout, vdk.stderr].concat()).into_owned();
     assert!(vdk.status.success() && said.contains("Version: 0.3.1466514302"), "{said}");
     let import = Command::new(at.join("bin/python")).args(["-c", "import docopt, humanize"]).status().unwrap();
     assert!(import.success());
@@ -161,7 +163,7 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
     let started = Instant::now();
     let (first, second) =
         tokio::join!(one.wheels_for(interpreter, requirement), two.wheels_for(interpreter, requirement));
-    println!("wheels of {requirement}: {:?}", started.elapsed());
+    eprintln!("wheels of {requirement}: {:?}", started.elapsed());
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!(first.folder(), second.folder());
     let wheels = std::fs::read_dir(first.folder()).unwrap().filter(|e| {

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fmt::Write,
     path::Path,
     process::Stdio,
     time::Duration,
@@ -109,7 +110,7 @@ async fn cut(mut from: impl AsyncRead + Unpin) -> String {
     }
     let mut text = String::from_utf8_lossy(&head).into_owned();
     if dropped > 0 {
-        text.push_str(&format!("\n… {dropped} bytes left out …\n"));
+        let _ = writeln!(text, "\n… {dropped} bytes left out …");
     }
     text.push_str(&String::from_utf8_lossy(&tail));
     text

@@ -50,7 +50,7 @@ impl Tools {
             std::fs::write(&path, text).map(|()| path).map_err(|e| fault::io(WHAT, scratch.path(), &e))
         };
         let build = write("build.txt", BUILD_CONSTRAINTS)?;
-        let requirements = write("lock.txt", &wheels.lock_to_install(&lock.text))?;
+        let requirements = write("lock.txt", &wheels.local(&lock.text))?;
         remove(at)?;
 
         let venv: [OsString; 5] =

