@@ -118,3 +118,14 @@ pub async fn replace(
     .map(drop))?;
     Ok(())
 }
+
+/// The id of the key that this database's secrets are encrypted with; absent before the first start.
+pub async fn known_key(db: &Db) -> Result<Option<String>> {
+    let mut tx = db.read().await?;
+    let row: Option<(String,)> = on!(&mut tx, c => sqlx::query_as(
+        "select value from service_state where name = 'secret_key_id'",
+    )
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.map(|(id,)| id))
+}

@@ -346,7 +346,14 @@ async fn start_failed(
         Fault::Platform if sync.clock.now() - sync.options.start_deadline > execution.submitted_at => {
             Status::PlatformError
         }
-        Fault::Platform => return Ok(false),
+        Fault::Platform => {
+            // What the run needs may be gone: the deployment is looked at again, and made again where it is.
+            let mut tx = sync.db.write().await?;
+            store::deployments::make_due(&mut tx, execution.job_id, sync.clock.now()).await?;
+            tx.commit().await?;
+            sync.db.wake().deployments.notify_one();
+            return Ok(false);
+        }
     };
     let whose = if status == Status::UserError { "User error." } else { "Platform error." };
     end_unstarted(sync, term, execution, status, &format!("{whose} {}", paragraph(problem))).await?;

@@ -1,0 +1,120 @@
+//! What the loop over deployments brings about.
+
+mod support;
+
+use jiff::SignedDuration;
+use model::{
+    Problem,
+    deployment::{DeploymentChange, Status},
+};
+use support::House;
+
+async fn rollout(house: &House, id: model::name::JobId) -> model::deployment::Rollout {
+    let mut tx = house.db.read().await.unwrap();
+    store::deployments::rollout(&mut tx, id).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn an_accepted_deployment_is_reached_and_then_left_alone() {
+    let house = House::running().await;
+    let id = house.deployed("example-job", None).await;
+    let version = rollout(&house, id).await.row_version;
+    // Asked for again, it is already so.
+    house.deploy("example-job").await;
+    house.wake();
+    house.deployed("another-job", None).await;
+    assert_eq!(house.runtime.change(|s| s.applied.iter().filter(|(job, _)| *job == id).count()), 1);
+    assert_eq!(rollout(&house, id).await.row_version, version);
+}
+
+#[tokio::test]
+async fn what_was_made_and_is_gone_is_made_again() {
+    let mut house = House::running().await;
+    let id = house.deployed("example-job", None).await;
+    house.stop_instance().await;
+    house.runtime.change(|s| s.made.clear());
+    house.start_instance();
+    house.until("it is made again", async || house.runtime.change(|s| s.made.contains_key(&id))).await;
+}
+
+#[tokio::test]
+async fn a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change() {
+    let house = House::running().await;
+    let id = house.create("example-job", None).await;
+    house.runtime.change(|s| s.apply_answers = vec![Problem::unavailable("a", "b"), Problem::invalid("c", "d")]);
+    house.deploy("example-job").await;
+    house.until("it failed", async || rollout(&house, id).await.status == Status::PlatformError).await;
+    let failed = rollout(&house, id).await;
+    assert_eq!(failed.attempts, 1);
+    assert!(failed.retry_at.is_some());
+    assert_eq!(house.reached("example-job").await, None);
+
+    house.advance(SignedDuration::from_secs(2));
+    house.until("it failed otherwise", async || rollout(&house, id).await.status == Status::UserError).await;
+    assert_eq!(rollout(&house, id).await.problem.unwrap().what, "c");
+    house.advance(SignedDuration::from_hours(1));
+    house.deployed("another-job", None).await;
+    assert_eq!(house.runtime.change(|s| s.applied.iter().filter(|(job, _)| *job == id).count()), 2);
+
+    house.change("example-job", DeploymentChange { enabled: Some(false), ..DeploymentChange::default() }).await;
+    house.until("it is reached", async || house.reached("example-job").await.is_some()).await;
+    assert_eq!(rollout(&house, id).await.problem, None);
+}
+
+#[tokio::test]
+async fn a_change_during_a_rollout_is_not_lost() {
+    let house = House::running().await;
+    let id = house.create("example-job", None).await;
+    house.runtime.change(|s| s.apply_blocked = true);
+    house.deploy("example-job").await;
+    house.until("it is being applied", async || !house.runtime.change(|s| s.applied.is_empty())).await;
+    house.change("example-job", DeploymentChange { enabled: Some(false), ..DeploymentChange::default() }).await;
+    house.runtime.change(|s| s.apply_blocked = false);
+    house.until("the later one is reached", async || house.reached("example-job").await == Some(2)).await;
+    assert_eq!(house.runtime.change(|s| s.applied.clone()), [(id, 1), (id, 2)]);
+}
+
+#[tokio::test]
+async fn slow_installations_hold_up_no_quick_change() {
+    let house = House::running().await;
+    house.deployed("quick-job", None).await;
+    // Other requirements have to be installed first; these wait in the pool for that.
+    house.runtime.change(|s| s.apply_blocked = true);
+    for n in 0..6 {
+        let name = format!("slow-job-{n}");
+        house.create(&name, None).await;
+        house.deploy(&name).await;
+    }
+    house.until("two are being applied", async || house.runtime.change(|s| s.applied.len()) == 3).await;
+    app::deployments::remove(&house.db, &*house.clock, &house.caller(), support::TEAM, "quick-job", "production")
+        .await
+        .unwrap();
+    house.until("it is removed", async || house.runtime.change(|s| s.removed.len()) == 1).await;
+    assert_eq!(house.runtime.change(|s| s.applied.len()), 3);
+}
+
+#[tokio::test]
+async fn a_namesake_starts_above_every_generation_before_it_and_inherits_nothing() {
+    let house = House::running().await;
+    let first = house.deployed("example-job", None).await;
+    let run = house.start("example-job").await;
+    house.until_status("example-job", &run, model::execution::Status::Running).await;
+    house.runtime.end(&run, model::clock::Clock::now(&*house.clock), model::execution::EndCause::Exited(0));
+    house.until_status("example-job", &run, model::execution::Status::Succeeded).await;
+    let properties = serde_json::Map::from_iter([("a".to_owned(), 1.into())]);
+    app::properties::replace(&house.db, &*house.clock, &house.caller(), support::TEAM, "example-job", &properties)
+        .await
+        .unwrap();
+    let generation = house.reached("example-job").await.unwrap();
+    app::jobs::delete(&house.db, &*house.clock, &house.caller(), support::TEAM, "example-job").await.unwrap();
+    house.until("it is removed", async || house.runtime.change(|s| s.removed.contains(&first))).await;
+
+    let second = house.create("example-job", None).await;
+    assert_ne!(first, second);
+    assert_eq!(house.reached("example-job").await, None);
+    assert!(house.executions("example-job").await.is_empty());
+    let read = app::properties::read(&house.db, &house.caller(), support::TEAM, "example-job").await.unwrap();
+    assert!(read.is_empty());
+    house.deploy("example-job").await;
+    house.until("it is reached", async || house.reached("example-job").await.is_some_and(|g| g > generation)).await;
+}

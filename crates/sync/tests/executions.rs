@@ -1,0 +1,140 @@
+//! What the loop over executions brings about.
+
+mod support;
+
+use model::{
+    Problem,
+    clock::Clock,
+    execution::{EndCause, Status},
+    problem::Kind,
+    runtime::Stage,
+};
+use support::House;
+
+#[tokio::test]
+async fn a_start_runs_what_was_reached_and_ends_in_one_true_status_with_its_log() {
+    let house = House::running().await;
+    house.deployed("example-job", None).await;
+    let id = house.start("example-job").await;
+    house.until_status("example-job", &id, Status::Running).await;
+    assert_eq!(house.try_start("example-job").await.unwrap_err().kind, Kind::Conflict);
+    house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
+    house.until_status("example-job", &id, Status::Succeeded).await;
+    house.until("its folder is dropped", async || house.runtime.change(|s| s.forgotten.contains(&id))).await;
+    let log =
+        app::executions::log(&house.db, &*house.runtime, &house.caller(), support::TEAM, "example-job", id.as_str())
+            .await
+            .unwrap();
+    assert_eq!(log.text, format!("the log of {id}\n"));
+    // A second one of the same second counts up.
+    let second = house.start("example-job").await;
+    assert_ne!(id, second);
+}
+
+#[tokio::test]
+async fn a_start_waits_for_the_first_deployment_and_fails_with_it() {
+    let house = House::running().await;
+    house.create("example-job", None).await;
+    assert_eq!(house.try_start("example-job").await.unwrap_err().kind, Kind::NotFound);
+    house.runtime.change(|s| {
+        s.apply_blocked = true;
+        s.apply_answers = vec![Problem::invalid("It does not install.", "No such package.")];
+    });
+    house.deploy("example-job").await;
+    let id = house.start("example-job").await;
+    house.runtime.change(|s| s.apply_blocked = false);
+    house.until_status("example-job", &id, Status::UserError).await;
+    assert!(house.execution("example-job", &id).await.message.unwrap().contains("No such package."));
+    assert!(house.runtime.change(|s| s.started.is_empty()));
+}
+
+#[tokio::test]
+async fn a_cancelled_run_is_cancelled_when_nothing_of_it_is_left() {
+    let house = House::running().await;
+    house.deployed("example-job", None).await;
+    let id = house.start("example-job").await;
+    house.until_status("example-job", &id, Status::Running).await;
+    house.cancel("example-job", &id).await;
+    house.until("the runtime is asked", async || house.runtime.change(|s| s.cancelled.contains(&id))).await;
+    assert_eq!(house.execution("example-job", &id).await.status, Status::Running);
+    house.runtime.end(&id, house.clock.now(), EndCause::Cancelled);
+    house.until_status("example-job", &id, Status::Cancelled).await;
+}
+
+#[tokio::test]
+async fn a_run_that_ends_before_its_cancellation_keeps_its_true_status() {
+    let house = House::running().await;
+    house.deployed("example-job", None).await;
+    let id = house.start("example-job").await;
+    house.until_status("example-job", &id, Status::Running).await;
+    house.cancel("example-job", &id).await;
+    house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
+    house.until_status("example-job", &id, Status::Succeeded).await;
+}
+
+#[tokio::test]
+async fn more_runs_than_fit_wait_as_submitted_and_can_be_cancelled_there() {
+    let house = House::running().await;
+    house.runtime.change(|s| s.parallel_runs_max = 1);
+    for name in ["first-job", "second-job", "third-job"] {
+        house.deployed(name, None).await;
+    }
+    let first = house.start("first-job").await;
+    house.until_status("first-job", &first, Status::Running).await;
+    let second = house.start("second-job").await;
+    let third = house.start("third-job").await;
+    house.cancel("second-job", &second).await;
+    house.until_status("second-job", &second, Status::Cancelled).await;
+    assert_eq!(house.execution("third-job", &third).await.status, Status::Submitted);
+    house.runtime.end(&first, house.clock.now(), EndCause::Exited(0));
+    house.until_status("third-job", &third, Status::Running).await;
+    assert!(house.runtime.change(|s| s.started.iter().all(|run| run.id != second)));
+}
+
+#[tokio::test]
+async fn a_run_that_went_on_without_the_service_is_recorded_when_it_is_back() {
+    let mut house = House::running().await;
+    house.deployed("example-job", None).await;
+    let id = house.start("example-job").await;
+    house.until_status("example-job", &id, Status::Running).await;
+    house.stop_instance().await;
+    house.runtime.end(&id, house.clock.now(), EndCause::Exited(3));
+    house.start_instance();
+    house.until_status("example-job", &id, Status::PlatformError).await;
+    assert_eq!(house.runtime.change(|s| s.started.len()), 1);
+}
+
+#[tokio::test]
+async fn a_run_that_vanished_is_a_platform_error_and_never_repeated() {
+    let mut house = House::running().await;
+    house.deployed("example-job", None).await;
+    let id = house.start("example-job").await;
+    house.until_status("example-job", &id, Status::Running).await;
+    house.stop_instance().await;
+    house.runtime.change(|s| s.stages.insert(id.clone(), Stage::Unknown));
+    house.start_instance();
+    house.until_status("example-job", &id, Status::PlatformError).await;
+    assert_eq!(house.runtime.change(|s| s.started.len()), 1);
+    assert!(house.execution("example-job", &id).await.message.unwrap().contains("vanished"));
+}
+
+#[tokio::test]
+async fn of_fifty_starts_at_one_instant_exactly_one_is_accepted() {
+    let house = std::sync::Arc::new(House::new().await);
+    house.create("example-job", None).await;
+    house.deploy("example-job").await;
+    let starts: Vec<_> = (0..50)
+        .map(|_| {
+            let house = house.clone();
+            tokio::spawn(async move { house.try_start("example-job").await })
+        })
+        .collect();
+    let mut accepted = 0;
+    for start in starts {
+        match start.await.unwrap() {
+            Ok(_) => accepted += 1,
+            Err(problem) => assert_eq!(problem.kind, Kind::Conflict),
+        }
+    }
+    assert_eq!(accepted, 1);
+}

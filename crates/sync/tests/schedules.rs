@@ -1,0 +1,147 @@
+//! Ticks by Kubernetes' rules.
+
+mod support;
+
+use jiff::SignedDuration;
+use model::{
+    clock::Clock,
+    deployment::DeploymentChange,
+    execution::{EndCause, Status, Type},
+};
+use support::House;
+
+fn enabled(enabled: bool) -> DeploymentChange {
+    DeploymentChange { enabled: Some(enabled), ..DeploymentChange::default() }
+}
+
+async fn ticks(house: &House) -> Vec<String> {
+    let executions = house.executions("example-job").await;
+    executions.iter().filter_map(|e| e.scheduled_tick).map(|t| t.to_string()).collect()
+}
+
+/// Waits until a tick of this instant is a run, and ends it.
+async fn runs_and_ends(house: &House, tick: &str) {
+    house.until(&format!("the tick {tick} runs"), async || ticks(house).await.contains(&tick.to_owned())).await;
+    let id = house.executions("example-job").await[0].id.clone();
+    house.until_status("example-job", &id, Status::Running).await;
+    house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
+    house.until_status("example-job", &id, Status::Succeeded).await;
+}
+
+/// Lets every loop go round once: a marker job is deployed and run by hand.
+async fn settled(house: &House) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("marker-job-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    house.deployed(&name, Some("* * * * *")).await;
+    house.advance(SignedDuration::from_secs(60));
+    house
+        .until("the marker's tick runs", async || {
+            house.executions(&name).await.iter().any(|e| e.kind == Type::Scheduled)
+        })
+        .await;
+    house.change(&name, enabled(false)).await;
+}
+
+#[tokio::test]
+async fn a_tick_starts_a_run_that_carries_it() {
+    let house = House::running().await;
+    house.deployed("example-job", Some("* * * * *")).await;
+    assert!(ticks(&house).await.is_empty());
+    house.advance(SignedDuration::from_secs(61));
+    runs_and_ends(&house, "2026-01-01T00:01:00Z").await;
+    let run = &house.executions("example-job").await[0];
+    assert_eq!((run.kind, run.started_by.as_str()), (Type::Scheduled, "scheduled/runtime"));
+    assert_eq!(run.op_id, run.id.as_str());
+    house.advance(SignedDuration::from_secs(60));
+    runs_and_ends(&house, "2026-01-01T00:02:00Z").await;
+}
+
+#[tokio::test]
+async fn of_the_ticks_missed_while_down_only_the_latest_runs() {
+    let mut house = House::running().await;
+    house.deployed("example-job", Some("*/5 * * * *")).await;
+    house.stop_instance().await;
+    house.advance(SignedDuration::from_mins(23));
+    house.start_instance();
+    runs_and_ends(&house, "2026-01-01T00:20:00Z").await;
+    assert_eq!(ticks(&house).await, ["2026-01-01T00:20:00Z"]);
+}
+
+#[tokio::test]
+async fn a_tick_older_than_the_starting_deadline_is_missed() {
+    let mut house = House::running().await;
+    house.deployed("example-job", Some("0 1 * * *")).await;
+    house.stop_instance().await;
+    house.advance(SignedDuration::from_mins(91));
+    house.start_instance();
+    settled(&house).await;
+    assert!(ticks(&house).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_tick_during_a_run_waits_and_runs_after_it() {
+    let house = House::running().await;
+    house.deployed("example-job", Some("* * * * *")).await;
+    let manual = house.start("example-job").await;
+    house.until_status("example-job", &manual, Status::Running).await;
+    // Two ticks pass; the later one takes the earlier one's place.
+    house.advance(SignedDuration::from_secs(70));
+    settled(&house).await;
+    assert!(ticks(&house).await.is_empty());
+    house.runtime.end(&manual, house.clock.now(), EndCause::Exited(0));
+    runs_and_ends(&house, "2026-01-01T00:02:00Z").await;
+    assert_eq!(ticks(&house).await.len(), 1);
+}
+
+#[tokio::test]
+async fn disabled_no_tick_fires_and_enabled_no_past_one_does() {
+    let house = House::running().await;
+    house.deployed("example-job", Some("*/10 * * * *")).await;
+    house.change("example-job", enabled(false)).await;
+    house.advance(SignedDuration::from_mins(11));
+    settled(&house).await;
+    house.change("example-job", enabled(true)).await;
+    settled(&house).await;
+    assert!(ticks(&house).await.is_empty());
+    house.advance(SignedDuration::from_mins(7));
+    runs_and_ends(&house, "2026-01-01T00:20:00Z").await;
+}
+
+#[tokio::test]
+async fn a_changed_schedule_fires_no_past_tick_of_its_own() {
+    let house = House::running().await;
+    house.deployed("example-job", Some("0 0 1 6 *")).await;
+    house.advance(SignedDuration::from_mins(12));
+    let definition = House::definition("example-job", Some("10 * * * *"));
+    app::jobs::update(
+        &house.db,
+        &*house.clock,
+        &house.caller(),
+        "UTC",
+        &house.defaults,
+        support::TEAM,
+        "example-job",
+        definition,
+    )
+    .await
+    .unwrap();
+    settled(&house).await;
+    assert!(ticks(&house).await.is_empty());
+    house.advance(SignedDuration::from_mins(58));
+    runs_and_ends(&house, "2026-01-01T01:10:00Z").await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_doubles_no_tick() {
+    let house = House::running().await;
+    house.deployed("example-job", Some("* * * * *")).await;
+    house.advance(SignedDuration::from_secs(61));
+    runs_and_ends(&house, "2026-01-01T00:01:00Z").await;
+    house.advance(SignedDuration::from_secs(-50));
+    house.deployed("another-job", None).await;
+    house.advance(SignedDuration::from_secs(55));
+    settled(&house).await;
+    let once = ticks(&house).await.iter().filter(|t| *t == "2026-01-01T00:01:00Z").count();
+    assert_eq!(once, 1);
+}

@@ -1,0 +1,360 @@
+//! A synchronizer on a real SQLite file with a clock and a runtime that the test holds in its hands.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "test support")]
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use app::{deployments::Missing, executions::StartRequest, jobs::JobDefinition};
+use jiff::{SignedDuration, Timestamp};
+use model::{
+    BoxFuture, Problem,
+    access::Caller,
+    clock::Clock,
+    deployment::{DeploymentChange, PythonVersion, VersionDefaults},
+    execution::{EndCause, Execution, RunEnd, Status},
+    job::JobConfig,
+    lock::{Lock, LockInputs, LockKey, Resolver},
+    name::{ExecutionId, JobId},
+    runtime::{JobOptions, LogChunk, Observed, Run, Runtime, Seen, Stage, Target, Wanted},
+    source::{Source, SourceVersion},
+};
+use store::Db;
+use sync::{Options, Synchronizer};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub const TEAM: &str = "a team";
+
+#[derive(Debug)]
+pub struct TestClock(Mutex<Timestamp>);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn new_id(&self) -> Uuid {
+        model::clock::SystemClock.new_id()
+    }
+}
+
+/// A runtime whose answers a test writes.
+#[derive(Debug, Default)]
+pub struct TestRuntime {
+    pub state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub made: HashMap<JobId, String>,
+    pub applied: Vec<(JobId, i64)>,
+    pub removed: Vec<JobId>,
+    /// What the next applies answer, the first first; then they succeed.
+    pub apply_answers: Vec<Problem>,
+    /// Applies wait as long as this is set.
+    pub apply_blocked: bool,
+    pub started: Vec<Run>,
+    pub stages: HashMap<ExecutionId, Stage>,
+    pub cancelled: Vec<ExecutionId>,
+    pub forgotten: Vec<ExecutionId>,
+    pub parallel_runs_max: usize,
+}
+
+impl TestRuntime {
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock().unwrap());
+        self.changed.notify_waiters();
+        result
+    }
+
+    pub fn end(&self, id: &ExecutionId, at: Timestamp, cause: EndCause) {
+        let end = RunEnd { started_at: Some(at), ended_at: at, cause, termination_message: None };
+        self.change(|s| s.stages.insert(id.clone(), Stage::Ended(end)));
+    }
+
+    async fn wait_while(&self, mut busy: impl FnMut(&State) -> bool + Send) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !busy(&self.state.lock().unwrap()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Runtime for TestRuntime {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn fires_ticks(&self) -> bool {
+        false
+    }
+
+    fn parallel_runs_max(&self) -> usize {
+        self.state.lock().unwrap().parallel_runs_max
+    }
+
+    fn fingerprint(&self) -> String {
+        String::new()
+    }
+
+    fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
+        let made = self.state.lock().unwrap().made.get(&target.job_id).cloned();
+        Box::pin(async move { Ok(made.map_or(Observed::Missing, |inputs_hash| Observed::Present { inputs_hash })) })
+    }
+
+    fn apply<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            self.change(|s| s.applied.push((wanted.deployment.job_id, wanted.deployment.generation)));
+            self.wait_while(|s| s.apply_blocked).await;
+            self.change(|s| {
+                if !s.apply_answers.is_empty() {
+                    return Err(s.apply_answers.remove(0));
+                }
+                s.made.insert(wanted.deployment.job_id, wanted.inputs_hash.clone());
+                Ok(())
+            })
+        })
+    }
+
+    fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
+        self.change(|s| {
+            s.made.remove(&target.job_id);
+            s.removed.push(target.job_id);
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<(), Problem>> {
+        self.change(|s| {
+            s.started.push(run.clone());
+            s.stages.insert(run.id.clone(), Stage::Running(Timestamp::UNIX_EPOCH));
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+        self.change(|s| s.cancelled.push(id.clone()));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<ExecutionId>, Problem>> {
+        let ids = self.state.lock().unwrap().stages.keys().cloned().collect();
+        Box::pin(async { Ok(ids) })
+    }
+
+    fn next<'a>(&'a self, id: &'a ExecutionId, seen: Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
+        Box::pin(async move {
+            self.wait_while(|s| seen == Seen::Running && matches!(s.stages.get(id), Some(Stage::Running(_)))).await;
+            Ok(self.state.lock().unwrap().stages.get(id).cloned().unwrap_or(Stage::Unknown))
+        })
+    }
+
+    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+        let text = format!("the log of {id}\n");
+        Box::pin(async { Ok(Some(LogChunk { text, omitted_bytes: 0 })) })
+    }
+
+    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+        self.change(|s| {
+            s.stages.remove(id);
+            s.forgotten.push(id.clone());
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn clean_up<'a>(&'a self, _keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[derive(Debug)]
+struct TestResolver;
+
+impl Resolver for TestResolver {
+    fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
+        let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
+        Box::pin(async { Ok(lock) })
+    }
+}
+
+/// One instance and all that it works with.
+pub struct House {
+    pub db: Db,
+    pub clock: Arc<TestClock>,
+    pub runtime: Arc<TestRuntime>,
+    pub defaults: VersionDefaults,
+    instance: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
+    _dir: tempfile::TempDir,
+}
+
+impl House {
+    /// A house whose synchronizer does not run yet.
+    pub async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open_sqlite(&dir.path().join("test.db")).await.unwrap();
+        let clock = Arc::new(TestClock(Mutex::new("2026-01-01T00:00:00Z".parse().unwrap())));
+        let runtime = Arc::new(TestRuntime::default());
+        runtime.change(|s| s.parallel_runs_max = 10);
+        let version = PythonVersion { major: 3, minor: 11 };
+        let defaults =
+            VersionDefaults { python_versions: vec![version], python_version: version, vdk_version: "1".into() };
+        Self { db, clock, runtime, defaults, instance: None, _dir: dir }
+    }
+
+    /// A house whose synchronizer runs.
+    pub async fn running() -> Self {
+        let mut house = Self::new().await;
+        house.start_instance();
+        house
+    }
+
+    pub fn start_instance(&mut self) {
+        let options = Options {
+            holder: "test".into(),
+            exclusive: true,
+            lease: Duration::from_secs(15),
+            sweep_interval: Duration::from_secs(300),
+            parallelism: 8,
+            builds_parallelism: 2,
+            vdk_distribution: "vdk".into(),
+            vdk_constraints: String::new(),
+            job_options: JobOptions::default(),
+            run_deadline_seconds: 60,
+            run_backoff_limit: 0,
+            start_deadline: SignedDuration::from_mins(30),
+            default_zone: "UTC".into(),
+            executions_keep: SignedDuration::from_hours(24),
+            executions_keep_per_job: 100,
+            deleted_jobs_keep: SignedDuration::from_hours(24),
+        };
+        let synchronizer = Synchronizer {
+            db: self.db.clone(),
+            clock: self.clock.clone(),
+            runtime: self.runtime.clone(),
+            resolver: Arc::new(TestResolver),
+            options: Arc::new(options),
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(synchronizer.run(stop.clone()));
+        self.instance = Some((stop, task));
+    }
+
+    pub async fn stop_instance(&mut self) {
+        let (stop, task) = self.instance.take().unwrap();
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    pub fn caller(&self) -> Caller {
+        Caller::anonymous("op")
+    }
+
+    /// Moves the clock and lets every loop see it.
+    pub fn advance(&self, by: SignedDuration) {
+        *self.clock.0.lock().unwrap() += by;
+        self.wake();
+    }
+
+    pub fn wake(&self) {
+        let wake = self.db.wake();
+        wake.deployments.notify_one();
+        wake.executions.notify_one();
+        wake.schedules.notify_one();
+    }
+
+    pub fn definition(name: &str, cron: Option<&str>) -> JobDefinition {
+        let config = JobConfig { schedule_cron: cron.map(Into::into), ..JobConfig::default() };
+        JobDefinition { name: name.into(), team: TEAM.into(), description: String::new(), config }
+    }
+
+    pub async fn create(&self, name: &str, cron: Option<&str>) -> JobId {
+        let definition = Self::definition(name, cron);
+        let job = app::jobs::create(&self.db, &*self.clock, &self.caller(), "UTC", definition).await.unwrap();
+        let source = Source {
+            version: version(),
+            archive_bytes: 1,
+            requirements: String::new(),
+            uploaded_by: "test".into(),
+            uploaded_at: self.clock.now(),
+            reason: String::new(),
+        };
+        let mut tx = self.db.write().await.unwrap();
+        store::sources::insert(&mut tx, job.id, &source, b"x").await.unwrap();
+        tx.commit().await.unwrap();
+        job.id
+    }
+
+    pub async fn change(&self, name: &str, change: DeploymentChange) {
+        let missing = Missing::Create;
+        app::deployments::change(&self.db, &*self.clock, &self.caller(), &self.defaults, TEAM, name, &change, missing)
+            .await
+            .unwrap();
+    }
+
+    pub async fn deploy(&self, name: &str) {
+        self.change(name, DeploymentChange { job_version: Some(version()), ..DeploymentChange::default() }).await;
+    }
+
+    /// Creates and deploys a job and waits until it is reached.
+    pub async fn deployed(&self, name: &str, cron: Option<&str>) -> JobId {
+        let id = self.create(name, cron).await;
+        self.deploy(name).await;
+        self.until("the deployment is reached", async || self.reached(name).await.is_some()).await;
+        id
+    }
+
+    pub async fn reached(&self, name: &str) -> Option<i64> {
+        let (_, reached) = app::deployments::list(&self.db, &self.caller(), TEAM, name).await.unwrap();
+        reached.map(|r| r.deployment.generation)
+    }
+
+    pub async fn start(&self, name: &str) -> ExecutionId {
+        self.try_start(name).await.unwrap()
+    }
+
+    pub async fn try_start(&self, name: &str) -> Result<ExecutionId, Problem> {
+        let request = StartRequest::default();
+        app::executions::start(&self.db, &*self.clock, &self.caller(), TEAM, name, "production", &request).await
+    }
+
+    pub async fn executions(&self, name: &str) -> Vec<Execution> {
+        app::executions::list(&self.db, &self.caller(), TEAM, name, None, &[]).await.unwrap()
+    }
+
+    pub async fn execution(&self, name: &str, id: &ExecutionId) -> Execution {
+        app::executions::read(&self.db, &self.caller(), TEAM, name, id.as_str()).await.unwrap()
+    }
+
+    pub async fn cancel(&self, name: &str, id: &ExecutionId) {
+        app::executions::cancel(&self.db, &*self.clock, &self.caller(), TEAM, name, id.as_str()).await.unwrap();
+    }
+
+    pub async fn until_status(&self, name: &str, id: &ExecutionId, status: Status) {
+        self.until(&format!("{id} is {status:?}"), async || self.execution(name, id).await.status == status).await;
+    }
+
+    /// Waits until something holds that the synchronizer brings about.
+    pub async fn until(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !holds().await {
+            assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+pub fn version() -> SourceVersion {
+    SourceVersion::parse(&"a".repeat(40)).unwrap()
+}
