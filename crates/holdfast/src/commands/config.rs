@@ -1,0 +1,104 @@
+//! `holdfast config`: every setting, its value and where it came from.
+
+use std::io::Write;
+
+use clap::{Arg, ArgAction, ArgMatches};
+
+use crate::config::{Flags, Surroundings, load, markdown};
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// A table for people.
+    Text,
+    /// For machines.
+    Json,
+    /// The page `docs/configuration.md`: every setting, but no value of this machine.
+    Markdown,
+}
+
+impl Format {
+    pub(super) fn args() -> [Arg; 2] {
+        [
+            Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"),
+            Arg::new("markdown")
+                .long("markdown")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("json")
+                .help("Print the page that describes every setting"),
+        ]
+    }
+
+    pub(super) fn of(matches: &ArgMatches) -> Self {
+        if matches.get_flag("json") {
+            Self::Json
+        } else if matches.get_flag("markdown") {
+            Self::Markdown
+        } else {
+            Self::Text
+        }
+    }
+}
+
+/// Prints the settings. The files that they name are read as well, so that what `serve` would refuse shows here.
+pub(crate) fn run(
+    surroundings: &Surroundings,
+    flags: &Flags,
+    format: Format,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let text = match format {
+        Format::Markdown => markdown(),
+        Format::Text => load(surroundings, flags)?.checked()?.as_text(),
+        Format::Json => format!("{:#}\n", load(surroundings, flags)?.checked()?.as_json()),
+    };
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A reader such as `head` that has seen enough is no failure.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Raw;
+
+    fn surroundings(folder: &std::path::Path) -> Surroundings {
+        Surroundings {
+            variables: std::collections::BTreeMap::new(),
+            folder: folder.into(),
+            home: Some("/home/me".into()),
+            cores: 2,
+        }
+    }
+
+    fn printed(folder: &std::path::Path, flags: &Flags, format: Format) -> anyhow::Result<String> {
+        let mut out = Vec::new();
+        run(&surroundings(folder), flags, format, &mut out)?;
+        Ok(String::from_utf8(out)?)
+    }
+
+    #[test]
+    fn each_format_is_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let print = |format| printed(folder.path(), &Flags::default(), format).unwrap();
+        assert!(print(Format::Text).contains("SETTING"));
+        assert!(print(Format::Json).parse::<serde_json::Value>().unwrap()["settings"].is_array());
+        assert!(print(Format::Markdown).starts_with("# Configuration"));
+    }
+
+    #[test]
+    fn an_options_file_that_is_wrong_or_missing_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let setting = crate::config::SETTINGS.iter().find(|s| s.key == "vdk.options_file").unwrap();
+        let flags = Flags { config: None, values: vec![(setting, Raw::Text("o.ini".into()))] };
+        let error = printed(folder.path(), &flags, Format::Text).unwrap_err().to_string();
+        assert!(error.contains("vdk.options_file") && error.contains("can't be read"), "{error}");
+        std::fs::write(folder.path().join("o.ini"), "[default]\nA").unwrap();
+        let error = printed(folder.path(), &flags, Format::Text).unwrap_err().to_string();
+        assert!(error.contains("o.ini:2"), "{error}");
+        std::fs::write(folder.path().join("o.ini"), "[default]\nA=1").unwrap();
+        assert!(printed(folder.path(), &flags, Format::Text).is_ok());
+    }
+}

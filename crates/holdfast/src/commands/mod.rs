@@ -1,0 +1,215 @@
+//! The command line: what people type, and what it means.
+
+pub(crate) mod config;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::{Flags, Group, Raw, SETTINGS, Setting, Shape};
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) enum Invocation {
+    /// `holdfast serve`
+    Serve(Flags),
+    /// `holdfast config`
+    Config {
+        /// As `serve` would have them.
+        flags: Flags,
+        /// How to print.
+        format: config::Format,
+    },
+}
+
+/// The arguments of the hidden command that supervises one run of the local runtime, when this is what was asked for.
+///
+/// It is looked for before anything else is set up, because every run waits for it.
+pub(crate) fn shim_arguments(args: impl IntoIterator<Item = OsString>) -> Option<Vec<OsString>> {
+    let mut args = args.into_iter().skip(1);
+    args.next().filter(|first| first == "shim").map(|_| args.collect())
+}
+
+/// Reads the command line, the program's name first. The error holds what to print, also for `--help` and `--version`;
+/// [`clap::Error::exit`] does that.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let matches = command().try_get_matches_from(args)?;
+    match matches.subcommand() {
+        Some(("config", matches)) => {
+            Ok(Invocation::Config { flags: flags(matches), format: config::Format::of(matches) })
+        }
+        Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
+        None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command was given")),
+    }
+}
+
+fn command() -> Command {
+    Command::new("holdfast")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Keeps, deploys and runs data jobs of the Versatile Data Kit.")
+        .after_help(
+            "Examples:\n  \
+             holdfast serve                  start on this machine, with the defaults\n  \
+             holdfast serve --listen localhost:0\n                                  \
+             start on a free port; the start-up message says which\n  \
+             holdfast config                 print every setting and where its value comes from",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(
+            with_settings(Command::new("serve"))
+                .about("Start the service: API, pages, synchronizer and runs.")
+                .after_help(
+                    "Every setting can stand in holdfast.toml or in the environment as well; `holdfast config` prints \
+                     what is in force.\n\nExamples:\n  \
+                     holdfast serve\n  \
+                     holdfast serve --data-dir ./data --listen localhost:9000\n  \
+                     HOLDFAST_LOG=debug holdfast serve --config /etc/holdfast/holdfast.toml",
+                ),
+        )
+        .subcommand(
+            with_settings(Command::new("config"))
+                .about("Print every setting, its value and where the value comes from.")
+                .long_about(
+                    "Print every setting, its value and where the value comes from. Takes the flags of `serve`, to show \
+                     what they would change. Secrets are not shown.",
+                )
+                .args(config::Format::args())
+                .after_help(
+                    "Examples:\n  \
+                     holdfast config\n  \
+                     holdfast config --json\n  \
+                     HOLDFAST_LISTEN=localhost:9000 holdfast config",
+                ),
+        )
+}
+
+/// The command with a flag for each setting.
+fn with_settings(command: Command) -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("The configuration file [env: HOLDFAST_CONFIG] [default: ./holdfast.toml, or that of the user]");
+    command.arg(config).args(
+        Group::ALL
+            .into_iter()
+            .flat_map(|group| SETTINGS.iter().filter(move |setting| setting.group == group).map(flag)),
+    )
+}
+
+fn flag(setting: &'static Setting) -> Arg {
+    let default = setting.default.told().replace('`', "");
+    let arg = Arg::new(setting.key)
+        .long(setting.flag)
+        .help(format!("{} [env: {}] [default: {default}]", setting.doc.trim().replace('`', ""), setting.env))
+        .help_heading(setting.group.title())
+        .value_name(match (setting.shape, setting.unit()) {
+            (_, Some("seconds")) => "SECONDS",
+            (_, Some("days")) => "DAYS",
+            (_, Some("bytes")) => "BYTES",
+            (Shape::Number, _) => "NUMBER",
+            (Shape::List, _) => "LIST",
+            (Shape::Switch, _) => "true|false",
+            (Shape::Text, _) => "VALUE",
+        });
+    match setting.shape {
+        Shape::Text => arg,
+        Shape::Number => arg.allow_negative_numbers(true),
+        Shape::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Shape::List => arg.action(ArgAction::Append),
+    }
+}
+
+/// The settings that were given as flags.
+fn flags(matches: &ArgMatches) -> Flags {
+    let raw = |setting: &'static Setting| {
+        let given = matches.get_many::<String>(setting.key)?.cloned().collect::<Vec<_>>();
+        Some((setting, Raw::Text(given.join(","))))
+    };
+    Flags { config: matches.get_one("config").cloned(), values: SETTINGS.iter().filter_map(raw).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, clap::Error> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    fn serve(line: &str) -> Vec<(&'static str, String)> {
+        let Ok(Invocation::Serve(flags)) = parsed(line) else { panic!("{line}") };
+        flags.values.into_iter().map(|(setting, raw)| (setting.key, raw.text())).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn serve_needs_no_flags() {
+        assert_eq!(serve("holdfast serve"), []);
+    }
+
+    #[test]
+    fn a_flag_stands_for_its_setting() {
+        assert_eq!(
+            serve(
+                "holdfast serve --listen=localhost:0 --insecure --sync-parallelism 3 --allowed-hosts a --allowed-hosts b"
+            ),
+            [
+                ("listen", "localhost:0".into()),
+                ("insecure", "true".into()),
+                ("allowed_hosts", "a,b".into()),
+                ("sync.parallelism", "3".to_owned()),
+            ]
+        );
+        assert_eq!(serve("holdfast serve --insecure=false"), [("insecure", "false".to_owned())]);
+        assert_eq!(serve("holdfast serve --lease-seconds -1"), [("lease_seconds", "-1".to_owned())]);
+    }
+
+    #[test]
+    fn an_unknown_flag_or_command_is_refused_with_a_suggestion() {
+        for (line, suggestion) in [
+            ("holdfast serve --listn x", "'--listen'"),
+            ("holdfast serve --data-dri x", "'--data-dir'"),
+            ("holdfast config --jsn", "'--json'"),
+            ("holdfast serv", "'serve'"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(suggestion), "{line}\n{error}");
+        }
+        for line in ["holdfast demo", "holdfast serve extra", "holdfast serve --uv a --uv b", "holdfast"] {
+            assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn version_and_help_are_printed_and_end_well() {
+        let version = parsed("holdfast --version").unwrap_err();
+        assert_eq!(
+            (version.exit_code(), version.to_string()),
+            (0, format!("holdfast {}\n", env!("CARGO_PKG_VERSION")))
+        );
+        let help = parsed("holdfast serve --help").unwrap_err();
+        assert_eq!(help.exit_code(), 0);
+        let help = help.to_string();
+        for setting in SETTINGS {
+            assert!(help.contains(&format!("--{}", setting.flag)) && help.contains(setting.env), "{}", setting.key);
+        }
+        assert!(!parsed("holdfast --help").unwrap_err().to_string().contains("shim"));
+    }
+
+    #[test]
+    fn the_shim_is_known_by_the_first_argument_alone() {
+        let arguments = |line: &str| shim_arguments(line.split(' ').map(OsString::from));
+        assert_eq!(arguments("holdfast shim a --b"), Some(vec!["a".into(), "--b".into()]));
+        assert_eq!(arguments("holdfast shim"), Some(vec![]));
+        assert_eq!(arguments("holdfast serve shim"), None);
+        assert_eq!(arguments("shim"), None);
+    }
+}

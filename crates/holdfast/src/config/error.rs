@@ -1,0 +1,191 @@
+//! What is wrong with a configuration, where it was written, and how it is written right.
+
+use std::{fmt, path::PathBuf};
+
+use super::table::{SETTINGS, Setting};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of `holdfast.toml`.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// A variable of the environment.
+    Environment(String),
+    /// A flag, with its dashes.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment(variable) => f.write_str(variable),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+impl Origin {
+    /// The kind of place, for machines.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File { .. } => "file",
+            Self::Environment(_) => "environment",
+            Self::Flag(_) => "flag",
+        }
+    }
+
+    /// How `setting` is written in this place, with its example.
+    pub(crate) fn example(&self, setting: &Setting) -> String {
+        match self {
+            Self::File { .. } => match setting.key.rsplit_once('.') {
+                Some((table, key)) => format!("{key} = {} (under [{table}])", setting.example_toml()),
+                None => format!("{} = {}", setting.key, setting.example_toml()),
+            },
+            Self::Flag(flag) => format!("{flag}={}", setting.example),
+            Self::Default | Self::Environment(_) => format!("{}={}", setting.env, setting.example),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    /// Where it is written: a place and, where it is known, a setting.
+    pub(crate) place: String,
+    /// What is wrong, without a secret.
+    pub(crate) wrong: String,
+    /// What to do about it.
+    pub(crate) way_out: String,
+}
+
+impl Flaw {
+    /// A value that a setting does not take. `why` is a sentence about "it".
+    pub(crate) fn value(setting: &Setting, origin: &Origin, given: Option<&str>, why: &str) -> Self {
+        let wrong = match given {
+            Some(given) if !setting.secret => format!("{} is not accepted: {why}", model::name::shown(given)),
+            _ => format!("The value is not accepted: {why}"),
+        };
+        Self {
+            place: format!("{} ({origin})", setting.key),
+            wrong,
+            way_out: format!("For example: {}", origin.example(setting)),
+        }
+    }
+
+    /// A name that no setting has. `spelled` writes a setting as the place where the name was found writes it.
+    pub(crate) fn unknown(origin: &Origin, sort: &str, name: &str, spelled: impl Fn(&Setting) -> String) -> Self {
+        let place = origin.to_string();
+        if LATER.contains(&normal(name).as_str()) {
+            let wrong = format!("This version has no setting {name} yet: it runs jobs on this machine only.");
+            return Self { place, wrong, way_out: "Remove it.".into() };
+        }
+        let wrong = format!("There is no {sort} {}.", model::name::shown(name));
+        let way_out = match closest(name) {
+            Some(setting) => format!("Did you mean {}?", spelled(setting)),
+            None => "`holdfast config` lists the settings.".into(),
+        };
+        Self { place, wrong, way_out }
+    }
+}
+
+/// Everything that is wrong, told at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConfigError(pub(crate) Vec<Flaw>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            1 => f.write_str("The configuration is not valid.")?,
+            many => write!(f, "The configuration is not valid in {many} places.")?,
+        }
+        for Flaw { place, wrong, way_out } in &self.0 {
+            write!(f, "\n\n  {place}\n    {wrong}\n    {way_out}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Settings that people may know of and that come with a later version.
+const LATER: &[&str] = &[
+    "image_builder",
+    "image_name",
+    "kubernetes_build_namespace",
+    "kubernetes_context",
+    "kubernetes_namespace",
+    "outage_window_seconds",
+    "registry_url",
+];
+
+/// A name without the differences between key, variable and flag.
+fn normal(name: &str) -> String {
+    let name = name.trim_start_matches('-').to_lowercase().replace(['.', '-'], "_");
+    name.strip_prefix("holdfast_").unwrap_or(&name).to_owned()
+}
+
+/// The setting that was probably meant.
+fn closest(name: &str) -> Option<&'static Setting> {
+    /// From 0 (nothing in common) to 1 (equal); below this, a suggestion would only puzzle.
+    const ALIKE_ENOUGH: f64 = 0.84;
+    // A right key in a wrong table.
+    let alone = name.rsplit_once('.').map(|(_, key)| key);
+    let name = normal(name);
+    let likeness = |setting: &Setting| {
+        let other = normal(setting.key);
+        if other == name || alone == Some(setting.key) || other.ends_with(&format!("_{name}")) {
+            return 1.0;
+        }
+        let (whole, last) = (strsim::jaro_winkler(&other, &name), setting.key.rsplit('.').next().unwrap_or_default());
+        whole.max(strsim::jaro_winkler(last, &name) - 0.01)
+    };
+    SETTINGS
+        .iter()
+        .map(|setting| (likeness(setting), setting))
+        .filter(|(likeness, _)| *likeness >= ALIKE_ENOUGH)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, setting)| setting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_finds_the_setting_that_was_meant() {
+        for (given, meant) in [
+            ("listn", Some("listen")),
+            ("HOLDFAST_DATADIR", Some("data_dir")),
+            ("sync_parallelism", Some("sync.parallelism")),
+            ("sync.paralelism", Some("sync.parallelism")),
+            ("sync.sweep_interval", Some("sync.sweep_interval_seconds")),
+            ("sweep_interval_seconds", Some("sync.sweep_interval_seconds")),
+            ("lease", Some("lease_seconds")),
+            ("sync.lease_seconds", Some("lease_seconds")),
+            ("service.listen", Some("listen")),
+            ("allowed_host", Some("allowed_hosts")),
+            ("HOLDFAST_DATABASE", Some("database_url")),
+            ("colour", None),
+            ("x", None),
+        ] {
+            assert_eq!(closest(given).map(|s| s.key), meant, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_setting_of_a_later_version_is_called_so() {
+        let origin = Origin::Environment("HOLDFAST_KUBERNETES_CONTEXT".into());
+        let flaw = Flaw::unknown(&origin, "setting", "HOLDFAST_KUBERNETES_CONTEXT", |s| s.env.into());
+        assert!(flaw.wrong.contains("no setting HOLDFAST_KUBERNETES_CONTEXT yet"), "{}", flaw.wrong);
+    }
+}

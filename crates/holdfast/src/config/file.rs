@@ -1,0 +1,139 @@
+//! `holdfast.toml`.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    error::{Flaw, Origin},
+    surroundings::Surroundings,
+    table::{SETTINGS, Setting},
+    value::{Raw, Shape},
+};
+
+/// The name of the file.
+pub(crate) const NAME: &str = "holdfast.toml";
+
+/// No file that configuration names is larger.
+const BYTES_MAX: u64 = 1024 * 1024;
+
+/// Which file is read: the one that was named, or the first of the usual ones that exists.
+pub(super) fn find(surroundings: &Surroundings, named: Option<&Path>) -> Option<PathBuf> {
+    let named = named.or_else(|| surroundings.variable("HOLDFAST_CONFIG").map(Path::new));
+    if let Some(named) = named {
+        return Some(surroundings.folder.join(named));
+    }
+    let usual = [Some(surroundings.folder.join(NAME)), surroundings.config_folder().map(|folder| folder.join(NAME))];
+    // One that exists and can't be read is an error later on, and not passed over.
+    usual.into_iter().flatten().find(|path| !matches!(path.try_exists(), Ok(false)))
+}
+
+/// The text of a file, or a sentence that says why there is none.
+pub(super) fn text(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|e| format!("The file can't be read: {e}."))?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(format!("The file has more than {BYTES_MAX} bytes."));
+    }
+    String::from_utf8(bytes).map_err(|_| "The file is not text in UTF-8.".into())
+}
+
+/// A value that was found, and where.
+pub(super) type Found = (&'static Setting, Raw, Origin);
+
+/// The values of a file, and what is wrong with it.
+pub(super) fn values(path: &Path, text: &str) -> (Vec<Found>, Vec<Flaw>) {
+    let mut reading = Reading { path, text, found: Vec::new(), flaws: Vec::new() };
+    match DeTable::parse(text) {
+        Ok(table) => reading.table("", table.get_ref()),
+        Err(e) => {
+            let origin = reading.origin(e.span().map_or(0, |span| span.start));
+            let wrong = format!("The file is not valid TOML: {}.", e.message().replace('\n', "; "));
+            let way_out = "Texts stand in quotes; numbers, true and false don't.".into();
+            reading.flaws.push(Flaw { place: origin.to_string(), wrong, way_out });
+        }
+    }
+    (reading.found, reading.flaws)
+}
+
+struct Reading<'a> {
+    path: &'a Path,
+    text: &'a str,
+    found: Vec<Found>,
+    flaws: Vec<Flaw>,
+}
+
+impl Reading<'_> {
+    fn origin(&self, offset: usize) -> Origin {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        Origin::File { path: self.path.to_owned(), line: 1 + before.matches('\n').count() }
+    }
+
+    fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
+        // A table is sorted by name; people read a file from above.
+        let mut lines: Vec<_> = table.iter().collect();
+        lines.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in lines {
+            let key = format!("{prefix}{}", name.get_ref());
+            let origin = self.origin(name.span().start);
+            if let Some(setting) = SETTINGS.iter().find(|s| s.key == key) {
+                match raw(setting.shape, value.get_ref()) {
+                    Ok(raw) => self.found.push((setting, raw, origin)),
+                    Err(why) => self.flaws.push(Flaw::value(setting, &origin, None, why)),
+                }
+                continue;
+            }
+            let inner = format!("{key}.");
+            match value.get_ref() {
+                DeValue::Table(table) if SETTINGS.iter().any(|s| s.key.starts_with(&inner)) => {
+                    self.table(&inner, table);
+                }
+                DeValue::Table(table) if !table.is_empty() => self.unknown_table(&key, table),
+                _ => self.flaws.push(Flaw::unknown(&origin, "setting", &key, spelled)),
+            }
+        }
+    }
+
+    /// A table that no setting is in: each key of it is told of, because each may be meant for another table.
+    fn unknown_table(&mut self, key: &str, table: &DeTable<'_>) {
+        for name in table.keys() {
+            let origin = self.origin(name.span().start);
+            let key = format!("{key}.{}", name.get_ref());
+            self.flaws.push(Flaw::unknown(&origin, "setting", &key, spelled));
+        }
+    }
+}
+
+/// How the file writes the name of a setting.
+fn spelled(setting: &Setting) -> String {
+    match setting.key.split_once('.') {
+        Some((table, key)) => format!("{key} under [{table}]"),
+        None => setting.key.into(),
+    }
+}
+
+/// A value as it was written, or why it has the wrong shape.
+fn raw(shape: Shape, value: &DeValue<'_>) -> Result<Raw, &'static str> {
+    match (shape, value) {
+        (Shape::Text, DeValue::String(text)) => Ok(Raw::Text(text.to_string())),
+        (Shape::Text, _) => Err("it must be text in quotes."),
+        (Shape::Number, DeValue::Integer(number)) => i128::from_str_radix(number.as_str(), number.radix())
+            .map(|number| Raw::Text(number.to_string()))
+            .map_err(|_| "it must be a smaller number."),
+        (Shape::Number, _) => Err("it must be a whole number without quotes."),
+        (Shape::Switch, DeValue::Boolean(on)) => Ok(Raw::Text(on.to_string())),
+        (Shape::Switch, _) => Err("it must be true or false, without quotes."),
+        (Shape::List, DeValue::Array(parts)) => parts
+            .iter()
+            .map(|part| part.get_ref().as_str().map(str::to_owned))
+            .collect::<Option<_>>()
+            .map(Raw::Parts)
+            .ok_or("it must be a list of texts in quotes."),
+        (Shape::List, _) => Err("it must be a list: texts in quotes, with commas between them, in brackets."),
+    }
+}

@@ -1,0 +1,27 @@
+//! The configuration: the one place that reads flags, the environment and `holdfast.toml`.
+//!
+//! [`table`] declares every setting once; the flags, the variables, the keys of the file, `holdfast config` and
+//! `docs/configuration.md` all follow from it. A value is parsed where it comes in, to a type that can't hold a wrong
+//! one, and everything else takes [`Settings`] or a part of it as a parameter. To add a setting, add its lines to the
+//! table and renew the page.
+
+mod error;
+mod exposure;
+mod file;
+mod load;
+mod options;
+mod report;
+mod surroundings;
+mod table;
+mod types;
+mod value;
+
+pub(crate) use error::ConfigError;
+pub(crate) use exposure::check_exposure;
+pub(crate) use load::{Flags, Loaded, load};
+pub(crate) use options::VdkOptions;
+pub(crate) use report::markdown;
+pub(crate) use surroundings::Surroundings;
+pub(crate) use table::{Group, SETTINGS, Setting, Settings};
+pub(crate) use types::{LogFormat, RuntimeName};
+pub(crate) use value::{Raw, Shape};

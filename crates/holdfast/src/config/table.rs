@@ -1,0 +1,445 @@
+//! Every setting, declared once.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use model::deployment::PythonVersion;
+
+use super::{
+    error::{ConfigError, Flaw},
+    load::Reader,
+    options::VdkOptions,
+    surroundings::Surroundings,
+    types::{
+        DatabaseUrl, Folders, HostNames, HttpUrl, IndexUrl, Listen, LogFilter, LogFormat, OfExecution, OfJob,
+        PackageName, PackageVersion, RuntimeName, UrlTemplate, ZoneName,
+    },
+    value::{Shape, Value, Whole},
+};
+
+/// What is known of a setting beside its value.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Its key in `holdfast.toml`; a dot stands between the table and the key in it.
+    pub(crate) key: &'static str,
+    /// Its variable in the environment.
+    pub(crate) env: &'static str,
+    /// Its flag without dashes.
+    pub(crate) flag: &'static str,
+    /// What it belongs to.
+    pub(crate) group: Group,
+    /// What it is for.
+    pub(crate) doc: &'static str,
+    /// Its value when nobody sets it.
+    pub(crate) default: Default,
+    /// A value that it takes.
+    pub(crate) example: &'static str,
+    /// How it is written.
+    pub(crate) shape: Shape,
+    /// Whether it may hold what must not be shown.
+    pub(crate) secret: bool,
+    /// What it takes, as part of a sentence.
+    pub(crate) kind: fn() -> String,
+}
+
+/// What a setting belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// The service as others see it.
+    Service,
+    /// What is kept where.
+    Storage,
+    /// What jobs are run with.
+    Python,
+    /// How jobs run.
+    Runs,
+    /// What is kept how long.
+    Retention,
+    /// The loop that makes the runtime follow the database.
+    Synchronizer,
+    /// The service's own log and its metrics.
+    Telemetry,
+}
+
+impl Group {
+    /// In this order they are listed.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Service, Self::Storage, Self::Python, Self::Runs, Self::Retention, Self::Synchronizer, Self::Telemetry];
+
+    /// Its heading.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Storage => "Storage",
+            Self::Python => "Python and VDK",
+            Self::Runs => "Runs",
+            Self::Retention => "Retention",
+            Self::Synchronizer => "Synchronizer",
+            Self::Telemetry => "Log and metrics",
+        }
+    }
+}
+
+/// The value of a setting that nobody sets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Default {
+    /// This one.
+    Text(&'static str),
+    /// None; where something else takes its place, this says what.
+    Absent(&'static str),
+    /// It follows from the machine.
+    Computed {
+        /// As text; without one, the setting has to be set.
+        of: fn(&Surroundings) -> Option<String>,
+        /// How it follows.
+        told: &'static str,
+    },
+}
+
+impl Default {
+    /// In words.
+    pub(crate) fn told(self) -> &'static str {
+        match self {
+            Self::Text(text) => text,
+            Self::Absent(told) | Self::Computed { told, .. } => told,
+        }
+    }
+}
+
+impl Setting {
+    /// The unit that its name ends in.
+    pub(crate) fn unit(&self) -> Option<&'static str> {
+        ["seconds", "days", "bytes"].into_iter().find(|unit| self.key.ends_with(&format!("_{unit}")))
+    }
+
+    /// Its example as `holdfast.toml` writes it.
+    pub(crate) fn example_toml(&self) -> String {
+        match self.shape {
+            Shape::Text => toml::Value::from(self.example).to_string(),
+            Shape::Number | Shape::Switch => self.example.into(),
+            Shape::List => toml::Value::from(self.example.split(',').collect::<Vec<_>>()).to_string(),
+        }
+    }
+}
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $field:ident: $type:ty {
+            $key:literal, $env:literal, $flag:literal, $group:ident, default $default:expr, example $example:literal
+        }
+    )+) => {
+        /// Every setting, in the order in which they are listed.
+        pub(crate) static SETTINGS: &[Setting] = &[$(
+            Setting {
+                key: $key,
+                env: $env,
+                flag: $flag,
+                group: Group::$group,
+                doc: concat!($($doc),+),
+                default: $default,
+                example: $example,
+                shape: <$type as Value>::SHAPE,
+                secret: <$type as Value>::SECRET,
+                kind: <$type as Value>::kind,
+            },
+        )+];
+
+        /// The value of every setting.
+        #[derive(Debug, Clone)]
+        pub(crate) struct Settings {
+            $($(#[doc = $doc])+ pub(crate) $field: $type,)+
+        }
+
+        impl Settings {
+            /// Reads each setting, in the order of [`SETTINGS`]. Nothing comes back when one can't be read.
+            pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+                // All are read before one that failed ends it, so that all that is wrong is told at once.
+                $(let $field = reader.read::<$type>();)+
+                Some(Self { $($field: $field?,)+ })
+            }
+
+            /// Each value as people may see it, in the order of [`SETTINGS`].
+            pub(super) fn shown(&self) -> Vec<serde_json::Value> {
+                vec![$(self.$field.shown(),)+]
+            }
+        }
+    };
+}
+
+settings! {
+    /// The address of API, pages and probes. Port 0 takes a free one, and the start-up message says which.
+    listen: Listen {
+        "listen", "HOLDFAST_LISTEN", "listen", Service,
+        default Default::Text("127.0.0.1:8092"), example "127.0.0.1:8092"
+    }
+    /// Listen beyond this machine although nobody who calls is asked who they are. Everyone who reaches the address can
+    /// then run code on this machine.
+    insecure: bool {
+        "insecure", "HOLDFAST_INSECURE", "insecure", Service, default Default::Text("false"), example "false"
+    }
+    /// Host names beside `localhost` and the loopback addresses under which the service may be called; a request for
+    /// another one is refused, so that no web page can reach the service through a name of its own.
+    allowed_hosts: HostNames {
+        "allowed_hosts", "HOLDFAST_ALLOWED_HOSTS", "allowed-hosts", Service,
+        default Default::Absent("none"), example "jobs.example.com,10.0.0.7"
+    }
+    /// The address of this service as jobs reach it, without a slash at its end.
+    rest_api_url: Option<HttpUrl> {
+        "rest_api_url", "HOLDFAST_REST_API_URL", "rest-api-url", Service,
+        default Default::Absent("the address listened on"), example "https://jobs.example.com"
+    }
+    /// The largest upload of a job's source.
+    max_upload_bytes: Whole<1_024, 1_073_741_824> {
+        "max_upload_bytes", "HOLDFAST_MAX_UPLOAD_BYTES", "max-upload-bytes", Service,
+        default Default::Text("33554432"), example "33554432"
+    }
+    /// The address of a page that shows the log of a run, for those who collect logs elsewhere. Clients open it instead
+    /// of asking this service. `{{start_time}}` and `{{end_time}}` are milliseconds since 1970.
+    logs_url_template: Option<UrlTemplate<OfExecution>> {
+        "logs_url_template", "HOLDFAST_LOGS_URL_TEMPLATE", "logs-url-template", Service,
+        default Default::Absent("none"), example "https://logs.example.com/?q={{execution_id}}"
+    }
+    /// The address of a page that shows the source of a job.
+    source_url_template: Option<UrlTemplate<OfJob>> {
+        "source_url_template", "HOLDFAST_SOURCE_URL_TEMPLATE", "source-url-template", Service,
+        default Default::Absent("none"), example "https://git.example.com/jobs/{{job_name}}"
+    }
+    /// How long requests in progress may take to end after the service is told to stop. Runs go on without it.
+    shutdown_grace_seconds: Whole<0, 600> {
+        "shutdown_grace_seconds", "HOLDFAST_SHUTDOWN_GRACE_SECONDS", "shutdown-grace-seconds", Service,
+        default Default::Text("10"), example "10"
+    }
+
+    /// The folder of the SQLite file, the key file and the run folders. Back it up. One instance at a time uses it.
+    data_dir: PathBuf {
+        "data_dir", "HOLDFAST_DATA_DIR", "data-dir", Storage,
+        default Default::Computed {
+            of: |s| s.data_folder(),
+            told: "`$XDG_DATA_HOME/holdfast`, or `~/.local/share/holdfast`",
+        },
+        example "/var/lib/holdfast"
+    }
+    /// The folder of what can be made again: Python packages and tools. It may be deleted while the service is down.
+    cache_dir: PathBuf {
+        "cache_dir", "HOLDFAST_CACHE_DIR", "cache-dir", Storage,
+        default Default::Computed {
+            of: |s| s.cache_folder(),
+            told: "`$XDG_CACHE_HOME/holdfast`, or `~/.cache/holdfast`",
+        },
+        example "/var/cache/holdfast"
+    }
+    /// The database. This version stores in SQLite only, in a file of the data folder.
+    database_url: DatabaseUrl {
+        "database_url", "HOLDFAST_DATABASE_URL", "database-url", Storage,
+        default Default::Text("sqlite"), example "sqlite"
+    }
+
+    /// The Python version of deployments that ask for none, if this machine has it.
+    python_version: Option<PythonVersion> {
+        "python.version", "HOLDFAST_PYTHON_VERSION", "python-version", Python,
+        default Default::Absent("the newest that is found"), example "3.11"
+    }
+    /// Folders to look for Python interpreters in, before those of `PATH` and the usual places.
+    python_search_path: Folders {
+        "python.search_path", "HOLDFAST_PYTHON_SEARCH_PATH", "python-search-path", Python,
+        default Default::Absent("none"), example "/opt/python3.11/bin,/opt/python3.12/bin"
+    }
+    /// The `uv` program that installs packages.
+    uv: Option<PathBuf> {
+        "uv", "HOLDFAST_UV", "uv", Python,
+        default Default::Absent("the one in `PATH`, or one that is installed into the cache folder"),
+        example "/usr/local/bin/uv"
+    }
+    /// The package index to install from. It may hold a user name and a password, which are never shown; then set it in
+    /// the file or the environment, because other users of this machine can see flags.
+    index_url: Option<IndexUrl> {
+        "index_url", "HOLDFAST_INDEX_URL", "index-url", Python,
+        default Default::Absent("the installer's own: PyPI"), example "https://pypi.example.com/simple"
+    }
+    /// The Python package that brings the `vdk` command which runs jobs.
+    vdk_distribution: PackageName {
+        "vdk.distribution", "HOLDFAST_VDK_DISTRIBUTION", "vdk-distribution", Python,
+        default Default::Text("quickstart-vdk"), example "quickstart-vdk"
+    }
+    /// The version of that package for deployments that ask for none.
+    vdk_version: PackageVersion {
+        "vdk.version", "HOLDFAST_VDK_VERSION", "vdk-version", Python,
+        default Default::Text("0.2.1810444937"), example "0.2.1810444937"
+    }
+    /// A file of constraints, as `pip install --constraint` takes it, for that package and what it depends on.
+    vdk_constraints_file: Option<PathBuf> {
+        "vdk.constraints_file", "HOLDFAST_VDK_CONSTRAINTS_FILE", "vdk-constraints-file", Python,
+        default Default::Absent("constraints that work with the default version"), example "/etc/holdfast/constraints.txt"
+    }
+    /// A file of environment variables for jobs: `[default]` for every job, `[name-of-a-job]` for one.
+    vdk_options_file: Option<PathBuf> {
+        "vdk.options_file", "HOLDFAST_VDK_OPTIONS_FILE", "vdk-options-file", Python,
+        default Default::Absent("none"), example "/etc/holdfast/vdk_options.ini"
+    }
+
+    /// Where jobs run. This version runs them as processes of this machine only.
+    runtime: RuntimeName {
+        "runtime", "HOLDFAST_RUNTIME", "runtime", Runs, default Default::Text("local"), example "local"
+    }
+    /// How many runs are active at once; the others wait.
+    parallel_runs: Whole<1, 1_000> {
+        "parallel_runs", "HOLDFAST_PARALLEL_RUNS", "parallel-runs", Runs,
+        default Default::Computed {
+            of: |s| Some(s.cores.clamp(2, 1_000).to_string()),
+            told: "the number of processor cores, at least 2",
+        },
+        example "4"
+    }
+    /// How long a run may take; then it is ended.
+    run_deadline_seconds: Whole<1, 2_592_000> {
+        "run.deadline_seconds", "HOLDFAST_RUN_DEADLINE_SECONDS", "run-deadline-seconds", Runs,
+        default Default::Text("43200"), example "43200"
+    }
+    /// How often a run that failed is tried again.
+    run_backoff_limit: Whole<0, 10> {
+        "run.backoff_limit", "HOLDFAST_RUN_BACKOFF_LIMIT", "run-backoff-limit", Runs,
+        default Default::Text("0"), example "0"
+    }
+    /// How late a run may start: after its tick, or after it was asked for.
+    start_deadline_seconds: Whole<10, 604_800> {
+        "start_deadline_seconds", "HOLDFAST_START_DEADLINE_SECONDS", "start-deadline-seconds", Runs,
+        default Default::Text("1800"), example "1800"
+    }
+    /// How much of a run's log is kept; of a longer one, beginning and end.
+    log_max_bytes: Whole<65_536, 268_435_456> {
+        "log_max_bytes", "HOLDFAST_LOG_MAX_BYTES", "log-max-bytes", Runs,
+        default Default::Text("4194304"), example "4194304"
+    }
+    /// The time zone of schedules that name none.
+    time_zone: ZoneName {
+        "time_zone", "HOLDFAST_TIME_ZONE", "time-zone", Runs, default Default::Text("UTC"), example "Europe/Sofia"
+    }
+
+    /// How long ended executions and their logs are kept.
+    executions_keep_days: Whole<1, 3_650> {
+        "executions.keep_days", "HOLDFAST_EXECUTIONS_KEEP_DAYS", "executions-keep-days", Retention,
+        default Default::Text("14"), example "14"
+    }
+    /// How many of a job's latest executions are kept however old they are.
+    executions_keep_per_job: Whole<1, 100_000> {
+        "executions.keep_per_job", "HOLDFAST_EXECUTIONS_KEEP_PER_JOB", "executions-keep-per-job", Retention,
+        default Default::Text("100"), example "100"
+    }
+    /// How long what belonged to a deleted job is kept in the database.
+    deleted_jobs_keep_days: Whole<0, 3_650> {
+        "deleted_jobs_keep_days", "HOLDFAST_DELETED_JOBS_KEEP_DAYS", "deleted-jobs-keep-days", Retention,
+        default Default::Text("7"), example "7"
+    }
+
+    /// How often every deployment is compared with what exists of it. Changes are carried out at once, without waiting
+    /// for it.
+    sync_sweep_interval_seconds: Whole<1, 86_400> {
+        "sync.sweep_interval_seconds", "HOLDFAST_SYNC_SWEEP_INTERVAL_SECONDS", "sync-sweep-interval-seconds",
+        Synchronizer, default Default::Text("300"), example "300"
+    }
+    /// How many deployments are worked on at once.
+    sync_parallelism: Whole<1, 1_024> {
+        "sync.parallelism", "HOLDFAST_SYNC_PARALLELISM", "sync-parallelism", Synchronizer,
+        default Default::Text("32"), example "32"
+    }
+    /// How long the leading instance may be silent before another one takes over.
+    lease_seconds: Whole<3, 300> {
+        "lease_seconds", "HOLDFAST_LEASE_SECONDS", "lease-seconds", Synchronizer,
+        default Default::Text("15"), example "15"
+    }
+
+    /// Which lines the service writes to its own log.
+    log: LogFilter {
+        "log", "HOLDFAST_LOG", "log", Telemetry, default Default::Text("info"), example "info,sync=debug"
+    }
+    /// How it writes them: `text` for people, `json` for machines.
+    log_format: LogFormat {
+        "log_format", "HOLDFAST_LOG_FORMAT", "log-format", Telemetry, default Default::Text("text"), example "text"
+    }
+    /// Whether `/data-jobs/debug/prometheus` offers metrics.
+    metrics_enabled: bool {
+        "metrics_enabled", "HOLDFAST_METRICS_ENABLED", "metrics-enabled", Telemetry,
+        default Default::Text("true"), example "true"
+    }
+}
+
+impl Settings {
+    /// The requirement that brings the `vdk` command, for the version that deployments get by default.
+    pub(crate) fn vdk_requirement(&self) -> String {
+        format!("{}=={}", self.vdk_distribution.as_str(), self.vdk_version.as_str())
+    }
+
+    /// The constraints for VDK's packages, when a file of them is set.
+    pub(crate) fn vdk_constraints(&self) -> Result<Option<String>, ConfigError> {
+        self.vdk_constraints_file.as_deref().map(|path| named_file("vdk.constraints_file", path)).transpose()
+    }
+
+    /// What the options file says; nothing when none is set.
+    pub(crate) fn vdk_options(&self) -> Result<VdkOptions, ConfigError> {
+        let Some(path) = &self.vdk_options_file else { return Ok(VdkOptions::default()) };
+        let text = named_file("vdk.options_file", path)?;
+        VdkOptions::parse(&text, path).map_err(ConfigError)
+    }
+
+    /// The address of the API as jobs reach it, when the service listens on `bound`.
+    pub(crate) fn rest_api_url(&self, bound: SocketAddr) -> String {
+        if let Some(url) = &self.rest_api_url {
+            return url.as_str().to_owned();
+        }
+        let reachable = match bound.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        format!("http://{}", SocketAddr::from((reachable, bound.port())))
+    }
+}
+
+/// The text of a file that the setting `key` names.
+fn named_file(key: &str, path: &Path) -> Result<String, ConfigError> {
+    super::file::text(path).map_err(|wrong| {
+        let place = format!("{key} ({})", path.display());
+        ConfigError(vec![Flaw { place, wrong, way_out: "Name a file that this user can read.".into() }])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variable_flag_and_key_of_a_setting_are_one_name() {
+        for setting in SETTINGS {
+            let name = setting.key.replace('.', "_");
+            assert_eq!(setting.env, format!("HOLDFAST_{}", name.to_uppercase()));
+            assert_eq!(setting.flag, name.replace('_', "-"));
+        }
+    }
+
+    #[test]
+    fn the_default_distribution_is_the_one_that_the_built_in_constraints_are_for() {
+        let default = |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap().default.told();
+        let requirement = format!("{}=={}", default("vdk.distribution"), default("vdk.version"));
+        assert_eq!(requirement, python::DEFAULT_VDK_REQUIREMENT);
+    }
+
+    #[test]
+    fn a_key_is_used_once_and_is_not_a_table_as_well() {
+        for (at, setting) in SETTINGS.iter().enumerate() {
+            for other in &SETTINGS[at + 1..] {
+                assert_ne!(setting.env, other.env);
+                assert!(!other.key.starts_with(&format!("{}.", setting.key)), "{} {}", setting.key, other.key);
+                assert!(!setting.key.starts_with(&format!("{}.", other.key)), "{} {}", setting.key, other.key);
+            }
+        }
+    }
+
+    #[test]
+    fn settings_of_a_group_stand_together_in_the_order_of_groups() {
+        let groups: Vec<_> = SETTINGS.iter().map(|s| Group::ALL.iter().position(|g| *g == s.group)).collect();
+        assert!(groups.is_sorted());
+    }
+}

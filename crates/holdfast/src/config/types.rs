@@ -1,0 +1,558 @@
+//! The types of single settings: what is there is valid.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use model::deployment::PythonVersion;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value as Json;
+use url::Url;
+
+use super::value::{Base, Raw, Shape, Value};
+
+/// A type that is one text, checked.
+macro_rules! checked_text {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub(crate) struct $name(String);
+
+        impl $name {
+            /// The text.
+            pub(crate) fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Value for $name {
+            const SHAPE: Shape = Shape::Text;
+
+            fn kind() -> String {
+                $kind.into()
+            }
+
+            fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+                let text = raw.text();
+                let check: fn(&str) -> Result<(), String> = $check;
+                check(&text).map(|()| Self(text))
+            }
+
+            fn shown(&self) -> Json {
+                self.0.clone().into()
+            }
+        }
+    };
+}
+
+/// A type that is one of some words.
+macro_rules! one_of {
+    ($(#[$doc:meta])* $name:ident { $($(#[$word_doc:meta])* $variant:ident = $word:literal),+ } $(refused $refuse:expr)?) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $name {
+            $($(#[$word_doc])* $variant),+
+        }
+
+        impl $name {
+            /// The word that configuration writes.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+        }
+
+        impl Value for $name {
+            const SHAPE: Shape = Shape::Text;
+
+            fn kind() -> String {
+                [$(concat!("`", $word, "`")),+].join(" or ")
+            }
+
+            fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+                match raw.text().as_str() {
+                    $($word => Ok(Self::$variant),)+
+                    other => {
+                        let refuse: fn(&str) -> Option<String> = one_of!(@refuse $($refuse)?);
+                        Err(refuse(other).unwrap_or_else(|| format!("it must be {}.", [$($word),+].join(" or "))))
+                    }
+                }
+            }
+
+            fn shown(&self) -> Json {
+                self.as_str().into()
+            }
+        }
+    };
+    (@refuse $refuse:expr) => { $refuse };
+    (@refuse) => { |_| None };
+}
+
+/// The address to listen on. Port 0 takes a free one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen(pub(crate) SocketAddr);
+
+impl Value for Listen {
+    const SHAPE: Shape = Shape::Text;
+
+    fn kind() -> String {
+        "an IP address or `localhost`, a colon and a port".into()
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let text = raw.text();
+        let of_localhost = || text.strip_prefix("localhost:")?.parse().ok();
+        text.parse()
+            .ok()
+            .or_else(|| of_localhost().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+            .map(Self)
+            .ok_or_else(|| format!("it must be {}.", Self::kind().replace('`', "")))
+    }
+
+    fn shown(&self) -> Json {
+        self.0.to_string().into()
+    }
+}
+
+/// The host names, beside the loopback ones, under which browsers and clients may address the service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct HostNames(pub(crate) Vec<String>);
+
+impl Value for HostNames {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        "a list of host names".into()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let check = |name: String| {
+            let why = if name.contains("://") {
+                "a host name has no scheme and no path"
+            } else if name.contains('*') {
+                "each host name must be written out; there are no wild cards"
+            } else {
+                match url::Host::parse(&name) {
+                    Ok(host) => return Ok(host.to_string()),
+                    Err(_) => "a host name has no port, no blank and no slash; an IPv6 address stands in brackets",
+                }
+            };
+            Err(format!("{} is no host name: {why}.", model::name::shown(&name)))
+        };
+        raw.parts(',').into_iter().map(check).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn shown(&self) -> Json {
+        self.0.clone().into()
+    }
+}
+
+/// Folders to look in, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Folders(pub(crate) Vec<PathBuf>);
+
+impl Value for Folders {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        "a list of folders".into()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
+        raw.parts(',')
+            .into_iter()
+            .map(|part| PathBuf::parse(&Raw::Text(part), base))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    fn shown(&self) -> Json {
+        self.0.iter().map(Value::shown).collect()
+    }
+}
+
+/// Where the rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DatabaseUrl {
+    /// In an SQLite file of the data folder.
+    Sqlite,
+}
+
+impl Value for DatabaseUrl {
+    const SHAPE: Shape = Shape::Text;
+    const SECRET: bool = true;
+
+    fn kind() -> String {
+        "`sqlite`: a file in the data folder".into()
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let text = raw.text();
+        if text == "sqlite" {
+            return Ok(Self::Sqlite);
+        }
+        Err(match text.split_once(':') {
+            Some(("postgres" | "postgresql", _)) => "this version stores in SQLite only.".into(),
+            Some(("sqlite", _)) => {
+                "the SQLite file is always in the data folder; write sqlite, and set data_dir to move it.".into()
+            }
+            _ => "it must be sqlite.".into(),
+        })
+    }
+
+    fn shown(&self) -> Json {
+        match self {
+            Self::Sqlite => "sqlite".into(),
+        }
+    }
+}
+
+one_of!(
+    /// Where jobs run.
+    RuntimeName {
+        /// As processes of this machine.
+        Local = "local"
+    }
+    refused |other| (other == "kubernetes").then(|| {
+        "kubernetes is not in this version, which runs jobs as processes of this machine only.".into()
+    })
+);
+
+one_of!(
+    /// How the service's own log is written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json"
+    }
+);
+
+impl Value for PythonVersion {
+    const SHAPE: Shape = Shape::Text;
+
+    fn kind() -> String {
+        "a Python version of two numbers".into()
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        raw.text().parse().map_err(|_| "it must be major and minor number of a Python version.".into())
+    }
+
+    fn shown(&self) -> Json {
+        self.to_string().into()
+    }
+}
+
+/// The address of a package index. It may hold a user name and a password, which are not shown.
+#[derive(Debug, Clone)]
+pub(crate) struct IndexUrl(SecretString);
+
+impl IndexUrl {
+    /// The address with its credentials.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl Value for IndexUrl {
+    const SHAPE: Shape = Shape::Text;
+    const SECRET: bool = true;
+
+    fn kind() -> String {
+        "a URL with https, http or file".into()
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let url = Url::parse(&raw.text()).map_err(|e| format!("it is not a URL ({e})."))?;
+        if !matches!(url.scheme(), "https" | "http" | "file") {
+            return Err("it must start with https://, http:// or file://.".into());
+        }
+        Ok(Self(raw.text().into()))
+    }
+
+    fn shown(&self) -> Json {
+        Url::parse(self.expose()).map_or(HIDDEN.into(), |url| redacted(url).into())
+    }
+}
+
+/// What stands for a secret.
+const HIDDEN: &str = "***";
+
+/// An address without user name, password and query.
+fn redacted(mut url: Url) -> String {
+    // Both fail only for addresses that can't have credentials.
+    if !url.username().is_empty() || url.password().is_some() {
+        let _ = url.set_password(None);
+        let _ = url.set_username(HIDDEN);
+    }
+    if url.query().is_some() {
+        url.set_query(Some(HIDDEN));
+    }
+    if url.fragment().is_some() {
+        url.set_fragment(Some(HIDDEN));
+    }
+    url.into()
+}
+
+checked_text!(
+    /// The address of a web service, without a slash at its end.
+    HttpUrl,
+    "a URL with http or https",
+    |text| {
+        let url = Url::parse(text).map_err(|e| format!("it is not a URL ({e})."))?;
+        if !matches!(url.scheme(), "https" | "http") {
+            Err("it must start with http:// or https://.".into())
+        } else if !url.username().is_empty() || url.password().is_some() {
+            Err("it must not hold a user name or a password: every job sees it.".into())
+        } else if url.query().is_some() || url.fragment().is_some() {
+            Err("it must end with its path: clients add theirs.".into())
+        } else if text.ends_with('/') {
+            Err("it must not end with a slash: clients add their path.".into())
+        } else {
+            Ok(())
+        }
+    }
+);
+
+checked_text!(
+    /// The name of a Python package.
+    PackageName,
+    "the name of a Python package",
+    |text| {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        let inside = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if text.len() <= 100 && edge(text.chars().next()) && edge(text.chars().last()) && text.chars().all(inside) {
+            Ok(())
+        } else {
+            Err("a package name has letters, digits, dots, hyphens and underscores, and no version.".into())
+        }
+    }
+);
+
+checked_text!(
+    /// One version of a Python package.
+    PackageVersion,
+    "the version of a Python package",
+    |text| {
+        let inside = |c: char| c.is_ascii_alphanumeric() || ".!+-_".contains(c);
+        if text.len() <= 100 && text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(inside) {
+            Ok(())
+        } else {
+            Err("it must be one whole version, without a comparison in front of it.".into())
+        }
+    }
+);
+
+checked_text!(
+    /// The name of an IANA time zone.
+    ZoneName,
+    "the name of an IANA time zone",
+    |text| jiff::tz::TimeZone::get(text).map(|_| ()).map_err(|_| "no time zone has this name.".into())
+);
+
+checked_text!(
+    /// Which lines go to the service's own log.
+    LogFilter,
+    "a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or directives by part, with commas",
+    |text| {
+        let parsed = tracing_subscriber::EnvFilter::builder().parse(text);
+        parsed.map(|_| ()).map_err(|e| format!("it is not a log filter ({e})."))
+    }
+);
+
+/// The address of a page, with names in double braces to fill in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UrlTemplate<P>(String, PhantomData<P>);
+
+/// The names that a [`UrlTemplate`] may have.
+pub(crate) trait Placeholders {
+    /// Without braces.
+    const NAMES: &'static [&'static str];
+}
+
+/// The names in the address of a run's log. Times are milliseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfExecution;
+
+impl Placeholders for OfExecution {
+    const NAMES: &'static [&'static str] =
+        &["execution_id", "op_id", "job_name", "team_name", "start_time", "end_time"];
+}
+
+/// The names in the address of a job's source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfJob;
+
+impl Placeholders for OfJob {
+    const NAMES: &'static [&'static str] = &["job_name", "team_name"];
+}
+
+impl<P> UrlTemplate<P> {
+    /// The text with its placeholders.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<P: Placeholders> Value for UrlTemplate<P> {
+    const SHAPE: Shape = Shape::Text;
+
+    fn kind() -> String {
+        format!("a URL with any of {}", Braced(P::NAMES, "`"))
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let text = raw.text();
+        if !text.starts_with("https://") && !text.starts_with("http://") {
+            return Err("it must start with http:// or https://.".into());
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err("a URL has no blanks.".into());
+        }
+        let mut rest = text.as_str();
+        while let Some((_, after)) = rest.split_once("{{") {
+            let Some((name, after)) = after.split_once("}}") else {
+                return Err("a {{ in it has no }}.".into());
+            };
+            if !P::NAMES.contains(&name) {
+                return Err(format!("{{{{{name}}}}} is none of {}.", Braced(P::NAMES, "")));
+            }
+            rest = after;
+        }
+        Ok(Self(text, PhantomData))
+    }
+
+    fn shown(&self) -> Json {
+        self.0.clone().into()
+    }
+}
+
+/// Names in braces, with a mark around each.
+struct Braced(&'static [&'static str], &'static str);
+
+impl fmt::Display for Braced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, name) in self.0.iter().enumerate() {
+            write!(f, "{}{mark}{{{{{name}}}}}{mark}", if at == 0 { "" } else { ", " }, mark = self.1)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn parse<T: Value>(text: &str) -> Result<T, String> {
+        T::parse(&Raw::Text(text.into()), Base { folder: Path::new("/"), home: None })
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_an_ip_address_or_localhost_with_a_port() {
+        for (given, shown) in [
+            ("127.0.0.1:8092", "127.0.0.1:8092"),
+            ("localhost:0", "127.0.0.1:0"),
+            ("[::1]:80", "[::1]:80"),
+            ("0.0.0.0:65535", "0.0.0.0:65535"),
+        ] {
+            assert_eq!(parse::<Listen>(given).map(|l| l.shown()), Ok(shown.into()));
+        }
+        for bad in
+            ["", "8092", ":8092", "127.0.0.1", "example.com:80", "127.0.0.1:65536", "::1:80", "http://localhost:1"]
+        {
+            assert!(parse::<Listen>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_names_have_no_scheme_port_or_wild_card() {
+        let good = parse::<HostNames>("Jobs.Example.com, 10.0.0.7,,[::1]").unwrap();
+        assert_eq!(good.0, ["jobs.example.com", "10.0.0.7", "[::1]"]);
+        for bad in ["http://a.b", "a.b:80", "*.a.b", "a b", "a/b"] {
+            assert!(parse::<HostNames>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn postgres_is_refused_without_its_password() {
+        for url in ["postgres://me:hunter2@db/x", "postgresql://db"] {
+            assert_eq!(parse::<DatabaseUrl>(url), Err("this version stores in SQLite only.".into()));
+        }
+        for bad in ["", "sqlite:///tmp/x", "mysql://x"] {
+            assert!(parse::<DatabaseUrl>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn kubernetes_is_refused_as_not_in_this_version() {
+        assert!(parse::<RuntimeName>("kubernetes").unwrap_err().contains("not in this version"));
+        assert_eq!(parse::<RuntimeName>("docker"), Err("it must be local.".into()));
+    }
+
+    #[test]
+    fn an_index_address_is_shown_without_its_credentials() {
+        for (given, shown) in [
+            ("https://pypi.org/simple", "https://pypi.org/simple"),
+            ("https://me:hunter2@host:8443/simple", "https://***@host:8443/simple"),
+            ("https://hunter2@host/simple", "https://***@host/simple"),
+            ("https://:hunter2@host/simple", "https://***@host/simple"),
+            ("https://host/simple?token=hunter2#hunter2", "https://host/simple?***#***"),
+        ] {
+            let url = parse::<IndexUrl>(given).unwrap();
+            assert_eq!(url.shown(), Json::from(shown));
+            assert_eq!(url.expose(), given);
+            assert!(!format!("{url:?}").contains("hunter2"));
+        }
+        for bad in ["pypi.org", "ftp://hunter2@host", "https://"] {
+            assert!(!parse::<IndexUrl>(bad).unwrap_err().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn texts_are_checked_where_they_come_in() {
+        assert!(parse::<HttpUrl>("http://127.0.0.1:8092").is_ok());
+        assert!(parse::<HttpUrl>("https://a.b/holdfast").is_ok());
+        for bad in ["", "a.b", "http://a.b/", "https://u:p@a.b", "https://a.b?x=1", "ftp://a.b"] {
+            assert!(parse::<HttpUrl>(bad).is_err(), "{bad}");
+        }
+        assert!(parse::<PackageName>("quickstart-vdk").is_ok());
+        for bad in ["", "-a", "a==1", "a b", "a-", "git+https://x"] {
+            assert!(parse::<PackageName>(bad).is_err(), "{bad}");
+        }
+        assert!(parse::<PackageVersion>("0.2.1810444937").is_ok());
+        for bad in ["", "==1", ">=1", "latest", "1 2", "1,2"] {
+            assert!(parse::<PackageVersion>(bad).is_err(), "{bad}");
+        }
+        assert!(parse::<ZoneName>("Europe/Sofia").is_ok());
+        assert!(parse::<ZoneName>("Europe/Sofa").is_err());
+        assert!(parse::<LogFilter>("info,sync=debug").is_ok());
+        assert!(parse::<LogFilter>("sync=loud").is_err());
+        assert_eq!(parse::<PythonVersion>("3.11"), Ok(PythonVersion { major: 3, minor: 11 }));
+        assert!(parse::<PythonVersion>("3").is_err());
+    }
+
+    #[test]
+    fn a_template_has_only_names_that_are_filled_in() {
+        assert!(parse::<UrlTemplate<OfExecution>>("https://logs/?q={{execution_id}}&t={{start_time}}").is_ok());
+        for bad in ["https://logs/{{exec}}", "https://logs/{{execution_id", "logs/{{execution_id}}", "https://a b"] {
+            assert!(parse::<UrlTemplate<OfExecution>>(bad).is_err(), "{bad}");
+        }
+        assert!(parse::<UrlTemplate<OfJob>>("https://git/{{team_name}}/{{job_name}}").is_ok());
+        assert!(parse::<UrlTemplate<OfJob>>("https://git/{{execution_id}}").is_err());
+    }
+}
