@@ -66,7 +66,7 @@ impl Locker {
         let all = self.tools.interpreters();
         all.iter().find(|i| i.version == inputs.python_version).ok_or_else(|| {
             let found: Vec<_> = all.iter().map(|i| i.version.to_string()).collect();
-            Problem::conflict(
+            Problem::unavailable(
                 WHAT,
                 format!(
                     "Python {} is not on the machine of this service; there is: {}.",
@@ -79,7 +79,12 @@ impl Locker {
     }
 
     /// VDK alone, with the hashes of the wheels here.
-    async fn vdk_lock(&self, inputs: &LockInputs, interpreter: &Interpreter, wheels: &Wheels) -> Result<String, Problem> {
+    async fn vdk_lock(
+        &self,
+        inputs: &LockInputs,
+        interpreter: &Interpreter,
+        wheels: &Wheels,
+    ) -> Result<String, Problem> {
         let alone = LockInputs { requirements: String::new(), ..inputs.clone() };
         let folder = self.tools.cache_dir().join("locks");
         let kept = folder.join(format!("{}.txt", alone.key()));
@@ -88,7 +93,7 @@ impl Locker {
         }
         let text = self.resolve(&alone, interpreter, wheels, "", None).await?;
         // Two at the same time leave the one or the other, whole.
-        let scratch = self.tools.scratch()?;
+        let scratch = self.tools.scratch().await?;
         let new = scratch.path().join("lock.txt");
         let stored = write(&new, &text)
             .and_then(|()| std::fs::create_dir_all(&folder).map_err(|e| io(&e)))
@@ -107,7 +112,7 @@ impl Locker {
         requirements: &str,
         preferred: Option<&str>,
     ) -> Result<String, Problem> {
-        let scratch = self.tools.scratch()?;
+        let scratch = self.tools.scratch().await?;
         let at = |name: &str| scratch.path().join(name);
         write(&at("vdk.in"), &inputs.vdk_requirement)?;
         write(&at("requirements.txt"), requirements)?;
@@ -117,9 +122,16 @@ impl Locker {
             write(&at("lock.txt"), text)?;
         }
         let mut args: Vec<OsString> =
-            ["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"].map(Into::into).into();
+            ["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"]
+                .map(Into::into)
+                .into();
         args.extend(["-c", "constraints.txt", "-b", "build.txt"].map(Into::into));
-        args.extend(["--find-links".into(), wheels.folder().into(), "--python".into(), interpreter.executable.clone().into()]);
+        args.extend([
+            "--find-links".into(),
+            wheels.folder().into(),
+            "--python".into(),
+            interpreter.executable.clone().into(),
+        ]);
         args.extend((!self.allow_build).then(|| "--no-build".into()));
         args.extend(["vdk.in", "requirements.txt"].map(Into::into));
         self.tools.run(WHAT, scratch.path(), args, RESOLVE_LIMIT).await?;

@@ -88,11 +88,16 @@ fn requirement(number: usize, line: &str) -> Result<String, Problem> {
     }
     let name_end = line.find(['[', '<', '>', '=', '!', '~', ';', ' ', '@', '(']).unwrap_or(line.len());
     let head = &line[..name_end];
-    if head.starts_with(['.', '~']) || head.contains(['/', '\\']) || [".whl", ".gz", ".zip"].iter().any(|x| head.ends_with(x)) {
+    if head.starts_with(['.', '~'])
+        || head.contains(['/', '\\'])
+        || [".whl", ".gz", ".zip"].iter().any(|x| head.ends_with(x))
+    {
         return refuse("files and folders are not allowed.".into(), PLAIN);
     }
     match Requirement::<VerbatimUrl>::from_str(line) {
-        Ok(r) if matches!(r.version_or_url, Some(VersionOrUrl::Url(_))) => refuse("addresses are not allowed.".into(), PLAIN),
+        Ok(r) if matches!(r.version_or_url, Some(VersionOrUrl::Url(_))) => {
+            refuse("addresses are not allowed.".into(), PLAIN)
+        }
         Ok(r) => Ok(r.to_string()),
         Err(e) => refuse(
             format!("{}.", e.message.to_string().trim_end_matches('.')),
@@ -169,7 +174,8 @@ mod tests {
             "requests; python_version >",
             "ä",
         ] {
-            let problem = normalise(&format!("click\n# words\n{bad}\n")).map(|t| panic!("{bad:?} -> {t:?}")).unwrap_err();
+            let problem =
+                normalise(&format!("click\n# words\n{bad}\n")).map(|t| panic!("{bad:?} -> {t:?}")).unwrap_err();
             assert_eq!((problem.kind, problem.fault), (Kind::Invalid, Fault::User));
             assert!(problem.why.starts_with("Line 3, "), "{}", problem.why);
             assert!(!problem.why.contains("secret"), "{}", problem.why);

@@ -145,7 +145,7 @@ async fn an_index_that_cannot_be_reached_is_the_platforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_wheels_made_twice_at_once_are_made_once() {
     let folder = tempfile::tempdir().unwrap();
-    let shared = tools(cache_dir(&environment())).await;
+    let shared = Arc::new(tools(cache_dir(&environment())).await);
     let uv = shared.uv().await.unwrap();
     let another = || {
         Tools::new(ToolsOptions {
@@ -166,9 +166,53 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
     eprintln!("wheels of {requirement}: {:?}", started.elapsed());
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!(first.folder(), second.folder());
-    let wheels = std::fs::read_dir(first.folder()).unwrap().filter(|e| {
-        e.as_ref().unwrap().path().extension().is_some_and(|x| x == "whl")
-    });
-    assert!(wheels.count() >= 3);
-    assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0, "nothing is left behind");
+    let names = |folder: &Path, last: &str| {
+        let all = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        all.filter(|n| n.ends_with(last)).collect::<Vec<_>>()
+    };
+    assert!(names(first.folder(), ".whl").len() >= 3);
+
+    // A lock that was made beside other wheels, as on another machine, is installed with these.
+    let inputs = LockInputs { vdk_requirement: requirement.into(), ..inputs(&shared, "") };
+    let lock = Locker::new(shared.clone()).lock(&inputs).await.unwrap();
+    let at = folder.path().join("environment");
+    one.create_environment(interpreter, &lock, requirement, &at).await.unwrap();
+    assert!(at.join("bin/vdkcli").is_file());
+
+    drop((one, two));
+    assert_eq!(names(&folder.path().join("tmp"), ""), ["lock"], "nothing is left behind");
+}
+
+/// Run it when the default VDK, its constraints or `python::SUPPORTED` change.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute and more: it runs a job with every Python of the machine"]
+async fn a_job_runs_with_every_supported_python() {
+    let tools = Arc::new(tools(cache_dir(&environment())).await);
+    let folder = tempfile::tempdir_in(tools.cache_dir()).unwrap();
+    let job = folder.path().join("some-job");
+    std::fs::create_dir(&job).unwrap();
+    std::fs::write(job.join("config.ini"), "[owner]\nteam = some\n").unwrap();
+    std::fs::write(job.join("10_step.py"), "def run(job_input):\n    print('a step of', job_input.get_name())\n")
+        .unwrap();
+    for interpreter in tools.interpreters() {
+        let started = Instant::now();
+        let inputs = LockInputs { python_version: interpreter.version, ..inputs(&tools, "") };
+        let lock = Locker::new(tools.clone()).lock(&inputs).await.unwrap();
+        let (locked, started) = (started.elapsed(), Instant::now());
+        let at = folder.path().join(format!("environment-{}", interpreter.version));
+        tools.create_environment(interpreter, &lock, DEFAULT_VDK_REQUIREMENT, &at).await.unwrap();
+        let (made, started) = (started.elapsed(), Instant::now());
+        let run = Command::new(at.join("bin/vdk"))
+            .arg("run")
+            .arg(&job)
+            .env_clear()
+            .env("HOME", folder.path())
+            .env("VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE", folder.path().join("end"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
+        assert!(run.status.success() && said.contains("a step of some-job"), "{}: {said}", interpreter.full_version);
+        let (version, ran) = (&interpreter.full_version, started.elapsed());
+        eprintln!("{version}: lock {locked:?}, environment {made:?}, run {ran:?}");
+    }
 }

@@ -39,12 +39,15 @@ impl Tools {
         if interpreter.version != lock.python_version {
             return Err(Problem::internal(
                 WHAT,
-                format!("The packages are for Python {}, the interpreter is {}.", lock.python_version, interpreter.version),
+                format!(
+                    "The packages are for Python {}, the interpreter is {}.",
+                    lock.python_version, interpreter.version
+                ),
             ));
         }
         tracing::info!(lock = %lock.key, python = %interpreter.full_version, "making an environment");
         let wheels = self.wheels_for(interpreter, vdk_requirement).await?;
-        let scratch = self.scratch()?;
+        let scratch = self.scratch().await?;
         let write = |name: &str, text: &str| {
             let path = scratch.path().join(name);
             std::fs::write(&path, text).map(|()| path).map_err(|e| fault::io(WHAT, scratch.path(), &e))
@@ -88,10 +91,10 @@ impl Tools {
         }
         Err(Problem::invalid(
             WHAT,
-            format!("VDK does not start with the packages that the job requires. It said: {}", fault::last_words(&output)),
+            format!("VDK does not start among the packages that were installed. It said: {}", fault::last_words(&output)),
         )
         .follows("Nothing was changed: what was deployed before stays as it is.")
-        .fix("Remove or change the requirement that the message names, and deploy again."))
+        .fix("Remove or change the requirement that the message names, and deploy again; without requirements of your own, tell the operator of this service."))
     }
 }
 

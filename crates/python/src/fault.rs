@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use model::{Problem, problem::Fault};
+use model::Problem;
 
 use crate::command::Output;
 
@@ -11,7 +11,7 @@ const SHOWN_LINES: usize = 20;
 const SHOWN_BYTES: usize = 2000;
 
 /// What the installer says when something that it depends on failed. Seen with uv 0.13, or in its sources.
-const PLATFORM_SIGNS: [&str; 19] = [
+const PLATFORM_SIGNS: [&str; 20] = [
     "failed to fetch",
     "failed to download",
     "request failed after",
@@ -31,6 +31,7 @@ const PLATFORM_SIGNS: [&str; 19] = [
     "read-only file system",
     "too many open files",
     "no interpreter found",
+    "hash mismatch",
 ];
 
 /// The problem behind a failed resolution or installation of a job's packages.
@@ -40,11 +41,9 @@ pub(crate) fn of_installer(what: &str, output: &Output) -> Problem {
     if platform {
         return of_platform(what, output);
     }
-    let mut problem = Problem::invalid(what, format!("The installer said: {}", last_words(output)))
+    Problem::invalid(what, format!("The installer said: {}", last_words(output)))
         .follows("Nothing was changed: what was deployed before stays as it is.")
-        .fix("Correct the job's requirements.txt (or the VDK version asked for) and deploy again.");
-    problem.fault = Fault::User;
-    problem
+        .fix("Correct the job's requirements.txt (or the VDK version asked for) and deploy again.")
 }
 
 /// A failure of something that the installer depends on.
@@ -99,7 +98,9 @@ pub(crate) fn redacted(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
-        let end = after.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '`' | '<' | '>')).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '`' | '<' | '>'))
+            .unwrap_or(after.len());
         rest = match after[..end].rfind('@') {
             Some(sign) => {
                 out.push_str("***");
@@ -114,6 +115,8 @@ pub(crate) fn redacted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use model::problem::Fault;
+
     use super::*;
 
     fn failed(stderr: &str) -> Output {
@@ -123,9 +126,15 @@ mod tests {
     #[test]
     fn the_user_hears_of_requirements_and_the_operator_of_the_network() {
         for (said, fault) in [
-            ("error: No solution found when resolving dependencies\n  cause: Because there is no version of requests==99.0 and you require requests==99.0", Fault::User),
+            (
+                "error: No solution found when resolving dependencies\n  cause: Because there is no version of requests==99.0 and you require requests==99.0",
+                Fault::User,
+            ),
             ("error: Failed to build `docopt==0.6`\n  cause: The build backend returned an error", Fault::User),
-            ("error: Request failed after 3 retries in 5.4s\n  cause: Failed to fetch: http://127.0.0.1:9/simple/requests/", Fault::Platform),
+            (
+                "error: Request failed after 3 retries in 5.4s\n  cause: Failed to fetch: http://127.0.0.1:9/simple/requests/",
+                Fault::Platform,
+            ),
             ("error: failed to write\n  cause: No space left on device (os error 28)", Fault::Platform),
         ] {
             let problem = of_installer("The packages were not resolved.", &failed(said));

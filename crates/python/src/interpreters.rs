@@ -231,12 +231,12 @@ mod tests {
         let said = r#"{"version":[3,11,9,"final",0],"implementation":"cpython","executable":"/x/python3.11",
             "platform":"linux-x86_64","missing":[]}"#;
         script("python3.11", &format!("#!/bin/sh\ncat <<'END'\n{said}\nEND\n"));
-        script("python3", &format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", said.replace("11,9,\"final\"", "11,99,\"candidate\"")));
-        let mut options = Discovery {
-            search_path: vec![folder.path().into()],
-            home: None,
-            probe_timeout: Duration::from_secs(2),
-        };
+        script(
+            "python3",
+            &format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", said.replace("11,9,\"final\"", "11,99,\"candidate\"")),
+        );
+        let mut options =
+            Discovery { search_path: vec![folder.path().into()], home: None, probe_timeout: Duration::from_secs(2) };
         let paths = candidates(&options);
         let ours: Vec<_> = paths.iter().filter(|p| p.starts_with(folder.path())).collect();
         assert_eq!(ours.len(), 5, "{ours:?}");

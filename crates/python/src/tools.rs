@@ -14,6 +14,7 @@ use std::{
 };
 
 use model::Problem;
+use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -50,13 +51,27 @@ pub const BUILD_CONSTRAINTS: &str = "setuptools<81\n";
 /// The `uv` that is installed when the machine has none.
 const PINNED: &str = "0.13.9";
 /// The first version whose options are those that are used here.
-const MINIMUM: [u32; 3] = [0, 9, 0];
+const MINIMUM: [u32; 3] = [0, 11, 0];
 
 /// Variables that reach the installer; any other is dropped.
 const PASSED_ON: [&str; 17] = [
-    "PATH", "LANG", "LC_ALL", "TMPDIR", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
-    "SYSTEMROOT", "SOURCE_DATE_EPOCH",
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "NETRC",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SYSTEMROOT",
+    "SOURCE_DATE_EPOCH",
 ];
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(20);
@@ -95,12 +110,44 @@ impl std::fmt::Debug for ToolsOptions {
 pub struct Tools {
     pub(crate) options: ToolsOptions,
     uv: OnceCell<PathBuf>,
+    workshop: OnceCell<Workshop>,
+}
+
+/// The folder for the working folders of one set of tools. Its lock says that they are in use.
+#[derive(Debug)]
+struct Workshop {
+    folder: TempDir,
+    _lock: std::fs::File,
+}
+
+impl Workshop {
+    const LOCK: &str = "lock";
+
+    /// Makes one, and removes those whose process is gone. The lock around it all keeps another from taking one that
+    /// is being made for one that was left.
+    async fn open(cache_dir: &Path) -> Result<Self, Problem> {
+        let all = cache_dir.join("tmp");
+        let _door = lock_file(&all.join(Self::LOCK)).await?;
+        let open = || {
+            for folder in std::fs::read_dir(&all)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()) {
+                let lock = std::fs::File::options().create(true).append(true).open(folder.join(Self::LOCK));
+                if lock.is_ok_and(|l| l.try_lock().is_ok()) {
+                    let _ = std::fs::remove_dir_all(&folder);
+                }
+            }
+            let folder = tempfile::tempdir_in(&all)?;
+            let lock = std::fs::File::create_new(folder.path().join(Self::LOCK))?;
+            lock.lock()?;
+            Ok(Self { folder, _lock: lock })
+        };
+        open().map_err(|e| fault::io("A working folder could not be made.", &all, &e))
+    }
 }
 
 impl Tools {
     /// Tools that look for nothing and install nothing until they are used.
     pub fn new(options: ToolsOptions) -> Self {
-        Self { options, uv: OnceCell::new() }
+        Self { options, uv: OnceCell::new(), workshop: OnceCell::new() }
     }
 
     /// The interpreters that environments can be made of.
@@ -118,12 +165,12 @@ impl Tools {
         self.uv.get_or_try_init(|| self.find_uv()).await.cloned()
     }
 
-    /// A folder in the cache that is removed with the value.
-    pub fn scratch(&self) -> Result<tempfile::TempDir, Problem> {
-        let folder = self.options.cache_dir.join("tmp");
-        std::fs::create_dir_all(&folder)
-            .and_then(|()| tempfile::Builder::new().prefix("work-").tempdir_in(&folder))
-            .map_err(|e| fault::io("A working folder could not be made.", &folder, &e))
+    /// An empty folder in the cache that is removed with the value; what a process that was killed left is removed
+    /// by the next.
+    pub async fn scratch(&self) -> Result<TempDir, Problem> {
+        let own = self.workshop.get_or_try_init(|| Workshop::open(&self.options.cache_dir)).await?;
+        tempfile::tempdir_in(own.folder.path())
+            .map_err(|e| fault::io("A working folder could not be made.", own.folder.path(), &e))
     }
 
     /// Runs `uv` in `folder`. What it could not do is a problem with its own last lines, called `what`.
@@ -152,9 +199,9 @@ impl Tools {
         finish(what, command).await
     }
 
-    /// A program with the environment that installers get.
+    /// A program with the environment that installers get. Its home is a folder of its own in `folder`.
     pub(crate) fn command(&self, program: &Path, folder: &Path, time_limit: Duration) -> Result<Command, Problem> {
-        let home = self.options.cache_dir.join("home");
+        let home = folder.join("home");
         std::fs::create_dir_all(&home).map_err(|e| fault::io("A working folder could not be made.", &home, &e))?;
         let mut command = Command::new(program, folder, time_limit);
         for (name, value) in &self.options.environment {
@@ -194,11 +241,18 @@ impl Tools {
                 Some(version) if version >= MINIMUM => Ok(given.clone()),
                 Some(version) => Err(Problem::internal(
                     "The packages were not installed.",
-                    format!("The uv that is configured has version {}; {} is the least.", dotted(version), dotted(MINIMUM)),
+                    format!(
+                        "The uv that is configured has version {}; {} is the least.",
+                        dotted(version),
+                        dotted(MINIMUM)
+                    ),
                 )
                 .fix("The operator of this service has to update it, or leave the setting out.")),
-                None => Err(Problem::internal("The packages were not installed.", "The uv that is configured does not run.")
-                    .fix("The operator of this service has to correct its path, or leave the setting out.")),
+                None => Err(Problem::internal(
+                    "The packages were not installed.",
+                    "The uv that is configured does not run.",
+                )
+                .fix("The operator of this service has to correct its path, or leave the setting out.")),
             };
         }
         let search = self.options.environment.get("PATH").map(String::as_str).unwrap_or_default();
@@ -213,7 +267,8 @@ impl Tools {
     }
 
     async fn uv_version(&self, path: &Path) -> Option<[u32; 3]> {
-        let mut command = self.command(path, Path::new("/"), QUESTION_LIMIT).ok()?;
+        let scratch = self.scratch().await.ok()?;
+        let mut command = self.command(path, scratch.path(), QUESTION_LIMIT).ok()?;
         command.args(["--version"]);
         let output = finish("", command).await.ok().filter(|o| o.success)?;
         let mut numbers = output.stdout.split_whitespace().nth(1)?.split('.').map(|n| n.parse().ok());
@@ -236,7 +291,7 @@ impl Tools {
         let mut problem = Problem::unavailable(WHAT, "This machine has no Python to install it with.")
             .fix("The operator of this service has to install Python 3.8 or later, or uv.");
         for interpreter in self.options.interpreters.iter().rev() {
-            let scratch = self.scratch()?;
+            let scratch = self.scratch().await?;
             let made = scratch.path().join("made");
             match self.pip_install(WHAT, &interpreter.executable, scratch.path(), &made).await {
                 Ok(()) => {
@@ -255,7 +310,17 @@ impl Tools {
         let requirement = format!("uv=={PINNED}");
         let install = async |python: &Path| {
             let mut pip = self.command(python, scratch, INSTALL_LIMIT)?;
-            pip.args(["-I", "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]);
+            pip.args([
+                "-I",
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--no-cache-dir",
+            ]);
             pip.args([OsStr::new("--target"), into.as_os_str(), OsStr::new(&requirement)]);
             finish(what, pip).await
         };

@@ -82,7 +82,8 @@ impl Wheels {
 
     /// A lock with the hashes of the sources in place of those of the wheels here.
     pub fn portable(&self, lock: &str) -> String {
-        let by_wheel: BTreeMap<_, _> = self.made.iter().map(|m| (m.wheel_sha256.as_str(), m.source_sha256.as_str())).collect();
+        let by_wheel: BTreeMap<_, _> =
+            self.made.iter().map(|m| (m.wheel_sha256.as_str(), m.source_sha256.as_str())).collect();
         let mut out = String::with_capacity(lock.len());
         for (before, hash) in hashes(lock) {
             out.push_str(before);
@@ -93,7 +94,8 @@ impl Wheels {
 
     /// A lock that allows the wheels here beside the sources that they were made of.
     pub(crate) fn local(&self, lock: &str) -> String {
-        let by_source: BTreeMap<_, _> = self.made.iter().map(|m| (m.source_sha256.as_str(), m.wheel_sha256.as_str())).collect();
+        let by_source: BTreeMap<_, _> =
+            self.made.iter().map(|m| (m.source_sha256.as_str(), m.wheel_sha256.as_str())).collect();
         let mut out = String::with_capacity(lock.len());
         for (before, hash) in hashes(lock) {
             out.push_str(before);
@@ -158,14 +160,9 @@ impl Tools {
     fn wheels_key(&self, interpreter: &Interpreter, vdk_requirement: &str) -> String {
         let mut hash = Sha256::new();
         let version = interpreter.version.to_string();
-        for part in [
-            FORMAT,
-            vdk_requirement,
-            &self.options.vdk_constraints,
-            BUILD_CONSTRAINTS,
-            &version,
-            &interpreter.platform,
-        ] {
+        for part in
+            [FORMAT, vdk_requirement, &self.options.vdk_constraints, BUILD_CONSTRAINTS, &version, &interpreter.platform]
+        {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -174,25 +171,43 @@ impl Tools {
 
     async fn build_wheels(&self, interpreter: &Interpreter, vdk_requirement: &str, done: &Path) -> Result<(), Problem> {
         const WHAT: &str = "The packages of VDK could not be built.";
-        let scratch = self.scratch()?;
+        let scratch = self.scratch().await?;
         let at = |name: &str| scratch.path().join(name);
-        let write = |name: &str, text: &str| {
-            std::fs::write(at(name), text).map_err(|e| fault::io(WHAT, scratch.path(), &e))
-        };
+        let write =
+            |name: &str, text: &str| std::fs::write(at(name), text).map_err(|e| fault::io(WHAT, scratch.path(), &e));
         tracing::info!(vdk = vdk_requirement, python = %interpreter.version, "building the wheels of VDK, once");
 
         write("vdk.in", vdk_requirement)?;
         write("constraints.txt", &constraints_for(vdk_requirement, &self.options.vdk_constraints))?;
         write("build.txt", BUILD_CONSTRAINTS)?;
-        let mut resolve: Vec<OsString> =
-            ["pip", "compile", "--format", "pylock.toml", "-o", "pylock.toml", "-c", "constraints.txt", "-b", "build.txt"]
-                .map(Into::into)
-                .into();
+        let mut resolve: Vec<OsString> = [
+            "pip",
+            "compile",
+            "--format",
+            "pylock.toml",
+            "-o",
+            "pylock.toml",
+            "-c",
+            "constraints.txt",
+            "-b",
+            "build.txt",
+        ]
+        .map(Into::into)
+        .into();
         resolve.extend(["--python".into(), interpreter.executable.clone().into(), "vdk.in".into()]);
-        self.run(WHAT, scratch.path(), resolve, RESOLVE_LIMIT).await?;
+        let resolved = self.try_run(WHAT, scratch.path(), resolve, RESOLVE_LIMIT).await?;
+        if !resolved.success {
+            // The version may be one that a user asked for. What does not build is the operator's.
+            return Err(if resolved.stderr.contains("No solution found") {
+                fault::of_installer(WHAT, &resolved)
+            } else {
+                fault::of_platform(WHAT, &resolved)
+            });
+        }
 
-        let sources = sources(&std::fs::read_to_string(at("pylock.toml")).map_err(|e| fault::io(WHAT, scratch.path(), &e))?)
-            .map_err(|why| Problem::internal(WHAT, why))?;
+        let sources =
+            sources(&std::fs::read_to_string(at("pylock.toml")).map_err(|e| fault::io(WHAT, scratch.path(), &e))?)
+                .map_err(|why| Problem::internal(WHAT, why))?;
         let wanted: Vec<_> = sources.iter().map(|s| (&s.url, &s.sha256, at(&s.file))).collect();
         write("fetch.json", &serde_json::to_string(&wanted).unwrap_or_default())?;
         let mut fetch = self.command(&interpreter.executable, scratch.path(), FETCH_LIMIT)?;
@@ -230,10 +245,14 @@ impl Tools {
         out: &Path,
     ) -> Result<Made, Problem> {
         let own = out.join(format!("{}.building", source.name));
-        let mut build: Vec<OsString> = ["build", "--wheel", "--no-create-gitignore", "-b", "build.txt"].map(Into::into).into();
+        let mut build: Vec<OsString> =
+            ["build", "--wheel", "--no-create-gitignore", "-b", "build.txt"].map(Into::into).into();
         build.extend(["--python".into(), interpreter.executable.clone().into(), "-o".into(), own.clone().into()]);
         build.push(source.file.clone().into());
-        self.run(what, scratch, build, BUILD_LIMIT).await?;
+        let built = self.try_run(what, scratch, build, BUILD_LIMIT).await?;
+        if !built.success {
+            return Err(fault::of_platform(what, &built));
+        }
         let taken = (|| {
             let mut entries = std::fs::read_dir(&own)?.collect::<Result<Vec<_>, _>>()?;
             entries.retain(|e| e.path().extension().is_some_and(|x| x == "whl"));
@@ -270,7 +289,8 @@ struct Source {
 
 /// The packages of a `pylock.toml` that have no wheel.
 fn sources(pylock: &str) -> Result<Vec<Source>, String> {
-    let lock: PyLock = toml::from_str(pylock).map_err(|e| format!("The installer's answer could not be read: {}", e.message()))?;
+    let lock: PyLock =
+        toml::from_str(pylock).map_err(|e| format!("The installer's answer could not be read: {}", e.message()))?;
     let mut seen = BTreeSet::new();
     let mut all = Vec::new();
     for package in lock.packages.into_iter().filter(|p| p.wheels.is_empty()) {
@@ -371,7 +391,9 @@ mod tests {
         for good in ["quickstart-vdk==0.2.1810444937", "my-vdk[a,b]>=1, <2", "vdk"] {
             assert!(checked(good).is_ok(), "{good}");
         }
-        for bad in ["", "-r x", "a==1\n--index-url http://h", "a @ http://h/a.whl", "./a", "a -r b", "a==1 --hash=x", "a;b"] {
+        for bad in
+            ["", "-r x", "a==1\n--index-url http://h", "a @ http://h/a.whl", "./a", "a -r b", "a==1 --hash=x", "a;b"]
+        {
             assert!(checked(bad).is_err(), "{bad}");
         }
     }
