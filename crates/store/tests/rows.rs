@@ -1,0 +1,275 @@
+//! What the rows refuse and keep.
+
+use jiff::Timestamp;
+use model::{
+    access::Caller,
+    execution::{Status, Type},
+    job::{DataJob, JobConfig},
+    name::{ExecutionId, JobId, JobName, TeamName},
+    source::{Source, SourceVersion},
+};
+use secrecy::ExposeSecret;
+use store::{
+    Db, StoreError,
+    executions::{self, Ended, ExecutionQuery, NewExecution, Started},
+    jobs::{self, JobQuery, JobSort},
+    leases::{self, Epoch, SYNCHRONIZER},
+    secrets::{self, SecretKey},
+    sources,
+};
+
+struct Opened {
+    db: Db,
+    dir: tempfile::TempDir,
+}
+
+async fn open() -> Opened {
+    let dir = tempfile::tempdir().unwrap();
+    Opened { db: Db::open_sqlite(&dir.path().join("test.db")).await.unwrap(), dir }
+}
+
+fn job(n: u128, name: &str) -> DataJob {
+    DataJob {
+        id: JobId(uuid::Uuid::from_u128(n)),
+        name: JobName::parse(name).unwrap(),
+        team: TeamName::parse("a team").unwrap(),
+        description: String::new(),
+        config: JobConfig::default(),
+    }
+}
+
+async fn insert(db: &Db, job: &DataJob) -> bool {
+    let mut tx = db.write().await.unwrap();
+    let inserted = jobs::insert(&mut tx, job, None, "someone", Timestamp::UNIX_EPOCH).await.unwrap();
+    tx.commit().await.unwrap();
+    inserted
+}
+
+async fn start(db: &Db, job: &DataJob, second: i64) -> Started {
+    let new = NewExecution {
+        job_id: job.id,
+        job_name: &job.name,
+        kind: Type::Manual,
+        started_by: "someone",
+        op_id: Some("op"),
+        arguments: None,
+        scheduled_tick: None,
+    };
+    let mut tx = db.write().await.unwrap();
+    let started = executions::insert(&mut tx, &new, Timestamp::from_second(second).unwrap()).await.unwrap();
+    if matches!(started, Started::Accepted(_)) {
+        tx.commit().await.unwrap();
+    }
+    started
+}
+
+async fn finish(db: &Db, epoch: Epoch, id: &ExecutionId, status: Status, second: i64) -> Result<bool, StoreError> {
+    let ended_at = Timestamp::from_second(second).unwrap();
+    let ended = Ended { status, message: "m", started_at: Some(ended_at), ended_at };
+    let mut tx = db.write().await?;
+    let changed = executions::finish(&mut tx, epoch, id, &ended).await?;
+    tx.commit().await?;
+    Ok(changed)
+}
+
+#[tokio::test]
+async fn a_name_is_unique_among_live_jobs_and_free_after_a_deletion() {
+    let Opened { db, dir: _dir } = open().await;
+    assert!(insert(&db, &job(1, "example-job")).await);
+    assert!(!insert(&db, &job(2, "example-job")).await);
+    let mut tx = db.write().await.unwrap();
+    assert!(jobs::delete(&mut tx, job(1, "example-job").id, Timestamp::UNIX_EPOCH).await.unwrap());
+    tx.commit().await.unwrap();
+    assert!(insert(&db, &job(2, "example-job")).await);
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_the_file_is_opened_again() {
+    let Opened { db, dir } = open().await;
+    insert(&db, &job(1, "example-job")).await;
+    db.close().await;
+    let db = Db::open_sqlite(&dir.path().join("test.db")).await.unwrap();
+    let mut tx = db.read().await.unwrap();
+    let found = jobs::find(&mut tx, &JobName::parse("example-job").unwrap()).await.unwrap();
+    assert_eq!(found, Some(job(1, "example-job")));
+}
+
+#[tokio::test]
+async fn a_leader_whose_term_is_over_writes_nothing() {
+    let Opened { db, dir: _dir } = open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let old = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let Started::Accepted(id) = start(&db, &job, 1).await else { panic!() };
+    let seen = leases::find(&db, SYNCHRONIZER).await.unwrap().unwrap();
+    let new = leases::take(&db, SYNCHRONIZER, "two", Some(&seen)).await.unwrap().unwrap();
+    assert!(new > old);
+    assert!(leases::take(&db, SYNCHRONIZER, "three", Some(&seen)).await.unwrap().is_none());
+    assert!(!leases::renew(&db, SYNCHRONIZER, old).await.unwrap());
+    assert!(leases::renew(&db, SYNCHRONIZER, new).await.unwrap());
+
+    let late = finish(&db, old, &id, Status::Succeeded, 2).await;
+    assert!(matches!(late, Err(StoreError::Fenced { epoch }) if epoch == old.0), "{late:?}");
+    assert!(finish(&db, new, &id, Status::UserError, 2).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_final_status_never_changes_and_is_counted_once() {
+    let Opened { db, dir: _dir } = open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let Started::Accepted(first) = start(&db, &job, 10).await else { panic!() };
+    assert_eq!(first.as_str(), "example-job-10");
+    assert_eq!(start(&db, &job, 10).await, Started::SlotTaken);
+    assert!(finish(&db, epoch, &first, Status::Succeeded, 12).await.unwrap());
+    assert!(!finish(&db, epoch, &first, Status::PlatformError, 13).await.unwrap());
+    let mut tx = db.write().await.unwrap();
+    assert!(!executions::request_cancel(&mut tx, &first, Timestamp::UNIX_EPOCH).await.unwrap());
+    drop(tx);
+
+    let Started::Accepted(second) = start(&db, &job, 10).await else { panic!() };
+    assert_eq!(second.as_str(), "example-job-11");
+    assert!(finish(&db, epoch, &second, Status::UserError, 11).await.unwrap());
+
+    let mut tx = db.read().await.unwrap();
+    let query = JobQuery { limit: 10, ..JobQuery::default() };
+    let summary = jobs::page(&mut tx, &query).await.unwrap().pop().unwrap();
+    assert_eq!((summary.successful_executions, summary.failed_executions), (1, 1));
+    // The one that ended last counts, though it was not the last to be recorded.
+    assert_eq!(summary.last_execution_status, Some(Status::Succeeded));
+}
+
+#[tokio::test]
+async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job() {
+    let Opened { db, dir: _dir } = open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    for second in [10, 20, 30, 40] {
+        let Started::Accepted(id) = start(&db, &job, second).await else { panic!() };
+        let mut tx = db.write().await.unwrap();
+        let log = model::runtime::LogChunk { text: "a\0b".repeat(200_000), omitted_bytes: 0 };
+        store::logs::replace(&mut tx, &id, &log).await.unwrap();
+        assert_eq!(store::logs::find(&mut tx, &id).await.unwrap().unwrap().text, "a\u{FFFD}b".repeat(200_000));
+        tx.commit().await.unwrap();
+        finish(&db, epoch, &id, Status::Succeeded, second + 1).await.unwrap();
+    }
+    let mut tx = db.write().await.unwrap();
+    let before = Timestamp::from_second(35).unwrap();
+    assert_eq!(executions::purge(&mut tx, before, 2, 100).await.unwrap(), 2);
+    assert_eq!(executions::purge(&mut tx, before, 2, 100).await.unwrap(), 0);
+    tx.commit().await.unwrap();
+    let mut tx = db.read().await.unwrap();
+    let query = ExecutionQuery { limit: 10, ..ExecutionQuery::default() };
+    let left: Vec<_> = executions::page(&mut tx, &query).await.unwrap();
+    assert_eq!(left.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["example-job-30", "example-job-40"]);
+    let gone = ExecutionId::parse("example-job-10").unwrap();
+    assert_eq!(store::logs::find(&mut tx, &gone).await.unwrap(), None);
+    let query = JobQuery { limit: 10, ..JobQuery::default() };
+    assert_eq!(jobs::page(&mut tx, &query).await.unwrap()[0].successful_executions, 2);
+}
+
+#[tokio::test]
+async fn a_secret_is_stored_encrypted_and_bound_to_its_row() {
+    let Opened { db, dir } = open().await;
+    let (one, two) = (job(1, "example-job"), job(2, "another-job"));
+    insert(&db, &one).await;
+    insert(&db, &two).await;
+    let key = SecretKey::new([7; 32]);
+    let content = "{\"password\":\"correct horse\"}".to_owned().into();
+    let mut tx = db.write().await.unwrap();
+    secrets::replace(&mut tx, &key, one.id, &content, "someone", Timestamp::UNIX_EPOCH).await.unwrap();
+    let found = secrets::find(&mut tx, &key, one.id).await.unwrap().unwrap();
+    assert_eq!(found.expose_secret(), content.expose_secret());
+    assert!(secrets::find(&mut tx, &SecretKey::new([8; 32]), one.id).await.is_err());
+    // A row moved to another job does not open.
+    let store::Tx::Sqlite(sqlite) = &mut tx else { panic!() };
+    sqlx::query("update job_secret set job_id = $1").bind(two.id.to_string()).execute(&mut **sqlite).await.unwrap();
+    assert!(secrets::find(&mut tx, &key, two.id).await.is_err());
+    tx.commit().await.unwrap();
+    db.close().await;
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(13).any(|w| w == b"correct horse"));
+    }
+}
+
+#[tokio::test]
+async fn old_content_uploaded_again_is_the_latest_version_once_more() {
+    let Opened { db, dir: _dir } = open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let version = |digit: &str| SourceVersion::parse(&digit.repeat(40)).unwrap();
+    let large = vec![1_u8; 3 * 1024 * 1024];
+    let mut tx = db.write().await.unwrap();
+    for (digit, archive) in [("a", &large[..]), ("b", b"b"), ("a", &large[..])] {
+        let source = Source {
+            version: version(digit),
+            archive_bytes: i64::try_from(archive.len()).unwrap(),
+            requirements: String::new(),
+            uploaded_by: "someone".into(),
+            uploaded_at: Timestamp::UNIX_EPOCH,
+            reason: String::new(),
+        };
+        sources::insert(&mut tx, job.id, &source, archive).await.unwrap();
+    }
+    assert_eq!(sources::latest(&mut tx, job.id).await.unwrap().unwrap().version, version("a"));
+    assert_eq!(sources::archive(&mut tx, job.id, &version("a")).await.unwrap(), Some(large));
+    assert_eq!(sources::archive(&mut tx, job.id, &version("c")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_say() {
+    let Opened { db, dir: _dir } = open().await;
+    for (n, name) in ["b-100-percent", "a-example", "c_example".replace('_', "-").as_str()].iter().enumerate() {
+        insert(&db, &job(n as u128, name)).await;
+    }
+    let mut tx = db.read().await.unwrap();
+    let names = async |tx: &mut store::Tx, query: JobQuery| -> Vec<String> {
+        let page = jobs::page(tx, &JobQuery { limit: 10, ..query }).await.unwrap();
+        page.iter().map(|s| s.job.name.to_string()).collect()
+    };
+    let all = ["a-example", "b-100-percent", "c-example"];
+    assert_eq!(names(&mut tx, JobQuery::default()).await, all);
+    assert_eq!(names(&mut tx, JobQuery { sort: JobSort::LastExecutionTime, ..JobQuery::default() }).await, all);
+    let by_pattern = |pattern: &str| JobQuery { names: vec![pattern.into()], ..JobQuery::default() };
+    assert_eq!(names(&mut tx, by_pattern("%EXAMPLE")).await, ["a-example", "c-example"]);
+    assert_eq!(names(&mut tx, by_pattern(&jobs::escape_like("c_example"))).await, Vec::<String>::new());
+    let search = JobQuery { search: Some("100".into()), ..JobQuery::default() };
+    assert_eq!(names(&mut tx, search).await, ["b-100-percent"]);
+    let teams = |team: &str| JobQuery { teams: vec![team.into()], ..JobQuery::default() };
+    assert_eq!(names(&mut tx, teams("a team")).await.len(), 3);
+    assert_eq!(names(&mut tx, teams("a%")).await.len(), 3);
+    assert_eq!(names(&mut tx, teams("A team")).await.len(), 0);
+}
+
+#[tokio::test]
+async fn an_audit_event_is_part_of_the_change() {
+    let Opened { db, dir: _dir } = open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let event = store::audit::Event {
+        action: "job.create",
+        job_id: job.id,
+        job_name: job.name.as_str(),
+        team: job.team.as_str(),
+        generation: None,
+        detail: None,
+    };
+    let mut tx = db.write().await.unwrap();
+    store::audit::record(&mut tx, &Caller::anonymous("op"), &event, Timestamp::UNIX_EPOCH).await.unwrap();
+    drop(tx);
+    let count = async || {
+        let mut tx = db.read().await.unwrap();
+        let store::Tx::Sqlite(sqlite) = &mut tx else { panic!() };
+        let (count,): (i64,) =
+            sqlx::query_as("select count(*) from audit_event").fetch_one(&mut **sqlite).await.unwrap();
+        count
+    };
+    assert_eq!(count().await, 0);
+    let mut tx = db.write().await.unwrap();
+    store::audit::record(&mut tx, &Caller::anonymous("op"), &event, Timestamp::UNIX_EPOCH).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(count().await, 1);
+}
