@@ -1,2 +1,61 @@
-//! xtask
-fn main(){}
+//! The one doorway for people and CI: `cargo xtask demo | check | test | bench`.
+
+mod bench;
+mod check;
+mod demo;
+mod tests;
+
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use xtask::{
+    environment::{cargo, workspace},
+    progress::say,
+};
+
+/// Holdfast's doorway: see it run, check it, test it, measure it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Start Holdfast on an empty data folder and take a data job from its creation to the log of its run.
+    Demo(demo::Options),
+    /// Check format, lints, the direction of dependencies, documentation, licences and advisories.
+    Check(check::Options),
+    /// Run all tests.
+    Test(tests::Options),
+    /// Measure, and print figures in Markdown.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
+        Task::Demo(options) => demo::run(options),
+        Task::Check(options) => check::run(options),
+        Task::Test(options) => tests::run(&options),
+        Task::Bench(options) => bench::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("\nerror: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs cargo in the workspace, with its own output and progress.
+fn run_cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    say(format_args!("· cargo {}", arguments.join(" ")));
+    let status = Command::new(cargo())
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .current_dir(workspace())
+        .stdin(Stdio::null())
+        .status()
+        .context("cargo cannot be started")?;
+    if !status.success() {
+        bail!("`cargo {}` failed ({status}); its words are above", arguments.join(" "));
+    }
+    Ok(())
+}

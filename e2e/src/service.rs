@@ -1,0 +1,212 @@
+//! The real binary, on a data folder of its own.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::{Arc, Mutex, OnceLock, Weak},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use xtask::{
+    binary::{self, Profile},
+    cache,
+    service::{self, Process},
+};
+
+use crate::{TEAM, api::Api, vdk::Vdk};
+
+/// What differs from a plain `holdfast serve`.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Variables.
+    pub variables: BTreeMap<String, OsString>,
+    /// Files to put into the folder above the data folder before the start. `{folder}` in a variable is that folder.
+    pub files: Vec<(String, String)>,
+}
+
+impl Options {
+    /// With a variable.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// With a file.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.into(), content.into()));
+        self
+    }
+}
+
+/// A service. Dropping it ends it and the runs that it started, and removes its data.
+#[derive(Debug)]
+pub struct Service {
+    process: Option<Process>,
+    options: service::Options,
+    url: String,
+    folder: TempDir,
+}
+
+fn built() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| binary::path(Profile::Dev).expect("the binary")).clone()
+}
+
+impl Service {
+    /// A service without any configuration.
+    pub fn start() -> Self {
+        Self::start_with(Options::default())
+    }
+
+    /// A service with a configuration.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_with(options: Options) -> Self {
+        let folder = tempfile::Builder::new().prefix("holdfast-e2e-").tempdir().expect("a temporary folder");
+        for (name, content) in &options.files {
+            fs::write(folder.path().join(name), content).expect("a file");
+        }
+        let at = folder.path().to_string_lossy();
+        let data_dir = folder.path().join("data");
+        fs::create_dir(&data_dir).expect("a folder");
+        let options = service::Options {
+            binary: built(),
+            data_dir,
+            cache_dir: cache::service_folder().expect("the cache folder"),
+            listen: "127.0.0.1:0".into(),
+            log: folder.path().join("service.log"),
+            variables: options
+                .variables
+                .into_iter()
+                .map(|(name, value)| (name, value.to_string_lossy().replace("{folder}", &at).into()))
+                .collect(),
+            own_group: false,
+        };
+        let process = Process::start(&options).unwrap_or_else(|e| panic!("{e:#}"));
+        let url = process.url().to_owned();
+        Self { process: Some(process), options, url, folder }
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its data folder.
+    pub fn data_dir(&self) -> &Path {
+        &self.options.data_dir
+    }
+
+    /// The folder above its data folder, which goes with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.options.log).unwrap_or_default()
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("a running service")
+    }
+
+    /// Plain HTTP for [`TEAM`].
+    pub fn api(&self) -> Api {
+        Api::new(&self.url, TEAM)
+    }
+
+    /// The stock client for [`TEAM`].
+    pub fn vdk(&self) -> Vdk {
+        Vdk::new(&self.url, TEAM)
+    }
+
+    /// `kill -9`; runs go on.
+    pub fn kill(&mut self) {
+        self.process().kill().expect("kill");
+    }
+
+    /// SIGTERM, and waits for the end; runs go on.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.process().stop().unwrap_or_else(|e| panic!("{e:#}"))
+    }
+
+    /// Starts it again on the same data folder and address, and gives the time until it was ready.
+    pub fn start_again(&mut self) -> Duration {
+        let address = self.url.trim_start_matches("http://");
+        address.clone_into(&mut self.options.listen);
+        // The old one is over; its runs are not, and must not end with its handle.
+        if let Some(old) = self.process.take() {
+            old.forget();
+        }
+        let process = Process::start(&self.options).unwrap_or_else(|e| panic!("{e:#}"));
+        let after = process.ready_after();
+        self.process = Some(process);
+        after
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            show_log(&self.options.log);
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the test harness shows it when the test fails")]
+fn show_log(path: &Path) {
+    const LINES: usize = 80;
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    let from = lines.len().saturating_sub(LINES);
+    eprintln!("--- the service's log, last {} of {} lines", lines.len() - from, lines.len());
+    for line in &lines[from..] {
+        eprintln!("{line}");
+    }
+    eprintln!("---");
+}
+
+/// A service that tests of one program share. It ends with the last of them that holds it.
+#[derive(Debug)]
+pub struct Shared(Arc<Service>);
+
+/// The shared service: the one that runs, or a new one.
+pub fn shared() -> Shared {
+    static CURRENT: Mutex<Weak<Service>> = Mutex::new(Weak::new());
+    let mut current = CURRENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(service) = current.upgrade() {
+        return Shared(service);
+    }
+    let service = Arc::new(Service::start());
+    *current = Arc::downgrade(&service);
+    Shared(service)
+}
+
+impl std::ops::Deref for Shared {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.0
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The last one shows it as the service ends.
+        if std::thread::panicking() && Arc::strong_count(&self.0) > 1 {
+            show_log(&self.0.options.log);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `cargo xtask check`
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use xtask::{
+    cache,
+    environment::workspace,
+    progress::{self, say, seconds},
+};
+
+use super::run_cargo;
+
+/// What to leave out.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    /// Leave out licences, sources, bans and advisories of dependencies.
+    #[arg(long)]
+    no_audit: bool,
+}
+
+pub(crate) fn run(options: Options) -> Result<()> {
+    let begun = Instant::now();
+    run_cargo(&["fmt", "--all", "--check"], &[])?;
+    run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    run_cargo(&["test", "--package", "xtask", "--test", "house"], &[])?;
+    run_cargo(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    if options.no_audit {
+        say("· dependencies were not audited, as asked");
+    } else {
+        audit()?;
+    }
+    say(format_args!("✓ all checks passed ({})", seconds(begun.elapsed())));
+    Ok(())
+}
+
+/// Licences, sources and bans need no network; advisories are a database that has to be fetched, and are left out with
+/// a word when it can't be.
+fn audit() -> Result<()> {
+    let tool = cargo_deny()?;
+    let deny = |arguments: &[&str]| -> Result<bool> {
+        let status = Command::new(&tool)
+            .arg("deny")
+            .args(arguments)
+            .current_dir(workspace())
+            .stdin(Stdio::null())
+            .status()
+            .context("cargo-deny cannot be started")?;
+        Ok(status.success())
+    };
+    say("· cargo deny check bans licenses sources");
+    if !deny(&["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])? {
+        bail!("the audit of dependencies failed; deny.toml has the rules");
+    }
+    let fetched = progress::during("fetching the database of advisories", || {
+        let output = Command::new(&tool)
+            .args(["deny", "fetch", "db"])
+            .current_dir(workspace())
+            .stdin(Stdio::null())
+            .output()
+            .context("cargo-deny cannot be started")?;
+        Ok(output.status.success())
+    })?;
+    if !fetched {
+        say("! advisories were NOT checked: their database can't be reached from here");
+    } else if !deny(&["check", "--disable-fetch", "--hide-inclusion-graph", "advisories"])? {
+        bail!("there are advisories against dependencies; they are named above");
+    }
+    Ok(())
+}
+
+/// The tool in `PATH`, else the one in the cache, which is compiled once.
+fn cargo_deny() -> Result<PathBuf> {
+    let starts = |tool: &PathBuf| {
+        Command::new(tool)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    let installed = PathBuf::from("cargo-deny");
+    if starts(&installed) {
+        return Ok(installed);
+    }
+    let root = cache::folder()?.join("tools");
+    let cached = root.join("bin/cargo-deny");
+    let _lock = cache::lock("tools")?;
+    if !starts(&cached) {
+        say("· cargo-deny is compiled into the cache, once; `cargo xtask check --no-audit` goes without");
+        let root = root.to_string_lossy();
+        run_cargo(&["install", "cargo-deny", "--locked", "--root", &root], &[])?;
+    }
+    Ok(cached)
+}

@@ -1,0 +1,164 @@
+//! The released `vdk` client, installed once into the cache.
+
+use std::{
+    fs::{self, File},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cache, progress};
+
+/// What is installed: it brings the `vdk` command, its plugins and the generated client (`taurus_datajob_api`).
+pub const REQUIREMENT: &str = "quickstart-vdk";
+
+/// With these it installs and starts. Without them the sources don't build with a present setuptools, and the resolver
+/// falls back to versions that don't work together.
+pub const CONSTRAINTS: &str = "\
+setuptools<81
+kubernetes<32
+vdk-control-cli==1.3.1711238791
+vdk-control-service-api==1.0.13
+vdk-control-api-auth==0.1.1431637373
+vdk-core==0.3.1466514302
+vdk-plugin-control-cli==0.1.1431637373
+vdk-structlog==0.1.1431637373
+vdk-server==0.1.1431637373
+quickstart-vdk==0.2.1810444937
+";
+
+/// Interpreters to look for, best known first.
+const INTERPRETERS: [&str; 6] = ["python3.11", "python3.12", "python3.10", "python3.13", "python3.9", "python3"];
+
+/// An installed client.
+#[derive(Debug, Clone)]
+pub struct Client {
+    folder: PathBuf,
+}
+
+impl Client {
+    /// The `vdk` command.
+    pub fn vdk(&self) -> PathBuf {
+        self.folder.join("bin/vdk")
+    }
+
+    /// The Python that has the generated client `taurus_datajob_api`.
+    pub fn python(&self) -> PathBuf {
+        self.folder.join("bin/python")
+    }
+
+    /// The folder of commands, to put first in `PATH`.
+    pub fn commands(&self) -> PathBuf {
+        self.folder.join("bin")
+    }
+
+    /// Variables that make the command fit for machines: no waiting on retries, no warnings of its libraries, and
+    /// `home` instead of the user's own folder.
+    pub fn variables(home: &Path) -> [(&'static str, PathBuf); 6] {
+        [
+            ("VDK_CONTROL_HTTP_TOTAL_RETRIES", "0".into()),
+            ("VDK_CONTROL_HTTP_CONNECT_RETRIES", "0".into()),
+            ("PYTHONWARNINGS", "ignore".into()),
+            ("VDK_BASE_CONFIG_FOLDER", home.into()),
+            ("HOME", home.into()),
+            ("NO_PROXY", "127.0.0.1,localhost".into()),
+        ]
+    }
+}
+
+/// Gives the client, and installs it when the cache has none: about half a minute, once.
+///
+/// # Errors
+/// When there is no Python with `venv`, or the installer fails; its last lines are in the message.
+pub fn install() -> Result<Client> {
+    let (python, version) = interpreter()?;
+    let mut key = DefaultHasher::new();
+    (REQUIREMENT, CONSTRAINTS, &python, &version).hash(&mut key);
+    let name = format!("vdk-{:016x}", key.finish());
+    let folder = cache::folder()?.join(&name);
+    let (client, complete) = (Client { folder: folder.clone() }, folder.join("complete"));
+    if complete.exists() && client.python().exists() {
+        return Ok(client);
+    }
+    let _lock = cache::lock(&name)?;
+    if complete.exists() && client.python().exists() {
+        return Ok(client);
+    }
+    progress::during(format!("installing the stock vdk client with {version} (once)"), || {
+        make(&python, &client).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&folder);
+        })
+    })?;
+    Ok(client)
+}
+
+fn make(python: &str, client: &Client) -> Result<()> {
+    let folder = &client.folder;
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    let log_path = folder.with_extension("log");
+    let log = File::create(&log_path)?;
+    // At its final path, because the scripts of an environment carry it; the marker comes last.
+    run(Command::new(python).args(["-m", "venv"]).arg(folder), &log, &log_path)?;
+    let constraints = folder.join("constraints.txt");
+    fs::write(&constraints, CONSTRAINTS)?;
+    run(
+        Command::new(client.python())
+            .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", REQUIREMENT])
+            // Older installers build under the first, newer ones under the second.
+            .env("PIP_CONSTRAINT", &constraints)
+            .env("PIP_BUILD_CONSTRAINT", &constraints)
+            .env_remove("PYTHONPATH"),
+        &log,
+        &log_path,
+    )?;
+    let home = folder.join("home");
+    fs::create_dir_all(&home)?;
+    run(Command::new(client.vdk()).arg("version").envs(Client::variables(&home)), &log, &log_path)?;
+    fs::write(folder.join("complete"), "")?;
+    Ok(())
+}
+
+fn run(command: &mut Command, log: &File, log_path: &Path) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .status()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    if !status.success() {
+        let text = fs::read_to_string(log_path).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        bail!(
+            "the vdk client was not installed: {} ended with {status}. Its last lines (all of them: {}):\n{}",
+            command.get_program().display(),
+            log_path.display(),
+            lines[lines.len().saturating_sub(15)..].join("\n"),
+        );
+    }
+    Ok(())
+}
+
+/// The first interpreter that starts and can make environments: its path, and its name and version.
+fn interpreter() -> Result<(String, String)> {
+    const PROBE: &str =
+        "import ensurepip, platform, sys, venv; print(sys.executable); print(platform.python_version())";
+    INTERPRETERS
+        .iter()
+        .find_map(|name| {
+            let output = Command::new(name).args(["-c", PROBE]).stdin(Stdio::null()).output().ok()?;
+            let text = String::from_utf8(output.stdout).ok()?;
+            let (path, version) = text.trim().split_once('\n')?;
+            output.status.success().then(|| (path.to_owned(), format!("Python {version}")))
+        })
+        .with_context(|| {
+            format!(
+                "no Python that can make environments was found (looked for: {}). Install Python with its venv module \
+                 (Debian: apt install python3-venv).",
+                INTERPRETERS.join(", ")
+            )
+        })
+}

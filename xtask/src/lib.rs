@@ -1,0 +1,9 @@
+//! What the doorway for people (`cargo xtask`) and the end-to-end tests share: where things are kept on a developer's
+//! machine, the released `vdk` client, and the built binary.
+
+pub mod binary;
+pub mod cache;
+pub mod client;
+pub mod environment;
+pub mod progress;
+pub mod service;
