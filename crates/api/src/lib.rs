@@ -1,1 +1,64 @@
-//! api
+//! Transport: requests come in as HTTP, become a verb of `app`, and its answer goes out as HTTP. Nothing is decided here
+//! but how a thing is said on the wire.
+//!
+//! A handler is named as the API's operationId, in the file of its noun. [`routes`] lists them all, [`error`] alone knows
+//! which status code a problem has, [`guard`] decides which requests a browser may send.
+
+mod caller;
+mod error;
+pub mod graphql;
+mod guard;
+mod home;
+mod input;
+mod limits;
+mod links;
+mod metrics;
+mod probes;
+mod rest;
+mod routes;
+
+use std::sync::{Arc, Mutex};
+
+use model::{clock::SharedClock, deployment::VersionDefaults, runtime::Runtime, source::ArchiveLimits};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+pub use limits::Limits;
+pub use links::Template;
+pub use metrics::HttpMetrics;
+pub use routes::router;
+
+/// What the handlers use.
+#[derive(Debug)]
+pub struct Api {
+    /// The rows.
+    pub db: app::Db,
+    /// Time and identifiers.
+    pub clock: SharedClock,
+    /// Asked for the log of a run in progress, and for nothing else.
+    pub runtime: Arc<dyn Runtime>,
+    /// What the secrets of jobs are encrypted with.
+    pub secret_key: Arc<app::SecretKey>,
+    /// What an upload may hold.
+    pub archive_limits: ArchiveLimits,
+    /// The time zone of schedules that name none.
+    pub default_zone: String,
+    /// The Python and VDK versions on offer.
+    pub versions: Arc<VersionDefaults>,
+    /// Names beside loopback that the `Host` header may have; `*` allows any.
+    pub hosts: Vec<String>,
+    /// Where the log of a run can be looked at, when it is not here.
+    pub logs_url_template: Option<Template>,
+    /// Where the source of a job can be looked at.
+    pub source_url_template: Option<Template>,
+    /// The version that `info` answers.
+    pub api_version: String,
+    /// Whether the service is ready for requests; false while it starts and while it stops.
+    pub readiness: watch::Receiver<bool>,
+    /// What the metrics endpoint shows.
+    pub registry: Arc<Mutex<Registry>>,
+    /// The part of the registry that is about requests.
+    pub metrics: HttpMetrics,
+    /// How much is taken on at once.
+    pub limits: Limits,
+}

@@ -1,0 +1,121 @@
+//! Problems as responses. This is the one place that knows which status code a problem has.
+
+use std::any::Any;
+
+use axum::{
+    Json,
+    extract::Request,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use model::{
+    Problem,
+    name::shown,
+    problem::{Fault, Kind},
+};
+use serde::Serialize;
+
+/// How long a client is asked to wait before it tries again.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// A request that was not carried out.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    problem: Problem,
+    details: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The four sentences, in the form that the stock client prints.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    what: &'a str,
+    why: &'a str,
+    consequences: &'a str,
+    countermeasures: &'a str,
+    #[serde(flatten)]
+    details: &'a serde_json::Map<String, serde_json::Value>,
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let status = match problem.kind {
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Conflict => StatusCode::CONFLICT,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, problem, details: serde_json::Map::new() }
+    }
+}
+
+impl Failure {
+    /// A refusal that only HTTP knows.
+    pub(crate) fn refused(status: StatusCode, problem: Problem) -> Self {
+        Self { details: serde_json::Map::new(), status, problem }
+    }
+
+    /// The same failure with one more member of its body, for clients that read it.
+    pub(crate) fn with(mut self, name: &str, value: serde_json::Value) -> Self {
+        self.details.insert(name.to_owned(), value);
+        self
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Problem { what, why, consequences, countermeasures, kind, fault } = &self.problem;
+        if *fault == Fault::Platform {
+            tracing::warn!(status = self.status.as_u16(), what, why, "a request failed");
+        } else {
+            tracing::debug!(status = self.status.as_u16(), what, why, "a request was refused");
+        }
+        let body = ErrorBody { what, why, consequences, countermeasures, details: &self.details };
+        let mut response = (self.status, Json(body)).into_response();
+        if matches!(kind, Kind::Overloaded | Kind::Unavailable) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        response
+    }
+}
+
+/// What a handler answers.
+pub(crate) type Answer<T> = Result<T, Failure>;
+
+/// No operation has this address.
+pub(crate) async fn unknown_route(request: Request) -> Failure {
+    Failure::from(
+        Problem::not_found(
+            format!("The address {} was not found.", shown(request.uri().path())),
+            "No operation of this service has it.",
+        )
+        .fix("Check the address; the client's --rest-api-url has no path, only scheme, host and port."),
+    )
+}
+
+/// An operation has this address, but not with this method.
+pub(crate) async fn wrong_method(request: Request) -> Failure {
+    Failure::refused(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Problem::invalid(
+            format!("{} {} was not carried out.", request.method(), shown(request.uri().path())),
+            "The address exists, but has no operation with this method.",
+        ),
+    )
+}
+
+/// A handler panicked: a fault of the service, and of this one request only.
+pub(crate) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
+    let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("without a message"), "a handler panicked");
+    Failure::from(
+        Problem::internal("The request was not carried out.", "The service met a fault of its own.")
+            .fix("Tell the operator of this service; its log has the details under this operation id."),
+    )
+    .into_response()
+}

@@ -1,0 +1,175 @@
+//! Which requests may come in at all.
+//!
+//! A service on loopback that runs code can be reached by any page that the same person has open: a name that resolves to
+//! 127.0.0.1, a form that posts across origins. So the host must be known, a foreign origin is refused, and what changes
+//! something comes in a media type that a form can't have. Nothing is ever allowed across origins.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    body::HttpBody,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use model::{Problem, name::shown};
+
+use crate::{Api, error::Failure};
+
+/// The media types that a request's body may have.
+const BODY_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];
+
+/// Refuses what a strange page could have sent.
+pub(crate) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    match check(&api.hosts, &request) {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
+    let headers = request.headers();
+    // HTTP/2 has the host in the address.
+    let host = text(headers, &header::HOST).or(request.uri().authority().map(Authority::as_str)).unwrap_or_default();
+    let Some(host) = authority(host) else {
+        return Err(refused("Its Host header is missing or is no host name."));
+    };
+    if !is_loopback(&host) && !hosts.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(host.host())) {
+        return Err(Problem::forbidden(
+            "The request was refused.",
+            format!("This service does not answer to the host name {}.", shown(host.host())),
+        )
+        .fix("Use the address that the service printed at its start, or have its operator add the name to its hosts.")
+        .into());
+    }
+    if let Some(origin) = text(headers, &header::ORIGIN)
+        && !same_origin(origin, &host)
+    {
+        return Err(refused(&format!("It comes from a page of another origin, {}.", shown(origin))));
+    }
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return Err(refused("It comes from a page of another site."));
+    }
+    if !request.method().is_safe() && !request.body().is_end_stream() {
+        let given = text(headers, &header::CONTENT_TYPE).unwrap_or_default();
+        let essence = given.split(';').next().unwrap_or_default().trim();
+        if !BODY_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
+            return Err(Failure::refused(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Problem::invalid(
+                    "The request was not carried out.",
+                    format!("Its body has the media type {}; this service reads JSON and octet streams.", shown(given)),
+                )
+                .fix(
+                    "Send the header \"Content-Type: application/json\", or \"application/octet-stream\" for sources.",
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn refused(why: &str) -> Failure {
+    Problem::forbidden("The request was refused.", why)
+        .fix("Send it from a client or a page of this service, to the address that the service printed at its start.")
+        .into()
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or(""))
+}
+
+fn authority(text: &str) -> Option<Authority> {
+    text.parse::<Authority>().ok().filter(|a| !a.host().is_empty() && !a.as_str().contains('@'))
+}
+
+fn is_loopback(authority: &Authority) -> bool {
+    let host = authority.host();
+    let address = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Whether a page of this origin is one of this service. A proxy in front may have the port that its scheme implies.
+fn same_origin(origin: &str, host: &Authority) -> bool {
+    let Some((scheme, rest)) = origin.split_once("://") else { return false };
+    let implied = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return false,
+    };
+    authority(rest).is_some_and(|page| {
+        page.host().eq_ignore_ascii_case(host.host())
+            && page.port_u16().unwrap_or(implied) == host.port_u16().unwrap_or(implied)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Method};
+
+    use super::*;
+
+    fn checked(headers: &[(&str, &str)]) -> Option<u16> {
+        let mut request = Request::builder().method(Method::GET).uri("/data-jobs/x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        check(&["holdfast.example".into()], &request).err().map(|f| f.into_response().status().as_u16())
+    }
+
+    #[test]
+    fn only_loopback_and_configured_hosts_are_answered() {
+        for host in [
+            "localhost",
+            "LOCALHOST:8092",
+            "127.0.0.1",
+            "127.1.2.3:80",
+            "[::1]",
+            "[::1]:8092",
+            "holdfast.example",
+            "Holdfast.Example:443",
+        ] {
+            assert_eq!(checked(&[("host", host)]), None, "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evil.example:8092",
+            "0.0.0.0",
+            "10.0.0.1",
+            "[::2]",
+            "a@localhost",
+            "localhost:x",
+            "local host",
+        ] {
+            assert_eq!(checked(&[("host", host)]), Some(403), "{host}");
+        }
+        assert_eq!(checked(&[]), Some(403));
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_refused() {
+        let from = |host, origin| checked(&[("host", host), ("origin", origin)]);
+        assert_eq!(from("localhost:8092", "http://localhost:8092"), None);
+        assert_eq!(from("holdfast.example", "https://holdfast.example"), None);
+        assert_eq!(from("holdfast.example:443", "https://holdfast.example"), None);
+        for origin in [
+            "null",
+            "",
+            "http://localhost:3000",
+            "http://127.0.0.1:8092",
+            "https://evil.example",
+            "file://localhost:8092",
+        ] {
+            assert_eq!(from("localhost:8092", origin), Some(403), "{origin}");
+        }
+        assert_eq!(checked(&[("host", "localhost"), ("sec-fetch-site", "cross-site")]), Some(403));
+        for site in ["same-origin", "none", "same-site"] {
+            assert_eq!(checked(&[("host", "localhost"), ("sec-fetch-site", site)]), None, "{site}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The page for a person who opens the service's address in a browser.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Html};
+
+use crate::Api;
+
+/// Says what this is and where to go on.
+pub(crate) async fn home(State(api): State<Arc<Api>>) -> Html<String> {
+    let version: String = api.api_version.chars().filter(|c| !matches!(c, '<' | '>' | '&')).collect();
+    Html(format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Holdfast</title>\n\
+         <h1>Holdfast {version}</h1>\n\
+         <p>A Control Service for the data jobs of the Versatile Data Kit. Its API is below <code>/data-jobs</code>; the \
+         command line client reaches it with <code>vdk</code> and the address of this page as \
+         <code>VDK_CONTROL_SERVICE_REST_API_URL</code>.</p>\n\
+         <ul>\n\
+         <li><a href=\"/data-jobs/for-team/no-team-specified/jobs\">Data jobs</a> (JSON)</li>\n\
+         <li><a href=\"/readyz\">Readiness</a></li>\n\
+         <li><a href=\"/data-jobs/debug/prometheus\">Metrics</a></li>\n\
+         </ul>\n</html>\n"
+    ))
+}

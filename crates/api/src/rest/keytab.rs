@@ -1,0 +1,27 @@
+//! The Kerberos keytab of a job.
+
+use std::sync::Arc;
+
+use axum::{extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
+use model::Problem;
+
+use super::JobPath;
+use crate::{Api, caller::By, error::Answer, input::Path};
+
+/// The keytab: zero bytes without Kerberos, which the client takes for success.
+pub(crate) async fn data_job_keytab_download(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path((team, name)): JobPath,
+) -> Answer<impl IntoResponse> {
+    let job = app::jobs::read(&api.db, &caller, &team, &name).await?;
+    if !job.config.generate_keytab {
+        return Err(Problem::not_found(
+            format!("The data job {} has no keytab.", job.name),
+            "Its configuration says generate_keytab = false.",
+        )
+        .fix("Set generate_keytab to true in the job's config.ini and deploy it, if it needs Kerberos.")
+        .into());
+    }
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], Vec::new()))
+}

@@ -1,0 +1,44 @@
+//! Operations of the public API that this version does not have.
+
+use model::Problem;
+
+use crate::error::Failure;
+
+fn not_offered(operation: &str, fix: &str) -> Failure {
+    Problem::not_found(
+        format!("The operation {operation} was not carried out."),
+        "This version of the service does not offer it.",
+    )
+    .fix(fix)
+    .into()
+}
+
+/// Moves a job to another team.
+pub(crate) async fn data_job_team_update() -> Failure {
+    not_offered("dataJobTeamUpdate", "Create the job anew in the other team and delete this one.")
+}
+
+/// Removes the sources of a job.
+pub(crate) async fn sources_delete() -> Failure {
+    not_offered("sourcesDelete", "Delete the job; its sources go with it.")
+}
+
+/// The credentials of a team.
+pub(crate) async fn oauth_credentials_get() -> Failure {
+    not_offered("oauthCredentialsGet", "Nothing needs them as long as authentication is off.")
+}
+
+/// Sets the credentials of a team.
+pub(crate) async fn oauth_credentials_put() -> Failure {
+    not_offered("oauthCredentialsPut", "Nothing needs them as long as authentication is off.")
+}
+
+/// The client id of a team.
+pub(crate) async fn client_id_get() -> Failure {
+    not_offered("clientIdGet", "Nothing needs it as long as authentication is off.")
+}
+
+/// The teams of client ids.
+pub(crate) async fn get_team_ids_for_client_ids() -> Failure {
+    not_offered("getTeamIdsForClientIds", "Nothing needs them as long as authentication is off.")
+}

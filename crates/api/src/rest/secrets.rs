@@ -1,0 +1,34 @@
+//! The secrets of a job. The deployment in the address means nothing: the client sends the word TODO.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde_json::{Map, Value};
+
+use super::PartPath;
+use crate::{
+    Api,
+    caller::By,
+    error::Answer,
+    input::{JsonBody, Path},
+};
+
+/// The secrets of a job; an unknown job has none.
+pub(crate) async fn data_job_secrets_read(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path((team, name, _)): PartPath,
+) -> Answer<Json<Map<String, Value>>> {
+    Ok(Json(app::secrets::read(&api.db, &api.secret_key, &caller, &team, &name).await?))
+}
+
+/// Replaces the secrets of a job: 202.
+pub(crate) async fn data_job_secrets_update(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path((team, name, _)): PartPath,
+    JsonBody(secrets): JsonBody<Map<String, Value>>,
+) -> Answer<StatusCode> {
+    app::secrets::replace(&api.db, &api.secret_key, &*api.clock, &caller, &team, &name, &secrets).await?;
+    Ok(StatusCode::ACCEPTED)
+}
