@@ -11,8 +11,8 @@
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use model::{
-    Problem,
-    lock::{Lock, LockInputs},
+    BoxFuture, Problem,
+    lock::{Lock, LockInputs, Resolver},
 };
 use python::{BUILD_CONSTRAINTS, Interpreter, Tools, Wheels};
 
@@ -145,4 +145,10 @@ fn write(path: &Path, text: &str) -> Result<(), Problem> {
 
 fn io(error: &std::io::Error) -> Problem {
     Problem::unavailable(WHAT, format!("The file system said: {error}."))
+}
+
+impl Resolver for Locker {
+    fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
+        Box::pin(Self::lock(self, inputs))
+    }
 }

@@ -90,10 +90,18 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
     let folder = tempfile::tempdir_in(tools.cache_dir()).unwrap();
     let at = folder.path().join("environment");
     let interpreter = tools.interpreters().last().unwrap();
-    for _ in 0..2 {
+    let offline = Tools::new(ToolsOptions {
+        cache_dir: tools.cache_dir().into(),
+        uv: Some(tools.uv().await.unwrap()),
+        index_url: None,
+        environment: [("HTTPS_PROXY".to_owned(), "http://127.0.0.1:9".to_owned())].into(),
+        interpreters: tools.interpreters().to_vec(),
+        vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+    });
+    for (what, tools) in [("environment", &*tools), ("environment again, without a network", &offline)] {
         let started = Instant::now();
         tools.create_environment(interpreter, &lock, DEFAULT_VDK_REQUIREMENT, &at).await.unwrap();
-        eprintln!("environment: {:?}", started.elapsed());
+        eprintln!("{what}: {:?}", started.elapsed());
     }
     let vdk = Command::new(at.join("bin/vdk")).arg("version").env_clear().env("HOME", folder.path()).output().unwrap();
     let said = String::from_utf8_lossy(&[vdk.stdout, vdk.stderr].concat()).into_owned();

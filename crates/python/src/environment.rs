@@ -91,10 +91,16 @@ impl Tools {
         }
         Err(Problem::invalid(
             WHAT,
-            format!("VDK does not start among the packages that were installed. It said: {}", fault::last_words(&output)),
+            format!(
+                "VDK does not start among the packages that were installed. It said: {}",
+                fault::last_words(&output)
+            ),
         )
         .follows("Nothing was changed: what was deployed before stays as it is.")
-        .fix("Remove or change the requirement that the message names, and deploy again; without requirements of your own, tell the operator of this service."))
+        .fix(
+            "Remove or change the requirement that the message names, and deploy again; without requirements of your \
+             own, tell the operator of this service.",
+        ))
     }
 }
 

@@ -48,8 +48,10 @@ quickstart-vdk==0.2.1810444937
 /// What packages are built with: the sources of every VDK package import `pkg_resources` in their `setup.py`.
 pub const BUILD_CONSTRAINTS: &str = "setuptools<81\n";
 
-/// The `uv` that is installed when the machine has none.
+/// The `uv` that is installed when the machine has none: the version in [`PINNED_HASHED`].
 const PINNED: &str = "0.13.9";
+/// The same as a requirement with the hash of each of its files. Made by `uv pip compile --generate-hashes`.
+const PINNED_HASHED: &str = include_str!("uv.txt");
 /// The first version whose options are those that are used here.
 const MINIMUM: [u32; 3] = [0, 11, 0];
 
@@ -307,7 +309,8 @@ impl Tools {
 
     /// Installs uv into a folder: with the interpreter's own pip, else with the one of a virtual environment.
     async fn pip_install(&self, what: &str, python: &Path, scratch: &Path, into: &Path) -> Result<(), Problem> {
-        let requirement = format!("uv=={PINNED}");
+        let requirement = scratch.join("uv.txt");
+        std::fs::write(&requirement, PINNED_HASHED).map_err(|e| fault::io(what, &requirement, &e))?;
         let install = async |python: &Path| {
             let mut pip = self.command(python, scratch, INSTALL_LIMIT)?;
             pip.args([
@@ -321,7 +324,8 @@ impl Tools {
                 ":all:",
                 "--no-cache-dir",
             ]);
-            pip.args([OsStr::new("--target"), into.as_os_str(), OsStr::new(&requirement)]);
+            pip.args([OsStr::new("--target"), into.as_os_str(), OsStr::new("--require-hashes")]);
+            pip.args([OsStr::new("-r"), requirement.as_os_str()]);
             finish(what, pip).await
         };
         let first = install(python).await?;
@@ -381,4 +385,47 @@ pub(crate) async fn lock_file(path: &Path) -> Result<std::fs::File, Problem> {
 
 fn dotted(version: [u32; 3]) -> String {
     version.map(|n| n.to_string()).join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pinned_version_is_the_one_with_hashes() {
+        assert!(PINNED_HASHED.starts_with(&format!("uv=={PINNED} \\\n    --hash=sha256:")));
+    }
+
+    #[tokio::test]
+    async fn only_known_variables_reach_the_installer() {
+        let folder = tempfile::tempdir().unwrap();
+        let tools = Tools::new(ToolsOptions {
+            cache_dir: folder.path().into(),
+            uv: None,
+            index_url: None,
+            environment: [("HTTPS_PROXY", "http://proxy"), ("HOLDFAST_KEY", "secret"), ("PIP_FIND_LINKS", "/x")]
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                .into(),
+            interpreters: Vec::new(),
+            vdk_constraints: String::new(),
+        });
+        let scratch = tools.scratch().await.unwrap();
+        let command = tools.command(Path::new("/usr/bin/env"), scratch.path(), Duration::from_secs(20)).unwrap();
+        let said = finish("", command).await.unwrap().stdout;
+        assert!(said.contains("HTTPS_PROXY=http://proxy") && said.contains("UV_NO_CONFIG=1"), "{said}");
+        assert!(!said.contains("HOLDFAST") && !said.contains("FIND_LINKS"), "{said}");
+        assert!(said.contains(&format!("HOME={}", scratch.path().display())), "{said}");
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join("tmp/left");
+        std::fs::create_dir_all(left.join("work")).unwrap();
+        std::fs::write(left.join(Workshop::LOCK), "").unwrap();
+        let one = Workshop::open(folder.path()).await.unwrap();
+        let two = Workshop::open(folder.path()).await.unwrap();
+        assert!(!left.exists());
+        assert!(one.folder.path().is_dir() && two.folder.path().is_dir());
+    }
 }

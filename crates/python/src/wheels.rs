@@ -219,11 +219,9 @@ impl Tools {
 
         let out = at("made");
         std::fs::create_dir(&out).map_err(|e| fault::io(WHAT, &out, &e))?;
-        let made: Vec<Made> = stream::iter(&sources)
-            .map(|source| self.build_wheel(WHAT, interpreter, scratch.path(), source, &out))
-            .buffered(BUILDS_PARALLEL)
-            .try_collect()
-            .await?;
+        let builds: Vec<_> =
+            sources.iter().map(|source| self.build_wheel(WHAT, interpreter, scratch.path(), source, &out)).collect();
+        let made: Vec<Made> = stream::iter(builds).buffered(BUILDS_PARALLEL).try_collect().await?;
         let finished = std::fs::File::create(out.join(NOTE)).and_then(|file| {
             serde_json::to_writer(&file, &made)?;
             file.sync_all()?;
