@@ -15,7 +15,7 @@
 //!
 //! With Landlock also go set-user-id programs (`no_new_privs`), signals to processes outside of the run (ABI 6), and
 //! looking into other processes' memory and environment. A data folder that is also mounted at a second place is
-//! reachable there.
+//! reachable there, and nothing of this holds a job that runs as root back: it has the disk itself.
 
 use std::{
     fs,
@@ -50,7 +50,8 @@ pub(super) fn available() -> Confinement {
     match asked {
         Ok(_) => Confinement::Enforced,
         Err(_) => Confinement::Unavailable(
-            "this kernel has no Landlock (Linux 5.13 or later, with \"landlock\" in its list of security modules)".into(),
+            "this kernel has no Landlock (Linux 5.13 or later, with \"landlock\" in its list of security modules)"
+                .into(),
         ),
     }
 }

@@ -54,6 +54,7 @@ impl EnvironmentBuilder for python::Tools {
         vdk_requirement: &'a str,
         at: &'a Path,
     ) -> BoxFuture<'a, Result<(), Problem>> {
+        // In place: the future of `create_environment` can't move between threads.
         Box::pin(async move {
             tokio::task::block_in_place(|| {
                 let make = self.create_environment(interpreter, lock, vdk_requirement, at);
@@ -137,11 +138,8 @@ impl Environments {
     /// The environment of a lock, if it can be run in.
     pub(super) fn present(&self, lock: &LockKey) -> io::Result<Option<Place>> {
         let Some(known) = self.by_lock(lock)? else { return Ok(None) };
-        let Some(interpreter) = self
-            .interpreters
-            .iter()
-            .find(|i| i.identity() == known.interpreter)
-            .filter(|i| i.executable.is_file())
+        let Some(interpreter) =
+            self.interpreters.iter().find(|i| i.identity() == known.interpreter).filter(|i| i.executable.is_file())
         else {
             return Ok(None);
         };
@@ -163,12 +161,8 @@ impl Environments {
         let key = digest(&[lock.key.as_str(), &identity, vdk_requirement, &interpreter.platform]);
         let place = self.place(&key, interpreter);
         let _building = self.building.lock(&key).await;
-        let known = ByLock {
-            lock_key: lock.key.clone(),
-            environment: key,
-            interpreter: identity,
-            asked_at: self.clock.now(),
-        };
+        let known =
+            ByLock { lock_key: lock.key.clone(), environment: key, interpreter: identity, asked_at: self.clock.now() };
         let (folder, name) = (self.root.join(BY_LOCK), Self::by_lock_name(&lock.key));
         // Before it is made, so that a clean-up in between sees that it is wanted.
         blocking(NOT_MADE, move || write_durably(&folder, &name, &serde_json::to_vec(&known)?)).await?;
@@ -199,8 +193,7 @@ impl Environments {
     async fn lock_to_make(&self, place: &Place) -> Result<File, Problem> {
         loop {
             let path = place.lock.clone();
-            let lock =
-                blocking(NOT_MADE, move || try_lock(&path, FlockOperation::NonBlockingLockExclusive)).await?;
+            let lock = blocking(NOT_MADE, move || try_lock(&path, FlockOperation::NonBlockingLockExclusive)).await?;
             match lock {
                 Some(lock) => return Ok(lock),
                 None => tokio::time::sleep(BUSY_PAUSE).await,
@@ -266,11 +259,10 @@ fn no_interpreter(python: PythonVersion, offered: &[Interpreter]) -> Problem {
     let offered: Vec<String> = offered.iter().map(|i| i.version.to_string()).collect();
     Problem::unavailable(
         format!("The deployment needs Python {python}."),
-        format!("This machine has no Python {python} any more; it has {}.", if offered.is_empty() {
-            "none".into()
-        } else {
-            offered.join(", ")
-        }),
+        format!(
+            "This machine has no Python {python} any more; it has {}.",
+            if offered.is_empty() { "none".into() } else { offered.join(", ") }
+        ),
     )
     .follows("The deployment was not changed; it is tried again.")
     .fix(format!("Install Python {python}, or deploy the data job with another python_version."))

@@ -87,7 +87,7 @@ impl RunFolder {
     /// Takes the room that [`Self::write_end`] needs.
     pub(super) fn reserve_end(&self) -> io::Result<()> {
         let mut file = create(&self.0.join(EXIT_RESERVE))?;
-        file.write_all(&[b' '; EXIT_RESERVE_BYTES])?;
+        file.write_all(&vec![b' '; EXIT_RESERVE_BYTES])?;
         file.sync_all()
     }
 
@@ -113,7 +113,7 @@ impl RunFolder {
         let Some((parent, name)) = self.0.parent().zip(self.0.file_name()) else {
             return Err(ErrorKind::InvalidInput.into());
         };
-        let gone = tempfile::Builder::new().prefix(REMOVED_PREFIX).tempdir_in(parent)?.keep();
+        let gone = temporary_folder(parent, REMOVED_PREFIX)?.keep();
         match fs::rename(&self.0, gone.join(name)) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -130,6 +130,11 @@ impl RunFolder {
 pub(super) const NEW_PREFIX: &str = ".new-";
 /// Folders of this prefix are being removed.
 pub(super) const REMOVED_PREFIX: &str = ".gone-";
+
+/// A new folder beside the runs that only this user can enter.
+pub(super) fn temporary_folder(runs: &Path, prefix: &str) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix(prefix).permissions(fs::Permissions::from_mode(0o700)).tempdir_in(runs)
+}
 
 /// Removes what a crash left half-made or half-removed in `runs`.
 pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {

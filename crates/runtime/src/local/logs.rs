@@ -37,17 +37,13 @@ impl LogWriter {
 
     pub(super) fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            match self.write_some(bytes) {
-                Ok(written) => {
-                    self.position += written as u64;
-                    bytes = &bytes[written..];
-                }
-                Err(_) => {
-                    self.open = None;
-                    self.position += bytes.len() as u64;
-                    return;
-                }
-            }
+            let Ok(written) = self.write_some(bytes) else {
+                self.open = None;
+                self.position += bytes.len() as u64;
+                return;
+            };
+            self.position += written as u64;
+            bytes = &bytes[written..];
         }
     }
 
@@ -197,12 +193,14 @@ mod tests {
 
     #[test]
     fn a_log_above_its_limit_keeps_head_and_tail_and_says_what_is_missing() {
-        let lines: String = (0..1000).map(|n| format!("line {n:03}\n")).collect();
+        let lines: String = "0123456789abcde\n".repeat(600);
         let (folder, chunk) = log_of(100, &[lines.as_bytes()]);
-        assert!(chunk.text.starts_with("line 000\nline 001\n"), "{}", chunk.text);
-        assert!(chunk.text.ends_with("line 998\nline 999\n"), "{}", chunk.text);
+        assert!(chunk.text.starts_with("0123456789abcde\n"), "{}", chunk.text);
+        assert!(chunk.text.ends_with("\n0123456789abcde\n"), "{}", chunk.text);
         assert_eq!(chunk.omitted_bytes, lines.len() as u64 - 100);
-        assert!(chunk.text.contains(&format!("\n[... {} bytes of the log were left out here ...]\n", chunk.omitted_bytes)));
+        assert!(
+            chunk.text.contains(&format!("\n[... {} bytes of the log were left out here ...]\n", chunk.omitted_bytes))
+        );
         let on_disk: u64 = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(on_disk <= 150, "{on_disk}");
     }
@@ -213,7 +211,7 @@ mod tests {
         let (_folder, chunk) = log_of(20, &[text.as_bytes()]);
         assert!(!chunk.text.contains('\u{fffd}'), "{}", chunk.text);
         let kept = chunk.text.matches('\u{20ac}').count() * 3;
-        assert_eq!(chunk.omitted_bytes as usize + kept, 300);
+        assert_eq!(chunk.omitted_bytes + kept as u64, 300);
     }
 
     #[test]

@@ -134,7 +134,8 @@ pub fn harden_process() -> io::Result<()> {
 /// Looks only when this process runs in the control group of a systemd service.
 pub async fn shares_fate() -> Option<String> {
     let groups = tokio::fs::read_to_string("/proc/self/cgroup").await.ok()?;
-    let path = groups.lines().find_map(|l| l.strip_prefix("0::").or_else(|| l.split_once(":name=systemd:").map(|g| g.1)))?;
+    let path =
+        groups.lines().find_map(|l| l.strip_prefix("0::").or_else(|| l.split_once(":name=systemd:").map(|g| g.1)))?;
     let unit = path.rsplit('/').next().filter(|u| u.ends_with(".service"))?;
     let mut show = tokio::process::Command::new("systemctl");
     if path.contains("/user@") {
@@ -202,6 +203,20 @@ impl LocalRuntime {
     /// Whether jobs are kept out of the data folder.
     pub fn confinement(&self) -> &Confinement {
         &self.confinement
+    }
+
+    /// What whoever runs the service should know about how safe it is to run other people's jobs here.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if let Confinement::Unavailable(why) = &self.confinement {
+            all.push(format!("Local jobs are trusted code: they can read the service's data, because {why}."));
+        }
+        if rustix::process::geteuid().is_root() {
+            all.push(
+                "Local jobs are trusted code: they run as root, as the service does. Run it as another user.".into(),
+            );
+        }
+        all
     }
 
     fn folder(&self, id: &ExecutionId) -> RunFolder {
@@ -330,7 +345,10 @@ impl LocalRuntime {
             "" => {
                 let log = tokio::fs::read(folder.path().join(folder::SHIM_LOG)).await.unwrap_or_default();
                 let log = String::from_utf8_lossy(&log);
-                Err(failed(format!("Its supervisor ended at once. {}", log.trim().chars().take(500).collect::<String>())))
+                Err(failed(format!(
+                    "Its supervisor ended at once. {}",
+                    log.trim().chars().take(500).collect::<String>()
+                )))
             }
             why => Err(failed(format!("{why}."))),
         }
@@ -462,7 +480,7 @@ fn prepare(runs: &Path, to: &RunFolder, run: &Run, spec: &Spec, cancelled: bool)
         Problem::unavailable(format!("The folder of the execution {} could not be made.", run.id), format!("{e}."))
             .follows("The run was not started; it is tried again.")
     };
-    let new = tempfile::Builder::new().prefix(folder::NEW_PREFIX).tempdir_in(runs).map_err(disk)?;
+    let new = folder::temporary_folder(runs, folder::NEW_PREFIX).map_err(disk)?;
     let filled = File::open(new.path()).map_err(disk)?;
     flock(&filled, FlockOperation::NonBlockingLockExclusive).map_err(|e| disk(e.into()))?;
     for name in [folder::WORK, folder::HOME, folder::TMP, folder::OUT] {

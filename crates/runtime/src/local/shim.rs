@@ -98,8 +98,8 @@ fn myself(again: &[OsString]) -> Command {
 
 /// Leaves the service's session, starts the supervisor and ends, so that the supervisor is nobody's child.
 fn launch(again: &[OsString]) -> ExitCode {
-    let started = setsid()
-        .map_err(io::Error::from)
+    let started = close_inherited()
+        .and_then(|()| Ok(setsid()?))
         .and_then(|_| myself(again).arg(SUPERVISE).stdin(Stdio::null()).spawn());
     match started {
         Ok(_) => ExitCode::SUCCESS,
@@ -108,6 +108,21 @@ fn launch(again: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Closes what the service was started with and does not know of: a descriptor without "close on exec" would go through
+/// it and the supervisor to the job.
+fn close_inherited() -> io::Result<()> {
+    const STANDARD: i32 = 2;
+    let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > STANDARD)
+        .collect();
+    for fd in open {
+        // Nothing in this process owns one of them; that of the listing itself is closed already.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
 }
 
 /// Says one line to the service and lets go of the pipe.
@@ -148,8 +163,6 @@ enum Takeover {
 
 /// Everything up to the record that the run starts. An error leaves nothing behind: the run can be started again.
 fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
-    env::set_current_dir(run)?;
-    let spec = Spec::read(run)?;
     let folder = RunFolder::at(run.to_owned());
     let patience = Instant::now() + LOCK_PATIENCE;
     let lock = loop {
@@ -168,6 +181,9 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
     if folder.started()?.is_some() || folder.end()?.is_some() {
         return Ok(Takeover::Taken);
     }
+    // Only now: until the lock is held, a folder that was given up may be replaced by a new one of its name.
+    env::set_current_dir(run)?;
+    let spec = Spec::read(run)?;
     let environment_lock = folder::try_lock(&spec.environment_lock, FlockOperation::NonBlockingLockShared)?
         .filter(|_| environment::is_complete(&spec.environment))
         .ok_or_else(|| io::Error::other("the environment of the deployment is gone; it is made again"))?;
@@ -192,6 +208,7 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
         children,
         stop,
         forced: None,
+        stopping: false,
         started_at: None,
         _locks: (lock, environment_lock),
     });
@@ -228,6 +245,8 @@ struct Supervisor {
     stop: UnixStream,
     /// Why the run is being ended; absent while it may go on.
     forced: Option<EndCause>,
+    /// Asked to end when the job had just ended by itself: its end counts, but it is not tried again.
+    stopping: bool,
     started_at: Option<jiff::Timestamp>,
     _locks: (File, File),
 }
@@ -256,7 +275,7 @@ impl Supervisor {
             let ended = self.attempt(attempt);
             message = self.termination_message();
             let failed = !matches!(ended, EndCause::Exited(0));
-            let again = matches!(ended, EndCause::Exited(_)) && attempt <= self.spec.backoff_limit;
+            let again = matches!(ended, EndCause::Exited(_)) && attempt <= self.spec.backoff_limit && !self.stopping;
             cause = Some(ended);
             if !failed || !again || self.forced.is_some() {
                 break;
@@ -395,6 +414,7 @@ impl Supervisor {
         self.take_connections();
         let over = attempt.is_some_and(|a| a.code.is_some());
         let stopped = drain(&self.stop);
+        self.stopping |= stopped;
         if self.forced.is_none() && !over {
             if matches!(self.folder.cancel_requested(), Ok(true)) {
                 self.forced = Some(EndCause::Cancelled);

@@ -49,12 +49,8 @@ pub(super) fn unpack(archive: &[u8], job: &JobName, folder: &Path) -> Result<(),
             make_folders(parent).map_err(|e| disk(job, &e))?;
         }
         let mode = if entry.unix_mode().is_some_and(|m| m & 0o100 != 0) { 0o700 } else { 0o600 };
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&to)
-            .map_err(|e| disk(job, &e))?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&to).map_err(|e| disk(job, &e))?;
         let mut limited = entry.by_ref().take(room + 1);
         let written = io::copy(&mut limited, &mut file).map_err(|e| match e.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
@@ -82,8 +78,9 @@ fn safe_path(name: &str, job: &JobName) -> Option<PathBuf> {
     let path = PathBuf::from(name);
     let mut parts = path.components();
     let top = parts.next()?;
-    (top == Component::Normal(job.as_str().as_ref()) && parts.all(|p| matches!(p, Component::Normal(_) | Component::CurDir)))
-        .then_some(path)
+    (top == Component::Normal(job.as_str().as_ref())
+        && parts.all(|p| matches!(p, Component::Normal(_) | Component::CurDir)))
+    .then_some(path)
 }
 
 #[cfg(test)]

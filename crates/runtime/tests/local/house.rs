@@ -15,7 +15,7 @@ use std::{
 
 use model::{
     BoxFuture, Problem,
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     deployment::{Mode, PythonVersion},
     execution::{ExecutionRevision, RunEnd},
     job::Contacts,
@@ -74,7 +74,8 @@ impl EnvironmentBuilder for FakeTools {
             }
             let script = format!("#!{} -IS\n{FAKE_VDK}", interpreter.executable.display());
             // Closed for good before anyone runs it: a script that is open for writing can't be executed.
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(bin.join("vdk")).unwrap();
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(bin.join("vdk")).unwrap();
             file.write_all(script.as_bytes()).unwrap();
             Ok(())
         })
