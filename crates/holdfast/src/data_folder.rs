@@ -12,7 +12,7 @@ use store::{Db, secrets::SecretKey};
 
 /// The data folder, held by this instance until it is dropped.
 #[derive(Debug)]
-pub struct DataFolder {
+pub(crate) struct DataFolder {
     path: PathBuf,
     _lock: File,
 }
@@ -22,7 +22,7 @@ impl DataFolder {
     ///
     /// # Errors
     /// When another instance has it, or when it can't be made or written to.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         DirBuilder::new()
             .recursive(true)
@@ -43,19 +43,18 @@ impl DataFolder {
                 "Another Holdfast uses the data folder {shown}. One instance a folder: stop the other one, or choose \
                  another folder with --data-dir."
             ),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("The data folder {shown} can't be locked; its file system must offer locks."))
-            }
+            Err(TryLockError::Error(error)) => Err(error)
+                .with_context(|| format!("The data folder {shown} can't be locked; its file system must offer locks.")),
         }
     }
 
     /// The folder's path, links followed.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The SQLite file.
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.path.join("holdfast.db")
     }
 
@@ -64,7 +63,7 @@ impl DataFolder {
     ///
     /// # Errors
     /// When the key is gone or is another one than the database's secrets were encrypted with.
-    pub async fn secret_key(&self, db: &Db) -> anyhow::Result<SecretKey> {
+    pub(crate) async fn secret_key(&self, db: &Db) -> anyhow::Result<SecretKey> {
         let path = self.path.join("secret.key");
         let shown = path.display();
         let key = match read_key(&path).with_context(|| format!("The key file {shown} can't be used."))? {
@@ -101,7 +100,7 @@ fn read_key(path: &Path) -> anyhow::Result<Option<SecretKey>> {
         bail!("Others can read it (mode {:o}). Make it private: chmod 600.", mode & 0o777);
     }
     let mut text = String::new();
-    file.by_ref().take(1024).read_to_string(&mut text)?;
+    Read::take(&mut file, 1024).read_to_string(&mut text)?;
     let bytes: Option<[u8; 32]> = hex::decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
     match bytes {
         Some(bytes) => Ok(Some(SecretKey::new(bytes))),

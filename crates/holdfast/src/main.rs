@@ -1,2 +1,41 @@
-//! holdfast
-fn main(){}
+//! Holdfast: a Control Service for data jobs. This crate is the program: commands, configuration and wiring.
+
+mod commands;
+mod config;
+mod data_folder;
+mod serve;
+mod telemetry;
+
+use std::{io::Write, process::ExitCode};
+
+use commands::Invocation;
+
+fn main() -> ExitCode {
+    // Every run of the local runtime waits for its supervisor, so nothing is set up before it.
+    if let Some(arguments) = commands::shim_arguments(std::env::args_os()) {
+        return runtime::local::shim::main(arguments.into_iter());
+    }
+    let invocation = commands::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match run(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing can be done about a closed standard error.
+            let _ = writeln!(std::io::stderr(), "{}", commands::told(&error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(invocation: Invocation) -> anyhow::Result<()> {
+    let surroundings = config::Surroundings::of_process()?;
+    match invocation {
+        Invocation::Config { flags, format } => {
+            commands::config::run(&surroundings, &flags, format, &mut std::io::stdout().lock())
+        }
+        Invocation::Serve(flags) => {
+            let loaded = config::load(&surroundings, &flags)?;
+            telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::run(surroundings, loaded))
+        }
+    }
+}

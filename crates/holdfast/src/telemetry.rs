@@ -10,14 +10,15 @@ use crate::config::LogFormat;
 ///
 /// # Errors
 /// When the filter has a mistake, which the error names.
-pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| anyhow::anyhow!("The log filter {filter:?} is not valid ({error}). Write it like \"info,sync=debug\"."))?;
+pub(crate) fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        anyhow::anyhow!("The log filter {filter:?} is not valid ({error}). Write it like \"info,sync=debug\".")
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Text => registry
-            .with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false))
-            .init(),
+        LogFormat::Text => {
+            registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false)).init()
+        }
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(stderr).flatten_event(true)).init(),
     }
     Ok(())

@@ -43,6 +43,19 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
     }
 }
 
+/// An error with all its causes, for a person.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let mut lines = vec![error.to_string()];
+    lines.extend(error.chain().skip(1).map(|cause| format!("  because: {cause}")));
+    lines.join("\n")
+}
+
+/// A problem's four sentences, for a person.
+pub(crate) fn sentences(problem: &model::Problem) -> String {
+    let model::Problem { what, why, consequences, countermeasures, .. } = problem;
+    format!("{what}\n  {why}\n  {consequences}\n  {countermeasures}")
+}
+
 fn command() -> Command {
     Command::new("holdfast")
         .version(env!("CARGO_PKG_VERSION"))

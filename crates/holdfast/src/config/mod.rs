@@ -16,12 +16,10 @@ mod table;
 mod types;
 mod value;
 
-pub(crate) use error::ConfigError;
 pub(crate) use exposure::check_exposure;
 pub(crate) use load::{Flags, Loaded, load};
-pub(crate) use options::VdkOptions;
 pub(crate) use report::markdown;
 pub(crate) use surroundings::Surroundings;
 pub(crate) use table::{Group, SETTINGS, Setting, Settings};
-pub(crate) use types::{LogFormat, RuntimeName};
+pub(crate) use types::LogFormat;
 pub(crate) use value::{Raw, Shape};

@@ -1,0 +1,328 @@
+//! `holdfast serve`: opens the data folder, wires the floors together and serves until it is told to stop.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use api::{Api, HttpMetrics, Limits, Template};
+use image::Locker;
+use jiff::SignedDuration;
+use model::{
+    clock::{Clock, SharedClock, SystemClock},
+    deployment::VersionDefaults,
+    runtime::{JobOptions, default_python},
+    source::ArchiveLimits,
+};
+use prometheus_client::registry::Registry;
+use python::{Discovery, Interpreter, Tools, ToolsOptions};
+use runtime::local::{Confinement, LocalOptions, LocalRuntime};
+use store::Db;
+use sync::Synchronizer;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Loaded, Settings, Surroundings, check_exposure},
+    data_folder::DataFolder,
+};
+
+/// Requests that are answered at the same time; more are told to come again.
+const REQUESTS_MAX: usize = 512;
+
+/// How long a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long an interpreter may take to say what it is.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The version of the public API that `info` answers.
+const API_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Variables that jobs get of the service's environment beside those of the installer.
+const FOR_JOBS: &[&str] = &["TZ", "LC_CTYPE"];
+
+/// Variables of the installer that jobs don't get: each run has its own.
+const NOT_FOR_JOBS: &[&str] = &["TMPDIR"];
+
+/// Serves until SIGTERM or Ctrl-C. Runs in progress go on.
+pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::Result<()> {
+    let settings = &loaded.settings;
+    check_exposure(settings.listen, settings.runtime, false, settings.insecure)
+        .map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
+    runtime::local::harden_process().context("This process can't be kept from being read by others.")?;
+    let vdk_options = settings.vdk_options()?;
+    let vdk_constraints = settings.vdk_constraints()?.unwrap_or_else(|| python::DEFAULT_CONSTRAINTS.to_owned());
+
+    let folder = DataFolder::open(&settings.data_dir)?;
+    let listener = TcpListener::bind(settings.listen.0).await.with_context(|| {
+        format!(
+            "The address {} can't be listened on. Choose another with --listen, or port 0 for any free one.",
+            settings.listen.0
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let (db, interpreters) = tokio::try_join!(
+        async {
+            Db::open_sqlite(&folder.database())
+                .await
+                .with_context(|| format!("The database {} can't be opened.", folder.database().display()))
+        },
+        async { Ok(python::discover(&discovery(&surroundings, settings)).await) },
+    )?;
+    let secret_key = Arc::new(folder.secret_key(&db).await?);
+    let versions = Arc::new(versions(settings, &interpreters)?);
+    let clock: SharedClock = Arc::new(SystemClock);
+    let tools = Arc::new(Tools::new(ToolsOptions {
+        cache_dir: settings.cache_dir.clone(),
+        uv: settings.uv.clone(),
+        index_url: settings.index_url.as_ref().map(|url| url.expose().to_owned()),
+        environment: surroundings.for_tools(),
+        interpreters: interpreters.clone(),
+        vdk_constraints: vdk_constraints.clone(),
+    }));
+    let runtime = Arc::new(
+        LocalRuntime::open(local_options(
+            &surroundings,
+            settings,
+            &folder,
+            interpreters,
+            tools.clone(),
+            clock.clone(),
+        )?)
+        .map_err(|p| anyhow!(crate::commands::sentences(&p)))?,
+    );
+    let job_options = vdk_options.for_jobs(settings.rest_api_url(address));
+    let synchronizer = Synchronizer {
+        db: db.clone(),
+        clock: clock.clone(),
+        runtime: runtime.clone(),
+        resolver: Arc::new(Locker::new(tools)),
+        options: Arc::new(sync_options(&surroundings, settings, clock.as_ref(), vdk_constraints, job_options)),
+    };
+    let mut registry = Registry::default();
+    let metrics = HttpMetrics::register(&mut registry);
+    let (ready, readiness) = watch::channel(true);
+    let api = Arc::new(Api {
+        db: db.clone(),
+        clock,
+        runtime: runtime.clone(),
+        secret_key,
+        archive_limits: ArchiveLimits {
+            archive_max_bytes: settings.max_upload_bytes.count(),
+            ..ArchiveLimits::default()
+        },
+        default_zone: settings.time_zone.as_str().to_owned(),
+        versions: versions.clone(),
+        hosts: settings.allowed_hosts.0.clone(),
+        logs_url_template: template(settings.logs_url_template.as_ref().map(|t| t.as_str()))?,
+        source_url_template: template(settings.source_url_template.as_ref().map(|t| t.as_str()))?,
+        api_version: API_VERSION.to_owned(),
+        readiness,
+        registry: Arc::new(Mutex::new(registry)),
+        metrics,
+        limits: Limits::new(REQUESTS_MAX, REQUEST_TIMEOUT),
+    });
+
+    let stop = CancellationToken::new();
+    let mut synchronizing = tokio::spawn(synchronizer.run(stop.child_token()));
+    let router = api::router(api);
+    let serving_stop = CancellationToken::new();
+    let serving = {
+        let stop = serving_stop.clone();
+        tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await })
+    };
+    announce(address, &folder, &versions, runtime.confinement())?;
+    if let Some(warning) = runtime::local::shares_fate().await {
+        tracing::warn!("{warning}");
+    }
+
+    tokio::select! {
+        signal = stop_signal() => tracing::info!(signal = signal?, "stopping; runs in progress go on"),
+        ended = &mut synchronizing => return Err(anyhow!("The synchronizer ended unexpectedly: {ended:?}.")),
+    }
+    let _ = ready.send(false);
+    serving_stop.cancel();
+    let grace = settings.shutdown_grace_seconds.seconds();
+    if tokio::time::timeout(grace, serving).await.is_err() {
+        tracing::warn!(grace_seconds = grace.as_secs(), "requests that took longer than the grace period were cut off");
+    }
+    stop.cancel();
+    if tokio::time::timeout(grace, synchronizing).await.is_err() {
+        tracing::warn!(grace_seconds = grace.as_secs(), "the synchronizer did not stop within the grace period");
+    }
+    db.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for what tells a service to stop, and names it.
+async fn stop_signal() -> anyhow::Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+fn discovery(surroundings: &Surroundings, settings: &Settings) -> Discovery {
+    let mut search_path = settings.python_search_path.0.clone();
+    search_path.extend(surroundings.search_path());
+    Discovery { search_path, home: surroundings.home.clone(), probe_timeout: PROBE_TIMEOUT }
+}
+
+/// The Python and VDK versions that deployments can have.
+fn versions(settings: &Settings, interpreters: &[Interpreter]) -> anyhow::Result<VersionDefaults> {
+    let offered: Vec<_> = interpreters.iter().map(|i| i.version).collect();
+    if let Some(wanted) = settings.python_version
+        && !offered.contains(&wanted)
+    {
+        return Err(anyhow!(
+            "The setting python.version asks for Python {wanted}, which was not found. Found: {}. Install it, or add its \
+             folder to python.search_path.",
+            listed(&offered)
+        ));
+    }
+    let python_version = default_python(&offered, settings.python_version).with_context(|| {
+        let (oldest, newest) = python::SUPPORTED;
+        format!(
+            "No Python was found that can run VDK. Install one from {oldest} to {newest} (with its venv and ssl modules), or \
+             add its folder to python.search_path."
+        )
+    })?;
+    Ok(VersionDefaults {
+        python_versions: offered,
+        python_version,
+        vdk_version: settings.vdk_version.as_str().to_owned(),
+    })
+}
+
+fn listed<T: ToString>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "none".into();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn local_options(
+    surroundings: &Surroundings,
+    settings: &Settings,
+    folder: &DataFolder,
+    interpreters: Vec<Interpreter>,
+    tools: Arc<Tools>,
+    clock: SharedClock,
+) -> anyhow::Result<LocalOptions> {
+    let program = std::env::current_exe().context("The program's own file can't be found.")?;
+    Ok(LocalOptions {
+        data_dir: folder.path().to_owned(),
+        shim_command: (program, vec!["shim".into()]),
+        parallel_runs_max: settings.parallel_runs.count(),
+        log_max_bytes: settings.log_max_bytes.get(),
+        grace: LocalOptions::GRACE,
+        backoff: LocalOptions::BACKOFF,
+        interpreters,
+        tools,
+        vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
+        pass_environment: job_environment(surroundings),
+        job_read_paths: Vec::new(),
+        deny_data_folder: true,
+        clock,
+    })
+}
+
+/// What jobs get of the service's environment: how to find programs, time and language, and the way to the network. Calls
+/// to this machine never take a proxy, or a job could not reach this service.
+fn job_environment(surroundings: &Surroundings) -> BTreeMap<String, String> {
+    let mut variables = surroundings.for_tools();
+    variables.retain(|name, _| !NOT_FOR_JOBS.contains(&name.as_str()));
+    for name in FOR_JOBS {
+        if let Some(value) = surroundings.variable(name).and_then(|value| value.to_str()) {
+            variables.insert((*name).to_owned(), value.to_owned());
+        }
+    }
+    if variables.keys().any(|name| name.to_ascii_lowercase().ends_with("_proxy")) {
+        for name in ["NO_PROXY", "no_proxy"] {
+            let value = variables.entry(name.to_owned()).or_default();
+            let separator = if value.is_empty() { "" } else { "," };
+            value.push_str(separator);
+            value.push_str("localhost,127.0.0.1,::1");
+        }
+    }
+    variables
+}
+
+fn sync_options(
+    surroundings: &Surroundings,
+    settings: &Settings,
+    clock: &dyn Clock,
+    vdk_constraints: String,
+    job_options: JobOptions,
+) -> sync::Options {
+    let days = |count: u64| SignedDuration::from_hours(24 * i64::try_from(count).unwrap_or(i64::MAX / 24));
+    sync::Options {
+        holder: format!("{}", clock.new_id()),
+        // The data folder is locked, and the database is a file in it.
+        exclusive: true,
+        lease: settings.lease_seconds.seconds(),
+        sweep_interval: settings.sync_sweep_interval_seconds.seconds(),
+        parallelism: settings.sync_parallelism.count(),
+        builds_parallelism: surroundings.cores.clamp(1, 4),
+        vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
+        vdk_constraints,
+        job_options,
+        run_deadline_seconds: settings.run_deadline_seconds.get(),
+        run_backoff_limit: u32::try_from(settings.run_backoff_limit.get()).unwrap_or(u32::MAX),
+        start_deadline: SignedDuration::from_secs(settings.start_deadline_seconds.signed()),
+        default_zone: settings.time_zone.as_str().to_owned(),
+        executions_keep: days(settings.executions_keep_days.get()),
+        executions_keep_per_job: settings.executions_keep_per_job.signed(),
+        deleted_jobs_keep: days(settings.deleted_jobs_keep_days.get()),
+    }
+}
+
+fn template(raw: Option<&str>) -> anyhow::Result<Option<Template>> {
+    raw.map(Template::parse).transpose().map_err(|p| anyhow!(crate::commands::sentences(&p)))
+}
+
+/// The start-up message for the person who started it: where it is, what it has, what to type next.
+fn announce(
+    address: SocketAddr,
+    folder: &DataFolder,
+    versions: &VersionDefaults,
+    confinement: &Confinement,
+) -> anyhow::Result<()> {
+    let url = format!("http://{address}");
+    let confinement = match confinement {
+        Confinement::Enforced => "kept out of the data folder by the kernel (Landlock)".to_owned(),
+        Confinement::Unavailable(why) => {
+            format!("trusted code: they could read the data folder, for the kernel does not keep them out ({why})")
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "Holdfast listens on {url}")?;
+    writeln!(out, "  data folder   {}", folder.path().display())?;
+    writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
+    writeln!(out, "  VDK           {}", versions.vdk_version)?;
+    writeln!(out, "  jobs are      {confinement}")?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "Next, in another terminal, with the vdk command (pip install quickstart-vdk; README has the details):"
+    )?;
+    writeln!(out, "  vdk create -n my-first-job -t my-team -p . -u {url}")?;
+    writeln!(out, "  vdk deploy -n my-first-job -t my-team -p my-first-job -r first -u {url}")?;
+    writeln!(out, "  vdk execute --start -n my-first-job -t my-team -u {url}")?;
+    writeln!(out)?;
+    writeln!(out, "Ctrl-C stops the service; runs in progress go on and are found again.")?;
+    out.flush()?;
+    Ok(())
+}
