@@ -54,13 +54,7 @@ impl EnvironmentBuilder for python::Tools {
         vdk_requirement: &'a str,
         at: &'a Path,
     ) -> BoxFuture<'a, Result<(), Problem>> {
-        // In place: the future of `create_environment` can't move between threads.
-        Box::pin(async move {
-            tokio::task::block_in_place(|| {
-                let make = self.create_environment(interpreter, lock, vdk_requirement, at);
-                tokio::runtime::Handle::current().block_on(make)
-            })
-        })
+        Box::pin(self.create_environment(interpreter, lock, vdk_requirement, at))
     }
 }
 

@@ -13,8 +13,12 @@ use std::{
 };
 
 use model::runtime::LogChunk;
+use rustix::fs::{FallocateFlags, fallocate};
 
 const PREFIX: &str = "log.";
+/// Room that is given up when the disk is full, so that what a job says about that is kept.
+const RESERVE: &str = "reserve.log";
+const RESERVE_BYTES: u64 = 64 * 1024;
 
 fn piece(folder: &Path, offset: u64) -> PathBuf {
     folder.join(format!("{PREFIX}{offset:020}"))
@@ -28,21 +32,37 @@ pub(super) struct LogWriter {
     position: u64,
     open: Option<(File, u64)>,
     later: VecDeque<u64>,
+    /// The last bytes were left out.
+    is_cut: bool,
 }
 
 impl LogWriter {
     pub(super) fn new(folder: PathBuf, log_max_bytes: u64) -> Self {
-        Self { folder, piece_max_bytes: (log_max_bytes / 2).max(1), position: 0, open: None, later: VecDeque::new() }
+        let reserve = folder.join(RESERVE);
+        let _ = File::create(&reserve).map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES));
+        Self {
+            folder,
+            piece_max_bytes: (log_max_bytes / 2).max(1),
+            position: 0,
+            open: None,
+            later: VecDeque::new(),
+            is_cut: false,
+        }
     }
 
     pub(super) fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let Ok(written) = self.write_some(bytes) else {
                 self.open = None;
+                if fs::remove_file(self.folder.join(RESERVE)).is_ok() {
+                    continue;
+                }
                 self.position += bytes.len() as u64;
+                self.is_cut = true;
                 return;
             };
             self.position += written as u64;
+            self.is_cut = false;
             bytes = &bytes[written..];
         }
     }
@@ -86,6 +106,15 @@ impl LogWriter {
         Ok(1)
     }
 
+    /// Closes the log. If its last bytes were left out, an empty piece says so.
+    pub(super) fn finish(&mut self) {
+        self.open = None;
+        let _ = fs::remove_file(self.folder.join(RESERVE));
+        if self.is_cut {
+            let _ = File::create(piece(&self.folder, self.position));
+        }
+    }
+
     /// Gives up the tail, to make room on a full disk for something that matters more.
     pub(super) fn drop_tail(&mut self) {
         self.open = None;
@@ -121,14 +150,19 @@ pub(super) fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
         *offset += cut as u64;
         surplus -= cut;
     }
-    pieces.retain(|(offset, bytes)| *offset == 0 || !bytes.is_empty());
-
+    // What is in one piece again, and so has no cut inside.
+    let mut stretches: Vec<(u64, Vec<u8>)> = Vec::new();
+    for (offset, bytes) in pieces {
+        match stretches.last_mut() {
+            Some((from, before)) if *from + before.len() as u64 == offset => before.extend(bytes),
+            _ => stretches.push((offset, bytes)),
+        }
+    }
     let mut text = Vec::new();
     let mut position = 0;
     let mut omitted_bytes = 0;
-    for (offset, bytes) in pieces {
+    for (mut offset, bytes) in stretches {
         let mut bytes = bytes.as_slice();
-        let mut offset = offset;
         if offset > position {
             trim_cut_character(&mut text, &mut position);
             while let Some((first, rest)) = bytes.split_first()
@@ -180,6 +214,7 @@ mod tests {
         for bytes in writes {
             writer.append(bytes);
         }
+        writer.finish();
         let chunk = read(folder.path(), limit).unwrap();
         (folder, chunk)
     }
@@ -233,5 +268,14 @@ mod tests {
         let chunk = read(folder.path(), 100).unwrap();
         assert_eq!(chunk.text, "before\n[... 5 bytes of the log were left out here ...]\nafter\n");
         assert_eq!(chunk.omitted_bytes, 5);
+
+        let real = std::mem::replace(&mut writer.folder, folder.path().join("no such folder"));
+        writer.open = None;
+        writer.append(b"the last\n");
+        writer.folder = real;
+        writer.finish();
+        let chunk = read(folder.path(), 100).unwrap();
+        assert!(chunk.text.ends_with("after\n[... 9 bytes of the log were left out here ...]\n"), "{}", chunk.text);
+        assert_eq!(chunk.omitted_bytes, 14);
     }
 }

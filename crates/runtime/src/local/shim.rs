@@ -296,6 +296,7 @@ impl Supervisor {
                 self.turn(None, Some(until));
             }
         }
+        self.log.finish();
         let cause = self.forced.take().or(cause).unwrap_or(EndCause::Lost);
         if matches!(cause, EndCause::NotStarted(_)) {
             self.started_at = None;

@@ -264,3 +264,25 @@ async fn a_job_whose_program_can_not_be_started_says_why() {
     assert!(why.contains("bin/vdk can't be started: No such file"), "{why}");
     assert_eq!(end.started_at, None);
 }
+
+/// Needs a file system of its own: `mount -t tmpfs -o size=2m tmpfs $TMPDIR` with TMPDIR in front of the test.
+#[tokio::test]
+#[ignore = "needs a small file system at TMPDIR"]
+async fn a_full_disk_neither_holds_a_job_up_nor_loses_its_end() {
+    let house = House::with(|o| o.log_max_bytes = 64 * 1024 * 1024).await;
+    let step = "
+import os
+f = open('filler', 'wb', buffering=0)
+try:
+    while True: f.write(b'x' * 4096)
+except OSError as e:
+    print(e)
+for n in range(4 * 1024): print('y' * 1023)
+raise SystemExit(6)";
+    let end = house.run_to_end(&house.run(1, step)).await;
+    assert_eq!(end.cause, EndCause::Exited(6));
+    let chunk = house.runtime.log(&id(1)).await.unwrap().unwrap();
+    assert!(chunk.text.contains("No space left on device"), "{}", chunk.text);
+    assert!(chunk.omitted_bytes > 1024 * 1024, "{}", chunk.omitted_bytes);
+    house.runtime.forget(&id(1)).await.unwrap();
+}
