@@ -13,14 +13,20 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, getpgrp, getpid, kill_process_group, pidfd_open, pidfd_send_signal},
 };
 
-fn parent_of(pid: Pid) -> Option<Pid> {
+/// The parent and the group of a process.
+fn relations_of(pid: Pid) -> Option<(Pid, Pid)> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The second field is the program's name in parentheses and may hold anything, also a parenthesis.
     let after_name = &stat[stat.rfind(')')? + 1..];
-    Pid::from_raw(after_name.split_ascii_whitespace().nth(1)?.parse().ok()?)
+    let mut numbers = after_name.split_ascii_whitespace().skip(1).map(|n| n.parse().ok().and_then(Pid::from_raw));
+    Some((numbers.next()??, numbers.next()??))
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    relations_of(pid).map(|(parent, _)| parent)
 }
 
 fn all() -> Vec<Pid> {
@@ -53,6 +59,13 @@ pub(super) fn signal_descendants(signal: Signal) {
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
         // Looked up again now that the descriptor holds it: the number may have gone to a stranger in between.
         if descends_from(pid, me, &mut HashMap::new()) {
+            let group = relations_of(pid).map(|(_, group)| group).filter(|group| *group != getpgrp());
+            if signal == Signal::KILL
+                && let Some(group) = group
+            {
+                // A whole group at once: processes that hand over to a child and end are quicker than any list of them.
+                let _ = kill_process_group(group, signal);
+            }
             let _ = pidfd_send_signal(&process, signal);
         }
     }

@@ -33,7 +33,7 @@ use model::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{FlockOperation, Mode, OFlags, openat},
-    process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, setsid, wait},
+    process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, setsid, wait},
 };
 
 use super::{environment, folder, folder::RunFolder, job, logs::LogWriter, process::signal_descendants, spec::Spec};
@@ -341,6 +341,10 @@ impl Supervisor {
                 attempt.kill_at = Some(Instant::now() + self.spec.grace());
             }
             if attempt.kill_at.is_some_and(|at| at <= Instant::now()) {
+                if attempt.code.is_none() {
+                    // Its number is its own as long as nobody took its end in, and names its group.
+                    let _ = kill_process_group(attempt.main, Signal::KILL);
+                }
                 signal_descendants(Signal::KILL);
                 attempt.kill_at = Some(Instant::now() + KILL_AGAIN);
             }

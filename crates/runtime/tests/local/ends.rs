@@ -89,6 +89,22 @@ async fn what_a_job_leaves_running_ends_with_it() {
 }
 
 #[tokio::test]
+async fn a_job_that_runs_away_from_its_end_by_forking_is_caught() {
+    let house = House::with(|o| o.grace = Duration::from_millis(50)).await;
+    let step = "
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+s = meet()
+if os.fork() == 0:
+    while os.fork() == 0: pass
+    os._exit(0)";
+    house.runtime.start(&house.run(1, step)).await.unwrap();
+    let (_, connection) = house.meet().await;
+    assert_eq!(house.end(1).await.cause, EndCause::Exited(0), "{}", house.log(1).await);
+    hung_up(connection).await;
+}
+
+#[tokio::test]
 async fn a_pause_between_attempts_can_be_cancelled() {
     let house = House::with(|o| o.backoff = Duration::from_secs(300)).await;
     let mut run = house.run(1, "meet(); raise SystemExit(1)");
