@@ -100,6 +100,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         )?)
         .map_err(|p| anyhow!(crate::commands::sentences(&p)))?,
     );
+    let mut registry = Registry::default();
     let job_options = vdk_options.for_jobs(settings.rest_api_url(address));
     let synchronizer = Synchronizer {
         db: db.clone(),
@@ -107,8 +108,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         runtime: runtime.clone(),
         resolver: Arc::new(Locker::new(tools)),
         options: Arc::new(sync_options(&surroundings, settings, clock.as_ref(), vdk_constraints, job_options)),
+        gauges: sync::gauges::Gauges::register(&mut registry),
     };
-    let mut registry = Registry::default();
     let metrics = HttpMetrics::register(&mut registry);
     let (ready, readiness) = watch::channel(true);
     let api = Arc::new(Api {

@@ -268,6 +268,17 @@ pub async fn next_due(tx: &mut Tx, now: Timestamp) -> Result<Option<Timestamp>> 
     instant_opt(at)
 }
 
+/// How many deployments are due, and since when the one that waits longest.
+pub async fn backlog(tx: &mut Tx, now: Timestamp) -> Result<(i64, Option<Timestamp>)> {
+    let (count, oldest): (i64, Option<i64>) = on!(tx, c => sqlx::query_as(
+        "select count(*), min(due_at) from rollout where due_at is not null and due_at <= $1",
+    )
+    .bind(micros(now))
+    .fetch_one(c)
+    .await)?;
+    Ok((count, instant_opt(oldest)?))
+}
+
 /// All that a plan needs to know of one deployment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Work {

@@ -380,6 +380,20 @@ pub async fn count(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
     Ok(count)
 }
 
+/// How many live jobs have each outcome of their rollout.
+pub async fn deployment_counts(tx: &mut Tx) -> Result<Vec<(DeploymentStatus, i64)>> {
+    let rows: Vec<(String, i64)> = on!(tx, c => sqlx::query_as(
+        "select deployment_status, count(*) from data_job where deleted_at is null group by deployment_status",
+    )
+    .fetch_all(c)
+    .await)?;
+    rows.into_iter()
+        .map(|(status, count)| {
+            Ok((DeploymentStatus::parse(&status).ok_or_else(|| corrupt("a deployment status"))?, count))
+        })
+        .collect()
+}
+
 /// Removes what is left of jobs deleted before `before`, at most `limit` at a time: rows, sources, executions, logs.
 /// Answers how many jobs went. A job with an active execution or with something still deployed stays.
 pub async fn purge_deleted(tx: &mut Tx, before: Timestamp, limit: i64) -> Result<u64> {

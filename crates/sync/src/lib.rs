@@ -6,6 +6,7 @@
 pub mod cleanup;
 pub mod deployments;
 pub mod executions;
+pub mod gauges;
 pub mod leader;
 pub mod schedules;
 
@@ -33,6 +34,8 @@ pub struct Synchronizer {
     pub resolver: Arc<dyn Resolver>,
     /// The operator's choices.
     pub options: Arc<Options>,
+    /// What the loops tell of the whole.
+    pub gauges: gauges::Gauges,
 }
 
 /// The operator's choices for the loops.
@@ -85,6 +88,7 @@ impl Synchronizer {
                 executions::run(&self, &term),
                 schedules::run(&self, &term),
                 cleanup::run(&self, &term),
+                gauges::run(&self, &term),
             );
             tracing::info!(epoch = epoch.0, "the term of this instance is over");
         }

@@ -245,6 +245,7 @@ impl House {
             runtime: self.runtime.clone(),
             resolver: Arc::new(TestResolver),
             options: Arc::new(options),
+            gauges: sync::gauges::Gauges::default(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(synchronizer.run(stop.clone()));
