@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 /// Where "now" and fresh identifiers come from.
 pub trait Clock: Send + Sync + std::fmt::Debug {
-    /// The present instant on the wall clock.
+    /// The present instant on the wall clock, in whole microseconds: what rows hold, so that an instant that was stored is
+    /// the one that was meant.
     fn now(&self) -> Timestamp;
 
     /// A new random (version 4) identifier.
@@ -24,7 +25,8 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     fn now(&self) -> Timestamp {
-        Timestamp::now()
+        let now = Timestamp::now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that draws identifiers")]
