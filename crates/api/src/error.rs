@@ -22,7 +22,7 @@ const RETRY_AFTER_SECONDS: &str = "5";
 #[derive(Debug)]
 pub(crate) struct Failure {
     status: StatusCode,
-    problem: Problem,
+    problem: Box<Problem>,
     details: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -50,14 +50,14 @@ impl From<Problem> for Failure {
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, problem, details: serde_json::Map::new() }
+        Self::refused(status, problem)
     }
 }
 
 impl Failure {
     /// A refusal that only HTTP knows.
     pub(crate) fn refused(status: StatusCode, problem: Problem) -> Self {
-        Self { details: serde_json::Map::new(), status, problem }
+        Self { status, problem: Box::new(problem), details: serde_json::Map::new() }
     }
 
     /// The same failure with one more member of its body, for clients that read it.
@@ -69,7 +69,7 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Problem { what, why, consequences, countermeasures, kind, fault } = &self.problem;
+        let Problem { what, why, consequences, countermeasures, kind, fault } = &*self.problem;
         if *fault == Fault::Platform {
             tracing::warn!(status = self.status.as_u16(), what, why, "a request failed");
         } else {
@@ -110,6 +110,7 @@ pub(crate) async fn wrong_method(request: Request) -> Failure {
 }
 
 /// A handler panicked: a fault of the service, and of this one request only.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that the layer asks for")]
 pub(crate) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("without a message"), "a handler panicked");

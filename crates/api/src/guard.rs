@@ -81,7 +81,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str
 }
 
 fn authority(text: &str) -> Option<Authority> {
-    text.parse::<Authority>().ok().filter(|a| !a.host().is_empty() && !a.as_str().contains('@'))
+    let authority = text.parse::<Authority>().ok().filter(|a| !a.host().is_empty())?;
+    // Nothing but a host and a port: no user before it, no port that is no number.
+    let port = authority.as_str().strip_prefix(authority.host())?;
+    (port.is_empty() || authority.port_u16().is_some()).then_some(authority)
 }
 
 fn is_loopback(authority: &Authority) -> bool {

@@ -29,7 +29,8 @@ impl From<PathRejection> for BadPath {
 
 impl axum::response::IntoResponse for BadPath {
     fn into_response(self) -> axum::response::Response {
-        Failure::from(Problem::invalid("The address of the request can't be read.", self.0.body_text())).into_response()
+        Failure::from(Problem::invalid("The address of the request can't be read.", format!("{}.", self.0.body_text())))
+            .into_response()
     }
 }
 

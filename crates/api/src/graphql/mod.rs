@@ -1,5 +1,245 @@
-//! graphql
-use crate::error::Answer;
-pub(crate) async fn jobs_query() -> Answer<()> {
-    Ok(())
+//! The list of jobs and runs, as GraphQL in the address of a GET.
+//!
+//! The answer is the page that the query names, without the query's name around it, and an empty list of errors. What
+//! can't be answered is 400 with the four sentences beside `errors`, so that the command line client and GraphQL clients
+//! each find what they look for.
+
+mod executions;
+mod jobs;
+
+use std::sync::{Arc, LazyLock};
+
+use async_graphql::{
+    Context, EmptyMutation, EmptySubscription, Enum, InputValueError, InputValueResult, Object, Request, Response,
+    Scalar, ScalarType, Schema, ServerError, Value, Variables, parser::types::DocumentOperations,
+};
+use axum::{Json, extract::State};
+use jiff::Timestamp;
+use model::{Problem, access::Caller};
+use serde_json::json;
+
+use crate::{
+    Api,
+    caller::By,
+    error::{Answer, Failure},
+    input::{Path, Query as Parameters},
+};
+use executions::{DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionResponse};
+use jobs::{DataJobPage, Predicate};
+
+/// The longest query, and the longest variables.
+const TEXT_MAX_BYTES: usize = 32 * 1024;
+
+/// How deep a query may be nested: the deepest of the operations page has 7 levels, introspection 13.
+const DEPTH_MAX: usize = 20;
+
+/// How many fields a query may select, a page counting for [`PAGE_COMPLEXITY`].
+const COMPLEXITY_MAX: usize = 1500;
+
+/// What a page of jobs or runs counts for beside its fields.
+const PAGE_COMPLEXITY: usize = 100;
+
+/// How many directives a query may have.
+const DIRECTIVES_MAX: usize = 50;
+
+/// What is asked when the address has no query.
+const DEFAULT_QUERY: &str = "{ jobs(pageNumber: 1, pageSize: 20, filter: []) { content { jobName config { team description \
+     schedule { scheduleCron } } } totalPages totalItems } }";
+
+type JobsSchema = Schema<Query, EmptyMutation, EmptySubscription>;
+
+static SCHEMA: LazyLock<JobsSchema> = LazyLock::new(|| {
+    Schema::build(Query, EmptyMutation, EmptySubscription)
+        .limit_depth(DEPTH_MAX)
+        .limit_complexity(COMPLEXITY_MAX)
+        .limit_directives(DIRECTIVES_MAX)
+        .finish()
+});
+
+/// The schema in GraphQL's own language.
+pub fn sdl() -> String {
+    SCHEMA.sdl()
+}
+
+struct Query;
+
+#[Object]
+impl Query {
+    /// A page of data jobs. Of several sorts among the predicates, the last one counts.
+    #[graphql(complexity = "PAGE_COMPLEXITY + child_complexity")]
+    async fn jobs(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default_with = "Some(0)")] page_number: Option<i32>,
+        #[graphql(default_with = "Some(20)")] page_size: Option<i32>,
+        filter: Option<Vec<Option<Predicate>>>,
+        search: Option<String>,
+    ) -> async_graphql::Result<Option<DataJobPage>> {
+        let page = jobs::page(ctx, page_number, page_size, filter.unwrap_or_default(), search).await;
+        page.map(Some).map_err(async_graphql::Error::new_with_source)
+    }
+
+    /// A page of executions of all jobs, the latest first unless an order is given.
+    #[graphql(complexity = "PAGE_COMPLEXITY + child_complexity")]
+    async fn executions(
+        &self,
+        ctx: &Context<'_>,
+        page_number: Option<i32>,
+        page_size: Option<i32>,
+        filter: Option<DataJobExecutionFilter>,
+        order: Option<DataJobExecutionOrder>,
+    ) -> async_graphql::Result<Option<DataJobExecutionResponse>> {
+        let page = executions::page(ctx, page_number, page_size, filter, order).await;
+        page.map(Some).map_err(async_graphql::Error::new_with_source)
+    }
+}
+
+/// Which way a list is sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+enum Direction {
+    /// Smallest first.
+    Asc,
+    /// Largest first.
+    Desc,
+}
+
+/// An instant as RFC 3339 writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct DateTime(Timestamp);
+
+#[Scalar]
+impl ScalarType for DateTime {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match &value {
+            Value::String(text) => text
+                .parse()
+                .map(Self)
+                .map_err(|_| InputValueError::custom(format!("{text:?} is no instant like \"2024-03-09T10:00:00Z\""))),
+            _ => Err(InputValueError::expected_type(value)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.to_string())
+    }
+}
+
+/// What the resolvers of a request use.
+struct Asked {
+    api: Arc<Api>,
+    caller: Caller,
+}
+
+impl Asked {
+    fn of<'a>(ctx: &Context<'a>) -> &'a Self {
+        ctx.data_unchecked::<Self>()
+    }
+}
+
+/// A page as rows are counted: how many come before it, and how many it has at most.
+struct Window {
+    offset: i64,
+    limit: i64,
+}
+
+impl Window {
+    /// Pages count from 1; 0, the default of the schema, means the first as well.
+    fn new(page_number: Option<i32>, page_size: Option<i32>, default_size: i64) -> Result<Self, Problem> {
+        let most = app::queries::PAGE_MAX;
+        let number = i64::from(page_number.unwrap_or(1));
+        let size = page_size.map_or(default_size, i64::from);
+        if number < 0 {
+            return Err(refused(format!("pageNumber is {number}; pages count from 1.")));
+        }
+        if !(1..=most).contains(&size) {
+            return Err(refused(format!("pageSize is {size}; it must be 1 to {most}.")));
+        }
+        Ok(Self { offset: (number.max(1) - 1) * size, limit: size })
+    }
+
+    fn pages(&self, total: i64) -> i64 {
+        (total + self.limit - 1) / self.limit
+    }
+}
+
+fn refused(why: impl Into<String>) -> Problem {
+    Problem::invalid("The query was not carried out.", why)
+}
+
+/// Answers a query about jobs or runs. The team in the address does not matter; clients filter by team in the query.
+pub(crate) async fn jobs_query(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path(_team): Path<String>,
+    parameters: Parameters,
+) -> Answer<Json<serde_json::Value>> {
+    let request = request(&parameters)?;
+    let response = SCHEMA.execute(request.data(Asked { api, caller })).await;
+    if response.errors.is_empty() {
+        return Ok(Json(json!({ "data": page_of(response.data), "errors": [] })));
+    }
+    Err(failure(&response))
+}
+
+fn request(parameters: &Parameters) -> Result<Request, Failure> {
+    let query = parameters.text("query").unwrap_or(DEFAULT_QUERY);
+    let variables = parameters.text("variables").unwrap_or("null");
+    for (name, text) in [("query", query), ("variables", variables)] {
+        if text.len() > TEXT_MAX_BYTES {
+            return Err(refused(format!("{name}: it has {} bytes; at most {TEXT_MAX_BYTES} fit.", text.len())).into());
+        }
+    }
+    let variables = match serde_json::from_str(variables) {
+        Ok(serde_json::Value::Null) => Variables::default(),
+        Ok(object @ serde_json::Value::Object(_)) => Variables::from_json(object),
+        Ok(_) => return Err(refused("variables: they must be a JSON object.").into()),
+        Err(cause) => return Err(refused(format!("variables: they are not JSON: {cause}.")).into()),
+    };
+    let mut request = Request::new(query).variables(variables);
+    // The name chooses among several operations only; with one, the reference runs that, whatever it is called.
+    let named = parameters.text("operation_name").or(parameters.text("operationName")).map(|n| n.trim_matches('"'));
+    if let Some(name) = named
+        && let Ok(document) = request.parsed_query()
+        && matches!(&document.operations, DocumentOperations::Multiple(operations) if operations.len() > 1)
+    {
+        request = request.operation_name(name);
+    }
+    Ok(request)
+}
+
+/// The page itself, without the query's name, and with totals even where they were not asked for.
+fn page_of(data: Value) -> serde_json::Value {
+    let Ok(serde_json::Value::Object(mut root)) = data.into_json() else { return serde_json::Value::Null };
+    let named = ["jobs", "executions"].into_iter().find(|name| root.contains_key(*name)).map(str::to_owned);
+    let Some(name) = named.or_else(|| root.keys().find(|name| !name.starts_with("__")).cloned()) else {
+        return serde_json::Value::Object(root);
+    };
+    let mut page = root.remove(&name).unwrap_or_default();
+    if let Some(members) = page.as_object_mut() {
+        for (member, absent) in
+            [("content", serde_json::Value::Null), ("totalPages", 0.into()), ("totalItems", 0.into())]
+        {
+            members.entry(member).or_insert(absent);
+        }
+    }
+    page
+}
+
+fn failure(response: &Response) -> Failure {
+    let problem = response.errors.iter().find_map(|error| error.source::<Problem>().cloned());
+    let problem = problem.unwrap_or_else(|| {
+        let messages: Vec<_> = response.errors.iter().map(sentence).collect();
+        refused(messages.join(" ")).fix("Correct the query; the schema is that of the reference's operations page.")
+    });
+    let errors = serde_json::to_value(&response.errors).unwrap_or_default();
+    Failure::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
+}
+
+/// What an error says and where, on one line. The parser draws a picture of the place above its message.
+fn sentence(error: &ServerError) -> String {
+    let message = error.message.rsplit("\n  = ").next().unwrap_or_default().trim().trim_end_matches('.');
+    match error.locations.first() {
+        Some(place) => format!("{message} (line {}, column {}).", place.line, place.column),
+        None => format!("{message}."),
+    }
 }

@@ -50,6 +50,7 @@ struct ConfigBody {
 /// Who hears of what.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(expecting = "a JSON object")]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
 pub(crate) struct ContactsBody {
     notified_on_job_failure_user_error: Option<Vec<String>>,
     notified_on_job_failure_platform_error: Option<Vec<String>>,

@@ -1,0 +1,242 @@
+//! Executions in GraphQL: their own query, and those of each deployment in a page of jobs.
+
+use app::queries::{ExecutionQuery, ExecutionSort, PAGE_MAX};
+use async_graphql::{Context, Enum, InputObject, InputType, Name, Pos, SelectionField, SimpleObject, Value};
+use jiff::Timestamp;
+use model::{
+    Problem,
+    execution::{Execution, Status, Type},
+};
+
+use super::{
+    Asked, DateTime, Direction, Window,
+    jobs::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
+    refused,
+};
+use crate::Api;
+
+/// How many runs of a deployment are answered when the query does not say.
+const NESTED_DEFAULT: i64 = 100;
+
+/// By what executions can be sorted.
+const SORTS: [(&str, ExecutionSort); 9] = [
+    ("id", ExecutionSort::Id),
+    ("type", ExecutionSort::Type),
+    ("status", ExecutionSort::Status),
+    ("startTime", ExecutionSort::StartTime),
+    ("endTime", ExecutionSort::EndTime),
+    ("startedBy", ExecutionSort::StartedBy),
+    ("message", ExecutionSort::Message),
+    ("opId", ExecutionSort::OpId),
+    ("jobName", ExecutionSort::JobName),
+];
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "Status")]
+pub(super) enum DataJobExecutionStatus {
+    Submitted,
+    Running,
+    Succeeded,
+    Cancelled,
+    Skipped,
+    UserError,
+    PlatformError,
+}
+
+/// What started a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "Type")]
+pub(super) enum DataJobExecutionType {
+    Manual,
+    Scheduled,
+}
+
+/// Which executions. What is absent, null or an empty list does not filter.
+#[derive(Debug, Clone, PartialEq, InputObject)]
+pub(super) struct DataJobExecutionFilter {
+    start_time_gte: Option<DateTime>,
+    end_time_gte: Option<DateTime>,
+    status_in: Option<Vec<Option<DataJobExecutionStatus>>>,
+    job_name_in: Option<Vec<Option<String>>>,
+    team_name_in: Option<Vec<Option<String>>>,
+    start_time_lte: Option<DateTime>,
+    end_time_lte: Option<DateTime>,
+}
+
+/// In which order.
+#[derive(Debug, Clone, PartialEq, Eq, InputObject)]
+pub(super) struct DataJobExecutionOrder {
+    property: Option<String>,
+    direction: Option<Direction>,
+}
+
+/// A page of executions.
+#[derive(SimpleObject)]
+pub(super) struct DataJobExecutionResponse {
+    content: Option<Vec<Option<DataJobExecution>>>,
+    total_pages: Option<i64>,
+    total_items: Option<i64>,
+}
+
+/// A run of a job.
+#[derive(Clone, SimpleObject)]
+pub(super) struct DataJobExecution {
+    id: Option<String>,
+    #[graphql(name = "type")]
+    kind: Option<DataJobExecutionType>,
+    job_name: Option<String>,
+    status: Option<DataJobExecutionStatus>,
+    start_time: Option<String>,
+    end_time: Option<String>,
+    started_by: Option<String>,
+    message: Option<String>,
+    op_id: Option<String>,
+    logs_url: Option<String>,
+    deployment: Option<DataJobExecutionDeployment>,
+}
+
+/// What a run runs; only the id as long as that is not settled.
+#[derive(Clone, Default, SimpleObject)]
+struct DataJobExecutionDeployment {
+    id: Option<String>,
+    enabled: Option<bool>,
+    contacts: Option<DataJobContacts>,
+    job_version: Option<String>,
+    job_python_version: Option<String>,
+    deployed_date: Option<String>,
+    deployed_by: Option<String>,
+    mode: Option<String>,
+    resources: Option<DataJobResources>,
+    schedule: Option<DataJobSchedule>,
+    vdk_version: Option<String>,
+    status: Option<DataJobDeploymentStatus>,
+}
+
+impl DataJobExecution {
+    pub(super) fn new(api: &Api, run: Execution, now: Timestamp) -> Self {
+        let logs_url = api.logs_url_template.as_ref().map(|template| template.of_execution(&run, now));
+        let id = Some(run.job_name.to_string());
+        let deployment = match run.revision {
+            None => DataJobExecutionDeployment { id, ..Default::default() },
+            Some(revision) => DataJobExecutionDeployment {
+                id,
+                enabled: Some(revision.enabled),
+                contacts: None,
+                job_version: Some(revision.job_version.to_string()),
+                job_python_version: Some(revision.python_version.to_string()),
+                deployed_date: Some(revision.deployed_at.to_string()),
+                deployed_by: Some(revision.deployed_by),
+                mode: Some(revision.mode.as_str().into()),
+                resources: Some(revision.resources.into()),
+                schedule: Some(DataJobSchedule::new(revision.schedule_cron)),
+                vdk_version: Some(revision.vdk_version),
+                status: None,
+            },
+        };
+        Self {
+            id: Some(run.id.to_string()),
+            kind: Some(run.kind.into()),
+            job_name: Some(run.job_name.to_string()),
+            status: Some(run.status.into()),
+            start_time: Some(run.started_at.unwrap_or(run.submitted_at).to_string()),
+            end_time: run.ended_at.map(|at| at.to_string()),
+            started_by: Some(run.started_by),
+            message: run.message,
+            op_id: Some(run.op_id),
+            // The reference answers an empty text where no template is set.
+            logs_url: Some(logs_url.unwrap_or_default()),
+            deployment: Some(deployment),
+        }
+    }
+}
+
+/// Resolves `executions` of the query.
+pub(super) async fn page(
+    ctx: &Context<'_>,
+    page_number: Option<i32>,
+    page_size: Option<i32>,
+    filter: Option<DataJobExecutionFilter>,
+    order: Option<DataJobExecutionOrder>,
+) -> Result<DataJobExecutionResponse, Problem> {
+    let Asked { api, caller } = Asked::of(ctx);
+    let window = Window::new(page_number, page_size, PAGE_MAX)?;
+    let mut query = query(&window, filter, order)?;
+    let asked = ctx.look_ahead();
+    let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
+    if !asked.field("content").exists() {
+        query.limit = 0;
+    }
+    let page = app::queries::executions(&api.db, caller, &query, with_total).await?;
+    let now = api.clock.now();
+    Ok(DataJobExecutionResponse {
+        content: Some(page.content.into_iter().map(|run| Some(DataJobExecution::new(api, run, now))).collect()),
+        total_pages: page.total.map(|total| window.pages(total)),
+        total_items: page.total,
+    })
+}
+
+fn query(
+    window: &Window,
+    filter: Option<DataJobExecutionFilter>,
+    order: Option<DataJobExecutionOrder>,
+) -> Result<ExecutionQuery, Problem> {
+    // The newest first: the command line client takes the first one for the latest.
+    let mut query =
+        ExecutionQuery { descending: true, limit: window.limit, offset: window.offset, ..ExecutionQuery::default() };
+    if let Some(order) = order
+        && let Some(property) = order.property
+    {
+        let known = SORTS.iter().find(|(name, _)| *name == property);
+        let Some((_, sort)) = known else {
+            let names: Vec<_> = SORTS.iter().map(|(name, _)| *name).collect();
+            return Err(refused(format!(
+                "order.property: executions can't be sorted by {}; they can by {}.",
+                model::name::shown(&property),
+                names.join(", ")
+            )));
+        };
+        query.sort = *sort;
+        query.descending = order.direction == Some(Direction::Desc);
+    }
+    if let Some(filter) = filter {
+        let texts = |list: Option<Vec<Option<String>>>| list.into_iter().flatten().flatten().collect();
+        query.job_names = texts(filter.job_name_in);
+        query.teams = texts(filter.team_name_in);
+        query.statuses = filter.status_in.into_iter().flatten().flatten().map(Status::from).collect();
+        query.started_from = filter.start_time_gte.map(|at| at.0);
+        query.started_until = filter.start_time_lte.map(|at| at.0);
+        query.ended_from = filter.end_time_gte.map(|at| at.0);
+        query.ended_until = filter.end_time_lte.map(|at| at.0);
+    }
+    Ok(query)
+}
+
+/// What the selections of a deployment's executions ask for; `None` when there is none. They are read ahead, so that the
+/// runs of all deployments on a page come in one statement.
+pub(super) fn nested(selections: &[SelectionField<'_>]) -> Result<Option<ExecutionQuery>, Problem> {
+    let mut asked = None;
+    for selection in selections {
+        let arguments = selection
+            .arguments()
+            .map_err(|error| refused(format!("executions: {}.", error.message.trim_end_matches('.'))))?;
+        let window =
+            Window::new(argument(&arguments, "pageNumber")?, argument(&arguments, "pageSize")?, NESTED_DEFAULT)?;
+        let query = query(&window, argument(&arguments, "filter")?, argument(&arguments, "order")?)?;
+        if asked.as_ref().is_some_and(|other| *other != query) {
+            return Err(refused("executions: it is selected twice with different arguments.")
+                .fix("Select the executions of deployments once, or send two queries."));
+        }
+        asked = Some(query);
+    }
+    Ok(asked)
+}
+
+fn argument<T: InputType>(arguments: &[(Name, Value)], name: &str) -> Result<Option<T>, Problem> {
+    match arguments.iter().find(|(known, _)| known == name) {
+        None | Some((_, Value::Null)) => Ok(None),
+        Some((_, value)) => T::parse(Some(value.clone())).map(Some).map_err(|error| {
+            refused(format!("executions.{name}: {}.", error.into_server_error(Pos::default()).message))
+        }),
+    }
+}

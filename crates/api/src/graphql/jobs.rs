@@ -1,0 +1,369 @@
+//! Data jobs in GraphQL.
+
+use app::queries::{DeploymentFilter, JobOnPage, JobPageRequest, JobQuery, JobSort, escape_like};
+use async_graphql::{ComplexObject, Context, Enum, InputObject, SimpleObject};
+use jiff::{SignedDuration, Timestamp};
+use model::{
+    Problem, deployment::Status, execution::Status as ExecutionStatus, job::Contacts, name::shown, resources::Resources,
+};
+
+use super::{
+    Asked, Direction, Window,
+    executions::{self, DataJobExecution, DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionStatus},
+    refused,
+};
+use crate::Api;
+
+/// How many runs a page of jobs may bring along: jobs on the page times runs of each.
+const NESTED_MAX: i64 = 100_000;
+
+/// By what jobs can be sorted and filtered.
+const PROPERTIES: [(&str, Property); 12] = [
+    ("jobName", Property { sort: Some(JobSort::Name), filter: Filter::Name }),
+    ("config.team", Property { sort: Some(JobSort::Team), filter: Filter::Team }),
+    ("config.description", Property { sort: Some(JobSort::Description), filter: Filter::Description }),
+    // The reference takes it and does nothing with it.
+    ("config.schedule.scheduleCron", Property { sort: None, filter: Filter::Ignored }),
+    ("config.schedule.nextRunEpochSeconds", Property { sort: Some(JobSort::NextRun), filter: Filter::None }),
+    ("deployments.enabled", Property { sort: Some(JobSort::DeploymentEnabled), filter: Filter::Enabled }),
+    ("deployments.status", Property { sort: Some(JobSort::DeploymentStatus), filter: Filter::Status }),
+    (
+        "deployments.lastExecutionStatus",
+        Property { sort: Some(JobSort::LastExecutionStatus), filter: Filter::LastExecutionStatus },
+    ),
+    ("deployments.lastExecutionTime", Property { sort: Some(JobSort::LastExecutionTime), filter: Filter::None }),
+    (
+        "deployments.lastExecutionDuration",
+        Property { sort: Some(JobSort::LastExecutionDuration), filter: Filter::None },
+    ),
+    ("deployments.successfulExecutions", Property { sort: Some(JobSort::SuccessfulExecutions), filter: Filter::None }),
+    ("deployments.failedExecutions", Property { sort: Some(JobSort::FailedExecutions), filter: Filter::None }),
+];
+
+#[derive(Clone, Copy)]
+struct Property {
+    sort: Option<JobSort>,
+    filter: Filter,
+}
+
+/// How a pattern of a property is understood.
+#[derive(Clone, Copy)]
+enum Filter {
+    Name,
+    Team,
+    Description,
+    Enabled,
+    Status,
+    LastExecutionStatus,
+    Ignored,
+    None,
+}
+
+/// A filter, a sort, or both. What is null does neither.
+#[derive(Debug, Clone, InputObject)]
+pub(super) struct Predicate {
+    property: Option<String>,
+    pattern: Option<String>,
+    sort: Option<Direction>,
+}
+
+/// A page of data jobs.
+#[derive(SimpleObject)]
+pub(super) struct DataJobPage {
+    content: Option<Vec<Option<DataJob>>>,
+    total_pages: Option<i64>,
+    total_items: Option<i64>,
+}
+
+/// A data job.
+#[derive(SimpleObject)]
+struct DataJob {
+    job_name: Option<String>,
+    config: Option<DataJobConfig>,
+    deployments: Option<Vec<Option<DataJobDeployment>>>,
+}
+
+/// What its owner configured.
+#[derive(SimpleObject)]
+struct DataJobConfig {
+    team: Option<String>,
+    description: Option<String>,
+    schedule: Option<DataJobSchedule>,
+    contacts: Option<DataJobContacts>,
+    generate_keytab: Option<bool>,
+    source_url: Option<String>,
+    logs_url: Option<String>,
+}
+
+/// When it runs.
+#[derive(Clone, SimpleObject)]
+pub(super) struct DataJobSchedule {
+    schedule_cron: Option<String>,
+    next_run_epoch_seconds: Option<i64>,
+}
+
+impl DataJobSchedule {
+    /// A schedule whose next run is not told.
+    pub(super) fn new(schedule_cron: Option<String>) -> Self {
+        Self { schedule_cron, next_run_epoch_seconds: None }
+    }
+
+    /// A schedule with its next run. Clients know -1 for none, and not null.
+    fn with_next_run(schedule_cron: Option<String>, next_run: Option<Timestamp>) -> Self {
+        Self { schedule_cron, next_run_epoch_seconds: Some(next_run.map_or(-1, Timestamp::as_second)) }
+    }
+}
+
+/// Who hears of what.
+#[derive(Clone, SimpleObject)]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
+pub(super) struct DataJobContacts {
+    notified_on_job_failure_user_error: Option<Vec<Option<String>>>,
+    notified_on_job_failure_platform_error: Option<Vec<Option<String>>>,
+    notified_on_job_success: Option<Vec<Option<String>>>,
+    notified_on_job_deploy: Option<Vec<Option<String>>>,
+}
+
+impl From<&Contacts> for DataJobContacts {
+    fn from(contacts: &Contacts) -> Self {
+        let list = |addresses: &[String]| Some(addresses.iter().cloned().map(Some).collect());
+        Self {
+            notified_on_job_failure_user_error: list(&contacts.notified_on_job_failure_user_error),
+            notified_on_job_failure_platform_error: list(&contacts.notified_on_job_failure_platform_error),
+            notified_on_job_success: list(&contacts.notified_on_job_success),
+            notified_on_job_deploy: list(&contacts.notified_on_job_deploy),
+        }
+    }
+}
+
+/// What a run may use.
+#[derive(Clone, SimpleObject)]
+pub(super) struct DataJobResources {
+    cpu_limit: Option<f64>,
+    cpu_request: Option<f64>,
+    #[graphql(name = "empheralStorageLimit")]
+    ephemeral_storage_limit: Option<i32>,
+    #[graphql(name = "empheralSorageRequest")]
+    ephemeral_storage_request: Option<i32>,
+    memory_limit: Option<i32>,
+    memory_request: Option<i32>,
+    #[graphql(name = "netBandwitdthLimit")]
+    net_bandwidth_limit: Option<i32>,
+}
+
+impl From<Resources> for DataJobResources {
+    fn from(resources: Resources) -> Self {
+        Self {
+            cpu_limit: resources.cpu_limit,
+            cpu_request: resources.cpu_request,
+            ephemeral_storage_limit: None,
+            ephemeral_storage_request: None,
+            memory_limit: resources.memory_limit_mi,
+            memory_request: resources.memory_request_mi,
+            net_bandwidth_limit: None,
+        }
+    }
+}
+
+/// The last outcome of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "Status")]
+pub(super) enum DataJobDeploymentStatus {
+    None,
+    Success,
+    PlatformError,
+    UserError,
+}
+
+/// What runs of a job.
+#[derive(SimpleObject)]
+#[graphql(complex)]
+struct DataJobDeployment {
+    id: Option<String>,
+    enabled: Option<bool>,
+    contacts: Option<DataJobContacts>,
+    job_version: Option<String>,
+    job_python_version: Option<String>,
+    last_deployed_date: Option<String>,
+    last_deployed_by: Option<String>,
+    mode: Option<String>,
+    resources: Option<DataJobResources>,
+    schedule: Option<DataJobSchedule>,
+    vdk_version: Option<String>,
+    status: Option<DataJobDeploymentStatus>,
+    last_execution_status: Option<DataJobExecutionStatus>,
+    last_execution_time: Option<String>,
+    last_execution_duration: Option<i64>,
+    successful_executions: Option<i64>,
+    failed_executions: Option<i64>,
+    #[graphql(skip)]
+    runs: Vec<DataJobExecution>,
+}
+
+#[ComplexObject]
+impl DataJobDeployment {
+    /// Its runs, the latest first unless an order is given. They came with the page, chosen by these arguments.
+    async fn executions(
+        &self,
+        #[graphql(name = "pageNumber")] _page_number: Option<i32>,
+        #[graphql(name = "pageSize")] _page_size: Option<i32>,
+        #[graphql(name = "filter")] _filter: Option<DataJobExecutionFilter>,
+        #[graphql(name = "order")] _order: Option<DataJobExecutionOrder>,
+    ) -> Option<Vec<Option<DataJobExecution>>> {
+        Some(self.runs.iter().cloned().map(Some).collect())
+    }
+}
+
+impl DataJob {
+    fn new(api: &Api, on_page: JobOnPage, now: Timestamp) -> Self {
+        let JobOnPage { summary, deployment, executions } = on_page;
+        let job = summary.job;
+        let last_execution_end = summary.last_execution_start.and_then(|start| {
+            start.checked_add(SignedDuration::from_secs(summary.last_execution_duration_seconds?)).ok()
+        });
+        let deployment = deployment.map(|reached| {
+            let deployed = reached.deployment;
+            DataJobDeployment {
+                id: Some(job.name.to_string()),
+                enabled: Some(deployed.enabled),
+                contacts: Some(DataJobContacts::from(&deployed.contacts)),
+                job_version: Some(deployed.job_version.to_string()),
+                job_python_version: Some(deployed.python_version.to_string()),
+                last_deployed_date: Some(deployed.deployed_at.to_string()),
+                last_deployed_by: Some(deployed.deployed_by),
+                mode: Some(deployed.mode.as_str().into()),
+                resources: Some(deployed.resources.into()),
+                schedule: Some(DataJobSchedule::with_next_run(deployed.schedule_cron, summary.next_run)),
+                vdk_version: Some(deployed.vdk_version),
+                status: Some(reached.status.into()),
+                last_execution_status: summary.last_execution_status.map(Into::into),
+                last_execution_time: last_execution_end.map(|at| at.to_string()),
+                last_execution_duration: summary.last_execution_duration_seconds,
+                successful_executions: Some(summary.successful_executions),
+                failed_executions: Some(summary.failed_executions),
+                runs: executions.into_iter().map(|run| DataJobExecution::new(api, run, now)).collect(),
+            }
+        });
+        Self {
+            job_name: Some(job.name.to_string()),
+            config: Some(DataJobConfig {
+                team: Some(job.team.to_string()),
+                source_url: api.source_url_template.as_ref().map(|template| template.of_job(&job)),
+                logs_url: None,
+                description: Some(job.description),
+                contacts: Some(DataJobContacts::from(&job.config.contacts)),
+                schedule: Some(DataJobSchedule::with_next_run(job.config.schedule_cron, summary.next_run)),
+                generate_keytab: Some(job.config.generate_keytab),
+            }),
+            deployments: deployment.map(|deployment| vec![Some(deployment)]),
+        }
+    }
+}
+
+/// Resolves `jobs` of the query: what is selected decides what is fetched.
+pub(super) async fn page(
+    ctx: &Context<'_>,
+    page_number: Option<i32>,
+    page_size: Option<i32>,
+    filter: Vec<Option<Predicate>>,
+    search: Option<String>,
+) -> Result<DataJobPage, Problem> {
+    let Asked { api, caller } = Asked::of(ctx);
+    let window = Window::new(page_number, page_size, 20)?;
+    let asked = ctx.look_ahead();
+    let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
+    let deployments = asked.field("content").field("deployments");
+    let executions = executions::nested(&deployments.field("executions").selection_fields())?;
+    if executions.as_ref().is_some_and(|runs| runs.limit * window.limit > NESTED_MAX) {
+        return Err(refused(format!(
+            "The page has {} jobs with {} executions each; {NESTED_MAX} in all is the most.",
+            window.limit,
+            executions.map_or(0, |runs| runs.limit)
+        ))
+        .fix("Ask for smaller pages."));
+    }
+    let Some(mut query) = query(filter.into_iter().flatten())? else {
+        let none = with_total.then_some(0);
+        return Ok(DataJobPage { content: Some(Vec::new()), total_pages: none, total_items: none });
+    };
+    query.search = search.filter(|text| !text.trim().is_empty());
+    query.limit = if asked.field("content").exists() { window.limit } else { 0 };
+    query.offset = window.offset;
+    let request = JobPageRequest { query, with_total, with_deployments: deployments.exists(), executions };
+    let page = app::queries::jobs(&api.db, caller, &request).await?;
+    let now = api.clock.now();
+    Ok(DataJobPage {
+        content: Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, now))).collect()),
+        total_pages: page.total.map(|total| window.pages(total)),
+        total_items: page.total,
+    })
+}
+
+/// The predicates as a query; `None` when no job can fulfil all of them.
+fn query(predicates: impl Iterator<Item = Predicate>) -> Result<Option<JobQuery>, Problem> {
+    let mut query = JobQuery::default();
+    let mut possible = true;
+    for predicate in predicates {
+        let pattern = predicate.pattern.as_deref().map(str::trim).filter(|pattern| !pattern.is_empty());
+        let Some(name) = predicate.property.as_deref() else {
+            if pattern.is_none() && predicate.sort.is_none() {
+                continue;
+            }
+            return Err(refused("filter: a predicate names no property."));
+        };
+        let Some((name, property)) = PROPERTIES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
+            let names: Vec<_> = PROPERTIES.iter().map(|(name, _)| *name).collect();
+            return Err(refused(format!(
+                "filter: jobs have no property {} here; known are {}.",
+                shown(name),
+                names.join(", ")
+            )));
+        };
+        if let (Some(direction), Some(sort)) = (predicate.sort, property.sort) {
+            query.sort = sort;
+            query.descending = direction == Direction::Desc;
+        }
+        if let Some(pattern) = pattern {
+            possible &= narrow(&mut query, name, property.filter, pattern)?;
+        }
+    }
+    Ok(possible.then_some(query))
+}
+
+/// Adds one pattern to a query. `false` when it contradicts another one.
+fn narrow(query: &mut JobQuery, name: &str, filter: Filter, pattern: &str) -> Result<bool, Problem> {
+    let unknown = |known: &str| refused(format!("filter: {name} is {}; known are {known}.", shown(pattern)));
+    match filter {
+        Filter::Name if pattern.contains('*') => {
+            // A question mark stands for one character where there is a star, too.
+            query.names.push(escape_like(pattern).replace('*', "%").replace('?', "_"));
+        }
+        Filter::Name => query.names.push(escape_like(pattern)),
+        Filter::Team => query.teams.push(escape_like(pattern).replace("\\%", "%")),
+        Filter::Description => query.descriptions.push(pattern.to_owned()),
+        Filter::Enabled => {
+            let enabled = match pattern.to_ascii_lowercase().as_str() {
+                "enabled" => DeploymentFilter::Enabled,
+                "disabled" => DeploymentFilter::Disabled,
+                "not_deployed" => DeploymentFilter::NotDeployed,
+                _ => return Err(unknown("enabled, disabled, not_deployed")),
+            };
+            return Ok(*query.deployment.get_or_insert(enabled) == enabled);
+        }
+        Filter::Status => {
+            let status = Status::parse(&pattern.to_ascii_uppercase())
+                .ok_or_else(|| unknown("NONE, SUCCESS, PLATFORM_ERROR, USER_ERROR"))?;
+            return Ok(*query.deployment_status.get_or_insert(status) == status);
+        }
+        Filter::LastExecutionStatus => {
+            let status = ExecutionStatus::parse(pattern)
+                .ok_or_else(|| unknown(&ExecutionStatus::ALL.map(ExecutionStatus::as_str).join(", ")))?;
+            return Ok(*query.last_execution_status.get_or_insert(status) == status);
+        }
+        Filter::Ignored => {}
+        Filter::None => {
+            return Err(refused(format!("filter: jobs can be sorted by {name}, and not filtered by it.")));
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,118 @@
+//! Jobs, keytab, sources.
+
+use axum::http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Service, Wish, archive};
+
+const JOBS: &str = "/data-jobs/for-team/t1/jobs";
+const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
+
+#[tokio::test]
+async fn info_names_the_versions_on_offer() {
+    let service = Service::start().await;
+    let info = service.get("/data-jobs/for-team/anything/info").await.ok();
+    assert_eq!(info, json!({"api_version": "0.1.0", "supported_python_versions": ["3.10", "3.11"]}));
+}
+
+#[tokio::test]
+async fn a_job_is_created_read_changed_and_deleted() {
+    let service = Service::start().await;
+    let body = json!({"job_name": "daily-sales", "description": "", "config": {"schedule": {}, "generate_keytab": true,
+        "enable_execution_notifications": true, "notification_delay_period_minutes": 240}, "team": "t1"});
+    let created = service.post("/data-jobs/for-team/t1/jobs?name=daily-sales", &body).await;
+    created.is(201);
+    assert_eq!(created.header("location"), JOB);
+    insta::assert_json_snapshot!("a new job", service.get(JOB).await.ok());
+
+    assert!(service.post(JOBS, &body).await.refused(409).contains("exists already"));
+
+    // The operations page sends the whole object back, with nulls.
+    let mut whole = service.get(JOB).await.ok();
+    whole["config"]["schedule"]["schedule_cron"] = json!("0 3 * * *");
+    whole["config"]["db_default_type"] = Value::Null;
+    whole["config"]["contacts"] = json!({"notified_on_job_deploy": ["a@b.example"], "notified_on_job_success": null});
+    whole["description"] = json!("Sales of the day");
+    whole["something_new"] = json!([1]);
+    service.put(JOB, &whole).await.is(200);
+    insta::assert_json_snapshot!("a changed job", service.get(JOB).await.ok());
+
+    service.delete(JOB).await.is(200);
+    assert!(service.get(JOB).await.refused(404).contains("No job"));
+    service.delete(JOB).await.refused(404);
+    service.put(JOB, &whole).await.refused(404);
+}
+
+#[tokio::test]
+async fn a_team_may_have_spaces_and_other_teams_do_not_see_its_jobs() {
+    let service = Service::start().await;
+    service.create("Team of Ä", "daily-sales").await;
+    let job = service.get("/data-jobs/for-team/Team%20of%20%C3%84/jobs/daily-sales").await.ok();
+    assert_eq!(job["team"], "Team of Ä");
+    for team in ["t1", "team%20of%20%C3%84", "Team+of+%C3%84", "%20"] {
+        service.get(&format!("/data-jobs/for-team/{team}/jobs/daily-sales")).await.refused(404);
+    }
+}
+
+#[tokio::test]
+async fn names_and_teams_in_address_and_body_must_agree() {
+    let service = Service::start().await;
+    let create = async |uri: &str, body: Value| service.post(uri, body).await;
+    let why =
+        create("/data-jobs/for-team/t1/jobs?name=other-name", json!({"job_name": "daily-sales"})).await.refused(400);
+    assert!(why.starts_with("job_name:"), "{why}");
+    assert!(create(JOBS, json!({"job_name": "daily-sales", "team": "t2"})).await.refused(400).starts_with("team:"));
+    assert!(create(JOBS, json!({"description": "x"})).await.refused(400).starts_with("job_name:"));
+    create("/data-jobs/for-team/t1/jobs?name=daily-sales", json!({})).await.is(201);
+
+    assert!(service.put(JOB, json!({"job_name": "other-name"})).await.refused(400).contains("renamed"));
+    assert!(service.put(JOB, json!({"team": "t2"})).await.refused(400).starts_with("team:"));
+    service.put("/data-jobs/for-team/t1/jobs/not-there", json!({"team": "t2"})).await.refused(404);
+    service.put(JOB, json!({})).await.is(200);
+}
+
+#[tokio::test]
+async fn a_keytab_has_no_bytes_and_is_missing_only_when_it_was_switched_off() {
+    let service = Service::start().await;
+    service.create("t1", "daily-sales").await;
+    let keytab = service.get(&format!("{JOB}/keytab")).await;
+    keytab.is(200);
+    assert_eq!(keytab.header("content-type"), "application/octet-stream");
+    service.put(JOB, json!({"config": {"generate_keytab": false}})).await.is(200);
+    service.get(&format!("{JOB}/keytab")).await.refused(404);
+    service.get(&format!("{JOBS}/not-there/keytab")).await.refused(404);
+}
+
+#[tokio::test]
+async fn sources_go_up_with_any_top_folder_and_come_down_with_the_jobs_name() {
+    let service = Service::start().await;
+    service.create("t1", "daily-sales").await;
+    let uri = format!("{JOB}/sources");
+    service.get(&uri).await.refused(404);
+    let version = service.upload("t1", "daily-sales").await;
+    assert_eq!(version.len(), 40);
+    let again = service.call(Method::POST, &uri, Some(("application/octet-stream", archive("elsewhere")))).await.ok();
+    assert_eq!(again["version_sha"], version.as_str(), "the same content is the same version");
+
+    let down = service.get(&uri).await;
+    assert_eq!((down.status.as_u16(), down.header("content-type")), (200, "application/octet-stream"));
+    assert_eq!(down.header("content-disposition"), "attachment; filename=\"daily-sales.zip\"");
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(down.bytes)).unwrap();
+    assert!(zip.by_name("daily-sales/10_step.py").is_ok());
+    service.get("/data-jobs/for-team/t1/jobs/not-there/sources").await.refused(404);
+}
+
+#[tokio::test]
+async fn bad_archives_are_refused() {
+    let service = Service::with(Wish { archive_max_bytes: Some(1000), ..Wish::default() }).await;
+    service.create("t1", "daily-sales").await;
+    let upload = async |job: &str, bytes: Vec<u8>| {
+        let uri = format!("{JOBS}/{job}/sources");
+        service.call(Method::POST, &uri, Some(("application/octet-stream", bytes))).await
+    };
+    upload("daily-sales", b"this is no archive".to_vec()).await.refused(400);
+    upload("daily-sales", vec![]).await.refused(400);
+    assert!(upload("daily-sales", vec![0; 1001]).await.refused(413).contains("1000 bytes"));
+    upload("not-there", archive("x")).await.refused(404);
+    service.get(&format!("{JOB}/sources")).await.refused(404);
+}

@@ -1,0 +1,346 @@
+//! The list of jobs and runs in GraphQL, with the queries that the clients send.
+
+use std::collections::BTreeMap;
+
+use async_graphql::parser::{
+    parse_schema,
+    types::{ServiceDocument, TypeKind, TypeSystemDefinition},
+};
+use model::execution::Status;
+use serde_json::{Value, json};
+
+use crate::support::{Service, Wish};
+
+/// `vdk list -t t1`, letter by letter.
+const CLI: &str = "{ jobs(pageNumber: 1, pageSize: 100, filter: [{ property: \"config.team\", pattern: \"t1\", sort: ASC }, { property: \"jobName\", sort: ASC }]) { content { jobName config { team description schedule { scheduleCron }  }  deployments { enabled status }  }  }  }";
+
+/// `vdk list -a -mmm`.
+const CLI_MORE: &str = "{ jobs(pageNumber: 1, pageSize: 100, filter: [{ property: \"config.team\", sort: ASC }, { property: \"jobName\", sort: ASC }]) { content { jobName config { team description schedule { scheduleCron }  contacts { notifiedOnJobDeploy notifiedOnJobSuccess notifiedOnJobFailurePlatformError notifiedOnJobFailureUserError } }  deployments { enabled status jobVersion lastDeployedBy lastDeployedDate executions { id type status startTime endTime opId startedBy } }  }  }  }";
+
+/// The operations page's list, as its GraphQL library sends it.
+const PAGE: &str = "query jobsQuery($filter: [Predicate], $search: String, $pageNumber: Int, $pageSize: Int) {\n  jobs(pageNumber: $pageNumber, pageSize: $pageSize, filter: $filter, search: $search) {\n    content {\n      jobName\n      config {\n        team\n        description\n        sourceUrl\n        schedule {\n          scheduleCron\n          nextRunEpochSeconds\n          __typename\n        }\n        contacts {\n          notifiedOnJobSuccess\n          notifiedOnJobDeploy\n          notifiedOnJobFailureUserError\n          notifiedOnJobFailurePlatformError\n          __typename\n        }\n        __typename\n      }\n      deployments {\n        id\n        enabled\n        lastDeployedDate\n        lastDeployedBy\n        lastExecutionStatus\n        lastExecutionTime\n        lastExecutionDuration\n        successfulExecutions\n        failedExecutions\n        jobPythonVersion\n        executions(\n          pageNumber: 1\n          pageSize: 10\n          order: {property: \"startTime\", direction: DESC}\n        ) {\n          id\n          status\n          logsUrl\n          message\n          __typename\n        }\n        __typename\n      }\n      __typename\n    }\n    totalPages\n    totalItems\n    __typename\n  }\n}\n";
+
+/// The operations page's executions.
+const EXECUTIONS: &str = "query jobsQuery($pageNumber: Int, $pageSize: Int, $filter: DataJobExecutionFilter, $order: DataJobExecutionOrder) {\n  executions(pageNumber: $pageNumber, pageSize: $pageSize, filter: $filter, order: $order) {\n    content {\n      id\n      type\n      jobName\n      status\n      startTime\n      endTime\n      startedBy\n      message\n      opId\n      logsUrl\n      deployment {\n        enabled\n        jobVersion\n        deployedDate\n        deployedBy\n        resources {\n          cpuLimit\n          cpuRequest\n          memoryLimit\n          memoryRequest\n          __typename\n        }\n        schedule {\n          scheduleCron\n          __typename\n        }\n        vdkVersion\n        status\n        jobPythonVersion\n        __typename\n      }\n      __typename\n    }\n    totalPages\n    totalItems\n    __typename\n  }\n}\n";
+
+/// One job with a deployment and two runs, one without anything, one of another team.
+async fn fleet() -> Service {
+    let service = Service::with(Wish { templates: true, ..Wish::default() }).await;
+    service.deploy("t1", "daily-sales").await;
+    service.reach("daily-sales").await;
+    for status in [Status::UserError, Status::Succeeded] {
+        let id = service.execute("t1", "daily-sales").await;
+        service.run(&id).await;
+        service.pass(60);
+        service.end(&id, status, "").await;
+        service.pass(60);
+    }
+    service.create("t1", "weekly-report").await;
+    let job = "/data-jobs/for-team/t1/jobs/weekly-report";
+    service
+        .put(job, json!({"description": "100% of_the week", "config": {"schedule": {"schedule_cron": "0 3 * * MON"}}}))
+        .await
+        .is(200);
+    service.create("team two", "daily-costs").await;
+    service
+}
+
+fn names(body: &Value) -> Vec<&str> {
+    body["data"]["content"].as_array().unwrap().iter().map(|job| job["jobName"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_command_line_client_gets_its_list() {
+    let service = fleet().await;
+    insta::assert_json_snapshot!("vdk list", service.query(&[("query", CLI)]).await.ok());
+    insta::assert_json_snapshot!("vdk list with more", service.query(&[("query", CLI_MORE)]).await.ok());
+}
+
+#[tokio::test]
+async fn the_operations_page_gets_its_list_and_its_executions() {
+    let service = fleet().await;
+    let variables = json!({"pageNumber": 1, "pageSize": 25, "search": "",
+        "filter": [{"property": "deployments.enabled", "pattern": "enabled", "sort": null},
+                   {"property": "deployments.lastExecutionTime", "pattern": null, "sort": "DESC"}]});
+    let page = [("operationName", "jobsQuery"), ("variables", &variables.to_string()), ("query", PAGE)];
+    insta::assert_json_snapshot!("the page's list", service.query(&page).await.ok());
+
+    let variables = json!({"pageNumber": 1, "pageSize": 500, "order": null,
+        "filter": {"statusIn": ["USER_ERROR", "PLATFORM_ERROR"], "startTimeGte": "2024-03-08T00:00:00.000Z", "teamNameIn": []}});
+    let page = [("operationName", "jobsQuery"), ("variables", &variables.to_string()), ("query", EXECUTIONS)];
+    insta::assert_json_snapshot!("the page's executions", service.query(&page).await.ok());
+}
+
+#[tokio::test]
+async fn without_a_query_the_first_jobs_are_answered() {
+    let service = fleet().await;
+    let body = service.get("/data-jobs/for-team/anything/jobs").await.ok();
+    assert_eq!(names(&body), ["daily-costs", "daily-sales", "weekly-report"]);
+    assert_eq!((&body["data"]["totalItems"], &body["data"]["totalPages"]), (&json!(3), &json!(1)));
+}
+
+#[tokio::test]
+async fn totals_are_zero_when_they_are_not_asked_for() {
+    let service = fleet().await;
+    let ask = async |query: &str| service.query(&[("query", query)]).await.ok();
+    assert_eq!(
+        ask("{ jobs { content { jobName } } }").await,
+        json!({"data": {"content": [{"jobName": "daily-costs"}, {"jobName": "daily-sales"}, {"jobName": "weekly-report"}],
+            "totalPages": 0, "totalItems": 0}, "errors": []})
+    );
+    assert_eq!(
+        ask("{ jobs(pageSize: 2) { totalPages } }").await["data"],
+        json!({"totalPages": 2, "totalItems": 0, "content": null})
+    );
+    assert_eq!(ask("{ executions { totalItems } }").await["data"]["totalItems"], 2);
+    assert_eq!(ask("{ executions(filter: {jobNameIn: [\"none\"]}) { totalPages } }").await["data"]["totalPages"], 0);
+    let page = ask("query q($n: Int) { a: jobs(pageNumber: $n) { content { jobName } } }").await;
+    assert_eq!(names(&page).len(), 3, "an alias hides nothing");
+}
+
+#[tokio::test]
+async fn jobs_are_filtered_as_in_the_reference() {
+    let service = fleet().await;
+    let all = vec!["daily-costs", "daily-sales", "weekly-report"];
+    for (filter, expected) in [
+        (json!([]), all.clone()),
+        (json!([null]), all.clone()),
+        (json!([{"property": "config.team", "pattern": "t1"}]), vec!["daily-sales", "weekly-report"]),
+        (json!([{"property": "config.team", "pattern": "t_"}]), vec![]),
+        (json!([{"property": "config.team", "pattern": "%two"}]), vec!["daily-costs"]),
+        (json!([{"property": "config.team", "pattern": "t%"}]), all.clone()),
+        (json!([{"property": "config.team", "pattern": null, "sort": null}]), all.clone()),
+        (json!([{"property": null}]), all.clone()),
+        (json!([{"property": "jobName", "pattern": "Daily-Sales"}]), vec!["daily-sales"]),
+        (json!([{"property": "JOBNAME", "pattern": "daily"}]), vec![]),
+        (json!([{"property": "jobName", "pattern": "daily%"}]), vec![]),
+        (json!([{"property": "jobName", "pattern": "DAILY*"}]), vec!["daily-costs", "daily-sales"]),
+        (json!([{"property": "jobName", "pattern": "*-s?les"}]), vec!["daily-sales"]),
+        (json!([{"property": "jobName", "pattern": ""}]), all.clone()),
+        (json!([{"property": "config.description", "pattern": "100% OF_THE"}]), vec!["weekly-report"]),
+        (json!([{"property": "config.description", "pattern": "of.the"}]), vec![]),
+        (json!([{"property": "config.schedule.scheduleCron", "pattern": "x", "sort": "ASC"}]), all.clone()),
+        (json!([{"property": "deployments.enabled", "pattern": "enabled"}]), vec!["daily-sales"]),
+        (json!([{"property": "deployments.enabled", "pattern": "DISABLED"}]), vec![]),
+        (json!([{"property": "deployments.enabled", "pattern": "not_deployed"}]), vec!["daily-costs", "weekly-report"]),
+        (
+            json!([{"property": "deployments.enabled", "pattern": "enabled"}, {"property": "deployments.enabled", "pattern": "disabled"}]),
+            vec![],
+        ),
+        (json!([{"property": "deployments.status", "pattern": "success"}]), vec!["daily-sales"]),
+        (json!([{"property": "deployments.lastExecutionStatus", "pattern": "succeeded"}]), vec!["daily-sales"]),
+        (json!([{"property": "deployments.lastExecutionStatus", "pattern": "USER_ERROR"}]), vec![]),
+    ] {
+        let variables = json!({"f": filter}).to_string();
+        let query = "query($f: [Predicate]) { jobs(filter: $f) { content { jobName } totalItems } }";
+        let body = service.query(&[("query", query), ("variables", &variables)]).await.ok();
+        assert_eq!(names(&body), expected, "{filter}");
+        assert_eq!(body["data"]["totalItems"], expected.len(), "{filter}");
+    }
+    for (search, count) in [("DAILY", 2), ("port", 1), ("%", 0), ("", 3), ("  ", 3)] {
+        let variables = json!({"s": search}).to_string();
+        let query = "query($s: String) { jobs(search: $s) { content { jobName } } }";
+        let body = service.query(&[("query", query), ("variables", &variables)]).await.ok();
+        assert_eq!(names(&body).len(), count, "{search}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_sorted_by_each_property_and_the_last_sort_counts() {
+    let service = fleet().await;
+    for property in [
+        "jobName",
+        "config.team",
+        "config.description",
+        "config.schedule.nextRunEpochSeconds",
+        "deployments.enabled",
+        "deployments.status",
+        "deployments.lastExecutionStatus",
+        "deployments.lastExecutionTime",
+        "deployments.lastExecutionDuration",
+        "deployments.successfulExecutions",
+        "deployments.failedExecutions",
+    ] {
+        for direction in ["ASC", "DESC"] {
+            let query = format!(
+                "{{ jobs(filter: [{{property: \"{property}\", sort: {direction}}}]) {{ content {{ jobName }} }} }}"
+            );
+            assert_eq!(names(&service.query(&[("query", &query)]).await.ok()).len(), 3, "{property}");
+        }
+    }
+    let query = "{ jobs(filter: [{property: \"config.team\", sort: ASC}, {property: \"jobName\", sort: DESC}]) { content { jobName } } }";
+    assert_eq!(names(&service.query(&[("query", query)]).await.ok()), ["weekly-report", "daily-sales", "daily-costs"]);
+    let query =
+        "{ jobs(filter: [{property: \"jobName\", sort: ASC}], pageNumber: 2, pageSize: 2) { content { jobName } } }";
+    assert_eq!(names(&service.query(&[("query", query)]).await.ok()), ["weekly-report"]);
+    for number in ["0", "null", "1"] {
+        let query = format!("{{ jobs(pageNumber: {number}, pageSize: 1) {{ content {{ jobName }} }} }}");
+        assert_eq!(names(&service.query(&[("query", &query)]).await.ok()), ["daily-costs"], "{number}");
+    }
+}
+
+#[tokio::test]
+async fn executions_are_filtered_and_sorted() {
+    let service = fleet().await;
+    let (first, second) = ("daily-sales-1710000000", "daily-sales-1710000120");
+    for (arguments, expected) in [
+        ("", vec![second, first]),
+        ("(order: {property: \"startTime\", direction: ASC})", vec![first, second]),
+        ("(order: {property: \"endTime\", direction: DESC})", vec![second, first]),
+        ("(order: {property: \"status\", direction: ASC})", vec![second, first]),
+        ("(filter: {statusIn: [USER_ERROR]})", vec![first]),
+        ("(filter: {statusIn: [], jobNameIn: [], teamNameIn: []})", vec![second, first]),
+        ("(filter: {jobNameIn: [\"daily-sales\", \"other\"]})", vec![second, first]),
+        ("(filter: {teamNameIn: [\"team two\"]})", vec![]),
+        ("(filter: {startTimeGte: \"2024-03-09T17:02:00+01:00\"})", vec![second]),
+        ("(filter: {startTimeLte: \"2024-03-09T16:01:59Z\"})", vec![first]),
+        ("(filter: {endTimeGte: \"2024-03-09T16:03:00Z\"})", vec![second]),
+        ("(filter: {endTimeLte: \"2024-03-09T16:01:00Z\"})", vec![first]),
+        ("(pageNumber: 2, pageSize: 1)", vec![first]),
+    ] {
+        let query = format!("{{ executions{arguments} {{ content {{ id }} }} }}");
+        let body = service.query(&[("query", &query)]).await.ok();
+        let ids: Vec<_> =
+            body["data"]["content"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, expected, "{arguments}");
+        if !arguments.contains("teamNameIn: [\"") {
+            let query = format!("{{ jobs {{ content {{ deployments {{ executions{arguments} {{ id }} }} }} }} }}");
+            let body = service.query(&[("query", &query)]).await.ok();
+            let runs = body["data"]["content"][1]["deployments"][0]["executions"].as_array().unwrap();
+            assert_eq!(runs.iter().map(|run| run["id"].as_str().unwrap()).collect::<Vec<_>>(), expected, "{arguments}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn executions_of_deployments_take_variables_and_one_set_of_arguments() {
+    let service = fleet().await;
+    let query = "query($s: [DataJobExecutionStatus], $n: Int) { jobs { content { deployments { executions(filter: {statusIn: $s}, pageSize: $n) { ...run } } } } } fragment run on DataJobExecution { status }";
+    let variables = r#"{"s": ["SUCCEEDED"], "n": null}"#;
+    let body = service.query(&[("query", query), ("variables", variables)]).await.ok();
+    assert_eq!(body["data"]["content"][1]["deployments"][0]["executions"], json!([{"status": "SUCCEEDED"}]));
+
+    let query =
+        "{ jobs { content { deployments { a: executions(pageSize: 1) { id } b: executions(pageSize: 2) { id } } } } }";
+    assert!(service.query(&[("query", query)]).await.refused(400).contains("twice"));
+    let query = "{ jobs(pageSize: 1000) { content { deployments { executions(pageSize: 1000) { id } } } } }";
+    assert!(service.query(&[("query", query)]).await.refused(400).contains("100000"));
+}
+
+#[tokio::test]
+async fn the_operation_is_chosen_by_name_where_there_are_several() {
+    let service = fleet().await;
+    let two = "query a { jobs { totalItems } } query b { executions { totalItems } }";
+    for (parameter, name, total) in
+        [("operation_name", "a", 3), ("operationName", "b", 2), ("operation_name", "\"b\"", 2)]
+    {
+        assert_eq!(service.query(&[("query", two), (parameter, name)]).await.ok()["data"]["totalItems"], total);
+    }
+    service.query(&[("query", two)]).await.refused(400);
+    service.query(&[("query", two), ("operationName", "c")]).await.refused(400);
+    let one = "{ jobs { totalItems } }";
+    assert_eq!(service.query(&[("query", one), ("operationName", "other")]).await.ok()["data"]["totalItems"], 3);
+}
+
+#[tokio::test]
+async fn bad_queries_are_refused_with_the_sentences_and_a_list_of_errors() {
+    let service = fleet().await;
+    let many = |part: &str, count: usize| (0..count).map(|n| part.replace('#', &n.to_string())).collect::<String>();
+    let aliases = format!("{{ {} }}", many("a#: jobs { totalItems } ", 20));
+    let deep = format!("{{ __schema {{ types {{ {} name {} }} }} }}", "ofType { ".repeat(30), "} ".repeat(30));
+    let long = format!("{{ jobs {{ totalItems }} }} #{}", "x".repeat(32 * 1024));
+    for (query, part) in [
+        ("{", "expected"),
+        ("", ""),
+        ("{ nothing }", "nothing"),
+        ("{ jobs { content { jobName(x: 1) } } }", "jobName"),
+        ("{ jobs { content } }", "content"),
+        ("mutation { x }", "mutation"),
+        ("{ jobs(pageNumber: -1) { totalItems } }", "count from 1"),
+        ("{ jobs(pageSize: 0) { totalItems } }", "1 to 1000"),
+        ("{ jobs(pageSize: 1001) { totalItems } }", "1 to 1000"),
+        ("{ jobs(pageSize: -5) { totalItems } }", "1 to 1000"),
+        ("{ jobs(pageSize: \"x\") { totalItems } }", "pageSize"),
+        (
+            "{ jobs(filter: [{property: \"config.color\", sort: ASC}]) { totalItems } }",
+            "known are jobName, config.team",
+        ),
+        (
+            "{ jobs(filter: [{property: \"deployments.lastExecutionTime\", pattern: \"1-2\"}]) { totalItems } }",
+            "not filtered",
+        ),
+        ("{ jobs(filter: [{pattern: \"x\"}]) { totalItems } }", "no property"),
+        ("{ jobs(filter: [{property: \"deployments.enabled\", pattern: \"maybe\"}]) { totalItems } }", "not_deployed"),
+        ("{ jobs(filter: [{property: \"jobName\", sort: UP}]) { totalItems } }", "UP"),
+        ("{ executions(order: {property: \"color\", direction: ASC}) { totalItems } }", "startTime"),
+        ("{ executions(filter: {startTimeGte: \"yesterday\"}) { totalItems } }", "yesterday"),
+        ("{ executions(pageSize: 5000) { totalItems } }", "1 to 1000"),
+        ("{ jobs { content { deployments { executions(filter: {startTimeGte: 5}) { id } } } } }", ""),
+        (&aliases, "complex"),
+        (&deep, "deep"),
+        (&long, "32768"),
+    ] {
+        if query.is_empty() {
+            continue;
+        }
+        let answer = service.query(&[("query", query)]).await;
+        let why = answer.refused(400);
+        assert!(why.contains(part), "{query}: {why}");
+        let body = answer.json();
+        assert!(body["data"].is_null());
+        if !query.contains('#') {
+            assert!(body["errors"][0]["message"].is_string(), "{body}");
+        }
+    }
+    for variables in ["[]", "x", "1", "{\"a\":"] {
+        service.query(&[("query", CLI), ("variables", variables)]).await.refused(400);
+    }
+    for variables in ["", "null", "{}", "{\"unused\": 1}"] {
+        service.query(&[("query", CLI), ("variables", variables)]).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn the_schema_can_be_asked_for() {
+    let service = Service::start().await;
+    let body = service.query(&[("query", "{ __schema { queryType { name } } }")]).await.ok();
+    assert_eq!(body["data"]["__schema"]["queryType"]["name"], "Query");
+}
+
+/// Every type with its fields or values, their arguments and types.
+fn shape(document: &ServiceDocument) -> BTreeMap<String, Vec<String>> {
+    let mut types = BTreeMap::new();
+    for definition in &document.definitions {
+        let TypeSystemDefinition::Type(definition) = definition else { continue };
+        let mut members: Vec<String> = match &definition.node.kind {
+            TypeKind::Object(object) => object
+                .fields
+                .iter()
+                .map(|field| {
+                    let field = &field.node;
+                    let mut arguments: Vec<_> =
+                        field.arguments.iter().map(|a| format!("{}: {}", a.node.name, a.node.ty)).collect();
+                    arguments.sort();
+                    format!("{}({}): {}", field.name, arguments.join(", "), field.ty)
+                })
+                .collect(),
+            TypeKind::InputObject(input) => {
+                input.fields.iter().map(|field| format!("{}: {}", field.node.name, field.node.ty)).collect()
+            }
+            TypeKind::Enum(values) => values.values.iter().map(|value| value.node.value.to_string()).collect(),
+            _ => Vec::new(),
+        };
+        members.sort();
+        types.insert(definition.node.name.to_string(), members);
+    }
+    types
+}
+
+#[test]
+fn the_schema_is_the_references() {
+    let ours = shape(&parse_schema(api::graphql::sdl()).unwrap());
+    let theirs = shape(&parse_schema(include_str!("schema.graphql")).unwrap());
+    for (name, members) in &theirs {
+        assert_eq!(ours.get(name), Some(members), "{name}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The real router on a real database in a temporary folder, request by request.
+
+mod deployments;
+mod executions;
+mod guard;
+mod inputs;
+mod jobs;
+mod lists;
+mod operations;
+mod properties;
+mod support;
