@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     blocking,
-    folder::{make_private_folder, remove_tree, try_lock, write_durably},
+    folder::{Held, make_private_folder, remove_tree, try_lock, write_durably},
     keyed::Keyed,
 };
 
@@ -184,7 +184,7 @@ impl Environments {
         Ok(())
     }
 
-    async fn lock_to_make(&self, place: &Place) -> Result<File, Problem> {
+    async fn lock_to_make(&self, place: &Place) -> Result<Held, Problem> {
         loop {
             let path = place.lock.clone();
             let lock = blocking(NOT_MADE, move || try_lock(&path, FlockOperation::NonBlockingLockExclusive)).await?;

@@ -17,6 +17,7 @@ use std::{
     io::{self, ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -104,7 +105,7 @@ impl RunFolder {
     }
 
     /// Tries to take the run's lock. `None` when another holds it.
-    pub(super) fn try_lock(&self) -> io::Result<Option<File>> {
+    pub(super) fn try_lock(&self) -> io::Result<Option<Held>> {
         try_lock(&self.0.join(LOCK), FlockOperation::NonBlockingLockExclusive)
     }
 
@@ -189,10 +190,26 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// How long someone who only looks at a lock may keep another from it, and the pause between two tries.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(super) struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process that is being started in another thread has a copy of the descriptor
+        // until it has become its program, and the copy would hold the lock.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// Tries to lock a file, creating it. `None` when another holds it.
 ///
 /// A lock file that was removed between opening and locking guards nothing any more; then it is opened anew.
-pub(super) fn try_lock(path: &Path, how: FlockOperation) -> io::Result<Option<File>> {
+pub(super) fn try_lock(path: &Path, how: FlockOperation) -> io::Result<Option<Held>> {
     loop {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match flock(&file, how) {
@@ -202,7 +219,7 @@ pub(super) fn try_lock(path: &Path, how: FlockOperation) -> io::Result<Option<Fi
             Err(e) => return Err(e.into()),
         }
         match fs::metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) == id_of(&file)? => return Ok(Some(file)),
+            Ok(there) if (there.dev(), there.ino()) == id_of(&file)? => return Ok(Some(Held(file))),
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),

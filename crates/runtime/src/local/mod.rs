@@ -28,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use model::{
@@ -464,10 +464,19 @@ fn make_way(folder: &RunFolder) -> io::Result<Before> {
     if over()? {
         return Ok(Before::TakenOver);
     }
-    let Some(_lock) = folder.try_lock()? else { return Ok(Before::TakenOver) };
-    if over()? {
-        return Ok(Before::TakenOver);
-    }
+    let patience = Instant::now() + folder::LOCK_PATIENCE;
+    let _lock = loop {
+        let lock = folder.try_lock()?;
+        if over()? {
+            return Ok(Before::TakenOver);
+        }
+        match lock {
+            Some(lock) => break lock,
+            // Held by a supervisor that is about to write its marker, or by someone who looks whether there is one.
+            None if Instant::now() < patience => std::thread::sleep(folder::LOCK_PAUSE),
+            None => return Err(io::Error::other("another supervisor is about to take it over")),
+        }
+    };
     let cancelled = folder.cancel_requested()?;
     // Its lock is held until it is gone: a late supervisor finds it taken, or finds that it guards nothing any more.
     folder.remove()?;

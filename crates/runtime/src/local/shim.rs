@@ -36,7 +36,14 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, setsid, wait},
 };
 
-use super::{environment, folder, folder::RunFolder, job, logs::LogWriter, process::signal_descendants, spec::Spec};
+use super::{
+    environment, folder,
+    folder::{Held, LOCK_PATIENCE, LOCK_PAUSE, RunFolder},
+    job,
+    logs::LogWriter,
+    process::signal_descendants,
+    spec::Spec,
+};
 
 const SUPERVISE: &str = "supervise";
 const JOB: &str = "job";
@@ -46,8 +53,6 @@ pub(super) const READY: &str = "ready";
 /// What it says when another supervisor has, or had.
 pub(super) const TAKEN: &str = "taken";
 
-/// How long a probe of the lock may keep the supervisor from it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two rounds of ending what does not end, for a job that starts processes as fast as they are ended.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 const TERMINATION_MESSAGE_MAX_BYTES: u64 = 4096;
@@ -176,7 +181,7 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
         if Instant::now() > patience {
             return Err(io::Error::other("another supervisor is about to take the run over"));
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(LOCK_PAUSE);
     };
     if folder.started()?.is_some() || folder.end()?.is_some() {
         return Ok(Takeover::Taken);
@@ -184,9 +189,14 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
     // Only now: until the lock is held, a folder that was given up may be replaced by a new one of its name.
     env::set_current_dir(run)?;
     let spec = Spec::read(run)?;
-    let environment_lock = folder::try_lock(&spec.environment_lock, FlockOperation::NonBlockingLockShared)?
-        .filter(|_| environment::is_complete(&spec.environment))
-        .ok_or_else(|| io::Error::other("the environment of the deployment is gone; it is made again"))?;
+    let environment_lock = loop {
+        match folder::try_lock(&spec.environment_lock, FlockOperation::NonBlockingLockShared)? {
+            Some(lock) if environment::is_complete(&spec.environment) => break lock,
+            // Held by someone who looks whether anyone needs it.
+            None if Instant::now() < patience => thread::sleep(LOCK_PAUSE),
+            _ => return Err(io::Error::other("the environment of the deployment is gone; it is made again")),
+        }
+    };
     set_child_subreaper(Some(getpid()))?;
     let children = signal_pipe(signal_hook::consts::SIGCHLD)?;
     let stop = signal_pipe(signal_hook::consts::SIGTERM)?;
@@ -248,7 +258,7 @@ struct Supervisor {
     /// Asked to end when the job had just ended by itself: its end counts, but it is not tried again.
     stopping: bool,
     started_at: Option<jiff::Timestamp>,
-    _locks: (File, File),
+    _locks: (Held, Held),
 }
 
 /// One start of the job's process, and what came of it.

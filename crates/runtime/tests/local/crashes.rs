@@ -178,6 +178,24 @@ async fn a_marker_without_an_end_is_a_lost_run_that_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn someone_who_only_looks_at_a_lock_does_not_pass_for_a_supervisor() {
+    let house = House::new().await;
+    fs::create_dir(house.run_folder(1)).unwrap();
+    let looks = fs::File::create(house.run_folder(1).join("lock")).unwrap();
+    looks.lock().unwrap();
+    let run = house.run(1, "print('once')");
+    let mut start = house.runtime.start(&run);
+    tokio::select! {
+        started = &mut start => panic!("{started:?} while nobody could have"),
+        () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
+    }
+    looks.unlock().unwrap();
+    within(start).await.unwrap();
+    assert_eq!(house.end(1).await.cause, EndCause::Exited(0));
+    assert_eq!(house.log(1).await, "once\n");
+}
+
+#[tokio::test]
 async fn a_cancellation_before_the_supervisor_is_there_is_kept() {
     let house = House::new().await;
     fs::create_dir(house.run_folder(1)).unwrap();
