@@ -94,7 +94,9 @@ impl Answer {
 impl Api {
     /// A client of the service at `url` for a team.
     pub fn new(url: &str, team: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(LONGEST).build().expect("an HTTP client");
+        // A connection each: a service that refuses a large body without reading it may close the connection.
+        let http = reqwest::Client::builder().no_proxy().timeout(LONGEST).pool_max_idle_per_host(0);
+        let http = http.build().expect("an HTTP client");
         Self { base: url.into(), team: team.into(), http }
     }
 

@@ -75,7 +75,9 @@ impl Service {
         }
         let at = folder.path().to_string_lossy();
         let data_dir = folder.path().join("data");
-        fs::create_dir(&data_dir).expect("a folder");
+        for each in [&data_dir, &folder.path().join("beside")] {
+            fs::create_dir(each).expect("a folder");
+        }
         let options = service::Options {
             binary: built(),
             data_dir,
@@ -104,9 +106,9 @@ impl Service {
         &self.options.data_dir
     }
 
-    /// The folder above its data folder, which goes with it.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    /// A folder beside its data folder that jobs may write to. It goes with the service.
+    pub fn beside(&self) -> PathBuf {
+        self.folder.path().join("beside")
     }
 
     /// What it has said so far.

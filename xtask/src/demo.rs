@@ -130,6 +130,9 @@ fn tell(
     ] {
         say(format_args!("  {what:<16} {place}"));
     }
+    if !options.keep {
+        say("\nThe data folder, the log and the sample job are removed at the end; --keep keeps them.");
+    }
     if !options.once {
         say("\nThe service stays up. Press Ctrl-C to stop it.");
         while !stopped.load(Ordering::Relaxed) {

@@ -35,7 +35,7 @@ async fn a_deployment_is_reached_although_the_service_was_killed_during_its_inst
 async fn a_run_ends_once_with_its_whole_log_although_the_service_was_killed() {
     const LINES: usize = 40;
     let mut service = Service::start();
-    let marker = service.folder().join("ran");
+    let marker = service.beside().join("ran");
     let job = Job::new("killed-run").step(
         "10_step.py",
         &format!(

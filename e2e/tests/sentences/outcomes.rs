@@ -83,10 +83,15 @@ async fn requirements_that_do_not_install_are_a_user_error_and_the_last_good_ver
     api.reached(name, &good).await;
     job.put("requirements.txt", MISSING);
     vdk.deploy(&job).await;
+    let query = format!(
+        "{{ jobs(pageNumber: 1, pageSize: 1, filter: [{{ property: \"jobName\", pattern: \"{name}\" }}]) \
+         {{ content {{ deployments {{ status jobVersion }} }} }} }}"
+    );
     wait::until("the failed rollout shows", wait::DEPLOYED, async || {
-        let list = api.get(&format!("/jobs/{name}/deployments")).await.ok().json();
-        assert_eq!(list[0]["job_version"], good.as_str(), "{list}");
-        (list[0]["status"] == "USER_ERROR").then_some(())
+        let page = api.query(&query).await.ok().json();
+        let deployment = &page["data"]["content"][0]["deployments"][0];
+        assert_eq!(deployment["jobVersion"], good.as_str(), "{page}");
+        (deployment["status"] == "USER_ERROR").then_some(())
     })
     .await;
     let id = vdk.start(name).await;
@@ -99,7 +104,7 @@ async fn requirements_that_do_not_install_are_a_user_error_and_the_last_good_ver
 async fn a_cancelled_run_is_cancelled_with_all_that_it_started() {
     let service = shared();
     let api = service.api();
-    let marker = service.folder().join("cancelled-child");
+    let marker = service.beside().join("cancelled-child");
     let job = Job::new("outcome-cancel").step(
         "10_step.py",
         &format!(
