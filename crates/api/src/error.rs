@@ -73,7 +73,8 @@ impl IntoResponse for Failure {
         if *fault == Fault::Platform {
             tracing::warn!(status = self.status.as_u16(), what, why, "a request failed");
         } else {
-            tracing::debug!(status = self.status.as_u16(), what, why, "a request was refused");
+            // Not why: that may quote the body, and a body may be a secret.
+            tracing::debug!(status = self.status.as_u16(), what, "a request was refused");
         }
         let body = ErrorBody { what, why, consequences, countermeasures, details: &self.details };
         let mut response = (self.status, Json(body)).into_response();

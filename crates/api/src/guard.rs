@@ -30,8 +30,8 @@ pub(crate) async fn guard(State(api): State<Arc<Api>>, request: Request, next: N
 
 fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
     let headers = request.headers();
-    // HTTP/2 has the host in the address.
-    let host = text(headers, &header::HOST).or(request.uri().authority().map(Authority::as_str)).unwrap_or_default();
+    // An address with a host counts before the header; HTTP/2 has only that.
+    let host = request.uri().authority().map(Authority::as_str).or(text(headers, &header::HOST)).unwrap_or_default();
     let Some(host) = authority(host) else {
         return Err(refused("Its Host header is missing or is no host name."));
     };

@@ -29,6 +29,8 @@ async fn a_strange_page_reaches_nothing() {
         sent(&service, Method::GET, info, headers, "").await.refused(403);
         sent(&service, Method::GET, "/nothing", headers, "").await.refused(403);
     }
+    let elsewhere = "http://evil.example/data-jobs/for-team/t1/info";
+    sent(&service, Method::GET, elsewhere, &[("host", "localhost")], "").await.refused(403);
     for host in ["localhost:8092", "127.0.0.1", "[::1]:1", "holdfast.example"] {
         let answer = sent(&service, Method::GET, info, &[("host", host)], "").await;
         answer.ok();
