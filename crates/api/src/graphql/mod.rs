@@ -229,7 +229,8 @@ fn failure(response: &Response) -> Failure {
     let problem = response.errors.iter().find_map(|error| error.source::<Problem>().cloned());
     let problem = problem.unwrap_or_else(|| {
         let messages: Vec<_> = response.errors.iter().map(sentence).collect();
-        refused(messages.join(" ")).fix("Correct the query; { __schema { types { name fields { name } } } } shows what can be asked.")
+        refused(messages.join(" "))
+            .fix("Correct the query; { __schema { types { name fields { name } } } } shows what can be asked.")
     });
     let errors = serde_json::to_value(&response.errors).unwrap_or_default();
     Failure::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
