@@ -1,12 +1,7 @@
 //! Addresses: where a thing of this service is, and where an operator's templates say that logs and sources are.
 
 use jiff::Timestamp;
-use model::{
-    Problem,
-    execution::Execution,
-    job::DataJob,
-    name::{ExecutionId, shown},
-};
+use model::{execution::Execution, job::DataJob, name::ExecutionId};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// What stands for itself in an address.
@@ -27,37 +22,37 @@ pub(crate) fn execution(team: &str, name: &str, id: &ExecutionId) -> String {
     format!("{}/executions/{id}", job(team, name))
 }
 
-/// An address with parts in braces that are filled in for each job or run.
-///
-/// The parts are `{job_name}` and `{team_name}`, and for a run also `{execution_id}`, `{op_id}`, `{start_time}` and
-/// `{end_time}` (milliseconds since 1970), `{start_time_iso}` and `{end_time_iso}` (RFC 3339). The end of a run that goes
-/// on is the present. What is filled in is percent-encoded.
+/// An address with names in double braces, such as `{{job_name}}`, that are filled in for each job or run, percent-encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(String);
 
 impl Template {
-    /// The parts that a template may have.
-    const PARTS: [&'static str; 8] =
-        ["job_name", "team_name", "execution_id", "op_id", "start_time", "end_time", "start_time_iso", "end_time_iso"];
+    /// The names that the address of a job's source may have.
+    pub const OF_JOB: &'static [&'static str] = &["job_name", "team_name"];
 
-    /// Checks a template.
-    ///
-    /// # Errors
-    /// Invalid when a brace is left open or a part is unknown.
-    pub fn parse(raw: &str) -> Result<Self, Problem> {
-        let invalid = |why: String| Problem::invalid(format!("The address template {} is not valid.", shown(raw)), why);
-        for opened in raw.split('{').skip(1) {
-            let Some((part, _)) = opened.split_once('}') else {
-                return Err(invalid("A brace is opened in it and not closed.".into()));
+    /// The names that the address of a run's log may have. Times are milliseconds since 1970, those with `_iso` RFC 3339;
+    /// the end of a run that goes on is the present.
+    pub const OF_EXECUTION: &'static [&'static str] =
+        &["execution_id", "op_id", "job_name", "team_name", "start_time", "end_time", "start_time_iso", "end_time_iso"];
+
+    /// Reads a template that may have these names. The error is half a sentence.
+    pub fn parse(text: &str, names: &[&str]) -> Result<Self, String> {
+        let mut rest = text;
+        while let Some((_, after)) = rest.split_once("{{") {
+            let Some((name, after)) = after.split_once("}}") else {
+                return Err("a {{ in it has no }}.".into());
             };
-            if !Self::PARTS.contains(&part) {
-                return Err(invalid(format!(
-                    "It has the part {{{part}}}; known are {{{}}}.",
-                    Self::PARTS.join("}, {")
-                )));
+            if !names.contains(&name) {
+                return Err(format!("{{{{{name}}}}} is none of {{{{{}}}}}.", names.join("}}, {{")));
             }
+            rest = after;
         }
-        Ok(Self(raw.to_owned()))
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The text with its names.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// The address for a job.
@@ -86,11 +81,11 @@ impl Template {
     }
 
     fn filled(&self, value: impl Fn(&str) -> String) -> String {
-        let mut pieces = self.0.split('{');
+        let mut pieces = self.0.split("{{");
         let mut address = pieces.next().unwrap_or_default().to_owned();
         for piece in pieces {
-            let (part, rest) = piece.split_once('}').unwrap_or((piece, ""));
-            address.push_str(&value(part));
+            let (name, rest) = piece.split_once("}}").unwrap_or((piece, ""));
+            address.push_str(&value(name));
             address.push_str(rest);
         }
         address
@@ -115,15 +110,16 @@ mod tests {
             description: String::new(),
             config: JobConfig::default(),
         };
-        let template = Template::parse("https://git.example/{team_name}/tree/{job_name}?a=1").unwrap();
+        let parse = |text| Template::parse(text, Template::OF_JOB).unwrap();
+        let template = parse("https://git.example/{{team_name}}/tree/{{job_name}}?a=1");
         assert_eq!(template.of_job(&job), "https://git.example/Team%20%C3%84%26b/tree/daily-sales?a=1");
-        assert_eq!(Template::parse("plain").unwrap().of_job(&job), "plain");
+        assert_eq!(parse("plain{}").of_job(&job), "plain{}");
     }
 
     #[test]
-    fn a_template_with_an_unknown_part_is_refused() {
-        for bad in ["{job}", "{", "a{job_name", "{}", "{ job_name }"] {
-            assert!(Template::parse(bad).is_err(), "{bad}");
+    fn a_template_with_an_unknown_name_is_refused() {
+        for bad in ["{{job}}", "{{", "a{{job_name", "{{}}", "{{ job_name }}", "{{execution_id}}"] {
+            assert!(Template::parse(bad, Template::OF_JOB).is_err(), "{bad}");
         }
     }
 }

@@ -14,11 +14,14 @@ use crate::{find_job, jobs::event};
 
 /// Whether a change may make a deployment where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
+pub enum Missing<'a> {
     /// It becomes the first deployment (POST).
     Create,
-    /// It is refused (PATCH).
-    Refuse,
+    /// It is refused (PATCH), as is the id of another deployment.
+    Refuse {
+        /// The id that the caller names.
+        deployment_id: &'a str,
+    },
 }
 
 /// Accepts a change of a job's deployment. It is stored when this returns; the synchronizer makes it true.
@@ -36,13 +39,16 @@ pub async fn change(
     team: &str,
     name: &str,
     change: &DeploymentChange,
-    missing: Missing,
+    missing: Missing<'_>,
 ) -> Result<(), Problem> {
     let now = clock.now();
     let mut tx = db.write().await?;
     let job = find_job(&mut tx, team, name).await?;
+    if let Missing::Refuse { deployment_id } = missing {
+        check_id(&job, deployment_id)?;
+    }
     let current = store::deployments::find(&mut tx, job.id).await?;
-    if current.is_none() && missing == Missing::Refuse {
+    if current.is_none() && missing != Missing::Create {
         return Err(not_deployed(&job));
     }
     if let Some(version) = &change.job_version

@@ -13,7 +13,7 @@ use store::{
     executions::{ExecutionQuery, ExecutionSort, NewExecution, Started},
 };
 
-use crate::{deployments, find_job, jobs::event};
+use crate::{JsonObject, deployments, find_job, jobs::event, json_text};
 
 /// The largest arguments of a run, in bytes of JSON: they travel on a command line.
 pub const ARGUMENTS_MAX_BYTES: usize = 100 * 1024;
@@ -22,12 +22,12 @@ pub const ARGUMENTS_MAX_BYTES: usize = 100 * 1024;
 pub const LIST_MAX: i64 = 1000;
 
 /// What a caller says of a run that it starts.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct StartRequest {
     /// Where the start comes from, such as `manual/vdk-control-cli`.
     pub started_by: Option<String>,
-    /// `--arguments` for the job, a JSON object as text; absent and `{}` are the same.
-    pub arguments: Option<String>,
+    /// `--arguments` for the job.
+    pub arguments: Option<JsonObject>,
 }
 
 /// Accepts the start of a job. It is stored when this returns; the synchronizer carries it out.
@@ -44,8 +44,8 @@ pub async fn start(
     deployment_id: &str,
     request: &StartRequest,
 ) -> Result<ExecutionId, Problem> {
-    let arguments = request.arguments.as_deref().filter(|a| *a != "{}");
-    if arguments.is_some_and(|a| a.len() > ARGUMENTS_MAX_BYTES) {
+    let arguments = request.arguments.as_ref().map(json_text);
+    if arguments.as_ref().is_some_and(|a| a.len() > ARGUMENTS_MAX_BYTES) {
         return Err(Problem::too_large(
             format!("The data job {} was not started.", shown(name)),
             format!("Its arguments have more than {ARGUMENTS_MAX_BYTES} bytes."),
@@ -71,7 +71,7 @@ pub async fn start(
         kind: Type::Manual,
         started_by: &started_by,
         op_id: Some(&caller.op_id),
-        arguments,
+        arguments: arguments.as_deref(),
         scheduled_tick: None,
     };
     let Started::Accepted(id) = store::executions::insert(&mut tx, &new, now).await? else {

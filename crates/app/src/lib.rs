@@ -19,6 +19,14 @@ use model::{
 };
 use store::Tx;
 
+/// A JSON object whose values are kept as they were written: a number that no machine type holds comes back digit by digit.
+pub type JsonObject = std::collections::BTreeMap<String, Box<serde_json::value::RawValue>>;
+
+/// The object as JSON text.
+pub(crate) fn json_text(object: &JsonObject) -> String {
+    serde_json::to_string(object).expect("keys are strings and values are JSON already")
+}
+
 pub use store::{Db, deployments::Reached, secrets::SecretKey};
 
 /// The job of this name in this team, within a transaction.

@@ -1,26 +1,25 @@
 //! Read and replace the properties of a job.
 
 use model::{Problem, access::Caller, clock::Clock, name::shown};
-use serde_json::{Map, Value};
 use store::Db;
 
-use crate::{find_job, jobs::event};
+use crate::{JsonObject, find_job, jobs::event, json_text};
 
 /// The largest properties of a job, in bytes of JSON.
 pub const PROPERTIES_MAX_BYTES: usize = 1024 * 1024;
 
 /// The properties of a job. A job that does not exist has none: `vdk run` of a job that was never created reads them too.
-pub async fn read(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<Map<String, Value>, Problem> {
+pub async fn read(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
     let mut tx = db.read().await?;
     let job = match find_job(&mut tx, team, name).await {
         Ok(job) => job,
-        Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(Map::new()),
+        Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(JsonObject::new()),
         Err(problem) => return Err(problem),
     };
     match store::properties::find(&mut tx, job.id).await? {
         Some(text) => serde_json::from_str(&text)
             .map_err(|_| Problem::internal("The properties were not read.", "Their stored form is damaged.")),
-        None => Ok(Map::new()),
+        None => Ok(JsonObject::new()),
     }
 }
 
@@ -34,9 +33,9 @@ pub async fn replace(
     caller: &Caller,
     team: &str,
     name: &str,
-    properties: &Map<String, Value>,
+    properties: &JsonObject,
 ) -> Result<(), Problem> {
-    let content = Value::Object(properties.clone()).to_string();
+    let content = json_text(properties);
     if content.len() > PROPERTIES_MAX_BYTES {
         return Err(Problem::too_large(
             format!("The properties of the data job {} were not stored.", shown(name)),

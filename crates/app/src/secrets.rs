@@ -2,32 +2,25 @@
 
 use model::{Problem, access::Caller, clock::Clock, name::shown};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value};
 use store::{Db, secrets::SecretKey};
 
-use crate::{find_job, jobs::event};
+use crate::{JsonObject, find_job, jobs::event, json_text};
 
 /// The largest secrets of a job, in bytes of JSON.
 pub const SECRETS_MAX_BYTES: usize = 1024 * 1024;
 
 /// The secrets of a job. A job that does not exist has none, as with its properties.
-pub async fn read(
-    db: &Db,
-    key: &SecretKey,
-    _caller: &Caller,
-    team: &str,
-    name: &str,
-) -> Result<Map<String, Value>, Problem> {
+pub async fn read(db: &Db, key: &SecretKey, _caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
     let mut tx = db.read().await?;
     let job = match find_job(&mut tx, team, name).await {
         Ok(job) => job,
-        Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(Map::new()),
+        Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(JsonObject::new()),
         Err(problem) => return Err(problem),
     };
     match store::secrets::find(&mut tx, key, job.id).await? {
         Some(text) => serde_json::from_str(text.expose_secret())
             .map_err(|_| Problem::internal("The secrets were not read.", "Their stored form is damaged.")),
-        None => Ok(Map::new()),
+        None => Ok(JsonObject::new()),
     }
 }
 
@@ -42,9 +35,9 @@ pub async fn replace(
     caller: &Caller,
     team: &str,
     name: &str,
-    secrets: &Map<String, Value>,
+    secrets: &JsonObject,
 ) -> Result<(), Problem> {
-    let content = SecretString::from(Value::Object(secrets.clone()).to_string());
+    let content = SecretString::from(json_text(secrets));
     let bytes = content.expose_secret().len();
     if bytes > SECRETS_MAX_BYTES {
         return Err(Problem::too_large(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use api::{Api, HttpMetrics, Limits, Template};
+use api::{Api, HttpMetrics, Limits};
 use image::Locker;
 use jiff::SignedDuration;
 use model::{
@@ -124,8 +124,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         default_zone: settings.time_zone.as_str().to_owned(),
         versions: versions.clone(),
         hosts: settings.allowed_hosts.0.clone(),
-        logs_url_template: template(settings.logs_url_template.as_ref().map(|t| t.as_str()))?,
-        source_url_template: template(settings.source_url_template.as_ref().map(|t| t.as_str()))?,
+        logs_url_template: settings.logs_url_template.as_ref().map(|t| t.0.clone()),
+        source_url_template: settings.source_url_template.as_ref().map(|t| t.0.clone()),
         api_version: API_VERSION.to_owned(),
         readiness,
         registry: Arc::new(Mutex::new(registry)),
@@ -142,7 +142,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await })
     };
     announce(address, &folder, &versions, runtime.confinement())?;
-    if let Some(warning) = runtime::local::shares_fate().await {
+    for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
         tracing::warn!("{warning}");
     }
 
@@ -288,10 +288,6 @@ fn sync_options(
         executions_keep_per_job: settings.executions_keep_per_job.signed(),
         deleted_jobs_keep: days(settings.deleted_jobs_keep_days.get()),
     }
-}
-
-fn template(raw: Option<&str>) -> anyhow::Result<Option<Template>> {
-    raw.map(Template::parse).transpose().map_err(|p| anyhow!(crate::commands::sentences(&p)))
 }
 
 /// The start-up message for the person who started it: where it is, what it has, what to type next.

@@ -65,6 +65,19 @@ impl<'de> Deserialize<'de> for PythonVersion {
     }
 }
 
+/// Checks a version of VDK. It ends up in a requirement of the installer, so it is held to the characters of versions.
+pub fn vdk_version(raw: &str) -> Result<String, Problem> {
+    const MAX_CHARS: usize = 100;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '!');
+    if raw.len() <= MAX_CHARS && raw.starts_with(|c: char| c.is_ascii_alphanumeric()) && raw.chars().all(plain) {
+        return Ok(raw.to_owned());
+    }
+    Err(Problem::invalid(
+        format!("The VDK version {} is not valid.", shown(raw)),
+        format!("It has letters, digits and \".\", \"_\", \"-\", \"+\", \"!\" only, at most {MAX_CHARS}."),
+    ))
+}
+
 /// The wire's `mode`. One deployment a job exists; the value is kept and given back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -166,6 +166,8 @@ pub struct JobSummary {
     pub last_execution_status: Option<ExecutionStatus>,
     /// When the latest execution started.
     pub last_execution_start: Option<Timestamp>,
+    /// When the latest execution ended.
+    pub last_execution_end: Option<Timestamp>,
     /// How long the latest execution took, in seconds.
     pub last_execution_duration_seconds: Option<i64>,
     /// Executions that succeeded.
@@ -183,6 +185,7 @@ struct SummaryRow {
     next_tick: Option<i64>,
     last_execution_status: Option<String>,
     last_execution_start: Option<i64>,
+    last_execution_end: Option<i64>,
     last_execution_duration_seconds: Option<i64>,
     successful_executions: i64,
     failed_executions: i64,
@@ -206,7 +209,7 @@ pub enum JobSort {
     DeploymentEnabled,
     /// By the status of the latest execution.
     LastExecutionStatus,
-    /// By the start of the latest execution.
+    /// By the end of the latest execution.
     LastExecutionTime,
     /// By the duration of the latest execution.
     LastExecutionDuration,
@@ -226,7 +229,7 @@ impl JobSort {
             Self::DeploymentStatus => "j.deployment_status",
             Self::DeploymentEnabled => "j.deployment_enabled",
             Self::LastExecutionStatus => "j.last_execution_status",
-            Self::LastExecutionTime => "j.last_execution_start",
+            Self::LastExecutionTime => "j.last_execution_end",
             Self::LastExecutionDuration => "j.last_execution_duration_seconds",
             Self::SuccessfulExecutions => "j.successful_executions",
             Self::FailedExecutions => "j.failed_executions",
@@ -331,7 +334,7 @@ pub async fn page(tx: &mut Tx, query: &JobQuery) -> Result<Vec<JobSummary>> {
         "select j.job_id, j.name, j.team, j.description, j.db_default_type, j.contacts, j.schedule_cron,
                 j.generate_keytab, j.enable_execution_notifications, j.notification_delay_period_minutes,
                 j.deployment_status, j.deployment_enabled, s.next_tick, j.last_execution_status,
-                j.last_execution_start, j.last_execution_duration_seconds, j.successful_executions, j.failed_executions
+                j.last_execution_start, j.last_execution_end, j.last_execution_duration_seconds, j.successful_executions, j.failed_executions
          from data_job j left join schedule s on s.schedule_id = j.schedule_id
          where {conditions}
          order by {column} {direction} nulls last, j.name {direction}
@@ -358,6 +361,7 @@ pub async fn page(tx: &mut Tx, query: &JobQuery) -> Result<Vec<JobSummary>> {
                     .map(|s| ExecutionStatus::parse(&s).ok_or_else(|| corrupt("an execution status")))
                     .transpose()?,
                 last_execution_start: instant_opt(row.last_execution_start)?,
+                last_execution_end: instant_opt(row.last_execution_end)?,
                 last_execution_duration_seconds: row.last_execution_duration_seconds,
                 successful_executions: row.successful_executions,
                 failed_executions: row.failed_executions,

@@ -101,7 +101,7 @@ async fn a_namesake_starts_above_every_generation_before_it_and_inherits_nothing
     house.until_status("example-job", &run, model::execution::Status::Running).await;
     house.runtime.end(&run, model::clock::Clock::now(&*house.clock), model::execution::EndCause::Exited(0));
     house.until_status("example-job", &run, model::execution::Status::Succeeded).await;
-    let properties = serde_json::Map::from_iter([("a".to_owned(), 1.into())]);
+    let properties = serde_json::from_str("{\"a\": 1}").unwrap();
     app::properties::replace(&house.db, &*house.clock, &house.caller(), support::TEAM, "example-job", &properties)
         .await
         .unwrap();

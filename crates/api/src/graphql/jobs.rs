@@ -2,7 +2,7 @@
 
 use app::queries::{DeploymentFilter, JobOnPage, JobPageRequest, JobQuery, JobSort, escape_like};
 use async_graphql::{ComplexObject, Context, Enum, InputObject, SimpleObject};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use model::{
     Problem, deployment::Status, execution::Status as ExecutionStatus, job::Contacts, name::shown, resources::Resources,
 };
@@ -218,9 +218,6 @@ impl DataJob {
     fn new(api: &Api, on_page: JobOnPage, now: Timestamp) -> Self {
         let JobOnPage { summary, deployment, executions } = on_page;
         let job = summary.job;
-        let last_execution_end = summary.last_execution_start.and_then(|start| {
-            start.checked_add(SignedDuration::from_secs(summary.last_execution_duration_seconds?)).ok()
-        });
         let deployment = deployment.map(|reached| {
             let deployed = reached.deployment;
             DataJobDeployment {
@@ -237,7 +234,7 @@ impl DataJob {
                 vdk_version: Some(deployed.vdk_version),
                 status: Some(reached.status.into()),
                 last_execution_status: summary.last_execution_status.map(Into::into),
-                last_execution_time: last_execution_end.map(|at| at.to_string()),
+                last_execution_time: summary.last_execution_end.map(|at| at.to_string()),
                 last_execution_duration: summary.last_execution_duration_seconds,
                 successful_executions: Some(summary.successful_executions),
                 failed_executions: Some(summary.failed_executions),

@@ -6,7 +6,7 @@ use app::{Reached, deployments::Missing};
 use axum::{Json, extract::State, http::StatusCode};
 use model::{
     Problem,
-    deployment::{DeploymentChange, Mode, PythonVersion},
+    deployment::{DeploymentChange, Mode, PythonVersion, vdk_version},
     job::DataJob,
     name::shown,
     resources::Resources,
@@ -120,25 +120,12 @@ impl DataJobDeploymentBody {
         Ok(DeploymentChange {
             job_version,
             python_version,
-            vdk_version: given(self.vdk_version).map(vdk_version).transpose()?,
+            vdk_version: given(self.vdk_version).map(|version| vdk_version(&version)).transpose()?,
             enabled: self.enabled,
             mode: self.mode,
             resources: self.resources.map(Resources::from),
         })
     }
-}
-
-/// A VDK version ends up in a requirement of the installer, so it is held to the characters of versions.
-fn vdk_version(raw: String) -> Result<String, Problem> {
-    const MAX_CHARS: usize = 100;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '!');
-    if raw.len() <= MAX_CHARS && raw.starts_with(|c: char| c.is_ascii_alphanumeric()) && raw.chars().all(plain) {
-        return Ok(raw);
-    }
-    Err(Problem::invalid(
-        format!("The VDK version {} is not valid.", shown(&raw)),
-        format!("vdk_version: it has letters, digits and \".\", \"_\", \"-\", \"+\", \"!\" only, at most {MAX_CHARS}."),
-    ))
 }
 
 /// The deployment that runs, in a list: empty before the first success.
@@ -166,15 +153,15 @@ pub(crate) async fn deployment_list(
     Ok(Json(listed.map(|reached| DataJobDeploymentStatus::new(&job, reached)).into_iter().collect()))
 }
 
-/// Deploys a job, or changes its deployment: 202. Absent members stay as they are, but an absent `enabled` is true.
+/// Deploys a job, or changes its deployment: 202. Absent members stay as they are; the first one is enabled unless it says
+/// otherwise.
 pub(crate) async fn deployment_update(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name)): JobPath,
     OptionalJsonBody(body): OptionalJsonBody<DataJobDeploymentBody>,
 ) -> Answer<StatusCode> {
-    let mut change = body.change()?;
-    change.enabled = change.enabled.or(Some(true));
+    let change = body.change()?;
     let (db, clock, versions) = (&api.db, &*api.clock, &api.versions);
     app::deployments::change(db, clock, &caller, versions, &team, &name, &change, Missing::Create).await?;
     Ok(StatusCode::ACCEPTED)
@@ -198,10 +185,9 @@ pub(crate) async fn deployment_patch(
     OptionalJsonBody(body): OptionalJsonBody<DataJobDeploymentBody>,
 ) -> Answer<StatusCode> {
     let change = body.change()?;
-    let job = app::jobs::read(&api.db, &caller, &team, &name).await?;
-    app::deployments::check_id(&job, &id)?;
+    let missing = Missing::Refuse { deployment_id: &id };
     let (db, clock, versions) = (&api.db, &*api.clock, &api.versions);
-    app::deployments::change(db, clock, &caller, versions, &team, &name, &change, Missing::Refuse).await?;
+    app::deployments::change(db, clock, &caller, versions, &team, &name, &change, missing).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

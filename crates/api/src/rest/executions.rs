@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use app::executions::StartRequest;
+use app::{JsonObject, executions::StartRequest};
 use axum::{
     Json,
     extract::State,
@@ -15,7 +15,6 @@ use model::{
     name::shown,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::{JobPath, PartPath, deployments::ResourcesBody, jobs::ScheduleBody};
 use crate::{
@@ -30,7 +29,7 @@ use crate::{
 #[serde(expecting = "a JSON object")]
 pub(crate) struct DataJobExecutionRequest {
     started_by: Option<String>,
-    args: Option<Map<String, Value>>,
+    args: Option<JsonObject>,
 }
 
 /// A run on the wire. Its deployment is always an object, for clients look into it without asking.
@@ -160,10 +159,8 @@ pub(crate) async fn data_job_execution_start(
     Path((team, name, id)): PartPath,
     OptionalJsonBody(body): OptionalJsonBody<DataJobExecutionRequest>,
 ) -> Answer<impl IntoResponse> {
-    let request = StartRequest {
-        started_by: body.started_by,
-        arguments: body.args.map(|arguments| Value::Object(arguments).to_string()),
-    };
+    let request =
+        StartRequest { started_by: body.started_by, arguments: body.args.filter(|arguments| !arguments.is_empty()) };
     let run = app::executions::start(&api.db, &*api.clock, &caller, &team, &name, &id, &request).await?;
     Ok((StatusCode::ACCEPTED, [(LOCATION, links::execution(&team, &name, &run))]))
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use app::JsonObject;
 use axum::{Json, extract::State, http::StatusCode};
-use serde_json::{Map, Value};
 
 use super::PartPath;
 use crate::{
@@ -18,7 +18,7 @@ pub(crate) async fn data_job_properties_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name, _)): PartPath,
-) -> Answer<Json<Map<String, Value>>> {
+) -> Answer<Json<JsonObject>> {
     Ok(Json(app::properties::read(&api.db, &caller, &team, &name).await?))
 }
 
@@ -27,7 +27,7 @@ pub(crate) async fn data_job_properties_update(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name, _)): PartPath,
-    JsonBody(properties): JsonBody<Map<String, Value>>,
+    JsonBody(properties): JsonBody<JsonObject>,
 ) -> Answer<StatusCode> {
     app::properties::replace(&api.db, &*api.clock, &caller, &team, &name, &properties).await?;
     Ok(StatusCode::NO_CONTENT)

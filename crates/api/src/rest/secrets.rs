@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use app::JsonObject;
 use axum::{Json, extract::State, http::StatusCode};
-use serde_json::{Map, Value};
 
 use super::PartPath;
 use crate::{
@@ -18,7 +18,7 @@ pub(crate) async fn data_job_secrets_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name, _)): PartPath,
-) -> Answer<Json<Map<String, Value>>> {
+) -> Answer<Json<JsonObject>> {
     Ok(Json(app::secrets::read(&api.db, &api.secret_key, &caller, &team, &name).await?))
 }
 
@@ -27,7 +27,7 @@ pub(crate) async fn data_job_secrets_update(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name, _)): PartPath,
-    JsonBody(secrets): JsonBody<Map<String, Value>>,
+    JsonBody(secrets): JsonBody<JsonObject>,
 ) -> Answer<StatusCode> {
     app::secrets::replace(&api.db, &api.secret_key, &*api.clock, &caller, &team, &name, &secrets).await?;
     Ok(StatusCode::ACCEPTED)

@@ -28,7 +28,7 @@ async fn a_deployment_shows_when_it_is_reached() {
 }
 
 #[tokio::test]
-async fn absent_members_stay_but_a_post_without_enabled_enables() {
+async fn absent_members_stay_and_a_version_update_does_not_enable() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
     let enabled = async || {
@@ -40,6 +40,8 @@ async fn absent_members_stay_but_a_post_without_enabled_enables() {
     service.patch(ONE, json!({"vdk_version": "1.0"})).await.is(202);
     assert!(!enabled().await);
     service.post(LIST, json!({"vdk_version": "2.0", "enabled": null})).await.is(202);
+    assert!(!enabled().await);
+    service.post(LIST, json!({"enabled": true})).await.is(202);
     assert!(enabled().await);
     let deployment = service.get(ONE).await.ok();
     assert_eq!(deployment["vdk_version"], "2.0");

@@ -15,6 +15,10 @@ async fn properties_and_secrets_are_replaced_as_a_whole() {
             json!({"text": "ü", "number": 1.5, "big": 9_007_199_254_740_993_i64, "nested": {"list": [null, true]}});
         service.put(&uri, &all).await.is(replaced);
         assert_eq!(service.get(&uri).await.ok(), all);
+        // A number that no machine type holds comes back digit by digit.
+        let exact = r#"{"huge":123456789012345678901234567890,"tiny":0.10000000000000000000000001}"#;
+        service.put(&uri, exact).await.is(replaced);
+        assert_eq!(service.get(&uri).await.bytes, exact.as_bytes());
         service.put(&uri, json!({"other": 1})).await.is(replaced);
         assert_eq!(service.get(&uri).await.ok(), json!({"other": 1}));
         service.put(&uri, json!({})).await.is(replaced);

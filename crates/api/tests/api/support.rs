@@ -188,7 +188,7 @@ impl Service {
         let (ready, readiness) = tokio::sync::watch::channel(true);
         let python = |minor| PythonVersion { major: 3, minor };
         let mut registry = Registry::default();
-        let template = |text: &str| wish.templates.then(|| Template::parse(text).unwrap());
+        let template = |text: &str, names| wish.templates.then(|| Template::parse(text, names).unwrap());
         let archive_limits = ArchiveLimits::default();
         let api = Api {
             db: db.clone(),
@@ -206,8 +206,11 @@ impl Service {
                 vdk_version: "0.3.1466514302".into(),
             }),
             hosts: vec!["holdfast.example".into()],
-            logs_url_template: template("https://logs.example/{team_name}/{execution_id}?from={start_time}"),
-            source_url_template: template("https://git.example/{job_name}"),
+            logs_url_template: template(
+                "https://logs.example/{{team_name}}/{{execution_id}}?from={{start_time}}",
+                Template::OF_EXECUTION,
+            ),
+            source_url_template: template("https://git.example/{{job_name}}", Template::OF_JOB),
             api_version: "0.1.0".into(),
             readiness,
             metrics: HttpMetrics::register(&mut registry),

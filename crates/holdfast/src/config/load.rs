@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(settings.sync_sweep_interval_seconds.get(), 300);
         assert_eq!(settings.sync_parallelism.get(), 32);
         assert_eq!(settings.lease_seconds.get(), 15);
-        assert_eq!(settings.vdk_requirement(), "quickstart-vdk==0.2.1810444937");
+        assert_eq!(settings.vdk_distribution.as_str(), "quickstart-vdk");
     }
 
     #[test]

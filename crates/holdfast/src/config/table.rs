@@ -367,11 +367,6 @@ settings! {
 }
 
 impl Settings {
-    /// The requirement that brings the `vdk` command, for the version that deployments get by default.
-    pub(crate) fn vdk_requirement(&self) -> String {
-        format!("{}=={}", self.vdk_distribution.as_str(), self.vdk_version.as_str())
-    }
-
     /// The constraints for VDK's packages, when a file of them is set.
     pub(crate) fn vdk_constraints(&self) -> Result<Option<String>, ConfigError> {
         self.vdk_constraints_file.as_deref().map(|path| named_file("vdk.constraints_file", path)).transpose()

@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
 };
 
+use api::Template;
 use model::deployment::PythonVersion;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
@@ -375,7 +376,7 @@ checked_text!(
 
 /// The address of a page, with names in double braces to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct UrlTemplate<P>(String, PhantomData<P>);
+pub(crate) struct UrlTemplate<P>(pub(crate) Template, PhantomData<P>);
 
 /// The names that a [`UrlTemplate`] may have.
 pub(crate) trait Placeholders {
@@ -383,13 +384,12 @@ pub(crate) trait Placeholders {
     const NAMES: &'static [&'static str];
 }
 
-/// The names in the address of a run's log. Times are milliseconds since 1970.
+/// The names in the address of a run's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OfExecution;
 
 impl Placeholders for OfExecution {
-    const NAMES: &'static [&'static str] =
-        &["execution_id", "op_id", "job_name", "team_name", "start_time", "end_time"];
+    const NAMES: &'static [&'static str] = Template::OF_EXECUTION;
 }
 
 /// The names in the address of a job's source.
@@ -397,21 +397,14 @@ impl Placeholders for OfExecution {
 pub(crate) struct OfJob;
 
 impl Placeholders for OfJob {
-    const NAMES: &'static [&'static str] = &["job_name", "team_name"];
-}
-
-impl<P> UrlTemplate<P> {
-    /// The text with its placeholders.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
+    const NAMES: &'static [&'static str] = Template::OF_JOB;
 }
 
 impl<P: Placeholders> Value for UrlTemplate<P> {
     const SHAPE: Shape = Shape::Text;
 
     fn kind() -> String {
-        format!("a URL with any of {}", Braced(P::NAMES, "`"))
+        format!("a URL with any of {}", Braced(P::NAMES))
     }
 
     fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
@@ -422,31 +415,21 @@ impl<P: Placeholders> Value for UrlTemplate<P> {
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err("a URL has no blanks.".into());
         }
-        let mut rest = text.as_str();
-        while let Some((_, after)) = rest.split_once("{{") {
-            let Some((name, after)) = after.split_once("}}") else {
-                return Err("a {{ in it has no }}.".into());
-            };
-            if !P::NAMES.contains(&name) {
-                return Err(format!("{{{{{name}}}}} is none of {}.", Braced(P::NAMES, "")));
-            }
-            rest = after;
-        }
-        Ok(Self(text, PhantomData))
+        Ok(Self(Template::parse(&text, P::NAMES)?, PhantomData))
     }
 
     fn shown(&self) -> Json {
-        self.0.clone().into()
+        self.0.as_str().into()
     }
 }
 
-/// Names in braces, with a mark around each.
-struct Braced(&'static [&'static str], &'static str);
+/// Names in braces, as a page shows them.
+struct Braced(&'static [&'static str]);
 
 impl fmt::Display for Braced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, name) in self.0.iter().enumerate() {
-            write!(f, "{}{mark}{{{{{name}}}}}{mark}", if at == 0 { "" } else { ", " }, mark = self.1)?;
+            write!(f, "{}`{{{{{name}}}}}`", if at == 0 { "" } else { ", " })?;
         }
         Ok(())
     }
