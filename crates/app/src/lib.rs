@@ -29,7 +29,8 @@ pub(crate) fn json_text(object: &JsonObject) -> String {
 
 pub use store::{Db, deployments::Reached, secrets::SecretKey};
 
-/// The job of this name in this team, within a transaction.
+/// The job of this name in this team, within a transaction. One that writes keeps it as it is until its end; a verb asks
+/// for it before it does anything else.
 ///
 /// # Errors
 /// [`model::problem::Kind::NotFound`] when there is none, also when the name belongs to a job of another team.
@@ -42,6 +43,6 @@ pub(crate) async fn find_job(tx: &mut Tx, team: &str, name: &str) -> Result<Data
         .fix("Check the name and the team (\"vdk list -t <team>\" shows a team's jobs), or create the job first.")
     };
     let (Ok(name), Ok(team)) = (JobName::parse(name), TeamName::parse(team)) else { return Err(unknown()) };
-    let job = store::jobs::find(tx, &name).await?;
+    let job = store::jobs::find_for_update(tx, &name).await?;
     job.filter(|job| job.team == team).ok_or_else(unknown)
 }

@@ -349,6 +349,7 @@ pub enum Outcome {
 /// row that was read. A change that came meanwhile stays due. `false` when the row had moved.
 pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, now: Timestamp) -> Result<bool> {
     leases::fence(tx, epoch).await?;
+    crate::jobs::lock(tx, work.deployment.job_id).await?;
     let (job_id, generation) = (work.deployment.job_id.to_string(), work.deployment.generation);
     // A change that was accepted during the look has a higher generation and keeps the row due.
     let due = match outcome {
@@ -430,6 +431,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
 /// Drops the tombstone of a removed deployment when all of it is gone, unless it was deployed anew meanwhile.
 pub async fn record_removed(tx: &mut Tx, epoch: Epoch, work: &Work) -> Result<bool> {
     leases::fence(tx, epoch).await?;
+    crate::jobs::lock(tx, work.deployment.job_id).await?;
     let job_id = work.deployment.job_id.to_string();
     let done = on!(tx, c => sqlx::query(
         "delete from deployment where job_id = $1 and removed_at is not null and generation = $2",
@@ -502,6 +504,7 @@ pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
 /// Drops the rollout row of a job without any deployment.
 pub async fn forget(tx: &mut Tx, epoch: Epoch, job_id: JobId) -> Result<()> {
     leases::fence(tx, epoch).await?;
+    crate::jobs::lock(tx, job_id).await?;
     on!(tx, c => sqlx::query(
         "delete from rollout where job_id = $1 and not exists (select 1 from deployment d where d.job_id = $1)",
     )

@@ -1,5 +1,7 @@
 //! Runs: one row each, from the accepted start to one final status.
 
+use std::{collections::BTreeMap, fmt::Write};
+
 use jiff::Timestamp;
 use model::{
     deployment::Deployment,
@@ -48,6 +50,11 @@ pub enum Started {
 pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Result<Started> {
     /// Starts of one job in one second that are told apart by counting up.
     const TRIES: i64 = 1000;
+    if let Some(tick) = new.scheduled_tick
+        && !still_waits(tx, new.job_id, tick).await?
+    {
+        return Ok(Started::SlotTaken);
+    }
     for taken in 0..TRIES {
         let id = match new.scheduled_tick {
             Some(tick) => ExecutionId::scheduled(new.job_name, tick.as_second()),
@@ -80,6 +87,23 @@ pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Resu
         }
     }
     Ok(Started::SlotTaken)
+}
+
+/// Whether a tick still waits on a job that is alive, deployed and enabled; the job stays so until the end of the
+/// transaction.
+async fn still_waits(tx: &mut Tx, job_id: JobId, tick: Timestamp) -> Result<bool> {
+    if !crate::jobs::lock(tx, job_id).await? {
+        return Ok(false);
+    }
+    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
+        "select generation from deployment
+         where job_id = $1 and removed_at is null and enabled = true and pending_tick = $2",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(tick))
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.is_some())
 }
 
 #[derive(sqlx::FromRow)]
@@ -239,7 +263,7 @@ impl ExecutionQuery {
                 return;
             }
             let marks: Vec<_> = values.iter().enumerate().map(|(n, _)| format!("${}", bound.len() + n + 1)).collect();
-            sql.push_str(&format!(" and {column} in ({})", marks.join(", ")));
+            let _ = write!(sql, " and {column} in ({})", marks.join(", "));
             bound.extend(values.into_iter().map(Bound::Text));
         };
         any_of("e.job_id", self.jobs.iter().map(ToString::to_string).collect());
@@ -254,7 +278,7 @@ impl ExecutionQuery {
         ] {
             if let Some(at) = at {
                 bound.push(Bound::Int(micros(at)));
-                sql.push_str(&format!(" and {column} {operator} ${}", bound.len()));
+                let _ = write!(sql, " and {column} {operator} ${}", bound.len());
             }
         }
         // The stock client in a run skips itself when it sees any other active id: only the one that holds the slot counts.
@@ -414,6 +438,22 @@ pub async fn running(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, started_at: Ti
     Ok(done == 1)
 }
 
+/// Keeps the job of a run as it is until the end of the transaction.
+async fn lock_job(tx: &mut Tx, id: &ExecutionId) -> Result<()> {
+    if !tx.is_shared() {
+        return Ok(());
+    }
+    on!(tx, c => sqlx::query(
+        "select job_id from data_job
+         where job_id = (select job_id from data_job_execution where execution_id = $1) for no key update",
+    )
+    .bind(id.as_str())
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended<'a> {
@@ -430,6 +470,9 @@ pub struct Ended<'a> {
 /// Gives a run its one final status, frees the job's slot and keeps the job's summary true. `false` when it had one.
 pub async fn finish(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, ended: &Ended<'_>) -> Result<bool> {
     leases::fence(tx, epoch).await?;
+    lock_job(tx, id).await?;
+    // What a process said last may hold anything.
+    let message = ended.message.replace('\0', "\u{FFFD}");
     if ended.status == Status::Succeeded {
         // A run that was not seen running passes through that status all the same.
         running(tx, epoch, id, ended.started_at.unwrap_or(ended.ended_at)).await?;
@@ -445,7 +488,7 @@ pub async fn finish(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, ended: &Ended<'
     let row: Option<(String, i64)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(id.as_str())
         .bind(ended.status.as_str())
-        .bind(ended.message)
+        .bind(message)
         .bind(ended.started_at.map(micros))
         .bind(micros(ended.ended_at))
         .bind(epoch.0)
@@ -525,23 +568,32 @@ pub async fn purge(tx: &mut Tx, before: Timestamp, keep_a_job: i64, limit: i64) 
     .bind(limit)
     .fetch_all(c)
     .await)?;
-    for (id, job_id, status) in &rows {
+    // A final status never changes, so that what was read stays true. Jobs come before runs and in order, as everywhere.
+    let mut counts: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    for (_, job_id, status) in &rows {
         let status = Status::parse(status).ok_or_else(|| corrupt("an execution status"))?;
-        on!(tx, c => sqlx::query("delete from data_job_execution where execution_id = $1")
-            .bind(id)
-            .execute(c)
-            .await
-            .map(drop))?;
+        let (succeeded, failed) = counts.entry(job_id.clone()).or_default();
+        *succeeded += i64::from(status == Status::Succeeded);
+        *failed += i64::from(matches!(status, Status::UserError | Status::PlatformError));
+    }
+    for (job_id, (succeeded, failed)) in counts {
         on!(tx, c => sqlx::query(
             "update data_job set successful_executions = successful_executions - $2,
                 failed_executions = failed_executions - $3 where job_id = $1",
         )
         .bind(job_id)
-        .bind(i64::from(status == Status::Succeeded))
-        .bind(i64::from(matches!(status, Status::UserError | Status::PlatformError)))
+        .bind(succeeded)
+        .bind(failed)
         .execute(c)
         .await
         .map(drop))?;
+    }
+    for (id, _, _) in &rows {
+        on!(tx, c => sqlx::query("delete from data_job_execution where execution_id = $1")
+            .bind(id)
+            .execute(c)
+            .await
+            .map(drop))?;
     }
     Ok(rows.len() as u64)
 }
@@ -549,7 +601,7 @@ pub async fn purge(tx: &mut Tx, before: Timestamp, keep_a_job: i64, limit: i64) 
 /// Whether a tick of a job is recorded as a run.
 pub async fn tick_recorded(tx: &mut Tx, job_id: JobId, tick: Timestamp) -> Result<bool> {
     let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
-        "select 1 from data_job_execution where job_id = $1 and scheduled_tick = $2",
+        "select submitted_at from data_job_execution where job_id = $1 and scheduled_tick = $2",
     )
     .bind(job_id.to_string())
     .bind(micros(tick))

@@ -8,7 +8,7 @@ use model::{
     name::{JobId, JobName, TeamName},
 };
 
-use crate::{Result, Tx, corrupt, db::on, from_json, instant_opt, micros, to_json};
+use crate::{Result, Tx, corrupt, db::on, from_json, instant_opt, micros, storable, to_json};
 
 #[derive(sqlx::FromRow)]
 pub(crate) struct JobRow {
@@ -49,6 +49,7 @@ impl TryFrom<JobRow> for DataJob {
 /// Stores a new job. `false` when a live job has its name.
 pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str, now: Timestamp) -> Result<bool> {
     let config = &job.config;
+    storable([job.description.as_str(), config.db_default_type.as_deref().unwrap_or_default()])?;
     let done = on!(tx, c => sqlx::query(
         "insert into data_job (job_id, name, team, description, db_default_type, contacts, schedule_cron, schedule_id,
             generate_keytab, enable_execution_notifications, notification_delay_period_minutes, created_at, created_by,
@@ -78,6 +79,7 @@ pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str,
 /// Replaces description, team and configuration of a live job.
 pub async fn update(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Timestamp) -> Result<()> {
     let config = &job.config;
+    storable([job.description.as_str(), config.db_default_type.as_deref().unwrap_or_default()])?;
     on!(tx, c => sqlx::query(
         "update data_job set team = $2, description = $3, db_default_type = $4, contacts = $5, schedule_cron = $6,
             schedule_id = $7, generate_keytab = $8, enable_execution_notifications = $9,
@@ -112,6 +114,30 @@ pub async fn find(tx: &mut Tx, name: &JobName) -> Result<Option<DataJob>> {
         .fetch_optional(c)
         .await)?;
     row.map(DataJob::try_from).transpose()
+}
+
+/// The live job of this name, whatever its team, kept as it is until the end of a transaction that writes.
+///
+/// It comes first in every verb that depends on the job: on PostgreSQL the job could otherwise be deleted or moved between
+/// the look and the change. Who changes rows of a job locks the job first, so that no two ever wait for each other.
+pub async fn find_for_update(tx: &mut Tx, name: &JobName) -> Result<Option<DataJob>> {
+    let locking = tx.locking("for no key update");
+    let sql = format!("select {COLUMNS} from data_job where name = $1 and deleted_at is null {locking}");
+    let row: Option<JobRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(name.as_str())
+        .fetch_optional(c)
+        .await)?;
+    row.map(DataJob::try_from).transpose()
+}
+
+/// Keeps a job as it is until the end of the transaction. Answers whether it is alive.
+pub(crate) async fn lock(tx: &mut Tx, id: JobId) -> Result<bool> {
+    let sql = format!("select deleted_at from data_job where job_id = $1 {}", tx.locking("for no key update"));
+    let row: Option<(Option<i64>,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(id.to_string())
+        .fetch_optional(c)
+        .await)?;
+    Ok(matches!(row, Some((None,))))
 }
 
 /// The job of this id, deleted or not.
@@ -286,7 +312,7 @@ impl JobQuery {
             sql.push_str(&condition.replace('?', &format!("${}", bound.len())));
         };
         for name in &self.names {
-            and("lower(j.name) like lower(?) escape '\\'", name.clone());
+            and("lower(j.name) like ? escape '\\'", name.to_ascii_lowercase());
         }
         for team in &self.teams {
             if team.contains('%') {
@@ -296,10 +322,10 @@ impl JobQuery {
             }
         }
         for text in &self.descriptions {
-            and("lower(j.description) like lower(?) escape '\\'", format!("%{}%", escape_like(text)));
+            and("lower(j.description) like ? escape '\\'", format!("%{}%", escape_like(&text.to_ascii_lowercase())));
         }
         if let Some(text) = &self.search {
-            and("lower(j.name) like lower(?) escape '\\'", format!("%{}%", escape_like(text)));
+            and("lower(j.name) like ? escape '\\'", format!("%{}%", escape_like(&text.to_ascii_lowercase())));
         }
         if let Some(status) = self.deployment_status {
             and("j.deployment_status = ?", status.as_str().into());
@@ -401,18 +427,21 @@ pub async fn deployment_counts(tx: &mut Tx) -> Result<Vec<(DeploymentStatus, i64
 /// Removes what is left of jobs deleted before `before`, at most `limit` at a time: rows, sources, executions, logs.
 /// Answers how many jobs went. A job with an active execution or with something still deployed stays.
 pub async fn purge_deleted(tx: &mut Tx, before: Timestamp, limit: i64) -> Result<u64> {
-    let ids: Vec<(String,)> = on!(tx, c => sqlx::query_as(
+    let sql = format!(
         "select j.job_id from data_job j
          where j.deleted_at < $1
            and not exists (select 1 from deployment d where d.job_id = j.job_id)
            and not exists (select 1 from data_job_execution e where e.job_id = j.job_id and e.holds_slot)
-         order by j.deleted_at, j.job_id limit $2",
-    )
+         order by j.deleted_at, j.job_id limit $2 {}",
+        tx.locking("for update of j")
+    );
+    let ids: Vec<(String,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
     .bind(micros(before))
     .bind(limit)
     .fetch_all(c)
     .await)?;
     for (id,) in &ids {
+        crate::sources::lock_archives(tx, id).await?;
         for sql in [
             "delete from log_chunk where execution_id in
                 (select execution_id from data_job_execution where job_id = $1)",

@@ -22,7 +22,7 @@ pub struct Lease {
 
 /// The lease as it stands.
 pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
-    let mut tx = db.read().await?;
+    let mut tx = if db.is_exclusive() { db.read().await? } else { db.lease().await? };
     let row: Option<(String, i64, i64)> = on!(&mut tx, c => sqlx::query_as(
         "select holder, epoch, renewals from lease where name = $1",
     )
@@ -34,7 +34,7 @@ pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
 
 /// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
 pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
-    let mut tx = db.write().await?;
+    let mut tx = db.lease().await?;
     let row: Option<(i64,)> = match seen {
         None => on!(&mut tx, c => sqlx::query_as(
             "insert into lease (name, holder, epoch, renewals) values ($1, $2, 1, 0)
@@ -61,7 +61,7 @@ pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Re
 
 /// Shows a sign of life. `false` when the term is over.
 pub async fn renew(db: &Db, name: &str, epoch: Epoch) -> Result<bool> {
-    let mut tx = db.write().await?;
+    let mut tx = db.lease().await?;
     let done = on!(&mut tx, c => sqlx::query(
         "update lease set renewals = renewals + 1 where name = $1 and epoch = $2",
     )
@@ -74,9 +74,13 @@ pub async fn renew(db: &Db, name: &str, epoch: Epoch) -> Result<bool> {
     Ok(done == 1)
 }
 
-/// Refuses to go on when the term is over. Called in the transaction of each write that a leader makes.
+/// Refuses to go on when the term is over. Called first in the transaction of each write that a leader makes.
+///
+/// On PostgreSQL it keeps the row's key until the end of the transaction: the epoch is part of a key (see the schema), so
+/// a take-over waits for the commit, and a renewal, which leaves the key alone, does not.
 pub async fn fence(tx: &mut Tx, epoch: Epoch) -> Result<()> {
-    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as("select epoch from lease where name = $1")
+    let sql = format!("select epoch from lease where name = $1 {}", tx.locking("for key share"));
+    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(SYNCHRONIZER)
         .fetch_optional(c)
         .await)?;
@@ -88,12 +92,15 @@ pub async fn fence(tx: &mut Tx, epoch: Epoch) -> Result<()> {
 
 /// Hands the lease on: the next instance need not wait for it to run out.
 pub async fn step_down(db: &Db, name: &str, epoch: Epoch) -> Result<()> {
-    let mut tx = db.write().await?;
+    let mut tx = db.lease().await?;
     on!(&mut tx, c => sqlx::query("update lease set holder = '', renewals = renewals + 1 where name = $1 and epoch = $2")
         .bind(name)
         .bind(epoch.0)
         .execute(c)
         .await
         .map(drop))?;
+    if let Tx::Postgres(tx) = &mut tx {
+        sqlx::query(crate::wake::STEPPED_DOWN).execute(&mut **tx).await?;
+    }
     tx.commit().await
 }

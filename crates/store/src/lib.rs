@@ -12,6 +12,8 @@ pub mod jobs;
 pub mod leases;
 pub mod locks;
 pub mod logs;
+mod migrate;
+mod postgres;
 pub mod properties;
 pub mod revisions;
 pub mod schedules;
@@ -19,8 +21,9 @@ pub mod secrets;
 pub mod sources;
 pub mod wake;
 
-pub use db::{Db, Tx};
-pub use wake::Wake;
+pub use db::{Db, PostgresTx, Tx};
+pub use postgres::PostgresOptions;
+pub use wake::{Bell, Wake};
 
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,29 @@ pub enum StoreError {
     /// The database can't be reached, is full, or did not answer in time.
     #[error("the database did not answer")]
     Unavailable(#[source] sqlx::Error),
+    /// The database went away while it was asked to commit: the change may be stored or not.
+    #[error("the database did not say whether the change is stored")]
+    Uncertain(#[source] sqlx::Error),
+    /// Text holds a character that PostgreSQL can't store: U+0000.
+    #[error("a text holds the character U+0000")]
+    Unstorable,
+    /// This is no database that can be used.
+    #[error("the database can't be used: {why}")]
+    Unfit {
+        /// What is wrong with it, without a password.
+        why: String,
+    },
+    /// A newer program brought the schema to where this one can't follow.
+    #[error(
+        "the database's schema is newer than this program: it needs one that knows migration {needed}, and this one knows \
+         those up to {known}; install the newer version"
+    )]
+    SchemaTooNew {
+        /// The migration that a program must know at least.
+        needed: i64,
+        /// The newest one that this program knows.
+        known: i64,
+    },
     /// A row holds what this program never writes.
     #[error("the database holds {what} that this program cannot read")]
     Corrupt {
@@ -59,26 +85,32 @@ impl From<sqlx::Error> for StoreError {
             {
                 Self::Constraint(error)
             }
-            // SQLite: BUSY, IOERR, FULL, CANTOPEN, READONLY; their primary code is the lowest byte.
-            sqlx::Error::Database(e)
-                if e.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some()
-                    && e.code()
-                        .and_then(|code| code.parse::<i32>().ok())
-                        .is_some_and(|code| matches!(code & 0xff, 5 | 8 | 10 | 13 | 14)) =>
-            {
-                Self::Unavailable(error)
-            }
-            // PostgreSQL: connection exceptions, resources, operator intervention.
-            sqlx::Error::Database(e)
-                if e.code().is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class))) =>
-            {
-                Self::Unavailable(error)
-            }
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-                Self::Unavailable(error)
-            }
+            // Its byte sequence is valid UTF-8: it came from a Rust string.
+            sqlx::Error::Database(e) if e.code().as_deref() == Some("22021") => Self::Unstorable,
+            error_ if is_unavailable(error_) => Self::Unavailable(error),
             _ => Self::Statement(error),
         }
+    }
+}
+
+/// Whether the database can't serve at the moment, as opposed to a statement that it refuses.
+pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+    match error {
+        Database(e) => match (e.try_downcast_ref::<sqlx::sqlite::SqliteError>(), e.code()) {
+            // BUSY, IOERR, FULL, CANTOPEN, READONLY; the primary code is the lowest byte.
+            (Some(_), Some(code)) => code.parse().is_ok_and(|code: i32| matches!(code & 0xff, 5 | 8 | 10 | 13 | 14)),
+            (None, Some(code)) => {
+                // Connection exceptions, a login refused, resources, operator intervention, system errors.
+                ["08", "28", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                    // Not to be serialized, a deadlock, a lock that was not free in time, a transaction that rested too
+                    // long, a server that only reads at the moment, a database that is not there at the moment.
+                    || matches!(&*code, "40001" | "40P01" | "55P03" | "25P03" | "25006" | "3D000")
+            }
+            (_, None) => false,
+        },
+        Io(_) | PoolTimedOut | PoolClosed | WorkerCrashed | Protocol(_) | Tls(_) => true,
+        _ => false,
     }
 }
 
@@ -114,6 +146,11 @@ pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("the model's types have string keys and finite numbers")
 }
 
+/// Refuses text that only one of the databases could hold.
+pub(crate) fn storable<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    if texts.into_iter().any(|text| text.contains('\0')) { Err(StoreError::Unstorable) } else { Ok(()) }
+}
+
 /// The job id that a row names.
 pub(crate) fn job_id(text: &str) -> Result<model::name::JobId> {
     uuid::Uuid::parse_str(text).map(model::name::JobId).map_err(|_| corrupt("a job id"))
@@ -128,6 +165,29 @@ impl From<StoreError> for model::Problem {
                 Self::unavailable("The request was not carried out.", "The database does not answer at the moment.")
                     .follows("Nothing was changed.")
             }
+            StoreError::Uncertain(cause) => {
+                tracing::warn!(error = %error, %cause, "the database went away during a commit");
+                Self::unavailable(
+                    "It is not known whether the request was carried out.",
+                    "The database went away while it stored the change.",
+                )
+                .follows("The change is stored as a whole or not at all.")
+                .fix("Read what the request was to change, and send it again if nothing changed.")
+            }
+            StoreError::SchemaTooNew { .. } => {
+                tracing::error!(error = %error, "this program is too old for the database");
+                Self::unavailable(
+                    "The request was not carried out.",
+                    "This instance of the service is older than its database's schema.",
+                )
+                .follows("Nothing was changed.")
+                .fix("Try again in a moment; tell the operator of this service when it goes on.")
+            }
+            StoreError::Unstorable => Self::invalid(
+                "The request was not carried out.",
+                "A text in it holds the character U+0000, which can't be stored.",
+            )
+            .fix("Remove the character and send the request again."),
             other => {
                 let cause = std::error::Error::source(other).map(ToString::to_string);
                 tracing::error!(error = %other, cause, "a statement failed");

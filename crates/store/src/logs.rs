@@ -19,7 +19,11 @@ pub async fn replace(tx: &mut Tx, id: &ExecutionId, log: &LogChunk) -> Result<()
     let mut rest = text.as_str();
     let mut chunk = 0_i64;
     while !rest.is_empty() {
-        let (piece, after) = rest.split_at(rest.floor_char_boundary(CHUNK_MAX_BYTES.min(rest.len())));
+        let mut end = CHUNK_MAX_BYTES.min(rest.len());
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (piece, after) = rest.split_at(end);
         on!(tx, c => sqlx::query("insert into log_chunk (execution_id, chunk, content) values ($1, $2, $3)")
             .bind(id.as_str())
             .bind(chunk)

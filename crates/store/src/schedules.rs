@@ -19,6 +19,9 @@ pub async fn ensure(tx: &mut Tx, cron: &str, zone: &str, next_tick: Option<Times
     Ok(id)
 }
 
+/// The most schedules that are moved on in one transaction.
+const DUE_MAX: i64 = 10_000;
+
 /// A schedule whose next tick has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueSchedule {
@@ -36,14 +39,36 @@ pub struct DueSchedule {
 pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<DueSchedule>> {
     let rows: Vec<(i64, String, String, i64)> = on!(tx, c => sqlx::query_as(
         "select schedule_id, cron, zone, next_tick from schedule
-         where next_tick is not null and next_tick <= $1 order by next_tick, schedule_id",
+         where next_tick is not null and next_tick <= $1 order by next_tick, schedule_id limit $2",
     )
     .bind(micros(now))
+    .bind(DUE_MAX)
     .fetch_all(c)
     .await)?;
     rows.into_iter()
         .map(|(id, cron, zone, tick)| Ok(DueSchedule { id, cron, zone, next_tick: instant(tick)? }))
         .collect()
+}
+
+/// Keeps the schedules that have come until the end of the transaction. It comes before their deployments are touched, as
+/// in verbs, so that no two ever wait for each other.
+pub async fn lock(tx: &mut Tx, due: &[DueSchedule]) -> Result<()> {
+    if !tx.is_shared() || due.is_empty() {
+        return Ok(());
+    }
+    let marks: Vec<_> = (1..=due.len()).map(|n| format!("${n}")).collect();
+    let sql = format!(
+        "select schedule_id from schedule where schedule_id in ({}) order by schedule_id for no key update",
+        marks.join(", ")
+    );
+    on!(tx, c => {
+        let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for schedule in due {
+            statement = statement.bind(schedule.id);
+        }
+        statement.execute(c).await.map(drop)
+    })?;
+    Ok(())
 }
 
 /// The earliest next tick of all.
@@ -145,14 +170,26 @@ pub async fn expire_ticks(tx: &mut Tx, before: Timestamp) -> Result<u64> {
     Ok(done)
 }
 
-/// Removes schedules that no job has.
+/// Removes schedules that no job has, at most a thousand.
 pub async fn purge_unused(tx: &mut Tx) -> Result<u64> {
-    let done = on!(tx, c => sqlx::query(
-        "delete from schedule where not exists
-            (select 1 from data_job j where j.schedule_id = schedule.schedule_id)",
-    )
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected()))?;
-    Ok(done)
+    // Whether a job has one is asked again when nobody can give it to one any more.
+    let sql = format!(
+        "select schedule_id from schedule s
+         where not exists (select 1 from data_job j where j.schedule_id = s.schedule_id)
+         order by schedule_id limit 1000 {}",
+        tx.locking("for update skip locked")
+    );
+    let ids: Vec<(i64,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
+    let mut removed = 0;
+    for (id,) in ids {
+        removed += on!(tx, c => sqlx::query(
+            "delete from schedule where schedule_id = $1
+               and not exists (select 1 from data_job j where j.schedule_id = schedule.schedule_id)",
+        )
+        .bind(id)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))?;
+    }
+    Ok(removed)
 }

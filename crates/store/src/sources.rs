@@ -6,18 +6,25 @@ use model::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Result, Tx, corrupt, db::on, instant, micros};
+use crate::{Result, Tx, corrupt, db::on, instant, micros, storable};
 
 /// The most bytes of an archive in one row.
 const CHUNK_MAX_BYTES: usize = 1024 * 1024;
 
 /// Stores an upload. The same content again becomes the latest version once more, and is stored once.
 pub async fn insert(tx: &mut Tx, job_id: JobId, source: &Source, archive: &[u8]) -> Result<()> {
+    storable([source.requirements.as_str(), &source.reason])?;
     let archive_hash = hex::encode(Sha256::digest(archive));
     for (chunk, content) in archive.chunks(CHUNK_MAX_BYTES).enumerate() {
-        on!(tx, c => sqlx::query(
-            "insert into archive_chunk (archive_hash, chunk, content) values ($1, $2, $3) on conflict do nothing",
-        )
+        // Touching the first chunk that is there already keeps it from being cleaned up with another job's.
+        let sql = match chunk {
+            0 => {
+                "insert into archive_chunk (archive_hash, chunk, content) values ($1, $2, $3)
+                  on conflict (archive_hash, chunk) do update set chunk = excluded.chunk"
+            }
+            _ => "insert into archive_chunk (archive_hash, chunk, content) values ($1, $2, $3) on conflict do nothing",
+        };
+        on!(tx, c => sqlx::query(sql)
         .bind(&archive_hash)
         .bind(i64::try_from(chunk).expect("an archive has few chunks"))
         .bind(content)
@@ -107,4 +114,21 @@ pub async fn archive(tx: &mut Tx, job_id: JobId, version: &SourceVersion) -> Res
     .fetch_all(c)
     .await)?;
     Ok((!rows.is_empty()).then(|| rows.into_iter().flat_map(|(content,)| content).collect()))
+}
+
+/// Waits until nobody stores an archive that a job has too: whether another job has it is asked afterwards.
+pub(crate) async fn lock_archives(tx: &mut Tx, job_id: &str) -> Result<()> {
+    if !tx.is_shared() {
+        return Ok(());
+    }
+    on!(tx, c => sqlx::query(
+        "select chunk from archive_chunk
+         where chunk = 0 and archive_hash in (select archive_hash from source_version where job_id = $1)
+         order by archive_hash for update",
+    )
+    .bind(job_id)
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
 }

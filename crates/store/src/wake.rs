@@ -1,16 +1,203 @@
 //! Wake-up calls from those who commit to those who work. A lost one costs latency, never work: the work is a query.
+//!
+//! On PostgreSQL a bell that a verb rings is heard in every instance, after the commit, by one notification for all that was
+//! rung within a moment: the commit of a notification takes a lock of the whole server.
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
+use sqlx::{PgPool, postgres::PgListener};
 use tokio::sync::Notify;
 
+/// The channel of notifications.
+const CHANNEL: &str = "holdfast_wake";
+
+/// The pause after a notification, in which others gather.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How long a listener trusts a silent connection.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How long the server may take to show that it is still there.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// The longest pause before a lost listener tries to come back.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+const DEPLOYMENTS: u8 = 1;
+const EXECUTIONS: u8 = 2;
+const SCHEDULES: u8 = 4;
+const LEADERSHIP: u8 = 8;
+
 /// One bell for each loop of the synchronizer. Clones ring the same bells.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Wake {
     /// A deployment changed.
-    pub deployments: Arc<Notify>,
+    pub deployments: Bell,
     /// An execution was accepted, is to be cancelled, or released its job.
-    pub executions: Arc<Notify>,
+    pub executions: Bell,
     /// A schedule appeared or changed, or a job became free for a tick that waits.
-    pub schedules: Arc<Notify>,
+    pub schedules: Bell,
+    /// A leader stepped down.
+    pub leadership: Bell,
+}
+
+/// A bell. Who waits hears that it was rung before, once.
+#[derive(Debug, Clone)]
+pub struct Bell {
+    local: Arc<Notify>,
+    topic: u8,
+    others: Option<Arc<Outbox>>,
+}
+
+impl Bell {
+    fn new(topic: u8, others: Option<&Arc<Outbox>>) -> Self {
+        Self { local: Arc::default(), topic, others: others.cloned() }
+    }
+
+    /// Rings it: here at once, in other instances soon.
+    pub fn notify_one(&self) {
+        self.local.notify_one();
+        if let Some(others) = &self.others {
+            others.rung.fetch_or(self.topic, Ordering::Relaxed);
+            others.gathered.notify_one();
+        }
+    }
+
+    /// Waits until it is rung.
+    pub async fn notified(&self) {
+        self.local.notified().await;
+    }
+}
+
+impl Default for Wake {
+    fn default() -> Self {
+        Self::new(None)
+    }
+}
+
+impl Wake {
+    fn new(others: Option<&Arc<Outbox>>) -> Self {
+        Self {
+            deployments: Bell::new(DEPLOYMENTS, others),
+            executions: Bell::new(EXECUTIONS, others),
+            schedules: Bell::new(SCHEDULES, others),
+            // The leader that steps down tells in the same transaction.
+            leadership: Bell::new(LEADERSHIP, None),
+        }
+    }
+
+    /// Bells that other instances hear too, and what is to be told to them.
+    pub(crate) fn across_instances() -> (Self, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox {
+            instance: RandomState::new().build_hasher().finish(),
+            rung: AtomicU8::default(),
+            gathered: Notify::new(),
+        });
+        (Self::new(Some(&outbox)), outbox)
+    }
+
+    /// The same bells, rung for this instance alone.
+    pub(crate) fn within_instance(&self) -> Self {
+        let mut own = self.clone();
+        for bell in [&mut own.deployments, &mut own.executions, &mut own.schedules, &mut own.leadership] {
+            bell.others = None;
+        }
+        own
+    }
+
+    fn ring(&self, topics: u8) {
+        for bell in [&self.deployments, &self.executions, &self.schedules, &self.leadership] {
+            if topics & bell.topic != 0 {
+                bell.local.notify_one();
+            }
+        }
+    }
+
+    /// The outbox of this instance.
+    fn instance(&self) -> Option<u64> {
+        self.deployments.others.as_ref().map(|outbox| outbox.instance)
+    }
+}
+
+/// What was rung and not yet told to other instances.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    instance: u64,
+    rung: AtomicU8,
+    gathered: Notify,
+}
+
+/// What a leader says that steps down.
+pub(crate) const STEPPED_DOWN: &str = "select pg_notify('holdfast_wake', '0 8')";
+
+/// Tells other instances what was rung here.
+pub(crate) async fn notify(pool: PgPool, outbox: Arc<Outbox>) {
+    loop {
+        outbox.gathered.notified().await;
+        let topics = outbox.rung.swap(0, Ordering::Relaxed);
+        if topics != 0 {
+            let told = sqlx::query("select pg_notify($1, $2)")
+                .bind(CHANNEL)
+                .bind(format!("{} {topics}", outbox.instance))
+                .execute(&pool);
+            if let Err(error) = told.await {
+                tracing::debug!(%error, "other instances were not told; they find the work by themselves");
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+}
+
+/// Rings the bells that were rung in other instances, for as long as the pool is open.
+pub(crate) async fn listen(pool: PgPool, wake: Wake) {
+    let mut delay = Duration::from_millis(100);
+    while !pool.is_closed() {
+        match hear(&pool, &wake, &mut delay).await {
+            Ok(()) => tracing::debug!("the listener lost its connection"),
+            Err(error) => tracing::debug!(%error, "the listener has no connection"),
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY_MAX);
+    }
+}
+
+async fn hear(pool: &PgPool, wake: &Wake, delay: &mut Duration) -> sqlx::Result<()> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    *delay = Duration::from_millis(100);
+    // Something may have been missed.
+    wake.ring(u8::MAX);
+    loop {
+        match tokio::time::timeout(SILENCE_MAX, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => {
+                if let Some((instance, topics)) = read(notification.payload())
+                    && Some(instance) != wake.instance()
+                {
+                    wake.ring(topics);
+                }
+            }
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+            // A connection that was cut without a word looks like this too.
+            Err(_) => {
+                let asked = sqlx::query("select 1").execute(&mut listener);
+                match tokio::time::timeout(ANSWER_MAX, asked).await {
+                    Ok(answer) => answer.map(|_| ())?,
+                    Err(_) => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn read(payload: &str) -> Option<(u64, u8)> {
+    let (instance, topics) = payload.split_once(' ')?;
+    Some((instance.parse().ok()?, topics.parse().ok()?))
 }

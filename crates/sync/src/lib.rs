@@ -77,7 +77,8 @@ pub struct Options {
 
 impl Synchronizer {
     /// Leads whenever it can, until `shutdown`. What runs goes on without it.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.db = self.db.for_sync();
         while !shutdown.is_cancelled() {
             let Some(epoch) = leader::acquire(&self, &shutdown).await else { return };
             tracing::info!(epoch = epoch.0, "this instance leads");

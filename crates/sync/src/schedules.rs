@@ -60,6 +60,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Duration, StoreError>
     let oldest = now - sync.options.start_deadline;
     let mut tx = sync.db.write().await?;
     leases::fence(&mut tx, term.epoch).await?;
+    store::schedules::lock(&mut tx, &due).await?;
     for schedule in &due {
         mark(&mut tx, schedule, now, oldest).await?;
     }

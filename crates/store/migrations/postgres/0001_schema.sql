@@ -204,6 +204,8 @@ create table lease (
     epoch    bigint not null,
     renewals bigint not null
 );
+-- Makes the epoch a part of a key: a leader's write that holds the key holds up a take-over and no renewal.
+create unique index lease_epoch on lease (name, epoch);
 
 create table audit_event (
     event_id bigint generated always as identity primary key,

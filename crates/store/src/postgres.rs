@@ -1,0 +1,198 @@
+//! PostgreSQL: four pools, so that a crowd of callers stops neither the loops nor the signs of life of a leader.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use sqlx::{
+    ConnectOptions, Connection, PgPool, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::task::AbortHandle;
+
+use crate::{Result, StoreError, Wake, db::answered, migrate, wake};
+
+/// The oldest PostgreSQL that is supported.
+const OLDEST_VERSION: i32 = 14;
+
+/// How PostgreSQL is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresOptions {
+    /// What the server shows of these connections; the part that uses each is added.
+    pub application_name: String,
+    /// Connections for callers.
+    pub callers: u32,
+    /// Connections for loops.
+    pub loops: u32,
+    /// How long a free connection is waited for.
+    pub acquire_timeout: Duration,
+    /// How long a statement may take.
+    pub statement_timeout: Duration,
+    /// How long a statement may wait for a lock.
+    pub lock_timeout: Duration,
+    /// How long a transaction may rest. A leader that froze within one keeps the next from taking over as long, so it
+    /// is well below the lease.
+    pub idle_in_transaction_timeout: Duration,
+    /// Where the server is reached without a pooler between, when that is another URL: notifications, the lease and
+    /// migrations need it.
+    pub direct_url: Option<String>,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            application_name: "holdfast".into(),
+            callers: 16,
+            loops: 8,
+            acquire_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(5),
+            idle_in_transaction_timeout: Duration::from_secs(5),
+            direct_url: None,
+        }
+    }
+}
+
+/// The pools, and the tasks that live as long as they do.
+#[derive(Debug, Clone)]
+pub(crate) struct Pools {
+    callers: PgPool,
+    loops: PgPool,
+    lease: PgPool,
+    listen: PgPool,
+    tasks: Arc<Tasks>,
+}
+
+#[derive(Debug)]
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Pools {
+    pub(crate) async fn open(url: &str, options: &PostgresOptions) -> Result<(Self, Wake)> {
+        let url = parse(url)?;
+        let direct = options.direct_url.as_deref().map(parse).transpose()?.unwrap_or_else(|| url.clone());
+        prepare(&direct, options).await?;
+
+        let pool = |to: &PgConnectOptions, part: &str, connections: u32| {
+            let milliseconds = |d: Duration| d.as_millis().to_string();
+            let to = to.clone().application_name(&format!("{} {part}", options.application_name)).options([
+                ("statement_timeout", milliseconds(options.statement_timeout)),
+                ("lock_timeout", milliseconds(options.lock_timeout)),
+                ("idle_in_transaction_session_timeout", milliseconds(options.idle_in_transaction_timeout)),
+            ]);
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(options.acquire_timeout)
+                // What died while it lay idle is found by the statement that begins a transaction.
+                .test_before_acquire(false)
+                .connect_lazy_with(to)
+        };
+        let callers = pool(&url, "api", options.callers);
+        let loops = pool(&url, "sync", options.loops);
+        let lease = pool(&direct, "lease", 1);
+        let listen = pool(&direct, "listen", 1);
+
+        let (wake, outbox) = Wake::across_instances();
+        let notifying = tokio::spawn(wake::notify(callers.clone(), outbox));
+        let listening = tokio::spawn(wake::listen(listen.clone(), wake.clone()));
+        let tasks = Arc::new(Tasks(vec![notifying.abort_handle(), listening.abort_handle()]));
+        Ok((Self { callers, loops, lease, listen, tasks }, wake))
+    }
+
+    pub(crate) async fn begin_callers(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
+        begin(&self.callers, statement).await
+    }
+
+    pub(crate) async fn begin_loops(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
+        begin(&self.loops, statement).await
+    }
+
+    pub(crate) async fn begin_lease(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
+        begin(&self.lease, statement).await
+    }
+
+    pub(crate) async fn close(&self) {
+        for task in &self.tasks.0 {
+            task.abort();
+        }
+        for pool in [&self.listen, &self.callers, &self.loops, &self.lease] {
+            pool.close().await;
+        }
+    }
+}
+
+/// Begins a transaction on a connection that is alive: those that died while they lay idle are dropped on the way.
+async fn begin(pool: &PgPool, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
+    let most = pool.options().get_max_connections();
+    let mut dead = 0;
+    loop {
+        match answered(pool.begin_with(statement)).await {
+            Ok(tx) => return Ok(tx),
+            Err(error) if dead < most && has_died(&error) => dead += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether a connection broke, as opposed to one that could not be made.
+fn has_died(error: &sqlx::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error {
+        sqlx::Error::Io(e) => matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof),
+        // The server's last words on it: shut down, crashed, idle for too long.
+        sqlx::Error::Database(e) => {
+            e.code().is_some_and(|code| matches!(&*code, "57P01" | "57P02" | "57P05" | "25P03"))
+        }
+        _ => false,
+    }
+}
+
+/// Reads a URL. What is wrong with one is said without its password.
+fn parse(url: &str) -> Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| StoreError::Unfit { why: "its URL is none of PostgreSQL's form".into() })?;
+    Ok(options)
+}
+
+/// Looks at the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
+/// statement afterwards.
+async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
+    let to = direct.clone().application_name(&format!("{} migrate", options.application_name));
+    let connecting = tokio::time::timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
+    let mut connection = match connecting.await {
+        Ok(connection) => connection?,
+        Err(_) => return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
+    };
+    let (version, encoding): (i32, String) =
+        sqlx::query_as("select current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
+            .fetch_one(&mut connection)
+            .await?;
+    if version < OLDEST_VERSION {
+        let why = format!("it is PostgreSQL {version}, and {OLDEST_VERSION} is the oldest that is supported");
+        return Err(StoreError::Unfit { why });
+    }
+    if encoding != "UTF8" {
+        return Err(StoreError::Unfit { why: format!("its encoding is {encoding}, and must be UTF8") });
+    }
+    migrate::postgres(&mut connection).await?;
+    let _ = connection.close().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_url_is_refused_without_its_password() {
+        for url in ["postgres://me:hunter2@db:port/x", "postgres://me:hunter2@[::/x"] {
+            let error = parse(url).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"));
+        }
+    }
+}
