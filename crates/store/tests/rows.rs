@@ -10,22 +10,41 @@ use model::{
 };
 use secrecy::ExposeSecret;
 use store::{
-    Db, StoreError,
+    Db, StoreError, Tx,
     executions::{self, Ended, ExecutionQuery, NewExecution, Started},
     jobs::{self, JobQuery, JobSort},
     leases::{self, Epoch, SYNCHRONIZER},
     secrets::{self, SecretKey},
     sources,
 };
+use testing::{Database, for_each_database};
 
-struct Opened {
-    db: Db,
-    dir: tempfile::TempDir,
+for_each_database!(
+    a_name_is_unique_among_live_jobs_and_free_after_a_deletion,
+    what_was_committed_is_there_after_the_file_is_opened_again,
+    a_leader_whose_term_is_over_writes_nothing,
+    a_final_status_never_changes_and_is_counted_once,
+    retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job,
+    a_secret_is_stored_encrypted_and_bound_to_its_row,
+    old_content_uploaded_again_is_the_latest_version_once_more,
+    pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_say,
+    an_audit_event_is_part_of_the_change,
+);
+
+/// Runs a statement that no function of the store makes.
+async fn raw(tx: &mut Tx, sql: &'static str) {
+    match tx {
+        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
+        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
+    }
 }
 
-async fn open() -> Opened {
-    let dir = tempfile::tempdir().unwrap();
-    Opened { db: Db::open_sqlite(&dir.path().join("test.db")).await.unwrap(), dir }
+/// A number that no function of the store answers.
+async fn number(tx: &mut Tx, sql: &'static str) -> i64 {
+    match tx {
+        Tx::Sqlite(tx) => sqlx::query_scalar(sql).fetch_one(&mut **tx).await.unwrap(),
+        Tx::Postgres(tx) => sqlx::query_scalar(sql).fetch_one(&mut **tx).await.unwrap(),
+    }
 }
 
 fn job(n: u128, name: &str) -> DataJob {
@@ -72,9 +91,9 @@ async fn finish(db: &Db, epoch: Epoch, id: &ExecutionId, status: Status, second:
     Ok(changed)
 }
 
-#[tokio::test]
-async fn a_name_is_unique_among_live_jobs_and_free_after_a_deletion() {
-    let Opened { db, dir: _dir } = open().await;
+async fn a_name_is_unique_among_live_jobs_and_free_after_a_deletion(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     assert!(insert(&db, &job(1, "example-job")).await);
     assert!(!insert(&db, &job(2, "example-job")).await);
     let mut tx = db.write().await.unwrap();
@@ -83,20 +102,20 @@ async fn a_name_is_unique_among_live_jobs_and_free_after_a_deletion() {
     assert!(insert(&db, &job(2, "example-job")).await);
 }
 
-#[tokio::test]
-async fn what_was_committed_is_there_after_the_file_is_opened_again() {
-    let Opened { db, dir } = open().await;
+async fn what_was_committed_is_there_after_the_file_is_opened_again(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     insert(&db, &job(1, "example-job")).await;
     db.close().await;
-    let db = Db::open_sqlite(&dir.path().join("test.db")).await.unwrap();
+    let db = fresh.open().await;
     let mut tx = db.read().await.unwrap();
     let found = jobs::find(&mut tx, &JobName::parse("example-job").unwrap()).await.unwrap();
     assert_eq!(found, Some(job(1, "example-job")));
 }
 
-#[tokio::test]
-async fn a_leader_whose_term_is_over_writes_nothing() {
-    let Opened { db, dir: _dir } = open().await;
+async fn a_leader_whose_term_is_over_writes_nothing(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     let job = job(1, "example-job");
     insert(&db, &job).await;
     let old = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
@@ -113,9 +132,9 @@ async fn a_leader_whose_term_is_over_writes_nothing() {
     assert!(finish(&db, new, &id, Status::UserError, 2).await.unwrap());
 }
 
-#[tokio::test]
-async fn a_final_status_never_changes_and_is_counted_once() {
-    let Opened { db, dir: _dir } = open().await;
+async fn a_final_status_never_changes_and_is_counted_once(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     let job = job(1, "example-job");
     insert(&db, &job).await;
     let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
@@ -140,9 +159,9 @@ async fn a_final_status_never_changes_and_is_counted_once() {
     assert_eq!(summary.last_execution_status, Some(Status::Succeeded));
 }
 
-#[tokio::test]
-async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job() {
-    let Opened { db, dir: _dir } = open().await;
+async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     let job = job(1, "example-job");
     insert(&db, &job).await;
     let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
@@ -170,9 +189,9 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
     assert_eq!(jobs::page(&mut tx, &query).await.unwrap()[0].successful_executions, 2);
 }
 
-#[tokio::test]
-async fn a_secret_is_stored_encrypted_and_bound_to_its_row() {
-    let Opened { db, dir } = open().await;
+async fn a_secret_is_stored_encrypted_and_bound_to_its_row(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     let (one, two) = (job(1, "example-job"), job(2, "another-job"));
     insert(&db, &one).await;
     insert(&db, &two).await;
@@ -184,20 +203,25 @@ async fn a_secret_is_stored_encrypted_and_bound_to_its_row() {
     assert_eq!(found.expose_secret(), content.expose_secret());
     assert!(secrets::find(&mut tx, &SecretKey::new([8; 32]), one.id).await.is_err());
     // A row moved to another job does not open.
-    let store::Tx::Sqlite(sqlite) = &mut tx else { panic!() };
-    sqlx::query("update job_secret set job_id = $1").bind(two.id.to_string()).execute(&mut **sqlite).await.unwrap();
+    raw(&mut tx, "update job_secret set job_id = '00000000-0000-0000-0000-000000000002'").await;
     assert!(secrets::find(&mut tx, &key, two.id).await.is_err());
     tx.commit().await.unwrap();
+    let Some(file) = fresh.file() else {
+        let mut tx = db.read().await.unwrap();
+        let plain = "select count(*) from job_secret where position('correct'::bytea in ciphertext) > 0";
+        assert_eq!(number(&mut tx, plain).await, 0);
+        return;
+    };
     db.close().await;
-    for entry in std::fs::read_dir(dir.path()).unwrap() {
+    for entry in std::fs::read_dir(file.parent().unwrap()).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(13).any(|w| w == b"correct horse"));
     }
 }
 
-#[tokio::test]
-async fn old_content_uploaded_again_is_the_latest_version_once_more() {
-    let Opened { db, dir: _dir } = open().await;
+async fn old_content_uploaded_again_is_the_latest_version_once_more(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     let job = job(1, "example-job");
     insert(&db, &job).await;
     let version = |digit: &str| SourceVersion::parse(&digit.repeat(40)).unwrap();
@@ -219,14 +243,14 @@ async fn old_content_uploaded_again_is_the_latest_version_once_more() {
     assert_eq!(sources::archive(&mut tx, job.id, &version("c")).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_say() {
-    let Opened { db, dir: _dir } = open().await;
+async fn pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_say(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     for (n, name) in ["b-100-percent", "a-example", "c_example".replace('_', "-").as_str()].iter().enumerate() {
         insert(&db, &job(n as u128, name)).await;
     }
     let mut tx = db.read().await.unwrap();
-    let names = async |tx: &mut store::Tx, query: JobQuery| -> Vec<String> {
+    let names = async |tx: &mut Tx, query: JobQuery| -> Vec<String> {
         let page = jobs::page(tx, &JobQuery { limit: 10, ..query }).await.unwrap();
         page.iter().map(|s| s.job.name.to_string()).collect()
     };
@@ -244,9 +268,9 @@ async fn pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_sa
     assert_eq!(names(&mut tx, teams("A team")).await.len(), 0);
 }
 
-#[tokio::test]
-async fn an_audit_event_is_part_of_the_change() {
-    let Opened { db, dir: _dir } = open().await;
+async fn an_audit_event_is_part_of_the_change(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
     let job = job(1, "example-job");
     insert(&db, &job).await;
     let event = store::audit::Event {
@@ -260,13 +284,7 @@ async fn an_audit_event_is_part_of_the_change() {
     let mut tx = db.write().await.unwrap();
     store::audit::record(&mut tx, &Caller::anonymous("op"), &event, Timestamp::UNIX_EPOCH).await.unwrap();
     drop(tx);
-    let count = async || {
-        let mut tx = db.read().await.unwrap();
-        let store::Tx::Sqlite(sqlite) = &mut tx else { panic!() };
-        let (count,): (i64,) =
-            sqlx::query_as("select count(*) from audit_event").fetch_one(&mut **sqlite).await.unwrap();
-        count
-    };
+    let count = async || number(&mut db.read().await.unwrap(), "select count(*) from audit_event").await;
     assert_eq!(count().await, 0);
     let mut tx = db.write().await.unwrap();
     store::audit::record(&mut tx, &Caller::anonymous("op"), &event, Timestamp::UNIX_EPOCH).await.unwrap();

@@ -1,7 +1,12 @@
 //! One leader at a time, by a row with an epoch.
 //!
-//! No clock of another machine is compared: a follower takes over when the row stood unchanged for the lease's time on its
-//! own monotonic clock.
+//! No clock of another machine is compared: a follower takes over when the row stood unchanged for most of the lease's time
+//! on its own monotonic clock, and a leader that could show no sign of life stops before that on its own.
+//!
+//! ```text
+//! |--- a sign of life reaches the row ---|
+//! 0            0.2 the next one is due                0.8 the leader stops   0.9 a follower takes over    1 the lease
+//! ```
 
 use std::time::Duration;
 
@@ -11,20 +16,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
+/// The longest pause between two looks of a follower at the lease.
+const LOOK_MAX: Duration = Duration::from_millis(400);
+
+/// How long a leader may take to hand the lease on.
+const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
+
 /// Waits for leadership. `None` when the service stops first.
 pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -> Option<Epoch> {
     let mut watched: Option<(leases::Lease, Instant)> = None;
+    let look = LOOK_MAX.min(sync.options.lease / 5);
     loop {
         let delay = match try_acquire(sync, &mut watched).await {
             Ok(Some(epoch)) => return Some(epoch),
-            Ok(None) => sync.options.lease / 5,
+            Ok(None) => look,
             Err(error) => {
                 tracing::warn!(%error, "the lease can't be read; trying again");
+                // While nobody could show a sign of life, nobody's lease runs out.
+                watched = None;
                 DATABASE_RETRY
             }
         };
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
+            () = sync.db.wake().leadership.notified() => {}
             () = shutdown.cancelled() => return None,
         }
     }
@@ -34,6 +49,7 @@ async fn try_acquire(
     sync: &Synchronizer,
     watched: &mut Option<(leases::Lease, Instant)>,
 ) -> Result<Option<Epoch>, store::StoreError> {
+    let asked = Instant::now();
     let lease = leases::find(&sync.db, SYNCHRONIZER).await?;
     let Some(lease) = lease else {
         return leases::take(&sync.db, SYNCHRONIZER, &sync.options.holder, None).await;
@@ -46,8 +62,9 @@ async fn try_acquire(
             now
         }
     };
-    // An empty holder is one that stepped down.
-    if sync.options.exclusive || lease.holder.is_empty() || since.elapsed() >= sync.options.lease {
+    // An empty holder is one that stepped down. What was seen was so when it was asked for, and not later.
+    let unchanged = asked.saturating_duration_since(since);
+    if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(0.9) {
         return leases::take(&sync.db, SYNCHRONIZER, &sync.options.holder, Some(&lease)).await;
     }
     Ok(None)
@@ -55,24 +72,43 @@ async fn try_acquire(
 
 /// Shows signs of life until the term is over, and steps down at the end of the service.
 pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
+    let lease = sync.options.lease;
+    // A sign of life counts from before it was sent.
     let mut alive = Instant::now();
-    while term.pause(sync.options.lease / 3).await {
-        match tokio::time::timeout(sync.options.lease / 3, leases::renew(&sync.db, SYNCHRONIZER, term.epoch)).await {
-            Ok(Ok(true)) => alive = Instant::now(),
+    let mut lost = false;
+    while term.pause((lease / 5).min(until_end(alive, lease))).await {
+        let sent = Instant::now();
+        let renewing = leases::renew(&sync.db, SYNCHRONIZER, term.epoch);
+        let answer = if sync.options.exclusive {
+            Ok(renewing.await)
+        } else {
+            tokio::time::timeout((lease / 5).min(until_end(alive, lease)), renewing).await
+        };
+        match answer {
+            Ok(Ok(true)) => alive = sent,
             Ok(Ok(false)) => {
                 tracing::warn!(epoch = term.epoch.0, "another instance leads");
+                lost = true;
                 term.over.cancel();
             }
             Ok(Err(error)) => tracing::warn!(%error, "the lease can't be renewed; trying again"),
             Err(_) => tracing::warn!("the database takes too long to renew the lease; trying again"),
         }
-        if !sync.options.exclusive && alive.elapsed() >= sync.options.lease {
+        if !sync.options.exclusive && until_end(alive, lease).is_zero() {
             tracing::warn!(epoch = term.epoch.0, "the lease ran out; this instance stops leading");
             term.over.cancel();
         }
     }
+    if lost {
+        return;
+    }
     let step_down = leases::step_down(&sync.db, SYNCHRONIZER, term.epoch);
-    if tokio::time::timeout(Duration::from_secs(1), step_down).await.is_err() {
+    if !matches!(tokio::time::timeout(STEP_DOWN_MAX, step_down).await, Ok(Ok(()))) {
         tracing::warn!("the lease could not be handed on; another instance takes it when it has run out");
     }
+}
+
+/// How long a leader may go on that showed its last sign of life at `alive`.
+fn until_end(alive: Instant, lease: Duration) -> Duration {
+    (alive + lease.mul_f64(0.8)).saturating_duration_since(Instant::now())
 }

@@ -8,15 +8,24 @@ use model::{
     deployment::{DeploymentChange, Status},
 };
 use support::House;
+use testing::{Database, for_each_database};
+
+for_each_database!(
+    an_accepted_deployment_is_reached_and_then_left_alone,
+    what_was_made_and_is_gone_is_made_again,
+    a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change,
+    a_change_during_a_rollout_is_not_lost,
+    slow_installations_hold_up_no_quick_change,
+    a_namesake_starts_above_every_generation_before_it_and_inherits_nothing,
+);
 
 async fn rollout(house: &House, id: model::name::JobId) -> model::deployment::Rollout {
     let mut tx = house.db.read().await.unwrap();
     store::deployments::rollout(&mut tx, id).await.unwrap().unwrap()
 }
 
-#[tokio::test]
-async fn an_accepted_deployment_is_reached_and_then_left_alone() {
-    let house = House::running().await;
+async fn an_accepted_deployment_is_reached_and_then_left_alone(on: Database) {
+    let house = House::running(on).await;
     let id = house.deployed("example-job", None).await;
     let version = rollout(&house, id).await.row_version;
     // Asked for again, it is already so.
@@ -27,9 +36,8 @@ async fn an_accepted_deployment_is_reached_and_then_left_alone() {
     assert_eq!(rollout(&house, id).await.row_version, version);
 }
 
-#[tokio::test]
-async fn what_was_made_and_is_gone_is_made_again() {
-    let mut house = House::running().await;
+async fn what_was_made_and_is_gone_is_made_again(on: Database) {
+    let mut house = House::running(on).await;
     let id = house.deployed("example-job", None).await;
     house.stop_instance().await;
     house.runtime.change(|s| s.made.clear());
@@ -37,9 +45,8 @@ async fn what_was_made_and_is_gone_is_made_again() {
     house.until("it is made again", async || house.runtime.change(|s| s.made.contains_key(&id))).await;
 }
 
-#[tokio::test]
-async fn a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change() {
-    let house = House::running().await;
+async fn a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change(on: Database) {
+    let house = House::running(on).await;
     let id = house.create("example-job", None).await;
     house.runtime.change(|s| s.apply_answers = vec![Problem::unavailable("a", "b"), Problem::invalid("c", "d")]);
     house.deploy("example-job").await;
@@ -61,9 +68,8 @@ async fn a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change() {
     assert_eq!(rollout(&house, id).await.problem, None);
 }
 
-#[tokio::test]
-async fn a_change_during_a_rollout_is_not_lost() {
-    let house = House::running().await;
+async fn a_change_during_a_rollout_is_not_lost(on: Database) {
+    let house = House::running(on).await;
     let id = house.create("example-job", None).await;
     house.runtime.change(|s| s.apply_blocked = true);
     house.deploy("example-job").await;
@@ -74,9 +80,8 @@ async fn a_change_during_a_rollout_is_not_lost() {
     assert_eq!(house.runtime.change(|s| s.applied.clone()), [(id, 1), (id, 2)]);
 }
 
-#[tokio::test]
-async fn slow_installations_hold_up_no_quick_change() {
-    let house = House::running().await;
+async fn slow_installations_hold_up_no_quick_change(on: Database) {
+    let house = House::running(on).await;
     house.deployed("quick-job", None).await;
     // Other requirements have to be installed first; these wait in the pool for that.
     house.runtime.change(|s| s.apply_blocked = true);
@@ -93,9 +98,8 @@ async fn slow_installations_hold_up_no_quick_change() {
     assert_eq!(house.runtime.change(|s| s.applied.len()), 3);
 }
 
-#[tokio::test]
-async fn a_namesake_starts_above_every_generation_before_it_and_inherits_nothing() {
-    let house = House::running().await;
+async fn a_namesake_starts_above_every_generation_before_it_and_inherits_nothing(on: Database) {
+    let house = House::running(on).await;
     let first = house.deployed("example-job", None).await;
     let run = house.start("example-job").await;
     house.until_status("example-job", &run, model::execution::Status::Running).await;

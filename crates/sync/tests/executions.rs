@@ -10,10 +10,21 @@ use model::{
     runtime::Stage,
 };
 use support::House;
+use testing::{Database, for_each_database};
 
-#[tokio::test]
-async fn a_start_runs_what_was_reached_and_ends_in_one_true_status_with_its_log() {
-    let house = House::running().await;
+for_each_database!(
+    a_start_runs_what_was_reached_and_ends_in_one_true_status_with_its_log,
+    a_start_waits_for_the_first_deployment_and_fails_with_it,
+    a_cancelled_run_is_cancelled_when_nothing_of_it_is_left,
+    a_run_that_ends_before_its_cancellation_keeps_its_true_status,
+    more_runs_than_fit_wait_as_submitted_and_can_be_cancelled_there,
+    a_run_that_went_on_without_the_service_is_recorded_when_it_is_back,
+    a_run_that_vanished_is_a_platform_error_and_never_repeated,
+    of_fifty_starts_at_one_instant_exactly_one_is_accepted,
+);
+
+async fn a_start_runs_what_was_reached_and_ends_in_one_true_status_with_its_log(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", None).await;
     let id = house.start("example-job").await;
     house.until_status("example-job", &id, Status::Running).await;
@@ -31,9 +42,8 @@ async fn a_start_runs_what_was_reached_and_ends_in_one_true_status_with_its_log(
     assert_ne!(id, second);
 }
 
-#[tokio::test]
-async fn a_start_waits_for_the_first_deployment_and_fails_with_it() {
-    let house = House::running().await;
+async fn a_start_waits_for_the_first_deployment_and_fails_with_it(on: Database) {
+    let house = House::running(on).await;
     house.create("example-job", None).await;
     assert_eq!(house.try_start("example-job").await.unwrap_err().kind, Kind::NotFound);
     house.runtime.change(|s| {
@@ -48,9 +58,8 @@ async fn a_start_waits_for_the_first_deployment_and_fails_with_it() {
     assert!(house.runtime.change(|s| s.started.is_empty()));
 }
 
-#[tokio::test]
-async fn a_cancelled_run_is_cancelled_when_nothing_of_it_is_left() {
-    let house = House::running().await;
+async fn a_cancelled_run_is_cancelled_when_nothing_of_it_is_left(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", None).await;
     let id = house.start("example-job").await;
     house.until_status("example-job", &id, Status::Running).await;
@@ -61,9 +70,8 @@ async fn a_cancelled_run_is_cancelled_when_nothing_of_it_is_left() {
     house.until_status("example-job", &id, Status::Cancelled).await;
 }
 
-#[tokio::test]
-async fn a_run_that_ends_before_its_cancellation_keeps_its_true_status() {
-    let house = House::running().await;
+async fn a_run_that_ends_before_its_cancellation_keeps_its_true_status(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", None).await;
     let id = house.start("example-job").await;
     house.until_status("example-job", &id, Status::Running).await;
@@ -72,9 +80,8 @@ async fn a_run_that_ends_before_its_cancellation_keeps_its_true_status() {
     house.until_status("example-job", &id, Status::Succeeded).await;
 }
 
-#[tokio::test]
-async fn more_runs_than_fit_wait_as_submitted_and_can_be_cancelled_there() {
-    let house = House::running().await;
+async fn more_runs_than_fit_wait_as_submitted_and_can_be_cancelled_there(on: Database) {
+    let house = House::running(on).await;
     house.runtime.change(|s| s.parallel_runs_max = 1);
     for name in ["first-job", "second-job", "third-job"] {
         house.deployed(name, None).await;
@@ -91,9 +98,8 @@ async fn more_runs_than_fit_wait_as_submitted_and_can_be_cancelled_there() {
     assert!(house.runtime.change(|s| s.started.iter().all(|run| run.id != second)));
 }
 
-#[tokio::test]
-async fn a_run_that_went_on_without_the_service_is_recorded_when_it_is_back() {
-    let mut house = House::running().await;
+async fn a_run_that_went_on_without_the_service_is_recorded_when_it_is_back(on: Database) {
+    let mut house = House::running(on).await;
     house.deployed("example-job", None).await;
     let id = house.start("example-job").await;
     house.until_status("example-job", &id, Status::Running).await;
@@ -104,9 +110,8 @@ async fn a_run_that_went_on_without_the_service_is_recorded_when_it_is_back() {
     assert_eq!(house.runtime.change(|s| s.started.len()), 1);
 }
 
-#[tokio::test]
-async fn a_run_that_vanished_is_a_platform_error_and_never_repeated() {
-    let mut house = House::running().await;
+async fn a_run_that_vanished_is_a_platform_error_and_never_repeated(on: Database) {
+    let mut house = House::running(on).await;
     house.deployed("example-job", None).await;
     let id = house.start("example-job").await;
     house.until_status("example-job", &id, Status::Running).await;
@@ -118,9 +123,8 @@ async fn a_run_that_vanished_is_a_platform_error_and_never_repeated() {
     assert!(house.execution("example-job", &id).await.message.unwrap().contains("vanished"));
 }
 
-#[tokio::test]
-async fn of_fifty_starts_at_one_instant_exactly_one_is_accepted() {
-    let house = std::sync::Arc::new(House::new().await);
+async fn of_fifty_starts_at_one_instant_exactly_one_is_accepted(on: Database) {
+    let house = std::sync::Arc::new(House::new(on).await);
     house.create("example-job", None).await;
     house.deploy("example-job").await;
     let starts: Vec<_> = (0..50)

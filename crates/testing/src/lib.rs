@@ -1,0 +1,96 @@
+//! Fresh databases for tests, on SQLite and on a PostgreSQL that a test process starts for itself.
+//!
+//! A test that stores something takes a [`Database`] and is named in [`for_each_database!`], which runs it on both.
+
+mod install;
+mod server;
+
+use std::path::PathBuf;
+
+use store::{Db, PostgresOptions};
+use tempfile::TempDir;
+
+pub use server::Server;
+
+/// A database that tests run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    /// A file.
+    Sqlite,
+    /// A server.
+    Postgresql,
+}
+
+/// A database that only one test knows.
+#[derive(Debug)]
+pub struct Fresh {
+    url: String,
+    folder: Option<TempDir>,
+}
+
+impl Database {
+    /// Makes an empty database.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL and none can be had: a test that can't run is not a test that passed.
+    pub fn fresh(self) -> Fresh {
+        match self {
+            Self::Sqlite => {
+                let folder = tempfile::tempdir().expect("a temporary folder can be made");
+                Fresh { url: format!("sqlite:{}", folder.path().join("test.db").display()), folder: Some(folder) }
+            }
+            Self::Postgresql => Fresh { url: Server::shared().database(), folder: None },
+        }
+    }
+}
+
+impl Fresh {
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The file, on SQLite.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.path().join("test.db"))
+    }
+
+    /// Opens it, as one more instance does.
+    ///
+    /// # Panics
+    /// When it can't be opened.
+    pub async fn open(&self) -> Db {
+        // Many tests share the server's connections.
+        let options = PostgresOptions { callers: 8, loops: 4, ..PostgresOptions::default() };
+        match Db::open(&self.url, &options).await {
+            Ok(db) => db,
+            Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+        }
+    }
+}
+
+/// Runs a test to its end, as `#[tokio::test]` does.
+///
+/// # Panics
+/// When there can be no runtime, or the test panics.
+pub fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built").block_on(test);
+}
+
+/// Makes of each `async fn name(on: Database)` two tests: `name::on_sqlite` and `name::on_postgresql`.
+#[macro_export]
+macro_rules! for_each_database {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn on_sqlite() {
+                $crate::run(super::$name($crate::Database::Sqlite));
+            }
+
+            #[test]
+            fn on_postgresql() {
+                $crate::run(super::$name($crate::Database::Postgresql));
+            }
+        }
+    )+};
+}

@@ -1,0 +1,242 @@
+//! A PostgreSQL for one test process: own folder, a socket in it and nothing on the network, gone with the process.
+//!
+//! A small supervisor has the server as its child and reads commands from a pipe. When the pipe ends, because the test
+//! process is over however it ended, it stops the server and removes the folder.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::install;
+
+/// The role that owns everything.
+const ROLE: &str = "holdfast";
+
+/// Whom the server runs as when tests run as root, which it refuses to: nobody.
+const NOBODY: u32 = 65534;
+
+/// How long the server may take to start.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// What tests can do without: durability, and a network.
+const SETTINGS: &[&str] = &[
+    "listen_addresses=",
+    "fsync=off",
+    "full_page_writes=off",
+    "max_connections=400",
+    "shared_buffers=64MB",
+    "max_wal_size=256MB",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "log_min_messages=fatal",
+    "timezone=UTC",
+];
+
+const SUPERVISOR: &str = r#"
+folder=$1 programs=$2; shift 2
+pid=
+while read -r command; do
+    case $command in
+    init) "$programs/initdb" -D "$folder/data" -U holdfast -A trust -E UTF8 --locale=C --no-sync --no-instructions \
+        >"$folder/log" 2>&1 ;;
+    start) "$programs/postgres" -D "$folder/data" -k "$folder" "$@" >>"$folder/log" 2>&1 </dev/null & pid=$! ;;
+    stop) kill -INT $pid; wait $pid; pid= ;;
+    crash) kill -QUIT $pid; wait $pid; pid= ;;
+    esac
+    echo "$command"
+done
+if [ -n "$pid" ]; then kill -QUIT $pid; wait $pid; fi
+cd / && rm -rf "$folder"
+"#;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    folder: PathBuf,
+    programs: PathBuf,
+    supervisor: Mutex<Supervisor>,
+    databases: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Supervisor {
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// The server that the tests of this process share; the first to ask starts it.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL and none can be had.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Server> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// A server of a test's own, to be stopped and started at will.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL and none can be had.
+    pub fn start() -> Self {
+        Self::try_start().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_start() -> Result<Self, String> {
+        let mut programs = install::programs()?;
+        // A socket's path is short, wherever temporary files are.
+        let folder = tempfile::Builder::new().prefix("holdfast-pg-").tempdir_in("/tmp").map_err(|e| e.to_string())?;
+        let mut supervisor = Command::new("/bin/sh");
+        let is_root = folder.path().metadata().is_ok_and(|m| m.uid() == 0);
+        if is_root {
+            supervisor.uid(NOBODY).gid(NOBODY);
+            if !reachable(&programs) {
+                programs = linked(&programs, folder.path())?;
+            }
+            chown(folder.path(), Some(NOBODY), Some(NOBODY)).map_err(|e| e.to_string())?;
+        }
+        let folder = folder.keep();
+        let mut child = supervisor
+            .args(["-c", SUPERVISOR, "supervisor"])
+            .args([&folder, &programs])
+            .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
+            .current_dir(&folder)
+            // Ctrl-C is for the tests; this one goes after them.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("the supervisor can't be started: {e}"))?;
+        let commands = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().ok_or("the supervisor has no output")?);
+        let supervisor = Mutex::new(Supervisor { child, commands, answers });
+        let server = Self { folder, programs, supervisor, databases: AtomicU32::default() };
+        server.command("init");
+        server.start_again();
+        Ok(server)
+    }
+
+    /// A new, empty database: its URL.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let done = self.client("createdb").arg(&name).output().expect("createdb can be run");
+        assert!(done.status.success(), "createdb: {}", String::from_utf8_lossy(&done.stderr));
+        format!("postgres://{ROLE}@localhost/{name}?host={}", self.folder.display())
+    }
+
+    /// Stops it as an operator does: connections are told and cut.
+    pub fn stop(&self) {
+        self.command("stop");
+    }
+
+    /// Ends it as a crash does; it recovers when it is started again.
+    pub fn crash(&self) {
+        self.command("crash");
+    }
+
+    /// Starts it again after a stop or a crash, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_again(&self) {
+        self.command("start");
+        let begun = Instant::now();
+        while !self.client("pg_isready").arg("-q").status().is_ok_and(|status| status.success()) {
+            let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(begun.elapsed() < START_MAX, "PostgreSQL does not start: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The id of the supervisor's process.
+    pub fn supervisor_id(&self) -> u32 {
+        self.lock().child.id()
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command.arg("-h").arg(&self.folder).args(["-U", ROLE]);
+        command
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Supervisor> {
+        self.supervisor.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn command(&self, command: &str) {
+        let mut supervisor = self.lock();
+        let commands = supervisor.commands.as_mut().expect("the pipe is closed at the end alone");
+        writeln!(commands, "{command}").expect("the supervisor reads its commands");
+        let mut answer = String::new();
+        supervisor.answers.read_line(&mut answer).expect("the supervisor answers");
+        assert_eq!(answer.trim_end(), command, "the supervisor of PostgreSQL ended; see {}", self.folder.display());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let mut supervisor = self.lock();
+        drop(supervisor.commands.take());
+        let _ = supervisor.child.wait();
+    }
+}
+
+/// Whether everybody may run what is in a folder.
+fn reachable(folder: &Path) -> bool {
+    folder.ancestors().all(|part| part.metadata().is_ok_and(|m| m.permissions().mode() & 0o001 != 0))
+}
+
+/// The installation that has these programs, where the server's user reaches it.
+fn linked(programs: &Path, folder: &Path) -> Result<PathBuf, String> {
+    let installation = programs.parent().ok_or("the programs have no installation")?;
+    let copy = folder.join("installation");
+    for how in ["-al", "-a"] {
+        let _ = std::fs::remove_dir_all(&copy);
+        let done = Command::new("cp").arg(how).arg(installation).arg(&copy).output();
+        if done.is_ok_and(|done| done.status.success()) {
+            return Ok(copy.join("bin"));
+        }
+    }
+    Err(format!("{} can't be copied to where the server's user reaches it", installation.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_can_be_stopped_and_crashed_and_leaves_nothing_behind() {
+        let server = Server::start();
+        let (folder, supervisor) = (server.folder().to_owned(), server.supervisor_id());
+        server.database();
+        server.stop();
+        server.start_again();
+        server.crash();
+        server.start_again();
+        server.database();
+        drop(server);
+        assert!(!folder.exists());
+        assert!(!Path::new(&format!("/proc/{supervisor}")).exists());
+    }
+}
