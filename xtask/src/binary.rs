@@ -25,7 +25,8 @@ pub enum Profile {
 /// When it does not compile.
 pub fn path(profile: Profile) -> Result<PathBuf> {
     match variable("HOLDFAST_BIN") {
-        Some(given) => Ok(PathBuf::from(given)),
+        // Programs of tests run in the folders of their crates; a relative path is one from the top.
+        Some(given) => Ok(workspace().join(given)),
         None => build(profile),
     }
 }

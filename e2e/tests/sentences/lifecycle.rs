@@ -123,8 +123,6 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted() {
     assert_eq!(vdk.json(&["deploy", "--show", "-n", NAME]).await, json!([]));
     let _ = api.get(&format!("/jobs/{NAME}/sources")).await.is(404);
     let _ = api.get(&format!("/jobs/{NAME}/executions/{second_id}")).await.is(404);
-    assert_eq!(
-        api.get(&format!("/jobs/{NAME}")).await.is(200).json()["config"]["schedule"]["schedule_cron"],
-        json!("")
-    );
+    let job = api.get(&format!("/jobs/{NAME}")).await.is(200).json();
+    assert!(job["config"]["schedule"]["schedule_cron"].as_str().unwrap_or_default().is_empty(), "{job}");
 }
