@@ -31,6 +31,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route(&at("/sources"), get(sources::data_job_sources_download).post(sources::sources_upload).delete(later::sources_delete))
         .route(&at("/deployments"), get(deployments::deployment_list).post(deployments::deployment_update))
         .route(&deployment, get(deployments::deployment_read).patch(deployments::deployment_patch).delete(deployments::deployment_delete))
+        .route(&below("/rollout"), get(deployments::deployment_rollout_read))
         .route(&below("/executions"), get(executions::data_job_deployment_execution_list).post(executions::data_job_execution_start))
         .route(&below("/properties"), get(properties::data_job_properties_read).put(properties::data_job_properties_update))
         .route(&below("/secrets"), get(secrets::data_job_secrets_read).put(secrets::data_job_secrets_update))

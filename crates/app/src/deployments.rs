@@ -4,7 +4,7 @@ use model::{
     Problem,
     access::Caller,
     clock::Clock,
-    deployment::{Deployment, DeploymentChange, JobPart, PRODUCTION, Stamp, VersionDefaults},
+    deployment::{Deployment, DeploymentChange, JobPart, PRODUCTION, Rollout, Stamp, VersionDefaults},
     job::DataJob,
     name::shown,
 };
@@ -111,6 +111,26 @@ pub async fn read(
         Some(reached) => Ok((job, reached)),
         None => Err(not_deployed(&job)),
     }
+}
+
+/// How far what is wanted got: the wanted deployment beside its rollout. Also before the first success, so that a client
+/// can tell when a deployment is really done, or what stands in its way.
+///
+/// # Errors
+/// NotFound for an unknown job or id, and for a job without a deployment.
+pub async fn rollout(
+    db: &Db,
+    _caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: &str,
+) -> Result<(Deployment, Rollout), Problem> {
+    let mut tx = db.read().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    check_id(&job, deployment_id)?;
+    let deployment = wanted(&mut tx, &job).await?;
+    let rollout = store::deployments::rollout(&mut tx, job.id).await?.unwrap_or_default();
+    Ok((deployment, rollout))
 }
 
 /// Removes the deployment. Runs in progress go on; the job, its sources and its history stay.

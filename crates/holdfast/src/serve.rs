@@ -82,7 +82,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let versions = Arc::new(versions(settings, &interpreters)?);
     let clock: SharedClock = Arc::new(SystemClock);
     let tools = Arc::new(Tools::new(ToolsOptions {
-        cache_dir: settings.cache_dir.clone(),
+        cache_dir: settings.cache_folder(),
         uv: settings.uv.clone(),
         index_url: settings.index_url.as_ref().map(|url| url.expose().to_owned()),
         environment: surroundings.for_tools(),

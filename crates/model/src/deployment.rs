@@ -347,6 +347,8 @@ pub struct Rollout {
     pub status: Status,
     /// The inputs that the last outcome speaks of.
     pub tried_inputs_hash: Option<String>,
+    /// The generation that the last outcome speaks of.
+    pub tried_generation: Option<i64>,
     /// What stands in the way.
     pub problem: Option<Problem>,
     /// Tries of this generation so far.
@@ -355,6 +357,44 @@ pub struct Rollout {
     pub retry_at: Option<Timestamp>,
     /// Counts every write of this row; a write names the count that it read.
     pub row_version: i64,
+}
+
+/// Where a rollout stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The wanted generation is on its way.
+    Pending,
+    /// The wanted generation runs.
+    Reached,
+    /// The platform failed it, and it is tried again.
+    Retrying,
+    /// It can't be reached as it is, and waits for a change.
+    Failed,
+}
+
+impl Phase {
+    /// The value on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Reached => "reached",
+            Self::Retrying => "retrying",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Rollout {
+    /// Where the rollout of what is wanted stands.
+    pub fn phase(&self, wanted: &Deployment) -> Phase {
+        let tried_this = self.tried_generation == Some(wanted.generation);
+        match self.status {
+            Status::Success if self.reached_generation == Some(wanted.generation) => Phase::Reached,
+            Status::PlatformError if tried_this => Phase::Retrying,
+            Status::UserError if tried_this => Phase::Failed,
+            _ => Phase::Pending,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -101,6 +101,18 @@ pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Ob
     }
 }
 
+/// Whether what was reached has to be made again beside the plan: the wanted generation can't be reached (yet), and what
+/// ran until then is gone. The last good version goes on running.
+pub fn restores_reached(planned: &Plan, rollout: &Rollout, observed: &Observed) -> bool {
+    matches!(planned, Plan::Blocked(_) | Plan::Wait(_))
+        && rollout.reached_generation.is_some()
+        && match observed {
+            Observed::Missing => true,
+            Observed::Present { inputs_hash } => rollout.inputs_hash.as_ref() != Some(inputs_hash),
+            Observed::Foreign { .. } => false,
+        }
+}
+
 /// Whether these inputs may be tried now; if not, what to do instead.
 fn may_try(rollout: &Rollout, inputs: &str, now: Timestamp) -> Result<(), Plan> {
     if rollout.tried_inputs_hash.as_deref() != Some(inputs) {
@@ -217,6 +229,23 @@ mod tests {
         assert_eq!(decide(&failed, &inputs), Plan::Wait(later));
         failed.retry_at = Some(NOW);
         assert_eq!(decide(&failed, &inputs), Plan::Apply(Reason::New));
+    }
+
+    #[test]
+    fn the_last_good_version_is_made_again_while_a_later_one_waits() {
+        let (old, new) = (deployment(1), deployment(2));
+        let (a, b) = (inputs_hash(&old, "c"), inputs_hash(&new, "c"));
+        let mut rollout = reached(&old, &a);
+        rollout.tried_inputs_hash = Some(b.clone());
+        rollout.status = Status::UserError;
+        rollout.problem = Some(Problem::invalid("a", "b"));
+        let there = Observed::Present { inputs_hash: a };
+        for (observed, again) in [(Observed::Missing, true), (there, false)] {
+            let planned = plan(Desired::Deployment(&new), &b, &rollout, &observed, NOW);
+            assert_eq!(restores_reached(&planned, &rollout, &observed), again, "{observed:?}");
+        }
+        let planned = plan(Desired::Deployment(&new), "other", &rollout, &Observed::Missing, NOW);
+        assert!(!restores_reached(&planned, &rollout, &Observed::Missing), "{planned:?}");
     }
 
     #[test]

@@ -202,6 +202,7 @@ struct RolloutRow {
     lock_key: Option<String>,
     reached_at: Option<i64>,
     status: String,
+    tried_generation: Option<i64>,
     tried_inputs_hash: Option<String>,
     problem: Option<String>,
     attempts: i64,
@@ -219,6 +220,7 @@ impl TryFrom<RolloutRow> for Rollout {
             lock_key: row.lock_key.map(LockKey::stored),
             reached_at: instant_opt(row.reached_at)?,
             status: Status::parse(&row.status).ok_or_else(|| corrupt("a rollout status"))?,
+            tried_generation: row.tried_generation,
             tried_inputs_hash: row.tried_inputs_hash,
             problem: row.problem.map(|p| from_json("the problem of a rollout", &p)).transpose()?,
             attempts: i32::try_from(row.attempts).unwrap_or(i32::MAX),
@@ -231,7 +233,7 @@ impl TryFrom<RolloutRow> for Rollout {
 /// How far a job's rollout got; absent before its first deployment.
 pub async fn rollout(tx: &mut Tx, job_id: JobId) -> Result<Option<Rollout>> {
     let row: Option<RolloutRow> = on!(tx, c => sqlx::query_as(
-        "select reached_generation, inputs_hash, lock_key, reached_at, status, tried_inputs_hash, problem, attempts,
+        "select reached_generation, inputs_hash, lock_key, reached_at, status, tried_generation, tried_inputs_hash, problem, attempts,
             retry_at, row_version from rollout where job_id = $1",
     )
     .bind(job_id.to_string())
@@ -379,7 +381,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
         Outcome::Reached { inputs_hash, lock_key } => {
             on!(tx, c => sqlx::query(
                 "update rollout set reached_generation = $2, inputs_hash = $3, lock_key = $4, reached_at = $5,
-                    status = 'SUCCESS', tried_inputs_hash = $3, problem = null, attempts = 0, retry_at = null
+                    status = 'SUCCESS', tried_generation = $2, tried_inputs_hash = $3, problem = null, attempts = 0, retry_at = null
                  where job_id = $1",
             )
             .bind(&job_id)
@@ -406,7 +408,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
             };
             on!(tx, c => sqlx::query(
                 "update rollout set status = $2, attempts = case when tried_inputs_hash = $3 then attempts + 1 else 1 end,
-                    tried_inputs_hash = $3, problem = $4, retry_at = $5
+                    tried_inputs_hash = $3, problem = $4, retry_at = $5, tried_generation = $6
                  where job_id = $1",
             )
             .bind(&job_id)
@@ -414,6 +416,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
             .bind(inputs_hash)
             .bind(to_json(problem))
             .bind(retry_at.map(micros))
+            .bind(generation)
             .execute(c)
             .await
             .map(drop))?;
@@ -489,7 +492,7 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
 /// Forgets a failure, so that the same generation is tried again at once.
 pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query(
-        "update rollout set tried_inputs_hash = null, retry_at = null, attempts = 0, due_at = $2,
+        "update rollout set tried_generation = null, tried_inputs_hash = null, retry_at = null, attempts = 0, due_at = $2,
             row_version = row_version + 1
          where job_id = $1 and status <> 'SUCCESS'",
     )

@@ -133,6 +133,13 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
     tracing::debug!(job = %work.job_name, generation = work.deployment.generation, ?planned, "planned");
+    if plan::restores_reached(&planned, &work.rollout, &observed)
+        && let Err(problem) = restore(sync, &work, pools).await?
+    {
+        tracing::warn!(job = %work.job_name, %problem, "the last good version could not be made again yet");
+        let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
+        return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+    }
     match planned {
         Plan::Nothing if work.removed => record_removed(sync, term, &work).await,
         Plan::Nothing => record(sync, term, &work, &Outcome::Looked(None)).await,
@@ -179,6 +186,36 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
             }
         }
     }
+}
+
+/// Makes what was reached again, for its runs, while the wanted generation can't be reached.
+async fn restore(sync: &Synchronizer, work: &Work, pools: &Pools) -> Result<Result<(), Problem>, StoreError> {
+    let rollout = &work.rollout;
+    let (Some(generation), Some(inputs_hash), Some(key)) =
+        (rollout.reached_generation, &rollout.inputs_hash, &rollout.lock_key)
+    else {
+        return Ok(Ok(()));
+    };
+    let (deployment, lock) = {
+        let mut tx = sync.db.read().await?;
+        let deployment = store::revisions::find(&mut tx, work.deployment.job_id, generation).await?;
+        (deployment, store::locks::find(&mut tx, key).await?)
+    };
+    let (Some(deployment), Some(lock)) = (deployment, lock) else {
+        return Err(StoreError::Corrupt { what: format!("generation {generation} of the job {}", work.job_name) });
+    };
+    tracing::info!(job = %work.job_name, generation, "making the last good version again");
+    let wanted = Wanted {
+        job_name: work.job_name.clone(),
+        team: work.team.clone(),
+        deployment,
+        inputs_hash: inputs_hash.clone(),
+        lock,
+    };
+    let Ok(_building) = pools.builds.acquire().await else { return Ok(Ok(())) };
+    let made = sync.runtime.apply(&wanted).await;
+    sync.db.wake().executions.notify_one();
+    Ok(made)
 }
 
 /// What of the configuration goes into every deployment.

@@ -13,6 +13,7 @@ use testing::{Database, for_each_database};
 for_each_database!(
     an_accepted_deployment_is_reached_and_then_left_alone,
     what_was_made_and_is_gone_is_made_again,
+    the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change,
     a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change,
     a_change_during_a_rollout_is_not_lost,
     slow_installations_hold_up_no_quick_change,
@@ -43,6 +44,21 @@ async fn what_was_made_and_is_gone_is_made_again(on: Database) {
     house.runtime.change(|s| s.made.clear());
     house.start_instance();
     house.until("it is made again", async || house.runtime.change(|s| s.made.contains_key(&id))).await;
+}
+
+async fn the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change(on: Database) {
+    let mut house = House::running(on).await;
+    let id = house.deployed("example-job", None).await;
+    house.runtime.change(|s| s.apply_answers = vec![Problem::invalid("c", "d")]);
+    house.change("example-job", DeploymentChange { enabled: Some(false), ..DeploymentChange::default() }).await;
+    house.until("the later one failed", async || rollout(&house, id).await.status == Status::UserError).await;
+    house.stop_instance().await;
+    house.runtime.change(|s| s.made.clear());
+    house.start_instance();
+    house.until("the good one is back", async || house.runtime.change(|s| s.made.contains_key(&id))).await;
+    assert_eq!(house.runtime.change(|s| s.applied.last().copied()), Some((id, 1)));
+    let rollout = rollout(&house, id).await;
+    assert_eq!((rollout.status, rollout.reached_generation), (Status::UserError, Some(1)));
 }
 
 async fn a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change(on: Database) {

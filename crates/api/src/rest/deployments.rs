@@ -6,9 +6,10 @@ use app::{Reached, deployments::Missing};
 use axum::{Json, extract::State, http::StatusCode};
 use model::{
     Problem,
-    deployment::{DeploymentChange, Mode, PythonVersion, vdk_version},
+    deployment::{Deployment, DeploymentChange, Mode, PythonVersion, Rollout, vdk_version},
     job::DataJob,
     name::shown,
+    problem::Fault,
     resources::Resources,
     source::SourceVersion,
 };
@@ -90,6 +91,76 @@ pub(crate) struct DataJobDeploymentStatus {
     resources: ResourcesBody,
     last_deployed_date: String,
     last_deployed_by: String,
+    /// The last outcome of the rollout, which may speak of a later change than the one that runs.
+    status: &'static str,
+}
+
+/// How far what is wanted got.
+#[derive(Serialize)]
+pub(crate) struct DataJobDeploymentRollout {
+    /// `pending`, `reached`, `retrying` or `failed`.
+    phase: &'static str,
+    wanted_generation: i64,
+    reached_generation: Option<i64>,
+    reached_date: Option<String>,
+    status: &'static str,
+    deployment_version_hash: Option<String>,
+    attempts: i32,
+    next_try_date: Option<String>,
+    problem: Option<RolloutProblem>,
+    wanted: Wanted,
+}
+
+/// What stands in the way, and whose move it is.
+#[derive(Serialize)]
+struct RolloutProblem {
+    what: String,
+    why: String,
+    consequences: String,
+    countermeasures: String,
+    fault: Fault,
+}
+
+/// The wanted deployment.
+#[derive(Serialize)]
+struct Wanted {
+    job_version: String,
+    vdk_version: String,
+    python_version: String,
+    enabled: bool,
+    deployed_by: String,
+    deployed_date: String,
+}
+
+impl From<(Deployment, Rollout)> for DataJobDeploymentRollout {
+    fn from((deployment, rollout): (Deployment, Rollout)) -> Self {
+        let phase = rollout.phase(&deployment);
+        Self {
+            phase: phase.as_str(),
+            wanted_generation: deployment.generation,
+            reached_generation: rollout.reached_generation,
+            reached_date: rollout.reached_at.map(|at| at.to_string()),
+            status: rollout.status.as_str(),
+            deployment_version_hash: rollout.inputs_hash,
+            attempts: rollout.attempts,
+            next_try_date: rollout.retry_at.map(|at| at.to_string()),
+            problem: rollout.problem.map(|p| RolloutProblem {
+                what: p.what,
+                why: p.why,
+                consequences: p.consequences,
+                countermeasures: p.countermeasures,
+                fault: p.fault,
+            }),
+            wanted: Wanted {
+                job_version: deployment.job_version.to_string(),
+                vdk_version: deployment.vdk_version,
+                python_version: deployment.python_version.to_string(),
+                enabled: deployment.enabled,
+                deployed_by: deployment.deployed_by,
+                deployed_date: deployment.deployed_at.to_string(),
+            },
+        }
+    }
 }
 
 impl DataJobDeploymentStatus {
@@ -107,6 +178,7 @@ impl DataJobDeploymentStatus {
             resources: deployment.resources.into(),
             last_deployed_date: deployment.deployed_at.to_string(),
             last_deployed_by: deployment.deployed_by,
+            status: reached.status.as_str(),
         }
     }
 }
@@ -175,6 +247,15 @@ pub(crate) async fn deployment_read(
 ) -> Answer<Json<DataJobDeploymentStatus>> {
     let (job, reached) = app::deployments::read(&api.db, &caller, &team, &name, &id).await?;
     Ok(Json(DataJobDeploymentStatus::new(&job, reached)))
+}
+
+/// How far the wanted deployment got, and what stands in its way.
+pub(crate) async fn deployment_rollout_read(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path((team, name, id)): PartPath,
+) -> Answer<Json<DataJobDeploymentRollout>> {
+    Ok(Json(app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?.into()))
 }
 
 /// Changes the deployment: 202. Absent members stay as they are.

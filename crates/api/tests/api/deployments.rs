@@ -111,3 +111,28 @@ async fn what_cannot_be_deployed_is_refused() {
     service.delete(JOB).await.is(200);
     service.get(LIST).await.refused(404);
 }
+
+#[tokio::test]
+async fn a_rollout_tells_how_far_it_got_and_what_stands_in_its_way() {
+    let service = Service::start().await;
+    let rollout = format!("{ONE}/rollout");
+    service.get(&rollout).await.refused(404);
+    service.deploy("t1", "daily-sales").await;
+    let pending = service.get(&rollout).await.ok();
+    assert_eq!(pending["phase"], "pending");
+    assert_eq!(pending["reached_generation"], json!(null));
+
+    let problem = model::Problem::invalid("It was not rolled out.", "A package does not exist.");
+    service.fail("daily-sales", problem.clone()).await;
+    let failed = service.get(&rollout).await.ok();
+    assert_eq!((&failed["phase"], &failed["status"]), (&json!("failed"), &json!("USER_ERROR")));
+    assert_eq!((&failed["problem"]["why"], &failed["problem"]["fault"]), (&json!(problem.why), &json!("user")));
+
+    service.post(LIST, json!({"vdk_version": "2.0"})).await.is(202);
+    assert_eq!(service.get(&rollout).await.ok()["phase"], "pending");
+    service.reach("daily-sales").await;
+    let reached = service.get(&rollout).await.ok();
+    assert_eq!((&reached["phase"], &reached["problem"]), (&json!("reached"), &json!(null)));
+    assert_eq!(reached["reached_generation"], reached["wanted_generation"]);
+    service.get(&format!("{LIST}/other/rollout")).await.refused(404);
+}

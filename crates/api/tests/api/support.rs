@@ -312,12 +312,21 @@ impl Service {
 
     /// Does what the synchronizer does for one job: its wanted deployment is reached.
     pub(crate) async fn reach(&self, name: &str) {
+        let outcome = Outcome::Reached { inputs_hash: "hash".into(), lock_key: LockKey::stored("lock".into()) };
+        self.record(name, &outcome).await;
+    }
+
+    /// Has the rollout of a job fail for good.
+    pub(crate) async fn fail(&self, name: &str, problem: model::Problem) {
+        self.record(name, &Outcome::Failed { inputs_hash: "hash".into(), problem, retry_at: None }).await;
+    }
+
+    async fn record(&self, name: &str, outcome: &Outcome) {
         let epoch = self.epoch().await;
         let mut tx = self.db.write().await.unwrap();
         let job = store::jobs::find(&mut tx, &JobName::parse(name).unwrap()).await.unwrap().unwrap();
         let work = store::deployments::work(&mut tx, job.id).await.unwrap().unwrap();
-        let outcome = Outcome::Reached { inputs_hash: "hash".into(), lock_key: LockKey::stored("lock".into()) };
-        assert!(store::deployments::record(&mut tx, epoch, &work, &outcome, self.clock.now()).await.unwrap());
+        assert!(store::deployments::record(&mut tx, epoch, &work, outcome, self.clock.now()).await.unwrap());
         tx.commit().await.unwrap();
     }
 

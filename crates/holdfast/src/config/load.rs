@@ -216,7 +216,7 @@ mod tests {
         let settings = loaded.settings;
         assert_eq!(settings.listen.0.to_string(), "127.0.0.1:8092");
         assert_eq!(settings.data_dir, Path::new("/home/me/.local/share/holdfast"));
-        assert_eq!(settings.cache_dir, Path::new("/home/me/.cache/holdfast"));
+        assert_eq!(settings.cache_folder(), settings.data_dir.join("cache"));
         assert_eq!(settings.parallel_runs.get(), 4);
         assert_eq!(settings.sync_sweep_interval_seconds.get(), 300);
         assert_eq!(settings.sync_parallelism.get(), 32);
@@ -291,7 +291,7 @@ mod tests {
         let flags = Flags { config: Some("etc/h.toml".into()), values: flags(&[("cache_dir", "cache")]).values };
         let settings = load(&surroundings(root.path(), &[]), &flags).unwrap().settings;
         assert_eq!(settings.data_dir, root.path().join("etc/data"));
-        assert_eq!(settings.cache_dir, root.path().join("cache"));
+        assert_eq!(settings.cache_dir, Some(root.path().join("cache")));
     }
 
     #[test]

@@ -75,11 +75,6 @@ impl Surroundings {
         self.of_user("XDG_DATA_HOME", ".local/share")
     }
 
-    /// The folder for what can be made again.
-    pub(crate) fn cache_folder(&self) -> Option<String> {
-        self.of_user("XDG_CACHE_HOME", ".cache")
-    }
-
     /// The folder for configuration.
     pub(crate) fn config_folder(&self) -> Option<PathBuf> {
         self.of_user("XDG_CONFIG_HOME", ".config").map(PathBuf::from)
@@ -116,7 +111,6 @@ mod tests {
     #[test]
     fn folders_of_the_user_follow_the_xdg_specification() {
         assert_eq!(with(&[]).data_folder().unwrap(), "/home/me/.local/share/holdfast");
-        assert_eq!(with(&[]).cache_folder().unwrap(), "/home/me/.cache/holdfast");
         assert_eq!(with(&[("XDG_DATA_HOME", "/d")]).data_folder().unwrap(), "/d/holdfast");
         for ignored in ["", "relative/path"] {
             assert_eq!(with(&[("XDG_DATA_HOME", ignored)]).data_folder().unwrap(), "/home/me/.local/share/holdfast");

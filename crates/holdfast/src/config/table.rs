@@ -222,13 +222,11 @@ settings! {
         },
         example "/var/lib/holdfast"
     }
-    /// The folder of what can be made again: Python packages and tools. It may be deleted while the service is down.
-    cache_dir: PathBuf {
+    /// The folder of what can be made again: Python packages and tools. It may be deleted while the service is down. Within
+    /// the data folder the kernel keeps jobs from changing what others run.
+    cache_dir: Option<PathBuf> {
         "cache_dir", "HOLDFAST_CACHE_DIR", "cache-dir", Storage,
-        default Default::Computed {
-            of: |s| s.cache_folder(),
-            told: "`$XDG_CACHE_HOME/holdfast`, or `~/.cache/holdfast`",
-        },
+        default Default::Absent("the folder `cache` in the data folder"),
         example "/var/cache/holdfast"
     }
     /// The database. This version stores in SQLite only, in a file of the data folder.
@@ -367,6 +365,11 @@ settings! {
 }
 
 impl Settings {
+    /// The folder of what can be made again.
+    pub(crate) fn cache_folder(&self) -> PathBuf {
+        self.cache_dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))
+    }
+
     /// The constraints for VDK's packages, when a file of them is set.
     pub(crate) fn vdk_constraints(&self) -> Result<Option<String>, ConfigError> {
         self.vdk_constraints_file.as_deref().map(|path| named_file("vdk.constraints_file", path)).transpose()

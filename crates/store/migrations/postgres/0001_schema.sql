@@ -132,6 +132,7 @@ create table rollout (
     lock_key    text collate "C",
     reached_at  bigint,
     status      text collate "C" not null,
+    tried_generation bigint,
     tried_inputs_hash text collate "C",
     problem     text collate "C",
     attempts    bigint not null,

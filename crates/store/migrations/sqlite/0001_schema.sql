@@ -132,6 +132,7 @@ create table rollout (
     lock_key    text,
     reached_at  integer,
     status      text not null,
+    tried_generation integer,
     tried_inputs_hash text,
     problem     text,
     attempts    integer not null,
