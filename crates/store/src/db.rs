@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{
-    PgConnection, Postgres, Sqlite,
+    Connection, PgConnection, Postgres, Sqlite, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -96,6 +96,14 @@ macro_rules! on {
 }
 pub(crate) use on;
 
+/// Whether a connection can begin a transaction. Where the disk is full SQLite rolls back by itself, so that the rollback
+/// that follows fails and the connection counts as within a transaction for ever: it is closed, and a new one opened.
+async fn is_fit(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    // Lets a rollback that is still queued come to its end.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
+}
+
 /// Gives a server up that does not answer.
 pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     match tokio::time::timeout(ANSWER_MAX, statement).await {
@@ -141,6 +149,7 @@ impl Db {
                 .idle_timeout(None)
                 .max_lifetime(None)
                 .test_before_acquire(false)
+                .before_acquire(|connection, _| Box::pin(is_fit(connection)))
         };
         let write = pool(1).connect_with(options.clone()).await?;
         migrate::sqlite(&write).await?;

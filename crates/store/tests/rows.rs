@@ -291,3 +291,31 @@ async fn an_audit_event_is_part_of_the_change(on: Database) {
     tx.commit().await.unwrap();
     assert_eq!(count().await, 1);
 }
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_such_and_over_when_there_is_room() {
+    let fresh = Database::Sqlite.fresh();
+    let db = fresh.open().await;
+    insert(&db, &job(1, "example-job")).await;
+    let mut tx = db.write().await.unwrap();
+    // As if the disk had no room for another page: SQLite ends the transaction by itself.
+    raw(&mut tx, "pragma max_page_count = 1").await;
+    tx.commit().await.unwrap();
+    let source = Source {
+        version: SourceVersion::parse(&"a".repeat(40)).unwrap(),
+        archive_bytes: 1,
+        requirements: String::new(),
+        uploaded_by: "someone".into(),
+        uploaded_at: Timestamp::UNIX_EPOCH,
+        reason: String::new(),
+    };
+    let archive = vec![1_u8; 1024 * 1024];
+    let mut tx = db.write().await.unwrap();
+    let full = sources::insert(&mut tx, job(1, "example-job").id, &source, &archive).await;
+    assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
+    drop(tx);
+    // The limit goes with the connection that was in the middle of it.
+    let mut tx = db.write().await.unwrap();
+    sources::insert(&mut tx, job(1, "example-job").id, &source, &archive).await.unwrap();
+    tx.commit().await.unwrap();
+}

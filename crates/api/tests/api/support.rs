@@ -317,7 +317,7 @@ impl Service {
     }
 
     /// Has the rollout of a job fail for good.
-    pub(crate) async fn fail(&self, name: &str, problem: model::Problem) {
+    pub(crate) async fn fail(&self, name: &str, problem: Problem) {
         self.record(name, &Outcome::Failed { inputs_hash: "hash".into(), problem, retry_at: None }).await;
     }
 
