@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! |--- a sign of life reaches the row ---|
-//! 0            0.2 the next one is due                0.8 the leader stops   0.9 a follower takes over    1 the lease
+//! 0            0.2 the next one is due          0.75 the leader stops   0.85 a follower takes over    1 the lease
 //! ```
 
 use std::time::Duration;
@@ -19,13 +19,17 @@ use crate::{DATABASE_RETRY, Synchronizer, Term};
 /// The longest pause between two looks of a follower at the lease.
 const LOOK_MAX: Duration = Duration::from_millis(400);
 
+/// How much of the lease's time a leader goes on without a sign of life, and how much a follower waits for one.
+const LEADER_STOPS: f64 = 0.75;
+const FOLLOWER_TAKES_OVER: f64 = 0.85;
+
 /// How long a leader may take to hand the lease on.
 const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
 
 /// Waits for leadership. `None` when the service stops first.
 pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -> Option<Epoch> {
     let mut watched: Option<(leases::Lease, Instant)> = None;
-    let look = LOOK_MAX.min(sync.options.lease / 5);
+    let look = LOOK_MAX.min(sync.options.lease / 20);
     loop {
         let delay = match try_acquire(sync, &mut watched).await {
             Ok(Some(epoch)) => return Some(epoch),
@@ -64,7 +68,8 @@ async fn try_acquire(
     };
     // An empty holder is one that stepped down. What was seen was so when it was asked for, and not later.
     let unchanged = asked.saturating_duration_since(since);
-    if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(0.9) {
+    if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(FOLLOWER_TAKES_OVER)
+    {
         return leases::take(&sync.db, SYNCHRONIZER, &sync.options.holder, Some(&lease)).await;
     }
     Ok(None)
@@ -110,5 +115,5 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
 
 /// How long a leader may go on that showed its last sign of life at `alive`.
 fn until_end(alive: Instant, lease: Duration) -> Duration {
-    (alive + lease.mul_f64(0.8)).saturating_duration_since(Instant::now())
+    (alive + lease.mul_f64(LEADER_STOPS)).saturating_duration_since(Instant::now())
 }

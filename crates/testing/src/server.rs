@@ -140,6 +140,13 @@ impl Server {
         format!("postgres://{ROLE}@localhost/{name}?host={}", self.folder.display())
     }
 
+    pub(crate) fn psql(url: &str, sql: &str) -> String {
+        let done = Command::new(Self::shared().programs.join("psql")).args(["-XAt", "-c", sql, url]).output();
+        let done = done.expect("psql can be run");
+        assert!(done.status.success(), "psql: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+    }
+
     /// Stops it as an operator does: connections are told and cut.
     pub fn stop(&self) {
         self.command("stop");

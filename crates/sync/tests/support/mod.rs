@@ -1,7 +1,7 @@
 //! A synchronizer on a real database with a clock and a runtime that the test holds in its hands.
 
 #![allow(dead_code, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, missing_docs, unreachable_pub, reason = "test support")]
+#![allow(clippy::unwrap_used, clippy::unused_self, missing_docs, unreachable_pub, reason = "test support")]
 
 use std::{
     collections::HashMap,
@@ -206,7 +206,11 @@ pub struct House {
 impl House {
     /// A house whose synchronizer does not run yet.
     pub async fn new(on: Database) -> Self {
-        let fresh = on.fresh();
+        Self::on(on.fresh()).await
+    }
+
+    /// A house on a database that a test chose.
+    pub async fn on(fresh: Fresh) -> Self {
         let db = fresh.open().await;
         let clock = Arc::new(TestClock(Mutex::new("2026-01-01T00:00:00Z".parse().unwrap())));
         let runtime = Arc::new(TestRuntime::default());

@@ -1,0 +1,165 @@
+//! Several instances on one database: one leads, and another goes on when it is gone.
+
+#![allow(clippy::print_stdout, reason = "the figures of a test")]
+
+mod support;
+
+use std::time::Duration;
+
+use model::execution::{EndCause, Status};
+use store::{
+    Db, StoreError,
+    leases::{self, Epoch, SYNCHRONIZER},
+};
+use support::House;
+use testing::{Database, Fresh, Server};
+use tokio::time::Instant;
+
+/// Long enough to measure by on a machine with much to do.
+const LEASE: Duration = Duration::from_secs(3);
+
+async fn leader(db: &Db) -> Option<leases::Lease> {
+    leases::find(db, SYNCHRONIZER).await.unwrap().filter(|lease| !lease.holder.is_empty())
+}
+
+async fn until_leads(house: &House, holder: &str) -> Epoch {
+    house.until(&format!("{holder} leads"), async || leader(&house.db).await.is_some_and(|l| l.holder == holder)).await;
+    Epoch(leader(&house.db).await.unwrap().epoch)
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_replaced_within_the_lease_and_writes_nothing_afterwards() {
+    let house = House::new(Database::Postgresql).await;
+    let (_, one) = house.instance("one", house.fresh.open().await, false, LEASE);
+    let old = until_leads(&house, "one").await;
+    let (stop, two) = house.instance("two", house.fresh.open().await, false, LEASE);
+    house.deployed("example-job", None).await;
+    let run = house.start("example-job").await;
+    house.until_status("example-job", &run, Status::Running).await;
+    // It leads for longer than its lease, as long as it shows signs of life.
+    tokio::time::sleep(LEASE + LEASE / 2).await;
+    assert_eq!(leader(&house.db).await.unwrap().holder, "one");
+
+    one.abort();
+    let killed = Instant::now();
+    let new = until_leads(&house, "two").await;
+    let took = killed.elapsed();
+    assert!(took <= LEASE + Duration::from_millis(200), "{took:?}");
+    println!("a killed leader was replaced after {took:?} (lease {LEASE:?})");
+    assert_eq!(new.0, old.0 + 1);
+
+    // What was under way goes on, and the old leader's writes are refused.
+    house.runtime.end(&run, model::clock::Clock::now(&*house.clock), EndCause::Exited(0));
+    house.until_status("example-job", &run, Status::Succeeded).await;
+    let mut late = house.db.write().await.unwrap();
+    let refused =
+        store::executions::running(&mut late, old, &run, model::clock::Clock::now(&*house.clock)).await.map(drop);
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    stop.cancel();
+    two.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_leader_that_is_told_to_stop_is_replaced_within_a_second() {
+    let house = House::new(Database::Postgresql).await;
+    let lease = Duration::from_secs(15);
+    let mut instances = Vec::new();
+    for holder in ["one", "two", "three"] {
+        instances.push((holder, house.instance(holder, house.fresh.open().await, false, lease)));
+    }
+    house.until("one leads", async || leader(&house.db).await.is_some()).await;
+    while instances.len() > 1 {
+        let holder = leader(&house.db).await.unwrap().holder;
+        let place = instances.iter().position(|(name, _)| *name == holder).unwrap();
+        let (_, (stop, task)) = instances.remove(place);
+        stop.cancel();
+        let stopped = Instant::now();
+        house.until("another leads", async || leader(&house.db).await.is_some_and(|l| l.holder != holder)).await;
+        let took = stopped.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        println!("a stopped leader was replaced after {took:?}");
+        task.await.unwrap();
+        house.deployed(&format!("job-after-{holder}"), None).await;
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_another_replaced_stops_following_rows() {
+    let house = House::new(Database::Postgresql).await;
+    let (stop, one) = house.instance("one", house.fresh.open().await, false, LEASE);
+    until_leads(&house, "one").await;
+    let seen = leases::find(&house.db, SYNCHRONIZER).await.unwrap().unwrap();
+    // As after a pause of the process that was longer than the lease.
+    let usurper = loop {
+        let seen = leases::find(&house.db, SYNCHRONIZER).await.unwrap().unwrap_or(seen.clone());
+        if let Some(epoch) = leases::take(&house.db, SYNCHRONIZER, "usurper", Some(&seen)).await.unwrap() {
+            break epoch;
+        }
+    };
+    // It sees no sign of life of the usurper, and comes back in a term of its own.
+    let again = until_leads(&house, "one").await;
+    assert!(again > usurper);
+    house.deployed("example-job", None).await;
+    stop.cancel();
+    one.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_accepted_by_one_instance_wakes_the_leader_in_another() {
+    let house = House::new(Database::Postgresql).await;
+    let (stop, leading) = house.instance("one", house.fresh.open().await, false, LEASE);
+    until_leads(&house, "one").await;
+    house.deployed("first-job", None).await;
+    let mut slowest = Duration::ZERO;
+    for n in 0..10 {
+        let name = format!("example-job-{n}");
+        house.create(&name, None).await;
+        let begun = Instant::now();
+        house.deploy(&name).await;
+        house.until("it is reached", async || house.reached(&name).await.is_some()).await;
+        slowest = slowest.max(begun.elapsed());
+    }
+    println!("accepted in one instance, reached by another after at most {slowest:?}");
+    // The loops' own polls come after many seconds.
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    stop.cancel();
+    leading.await.unwrap();
+}
+
+#[tokio::test]
+async fn with_the_database_down_everything_waits_and_goes_on_by_itself() {
+    let server = Server::start();
+    let house = House::on(Fresh::on(&server)).await;
+    let mut instances = Vec::new();
+    for holder in ["one", "two"] {
+        instances.push(house.instance(holder, house.fresh.open().await, false, LEASE));
+    }
+    house.deployed("example-job", None).await;
+    for (round, crash) in [false, true].into_iter().enumerate() {
+        let run = house.start("example-job").await;
+        house.until_status("example-job", &run, Status::Running).await;
+        if crash {
+            server.crash();
+        } else {
+            server.stop();
+        }
+        // It ends while nobody can record it.
+        house.runtime.end(&run, model::clock::Clock::now(&*house.clock), EndCause::Exited(0));
+        let begun = Instant::now();
+        let refused = house.try_start("example-job").await.unwrap_err();
+        assert_eq!(refused.kind, model::problem::Kind::Unavailable, "{refused:?}");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        // Longer than the lease: the leader stops by itself.
+        tokio::time::sleep(LEASE).await;
+        server.start_again();
+        let up = Instant::now();
+        house.until("it answers", async || house.db.ping().await.is_ok()).await;
+        house.until_status("example-job", &run, Status::Succeeded).await;
+        house.deployed(&format!("job-of-round-{round}"), None).await;
+        println!("after an outage (crash: {crash}) all went on within {:?}", up.elapsed());
+    }
+    for (stop, task) in instances {
+        stop.cancel();
+        task.await.unwrap();
+    }
+}
