@@ -121,6 +121,42 @@ pub async fn update(
     Ok(())
 }
 
+/// Moves a job to another team with all that belongs to it: deployment, sources, properties, secrets, history. Its
+/// deployment becomes a new generation, because a run is told its team.
+///
+/// # Errors
+/// NotFound for an unknown job; Invalid when the new team's name breaks a rule.
+pub async fn move_to_team(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    default_zone: &str,
+    defaults: &VersionDefaults,
+    team: &str,
+    name: &str,
+    new_team: &str,
+) -> Result<(), Problem> {
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let before = find_job(&mut tx, team, name).await?;
+    let after = DataJob { team: TeamName::parse(new_team)?, ..before.clone() };
+    if before == after {
+        return Ok(());
+    }
+    let schedule = ensure_schedule(&mut tx, &after.config, default_zone, now).await?;
+    store::jobs::update(&mut tx, &after, schedule, now).await?;
+    let generation = follow(&mut tx, caller, defaults, &before, &after, now).await?;
+    let mut event = event("job.move", &after, generation);
+    event.detail = Some(format!("from {}", before.team));
+    store::audit::record(&mut tx, caller, &event, now).await?;
+    tx.commit().await?;
+    if generation.is_some() {
+        db.wake().deployments.notify_one();
+    }
+    db.wake().schedules.notify_one();
+    Ok(())
+}
+
 /// Makes a generation of the deployment where the change of the job shows in it.
 async fn follow(
     tx: &mut Tx,

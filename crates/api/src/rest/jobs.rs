@@ -16,7 +16,7 @@ use model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::JobPath;
+use super::{JobPath, PartPath};
 use crate::{
     Api,
     caller::By,
@@ -186,7 +186,7 @@ pub(crate) async fn data_job_update(
             shown(&team)
         );
         return Err(Problem::invalid(format!("The data job {} was not changed.", shown(&name)), why)
-            .fix("Send the job's own team, or none.")
+            .fix("Send the job's own team, or none; PUT …/jobs/<job>/team/<new team> moves it.")
             .into());
     }
     let definition = body.definition(new_name, team.clone());
@@ -202,5 +202,16 @@ pub(crate) async fn data_job_delete(
     Path((team, name)): JobPath,
 ) -> Answer<StatusCode> {
     app::jobs::delete(&api.db, &*api.clock, &caller, &team, &name).await?;
+    Ok(StatusCode::OK)
+}
+
+/// Moves a job to another team with all that belongs to it: 200 without a body.
+pub(crate) async fn data_job_team_update(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path((team, name, new_team)): PartPath,
+) -> Answer<StatusCode> {
+    let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
+    app::jobs::move_to_team(db, clock, &caller, zone, &api.versions, &team, &name, &new_team).await?;
     Ok(StatusCode::OK)
 }

@@ -13,11 +13,6 @@ fn not_offered(operation: &str, fix: &str) -> Failure {
     .into()
 }
 
-/// Moves a job to another team.
-pub(crate) async fn data_job_team_update() -> Failure {
-    not_offered("dataJobTeamUpdate", "Create the job anew in the other team and delete this one.")
-}
-
 /// Removes the sources of a job.
 pub(crate) async fn sources_delete() -> Failure {
     not_offered("sourcesDelete", "Delete the job; its sources go with it.")

@@ -9,3 +9,4 @@ mod lists;
 mod operations;
 mod properties;
 mod support;
+mod teams;
