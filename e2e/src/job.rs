@@ -90,6 +90,7 @@ impl Job {
         let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(self.path())
             .expect("the job's folder")
             .flatten()
+            .filter(|entry| entry.path().is_file())
             .map(|entry| {
                 let name = format!("{}/{}", self.name, entry.file_name().to_string_lossy());
                 (name, fs::read(entry.path()).expect("a file of the job"))
