@@ -38,7 +38,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Licences, sources and bans need no network; advisories are a database that has to be fetched, and are left out with
+/// Licences, sources and bans need no more than the packages themselves; advisories are a database that has to be fetched, and are left out with
 /// a word when it can't be.
 fn audit() -> Result<()> {
     let tool = cargo_deny()?;
@@ -53,7 +53,7 @@ fn audit() -> Result<()> {
         Ok(status.success())
     };
     say("· cargo deny check bans licenses sources");
-    if !deny(&["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])? {
+    if !deny(&["check", "--hide-inclusion-graph", "bans", "licenses", "sources"])? {
         bail!("the audit of dependencies failed; deny.toml has the rules");
     }
     let fetched = progress::during("fetching the database of advisories", || {
