@@ -49,10 +49,8 @@ pub struct Page<T> {
 pub async fn jobs(db: &Db, _caller: &Caller, request: &JobPageRequest) -> Result<Page<JobOnPage>, Problem> {
     let mut tx = db.read().await?;
     let summaries = store::jobs::page(&mut tx, &request.query).await?;
-    let total = match request.with_total {
-        true => Some(store::jobs::count(&mut tx, &request.query).await?),
-        false => None,
-    };
+    let total =
+        if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
     let ids: Vec<JobId> = summaries.iter().map(|s| s.job.id).collect();
     let mut deployments: HashMap<JobId, Reached> = HashMap::new();
     if request.with_deployments || request.executions.is_some() {
@@ -92,9 +90,6 @@ pub async fn executions(
 ) -> Result<Page<Execution>, Problem> {
     let mut tx = db.read().await?;
     let content = store::executions::page(&mut tx, query).await?;
-    let total = match with_total {
-        true => Some(store::executions::count(&mut tx, query).await?),
-        false => None,
-    };
+    let total = if with_total { Some(store::executions::count(&mut tx, query).await?) } else { None };
     Ok(Page { content, total })
 }

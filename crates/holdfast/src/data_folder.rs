@@ -66,17 +66,17 @@ impl DataFolder {
     pub(crate) async fn secret_key(&self, db: &Db) -> anyhow::Result<SecretKey> {
         let path = self.path.join("secret.key");
         let shown = path.display();
-        let key = match read_key(&path).with_context(|| format!("The key file {shown} can't be used."))? {
-            Some(key) => key,
-            None => {
-                if let Some(known) = store::secrets::known_key(db).await? {
-                    bail!(
-                        "The key file {shown} is gone. The secrets in the database are encrypted with the key {known}, and \
-                         nobody can read them without it. Put the file back from a backup."
-                    );
-                }
-                make_key(&path).with_context(|| format!("The key file {shown} can't be made."))?
+        let found = read_key(&path).with_context(|| format!("The key file {shown} can't be used."))?;
+        let key = if let Some(key) = found {
+            key
+        } else {
+            if let Some(known) = store::secrets::known_key(db).await? {
+                bail!(
+                    "The key file {shown} is gone. The secrets in the database are encrypted with the key {known}, and \
+                     nobody can read them without it. Put the file back from a backup."
+                );
             }
+            make_key(&path).with_context(|| format!("The key file {shown} can't be made."))?
         };
         if let Err(known) = store::secrets::claim_key(db, &key).await? {
             bail!(

@@ -17,7 +17,7 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => {
-            registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false)).init()
+            registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false)).init();
         }
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(stderr).flatten_event(true)).init(),
     }

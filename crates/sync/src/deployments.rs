@@ -108,7 +108,7 @@ async fn look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) ->
 }
 
 async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> Result<(), StoreError> {
-    let Ok(looking) = pools.looks.acquire().await else { return Ok(()) };
+    let mut place = pools.looks.acquire().await.ok();
     let work = {
         let mut tx = sync.db.read().await?;
         store::deployments::work(&mut tx, job_id).await?
@@ -133,21 +133,22 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
     tracing::debug!(job = %work.job_name, generation = work.deployment.generation, ?planned, "planned");
-    if plan::restores_reached(&planned, &work.rollout, &observed)
-        && let Err(problem) = restore(sync, &work, pools).await?
-    {
-        tracing::warn!(job = %work.job_name, %problem, "the last good version could not be made again yet");
-        let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
-        return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+    if plan::restores_reached(&planned, &work.rollout, &observed) {
+        drop(place.take());
+        place = pools.builds.acquire().await.ok();
+        if let Err(problem) = restore(sync, &work).await? {
+            tracing::warn!(job = %work.job_name, %problem, "the last good version could not be made again yet");
+            let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
+            return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+        }
     }
     match planned {
         Plan::Nothing if work.removed => record_removed(sync, term, &work).await,
-        Plan::Nothing => record(sync, term, &work, &Outcome::Looked(None)).await,
         Plan::Wait(at) => record(sync, term, &work, &Outcome::Looked(Some(at))).await,
         Plan::Blocked(problem) if work.rollout.problem.as_ref() != Some(&problem) => {
             record_failure(sync, term, &work, &inputs, problem).await
         }
-        Plan::Blocked(_) => record(sync, term, &work, &Outcome::Looked(None)).await,
+        Plan::Nothing | Plan::Blocked(_) => record(sync, term, &work, &Outcome::Looked(None)).await,
         Plan::Remove => match sync.runtime.remove(&target).await {
             Ok(()) => record_removed(sync, term, &work).await,
             Err(problem) => record_failure(sync, term, &work, &inputs, problem).await,
@@ -162,17 +163,13 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
                 store::locks::find(&mut tx, &lock_inputs.key()).await?
             };
             // What has to be chosen or installed first takes its time elsewhere, and holds up no quick change.
-            let permit = match is_installed(sync, &target, known.as_ref()).await {
-                true => looking,
-                false => {
-                    drop(looking);
-                    let Ok(building) = pools.builds.acquire().await else { return Ok(()) };
-                    building
-                }
-            };
+            if !is_installed(sync, &target, known.as_ref()).await {
+                drop(place.take());
+                place = pools.builds.acquire().await.ok();
+            }
             tracing::info!(job = %work.job_name, generation = work.deployment.generation, ?reason, "rolling out");
             let rolled_out = roll_out(sync, &work, &inputs, &lock_inputs, known).await?;
-            drop(permit);
+            drop(place);
             match rolled_out {
                 Ok(lock) => {
                     let outcome = Outcome::Reached { inputs_hash: inputs, lock_key: lock.key };
@@ -189,7 +186,7 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
 }
 
 /// Makes what was reached again, for its runs, while the wanted generation can't be reached.
-async fn restore(sync: &Synchronizer, work: &Work, pools: &Pools) -> Result<Result<(), Problem>, StoreError> {
+async fn restore(sync: &Synchronizer, work: &Work) -> Result<Result<(), Problem>, StoreError> {
     let rollout = &work.rollout;
     let (Some(generation), Some(inputs_hash), Some(key)) =
         (rollout.reached_generation, &rollout.inputs_hash, &rollout.lock_key)
@@ -212,7 +209,6 @@ async fn restore(sync: &Synchronizer, work: &Work, pools: &Pools) -> Result<Resu
         inputs_hash: inputs_hash.clone(),
         lock,
     };
-    let Ok(_building) = pools.builds.acquire().await else { return Ok(Ok(())) };
     let made = sync.runtime.apply(&wanted).await;
     sync.db.wake().executions.notify_one();
     Ok(made)

@@ -1,12 +1,12 @@
 //! Jobs as processes of this machine, which survive the service.
 //!
-//! A run is a folder ([`folder`]) and a supervisor ([`shim`]) that holds its lock. The service writes the folder, starts
+//! A run is a folder (`folder.rs`) and a supervisor ([`shim`]) that holds its lock. The service writes the folder, starts
 //! the supervisor, and from then on only reads: what it knows of a run it can learn again after any crash.
 //!
 //! A run ends with the job's first process: what that leaves running is ended (SIGTERM, a grace period, SIGKILL), as a
 //! container ends with its first process. Only then is the end recorded.
 //!
-//! Linux only. Control groups are not used: ending goes by descent, which needs no delegation (see [`process`]).
+//! Linux only. Control groups are not used: ending goes by descent, which needs no delegation (see `process.rs`).
 
 mod confine;
 mod environment;
