@@ -28,7 +28,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
     run_cargo(&["fmt", "--all", "--check"], &[])?;
     run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     run_cargo(&["test", "--package", "xtask", "--test", "house"], &[])?;
-    run_cargo(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    run_cargo(
+        &["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )?;
     if options.no_audit {
         say("· dependencies were not audited, as asked");
     } else {

@@ -49,8 +49,7 @@ pub struct Page<T> {
 pub async fn jobs(db: &Db, _caller: &Caller, request: &JobPageRequest) -> Result<Page<JobOnPage>, Problem> {
     let mut tx = db.read().await?;
     let summaries = store::jobs::page(&mut tx, &request.query).await?;
-    let total =
-        if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
+    let total = if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
     let ids: Vec<JobId> = summaries.iter().map(|s| s.job.id).collect();
     let mut deployments: HashMap<JobId, Reached> = HashMap::new();
     if request.with_deployments || request.executions.is_some() {
