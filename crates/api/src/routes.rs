@@ -28,7 +28,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route(job, get(jobs::data_job_read).put(jobs::data_job_update).delete(jobs::data_job_delete))
         .route(&at("/keytab"), get(keytab::data_job_keytab_download))
         .route(&at("/team/{new_team}"), put(jobs::data_job_team_update))
-        .route(&at("/sources"), get(sources::data_job_sources_download).post(sources::sources_upload).delete(later::sources_delete))
+        .route(&at("/sources"), get(sources::data_job_sources_download).post(sources::sources_upload).delete(sources::sources_delete))
         .route(&at("/deployments"), get(deployments::deployment_list).post(deployments::deployment_update))
         .route(&deployment, get(deployments::deployment_read).patch(deployments::deployment_patch).delete(deployments::deployment_delete))
         .route(&below("/rollout"), get(deployments::deployment_rollout_read))

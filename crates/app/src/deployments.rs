@@ -52,11 +52,12 @@ pub async fn change(
         return Err(not_deployed(&job));
     }
     if let Some(version) = &change.job_version
-        && store::sources::find(&mut tx, job.id, version).await?.is_none()
+        && current.as_ref().is_none_or(|current| current.job_version != *version)
+        && !store::sources::is_offered(&mut tx, job.id, version).await?
     {
         return Err(Problem::invalid(
             format!("The data job {} was not deployed.", job.name),
-            format!("No source of the version {version} was uploaded for it."),
+            format!("No source of the version {version} was uploaded for it, or it was removed since."),
         )
         .fix("Upload the sources first and use the version that the upload answers."));
     }

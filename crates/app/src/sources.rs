@@ -78,11 +78,46 @@ pub async fn download(db: &Db, _caller: &Caller, team: &str, name: &str) -> Resu
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, team, name).await?;
     let none = || {
-        Problem::not_found(format!("The data job {} has no sources.", job.name), "Nothing was uploaded for it yet.")
-            .fix("Upload them first: vdk deploy -n <job> -t <team> -p <folder> -r <reason>.")
+        Problem::not_found(
+            format!("The data job {} has no sources.", job.name),
+            "Nothing was uploaded for it yet, or it was removed.",
+        )
+        .fix("Upload them first: vdk deploy -n <job> -t <team> -p <folder> -r <reason>.")
     };
     let latest = store::sources::latest(&mut tx, job.id).await?.ok_or_else(none)?;
     store::sources::archive(&mut tx, job.id, &latest.version).await?.ok_or_else(none)
+}
+
+/// Removes the uploads of a job. What is deployed goes on, and runs as before; nothing removed can be deployed again, and
+/// its bytes go when nothing that is deployed needs them.
+///
+/// # Errors
+/// NotFound for an unknown job; Invalid for a reason that is too long.
+pub async fn remove(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    reason: &str,
+) -> Result<(), Problem> {
+    if reason.len() > REASON_MAX_BYTES {
+        return Err(Problem::invalid(
+            "The sources were not removed.",
+            format!("The reason has more than {REASON_MAX_BYTES} bytes."),
+        ));
+    }
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    if store::sources::remove_all(&mut tx, job.id, now).await? == 0 {
+        return Ok(());
+    }
+    let mut event = event("sources.remove", &job, None);
+    event.detail = (!reason.is_empty()).then(|| reason.to_owned());
+    store::audit::record(&mut tx, caller, &event, now).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// An upload in normal form.

@@ -1,12 +1,13 @@
 //! Uploaded sources, in the database so that one backup is whole.
 
+use jiff::Timestamp;
 use model::{
     name::JobId,
     source::{Source, SourceVersion},
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Result, Tx, corrupt, db::on, instant, micros, storable};
+use crate::{Result, Tx, corrupt, db::on, from_json, instant, micros, storable};
 
 /// The most bytes of an archive in one row.
 const CHUNK_MAX_BYTES: usize = 1024 * 1024;
@@ -37,7 +38,7 @@ pub async fn insert(tx: &mut Tx, job_id: JobId, source: &Source, archive: &[u8])
             uploaded_at, upload)
          select $1, $2, $3, $4, $5, $6, $7, $8, coalesce(max(upload), 0) + 1 from source_version where job_id = $1
          on conflict (job_id, version) do update set reason = excluded.reason, uploaded_by = excluded.uploaded_by,
-            uploaded_at = excluded.uploaded_at, upload = excluded.upload",
+            uploaded_at = excluded.uploaded_at, upload = excluded.upload, removed_at = null",
     )
     .bind(job_id.to_string())
     .bind(source.version.as_str())
@@ -78,7 +79,7 @@ impl TryFrom<SourceRow> for Source {
     }
 }
 
-/// One version of a job's source.
+/// One version of a job's source, also when it was removed and something deployed still needs it.
 pub async fn find(tx: &mut Tx, job_id: JobId, version: &SourceVersion) -> Result<Option<Source>> {
     let row: Option<SourceRow> = on!(tx, c => sqlx::query_as(
         "select version, archive_bytes, requirements, reason, uploaded_by, uploaded_at
@@ -91,11 +92,102 @@ pub async fn find(tx: &mut Tx, job_id: JobId, version: &SourceVersion) -> Result
     row.map(Source::try_from).transpose()
 }
 
-/// The latest upload of a job.
+/// Whether a version of a job's source can be deployed: it was uploaded, and not removed since.
+pub async fn is_offered(tx: &mut Tx, job_id: JobId, version: &SourceVersion) -> Result<bool> {
+    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
+        "select upload from source_version where job_id = $1 and version = $2 and removed_at is null",
+    )
+    .bind(job_id.to_string())
+    .bind(version.as_str())
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.is_some())
+}
+
+/// Removes the uploads of a job from what is offered, and answers how many there were.
+pub async fn remove_all(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<u64> {
+    let done = on!(tx, c => sqlx::query(
+        "update source_version set removed_at = $2 where job_id = $1 and removed_at is null",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done)
+}
+
+/// Deletes removed uploads that nothing needs: neither what is wanted or runs, nor a run that has not ended. Looks at no
+/// more than `limit` of them in a call, those after `after` in the order of job and version; answers the last one that it
+/// looked at, if there may be more.
+pub async fn purge_removed(
+    tx: &mut Tx,
+    after: Option<&(String, String)>,
+    limit: i64,
+) -> Result<Option<(String, String)>> {
+    let (job, version) = after.map_or(("", ""), |(job, version)| (job, version));
+    let removed: Vec<(String, String)> = on!(tx, c => sqlx::query_as(
+        "select job_id, version from source_version
+         where removed_at is not null and (job_id > $1 or (job_id = $1 and version > $2))
+         order by job_id, version limit $3",
+    )
+    .bind(job)
+    .bind(version)
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    for (job, version) in &removed {
+        let job_id = crate::job_id(job)?;
+        // Nobody deploys or uploads between the look and the deletion.
+        crate::jobs::lock(tx, job_id).await?;
+        if needed(tx, job_id).await?.iter().any(|needed| needed.as_str() == version) {
+            continue;
+        }
+        lock_archives(tx, job).await?;
+        for sql in [
+            "delete from archive_chunk where archive_hash in
+                (select s.archive_hash from source_version s
+                 where s.job_id = $1 and s.version = $2 and s.removed_at is not null
+                    and not exists (select 1 from source_version o
+                        where o.archive_hash = s.archive_hash and not (o.job_id = $1 and o.version = $2)))",
+            "delete from source_version where job_id = $1 and version = $2 and removed_at is not null",
+        ] {
+            on!(tx, c => sqlx::query(sql).bind(job).bind(version).execute(c).await.map(drop))?;
+        }
+    }
+    let more = i64::try_from(removed.len()).is_ok_and(|looked_at| looked_at == limit);
+    Ok(removed.into_iter().next_back().filter(|_| more))
+}
+
+/// The versions of a job's source that are wanted, run, or are about to.
+async fn needed(tx: &mut Tx, job_id: JobId) -> Result<Vec<SourceVersion>> {
+    let wanted: Option<(String,)> = on!(tx, c => sqlx::query_as("select job_version from deployment where job_id = $1")
+        .bind(job_id.to_string())
+        .fetch_optional(c)
+        .await)?;
+    let contents: Vec<(String,)> = on!(tx, c => sqlx::query_as(
+        "select v.content from deployment_revision v join rollout r on r.job_id = v.job_id
+            and r.reached_generation = v.generation where v.job_id = $1
+         union all
+         select v.content from deployment_revision v join data_job_execution e on e.job_id = v.job_id
+            and e.generation = v.generation where v.job_id = $1 and e.status in ('SUBMITTED', 'RUNNING')",
+    )
+    .bind(job_id.to_string())
+    .fetch_all(c)
+    .await)?;
+    let parsed = |text: &str| SourceVersion::parse(text).map_err(|_| corrupt("a job version"));
+    let mut versions = wanted.map(|(version,)| parsed(&version)).transpose()?.into_iter().collect::<Vec<_>>();
+    for (content,) in contents {
+        versions.push(from_json::<model::deployment::Deployment>("a revision", &content)?.job_version);
+    }
+    Ok(versions)
+}
+
+/// The latest upload of a job that was not removed.
 pub async fn latest(tx: &mut Tx, job_id: JobId) -> Result<Option<Source>> {
     let row: Option<SourceRow> = on!(tx, c => sqlx::query_as(
         "select version, archive_bytes, requirements, reason, uploaded_by, uploaded_at
-         from source_version where job_id = $1 order by upload desc limit 1",
+         from source_version where job_id = $1 and removed_at is null order by upload desc limit 1",
     )
     .bind(job_id.to_string())
     .fetch_optional(c)

@@ -50,6 +50,16 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
             break;
         }
     }
+    let mut looked_at = None;
+    loop {
+        let mut tx = sync.db.write().await?;
+        leases::fence(&mut tx, term.epoch).await?;
+        looked_at = store::sources::purge_removed(&mut tx, looked_at.as_ref(), 10).await?;
+        tx.commit().await?;
+        if looked_at.is_none() || term.over.is_cancelled() {
+            break;
+        }
+    }
     let mut tx = sync.db.write().await?;
     leases::fence(&mut tx, term.epoch).await?;
     store::schedules::purge_unused(&mut tx).await?;

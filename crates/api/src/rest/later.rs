@@ -13,11 +13,6 @@ fn not_offered(operation: &str, fix: &str) -> Failure {
     .into()
 }
 
-/// Removes the sources of a job.
-pub(crate) async fn sources_delete() -> Failure {
-    not_offered("sourcesDelete", "Delete the job; its sources go with it.")
-}
-
 /// The credentials of a team.
 pub(crate) async fn oauth_credentials_get() -> Failure {
     not_offered("oauthCredentialsGet", "Nothing needs them as long as authentication is off.")

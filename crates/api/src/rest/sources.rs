@@ -5,7 +5,10 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Request, State},
-    http::header::{CONTENT_DISPOSITION, CONTENT_TYPE},
+    http::{
+        StatusCode,
+        header::{CONTENT_DISPOSITION, CONTENT_TYPE},
+    },
     response::IntoResponse,
 };
 use serde::Serialize;
@@ -49,4 +52,16 @@ pub(crate) async fn data_job_sources_download(
     // The job was found, so its name is safe within the quotes.
     let disposition = format!("attachment; filename=\"{name}.zip\"");
     Ok(([(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_DISPOSITION, disposition)], archive))
+}
+
+/// Removes the uploads of a job: 200 without a body. What is deployed goes on.
+pub(crate) async fn sources_delete(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path((team, name)): JobPath,
+    query: Query,
+) -> Answer<StatusCode> {
+    let reason = query.text("reason").unwrap_or_default();
+    app::sources::remove(&api.db, &*api.clock, &caller, &team, &name, reason).await?;
+    Ok(StatusCode::OK)
 }

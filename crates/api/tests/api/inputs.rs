@@ -109,7 +109,6 @@ async fn operations_of_a_later_version_say_so() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
     for (method, uri) in [
-        (Method::DELETE, "/data-jobs/for-team/t1/jobs/daily-sales/sources"),
         (Method::GET, "/data-jobs/teams/t1/oauth-credentials"),
         (Method::PUT, "/data-jobs/teams/t1/oauth-credentials"),
         (Method::GET, "/data-jobs/teams/t1/oauth-credentials/client-id"),

@@ -8,5 +8,6 @@ mod jobs;
 mod lists;
 mod operations;
 mod properties;
+mod sources;
 mod support;
 mod teams;
