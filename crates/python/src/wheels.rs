@@ -1,7 +1,7 @@
 //! Wheels of the VDK packages, which the index has as sources only.
 //!
 //! Built once for a VDK requirement, its constraints and a Python, into a folder of the cache. Without it the installer
-//! builds them again for most locks and environments: 4 to 5 seconds each time, against 0.4 [seen].
+//! builds them again for most locks and environments: 4 to 5 seconds each time, against 0.4 (measured).
 //!
 //! A wheel that is built here has another hash than one built on another machine, or tomorrow. So a lock never names it:
 //! a lock names what the index serves, the hash of the *source*, and is good on every machine and after a restore of the
