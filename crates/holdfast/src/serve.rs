@@ -178,7 +178,12 @@ async fn stop_signal() -> anyhow::Result<&'static str> {
 fn discovery(surroundings: &Surroundings, settings: &Settings) -> Discovery {
     let mut search_path = settings.python_search_path.0.clone();
     search_path.extend(surroundings.search_path());
-    Discovery { search_path, home: surroundings.home.clone(), probe_timeout: PROBE_TIMEOUT }
+    Discovery {
+        search_path,
+        home: surroundings.home.clone(),
+        probe_timeout: PROBE_TIMEOUT,
+        memory: Some(settings.cache_folder().join("interpreters.json")),
+    }
 }
 
 /// The Python and VDK versions that deployments can have.

@@ -38,6 +38,7 @@ async fn interpreters(environment: &BTreeMap<String, String>) -> Vec<Interpreter
         search_path: environment.get("PATH").map(|p| std::env::split_paths(p).collect()).unwrap_or_default(),
         home: environment.get("HOME").map(Into::into),
         probe_timeout: Duration::from_secs(20),
+        memory: None,
     })
     .await
 }

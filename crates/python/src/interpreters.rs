@@ -7,13 +7,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use futures::{StreamExt, stream};
 use model::deployment::PythonVersion;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Ended};
 
@@ -60,6 +61,8 @@ pub struct Discovery {
     pub home: Option<PathBuf>,
     /// How long an interpreter may take to answer.
     pub probe_timeout: Duration,
+    /// A file that keeps what interpreters answered, for the next start; it may be lost at any time.
+    pub memory: Option<PathBuf>,
 }
 
 /// Candidates looked at; a machine with more has some left out.
@@ -73,10 +76,19 @@ pub async fn discover(options: &Discovery) -> Vec<Interpreter> {
         let options = options.clone();
         tokio::task::spawn_blocking(move || candidates(&options)).await.unwrap_or_default()
     };
-    let answers: Vec<_> =
-        stream::iter(paths).map(|path| probe(path, options)).buffered(PROBES_PARALLEL).collect().await;
+    let known = Memory::read(options.memory.as_deref());
+    let ask = async |path: PathBuf| {
+        let stamp = Stamp::of(&path);
+        match known.answer(&path, stamp.as_ref()) {
+            Some(answer) => Some((path, stamp, answer)),
+            None => probe(&path, options).await.map(|answer| (path, stamp, answer)),
+        }
+    };
+    let answers: Vec<_> = stream::iter(paths).map(ask).buffered(PROBES_PARALLEL).collect().await;
+    Memory::of(answers.iter().flatten()).write(options.memory.as_deref(), &known);
+    let answers = answers.into_iter().map(|asked| asked.map(|(_, _, answer)| answer));
     let mut best: BTreeMap<PythonVersion, Answer> = BTreeMap::new();
-    for answer in answers.into_iter().flatten() {
+    for answer in answers.flatten() {
         if !supported(answer.version()) {
             tracing::info!(
                 python = %answer.executable.display(), version = %answer.full_version(),
@@ -108,6 +120,7 @@ fn candidates(options: &Discovery) -> Vec<PathBuf> {
         folders.push(home.join(".local/bin"));
     }
     folders.extend(["/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"].map(PathBuf::from));
+    let folders = folders.into_iter().flat_map(unshimmed);
     let mut seen = BTreeSet::new();
     folders
         .into_iter()
@@ -121,6 +134,17 @@ fn candidates(options: &Discovery) -> Vec<PathBuf> {
         .flatten()
         .take(CANDIDATES_MAX)
         .collect()
+}
+
+/// A version manager's folder of shims stands for the versions beside it: to ask those is quicker than to ask the shims.
+fn unshimmed(folder: PathBuf) -> Vec<PathBuf> {
+    let versions = folder.parent().map(|root| root.join("versions")).filter(|versions| versions.is_dir());
+    match versions {
+        Some(versions) if folder.ends_with("shims") => {
+            children(&versions).into_iter().map(|version| version.join("bin")).collect()
+        }
+        _ => vec![folder],
+    }
 }
 
 /// The entries of a folder, sorted; none when it can't be read.
@@ -140,7 +164,7 @@ fn is_python(name: &str) -> bool {
 }
 
 /// What an interpreter says of itself.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Answer {
     version: (u16, u16, u16, String, u16),
     implementation: String,
@@ -186,8 +210,75 @@ impl Answer {
     }
 }
 
-async fn probe(path: PathBuf, options: &Discovery) -> Option<Answer> {
-    let mut command = Command::new(&path, Path::new("/"), options.probe_timeout);
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified_nanoseconds: i128,
+    changed_nanoseconds: i128,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let file = std::fs::metadata(path).ok()?;
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Some(Self {
+            inode: file.ino(),
+            bytes: file.len(),
+            modified_nanoseconds: nanoseconds(file.mtime(), file.mtime_nsec()),
+            changed_nanoseconds: nanoseconds(file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+/// What interpreters answered before. Only those that are programs themselves: what a script stands for depends on more
+/// than its file. What did not answer is asked again.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Memory(Vec<(PathBuf, Stamp, Answer)>);
+
+impl Memory {
+    const MAX_BYTES: u64 = 1024 * 1024;
+
+    fn read(file: Option<&Path>) -> Self {
+        let read = || {
+            let file = file?;
+            let fits = std::fs::metadata(file).ok()?.len() <= Self::MAX_BYTES;
+            serde_json::from_slice(&fits.then(|| std::fs::read(file).ok()).flatten()?).ok()
+        };
+        read().unwrap_or_default()
+    }
+
+    fn answer(&self, path: &Path, stamp: Option<&Stamp>) -> Option<Answer> {
+        self.0.iter().find(|(p, s, _)| p == path && Some(s) == stamp).map(|(_, _, answer)| answer.clone())
+    }
+
+    fn of<'a>(asked: impl Iterator<Item = &'a (PathBuf, Option<Stamp>, Answer)>) -> Self {
+        let programs = asked.filter(|(path, _, answer)| answer.executable == *path);
+        Self(
+            programs.filter_map(|(path, stamp, answer)| Some((path.clone(), stamp.clone()?, answer.clone()))).collect(),
+        )
+    }
+
+    /// Keeps it where it is not what was kept. A failure costs the next start some time.
+    fn write(&self, file: Option<&Path>, known: &Self) {
+        let Some((file, folder)) = file.and_then(|file| Some((file, file.parent()?))).filter(|_| self != known) else {
+            return;
+        };
+        let kept = std::fs::create_dir_all(folder).and_then(|()| {
+            let mut new = tempfile::NamedTempFile::new_in(folder)?;
+            serde_json::to_writer(&mut new, self)?;
+            new.persist(file)?;
+            Ok(())
+        });
+        if let Err(error) = kept {
+            tracing::debug!(%error, file = %file.display(), "what interpreters answered is not kept");
+        }
+    }
+}
+
+async fn probe(path: &Path, options: &Discovery) -> Option<Answer> {
+    let mut command = Command::new(path, Path::new("/"), options.probe_timeout);
     command.args(["-I", "-c", QUESTION]);
     // A version manager's shim needs both to find what it stands for.
     command.env("PATH", std::env::join_paths(&options.search_path).unwrap_or_default());
@@ -235,8 +326,12 @@ mod tests {
             "python3",
             &format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", said.replace("11,9,\"final\"", "11,99,\"candidate\"")),
         );
-        let mut options =
-            Discovery { search_path: vec![folder.path().into()], home: None, probe_timeout: Duration::from_secs(2) };
+        let mut options = Discovery {
+            search_path: vec![folder.path().into()],
+            home: None,
+            probe_timeout: Duration::from_secs(2),
+            memory: None,
+        };
         let paths = candidates(&options);
         let ours: Vec<_> = paths.iter().filter(|p| p.starts_with(folder.path())).collect();
         assert_eq!(ours.len(), 5, "{ours:?}");
@@ -251,5 +346,44 @@ mod tests {
         assert!(!found.is_empty(), "this machine has a python3");
         assert!(found.iter().all(|i| i.executable.is_file() && i.full_version.starts_with(&i.version.to_string())));
         assert!(found.is_sorted_by_key(|i| i.version));
+    }
+
+    #[tokio::test]
+    async fn an_interpreter_that_answered_is_not_asked_again_until_its_file_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let bin = folder.path().canonicalize().unwrap().join("versions/3.11.9/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::create_dir(folder.path().join("shims")).unwrap();
+        let python = bin.join("python3.11");
+        let asked = folder.path().join("asked");
+        let says = |micro: u16| {
+            let text = format!(
+                "#!/bin/sh\necho >> {}\necho '{{\"version\":[3,11,{micro},\"final\",0],\"implementation\":\"cpython\",\
+                 \"executable\":\"{}\",\"platform\":\"linux\",\"missing\":[]}}'\n",
+                asked.display(),
+                python.display()
+            );
+            std::fs::write(&python, text).unwrap();
+            std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        says(99);
+        let options = Discovery {
+            search_path: vec![folder.path().canonicalize().unwrap().join("shims")],
+            home: None,
+            probe_timeout: Duration::from_secs(20),
+            memory: Some(folder.path().join("cache/interpreters.json")),
+        };
+        let times = || std::fs::read(&asked).unwrap().len();
+        for _ in 0..2 {
+            let found = discover(&options).await;
+            assert!(found.iter().any(|i| i.executable == python && i.full_version == "3.11.99"), "{found:?}");
+            assert_eq!(times(), 1);
+        }
+        says(98);
+        discover(&options).await;
+        assert_eq!(times(), 2);
+        std::fs::write(options.memory.as_ref().unwrap(), "garbage").unwrap();
+        discover(&options).await;
+        assert_eq!(times(), 3);
     }
 }
