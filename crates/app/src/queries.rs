@@ -6,7 +6,7 @@ use model::{Problem, access::Caller, execution::Execution, name::JobId};
 use store::{Db, deployments::Reached, executions::page_by_job};
 pub use store::{
     executions::{ExecutionQuery, ExecutionSort},
-    jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, escape_like},
+    jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, escape_like},
 };
 
 /// The most jobs or runs on one page.

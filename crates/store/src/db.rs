@@ -156,6 +156,7 @@ impl Db {
         let read = pool(SQLITE_READERS).connect_with(options.read_only(true)).await?;
         let db = Self { pools: Pools::Sqlite { write, read }, wake: Wake::default() };
         db.ping().await?;
+        migrate::complete(&db).await?;
         Ok(db)
     }
 
@@ -169,6 +170,7 @@ impl Db {
         let (pools, wake) = PostgresPools::open(url, options).await?;
         let db = Self { pools: Pools::Postgres { pools, user: User::Callers }, wake };
         db.ping().await?;
+        migrate::complete(&db).await?;
         Ok(db)
     }
 

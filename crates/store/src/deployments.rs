@@ -163,6 +163,7 @@ pub async fn remove(tx: &mut Tx, job_id: JobId, generation: i64, by: &str, now: 
     .execute(c)
     .await
     .map(drop))?;
+    crate::jobs::index_python(tx, &job_id.to_string(), None).await?;
     make_due(tx, job_id, now).await?;
     Ok(true)
 }
@@ -400,6 +401,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
             .execute(c)
             .await
             .map(drop))?;
+            crate::jobs::index_python(tx, &job_id, Some(work.deployment.python_version.to_string())).await?;
         }
         Outcome::Failed { inputs_hash, problem, retry_at } => {
             let status = match problem.fault {

@@ -1,6 +1,6 @@
 //! Runs: one row each, from the accepted start to one final status.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use model::{
@@ -11,7 +11,9 @@ use model::{
 };
 
 use crate::{
-    Result, StoreError, Tx, corrupt,
+    Result, StoreError, Tx,
+    bound::{Bound, Conditions, bind_all},
+    corrupt,
     db::on,
     from_json, instant, instant_opt,
     leases::{self, Epoch},
@@ -202,20 +204,67 @@ pub enum ExecutionSort {
     Message,
     /// By operation id.
     OpId,
+    /// By the job's team.
+    Team,
+    /// By the source version that it runs.
+    JobVersion,
+    /// By the VDK version that it runs with.
+    VdkVersion,
+    /// By the cron expression that it was deployed with.
+    Schedule,
+    /// By when its deployment was asked for.
+    DeployedAt,
+    /// By who asked for its deployment.
+    DeployedBy,
 }
 
+/// When a run started; when it was accepted, as long as it has not.
+const START: &str = "coalesce(e.started_at, e.submitted_at)";
+
 impl ExecutionSort {
-    fn column(self) -> &'static str {
+    /// What is sorted by, and whether it may be absent.
+    fn column(self, shared: bool) -> (String, bool) {
+        let revision = |member: &str| {
+            let json = if shared { "cast(e.revision as json)" } else { "e.revision" };
+            (format!("({json} ->> '{member}')"), true)
+        };
         match self {
-            Self::StartTime => "coalesce(e.started_at, e.submitted_at)",
-            Self::EndTime => "e.ended_at",
-            Self::Status => "e.status",
-            Self::Type => "e.type",
-            Self::JobName => "j.name",
-            Self::Id => "e.execution_id",
-            Self::StartedBy => "e.started_by",
-            Self::Message => "e.message",
-            Self::OpId => "e.op_id",
+            Self::StartTime => (START.into(), false),
+            Self::EndTime => ("e.ended_at".into(), true),
+            Self::Status => ("e.status".into(), false),
+            Self::Type => ("e.type".into(), false),
+            Self::JobName => ("j.name".into(), false),
+            Self::Id => ("e.execution_id".into(), false),
+            Self::StartedBy => ("e.started_by".into(), false),
+            Self::Message => ("e.message".into(), true),
+            Self::OpId => ("e.op_id".into(), false),
+            Self::Team => ("j.team".into(), false),
+            Self::JobVersion => revision("job_version"),
+            Self::VdkVersion => revision("vdk_version"),
+            Self::Schedule => revision("schedule_cron"),
+            Self::DeployedAt => (
+                "(select v.created_at from deployment_revision v where v.job_id = e.job_id
+                    and v.generation = e.generation)"
+                    .into(),
+                true,
+            ),
+            Self::DeployedBy => revision("deployed_by"),
+        }
+    }
+
+    /// What follows `order by`: what is absent comes last, the id settles what is equal.
+    fn order(self, descending: bool, shared: bool) -> String {
+        let direction = if descending { "desc" } else { "asc" };
+        let (column, optional) = self.column(shared);
+        let last = if optional { " nulls last" } else { "" };
+        match self {
+            Self::Id => format!("{column} {direction}"),
+            // As the index has it.
+            Self::Status => format!("{column} {direction}, {START} {direction}, e.execution_id {direction}"),
+            _ => {
+                let collated = if shared && column.contains("->>") { " collate \"C\"" } else { "" };
+                format!("{column}{collated} {direction}{last}, e.execution_id {direction}")
+            }
         }
     }
 }
@@ -247,113 +296,160 @@ pub struct ExecutionQuery {
     pub limit: i64,
     /// How many come before it.
     pub offset: i64,
-}
-
-enum Bound {
-    Text(String),
-    Int(i64),
+    /// Whether what they run can be left out.
+    pub without_revision: bool,
 }
 
 impl ExecutionQuery {
-    fn conditions(&self) -> (String, Vec<Bound>) {
-        let mut sql = String::from("j.deleted_at is null");
-        let mut bound = Vec::new();
-        let mut any_of = |column: &str, values: Vec<String>| {
-            if values.is_empty() {
-                return;
-            }
-            let marks: Vec<_> = values.iter().enumerate().map(|(n, _)| format!("${}", bound.len() + n + 1)).collect();
-            let _ = write!(sql, " and {column} in ({})", marks.join(", "));
-            bound.extend(values.into_iter().map(Bound::Text));
-        };
-        any_of("e.job_id", self.jobs.iter().map(ToString::to_string).collect());
-        any_of("j.name", self.job_names.clone());
-        any_of("j.team", self.teams.clone());
-        any_of("e.status", self.statuses.iter().map(|s| s.as_str().to_owned()).collect());
+    /// Whether it is about some jobs.
+    fn names_jobs(&self) -> bool {
+        !(self.jobs.is_empty() && self.job_names.is_empty() && self.teams.is_empty())
+    }
+
+    /// The conditions on jobs.
+    fn of_jobs(&self, conditions: &mut Conditions) {
+        for (column, values) in [
+            ("j.job_id", self.jobs.iter().map(ToString::to_string).collect()),
+            ("j.name", self.job_names.clone()),
+            ("j.team", self.teams.clone()),
+        ] {
+            any_of(conditions, column, values);
+        }
+    }
+
+    /// The conditions on runs.
+    fn of_runs(&self, conditions: &mut Conditions, shared: bool) {
+        let active = !self.statuses.is_empty() && self.statuses.iter().all(|s| !s.is_final());
+        // Several of them are met along the order: their own index would have them all sorted first.
+        let aside = self.statuses.len() > 1 && !active && !shared;
+        let column = if aside { "+e.status" } else { "e.status" };
+        any_of(conditions, column, self.statuses.iter().map(|s| s.as_str().to_owned()).collect());
         for (column, operator, at) in [
-            ("coalesce(e.started_at, e.submitted_at)", ">=", self.started_from),
-            ("coalesce(e.started_at, e.submitted_at)", "<=", self.started_until),
+            (START, ">=", self.started_from),
+            (START, "<=", self.started_until),
             ("e.ended_at", ">=", self.ended_from),
             ("e.ended_at", "<=", self.ended_until),
         ] {
             if let Some(at) = at {
-                bound.push(Bound::Int(micros(at)));
-                let _ = write!(sql, " and {column} {operator} ${}", bound.len());
+                let mark = conditions.bind(Bound::Int(micros(at)));
+                conditions.and(&format!("{column} {operator} {mark}"));
             }
         }
         // The stock client in a run skips itself when it sees any other active id: only the one that holds the slot counts.
-        if !self.statuses.is_empty() && self.statuses.iter().all(|s| !s.is_final()) {
-            sql.push_str(" and e.holds_slot");
+        if active {
+            conditions.and("e.holds_slot and e.status in ('SUBMITTED', 'RUNNING')");
         }
-        (sql, bound)
     }
+
+    fn columns(&self) -> String {
+        if self.without_revision {
+            COLUMNS.replace("e.revision", "cast(null as text) as revision")
+        } else {
+            COLUMNS.into()
+        }
+    }
+}
+
+fn any_of(conditions: &mut Conditions, column: &str, values: Vec<String>) {
+    if values.is_empty() {
+        return;
+    }
+    let marks: Vec<_> = values.into_iter().map(|value| conditions.text(value)).collect();
+    conditions.and(&format!("{column} in ({})", marks.join(", ")));
 }
 
 /// One page of the runs that a query finds.
 pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>> {
-    let (conditions, bound) = query.conditions();
-    let (column, direction) = (query.sort.column(), if query.descending { "desc" } else { "asc" });
+    if query.limit <= 0 {
+        return Ok(Vec::new());
+    }
+    let shared = tx.is_shared();
+    let mut conditions = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
+    query.of_jobs(&mut conditions);
+    query.of_runs(&mut conditions, shared);
+    // SQLite takes the tables of a cross join in this order.
+    let tables = if query.names_jobs() || matches!(query.sort, ExecutionSort::JobName | ExecutionSort::Team) {
+        "data_job j cross join data_job_execution e"
+    } else {
+        "data_job_execution e cross join data_job j"
+    };
     let sql = format!(
-        "select {COLUMNS} from data_job_execution e join data_job j on j.job_id = e.job_id
-         where {conditions} order by {column} {direction} nulls last, e.execution_id {direction}
-         limit {} offset {}",
-        query.limit, query.offset
+        "select {} from {tables} where j.job_id = e.job_id and {} order by {} limit {} offset {}",
+        query.columns(),
+        conditions.sql,
+        query.sort.order(query.descending, shared),
+        query.limit,
+        query.offset
     );
-    let rows: Vec<ExecutionRow> = on!(tx, c => {
-        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
-        for value in bound {
-            statement = match value {
-                Bound::Text(text) => statement.bind(text),
-                Bound::Int(number) => statement.bind(number),
-            };
-        }
-        statement.fetch_all(c).await
-    })?;
-    executions(rows)
+    fetch(tx, sql, conditions.bound).await
 }
 
-/// One page of runs for each of a page of jobs, in one statement.
+/// One page of runs for each of a page of jobs, in one statement that reads no job's whole history.
 pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>> {
-    let (conditions, bound) = query.conditions();
-    let (column, direction) = (query.sort.column(), if query.descending { "desc" } else { "asc" });
-    let sql = format!(
-        "select execution_id, job_id, name, team, type, status, submitted_at, started_at, ended_at, started_by, op_id,
-            message, arguments, scheduled_tick, cancel_requested_at, revision
-         from (select {COLUMNS}, row_number() over (partition by e.job_id
-                   order by {column} {direction} nulls last, e.execution_id {direction}) as place
-               from data_job_execution e join data_job j on j.job_id = e.job_id where {conditions}) p
-         where place > {} and place <= {} order by job_id, place",
-        query.offset,
-        query.offset.saturating_add(query.limit)
-    );
-    let rows: Vec<ExecutionRow> = on!(tx, c => {
-        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
-        for value in bound {
-            statement = match value {
-                Bound::Text(text) => statement.bind(text),
-                Bound::Int(number) => statement.bind(number),
-            };
-        }
-        statement.fetch_all(c).await
-    })?;
+    if query.limit <= 0 {
+        return Ok(Vec::new());
+    }
+    let shared = tx.is_shared();
+    let mut jobs = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
+    query.of_jobs(&mut jobs);
+    let mut runs = Conditions { sql: "e.job_id = j.job_id".into(), bound: jobs.bound };
+    query.of_runs(&mut runs, shared);
+    // Runs of one job share its name and team.
+    let sort = match query.sort {
+        ExecutionSort::JobName | ExecutionSort::Team => ExecutionSort::Id,
+        sort => sort,
+    };
+    let order = sort.order(query.descending, shared);
+    let of_a_job = |what: &str| {
+        format!(
+            "select {what} from data_job_execution e where {} order by {order} limit {} offset {}",
+            runs.sql, query.limit, query.offset
+        )
+    };
+    let from = if shared {
+        format!("data_job j cross join lateral ({}) e where {}", of_a_job("e.*"), jobs.sql)
+    } else {
+        format!(
+            "data_job j cross join data_job_execution e where {} and e.rowid in ({})",
+            jobs.sql,
+            of_a_job("e.rowid")
+        )
+    };
+    let sql = format!("select {} from {from} order by e.job_id, {order}", query.columns());
+    fetch(tx, sql, runs.bound).await
+}
+
+async fn fetch(tx: &mut Tx, sql: String, bound: Vec<Bound>) -> Result<Vec<Execution>> {
+    let rows: Vec<ExecutionRow> =
+        on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), bound).fetch_all(c).await)?;
     executions(rows)
 }
 
 /// How many runs a query finds on all pages.
 pub async fn count(tx: &mut Tx, query: &ExecutionQuery) -> Result<i64> {
-    let (conditions, bound) = query.conditions();
-    let sql =
-        format!("select count(*) from data_job_execution e join data_job j on j.job_id = e.job_id where {conditions}");
-    let (count,): (i64,) = on!(tx, c => {
-        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
-        for value in bound {
-            statement = match value {
-                Bound::Text(text) => statement.bind(text),
-                Bound::Int(number) => statement.bind(number),
-            };
-        }
-        statement.fetch_one(c).await
-    })?;
+    let mut conditions = Conditions::default();
+    query.of_jobs(&mut conditions);
+    query.of_runs(&mut conditions, tx.is_shared());
+    let conditions = Conditions { sql: conditions.sql.replace("+e.status", "e.status"), ..conditions };
+    let of_jobs = |deleted| {
+        format!(
+            "select count(*) from data_job j cross join data_job_execution e
+             where j.job_id = e.job_id and j.deleted_at is {deleted}{}",
+            conditions.sql
+        )
+    };
+    // Without a look at each run's job: all of them but those of the few that are deleted.
+    let sql = if query.names_jobs() {
+        of_jobs("null")
+    } else {
+        format!(
+            "select (select count(*) from data_job_execution e where true{}) - ({})",
+            conditions.sql,
+            of_jobs("not null")
+        )
+    };
+    let (count,): (i64,) =
+        on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), conditions.bound).fetch_one(c).await)?;
     Ok(count)
 }
 

@@ -5,6 +5,7 @@
 //! updates, never by looking first.
 
 pub mod audit;
+mod bound;
 pub mod db;
 pub mod deployments;
 pub mod executions;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use sqlx::{PgConnection, SqlitePool, migrate::Migrator};
 
-use crate::{Result, StoreError};
+use crate::{Db, Result, StoreError};
 
 static SQLITE: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/sqlite")));
 static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/postgres")));
@@ -24,6 +24,18 @@ pub(crate) async fn sqlite(pool: &SqlitePool) -> Result<()> {
 
 pub(crate) async fn postgres(connection: &mut PgConnection) -> Result<()> {
     POSTGRES.run(connection).await.map_err(migration)
+}
+
+/// Completes rows that an older program wrote without the columns that lists need, a few hundred in a transaction.
+pub(crate) async fn complete(db: &Db) -> Result<()> {
+    loop {
+        let mut tx = db.write().await?;
+        let more = crate::jobs::complete(&mut tx).await?;
+        tx.commit().await?;
+        if !more {
+            return Ok(());
+        }
+    }
 }
 
 fn migration(error: sqlx::migrate::MigrateError) -> StoreError {

@@ -19,7 +19,7 @@ use crate::Api;
 const NESTED_DEFAULT: i64 = 100;
 
 /// By what executions can be sorted.
-const SORTS: [(&str, ExecutionSort); 9] = [
+const SORTS: [(&str, ExecutionSort); 15] = [
     ("id", ExecutionSort::Id),
     ("type", ExecutionSort::Type),
     ("status", ExecutionSort::Status),
@@ -29,6 +29,12 @@ const SORTS: [(&str, ExecutionSort); 9] = [
     ("message", ExecutionSort::Message),
     ("opId", ExecutionSort::OpId),
     ("jobName", ExecutionSort::JobName),
+    ("jobTeam", ExecutionSort::Team),
+    ("jobSchedule", ExecutionSort::Schedule),
+    ("jobVersion", ExecutionSort::JobVersion),
+    ("vdkVersion", ExecutionSort::VdkVersion),
+    ("lastDeployedDate", ExecutionSort::DeployedAt),
+    ("lastDeployedBy", ExecutionSort::DeployedBy),
 ];
 
 /// Where a run stands.
@@ -167,6 +173,7 @@ pub(super) async fn page(
     if !asked.field("content").exists() {
         query.limit = 0;
     }
+    query.without_revision = !asked.field("content").field("deployment").exists();
     let page = app::queries::executions(&api.db, caller, &query, with_total).await?;
     let now = api.clock.now();
     Ok(DataJobExecutionResponse {
@@ -214,7 +221,10 @@ fn query(
 
 /// What the selections of a deployment's executions ask for; `None` when there is none. They are read ahead, so that the
 /// runs of all deployments on a page come in one statement.
-pub(super) fn nested(selections: &[SelectionField<'_>]) -> Result<Option<ExecutionQuery>, Problem> {
+pub(super) fn nested(
+    selections: &[SelectionField<'_>],
+    without_revision: bool,
+) -> Result<Option<ExecutionQuery>, Problem> {
     let mut asked = None;
     for selection in selections {
         let arguments = selection
@@ -222,7 +232,8 @@ pub(super) fn nested(selections: &[SelectionField<'_>]) -> Result<Option<Executi
             .map_err(|error| refused(format!("executions: {}.", error.message.trim_end_matches('.'))))?;
         let window =
             Window::new(argument(&arguments, "pageNumber")?, argument(&arguments, "pageSize")?, NESTED_DEFAULT)?;
-        let query = query(&window, argument(&arguments, "filter")?, argument(&arguments, "order")?)?;
+        let mut query = query(&window, argument(&arguments, "filter")?, argument(&arguments, "order")?)?;
+        query.without_revision = without_revision;
         if asked.as_ref().is_some_and(|other| *other != query) {
             return Err(refused("executions: it is selected twice with different arguments.")
                 .fix("Select the executions of deployments once, or send two queries."));

@@ -1,7 +1,9 @@
 //! Data jobs in GraphQL.
 
-use app::queries::{DeploymentFilter, JobOnPage, JobPageRequest, JobQuery, JobSort, escape_like};
-use async_graphql::{ComplexObject, Context, Enum, InputObject, SimpleObject};
+use app::queries::{
+    DeploymentFilter, JobOnPage, JobPageRequest, JobQuery, JobSort, Measure, Search, SearchField, escape_like,
+};
+use async_graphql::{ComplexObject, Context, Enum, InputObject, Lookahead, SimpleObject};
 use jiff::Timestamp;
 use model::{
     Problem, deployment::Status, execution::Status as ExecutionStatus, job::Contacts, name::shown, resources::Resources,
@@ -17,34 +19,50 @@ use crate::Api;
 /// How many runs a page of jobs may bring along: jobs on the page times runs of each.
 const NESTED_MAX: i64 = 100_000;
 
-/// By what jobs can be sorted and filtered.
-const PROPERTIES: [(&str, Property); 12] = [
-    ("jobName", Property { sort: Some(JobSort::Name), filter: Filter::Name }),
-    ("config.team", Property { sort: Some(JobSort::Team), filter: Filter::Team }),
-    ("config.description", Property { sort: Some(JobSort::Description), filter: Filter::Description }),
-    // The reference takes it and does nothing with it.
-    ("config.schedule.scheduleCron", Property { sort: None, filter: Filter::Ignored }),
-    ("config.schedule.nextRunEpochSeconds", Property { sort: Some(JobSort::NextRun), filter: Filter::None }),
-    ("deployments.enabled", Property { sort: Some(JobSort::DeploymentEnabled), filter: Filter::Enabled }),
-    ("deployments.status", Property { sort: Some(JobSort::DeploymentStatus), filter: Filter::Status }),
-    (
-        "deployments.lastExecutionStatus",
-        Property { sort: Some(JobSort::LastExecutionStatus), filter: Filter::LastExecutionStatus },
-    ),
-    ("deployments.lastExecutionTime", Property { sort: Some(JobSort::LastExecutionTime), filter: Filter::None }),
-    (
-        "deployments.lastExecutionDuration",
-        Property { sort: Some(JobSort::LastExecutionDuration), filter: Filter::None },
-    ),
-    ("deployments.successfulExecutions", Property { sort: Some(JobSort::SuccessfulExecutions), filter: Filter::None }),
-    ("deployments.failedExecutions", Property { sort: Some(JobSort::FailedExecutions), filter: Filter::None }),
-];
-
+/// What can be said of a property.
 #[derive(Clone, Copy)]
 struct Property {
+    name: &'static str,
     sort: Option<JobSort>,
     filter: Filter,
 }
+
+const fn property(name: &'static str, sort: Option<JobSort>, filter: Filter) -> Property {
+    Property { name, sort, filter }
+}
+
+/// By what jobs can be sorted and filtered.
+const PROPERTIES: [Property; 16] = [
+    property("jobName", Some(JobSort::Name), Filter::Name),
+    property("config.team", Some(JobSort::Team), Filter::Team),
+    property("config.description", Some(JobSort::Description), Filter::Description),
+    // The reference takes these two and does nothing with them.
+    property("config.sourceUrl", None, Filter::Ignored),
+    property("config.schedule.scheduleCron", None, Filter::Ignored),
+    property("config.schedule.nextRunEpochSeconds", Some(JobSort::NextRun), Filter::Range(Measure::NextRun)),
+    property("config.contacts.present", Some(JobSort::Contacts), Filter::Ignored),
+    property("deployments.enabled", Some(JobSort::DeploymentEnabled), Filter::Enabled),
+    property("deployments.status", Some(JobSort::DeploymentStatus), Filter::Status),
+    property("deployments.jobPythonVersion", Some(JobSort::Python), Filter::Python),
+    property("deployments.lastExecutionStatus", Some(JobSort::LastExecutionStatus), Filter::LastExecutionStatus),
+    property(
+        "deployments.lastExecutionTime",
+        Some(JobSort::LastExecutionTime),
+        Filter::Range(Measure::LastExecutionTime),
+    ),
+    property(
+        "deployments.lastExecutionDuration",
+        Some(JobSort::LastExecutionDuration),
+        Filter::Range(Measure::LastExecutionDuration),
+    ),
+    property(
+        "deployments.successfulExecutions",
+        Some(JobSort::SuccessfulExecutions),
+        Filter::Range(Measure::SuccessfulExecutions),
+    ),
+    property("deployments.failedExecutions", Some(JobSort::FailedExecutions), Filter::Range(Measure::FailedExecutions)),
+    property("config.contacts", Some(JobSort::Contacts), Filter::Ignored),
+];
 
 /// How a pattern of a property is understood.
 #[derive(Clone, Copy)]
@@ -52,12 +70,28 @@ enum Filter {
     Name,
     Team,
     Description,
+    Python,
     Enabled,
     Status,
     LastExecutionStatus,
+    Range(Measure),
     Ignored,
-    None,
 }
+
+/// The fields below `content` that a search can look at, and where it looks then. The last three find nothing.
+const SEARCHED: [(&[&str], Option<SearchField>); 11] = [
+    (&["jobName"], Some(SearchField::Name)),
+    (&["config", "team"], Some(SearchField::Team)),
+    (&["config", "description"], Some(SearchField::Description)),
+    (&["config", "schedule", "scheduleCron"], Some(SearchField::Cron)),
+    (&["config", "schedule", "nextRunEpochSeconds"], Some(SearchField::NextRun)),
+    (&["deployments", "enabled"], Some(SearchField::DeploymentEnabled)),
+    (&["deployments", "jobPythonVersion"], Some(SearchField::Python)),
+    (&["deployments", "lastExecutionStatus"], Some(SearchField::LastExecutionStatus)),
+    (&["config", "sourceUrl"], None),
+    (&["deployments", "lastExecutionTime"], None),
+    (&["deployments", "lastExecutionDuration"], None),
+];
 
 /// A filter, a sort, or both. What is null does neither.
 #[derive(Debug, Clone, InputObject)]
@@ -270,7 +304,8 @@ pub(super) async fn page(
     let asked = ctx.look_ahead();
     let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
     let deployments = asked.field("content").field("deployments");
-    let executions = executions::nested(&deployments.field("executions").selection_fields())?;
+    let runs = deployments.field("executions");
+    let executions = executions::nested(&runs.selection_fields(), !runs.field("deployment").exists())?;
     if executions.as_ref().is_some_and(|runs| runs.limit * window.limit > NESTED_MAX) {
         return Err(refused(format!(
             "The page has {} jobs with {} executions each; {NESTED_MAX} in all is the most.",
@@ -283,7 +318,8 @@ pub(super) async fn page(
         let none = with_total.then_some(0);
         return Ok(DataJobPage { content: Some(Vec::new()), total_pages: none, total_items: none });
     };
-    query.search = search.filter(|text| !text.trim().is_empty());
+    query.search =
+        search.filter(|text| !text.trim().is_empty()).and_then(|text| searched(&asked.field("content"), text));
     query.limit = if asked.field("content").exists() { window.limit } else { 0 };
     query.offset = window.offset;
     let request = JobPageRequest { query, with_total, with_deployments: deployments.exists(), executions };
@@ -294,6 +330,19 @@ pub(super) async fn page(
         total_pages: page.total.map(|total| window.pages(total)),
         total_items: page.total,
     })
+}
+
+/// A search looks at the fields that are selected, as in the reference; where none of them can be looked at, it finds all.
+fn searched(content: &Lookahead<'_>, text: String) -> Option<Search> {
+    let is_selected = |path: &[&str]| match path {
+        [name] => content.field(name).exists(),
+        [parent, name] => content.field(parent).field(name).exists(),
+        [parent, child, name] => content.field(parent).field(child).field(name).exists(),
+        _ => false,
+    };
+    let selected = SEARCHED.iter().filter(|(path, _)| is_selected(path));
+    let fields: Vec<_> = selected.map(|(_, field)| *field).collect();
+    (!fields.is_empty()).then(|| Search { text, fields: fields.into_iter().flatten().collect() })
 }
 
 /// The predicates as a query; `None` when no job can fulfil all of them.
@@ -308,8 +357,8 @@ fn query(predicates: impl Iterator<Item = Predicate>) -> Result<Option<JobQuery>
             }
             return Err(refused("filter: a predicate names no property."));
         };
-        let Some((name, property)) = PROPERTIES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
-            let names: Vec<_> = PROPERTIES.iter().map(|(name, _)| *name).collect();
+        let Some(property) = PROPERTIES.iter().find(|known| known.name.eq_ignore_ascii_case(name)) else {
+            let names: Vec<_> = PROPERTIES.iter().map(|known| known.name).collect();
             return Err(refused(format!(
                 "filter: jobs have no property {} here; known are {}.",
                 shown(name),
@@ -321,16 +370,16 @@ fn query(predicates: impl Iterator<Item = Predicate>) -> Result<Option<JobQuery>
             query.descending = direction == Direction::Desc;
         }
         if let Some(pattern) = pattern {
-            possible &= narrow(&mut query, name, property.filter, pattern)?;
+            possible &= narrow(&mut query, property, pattern)?;
         }
     }
     Ok(possible.then_some(query))
 }
 
 /// Adds one pattern to a query. `false` when it contradicts another one.
-fn narrow(query: &mut JobQuery, name: &str, filter: Filter, pattern: &str) -> Result<bool, Problem> {
+fn narrow(query: &mut JobQuery, Property { name, filter, .. }: &Property, pattern: &str) -> Result<bool, Problem> {
     let unknown = |known: &str| refused(format!("filter: {name} is {}; known are {known}.", shown(pattern)));
-    match filter {
+    match *filter {
         Filter::Name if pattern.contains('*') => {
             // A question mark stands for one character where there is a star, too.
             query.names.push(escape_like(pattern).replace('*', "%").replace('?', "_"));
@@ -338,6 +387,11 @@ fn narrow(query: &mut JobQuery, name: &str, filter: Filter, pattern: &str) -> Re
         Filter::Name => query.names.push(escape_like(pattern)),
         Filter::Team => query.teams.push(escape_like(pattern).replace("\\%", "%")),
         Filter::Description => query.descriptions.push(pattern.to_owned()),
+        Filter::Python => query.pythons.push(pattern.to_owned()),
+        Filter::Range(measure) => {
+            let (least, most) = range(name, measure, pattern)?;
+            query.ranges.push((measure, least, most));
+        }
         Filter::Enabled => {
             let enabled = match pattern.to_ascii_lowercase().as_str() {
                 "enabled" => DeploymentFilter::Enabled,
@@ -358,9 +412,24 @@ fn narrow(query: &mut JobQuery, name: &str, filter: Filter, pattern: &str) -> Re
             return Ok(*query.last_execution_status.get_or_insert(status) == status);
         }
         Filter::Ignored => {}
-        Filter::None => {
-            return Err(refused(format!("filter: jobs can be sorted by {name}, and not filtered by it.")));
-        }
     }
     Ok(true)
+}
+
+/// Two numbers with a dash between; of seconds and counts also one alone.
+fn range(name: &str, measure: Measure, pattern: &str) -> Result<(i64, i64), Problem> {
+    let is_time = matches!(measure, Measure::NextRun | Measure::LastExecutionTime);
+    let example = if is_time { "1619460302-1619546702 (seconds since 1970)" } else { "60-90, or 60" };
+    let refused = |why: &str| refused(format!("filter: {name} is {}; {why}, as {example}.", shown(pattern)));
+    let number = |text: &str| text.trim().parse::<u32>().ok().map(i64::from);
+    let bounds = match pattern.split_once('-') {
+        Some((least, most)) => number(least).zip(number(most)),
+        None if is_time => None,
+        None => number(pattern).map(|number| (number, number)),
+    };
+    match bounds {
+        None => Err(refused("it must be two numbers with a dash between")),
+        Some((least, most)) if least > most => Err(refused("the first number must not be above the second")),
+        Some(bounds) => Ok(bounds),
+    }
 }

@@ -130,6 +130,23 @@ async fn jobs_are_filtered_as_in_the_reference() {
         (json!([{"property": "deployments.status", "pattern": "success"}]), vec!["daily-sales"]),
         (json!([{"property": "deployments.lastExecutionStatus", "pattern": "succeeded"}]), vec!["daily-sales"]),
         (json!([{"property": "deployments.lastExecutionStatus", "pattern": "USER_ERROR"}]), vec![]),
+        (json!([{"property": "config.team", "pattern": "TEAM Two"}]), vec!["daily-costs"]),
+        (json!([{"property": "config.sourceUrl", "pattern": "x", "sort": "ASC"}]), all.clone()),
+        (
+            json!([{"property": "config.schedule.nextRunEpochSeconds", "pattern": "1710000000-1720000000"}]),
+            vec!["weekly-report"],
+        ),
+        (json!([{"property": "config.schedule.nextRunEpochSeconds", "pattern": "1-2"}]), vec![]),
+        (json!([{"property": "deployments.jobPythonVersion", "pattern": "3.1"}]), vec!["daily-sales"]),
+        (json!([{"property": "deployments.jobPythonVersion", "pattern": "3.12"}]), vec![]),
+        (
+            json!([{"property": "deployments.lastExecutionTime", "pattern": "1710000000-1710000180"}]),
+            vec!["daily-sales"],
+        ),
+        (json!([{"property": "deployments.lastExecutionTime", "pattern": "1710000000-1710000179"}]), vec![]),
+        (json!([{"property": "deployments.lastExecutionDuration", "pattern": "60"}]), vec!["daily-sales"]),
+        (json!([{"property": "deployments.successfulExecutions", "pattern": "1-5"}]), vec!["daily-sales"]),
+        (json!([{"property": "deployments.failedExecutions", "pattern": "0"}]), vec!["daily-costs", "weekly-report"]),
     ] {
         let variables = json!({"f": filter}).to_string();
         let query = "query($f: [Predicate]) { jobs(filter: $f) { content { jobName } totalItems } }";
@@ -146,6 +163,34 @@ async fn jobs_are_filtered_as_in_the_reference() {
 }
 
 #[tokio::test]
+async fn a_search_looks_at_the_fields_that_are_selected() {
+    let service = fleet().await;
+    let team = "config { team }";
+    let schedule = "config { schedule { scheduleCron nextRunEpochSeconds } }";
+    let state = "deployments { enabled lastExecutionStatus jobPythonVersion }";
+    for (search, selected, expected) in [
+        ("TWO", "", vec![]),
+        ("TWO", team, vec!["daily-costs"]),
+        ("of_the", "config { description }", vec!["weekly-report"]),
+        ("mon", schedule, vec!["weekly-report"]),
+        ("17", schedule, vec!["weekly-report"]),
+        ("-1", schedule, vec!["daily-costs", "daily-sales"]),
+        ("Enabled", state, vec!["daily-sales"]),
+        ("not_deployed", state, vec!["daily-costs", "weekly-report"]),
+        ("succeeded", state, vec!["daily-sales"]),
+        ("3.11", state, vec!["daily-sales"]),
+        ("https", "config { sourceUrl }", vec![]),
+    ] {
+        let query = format!("{{ jobs(search: {search:?}) {{ content {{ jobName {selected} }} totalItems }} }}");
+        let body = service.query(&[("query", &query)]).await.ok();
+        assert_eq!(names(&body), expected, "{search} {selected}");
+        assert_eq!(body["data"]["totalItems"], expected.len(), "{search} {selected}");
+    }
+    let totals = service.query(&[("query", "{ jobs(search: \"none\") { totalItems } }")]).await.ok();
+    assert_eq!(totals["data"]["totalItems"], 3, "with no field selected there is nothing to look at");
+}
+
+#[tokio::test]
 async fn jobs_are_sorted_by_each_property_and_the_last_sort_counts() {
     let service = fleet().await;
     for property in [
@@ -153,6 +198,11 @@ async fn jobs_are_sorted_by_each_property_and_the_last_sort_counts() {
         "config.team",
         "config.description",
         "config.schedule.nextRunEpochSeconds",
+        "config.schedule.scheduleCron",
+        "config.sourceUrl",
+        "config.contacts",
+        "config.contacts.present",
+        "deployments.jobPythonVersion",
         "deployments.enabled",
         "deployments.status",
         "deployments.lastExecutionStatus",
@@ -188,6 +238,12 @@ async fn executions_are_filtered_and_sorted() {
         ("(order: {property: \"startTime\", direction: ASC})", vec![first, second]),
         ("(order: {property: \"endTime\", direction: DESC})", vec![second, first]),
         ("(order: {property: \"status\", direction: ASC})", vec![second, first]),
+        ("(order: {property: \"jobTeam\", direction: DESC})", vec![second, first]),
+        ("(order: {property: \"jobSchedule\", direction: DESC})", vec![second, first]),
+        ("(order: {property: \"jobVersion\", direction: ASC})", vec![first, second]),
+        ("(order: {property: \"vdkVersion\", direction: ASC})", vec![first, second]),
+        ("(order: {property: \"lastDeployedDate\", direction: ASC})", vec![first, second]),
+        ("(order: {property: \"lastDeployedBy\", direction: ASC})", vec![first, second]),
         ("(filter: {statusIn: [USER_ERROR]})", vec![first]),
         ("(filter: {statusIn: [], jobNameIn: [], teamNameIn: []})", vec![second, first]),
         ("(filter: {jobNameIn: [\"daily-sales\", \"other\"]})", vec![second, first]),
@@ -265,8 +321,12 @@ async fn bad_queries_are_refused_with_the_sentences_and_a_list_of_errors() {
             "known are jobName, config.team",
         ),
         (
-            "{ jobs(filter: [{property: \"deployments.lastExecutionTime\", pattern: \"1-2\"}]) { totalItems } }",
-            "not filtered",
+            "{ jobs(filter: [{property: \"deployments.lastExecutionTime\", pattern: \"yesterday\"}]) { totalItems } }",
+            "1619460302-1619546702",
+        ),
+        (
+            "{ jobs(filter: [{property: \"config.schedule.nextRunEpochSeconds\", pattern: \"2-1\"}]) { totalItems } }",
+            "must not be above",
         ),
         ("{ jobs(filter: [{pattern: \"x\"}]) { totalItems } }", "no property"),
         ("{ jobs(filter: [{property: \"deployments.enabled\", pattern: \"maybe\"}]) { totalItems } }", "not_deployed"),

@@ -1,0 +1,49 @@
+//! Fills an empty database with a fleet for benchmarks: `cargo run -p store --example fill -- <URL> <jobs> <runs>`.
+
+use std::process::ExitCode;
+
+use store::{Db, PostgresOptions, Tx};
+
+/// Distinct schedules of the fleet.
+const SCHEDULES_MAX: i64 = 2000;
+
+#[tokio::main]
+#[expect(clippy::print_stderr, reason = "it is a program of its own")]
+async fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [url, jobs, runs] = arguments.as_slice() else {
+        eprintln!("usage: fill <URL of an empty database> <jobs> <runs of each>");
+        return ExitCode::FAILURE;
+    };
+    match fill(url, jobs, runs).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the fleet is as of now")]
+async fn fill(url: &str, jobs: &str, runs: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let schedules = jobs.parse::<i64>()?.clamp(1, SCHEDULES_MAX);
+    let now = jiff::Timestamp::now().as_second();
+    let options = PostgresOptions { statement_timeout: std::time::Duration::ZERO, ..PostgresOptions::default() };
+    let db = Db::open(url, &options).await?;
+    for statement in include_str!("fill.sql").split(";\n") {
+        let sql = statement
+            .replace("{jobs}", jobs)
+            .replace("{runs}", runs)
+            .replace("{schedules}", &schedules.to_string())
+            .replace("{now}", &now.to_string());
+        let mut tx = db.write().await?;
+        let sql = sqlx::AssertSqlSafe(sql);
+        match &mut tx {
+            Tx::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await?.rows_affected(),
+            Tx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await?.rows_affected(),
+        };
+        tx.commit().await?;
+    }
+    db.close().await;
+    Ok(())
+}

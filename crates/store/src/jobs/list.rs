@@ -1,0 +1,641 @@
+//! Pages of live jobs.
+//!
+//! A page costs the page. Each order has an index; where conditions narrow the list to few jobs, those are found first
+//! and sorted, and where they leave many, the index of the order is walked until the page is full. Which of both is
+//! decided by counting, up to a limit: neither database can know it of conditions that are bound later.
+
+use jiff::Timestamp;
+use model::{deployment::Status as DeploymentStatus, execution::Status as ExecutionStatus, job::DataJob};
+
+use super::JobRow;
+use crate::{
+    Result, Tx,
+    bound::{Bound, Conditions, bind_all},
+    corrupt,
+    db::on,
+    instant_opt, storable,
+};
+
+/// What a list shows of a job beside the job itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobSummary {
+    /// The job.
+    pub job: DataJob,
+    /// The last outcome of its rollout.
+    pub deployment_status: DeploymentStatus,
+    /// Whether its deployment is enabled; absent without one.
+    pub deployment_enabled: Option<bool>,
+    /// The next tick of its schedule.
+    pub next_run: Option<Timestamp>,
+    /// How the latest execution stands.
+    pub last_execution_status: Option<ExecutionStatus>,
+    /// When the latest execution started.
+    pub last_execution_start: Option<Timestamp>,
+    /// When the latest execution ended.
+    pub last_execution_end: Option<Timestamp>,
+    /// How long the latest execution took, in seconds.
+    pub last_execution_duration_seconds: Option<i64>,
+    /// Executions that succeeded.
+    pub successful_executions: i64,
+    /// Executions that failed, by whosever fault.
+    pub failed_executions: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct SummaryRow {
+    #[sqlx(flatten)]
+    job: JobRow,
+    deployment_status: String,
+    deployment_enabled: Option<bool>,
+    next_tick: Option<i64>,
+    last_execution_status: Option<String>,
+    last_execution_start: Option<i64>,
+    last_execution_end: Option<i64>,
+    last_execution_duration_seconds: Option<i64>,
+    successful_executions: i64,
+    failed_executions: i64,
+}
+
+impl TryFrom<SummaryRow> for JobSummary {
+    type Error = crate::StoreError;
+
+    fn try_from(row: SummaryRow) -> Result<Self> {
+        Ok(Self {
+            job: row.job.try_into()?,
+            deployment_status: DeploymentStatus::parse(&row.deployment_status)
+                .ok_or_else(|| corrupt("a deployment status"))?,
+            deployment_enabled: row.deployment_enabled,
+            next_run: instant_opt(row.next_tick)?,
+            last_execution_status: row
+                .last_execution_status
+                .map(|s| ExecutionStatus::parse(&s).ok_or_else(|| corrupt("an execution status")))
+                .transpose()?,
+            last_execution_start: instant_opt(row.last_execution_start)?,
+            last_execution_end: instant_opt(row.last_execution_end)?,
+            last_execution_duration_seconds: row.last_execution_duration_seconds,
+            successful_executions: row.successful_executions,
+            failed_executions: row.failed_executions,
+        })
+    }
+}
+
+/// By what a list of jobs is sorted. The name settles what is equal, what is absent comes last both ways.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum JobSort {
+    /// By name.
+    #[default]
+    Name,
+    /// By team.
+    Team,
+    /// By the first hundred characters of the description.
+    Description,
+    /// By the next tick; jobs of one schedule stand together.
+    NextRun,
+    /// By whether anybody hears of it.
+    Contacts,
+    /// By the outcome of the rollout.
+    DeploymentStatus,
+    /// Enabled ones first, then disabled ones.
+    DeploymentEnabled,
+    /// By the Python version that it runs with.
+    Python,
+    /// By the status of the latest execution.
+    LastExecutionStatus,
+    /// By the end of the latest execution.
+    LastExecutionTime,
+    /// By the duration of the latest execution.
+    LastExecutionDuration,
+    /// By the count of successes.
+    SuccessfulExecutions,
+    /// By the count of failures.
+    FailedExecutions,
+}
+
+impl JobSort {
+    /// The column, and whether it may be absent.
+    fn column(self) -> (&'static str, bool) {
+        match self {
+            Self::Name => ("j.name", false),
+            Self::Team => ("j.team", false),
+            Self::Description => ("substr(j.description, 1, 100)", false),
+            Self::NextRun => ("s.next_tick", true),
+            Self::Contacts => ("j.contacts_present", false),
+            Self::DeploymentStatus => ("j.deployment_status", false),
+            Self::DeploymentEnabled => ("j.deployment_enabled", true),
+            Self::Python => ("j.deployment_python", true),
+            Self::LastExecutionStatus => ("j.last_execution_status", true),
+            Self::LastExecutionTime => ("j.last_execution_end", true),
+            Self::LastExecutionDuration => ("j.last_execution_duration_seconds", true),
+            Self::SuccessfulExecutions => ("j.successful_executions", false),
+            Self::FailedExecutions => ("j.failed_executions", false),
+        }
+    }
+}
+
+/// Whether a job has a deployment that was reached, and whether ticks are on for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeploymentFilter {
+    /// Deployed and ticks on.
+    Enabled,
+    /// Deployed and ticks off.
+    Disabled,
+    /// Not deployed.
+    NotDeployed,
+}
+
+/// What a range is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// The next tick, in seconds since 1970.
+    NextRun,
+    /// The end of the latest execution, in seconds since 1970.
+    LastExecutionTime,
+    /// The duration of the latest execution, in seconds.
+    LastExecutionDuration,
+    /// How many executions succeeded.
+    SuccessfulExecutions,
+    /// How many executions failed.
+    FailedExecutions,
+}
+
+/// Where a search looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchField {
+    /// In the name.
+    Name,
+    /// In the team.
+    Team,
+    /// In the description.
+    Description,
+    /// In the cron expression.
+    Cron,
+    /// In the digits of the next tick, in seconds since 1970; -1 where there is none.
+    NextRun,
+    /// In the Python version of the deployment.
+    Python,
+    /// The whole of `enabled`, `disabled` or `not_deployed`.
+    DeploymentEnabled,
+    /// The whole of the latest execution's status.
+    LastExecutionStatus,
+}
+
+/// A text that one of several fields has to hold, in any case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search {
+    /// The text.
+    pub text: String,
+    /// Where it is looked for.
+    pub fields: Vec<SearchField>,
+}
+
+impl From<&str> for Search {
+    /// A search in names.
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), fields: vec![SearchField::Name] }
+    }
+}
+
+/// Which page of which jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobQuery {
+    /// Patterns of names with `%` for anything; each must match, in any case.
+    pub names: Vec<String>,
+    /// Patterns of teams with `%` for anything; each must match, in any case.
+    pub teams: Vec<String>,
+    /// Texts that the description contains, in any case.
+    pub descriptions: Vec<String>,
+    /// Texts that the Python version of the deployment contains.
+    pub pythons: Vec<String>,
+    /// Figures with the least and the most that they may be.
+    pub ranges: Vec<(Measure, i64, i64)>,
+    /// A text that one of several fields contains.
+    pub search: Option<Search>,
+    /// Deployed, and how.
+    pub deployment: Option<DeploymentFilter>,
+    /// The outcome of the rollout.
+    pub deployment_status: Option<DeploymentStatus>,
+    /// The status of the latest execution.
+    pub last_execution_status: Option<ExecutionStatus>,
+    /// The order.
+    pub sort: JobSort,
+    /// Whether the order is turned round.
+    pub descending: bool,
+    /// How many jobs the page has at most.
+    pub limit: i64,
+    /// How many jobs come before it.
+    pub offset: i64,
+}
+
+/// Jobs that are found and sorted rather than met along an order.
+const FOUND_MAX: i64 = 1000;
+
+/// The fewest characters that an index of trigrams helps with.
+const TRIGRAM_CHARS: usize = 3;
+
+/// How the jobs of a page are come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By the indexes of the conditions; then they are sorted.
+    Find,
+    /// Along the index of the order; the conditions are looked at on the way.
+    Walk,
+}
+
+/// A pattern as an index can serve it.
+#[derive(Debug, PartialEq, Eq)]
+enum Shape {
+    /// No wildcard.
+    Equal(String),
+    /// Begins with this; `whole` when that is all that it says.
+    Like { prefix: String, whole: bool },
+}
+
+impl Shape {
+    fn of(pattern: &str) -> Self {
+        let mut text = String::new();
+        let mut chars = pattern.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                '%' | '_' => return Self::Like { prefix: text, whole: c == '%' && chars.as_str().is_empty() },
+                '\\' => text.push(chars.next().unwrap_or(c)),
+                c => text.push(c),
+            }
+        }
+        Self::Equal(text)
+    }
+}
+
+/// Conditions on jobs, one after the other.
+struct Narrowing {
+    conditions: Conditions,
+    way: Way,
+    shared: bool,
+}
+
+impl Narrowing {
+    /// What keeps SQLite from using an index for what follows.
+    fn aside(&self, aside: bool) -> &'static str {
+        if aside && !self.shared { "+" } else { "" }
+    }
+
+    /// The words of jobs that have this text in one of the columns: a table as `t`, and a condition on it.
+    fn words(&mut self, columns: &[&str], text: &str) -> (&'static str, String) {
+        let text = text.to_lowercase();
+        if !self.shared && self.way == Way::Find && text.chars().count() >= TRIGRAM_CHARS {
+            let phrase = format!("{{{}}} : \"{}\"", columns.join(" "), text.replace('"', "\"\""));
+            let mark = self.conditions.text(phrase);
+            return ("data_job_words", format!("data_job_words match {mark}"));
+        }
+        let mark = self.conditions.text(format!("%{}%", escape_like(&text)));
+        let likes: Vec<_> = columns.iter().map(|column| format!("t.{column} like {mark} escape '\\'")).collect();
+        ("data_job_text t", format!("({})", likes.join(" or ")))
+    }
+
+    /// That one of the columns contains a text.
+    fn contains(&mut self, columns: &[&str], text: &str) -> String {
+        match (self.way, self.words(columns, text)) {
+            (Way::Find, ("data_job_words", words)) => format!(
+                "j.job_id in (select t.job_id from data_job_text t
+                    where t.text_id in (select rowid from data_job_words where {words}))"
+            ),
+            (Way::Find, (_, words)) => {
+                format!("j.job_id in (select t.job_id from data_job_text t where {words})")
+            }
+            (Way::Walk, (_, words)) => {
+                format!("exists (select 1 from data_job_text t where t.job_id = j.job_id and {words})")
+            }
+        }
+    }
+
+    fn pattern(&mut self, column: &str, pattern: &str) {
+        let pattern = pattern.to_lowercase();
+        let aside = self.aside(self.way == Way::Walk);
+        let (prefix, whole) = match Shape::of(&pattern) {
+            Shape::Equal(text) => {
+                let mark = self.conditions.text(text);
+                return self.conditions.and(&format!("{aside}{column} = {mark}"));
+            }
+            Shape::Like { prefix, whole } => (prefix, whole),
+        };
+        if !prefix.is_empty() {
+            let (from, to) = (self.conditions.text(&prefix), self.conditions.text(format!("{prefix}\u{10FFFF}")));
+            self.conditions.and(&format!("{aside}{column} >= {from} and {aside}{column} < {to}"));
+        }
+        if !whole {
+            let mark = self.conditions.text(pattern);
+            self.conditions.and(&format!("{aside}{column} like {mark} escape '\\'"));
+        }
+    }
+
+    fn range(&mut self, measure: Measure, least: i64, most: i64) {
+        const SECOND: i64 = 1_000_000;
+        let in_micros = matches!(measure, Measure::NextRun | Measure::LastExecutionTime);
+        let (least, most) = if in_micros {
+            (least.saturating_mul(SECOND), most.saturating_mul(SECOND).saturating_add(SECOND - 1))
+        } else {
+            (least, most)
+        };
+        let (from, to) = (self.conditions.bind(Bound::Int(least)), self.conditions.bind(Bound::Int(most)));
+        let aside = self.aside(self.way == Way::Walk);
+        let condition = match measure {
+            Measure::NextRun => format!(
+                "{aside}j.schedule_id in (select n.schedule_id from schedule n
+                    where n.next_tick >= {from} and n.next_tick <= {to})"
+            ),
+            Measure::LastExecutionTime => {
+                format!("{aside}j.last_execution_end >= {from} and {aside}j.last_execution_end <= {to}")
+            }
+            Measure::LastExecutionDuration => format!(
+                "{aside}j.last_execution_duration_seconds >= {from} and {aside}j.last_execution_duration_seconds <= {to}"
+            ),
+            Measure::SuccessfulExecutions => {
+                format!("{aside}j.successful_executions >= {from} and {aside}j.successful_executions <= {to}")
+            }
+            Measure::FailedExecutions => {
+                format!("{aside}j.failed_executions >= {from} and {aside}j.failed_executions <= {to}")
+            }
+        };
+        self.conditions.and(&condition);
+    }
+
+    fn search(&mut self, search: &Search) {
+        let mut either = Vec::new();
+        let columns = search.columns();
+        if !columns.is_empty() {
+            either.push(self.contains(&columns, &search.text));
+        }
+        let text = search.text.to_lowercase();
+        if search.looks_for_a_number() {
+            let mark = self.conditions.text(format!("%{}%", escape_like(&text)));
+            either.push(format!(
+                "j.schedule_id in (select n.schedule_id from schedule n
+                    where cast(coalesce(n.next_tick / 1000000, -1) as text) like {mark} escape '\\')"
+            ));
+            if "-1".contains(&text) {
+                either.push("j.schedule_id is null".into());
+            }
+        }
+        if search.fields.contains(&SearchField::DeploymentEnabled) {
+            match text.as_str() {
+                "enabled" => either.push("j.deployment_enabled = true".into()),
+                "disabled" => either.push("j.deployment_enabled = false".into()),
+                "not_deployed" => either.push("j.deployment_enabled is null".into()),
+                _ => {}
+            }
+        }
+        if let Some(status) = search.status() {
+            let mark = self.conditions.text(status.as_str());
+            either.push(format!("j.last_execution_status = {mark}"));
+        }
+        // What none of the fields can hold is found nowhere.
+        let condition = if either.is_empty() { "1 = 0".into() } else { format!("({})", either.join(" or ")) };
+        self.conditions.and(&condition);
+    }
+}
+
+impl Search {
+    /// The fields that are words.
+    fn columns(&self) -> Vec<&'static str> {
+        let column = |field: &SearchField| match field {
+            SearchField::Name => Some("name"),
+            SearchField::Team => Some("team"),
+            SearchField::Description => Some("description"),
+            SearchField::Cron => Some("cron"),
+            SearchField::Python => Some("python"),
+            SearchField::NextRun | SearchField::DeploymentEnabled | SearchField::LastExecutionStatus => None,
+        };
+        self.fields.iter().filter_map(column).collect()
+    }
+
+    fn looks_for_a_number(&self) -> bool {
+        self.fields.contains(&SearchField::NextRun)
+            && !self.text.is_empty()
+            && self.text.bytes().all(|b| b.is_ascii_digit() || b == b'-')
+    }
+
+    fn status(&self) -> Option<ExecutionStatus> {
+        let asked = self.fields.contains(&SearchField::LastExecutionStatus);
+        asked.then(|| ExecutionStatus::parse(&self.text.to_ascii_uppercase())).flatten()
+    }
+
+    /// Whether it can be fulfilled by words alone.
+    fn is_of_words(&self) -> bool {
+        let states = ["enabled", "disabled", "not_deployed"];
+        !(self.columns().is_empty()
+            || self.looks_for_a_number()
+            || self.status().is_some()
+            || self.fields.contains(&SearchField::DeploymentEnabled)
+                && states.contains(&self.text.to_lowercase().as_str()))
+    }
+}
+
+impl JobQuery {
+    fn conditions(&self, way: Way, shared: bool) -> Result<Conditions> {
+        let conditions = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
+        let mut narrowing = Narrowing { conditions, way, shared };
+        for name in &self.names {
+            narrowing.pattern("j.name", name);
+        }
+        for team in &self.teams {
+            narrowing.pattern("j.team_lower", team);
+        }
+        for (column, texts) in [("description", &self.descriptions), ("python", &self.pythons)] {
+            for text in texts {
+                let contains = narrowing.contains(&[column], text);
+                narrowing.conditions.and(&contains);
+            }
+        }
+        for (measure, least, most) in &self.ranges {
+            narrowing.range(*measure, *least, *most);
+        }
+        if let Some(search) = &self.search {
+            narrowing.search(search);
+        }
+        // Half of all jobs may share these: another condition serves better where there is one.
+        let aside = narrowing.aside(way == Way::Walk || narrowing.conditions.sql.contains(" and "));
+        for (column, status) in [
+            ("j.deployment_status", self.deployment_status.map(DeploymentStatus::as_str)),
+            ("j.last_execution_status", self.last_execution_status.map(ExecutionStatus::as_str)),
+        ] {
+            if let Some(status) = status {
+                let mark = narrowing.conditions.text(status);
+                narrowing.conditions.and(&format!("{aside}{column} = {mark}"));
+            }
+        }
+        match self.deployment {
+            Some(DeploymentFilter::Enabled) => {
+                narrowing.conditions.and(&format!("{aside}j.deployment_enabled = true"));
+            }
+            Some(DeploymentFilter::Disabled) => {
+                narrowing.conditions.and(&format!("{aside}j.deployment_enabled = false"));
+            }
+            Some(DeploymentFilter::NotDeployed) => {
+                narrowing.conditions.and(&format!("{aside}j.deployment_enabled is null"));
+            }
+            None => {}
+        }
+        storable(narrowing.conditions.texts())?;
+        Ok(narrowing.conditions)
+    }
+
+    /// Whether there is no condition but (if `but_names`) on the name.
+    fn is_open(&self, but_names: bool) -> bool {
+        let only = Self {
+            names: if but_names { self.names.clone() } else { Vec::new() },
+            sort: self.sort,
+            descending: self.descending,
+            limit: self.limit,
+            offset: self.offset,
+            ..Self::default()
+        };
+        *self == only
+    }
+
+    /// The one text that is looked for when nothing else is, with its columns.
+    fn only_words(&self) -> Option<(Vec<&'static str>, &str)> {
+        let (mut rest, mut words) = (self.clone(), Vec::new());
+        rest.descriptions.clear();
+        rest.pythons.clear();
+        rest.search = None;
+        words.extend(self.descriptions.iter().map(|text| (vec!["description"], text.as_str())));
+        words.extend(self.pythons.iter().map(|text| (vec!["python"], text.as_str())));
+        if let Some(search) = &self.search {
+            if !search.is_of_words() {
+                return None;
+            }
+            words.push((search.columns(), search.text.as_str()));
+        }
+        (rest.is_open(false) && words.len() == 1).then(|| words.swap_remove(0))
+    }
+}
+
+/// Text as a part of a `like` pattern that means itself, with `\` as the escape.
+pub fn escape_like(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+}
+
+const COLUMNS: &str = "j.job_id, j.name, j.team, j.description, j.db_default_type, j.contacts, j.schedule_cron,
+    j.generate_keytab, j.enable_execution_notifications, j.notification_delay_period_minutes, j.deployment_status,
+    j.deployment_enabled, j.last_execution_status, j.last_execution_start, j.last_execution_end,
+    j.last_execution_duration_seconds, j.successful_executions, j.failed_executions, j.schedule_id";
+
+/// One page of the jobs that a query finds.
+pub async fn page(tx: &mut Tx, query: &JobQuery) -> Result<Vec<JobSummary>> {
+    page_of(tx, query, None).await
+}
+
+/// One page of the jobs that a query finds; `found` is how many it finds in all, where that is known.
+pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>) -> Result<Vec<JobSummary>> {
+    if query.limit <= 0 || found.is_some_and(|found| found <= query.offset) {
+        return Ok(Vec::new());
+    }
+    let exact = query.names.iter().any(|name| matches!(Shape::of(name), Shape::Equal(_)));
+    let way = if exact {
+        Way::Find
+    } else if query.is_open(query.sort == JobSort::Name) {
+        Way::Walk
+    } else {
+        let found = match found {
+            Some(found) => found,
+            None => probe(tx, query).await?,
+        };
+        if found <= FOUND_MAX { Way::Find } else { Way::Walk }
+    };
+    let shared = tx.is_shared();
+    // Names are found in their order.
+    let by_name = query.sort == JobSort::Name && query.is_open(true);
+    let conditions = query.conditions(if by_name { Way::Find } else { way }, shared)?;
+    let sql = match (query.sort, way) {
+        (JobSort::NextRun, Way::Walk) => along_schedules(query, &conditions.sql),
+        _ => sorted(query, &conditions.sql, way == Way::Find && !shared),
+    };
+    let rows: Vec<SummaryRow> = on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), conditions.bound)
+        .fetch_all(c)
+        .await)?;
+    rows.into_iter().map(JobSummary::try_from).collect()
+}
+
+fn sorted(query: &JobQuery, conditions: &str, aside: bool) -> String {
+    let (column, optional) = query.sort.column();
+    let descending = query.descending != (query.sort == JobSort::DeploymentEnabled);
+    let direction = if descending { "desc" } else { "asc" };
+    let aside = if aside { "+" } else { "" };
+    let last = if optional { " nulls last" } else { "" };
+    let schedule = if query.sort == JobSort::NextRun { format!("j.schedule_id {direction},") } else { String::new() };
+    format!(
+        "select {COLUMNS}, s.next_tick from data_job j left join schedule s on s.schedule_id = j.schedule_id
+         where {conditions}
+         order by {aside}{column} {direction}{last}, {schedule} {aside}j.name {direction}
+         limit {} offset {}",
+        query.limit, query.offset
+    )
+}
+
+/// Jobs by schedule, the schedules by their next tick, and after them the jobs that have none.
+fn along_schedules(query: &JobQuery, conditions: &str) -> String {
+    let direction = if query.descending { "desc" } else { "asc" };
+    let (limit, offset) = (query.limit, query.offset);
+    let scheduled =
+        format!("from schedule s cross join data_job j where j.schedule_id = s.schedule_id and {conditions}");
+    format!(
+        "select * from (
+            select * from (select {COLUMNS}, s.next_tick, 0 as part {scheduled}
+                order by s.next_tick {direction} nulls last, s.schedule_id {direction}, j.name {direction}
+                limit {limit} offset {offset}) a
+            union all
+            select * from (select {COLUMNS}, cast(null as bigint) as next_tick, 1 as part
+                from data_job j where j.schedule_id is null and {conditions} order by j.name {direction}
+                limit {limit} offset (select case when count(*) < {offset} then {offset} - count(*) else 0 end
+                    from (select 1 {scheduled} limit {offset}) n)) b) p
+         order by part, next_tick {direction} nulls last, schedule_id {direction} nulls last, name {direction}
+         limit {limit}"
+    )
+}
+
+/// How many jobs a query finds, as far as a few more than [`FOUND_MAX`].
+async fn probe(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
+    let Conditions { sql, bound } = rows_found(query, tx.is_shared())?;
+    number(tx, format!("select count(*) from (select 1 {sql} limit {}) n", FOUND_MAX + 1), bound).await
+}
+
+/// How many jobs a query finds on all pages.
+pub async fn count(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
+    let Conditions { sql, bound } = rows_found(query, tx.is_shared())?;
+    number(tx, format!("select count(*) {sql}"), bound).await
+}
+
+/// What has as many rows as a query finds jobs.
+fn rows_found(query: &JobQuery, shared: bool) -> Result<Conditions> {
+    if let Some((columns, text)) = query.only_words() {
+        let mut narrowing = Narrowing { conditions: Conditions::default(), way: Way::Find, shared };
+        // Only live jobs have words.
+        let (table, words) = narrowing.words(&columns, text);
+        narrowing.conditions.sql = format!("from {table} where {words}");
+        storable(narrowing.conditions.texts())?;
+        return Ok(narrowing.conditions);
+    }
+    let mut conditions = query.conditions(Way::Find, shared)?;
+    conditions.sql.insert_str(0, "from data_job j where ");
+    Ok(conditions)
+}
+
+async fn number(tx: &mut Tx, sql: String, bound: Vec<Bound>) -> Result<i64> {
+    let (count,): (i64,) = on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), bound).fetch_one(c).await)?;
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_taken_apart_at_its_wildcards() {
+        let like = |prefix: &str, whole| Shape::Like { prefix: prefix.into(), whole };
+        assert_eq!(Shape::of("a\\%b\\\\"), Shape::Equal("a%b\\".into()));
+        assert_eq!(Shape::of("daily%"), like("daily", true));
+        assert_eq!(Shape::of("%"), like("", true));
+        assert_eq!(Shape::of("%sales-x%"), like("", false));
+        assert_eq!(Shape::of("a%bcd"), like("a", false));
+        assert_eq!(Shape::of("ab_"), like("ab", false));
+    }
+}

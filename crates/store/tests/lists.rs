@@ -1,0 +1,284 @@
+//! Pages of jobs and runs: whichever way they are come by, they are the same.
+
+use jiff::Timestamp;
+use model::{
+    deployment::Status as DeploymentStatus,
+    execution::Status,
+    job::{DataJob, JobConfig},
+    name::{JobId, JobName, TeamName},
+};
+use store::{
+    Db, Tx,
+    executions::{self, ExecutionQuery, ExecutionSort},
+    jobs::{self, DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField},
+};
+use testing::{Database, for_each_database};
+
+for_each_database!(
+    a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order,
+    what_is_absent_comes_last_both_ways,
+    words_are_found_in_any_case_and_follow_every_change,
+    rows_of_an_older_program_are_completed_at_the_next_start,
+    runs_of_a_page_of_jobs_are_the_newest_of_each,
+    runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs,
+);
+
+const NOW: i64 = 1_732_300_000;
+const JOBS: usize = 120;
+
+const SORTS: [JobSort; 13] = [
+    JobSort::Name,
+    JobSort::Team,
+    JobSort::Description,
+    JobSort::NextRun,
+    JobSort::Contacts,
+    JobSort::DeploymentStatus,
+    JobSort::DeploymentEnabled,
+    JobSort::Python,
+    JobSort::LastExecutionStatus,
+    JobSort::LastExecutionTime,
+    JobSort::LastExecutionDuration,
+    JobSort::SuccessfulExecutions,
+    JobSort::FailedExecutions,
+];
+
+async fn raw(tx: &mut Tx, sql: String) {
+    let sql = sqlx::AssertSqlSafe(sql);
+    match tx {
+        Tx::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap().rows_affected(),
+        Tx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap().rows_affected(),
+    };
+}
+
+/// The fleet of the benchmarks, small.
+async fn fill(db: &Db) {
+    let mut tx = db.write().await.unwrap();
+    for statement in include_str!("../examples/fill.sql").split(";\n") {
+        let sql = statement
+            .replace("{jobs}", &JOBS.to_string())
+            .replace("{runs}", "5")
+            .replace("{schedules}", "30")
+            .replace("{now}", &NOW.to_string());
+        raw(&mut tx, sql).await;
+    }
+    tx.commit().await.unwrap();
+}
+
+fn names(page: Vec<jobs::JobSummary>) -> Vec<String> {
+    page.into_iter().map(|summary| summary.job.name.to_string()).collect()
+}
+
+async fn a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let search = |text: &str, fields: &[SearchField]| JobQuery {
+        search: Some(Search { text: text.into(), fields: fields.to_vec() }),
+        ..JobQuery::default()
+    };
+    let range = |measure, least, most| JobQuery { ranges: vec![(measure, least, most)], ..JobQuery::default() };
+    let filters = [
+        JobQuery::default(),
+        JobQuery { names: vec!["DAILY-sales-000000".into()], ..JobQuery::default() },
+        JobQuery { names: vec!["daily-%".into()], ..JobQuery::default() },
+        JobQuery { names: vec!["%sales%".into(), "w_ekly%".into()], ..JobQuery::default() },
+        JobQuery { teams: vec!["team 0001".into()], ..JobQuery::default() },
+        JobQuery { teams: vec!["TEAM%1".into()], ..JobQuery::default() },
+        JobQuery { descriptions: vec!["Region 7 ".into()], pythons: vec!["3.11".into()], ..JobQuery::default() },
+        JobQuery { deployment: Some(DeploymentFilter::Enabled), ..JobQuery::default() },
+        JobQuery { deployment: Some(DeploymentFilter::NotDeployed), ..JobQuery::default() },
+        JobQuery { deployment_status: Some(DeploymentStatus::UserError), ..JobQuery::default() },
+        JobQuery { last_execution_status: Some(Status::UserError), ..JobQuery::default() },
+        range(Measure::NextRun, NOW, NOW + 600),
+        range(Measure::LastExecutionTime, NOW - 3600, NOW),
+        range(Measure::LastExecutionDuration, 30, 60),
+        range(Measure::FailedExecutions, 1, 9),
+        range(Measure::SuccessfulExecutions, 5, 5),
+        search("ORDERS", &[SearchField::Name, SearchField::Description]),
+        search("es", &[SearchField::Name]),
+        search("\"%_", &[SearchField::Name, SearchField::Team]),
+        search("-1", &[SearchField::NextRun]),
+        search("17323", &[SearchField::NextRun, SearchField::Name]),
+        search("disabled", &[SearchField::DeploymentEnabled, SearchField::Name]),
+        search("user_error", &[SearchField::LastExecutionStatus]),
+        search("3.12", &[SearchField::Python, SearchField::Cron]),
+        search("x", &[]),
+    ];
+    let mut tx = db.read().await.unwrap();
+    for filter in filters {
+        let count = jobs::count(&mut tx, &filter).await.unwrap();
+        for sort in SORTS {
+            for descending in [false, true] {
+                let all = JobQuery { sort, descending, limit: 1000, ..filter.clone() };
+                // Up to a thousand are found and sorted; the second number says that there are more.
+                let found = names(jobs::page_of(&mut tx, &all, Some(1000)).await.unwrap());
+                let met = names(jobs::page_of(&mut tx, &all, Some(2000)).await.unwrap());
+                assert_eq!(found, met, "{all:?}");
+                assert_eq!(i64::try_from(found.len()), Ok(count), "{all:?}");
+                let second = JobQuery { limit: 7, offset: 7, ..all.clone() };
+                let expected: Vec<_> = found.iter().skip(7).take(7).cloned().collect();
+                assert_eq!(names(jobs::page(&mut tx, &second).await.unwrap()), expected, "{second:?}");
+            }
+        }
+    }
+    let late = JobQuery { sort: JobSort::NextRun, limit: 20, offset: 80, ..JobQuery::default() };
+    let all = names(jobs::page(&mut tx, &JobQuery { limit: 1000, offset: 0, ..late.clone() }).await.unwrap());
+    assert_eq!(names(jobs::page(&mut tx, &late).await.unwrap()), all[80..100], "across the end of the schedules");
+}
+
+async fn what_is_absent_comes_last_both_ways(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.read().await.unwrap();
+    for sort in SORTS {
+        for descending in [false, true] {
+            let query = JobQuery { sort, descending, limit: 1000, ..JobQuery::default() };
+            let page = jobs::page(&mut tx, &query).await.unwrap();
+            assert_eq!(page.len(), JOBS);
+            let present: Vec<_> = match sort {
+                JobSort::NextRun => page.iter().map(|s| s.next_run.is_some()).collect(),
+                JobSort::DeploymentEnabled => page.iter().map(|s| s.deployment_enabled.is_some()).collect(),
+                JobSort::LastExecutionStatus => page.iter().map(|s| s.last_execution_status.is_some()).collect(),
+                JobSort::LastExecutionTime => page.iter().map(|s| s.last_execution_end.is_some()).collect(),
+                _ => continue,
+            };
+            assert!(present.is_sorted_by(|a, b| a >= b), "{query:?}");
+            assert!(!present[JOBS - 1], "{query:?}");
+        }
+    }
+}
+
+fn job(n: u128, name: &str, team: &str, description: &str) -> DataJob {
+    DataJob {
+        id: JobId(uuid::Uuid::from_u128(n)),
+        name: JobName::parse(name).unwrap(),
+        team: TeamName::parse(team).unwrap(),
+        description: description.into(),
+        config: JobConfig::default(),
+    }
+}
+
+async fn words_are_found_in_any_case_and_follow_every_change(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let now = Timestamp::UNIX_EPOCH;
+    let mut before = job(1, "first-job", "Équipe Ä", "Straße ÜBER \"alles\"");
+    let mut tx = db.write().await.unwrap();
+    assert!(jobs::insert(&mut tx, &before, None, "someone", now).await.unwrap());
+    assert!(jobs::insert(&mut tx, &job(2, "second-job", "other", ""), None, "someone", now).await.unwrap());
+    let described = async |tx: &mut Tx, text: &str| {
+        let query = JobQuery { descriptions: vec![text.into()], limit: 9, ..JobQuery::default() };
+        let page = names(jobs::page(tx, &query).await.unwrap());
+        assert_eq!(jobs::count(tx, &query).await.unwrap(), i64::try_from(page.len()).unwrap());
+        page
+    };
+    for text in ["straße", "über", "ÜB", "\"ALLES\"", "e ü"] {
+        assert_eq!(described(&mut tx, text).await, ["first-job"], "{text}");
+    }
+    let teams = JobQuery { teams: vec!["éQUIPE ä".into()], limit: 9, ..JobQuery::default() };
+    assert_eq!(names(jobs::page(&mut tx, &teams).await.unwrap()), ["first-job"]);
+    before.description = "something else".into();
+    jobs::update(&mut tx, &before, None, now).await.unwrap();
+    assert_eq!(described(&mut tx, "über").await, Vec::<String>::new());
+    assert_eq!(described(&mut tx, "THING").await, ["first-job"]);
+    assert!(jobs::delete(&mut tx, before.id, now).await.unwrap());
+    assert_eq!(described(&mut tx, "thing").await, Vec::<String>::new());
+}
+
+async fn rows_of_an_older_program_are_completed_at_the_next_start(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    raw(&mut tx, "update data_job set team_lower = null, contacts_present = null, deployment_python = null".into())
+        .await;
+    raw(&mut tx, "delete from data_job_text".into()).await;
+    tx.commit().await.unwrap();
+    db.close().await;
+    let db = fresh.open().await;
+    let mut tx = db.read().await.unwrap();
+    for query in [
+        JobQuery { teams: vec!["team 0001".into()], ..JobQuery::default() },
+        JobQuery { search: Some("-000111".into()), pythons: vec!["3.1".into()], ..JobQuery::default() },
+    ] {
+        assert!(jobs::count(&mut tx, &query).await.unwrap() > 0, "{query:?}");
+    }
+}
+
+async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.read().await.unwrap();
+    let page = jobs::page(&mut tx, &JobQuery { limit: 10, ..JobQuery::default() }).await.unwrap();
+    let jobs: Vec<_> = page.iter().map(|summary| summary.job.id).collect();
+    let query = ExecutionQuery { jobs, descending: true, limit: 3, ..ExecutionQuery::default() };
+    let runs = executions::page_by_job(&mut tx, &query).await.unwrap();
+    for summary in &page {
+        let own: Vec<_> = runs.iter().filter(|run| run.job_id == summary.job.id).collect();
+        assert_eq!(own.len(), if summary.deployment_enabled.is_some() { 3 } else { 0 });
+        assert_eq!(own.first().and_then(|run| run.started_at), summary.last_execution_start);
+        assert!(own.is_sorted_by_key(|run| std::cmp::Reverse(run.started_at)));
+        assert!(own.iter().all(|run| run.revision.is_some()));
+    }
+    let second = ExecutionQuery {
+        offset: 3,
+        statuses: vec![Status::Succeeded],
+        started_until: Timestamp::from_second(NOW).ok(),
+        without_revision: true,
+        ..query
+    };
+    let rest = executions::page_by_job(&mut tx, &second).await.unwrap();
+    assert!(!rest.is_empty() && rest.iter().all(|run| run.status == Status::Succeeded && run.revision.is_none()));
+}
+
+async fn runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    let gone = jobs::find(&mut tx, &JobName::parse("daily-sales-000000").unwrap()).await.unwrap().unwrap();
+    assert!(jobs::delete(&mut tx, gone.id, Timestamp::UNIX_EPOCH).await.unwrap());
+    let team = |team: &str| ExecutionQuery { teams: vec![team.into()], ..ExecutionQuery::default() };
+    let failed = vec![Status::UserError, Status::PlatformError];
+    for (filter, count) in [
+        (ExecutionQuery::default(), 107 * 5),
+        (team("Team 0001"), 18 * 5),
+        (ExecutionQuery { statuses: failed, ..ExecutionQuery::default() }, 18),
+        (ExecutionQuery { statuses: vec![Status::Running], ..ExecutionQuery::default() }, 0),
+    ] {
+        assert_eq!(executions::count(&mut tx, &filter).await.unwrap(), count, "{filter:?}");
+        for sort in [
+            ExecutionSort::StartTime,
+            ExecutionSort::EndTime,
+            ExecutionSort::Status,
+            ExecutionSort::Type,
+            ExecutionSort::JobName,
+            ExecutionSort::Id,
+            ExecutionSort::StartedBy,
+            ExecutionSort::Message,
+            ExecutionSort::OpId,
+            ExecutionSort::Team,
+            ExecutionSort::JobVersion,
+            ExecutionSort::VdkVersion,
+            ExecutionSort::Schedule,
+            ExecutionSort::DeployedAt,
+            ExecutionSort::DeployedBy,
+        ] {
+            let ids = async |tx: &mut Tx, descending, limit, offset| -> Vec<String> {
+                let query = ExecutionQuery { sort, descending, limit, offset, ..filter.clone() };
+                executions::page(tx, &query).await.unwrap().iter().map(|run| run.id.to_string()).collect()
+            };
+            let all = ids(&mut tx, true, 1000, 0).await;
+            assert_eq!(i64::try_from(all.len()), Ok(count), "{sort:?}");
+            let expected: Vec<_> = all.iter().skip(5).take(5).cloned().collect();
+            assert_eq!(ids(&mut tx, true, 5, 5).await, expected, "{sort:?}");
+            if matches!(sort, ExecutionSort::StartTime | ExecutionSort::Id | ExecutionSort::Type) {
+                let mut turned = ids(&mut tx, false, 1000, 0).await;
+                turned.reverse();
+                assert_eq!(turned, all, "{sort:?}");
+            }
+        }
+    }
+}
