@@ -41,6 +41,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/data-jobs/teams/{team_name}/oauth-credentials", get(later::oauth_credentials_get).put(later::oauth_credentials_put))
         .route("/data-jobs/teams/{team_name}/oauth-credentials/client-id", get(later::client_id_get))
         .route("/data-jobs/oauth-credentials/client-ids", post(later::get_team_ids_for_client_ids))
+        .route("/data-jobs/graphql", get(crate::graphql::explorer).post(crate::graphql::graphql))
         .route("/data-jobs/debug/prometheus", get(metrics::prometheus))
         .fallback(error::unknown_route)
         .method_not_allowed_fallback(error::wrong_method)

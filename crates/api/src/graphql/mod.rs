@@ -2,10 +2,11 @@
 //!
 //! The answer is the page that the query names, without the query's name around it, and an empty list of errors. What
 //! can't be answered is 400 with the four sentences beside `errors`, so that the command line client and GraphQL clients
-//! each find what they look for.
+//! each find what they look for. [`post`] has the same schema in the shape that other GraphQL clients know.
 
 mod executions;
 mod jobs;
+mod post;
 
 use std::sync::{Arc, LazyLock};
 
@@ -24,6 +25,8 @@ use crate::{
     error::{Answer, Failure},
     input::{Path, Query as Parameters},
 };
+pub(crate) use post::{explorer, graphql};
+
 use executions::{DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionResponse};
 use jobs::{DataJobPage, Predicate};
 
@@ -184,27 +187,34 @@ pub(crate) async fn jobs_query(
 fn request(parameters: &Parameters) -> Result<Request, Failure> {
     let query = parameters.text("query").unwrap_or(DEFAULT_QUERY);
     let variables = parameters.text("variables").unwrap_or("null");
-    for (name, text) in [("query", query), ("variables", variables)] {
-        if text.len() > TEXT_MAX_BYTES {
-            return Err(refused(format!("{name}: it has {} bytes; at most {TEXT_MAX_BYTES} fit.", text.len())).into());
-        }
-    }
+    check_length("query", query)?;
+    check_length("variables", variables)?;
     let variables = match serde_json::from_str(variables) {
         Ok(serde_json::Value::Null) => Variables::default(),
         Ok(object @ serde_json::Value::Object(_)) => Variables::from_json(object),
         Ok(_) => return Err(refused("variables: they must be a JSON object.").into()),
         Err(cause) => return Err(refused(format!("variables: they are not JSON: {cause}.")).into()),
     };
-    let mut request = Request::new(query).variables(variables);
-    // The name chooses among several operations only; with one, the reference runs that, whatever it is called.
     let named = parameters.text("operation_name").or(parameters.text("operationName")).map(|n| n.trim_matches('"'));
-    if let Some(name) = named
+    Ok(named_operation(Request::new(query).variables(variables), named))
+}
+
+fn check_length(name: &str, text: &str) -> Result<(), Problem> {
+    if text.len() > TEXT_MAX_BYTES {
+        return Err(refused(format!("{name}: it has {} bytes; at most {TEXT_MAX_BYTES} fit.", text.len())));
+    }
+    Ok(())
+}
+
+/// The name chooses among several operations only; with one, the reference runs that, whatever it is called.
+fn named_operation(mut request: Request, name: Option<&str>) -> Request {
+    if let Some(name) = name
         && let Ok(document) = request.parsed_query()
         && matches!(&document.operations, DocumentOperations::Multiple(operations) if operations.len() > 1)
     {
         request = request.operation_name(name);
     }
-    Ok(request)
+    request
 }
 
 /// The page itself, without the query's name, and with totals even where they were not asked for.

@@ -2,6 +2,7 @@
 
 mod deployments;
 mod executions;
+mod graphql;
 mod guard;
 mod inputs;
 mod jobs;

@@ -1,0 +1,67 @@
+//! The same schema for other GraphQL clients, and a page for people to try it.
+
+use std::sync::Arc;
+
+use async_graphql::{Request, Response, Variables};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, header},
+    response::{Html, IntoResponse},
+};
+use model::{Problem, problem::Fault};
+use serde::Deserialize;
+
+use super::{Asked, SCHEMA, check_length, named_operation};
+use crate::{
+    Api,
+    caller::By,
+    error::{Answer, Failure},
+    input::JsonBody,
+};
+
+/// A request as GraphQL clients send it. What else they send (extensions) is ignored.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GraphqlRequest {
+    query: String,
+    variables: Option<serde_json::Map<String, serde_json::Value>>,
+    operation_name: Option<String>,
+}
+
+/// Answers a query in the standard shape: `data` with the query's names in it, and `errors` where there are any.
+///
+/// What is wrong with a query is told in `errors` with status 200, as clients expect it. A service that can't answer says
+/// so by the status, as everywhere.
+pub(crate) async fn graphql(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    JsonBody(body): JsonBody<GraphqlRequest>,
+) -> Answer<Json<Response>> {
+    check_length("query", &body.query)?;
+    let variables = body.variables.unwrap_or_default();
+    check_length("variables", &serde_json::to_string(&variables).unwrap_or_default())?;
+    let request = Request::new(body.query).variables(Variables::from_json(variables.into()));
+    let named = body.operation_name.as_deref().filter(|name| !name.is_empty());
+    let request = named_operation(request, named);
+    let response = SCHEMA.execute(request.data(Asked { api, caller })).await;
+    let of_the_platform = response.errors.iter().filter_map(|error| error.source::<Problem>());
+    match of_the_platform.into_iter().find(|problem| problem.fault == Fault::Platform) {
+        Some(problem) => Err(Failure::from(problem.clone())),
+        None => Ok(Json(response)),
+    }
+}
+
+/// What the page may do: talk to this service, and nothing else. Its script and style are in it.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A page to write queries on, with the schema beside it.
+pub(crate) async fn explorer() -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (HeaderName::from_static("referrer-policy"), "no-referrer"),
+    ];
+    (headers, Html(include_str!("explorer.html")))
+}
