@@ -8,7 +8,10 @@ use xtask::{
 
 /// How much to measure.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// How many jobs the memory is measured with.
     #[arg(long, default_value_t = 1_000)]
     jobs: u32,
@@ -17,12 +20,40 @@ pub(crate) struct Options {
     rounds: u32,
 }
 
+/// What else there is to measure.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Lists, reads and starts on generated fleets.
+    Api {
+        /// The sizes of the fleets, with commas between.
+        #[arg(long, default_value = "1000,10000,100000")]
+        jobs: String,
+        /// How many executions each deployed job has.
+        #[arg(long, default_value_t = 20)]
+        runs: u32,
+        /// How long each request is repeated by each number of clients.
+        #[arg(long, default_value_t = 2)]
+        seconds: u32,
+    },
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
-    client::install()?;
+    match &options.part {
+        None => {
+            client::install()?;
+            let (jobs, rounds) = (options.jobs.to_string(), options.rounds.to_string());
+            bench("bench", &["--jobs", &jobs, "--rounds", &rounds])
+        }
+        Some(Part::Api { jobs, runs, seconds }) => {
+            let (runs, seconds) = (runs.to_string(), seconds.to_string());
+            bench("bench_api", &["--jobs", jobs, "--runs", &runs, "--seconds", &seconds])
+        }
+    }
+}
+
+/// Runs one of the programs that measure, on a release build.
+fn bench(program: &str, arguments: &[&str]) -> Result<()> {
     let built = binary::path(Profile::Release)?;
-    let (jobs, rounds) = (options.jobs.to_string(), options.rounds.to_string());
-    super::run_cargo(
-        &["run", "--quiet", "--package", "e2e", "--bin", "bench", "--", "--jobs", &jobs, "--rounds", &rounds],
-        &[("HOLDFAST_BIN", &built.to_string_lossy())],
-    )
+    let run = ["run", "--quiet", "--package", "e2e", "--bin", program, "--"];
+    super::run_cargo(&[&run[..], arguments].concat(), &[("HOLDFAST_BIN", &built.to_string_lossy())])
 }

@@ -1,0 +1,336 @@
+//! Measures lists, reads and starts of a release build on a generated fleet, and prints Markdown for
+//! `docs/benchmarks.md`.
+
+#![expect(clippy::print_stdout, reason = "its figures are its output")]
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use e2e::service::{Options, Service};
+use reqwest::Client;
+use serde_json::{Value, json};
+use xtask::{environment::cargo, progress::say};
+
+/// Figures of one machine, from one run.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many jobs the fleet has; several sizes are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
+    jobs: Vec<usize>,
+    /// How many executions each deployed job has.
+    #[arg(long, default_value_t = 20)]
+    runs: usize,
+    /// How long each request is repeated by each number of clients.
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+}
+
+/// How many clients ask at once.
+const CLIENTS: [usize; 3] = [1, 8, 32];
+
+/// The kernel counts processor time in hundredths of a second.
+const TICK_MS: f64 = 10.0;
+
+/// The operations page's list, as its GraphQL library sends it.
+const PAGE: &str = "query jobsQuery($filter: [Predicate], $search: String, $pageNumber: Int, $pageSize: Int) { \
+    jobs(pageNumber: $pageNumber, pageSize: $pageSize, filter: $filter, search: $search) { content { jobName config { \
+    team description sourceUrl schedule { scheduleCron nextRunEpochSeconds __typename } contacts { notifiedOnJobSuccess \
+    notifiedOnJobDeploy notifiedOnJobFailureUserError notifiedOnJobFailurePlatformError __typename } __typename } \
+    deployments { id enabled lastDeployedDate lastDeployedBy lastExecutionStatus lastExecutionTime \
+    lastExecutionDuration successfulExecutions failedExecutions jobPythonVersion executions(pageNumber: 1, pageSize: \
+    10, order: {property: \"startTime\", direction: DESC}) { id status logsUrl message __typename } __typename } \
+    __typename } totalPages totalItems __typename } }";
+
+const NAMES: &str = "query($filter: [Predicate], $search: String) { jobs(pageNumber: 1, pageSize: 50, filter: $filter, \
+    search: $search) { content { jobName config { team } } } }";
+
+const TOTAL: &str = "query($filter: [Predicate], $search: String) { jobs(pageNumber: 1, pageSize: 50, filter: $filter, \
+    search: $search) { totalItems content { jobName config { team description } } } }";
+
+const RUNS: &str = "query($filter: DataJobExecutionFilter, $order: DataJobExecutionOrder) { executions(pageNumber: 1, \
+    pageSize: 50, filter: $filter, order: $order) { content { id type jobName status startTime endTime startedBy \
+    message opId logsUrl } } }";
+
+/// One request to measure.
+struct Case {
+    name: String,
+    path: String,
+    /// What the reference takes at 1,000 and 10,000 jobs (p50, ms).
+    reference: &'static str,
+    /// Whether more than one client is worth the time.
+    crowd: bool,
+}
+
+fn list(name: &str, query: &str, variables: &Value) -> Case {
+    let mut url = reqwest::Url::parse("http://x/data-jobs/for-team/no-team-specified/jobs").expect("a URL");
+    url.query_pairs_mut().append_pair("query", query).append_pair("variables", &variables.to_string());
+    let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
+    Case { name: name.into(), path, reference: "", crowd: false }
+}
+
+fn filter(property: &str, pattern: Option<&str>, sort: Option<&str>) -> Value {
+    json!({"property": property, "pattern": pattern, "sort": sort})
+}
+
+/// Names of the fleet that are there at every size.
+const JOB: &str = "daily-orders-000005";
+const TEAM: &str = "Team 0000";
+
+fn cases() -> Vec<Case> {
+    let whole = json!({"pageNumber": 1, "pageSize": 50, "search": "",
+        "filter": [filter("jobName", None, Some("ASC"))]});
+    let mut cases = vec![
+        Case {
+            reference: "150 / 1,201",
+            crowd: true,
+            ..list("the operations page's list of 50 (with totals and 10 executions each)", PAGE, &whole)
+        },
+        Case { reference: "38 / 416", ..list("list of 50, names and teams", NAMES, &json!({})) },
+        Case {
+            name: "one job".into(),
+            path: format!("/data-jobs/for-team/Team%200000/jobs/{JOB}"),
+            reference: "2.7 / 3.3",
+            crowd: true,
+        },
+        Case {
+            name: "a job's executions".into(),
+            path: format!("/data-jobs/for-team/Team%200000/jobs/{JOB}/executions"),
+            reference: "3.7 / 2.9",
+            crowd: true,
+        },
+        Case { reference: "35 / 250", crowd: true, ..list("the 50 newest executions", RUNS, &json!({})) },
+    ];
+    let enabled = [filter("deployments.enabled", Some("enabled"), None)];
+    for (name, filters) in [
+        ("name, equal", vec![filter("jobName", Some(&JOB.to_uppercase()), None)]),
+        ("name, prefix", vec![filter("jobName", Some("daily-*"), None)]),
+        ("team, equal", vec![filter("config.team", Some(TEAM), None)]),
+        (
+            "team, by last execution",
+            vec![filter("config.team", Some(TEAM), None), filter("deployments.lastExecutionTime", None, Some("DESC"))],
+        ),
+        (
+            "name prefix, by last execution",
+            vec![filter("jobName", Some("daily-*"), None), filter("deployments.lastExecutionTime", None, Some("DESC"))],
+        ),
+        (
+            "enabled, by last execution",
+            [&enabled[..], &[filter("deployments.lastExecutionTime", None, Some("DESC"))]].concat(),
+        ),
+        ("last execution's status", vec![filter("deployments.lastExecutionStatus", Some("USER_ERROR"), None)]),
+        ("deployment's status", vec![filter("deployments.status", Some("USER_ERROR"), None)]),
+        ("Python version", vec![filter("deployments.jobPythonVersion", Some("3.12"), None)]),
+    ] {
+        cases.push(list(&format!("filter: {name}"), NAMES, &json!({ "filter": filters })));
+    }
+    for property in [
+        "jobName",
+        "config.team",
+        "config.description",
+        "config.schedule.nextRunEpochSeconds",
+        "config.contacts.present",
+        "deployments.enabled",
+        "deployments.status",
+        "deployments.jobPythonVersion",
+        "deployments.lastExecutionStatus",
+        "deployments.lastExecutionTime",
+        "deployments.lastExecutionDuration",
+        "deployments.successfulExecutions",
+        "deployments.failedExecutions",
+    ] {
+        for direction in ["ASC", "DESC"] {
+            let variables = json!({"filter": [filter(property, None, Some(direction))]});
+            cases.push(list(&format!("sort: {property} {direction}"), NAMES, &variables));
+        }
+    }
+    cases.push(list("total: all", TOTAL, &json!({})));
+    cases.push(list("total: enabled", TOTAL, &json!({ "filter": enabled })));
+    for text in ["000005", "region 7 into", "sales", "warehouse"] {
+        cases.push(list(&format!("total and search: {text:?}"), TOTAL, &json!({ "search": text })));
+    }
+    for property in ["startTime", "endTime", "status", "jobName", "id"] {
+        let variables = json!({"order": {"property": property, "direction": "DESC"}});
+        cases.push(list(&format!("executions, sort: {property} DESC"), RUNS, &variables));
+    }
+    for (name, filter) in [
+        ("of a job", json!({"jobNameIn": [JOB]})),
+        ("of a team", json!({"teamNameIn": [TEAM]})),
+        ("failed", json!({"statusIn": ["USER_ERROR", "PLATFORM_ERROR"]})),
+        ("running", json!({"statusIn": ["RUNNING"]})),
+    ] {
+        cases.push(list(&format!("executions, filter: {name}"), RUNS, &json!({ "filter": filter })));
+    }
+    cases
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!(
+        "Load of the machine before (1, 5, 15 minutes): {}.\n",
+        load.split(' ').take(3).collect::<Vec<_>>().join(", ")
+    );
+    for jobs in &arguments.jobs {
+        measure(*jobs, &arguments).await?;
+    }
+    Ok(())
+}
+
+async fn measure(jobs: usize, arguments: &Arguments) -> Result<()> {
+    let longest = Duration::from_secs(arguments.seconds);
+    say(format_args!("· {jobs} jobs with {} executions each", arguments.runs));
+    // The generator makes the schema; the service finds it as it would find its own.
+    let mut service = Service::start_with(Options::default().set("HOLDFAST_LOG", "error"));
+    service.stop();
+    let database = service.data_dir().join("holdfast.db");
+    fs::remove_file(&database).with_context(|| format!("no database at {}", database.display()))?;
+    for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
+        let _ = fs::remove_file(service.data_dir().join(beside));
+    }
+    fill(&database, jobs, arguments.runs)?;
+    let bytes = fs::metadata(&database)?.len();
+    let ready = service.start_again();
+    let process = service.process().id();
+    let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
+    println!("### {jobs} jobs, {} executions each\n", arguments.runs);
+    println!("Database {} MiB; start to ready {} ms.\n", bytes / (1024 * 1024), ready.as_millis());
+    println!(
+        "| request | clients | p50 ms | p95 ms | p99 ms | requests/s | CPU ms a request | reference p50 ms (1,000 / 10,000) |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for case in cases() {
+        let url = format!("{}{}", service.url(), case.path);
+        for clients in if case.crowd { &CLIENTS[..] } else { &CLIENTS[..1] } {
+            row(&case, *clients, &crowd(&http, &url, None, *clients, longest, process).await?);
+        }
+    }
+    let starts: Vec<_> = (0..jobs.min(2000))
+        .filter(|job| job % 10 != 9)
+        .map(|job| {
+            let word = ["daily", "weekly", "hourly", "ingest", "report"][job % 5];
+            let about = ["sales", "orders", "costs", "stock", "payments", "returns", "customers"][job / 5 % 7];
+            format!(
+                "{}/data-jobs/for-team/Team%20{:04}/jobs/{word}-{about}-{job:06}/deployments/production/executions",
+                service.url(),
+                job / 100
+            )
+        })
+        .collect();
+    let start = Case { name: "start (accepted, 202)".into(), path: String::new(), reference: "", crowd: false };
+    row(&start, 1, &crowd(&http, "", Some(starts), 1, longest.min(Duration::from_secs(1)), process).await?);
+    println!("\nResident memory afterwards: {:.1} MiB.\n", memory(process)?);
+    Ok(())
+}
+
+fn fill(database: &Path, jobs: usize, runs: usize) -> Result<()> {
+    let begun = Instant::now();
+    let url = format!("sqlite:{}", database.display());
+    let status = Command::new(cargo())
+        .args(["run", "--quiet", "--package", "store", "--example", "fill", "--"])
+        .args([&url, &jobs.to_string(), &runs.to_string()])
+        .status()
+        .context("cargo cannot be started")?;
+    ensure!(status.success(), "the database was not filled");
+    say(format_args!("  filled in {:.0} s", begun.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// What came of some clients that asked for some time.
+struct Figures {
+    times: Vec<Duration>,
+    elapsed: Duration,
+    cpu_ms: f64,
+}
+
+/// Has clients ask without a pause; with `starts`, each posts to the next address until there is none left.
+async fn crowd(
+    http: &Client,
+    url: &str,
+    starts: Option<Vec<String>>,
+    clients: usize,
+    longest: Duration,
+    process: u32,
+) -> Result<Figures> {
+    let starts = starts.map(Arc::new);
+    let next = Arc::new(AtomicUsize::new(0));
+    if starts.is_none() {
+        let answer = http.get(url).send().await?;
+        ensure!(answer.status().is_success(), "{url}: {} {}", answer.status(), answer.text().await?);
+    }
+    let cpu = cpu_ms(process)?;
+    let begun = Instant::now();
+    let asking: Vec<_> = (0..clients)
+        .map(|_| {
+            let (http, url, starts, next) = (http.clone(), url.to_owned(), starts.clone(), Arc::clone(&next));
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                while begun.elapsed() < longest {
+                    let asked = Instant::now();
+                    let answer = match &starts {
+                        None => http.get(&url).send().await?,
+                        Some(starts) => {
+                            let Some(url) = starts.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                            http.post(url).json(&json!({"started_by": "bench", "args": {}})).send().await?
+                        }
+                    };
+                    ensure!(answer.status().is_success(), "{}: {}", answer.url().clone(), answer.status());
+                    let _ = answer.bytes().await?;
+                    times.push(asked.elapsed());
+                }
+                Ok(times)
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for each in asking {
+        times.extend(each.await??);
+    }
+    times.sort();
+    Ok(Figures { times, elapsed: begun.elapsed(), cpu_ms: cpu_ms(process)? - cpu })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "small counts")]
+fn row(case: &Case, clients: usize, figures: &Figures) {
+    let count = figures.times.len();
+    let ms = |percent: usize| {
+        let index = (count * percent).div_ceil(100).clamp(1, count.max(1)) - 1;
+        figures.times.get(index).map_or(0.0, |time| 1000.0 * time.as_secs_f64())
+    };
+    println!(
+        "| {} | {clients} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {} |",
+        case.name,
+        ms(50),
+        ms(95),
+        ms(99),
+        count as f64 / figures.elapsed.as_secs_f64(),
+        figures.cpu_ms / count.max(1) as f64,
+        case.reference
+    );
+}
+
+/// Processor time that a process has used, in user and system mode.
+fn cpu_ms(process: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, after) = stat.rsplit_once(") ").context("no stat")?;
+    let ticks: f64 = after.split(' ').skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
+    Ok(ticks * TICK_MS)
+}
+
+/// Resident memory in MiB.
+fn memory(process: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}
