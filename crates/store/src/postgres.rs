@@ -165,7 +165,11 @@ async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result
     let to = direct.clone().application_name(&format!("{} migrate", options.application_name));
     let connecting = tokio::time::timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
     let mut connection = match connecting.await {
-        Ok(connection) => connection?,
+        Ok(Ok(connection)) => connection,
+        Ok(Err(sqlx::Error::Tls(cause))) => {
+            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
+        }
+        Ok(Err(error)) => return Err(error.into()),
         Err(_) => return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
     };
     let (version, encoding): (i32, String) =
@@ -187,6 +191,12 @@ async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_unavailable() {
+        let opened = Pools::open("postgres://me@127.0.0.1:9/x", &PostgresOptions::default()).await;
+        assert!(matches!(opened, Err(StoreError::Unavailable(_))), "{opened:?}");
+    }
 
     #[test]
     fn a_bad_url_is_refused_without_its_password() {

@@ -324,6 +324,16 @@ async fn a_statement_that_waits_for_a_lock_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_connection_that_must_be_encrypted_and_can_t_be_is_refused_with_the_reason() {
+    let fresh = Database::Postgresql.fresh();
+    let url = format!("{}&sslmode=require", fresh.url());
+    match Db::open(&url, &PostgresOptions::default()).await {
+        Err(StoreError::Unfit { why }) => assert!(why.contains("encrypted"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_reader_sees_one_state_of_the_database() {
     let (_fresh, one, two) = two_instances().await;
     let mut reader = one.read().await.unwrap();

@@ -22,6 +22,9 @@ use crate::{DATABASE_RETRY, Options, Synchronizer, Term, until};
 /// The most looks that are begun before others end. Those that install wait for their turn without holding up the rest.
 const IN_FLIGHT_MAX: usize = 1000;
 
+/// The longest pause between two looks for what is due: a bell that another instance rang may not have been heard.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
 /// Looks at each deployment that is due until the term is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let pools = Arc::new(Pools {
@@ -93,7 +96,7 @@ async fn find_due(sync: &Synchronizer, in_flight: &HashSet<JobId>) -> Result<(Ve
     let due = store::deployments::due(&mut tx, now, limit).await?;
     let next = store::deployments::next_due(&mut tx, now).await?;
     let due = due.into_iter().filter(|id| !in_flight.contains(id)).take(free).collect();
-    Ok((due, until(now, next, sync.options.sweep_interval)))
+    Ok((due, until(now, next, LOOK_MAX)))
 }
 
 /// Looks at one deployment and does what the plan says. `false` when the database failed and the key should rest a moment.

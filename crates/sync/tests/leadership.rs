@@ -6,7 +6,10 @@ mod support;
 
 use std::time::Duration;
 
-use model::execution::{EndCause, Status};
+use model::{
+    deployment::DeploymentChange,
+    execution::{EndCause, Status},
+};
 use store::{
     Db, StoreError,
     leases::{self, Epoch, SYNCHRONIZER},
@@ -120,6 +123,18 @@ async fn a_change_accepted_by_one_instance_wakes_the_leader_in_another() {
         slowest = slowest.max(begun.elapsed());
     }
     println!("accepted in one instance, reached by another after at most {slowest:?}");
+    // A bell that nobody hears costs seconds and no work.
+    house.create("quiet-job", None).await;
+    let begun = Instant::now();
+    let (quiet, caller) = (house.db.for_sync(), house.caller());
+    let wanted = DeploymentChange { job_version: Some(support::version()), ..DeploymentChange::default() };
+    let missing = app::deployments::Missing::Create;
+    let defaults = &house.defaults;
+    app::deployments::change(&quiet, &*house.clock, &caller, defaults, support::TEAM, "quiet-job", &wanted, missing)
+        .await
+        .unwrap();
+    house.until("it is reached", async || house.reached("quiet-job").await.is_some()).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     // The loops' own polls come after many seconds.
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     stop.cancel();
