@@ -136,10 +136,13 @@ pub async fn purge_removed(
     .bind(limit)
     .fetch_all(c)
     .await)?;
+    // Nobody deploys or uploads between the look and the deletion. All jobs come before the first archive: an upload has its
+    // job when it waits for an archive.
+    for (job, _) in &removed {
+        crate::jobs::lock(tx, crate::job_id(job)?).await?;
+    }
     for (job, version) in &removed {
         let job_id = crate::job_id(job)?;
-        // Nobody deploys or uploads between the look and the deletion.
-        crate::jobs::lock(tx, job_id).await?;
         if needed(tx, job_id).await?.iter().any(|needed| needed.as_str() == version) {
             continue;
         }
