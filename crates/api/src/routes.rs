@@ -10,7 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     Api, caller, error, guard, home, limits, metrics, probes,
-    rest::{deployments, executions, info, jobs, keytab, later, properties, secrets, sources},
+    rest::{credentials, deployments, executions, history, info, jobs, keytab, properties, secrets, sources},
 };
 
 /// The service as a router.
@@ -32,15 +32,20 @@ pub fn router(api: Arc<Api>) -> Router {
         .route(&at("/deployments"), get(deployments::deployment_list).post(deployments::deployment_update))
         .route(&deployment, get(deployments::deployment_read).patch(deployments::deployment_patch).delete(deployments::deployment_delete))
         .route(&below("/rollout"), get(deployments::deployment_rollout_read))
+        .route(&below("/revisions"), get(history::deployment_revision_list))
+        .route(&below("/revisions/{generation}"), get(history::deployment_revision_read))
+        .route(&below("/revisions/{generation}/diff/{other}"), get(history::deployment_revision_diff))
+        .route(&below("/revisions/{generation}/rollback"), post(history::deployment_rollback))
+        .route(&at("/audit-events"), get(history::data_job_audit_event_list))
         .route(&below("/executions"), get(executions::data_job_deployment_execution_list).post(executions::data_job_execution_start))
         .route(&below("/properties"), get(properties::data_job_properties_read).put(properties::data_job_properties_update))
         .route(&below("/secrets"), get(secrets::data_job_secrets_read).put(secrets::data_job_secrets_update))
         .route(&at("/executions"), get(executions::data_job_execution_list))
         .route(&at("/executions/{execution_id}"), get(executions::data_job_execution_read).delete(executions::data_job_execution_cancel))
         .route(&at("/executions/{execution_id}/logs"), get(executions::data_job_logs_download))
-        .route("/data-jobs/teams/{team_name}/oauth-credentials", get(later::oauth_credentials_get).put(later::oauth_credentials_put))
-        .route("/data-jobs/teams/{team_name}/oauth-credentials/client-id", get(later::client_id_get))
-        .route("/data-jobs/oauth-credentials/client-ids", post(later::get_team_ids_for_client_ids))
+        .route("/data-jobs/teams/{team_name}/oauth-credentials", get(credentials::oauth_credentials_get).put(credentials::oauth_credentials_put))
+        .route("/data-jobs/teams/{team_name}/oauth-credentials/client-id", get(credentials::client_id_get))
+        .route("/data-jobs/oauth-credentials/client-ids", post(credentials::get_team_ids_for_client_ids))
         .route("/data-jobs/graphql", get(crate::graphql::explorer).post(crate::graphql::graphql))
         .route("/data-jobs/debug/prometheus", get(metrics::prometheus))
         .fallback(error::unknown_route)

@@ -79,7 +79,7 @@ pub async fn change(
 }
 
 /// Lets a failed rollout be tried again at once.
-async fn retry(db: &Db, job: &DataJob, now: jiff::Timestamp) -> Result<(), Problem> {
+pub(crate) async fn retry(db: &Db, job: &DataJob, now: jiff::Timestamp) -> Result<(), Problem> {
     let mut tx = db.write().await?;
     store::deployments::forgive(&mut tx, job.id, now).await?;
     tx.commit().await?;

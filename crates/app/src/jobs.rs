@@ -201,7 +201,7 @@ pub(crate) fn event<'a>(action: &'static str, job: &'a DataJob, generation: Opti
 }
 
 /// The row of the job's schedule, if it has one.
-async fn ensure_schedule(
+pub(crate) async fn ensure_schedule(
     tx: &mut Tx,
     config: &JobConfig,
     default_zone: &str,

@@ -4,8 +4,10 @@
 //! revision and the audit event in one transaction. It never speaks to the place where jobs run: a start, a cancellation
 //! and a deployment are rows, and the synchronizer follows them. Only the log of a run in progress is asked of the runtime.
 
+pub mod credentials;
 pub mod deployments;
 pub mod executions;
+pub mod history;
 pub mod jobs;
 pub mod properties;
 pub mod queries;

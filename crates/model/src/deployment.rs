@@ -287,6 +287,110 @@ impl Deployment {
         })
     }
 
+    /// An old generation as the wanted one again, whole: source, versions, switch, resources, and what it had of the job.
+    /// The schedule counts from `stamp.at` unless it is the present one, so that no past tick fires.
+    ///
+    /// # Errors
+    /// [`crate::problem::Kind::Conflict`] when its Python version is not offered any more.
+    pub fn rolled_back(
+        old: &Self,
+        current: Option<&Self>,
+        defaults: &VersionDefaults,
+        stamp: Stamp,
+    ) -> Result<Self, Problem> {
+        if !defaults.python_versions.contains(&old.python_version) {
+            let offered: Vec<_> = defaults.python_versions.iter().map(ToString::to_string).collect();
+            return Err(Problem::conflict(
+                format!("The deployment was not rolled back to generation {}.", old.generation),
+                format!(
+                    "It ran on Python {}, which is not supported here any more; supported: {}.",
+                    old.python_version,
+                    offered.join(", ")
+                ),
+            )
+            .fix("Deploy the version of its sources with a supported Python version."));
+        }
+        let schedule_since = current
+            .filter(|c| c.enabled == old.enabled && c.schedule_cron == old.schedule_cron)
+            .map_or(stamp.at, |c| c.schedule_since);
+        Ok(Self {
+            generation: stamp.generation,
+            deployed_by: stamp.by,
+            deployed_at: stamp.at,
+            schedule_since,
+            ..old.clone()
+        })
+    }
+
+    /// What of a job a generation has.
+    pub fn job_part(&self) -> JobPart {
+        JobPart {
+            schedule_cron: self.schedule_cron.clone(),
+            contacts: self.contacts.clone(),
+            db_default_type: self.db_default_type.clone(),
+            enable_execution_notifications: self.enable_execution_notifications,
+        }
+    }
+
+    /// What differs from this generation to another, field by field; who asked, when, and the numbers are left out.
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
+        self.fields()
+            .into_iter()
+            .zip(other.fields())
+            .filter(|((_, from), (_, to))| from != to)
+            .map(|((field, from), (_, to))| Difference { field, from, to })
+            .collect()
+    }
+
+    /// Each field with its name on the wire and its value.
+    fn fields(&self) -> Vec<(&'static str, serde_json::Value)> {
+        use serde_json::json;
+        // Taken apart, so that a new field is not forgotten here.
+        let Self {
+            job_id: _,
+            generation: _,
+            job_version,
+            python_version_asked,
+            python_version,
+            vdk_version_asked,
+            vdk_version,
+            enabled,
+            mode,
+            resources,
+            schedule_cron,
+            schedule_since: _,
+            contacts,
+            db_default_type,
+            enable_execution_notifications,
+            deployed_by: _,
+            deployed_at: _,
+        } = self;
+        let mut fields = vec![
+            ("job_version", json!(job_version)),
+            ("python_version_asked", json!(python_version_asked)),
+            ("python_version", json!(python_version)),
+            ("vdk_version_asked", json!(vdk_version_asked)),
+            ("vdk_version", json!(vdk_version)),
+            ("enabled", json!(enabled)),
+            ("mode", json!(mode)),
+            ("resources.cpu_request", json!(resources.cpu_request)),
+            ("resources.cpu_limit", json!(resources.cpu_limit)),
+            ("resources.memory_request", json!(resources.memory_request_mi)),
+            ("resources.memory_limit", json!(resources.memory_limit_mi)),
+            ("schedule.schedule_cron", json!(schedule_cron)),
+            ("db_default_type", json!(db_default_type)),
+            ("enable_execution_notifications", json!(enable_execution_notifications)),
+        ];
+        let names = [
+            "contacts.notified_on_job_failure_user_error",
+            "contacts.notified_on_job_failure_platform_error",
+            "contacts.notified_on_job_success",
+            "contacts.notified_on_job_deploy",
+        ];
+        fields.extend(names.into_iter().zip(contacts.lists()).map(|(name, (_, list))| (name, json!(list))));
+        fields
+    }
+
     /// Whether the two want the same, whoever asked and when.
     pub fn wants_the_same(&self, other: &Self) -> bool {
         let bare = |d: &Self| Self {
@@ -298,6 +402,17 @@ impl Deployment {
         };
         bare(self) == bare(other)
     }
+}
+
+/// One field in which two generations differ.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    /// Its name on the wire, with a dot before the name of a part.
+    pub field: &'static str,
+    /// Its value in the first generation.
+    pub from: serde_json::Value,
+    /// Its value in the second.
+    pub to: serde_json::Value,
 }
 
 /// The last outcome of a rollout, in the words of the public API.
@@ -491,5 +606,44 @@ mod tests {
         assert_eq!(second.resources.cpu_limit, Some(2.0));
         assert_eq!(second.resources.memory_limit_mi, Some(512));
         assert!(!second.wants_the_same(&first));
+    }
+
+    #[test]
+    fn two_generations_differ_field_by_field_and_not_by_who_asked() {
+        let first =
+            merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
+        let change = DeploymentChange {
+            job_version: Some(version('b')),
+            enabled: Some(false),
+            resources: Some(Resources { memory_limit_mi: Some(512), ..Default::default() }),
+            ..Default::default()
+        };
+        let second = merge(Some(&first), &change, 2).unwrap();
+        let differences = first.differences(&second);
+        let fields: Vec<_> = differences.iter().map(|d| d.field).collect();
+        assert_eq!(fields, ["job_version", "enabled", "resources.memory_limit"]);
+        assert_eq!((&differences[1].from, &differences[1].to), (&true.into(), &false.into()));
+        assert!(first.differences(&merge(Some(&first), &DeploymentChange::default(), 3).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_rollback_is_the_old_generation_whole_and_fires_no_past_tick() {
+        let first =
+            merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
+        let change = DeploymentChange { enabled: Some(false), vdk_version: Some("9".into()), ..Default::default() };
+        let second = merge(Some(&first), &change, 2).unwrap();
+        let python = first.python_version;
+        let defaults =
+            VersionDefaults { python_versions: vec![python], python_version: python, vdk_version: "8".into() };
+        let at = Timestamp::from_second(99).unwrap();
+        let stamp = || Stamp { generation: 3, by: "someone".into(), at };
+        let third = Deployment::rolled_back(&first, Some(&second), &defaults, stamp()).unwrap();
+        assert!(third.wants_the_same(&first));
+        assert_eq!((third.generation, third.schedule_since, third.deployed_at), (3, at, at));
+        let same = Deployment::rolled_back(&first, Some(&first), &defaults, stamp()).unwrap();
+        assert_eq!(same.schedule_since, first.schedule_since);
+        let other = VersionDefaults { python_versions: vec![PythonVersion { major: 3, minor: 99 }], ..defaults };
+        let problem = Deployment::rolled_back(&first, None, &other, stamp()).unwrap_err();
+        assert_eq!(problem.kind, crate::problem::Kind::Conflict);
     }
 }

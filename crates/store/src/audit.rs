@@ -1,9 +1,12 @@
 //! Who changed what, when, and by which request.
 
 use jiff::Timestamp;
-use model::{access::Caller, name::JobId};
+use model::{
+    access::Caller,
+    name::{JobId, TeamName},
+};
 
-use crate::{Result, Tx, db::on, micros};
+use crate::{Result, Tx, db::on, instant, micros};
 
 /// An accepted change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,4 +44,84 @@ pub async fn record(tx: &mut Tx, caller: &Caller, event: &Event<'_>, now: Timest
     .await
     .map(drop))?;
     Ok(())
+}
+
+/// Keeps an event that is about a team and none of its jobs, in the transaction of the change.
+pub async fn record_of_team(
+    tx: &mut Tx,
+    caller: &Caller,
+    action: &'static str,
+    team: &TeamName,
+    now: Timestamp,
+) -> Result<()> {
+    on!(tx, c => sqlx::query("insert into audit_event (at, by, op_id, action, team) values ($1, $2, $3, $4, $5)")
+        .bind(micros(now))
+        .bind(&caller.user)
+        .bind(&caller.op_id)
+        .bind(action)
+        .bind(team.as_str())
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
+}
+
+/// An event that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Counts the events of the service.
+    pub id: i64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// Who did it.
+    pub by: String,
+    /// By which request.
+    pub op_id: String,
+    /// What was done.
+    pub action: String,
+    /// The job's team after it.
+    pub team: Option<String>,
+    /// The generation that it made.
+    pub generation: Option<i64>,
+    /// More.
+    pub detail: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct KeptRow {
+    event_id: i64,
+    at: i64,
+    by: String,
+    op_id: String,
+    action: String,
+    team: Option<String>,
+    generation: Option<i64>,
+    detail: Option<String>,
+}
+
+/// The events of a job below the id `before`, newest first, at most `limit`. Those of a namesake are not among them.
+pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result<Vec<Kept>> {
+    let rows: Vec<KeptRow> = on!(tx, c => sqlx::query_as(
+        "select event_id, at, by, op_id, action, team, generation, detail from audit_event
+         where job_id = $1 and event_id < $2 order by event_id desc limit $3",
+    )
+    .bind(job_id.to_string())
+    .bind(before)
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Kept {
+                id: row.event_id,
+                at: instant(row.at)?,
+                by: row.by,
+                op_id: row.op_id,
+                action: row.action,
+                team: row.team,
+                generation: row.generation,
+                detail: row.detail,
+            })
+        })
+        .collect()
 }

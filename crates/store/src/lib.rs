@@ -6,6 +6,7 @@
 
 pub mod audit;
 mod bound;
+pub mod credentials;
 pub mod db;
 pub mod deployments;
 pub mod executions;

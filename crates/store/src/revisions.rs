@@ -33,3 +33,17 @@ pub async fn find(tx: &mut Tx, job_id: JobId, generation: i64) -> Result<Option<
     .await)?;
     row.map(|(content,)| from_json("a revision", &content)).transpose()
 }
+
+/// The generations of a job below `before`, newest first, at most `limit`.
+pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result<Vec<Deployment>> {
+    let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
+        "select content from deployment_revision where job_id = $1 and generation < $2
+         order by generation desc limit $3",
+    )
+    .bind(job_id.to_string())
+    .bind(before)
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    rows.iter().map(|(content,)| from_json("a revision", content)).collect()
+}

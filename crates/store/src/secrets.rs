@@ -50,6 +50,23 @@ impl SecretKey {
         XChaCha20Poly1305::new(self.key.expose_secret().into())
     }
 
+    /// Encrypts a text with a fresh nonce, bound to the row that it is for.
+    pub(crate) fn seal(&self, bound_to: &str, text: &str) -> Result<(Vec<u8>, Vec<u8>)> {
+        let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
+        let payload = Payload { msg: text.as_bytes(), aad: bound_to.as_bytes() };
+        let ciphertext =
+            self.cipher().encrypt(&nonce, payload).map_err(|_| corrupt("a secret too large to encrypt"))?;
+        Ok((nonce.to_vec(), ciphertext))
+    }
+
+    /// The text that was sealed for this row; `None` when it was another row, another key, or is damaged.
+    pub(crate) fn open(&self, bound_to: &str, nonce: Vec<u8>, ciphertext: &[u8]) -> Option<SecretString> {
+        let nonce: [u8; 24] = nonce.try_into().ok()?;
+        let payload = Payload { msg: ciphertext, aad: bound_to.as_bytes() };
+        let plain = self.cipher().decrypt(XNonce::from_slice(&nonce), payload).ok()?;
+        Some(String::from_utf8(plain).ok()?.into())
+    }
+
     fn bound_to(&self, job_id: JobId) -> String {
         format!("job_secret/{job_id}/{}", self.id)
     }
@@ -78,12 +95,8 @@ pub async fn find(tx: &mut Tx, key: &SecretKey, job_id: JobId) -> Result<Option<
     .fetch_optional(c)
     .await)?;
     row.map(|(nonce, ciphertext)| {
-        let unreadable = || corrupt(format!("secrets of the job {job_id}"));
-        let nonce: [u8; 24] = nonce.try_into().map_err(|_| unreadable())?;
-        let bound = key.bound_to(job_id);
-        let payload = Payload { msg: &ciphertext, aad: bound.as_bytes() };
-        let plain = key.cipher().decrypt(XNonce::from_slice(&nonce), payload).map_err(|_| unreadable())?;
-        Ok(String::from_utf8(plain).map_err(|_| unreadable())?.into())
+        key.open(&key.bound_to(job_id), nonce, &ciphertext)
+            .ok_or_else(|| corrupt(format!("secrets of the job {job_id}")))
     })
     .transpose()
 }
@@ -97,10 +110,7 @@ pub async fn replace(
     by: &str,
     now: Timestamp,
 ) -> Result<()> {
-    let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
-    let bound = key.bound_to(job_id);
-    let payload = Payload { msg: content.expose_secret().as_bytes(), aad: bound.as_bytes() };
-    let ciphertext = key.cipher().encrypt(&nonce, payload).map_err(|_| corrupt("a secret too large to encrypt"))?;
+    let (nonce, ciphertext) = key.seal(&key.bound_to(job_id), content.expose_secret())?;
     on!(tx, c => sqlx::query(
         "insert into job_secret (job_id, key_id, nonce, ciphertext, updated_at, updated_by)
          values ($1, $2, $3, $4, $5, $6)
@@ -109,8 +119,8 @@ pub async fn replace(
     )
     .bind(job_id.to_string())
     .bind(key.id())
-    .bind(nonce.as_slice())
-    .bind(ciphertext.as_slice())
+    .bind(nonce)
+    .bind(ciphertext)
     .bind(micros(now))
     .bind(by)
     .execute(c)

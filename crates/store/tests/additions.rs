@@ -7,12 +7,26 @@ use model::{
     name::{JobId, JobName, TeamName},
     source::{Source, SourceVersion},
 };
-use store::{Db, Tx, deployments, jobs, revisions, sources};
+use store::{
+    Db, Tx,
+    credentials::{self, Credentials},
+    deployments, jobs, revisions,
+    secrets::SecretKey,
+    sources,
+};
 use testing::{Database, for_each_database};
 
-for_each_database!(removed_sources_go_when_nothing_needs_them,);
+for_each_database!(removed_sources_go_when_nothing_needs_them, a_teams_secret_is_encrypted_and_bound_to_its_row,);
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+/// Runs a statement that no function of the store makes.
+async fn raw(tx: &mut Tx, sql: &'static str) {
+    match tx {
+        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
+        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
+    }
+}
 
 fn job(n: u128, name: &str) -> DataJob {
     DataJob {
@@ -86,4 +100,32 @@ async fn removed_sources_go_when_nothing_needs_them(on: Database) {
     // The bytes are another job's too.
     assert_eq!(sources::archive(&mut tx, two.id, &version("b")).await.unwrap().as_deref(), Some(&b"b"[..]));
     assert_eq!(sources::latest(&mut tx, one.id).await.unwrap().unwrap().version, version("c"));
+}
+
+async fn a_teams_secret_is_encrypted_and_bound_to_its_row(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let key = SecretKey::new([7; 32]);
+    let (one, two) = (TeamName::parse("team one").unwrap(), TeamName::parse("team two").unwrap());
+    let application = |id: &str| Credentials { client_id: id.into(), client_secret: "correct horse".to_owned().into() };
+    let mut tx = db.write().await.unwrap();
+    for (team, id) in [(&one, "app-1"), (&two, "app-2"), (&one, "app-3")] {
+        credentials::replace(&mut tx, &key, team, &application(id), "someone", NOW).await.unwrap();
+    }
+    let found = credentials::find(&mut tx, &key, &one).await.unwrap().unwrap();
+    assert_eq!((&*found.client_id, found.told()), ("app-3", "correct horse"));
+    assert!(!format!("{found:?}").contains("horse"));
+    assert!(credentials::find(&mut tx, &SecretKey::new([8; 32]), &one).await.is_err());
+    let asked = ["app-1", "app-2", "app-3"].map(String::from);
+    let teams = credentials::teams(&mut tx, &asked).await.unwrap();
+    assert_eq!(teams, [("app-2".to_owned(), two.clone()), ("app-3".to_owned(), one.clone())]);
+    raw(
+        &mut tx,
+        "update team_credential set ciphertext = (select ciphertext from team_credential where team = 'team one'),
+        nonce = (select nonce from team_credential where team = 'team one') where team = 'team two'",
+    )
+    .await;
+    assert!(credentials::find(&mut tx, &key, &two).await.is_err());
+    raw(&mut tx, "update team_credential set client_id = 'app-4' where team = 'team one'").await;
+    assert!(credentials::find(&mut tx, &key, &one).await.is_err());
 }

@@ -1,11 +1,12 @@
 //! The operations of the public API, a noun a file.
 
+pub(crate) mod credentials;
 pub(crate) mod deployments;
 pub(crate) mod executions;
+pub(crate) mod history;
 pub(crate) mod info;
 pub(crate) mod jobs;
 pub(crate) mod keytab;
-pub(crate) mod later;
 pub(crate) mod properties;
 pub(crate) mod secrets;
 pub(crate) mod sources;

@@ -105,21 +105,6 @@ async fn addresses_and_methods_that_do_not_exist_are_told_so() {
 }
 
 #[tokio::test]
-async fn operations_of_a_later_version_say_so() {
-    let service = Service::start().await;
-    service.create("t1", "daily-sales").await;
-    for (method, uri) in [
-        (Method::GET, "/data-jobs/teams/t1/oauth-credentials"),
-        (Method::PUT, "/data-jobs/teams/t1/oauth-credentials"),
-        (Method::GET, "/data-jobs/teams/t1/oauth-credentials/client-id"),
-        (Method::POST, "/data-jobs/oauth-credentials/client-ids"),
-    ] {
-        let why = service.call(method, uri, None).await.refused(404);
-        assert!(why.contains("This version"), "{uri}: {why}");
-    }
-}
-
-#[tokio::test]
 async fn a_body_whose_length_is_not_told_is_limited_too() {
     let service = Service::start().await;
     let chunks = (0..40).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));

@@ -4,6 +4,7 @@ mod deployments;
 mod executions;
 mod graphql;
 mod guard;
+mod history;
 mod inputs;
 mod jobs;
 mod lists;

@@ -48,3 +48,61 @@ async fn what_cannot_be_moved_is_refused() {
     }
     assert_eq!(service.get(JOB).await.ok()["team"], "t1");
 }
+
+#[tokio::test]
+async fn a_team_stores_its_oauth_application_and_others_find_the_team_by_it() {
+    let service = Service::start().await;
+    let uri = "/data-jobs/teams/team%20two/oauth-credentials";
+    service.get(uri).await.refused(404);
+    service.get(&format!("{uri}/client-id")).await.refused(404);
+    service.put(uri, json!({"clientId": "app-1", "clientSecret": "correct horse"})).await.is(202);
+    assert_eq!(
+        service.get(uri).await.ok(),
+        json!({"teamName": "team two", "clientId": "app-1", "clientSecret": "correct horse"})
+    );
+    assert_eq!(
+        service.get(&format!("{uri}/client-id")).await.ok(),
+        json!({"teamName": "team two", "clientId": "app-1"})
+    );
+    service
+        .put("/data-jobs/teams/t1/oauth-credentials", json!({"clientId": "app-2", "clientSecret": "s"}))
+        .await
+        .is(202);
+    service.put(uri, json!({"clientId": "app-3", "clientSecret": "other"})).await.is(202);
+
+    let teams = "/data-jobs/oauth-credentials/client-ids";
+    assert_eq!(
+        service.post(teams, json!(["app-3", "not-there", "app-1", "app-2"])).await.ok(),
+        json!([{"teamName": "team two", "clientId": "app-3"}, {"teamName": "t1", "clientId": "app-2"}])
+    );
+    assert_eq!(service.post(teams, json!([])).await.ok(), json!([]));
+}
+
+#[tokio::test]
+async fn credentials_that_break_a_rule_are_refused_and_not_told() {
+    let service = Service::start().await;
+    let uri = "/data-jobs/teams/t1/oauth-credentials";
+    for bad in [
+        json!({"clientId": "", "clientSecret": "secret-x"}),
+        json!({"clientId": "app", "clientSecret": "  "}),
+        json!({"clientId": "app\u{0}", "clientSecret": "secret-x"}),
+        json!({"clientId": "app", "clientSecret": "s".repeat(10_001)}),
+        json!({"clientId": "app"}),
+        json!({"clientId": 1, "clientSecret": "secret-x"}),
+        json!([]),
+    ] {
+        let answer = service.put(uri, bad).await;
+        answer.refused(400);
+        assert!(!String::from_utf8_lossy(&answer.bytes).contains("secret-x"));
+    }
+    service
+        .put("/data-jobs/teams/%20/oauth-credentials", json!({"clientId": "a", "clientSecret": "b"}))
+        .await
+        .refused(400);
+    service.get(uri).await.refused(404);
+    let teams = "/data-jobs/oauth-credentials/client-ids";
+    for bad in [json!({}), json!([1]), json!(vec!["a"; 1001])] {
+        service.post(teams, bad).await.refused(400);
+    }
+    service.post(teams, "").await.refused(400);
+}

@@ -1,0 +1,102 @@
+//! Read and replace the OAuth application of a team, and find the teams of applications.
+//!
+//! A team is a name here: it has credentials from the first time that somebody stores them, with or without jobs.
+
+use model::{
+    Problem,
+    access::Caller,
+    clock::Clock,
+    name::{TeamName, shown},
+};
+use store::Db;
+
+use crate::SecretKey;
+pub use store::credentials::Credentials;
+
+/// The longest client id and the longest client secret, in bytes.
+pub const PART_MAX_BYTES: usize = 10_000;
+
+/// The most client ids in one question.
+pub const CLIENT_IDS_MAX: usize = 1000;
+
+/// The application of a team, with its secret.
+///
+/// # Errors
+/// NotFound when nothing is stored for the team.
+pub async fn read(db: &Db, key: &SecretKey, _caller: &Caller, team: &str) -> Result<Credentials, Problem> {
+    let Ok(team) = TeamName::parse(team) else { return Err(unknown(team)) };
+    let found = store::credentials::find(&mut db.read().await?, key, &team).await?;
+    found.ok_or_else(|| unknown(team.as_str()))
+}
+
+/// Stores the application of a team in place of any before it. Its secret is encrypted before it reaches the database.
+///
+/// # Errors
+/// Invalid when the team, the client id or the secret breaks a rule.
+pub async fn replace(
+    db: &Db,
+    key: &SecretKey,
+    clock: &dyn Clock,
+    caller: &Caller,
+    team: &str,
+    credentials: &Credentials,
+) -> Result<(), Problem> {
+    let team = TeamName::parse(team)?;
+    let parts = [("clientId", &*credentials.client_id), ("clientSecret", credentials.told())];
+    for (name, text) in parts {
+        let why = if text.trim().is_empty() {
+            format!("{name}: it is blank.")
+        } else if text.len() > PART_MAX_BYTES {
+            format!("{name}: it has more than {PART_MAX_BYTES} bytes.")
+        } else if text.chars().any(char::is_control) {
+            format!("{name}: it has a control character.")
+        } else {
+            continue;
+        };
+        return Err(Problem::invalid(
+            format!("The credentials of the team {} were not stored.", shown(team.as_str())),
+            why,
+        ));
+    }
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    store::credentials::replace(&mut tx, key, &team, credentials, &caller.user, now).await?;
+    store::audit::record_of_team(&mut tx, caller, "team.credentials", &team, now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// The client id of a team.
+///
+/// # Errors
+/// NotFound when nothing is stored for the team.
+pub async fn client_id(db: &Db, _caller: &Caller, team: &str) -> Result<String, Problem> {
+    let Ok(team) = TeamName::parse(team) else { return Err(unknown(team)) };
+    let found = store::credentials::client_id(&mut db.read().await?, &team).await?;
+    found.ok_or_else(|| unknown(team.as_str()))
+}
+
+/// The teams of client ids, in the order of the question; those that belong to no team are left out.
+///
+/// # Errors
+/// Invalid for more than [`CLIENT_IDS_MAX`] at once.
+pub async fn teams(db: &Db, _caller: &Caller, client_ids: &[String]) -> Result<Vec<(String, TeamName)>, Problem> {
+    if client_ids.len() > CLIENT_IDS_MAX {
+        return Err(Problem::invalid(
+            "The teams were not looked up.",
+            format!("The request has {} client ids; at most {CLIENT_IDS_MAX} are taken.", client_ids.len()),
+        )
+        .fix("Ask in several requests."));
+    }
+    let mut found = store::credentials::teams(&mut db.read().await?, client_ids).await?;
+    found.sort_by_key(|(id, _)| client_ids.iter().position(|asked| asked == id));
+    Ok(found)
+}
+
+fn unknown(team: &str) -> Problem {
+    Problem::not_found(
+        format!("The OAuth credentials of the team {} were not found.", shown(team)),
+        "None are stored for a team of this name.",
+    )
+    .fix("Check the name of the team, or store its credentials first.")
+}

@@ -1,0 +1,206 @@
+//! What happened to a job: the generations of its deployment, what differs between two, the way back to one, and who
+//! changed what.
+
+use model::{
+    Problem,
+    access::Caller,
+    clock::Clock,
+    deployment::{Deployment, Difference, JobPart, Stamp, VersionDefaults},
+    job::{DataJob, JobConfig},
+};
+use store::{Db, Tx};
+
+use crate::{
+    deployments::{check_id, retry},
+    find_job,
+    jobs::{ensure_schedule, event},
+};
+pub use store::audit::Kept;
+
+/// The most entries on one page.
+pub const PAGE_MAX: i64 = 1000;
+
+/// Which part of a history, newest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Only what is older than the entry of this number; absent begins at the newest.
+    pub before: Option<i64>,
+    /// How many entries at most.
+    pub limit: Option<i64>,
+}
+
+/// Entries, and where the next page begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// Newest first.
+    pub content: Vec<T>,
+    /// What to ask the next page with; absent on the last one.
+    pub next_before: Option<i64>,
+}
+
+impl Part {
+    /// The bounds, with one entry more than the page has, which tells whether there is a next one.
+    fn bounds(self) -> Result<(i64, i64), Problem> {
+        /// Entries on a page when the caller does not say.
+        const PAGE: i64 = 100;
+        let limit = self.limit.unwrap_or(PAGE);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            return Err(Problem::invalid(
+                "The history was not read.",
+                format!("limit: it is {limit}; it must be 1 to {PAGE_MAX}."),
+            ));
+        }
+        Ok((self.before.unwrap_or(i64::MAX), limit + 1))
+    }
+}
+
+fn page<T>(mut content: Vec<T>, fetched_max: i64, number: impl Fn(&T) -> i64) -> Page<T> {
+    let full = i64::try_from(content.len()).is_ok_and(|count| count == fetched_max);
+    if full {
+        content.pop();
+    }
+    let next_before = content.last().filter(|_| full).map(number);
+    Page { content, next_before }
+}
+
+/// The generations of a job's deployment, also of one that was removed since.
+///
+/// # Errors
+/// NotFound for an unknown job or deployment; Invalid for a page of no possible size.
+pub async fn revisions(
+    db: &Db,
+    _caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: &str,
+    part: Part,
+) -> Result<Page<Deployment>, Problem> {
+    let (before, limit) = part.bounds()?;
+    let mut tx = db.read().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    check_id(&job, deployment_id)?;
+    let found = store::revisions::page(&mut tx, job.id, before, limit).await?;
+    Ok(page(found, limit, |revision| revision.generation))
+}
+
+/// One generation of a job's deployment.
+///
+/// # Errors
+/// NotFound for an unknown job, deployment or generation.
+pub async fn revision(
+    db: &Db,
+    _caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: &str,
+    generation: i64,
+) -> Result<Deployment, Problem> {
+    let mut tx = db.read().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    check_id(&job, deployment_id)?;
+    find(&mut tx, &job, generation).await
+}
+
+/// What differs from one generation to another.
+///
+/// # Errors
+/// NotFound for an unknown job, deployment or generation.
+pub async fn differences(
+    db: &Db,
+    _caller: &Caller,
+    team: &str,
+    name: &str,
+    deployment_id: &str,
+    (from, to): (i64, i64),
+) -> Result<Vec<Difference>, Problem> {
+    let mut tx = db.read().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    check_id(&job, deployment_id)?;
+    let (from, to) = (find(&mut tx, &job, from).await?, find(&mut tx, &job, to).await?);
+    Ok(from.differences(&to))
+}
+
+/// Makes an old generation the wanted one again, as a new generation: source, versions, switch and resources, and what it
+/// had of the job (schedule, contacts, flags), which the job takes back too. A removed deployment comes back that way.
+///
+/// A rollback to what is wanted already makes no generation, but lets a rollout that failed be tried again.
+///
+/// # Errors
+/// NotFound for an unknown job, deployment or generation; Conflict when its sources were removed, or its Python version is
+/// not offered any more.
+pub async fn roll_back(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    default_zone: &str,
+    defaults: &VersionDefaults,
+    team: &str,
+    name: &str,
+    (deployment_id, generation): (&str, i64),
+) -> Result<(), Problem> {
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    check_id(&job, deployment_id)?;
+    let old = find(&mut tx, &job, generation).await?;
+    let current = store::deployments::find(&mut tx, job.id).await?;
+    let kept = current.as_ref().is_some_and(|current| current.job_version == old.job_version);
+    if !kept && !store::sources::is_offered(&mut tx, job.id, &old.job_version).await? {
+        return Err(Problem::conflict(
+            format!("The deployment was not rolled back to generation {generation}."),
+            format!("Its sources, version {}, were removed.", old.job_version),
+        )
+        .fix("Upload the sources again; the same content has the same version."));
+    }
+    let drawn = store::jobs::next_generation(&mut tx, &job.name).await?;
+    let stamp = Stamp { generation: drawn, by: caller.user.clone(), at: now };
+    let wanted = Deployment::rolled_back(&old, current.as_ref(), defaults, stamp)?;
+    if current.as_ref().is_some_and(|current| current.wants_the_same(&wanted)) {
+        // The number drawn is given back by the rollback of the transaction.
+        drop(tx);
+        return retry(db, &job, now).await;
+    }
+    if JobPart::from(&job.config) != wanted.job_part() {
+        let JobPart { schedule_cron, contacts, db_default_type, enable_execution_notifications } = wanted.job_part();
+        let config = JobConfig {
+            schedule_cron,
+            contacts,
+            db_default_type,
+            enable_execution_notifications,
+            ..job.config.clone()
+        };
+        let schedule = ensure_schedule(&mut tx, &config, default_zone, now).await?;
+        store::jobs::update(&mut tx, &DataJob { config, ..job.clone() }, schedule, now).await?;
+    }
+    store::revisions::insert(&mut tx, &wanted, now).await?;
+    store::deployments::replace(&mut tx, &wanted, now).await?;
+    let mut event = event("deployment.rollback", &job, Some(drawn));
+    event.detail = Some(format!("to generation {generation}"));
+    store::audit::record(&mut tx, caller, &event, now).await?;
+    tx.commit().await?;
+    db.wake().deployments.notify_one();
+    db.wake().schedules.notify_one();
+    Ok(())
+}
+
+async fn find(tx: &mut Tx, job: &DataJob, generation: i64) -> Result<Deployment, Problem> {
+    store::revisions::find(tx, job.id, generation).await?.ok_or_else(|| {
+        Problem::not_found(
+            format!("The generation {generation} of the data job {} was not found.", job.name),
+            "Its deployment has no generation of this number.",
+        )
+        .fix("GET …/deployments/production/revisions lists the generations.")
+    })
+}
+
+/// Who changed what of a job, and by which request. A namesake that was deleted before is not told of.
+///
+/// # Errors
+/// NotFound for an unknown job; Invalid for a page of no possible size.
+pub async fn events(db: &Db, _caller: &Caller, team: &str, name: &str, part: Part) -> Result<Page<Kept>, Problem> {
+    let (before, limit) = part.bounds()?;
+    let mut tx = db.read().await?;
+    let job = find_job(&mut tx, team, name).await?;
+    let found = store::audit::page(&mut tx, job.id, before, limit).await?;
+    Ok(page(found, limit, |event| event.id))
+}
