@@ -107,7 +107,14 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         clock: clock.clone(),
         runtime: runtime.clone(),
         resolver: Arc::new(Locker::new(tools)),
-        options: Arc::new(sync_options(&surroundings, settings, clock.as_ref(), vdk_constraints, job_options)),
+        options: Arc::new(sync_options(
+            &surroundings,
+            settings,
+            clock.as_ref(),
+            db.is_exclusive(),
+            vdk_constraints,
+            job_options,
+        )),
         gauges: sync::gauges::Gauges::register(&mut registry),
     };
     let metrics = HttpMetrics::register(&mut registry);
@@ -151,13 +158,16 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         ended = &mut synchronizing => return Err(anyhow!("The synchronizer ended unexpectedly: {ended:?}.")),
     }
     let _ = ready.send(false);
+    // The loops stop at once, so that another instance can lead; requests in progress have their grace period.
     serving_stop.cancel();
+    stop.cancel();
     let grace = settings.shutdown_grace_seconds.seconds();
-    if tokio::time::timeout(grace, serving).await.is_err() {
+    let (served, synchronized) =
+        tokio::join!(tokio::time::timeout(grace, serving), tokio::time::timeout(grace, synchronizing));
+    if served.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "requests that took longer than the grace period were cut off");
     }
-    stop.cancel();
-    if tokio::time::timeout(grace, synchronizing).await.is_err() {
+    if synchronized.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "the synchronizer did not stop within the grace period");
     }
     db.close().await;
@@ -270,14 +280,14 @@ fn sync_options(
     surroundings: &Surroundings,
     settings: &Settings,
     clock: &dyn Clock,
+    exclusive: bool,
     vdk_constraints: String,
     job_options: JobOptions,
 ) -> sync::Options {
     let days = |count: u64| SignedDuration::from_hours(24 * i64::try_from(count).unwrap_or(i64::MAX / 24));
     sync::Options {
         holder: format!("{}", clock.new_id()),
-        // The data folder is locked, and the database is a file in it.
-        exclusive: true,
+        exclusive,
         lease: settings.lease_seconds.seconds(),
         sweep_interval: settings.sync_sweep_interval_seconds.seconds(),
         parallelism: settings.sync_parallelism.count(),
