@@ -490,7 +490,7 @@ mod tests {
     #[test]
     fn an_index_address_is_shown_without_its_credentials() {
         for (given, shown) in [
-            ("https://pypi.org/simple", "https://pypi.org/simple"),
+            ("https://packages.example.com/simple", "https://packages.example.com/simple"),
             ("https://me:hunter2@host:8443/simple", "https://***@host:8443/simple"),
             ("https://hunter2@host/simple", "https://***@host/simple"),
             ("https://:hunter2@host/simple", "https://***@host/simple"),
@@ -501,7 +501,7 @@ mod tests {
             assert_eq!(url.expose(), given);
             assert!(!format!("{url:?}").contains("hunter2"));
         }
-        for bad in ["pypi.org", "ftp://hunter2@host", "https://"] {
+        for bad in ["packages.example.com", "ftp://hunter2@host", "https://"] {
             assert!(!parse::<IndexUrl>(bad).unwrap_err().contains("hunter2"));
         }
     }
