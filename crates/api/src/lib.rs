@@ -37,8 +37,8 @@ pub struct Api {
     pub clock: SharedClock,
     /// Asked for the log of a run in progress, and for nothing else.
     pub runtime: Arc<dyn Runtime>,
-    /// What the secrets of jobs are encrypted with.
-    pub secret_key: Arc<app::SecretKey>,
+    /// The keys that secrets are encrypted with.
+    pub keys: Arc<app::KeyRing>,
     /// What an upload may hold.
     pub archive_limits: ArchiveLimits,
     /// The time zone of schedules that name none.

@@ -10,7 +10,7 @@ use model::{
 };
 use store::Db;
 
-use crate::SecretKey;
+use crate::KeyRing;
 pub use store::credentials::Credentials;
 
 /// The longest client id and the longest client secret, in bytes.
@@ -23,9 +23,9 @@ pub const CLIENT_IDS_MAX: usize = 1000;
 ///
 /// # Errors
 /// NotFound when nothing is stored for the team.
-pub async fn read(db: &Db, key: &SecretKey, _caller: &Caller, team: &str) -> Result<Credentials, Problem> {
+pub async fn read(db: &Db, keys: &KeyRing, _caller: &Caller, team: &str) -> Result<Credentials, Problem> {
     let Ok(team) = TeamName::parse(team) else { return Err(unknown(team)) };
-    let found = store::credentials::find(&mut db.read().await?, key, &team).await?;
+    let found = store::credentials::find(&mut db.read().await?, keys, &team).await?;
     found.ok_or_else(|| unknown(team.as_str()))
 }
 
@@ -35,7 +35,7 @@ pub async fn read(db: &Db, key: &SecretKey, _caller: &Caller, team: &str) -> Res
 /// Invalid when the team, the client id or the secret breaks a rule.
 pub async fn replace(
     db: &Db,
-    key: &SecretKey,
+    keys: &KeyRing,
     clock: &dyn Clock,
     caller: &Caller,
     team: &str,
@@ -60,7 +60,7 @@ pub async fn replace(
     }
     let now = clock.now();
     let mut tx = db.write().await?;
-    store::credentials::replace(&mut tx, key, &team, credentials, &caller.user, now).await?;
+    store::credentials::replace(&mut tx, keys, &team, credentials, &caller.user, now).await?;
     store::audit::record_of_team(&mut tx, caller, "team.credentials", &team, now).await?;
     tx.commit().await?;
     Ok(())

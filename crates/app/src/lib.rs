@@ -29,7 +29,11 @@ pub(crate) fn json_text(object: &JsonObject) -> String {
     serde_json::to_string(object).expect("keys are strings and values are JSON already")
 }
 
-pub use store::{Db, deployments::Reached, secrets::SecretKey};
+pub use store::{
+    Db,
+    deployments::Reached,
+    keys::{KeyRing, SecretKey},
+};
 
 /// The job of this name in this team, within a transaction. One that writes keeps it as it is until its end; a verb asks
 /// for it before it does anything else.

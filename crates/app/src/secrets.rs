@@ -2,7 +2,7 @@
 
 use model::{Problem, access::Caller, clock::Clock, name::shown};
 use secrecy::{ExposeSecret, SecretString};
-use store::{Db, secrets::SecretKey};
+use store::{Db, keys::KeyRing};
 
 use crate::{JsonObject, find_job, jobs::event, json_text};
 
@@ -10,14 +10,14 @@ use crate::{JsonObject, find_job, jobs::event, json_text};
 pub const SECRETS_MAX_BYTES: usize = 1024 * 1024;
 
 /// The secrets of a job. A job that does not exist has none, as with its properties.
-pub async fn read(db: &Db, key: &SecretKey, _caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
+pub async fn read(db: &Db, keys: &KeyRing, _caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
     let mut tx = db.read().await?;
     let job = match find_job(&mut tx, team, name).await {
         Ok(job) => job,
         Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(JsonObject::new()),
         Err(problem) => return Err(problem),
     };
-    match store::secrets::find(&mut tx, key, job.id).await? {
+    match store::secrets::find(&mut tx, keys, job.id).await? {
         Some(text) => serde_json::from_str(text.expose_secret())
             .map_err(|_| Problem::internal("The secrets were not read.", "Their stored form is damaged.")),
         None => Ok(JsonObject::new()),
@@ -30,7 +30,7 @@ pub async fn read(db: &Db, key: &SecretKey, _caller: &Caller, team: &str, name: 
 /// NotFound for an unknown job, TooLarge above [`SECRETS_MAX_BYTES`].
 pub async fn replace(
     db: &Db,
-    key: &SecretKey,
+    keys: &KeyRing,
     clock: &dyn Clock,
     caller: &Caller,
     team: &str,
@@ -49,7 +49,7 @@ pub async fn replace(
     let now = clock.now();
     let mut tx = db.write().await?;
     let job = find_job(&mut tx, team, name).await?;
-    store::secrets::replace(&mut tx, key, job.id, &content, &caller.user, now).await?;
+    store::secrets::replace(&mut tx, keys, job.id, &content, &caller.user, now).await?;
     store::audit::record(&mut tx, caller, &event("secrets.replace", &job, None), now).await?;
     tx.commit().await?;
     Ok(())

@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod data_folder;
+mod keys;
 mod serve;
 mod telemetry;
 
@@ -31,6 +32,12 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
     match invocation {
         Invocation::Config { flags, format } => {
             commands::config::run(&surroundings, &flags, format, &mut std::io::stdout().lock())
+        }
+        Invocation::Keys { flags, task } => {
+            let loaded = config::load(&surroundings, &flags)?;
+            let mut out = std::io::stdout();
+            let work = commands::keys::run(&loaded.settings, &task, &mut out);
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
         }
         Invocation::Serve(flags) => {
             let loaded = config::load(&surroundings, &flags)?;

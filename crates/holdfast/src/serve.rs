@@ -78,7 +78,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         },
         async { Ok(python::discover(&discovery(&surroundings, settings)).await) },
     )?;
-    let secret_key = Arc::new(folder.secret_key(&db).await?);
+    let keys = crate::keys::open(folder.path(), &db).await?;
     let versions = Arc::new(versions(settings, &interpreters)?);
     let clock: SharedClock = Arc::new(SystemClock);
     let tools = Arc::new(Tools::new(ToolsOptions {
@@ -106,6 +106,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         db: db.clone(),
         clock: clock.clone(),
         runtime: runtime.clone(),
+        keys: keys.clone(),
         resolver: Arc::new(Locker::new(tools)),
         options: Arc::new(sync_options(
             &surroundings,
@@ -123,7 +124,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         db: db.clone(),
         clock,
         runtime: runtime.clone(),
-        secret_key,
+        keys: keys.clone(),
         archive_limits: ArchiveLimits {
             archive_max_bytes: settings.max_upload_bytes.count(),
             ..ArchiveLimits::default()
@@ -142,6 +143,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
 
     let stop = CancellationToken::new();
     let mut synchronizing = tokio::spawn(synchronizer.run(stop.child_token()));
+    let watching_keys =
+        tokio::spawn(crate::keys::watch(keys, folder.path().to_owned(), db.clone(), stop.child_token()));
     let router = api::router(api);
     let serving_stop = CancellationToken::new();
     let serving = {
@@ -164,6 +167,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let grace = settings.shutdown_grace_seconds.seconds();
     let (served, synchronized) =
         tokio::join!(tokio::time::timeout(grace, serving), tokio::time::timeout(grace, synchronizing));
+    watching_keys.abort();
     if served.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "requests that took longer than the grace period were cut off");
     }

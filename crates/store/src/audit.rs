@@ -66,6 +66,26 @@ pub async fn record_of_team(
     Ok(())
 }
 
+/// Keeps an event that is about the service itself, in the transaction of the change.
+pub async fn record_of_service(
+    tx: &mut Tx,
+    caller: &Caller,
+    action: &'static str,
+    detail: String,
+    now: Timestamp,
+) -> Result<()> {
+    on!(tx, c => sqlx::query("insert into audit_event (at, by, op_id, action, detail) values ($1, $2, $3, $4, $5)")
+        .bind(micros(now))
+        .bind(&caller.user)
+        .bind(&caller.op_id)
+        .bind(action)
+        .bind(detail)
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
+}
+
 /// An event that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {

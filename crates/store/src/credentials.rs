@@ -1,12 +1,17 @@
 //! The OAuth application of each team: its client id, and its secret, which is encrypted at rest as the secrets of jobs are.
-//!
-//! The associated data binds table, team, key and client id, so that a secret moved to another row does not decrypt.
 
 use jiff::Timestamp;
 use model::name::TeamName;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{Result, Tx, corrupt, db::on, micros, secrets::SecretKey, storable};
+use crate::{
+    Result, Tx, corrupt,
+    db::on,
+    keys::{self, KeyRing, Resealed},
+    micros,
+    sealed::{Place, Sealed},
+    storable,
+};
 
 /// The OAuth application of a team.
 #[derive(Debug, Clone)]
@@ -24,24 +29,31 @@ impl Credentials {
     }
 }
 
-/// A team has no slash in its name, and a key id is hexadecimal: no two rows are bound to the same text.
-fn bound_to(key: &SecretKey, team: &str, client_id: &str) -> String {
-    format!("team_credential/{team}/{}/{client_id}", key.id())
+#[derive(sqlx::FromRow)]
+struct Row {
+    team: String,
+    client_id: String,
+    #[sqlx(flatten)]
+    sealed: Sealed,
+}
+
+impl Row {
+    fn place(&self) -> Place<'_> {
+        Place::TeamCredential { team: &self.team, client_id: &self.client_id }
+    }
 }
 
 /// What is stored for a team.
-pub async fn find(tx: &mut Tx, key: &SecretKey, team: &TeamName) -> Result<Option<Credentials>> {
-    let row: Option<(String, Vec<u8>, Vec<u8>)> = on!(tx, c => sqlx::query_as(
-        "select client_id, nonce, ciphertext from team_credential where team = $1",
+pub async fn find(tx: &mut Tx, ring: &KeyRing, team: &TeamName) -> Result<Option<Credentials>> {
+    let row: Option<Row> = on!(tx, c => sqlx::query_as(
+        "select team, client_id, key_id, nonce, ciphertext from team_credential where team = $1",
     )
     .bind(team.as_str())
     .fetch_optional(c)
     .await)?;
-    row.map(|(client_id, nonce, ciphertext)| {
-        let client_secret = key
-            .open(&bound_to(key, team.as_str(), &client_id), nonce, &ciphertext)
-            .ok_or_else(|| corrupt(format!("credentials of the team {team}")))?;
-        Ok(Credentials { client_id, client_secret })
+    row.map(|row| {
+        let client_secret = row.sealed.open(ring, &row.place())?;
+        Ok(Credentials { client_id: row.client_id, client_secret })
     })
     .transpose()
 }
@@ -49,7 +61,7 @@ pub async fn find(tx: &mut Tx, key: &SecretKey, team: &TeamName) -> Result<Optio
 /// Stores the application of a team in place of any before it.
 pub async fn replace(
     tx: &mut Tx,
-    key: &SecretKey,
+    ring: &KeyRing,
     team: &TeamName,
     credentials: &Credentials,
     by: &str,
@@ -57,7 +69,9 @@ pub async fn replace(
 ) -> Result<()> {
     let Credentials { client_id, client_secret } = credentials;
     storable([client_id.as_str()])?;
-    let (nonce, ciphertext) = key.seal(&bound_to(key, team.as_str(), client_id), client_secret.expose_secret())?;
+    let key = keys::to_seal_with(tx, ring).await?;
+    let place = Place::TeamCredential { team: team.as_str(), client_id };
+    let sealed = Sealed::new(&key, &place, client_secret.expose_secret())?;
     on!(tx, c => sqlx::query(
         "insert into team_credential (team, client_id, key_id, nonce, ciphertext, updated_at, updated_by)
          values ($1, $2, $3, $4, $5, $6, $7)
@@ -67,15 +81,63 @@ pub async fn replace(
     )
     .bind(team.as_str())
     .bind(client_id)
-    .bind(key.id())
-    .bind(nonce)
-    .bind(ciphertext)
+    .bind(sealed.key_id)
+    .bind(sealed.nonce)
+    .bind(sealed.ciphertext)
     .bind(micros(now))
     .bind(by)
     .execute(c)
     .await
     .map(drop))?;
     Ok(())
+}
+
+/// Seals with the primary key what is sealed with another one, at most `limit` rows after the team `after`. Rows that
+/// somebody changes at this moment are left to the next time.
+///
+/// # Errors
+/// [`StoreError::KeyMissing`](crate::StoreError::KeyMissing) when this instance does not have the primary key.
+pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Resealed> {
+    let key = keys::to_seal_with(tx, ring).await?;
+    let sql = format!(
+        "select team, client_id, key_id, nonce, ciphertext from team_credential where key_id <> $1 and team > $2
+         order by team limit $3 {}",
+        tx.locking("for update skip locked")
+    );
+    let rows: Vec<Row> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(key.id())
+        .bind(after)
+        .bind(limit)
+        .fetch_all(c)
+        .await)?;
+    let mut resealed = Resealed::default();
+    if i64::try_from(rows.len()).is_ok_and(|count| count == limit) {
+        resealed.next = rows.last().map(|row| row.team.clone());
+    }
+    for row in rows {
+        let text = match row.sealed.open(ring, &row.place()) {
+            Ok(text) => text,
+            Err(error) => {
+                resealed.skip(error)?;
+                continue;
+            }
+        };
+        let new = Sealed::new(&key, &row.place(), text.expose_secret())?;
+        resealed.done += on!(tx, c => sqlx::query(
+            "update team_credential set key_id = $2, nonce = $3, ciphertext = $4
+             where team = $1 and key_id = $5 and nonce = $6",
+        )
+        .bind(row.team)
+        .bind(new.key_id)
+        .bind(new.nonce)
+        .bind(new.ciphertext)
+        .bind(row.sealed.key_id)
+        .bind(row.sealed.nonce)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))?;
+    }
+    Ok(resealed)
 }
 
 /// The client id of a team.

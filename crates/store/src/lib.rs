@@ -11,6 +11,7 @@ pub mod db;
 pub mod deployments;
 pub mod executions;
 pub mod jobs;
+pub mod keys;
 pub mod leases;
 pub mod locks;
 pub mod logs;
@@ -19,6 +20,7 @@ mod postgres;
 pub mod properties;
 pub mod revisions;
 pub mod schedules;
+mod sealed;
 pub mod secrets;
 pub mod sources;
 pub mod wake;
@@ -64,6 +66,12 @@ pub enum StoreError {
     Corrupt {
         /// Which value, without its content.
         what: String,
+    },
+    /// This instance does not have a key of the secrets.
+    #[error("this instance does not have the key {key_id} of the secrets")]
+    KeyMissing {
+        /// Which key.
+        key_id: String,
     },
     /// The leader that wrote was replaced meanwhile; the write was refused.
     #[error("the leader's epoch {epoch} is over")]
@@ -184,6 +192,17 @@ impl From<StoreError> for model::Problem {
                 )
                 .follows("Nothing was changed.")
                 .fix("Try again in a moment; tell the operator of this service when it goes on.")
+            }
+            StoreError::KeyMissing { key_id } => {
+                tracing::error!(key_id, "a key of the secrets is missing");
+                Self::unavailable(
+                    "The request was not carried out.",
+                    format!(
+                        "This instance of the service does not have the key {key_id}, which secrets are encrypted with."
+                    ),
+                )
+                .follows("Nothing was changed. What needs no secrets goes on.")
+                .fix(format!("Tell the operator of this service: the file {key_id}.key belongs in its folder of keys."))
             }
             StoreError::Unstorable => Self::invalid(
                 "The request was not carried out.",

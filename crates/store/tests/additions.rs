@@ -1,5 +1,7 @@
 //! What the rows beside jobs, deployments and runs refuse and keep.
 
+use std::{sync::Arc, time::Duration};
+
 use jiff::Timestamp;
 use model::{
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
@@ -7,16 +9,22 @@ use model::{
     name::{JobId, JobName, TeamName},
     source::{Source, SourceVersion},
 };
+use secrecy::ExposeSecret;
 use store::{
-    Db, Tx,
+    Db, StoreError, Tx,
     credentials::{self, Credentials},
-    deployments, jobs, revisions,
-    secrets::SecretKey,
-    sources,
+    deployments, jobs,
+    keys::{self, KeyRing, SecretKey},
+    revisions, secrets, sources,
 };
 use testing::{Database, for_each_database};
 
-for_each_database!(removed_sources_go_when_nothing_needs_them, a_teams_secret_is_encrypted_and_bound_to_its_row,);
+for_each_database!(
+    removed_sources_go_when_nothing_needs_them,
+    a_teams_secret_is_encrypted_and_bound_to_its_row,
+    a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_meanwhile,
+    without_the_primary_key_nothing_is_stored_and_what_is_under_another_one_is_read,
+);
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
@@ -105,7 +113,7 @@ async fn removed_sources_go_when_nothing_needs_them(on: Database) {
 async fn a_teams_secret_is_encrypted_and_bound_to_its_row(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
-    let key = SecretKey::new([7; 32]);
+    let key = KeyRing::from(SecretKey::new([7; 32]));
     let (one, two) = (TeamName::parse("team one").unwrap(), TeamName::parse("team two").unwrap());
     let application = |id: &str| Credentials { client_id: id.into(), client_secret: "correct horse".to_owned().into() };
     let mut tx = db.write().await.unwrap();
@@ -115,7 +123,7 @@ async fn a_teams_secret_is_encrypted_and_bound_to_its_row(on: Database) {
     let found = credentials::find(&mut tx, &key, &one).await.unwrap().unwrap();
     assert_eq!((&*found.client_id, found.told()), ("app-3", "correct horse"));
     assert!(!format!("{found:?}").contains("horse"));
-    assert!(credentials::find(&mut tx, &SecretKey::new([8; 32]), &one).await.is_err());
+    assert!(credentials::find(&mut tx, &KeyRing::from(SecretKey::new([8; 32])), &one).await.is_err());
     let asked = ["app-1", "app-2", "app-3"].map(String::from);
     let teams = credentials::teams(&mut tx, &asked).await.unwrap();
     assert_eq!(teams, [("app-2".to_owned(), two.clone()), ("app-3".to_owned(), one.clone())]);
@@ -128,4 +136,143 @@ async fn a_teams_secret_is_encrypted_and_bound_to_its_row(on: Database) {
     assert!(credentials::find(&mut tx, &key, &two).await.is_err());
     raw(&mut tx, "update team_credential set client_id = 'app-4' where team = 'team one'").await;
     assert!(credentials::find(&mut tx, &key, &one).await.is_err());
+}
+
+/// A ring with the keys of these numbers.
+fn ring(numbers: &'static [u8]) -> KeyRing {
+    let keys = move || numbers.iter().map(|number| SecretKey::new([*number; 32])).collect();
+    KeyRing::new(Box::new(keys), SecretKey::new([numbers[0]; 32]).id().to_owned())
+}
+
+fn id(number: u8) -> String {
+    SecretKey::new([number; 32]).id().to_owned()
+}
+
+async fn store_secret(db: &Db, ring: &KeyRing, job: &DataJob, text: &str) -> Result<(), StoreError> {
+    let mut tx = db.write().await?;
+    jobs::find_for_update(&mut tx, &job.name).await?.unwrap();
+    secrets::replace(&mut tx, ring, job.id, &text.to_owned().into(), "someone", NOW).await?;
+    tx.commit().await
+}
+
+async fn read_secret(db: &Db, ring: &KeyRing, job: &DataJob) -> Result<String, StoreError> {
+    let found = secrets::find(&mut db.read().await?, ring, job.id).await?;
+    Ok(found.unwrap().expose_secret().to_owned())
+}
+
+async fn make_primary(db: &Db, number: u8) {
+    let mut tx = db.write().await.unwrap();
+    keys::lock_primary(&mut tx).await.unwrap();
+    keys::make_primary(&mut tx, &id(number)).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_meanwhile(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let (one, both, new) = (ring(&[1]), ring(&[1, 2]), ring(&[2]));
+    let all: Vec<_> = (1..=5).map(|n| job(n, &format!("example-job-{n}"))).collect();
+    for job in &all {
+        insert(&db, job).await;
+        store_secret(&db, &one, job, job.name.as_str()).await.unwrap();
+    }
+    let team = TeamName::parse("a team").unwrap();
+    let application = Credentials { client_id: "app".into(), client_secret: "correct horse".to_owned().into() };
+    let mut tx = db.write().await.unwrap();
+    credentials::replace(&mut tx, &one, &team, &application, "someone", NOW).await.unwrap();
+    tx.commit().await.unwrap();
+    make_primary(&db, 2).await;
+    assert!(keys::any_other(&mut db.read().await.unwrap(), &id(2)).await.unwrap());
+
+    let mut tx = db.write().await.unwrap();
+    let first = secrets::reseal(&mut tx, &both, "", 2).await.unwrap();
+    assert_eq!((first.done, first.next), (2, Some(all[1].id.to_string())));
+    tx.commit().await.unwrap();
+    // This batch is lost.
+    let mut tx = db.write().await.unwrap();
+    assert_eq!(secrets::reseal(&mut tx, &both, "", 2).await.unwrap().done, 2);
+    drop(tx);
+    let mut tx = db.read().await.unwrap();
+    let counted = |rows: &[(String, i64)], number| rows.iter().find(|(key, _)| *key == id(number)).map(|(_, n)| *n);
+    let needed = keys::needed(&mut tx).await.unwrap();
+    assert_eq!((counted(&needed, 1), counted(&needed, 2)), (Some(4), Some(2)));
+    drop(tx);
+    for job in &all {
+        assert_eq!(read_secret(&db, &both, job).await.unwrap(), job.name.as_str());
+    }
+
+    let mut tx = db.write().await.unwrap();
+    assert_eq!(secrets::reseal(&mut tx, &both, "", 10).await.unwrap().done, 3);
+    assert_eq!(credentials::reseal(&mut tx, &both, "", 10).await.unwrap().done, 1);
+    tx.commit().await.unwrap();
+    assert!(!keys::any_other(&mut db.read().await.unwrap(), &id(2)).await.unwrap());
+    let mut tx = db.read().await.unwrap();
+    assert_eq!(keys::needed_by(&mut tx, &id(1)).await.unwrap(), 0);
+    assert_eq!(credentials::find(&mut tx, &new, &team).await.unwrap().unwrap().told(), "correct horse");
+    drop(tx);
+    assert_eq!(read_secret(&db, &new, &all[4]).await.unwrap(), "example-job-5");
+}
+
+async fn without_the_primary_key_nothing_is_stored_and_what_is_under_another_one_is_read(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let (old, new) = (ring(&[1]), ring(&[2]));
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    store_secret(&db, &old, &job, "correct horse").await.unwrap();
+    make_primary(&db, 2).await;
+    let missing = |result: Result<(), StoreError>, number| match result {
+        Err(StoreError::KeyMissing { key_id }) => assert_eq!(key_id, id(number)),
+        other => panic!("{other:?}"),
+    };
+    missing(store_secret(&db, &old, &job, "other").await, 2);
+    assert_eq!(read_secret(&db, &old, &job).await.unwrap(), "correct horse");
+    missing(read_secret(&db, &new, &job).await.map(drop), 1);
+    let problem = model::Problem::from(store_secret(&db, &old, &job, "other").await.unwrap_err());
+    assert!(problem.countermeasures.contains(&format!("{}.key", id(2))), "{problem:?}");
+
+    // Sealing anew needs both, and tells which one is missing.
+    let mut tx = db.write().await.unwrap();
+    missing(secrets::reseal(&mut tx, &old, "", 10).await.map(drop), 2);
+    let stuck = secrets::reseal(&mut tx, &new, "", 10).await.unwrap();
+    assert_eq!((stuck.done, stuck.missing), (0, vec![id(1)]));
+}
+
+#[tokio::test]
+async fn a_write_under_the_former_key_is_before_the_rotation_and_one_that_meets_a_resealing_wins() {
+    let fresh = Database::Postgresql.fresh();
+    let (db, other) = (fresh.open().await, fresh.open().await);
+    let both = Arc::new(ring(&[1, 2]));
+    let (one, two) = (job(1, "example-job"), job(2, "another-job"));
+    for job in [&one, &two] {
+        insert(&db, job).await;
+        store_secret(&db, &both, job, "first").await.unwrap();
+    }
+    // The write has its key, and the rotation waits for it: whoever counts the rows under a former key counts this one.
+    let mut write = db.write().await.unwrap();
+    secrets::replace(&mut write, &both, one.id, &"second".to_owned().into(), "someone", NOW).await.unwrap();
+    let rotation = tokio::spawn(async move { make_primary(&other, 2).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!rotation.is_finished());
+    write.commit().await.unwrap();
+    rotation.await.unwrap();
+    assert_eq!(keys::needed_by(&mut db.read().await.unwrap(), &id(1)).await.unwrap(), 2);
+
+    // A row that somebody writes is left alone; a write that comes while rows are sealed anew has the last word.
+    let mut write = db.write().await.unwrap();
+    secrets::replace(&mut write, &both, one.id, &"third".to_owned().into(), "someone", NOW).await.unwrap();
+    let mut resealing = fresh.open().await.for_sync().write().await.unwrap();
+    assert_eq!(secrets::reseal(&mut resealing, &both, "", 10).await.unwrap().done, 1);
+    let late = {
+        let (db, both, two) = (fresh.open().await, Arc::clone(&both), two.clone());
+        tokio::spawn(async move { store_secret(&db, &both, &two, "last").await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!late.is_finished());
+    write.commit().await.unwrap();
+    resealing.commit().await.unwrap();
+    late.await.unwrap().unwrap();
+    assert_eq!(read_secret(&db, &both, &one).await.unwrap(), "third");
+    assert_eq!(read_secret(&db, &both, &two).await.unwrap(), "last");
+    assert_eq!(keys::needed_by(&mut db.read().await.unwrap(), &id(1)).await.unwrap(), 0);
 }

@@ -13,9 +13,9 @@ use store::{
     Db, StoreError, Tx,
     executions::{self, Ended, ExecutionQuery, NewExecution, Started},
     jobs::{self, JobQuery, JobSort},
+    keys::{KeyRing, SecretKey},
     leases::{self, Epoch, SYNCHRONIZER},
-    secrets::{self, SecretKey},
-    sources,
+    secrets, sources,
 };
 use testing::{Database, for_each_database};
 
@@ -195,13 +195,13 @@ async fn a_secret_is_stored_encrypted_and_bound_to_its_row(on: Database) {
     let (one, two) = (job(1, "example-job"), job(2, "another-job"));
     insert(&db, &one).await;
     insert(&db, &two).await;
-    let key = SecretKey::new([7; 32]);
+    let key = KeyRing::from(SecretKey::new([7; 32]));
     let content = "{\"password\":\"correct horse\"}".to_owned().into();
     let mut tx = db.write().await.unwrap();
     secrets::replace(&mut tx, &key, one.id, &content, "someone", Timestamp::UNIX_EPOCH).await.unwrap();
     let found = secrets::find(&mut tx, &key, one.id).await.unwrap().unwrap();
     assert_eq!(found.expose_secret(), content.expose_secret());
-    assert!(secrets::find(&mut tx, &SecretKey::new([8; 32]), one.id).await.is_err());
+    assert!(secrets::find(&mut tx, &KeyRing::from(SecretKey::new([8; 32])), one.id).await.is_err());
     // A row moved to another job does not open.
     raw(&mut tx, "update job_secret set job_id = '00000000-0000-0000-0000-000000000002'").await;
     assert!(secrets::find(&mut tx, &key, two.id).await.is_err());

@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod deployments;
 pub mod executions;
 pub mod gauges;
+pub mod keys;
 pub mod leader;
 pub mod schedules;
 
@@ -30,6 +31,8 @@ pub struct Synchronizer {
     pub clock: SharedClock,
     /// Where jobs run.
     pub runtime: Arc<dyn Runtime>,
+    /// The keys that secrets are encrypted with.
+    pub keys: Arc<store::keys::KeyRing>,
     /// Who chooses packages.
     pub resolver: Arc<dyn Resolver>,
     /// The operator's choices.
@@ -90,6 +93,7 @@ impl Synchronizer {
                 schedules::run(&self, &term),
                 cleanup::run(&self, &term),
                 gauges::run(&self, &term),
+                keys::run(&self, &term),
             );
             tracing::info!(epoch = epoch.0, "the term of this instance is over");
         }

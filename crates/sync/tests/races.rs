@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use app::{SecretKey, deployments::Missing, executions::StartRequest};
+use app::{KeyRing, SecretKey, deployments::Missing, executions::StartRequest};
 use model::{
     BoxFuture, Problem, clock::Clock, deployment::DeploymentChange, execution::EndCause, job::JobConfig, problem::Kind,
     runtime::Stage, source::ArchiveLimits,
@@ -22,7 +22,10 @@ use support::{House, TEAM, version};
 use testing::{Database, for_each_database};
 use tokio::time::Instant;
 
-for_each_database!(of_starts_in_three_instances_at_one_instant_exactly_one_is_accepted,);
+for_each_database!(
+    of_starts_in_three_instances_at_one_instant_exactly_one_is_accepted,
+    secrets_follow_a_rotation_while_writes_go_on,
+);
 
 type Verb = for<'a> fn(&'a House, &'a Db, &'a str) -> BoxFuture<'a, Result<(), Problem>>;
 
@@ -87,8 +90,8 @@ const VERBS: [(&str, Verb); 10] = [
     ("secrets::replace", |house, db, name| {
         Box::pin(async move {
             let secrets = serde_json::from_str("{\"a\": 1}").unwrap();
-            let key = SecretKey::new([7; 32]);
-            app::secrets::replace(db, &key, &*house.clock, &house.caller(), TEAM, name, &secrets).await
+            let keys = SecretKey::new([7; 32]).into();
+            app::secrets::replace(db, &keys, &*house.clock, &house.caller(), TEAM, name, &secrets).await
         })
     }),
     ("sources::upload", |house, db, name| {
@@ -451,4 +454,41 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
     let outcomes = house.fresh.psql("select status, count(*) from data_job_execution group by status order by status");
     println!("{}", outcomes.replace('\n', ", "));
     assert!(outcomes.contains("SUCCEEDED") && outcomes.contains("CANCELLED"), "{outcomes}");
+}
+
+async fn secrets_follow_a_rotation_while_writes_go_on(on: Database) {
+    const JOBS: usize = 40;
+    let mut house = House::new(on).await;
+    let keys = || vec![SecretKey::new([1; 32]), SecretKey::new([2; 32])];
+    let (old, new) = (keys()[0].id().to_owned(), keys()[1].id().to_owned());
+    let ring = Arc::new(KeyRing::new(Box::new(keys), old.clone()));
+    house.keys = ring.clone();
+    let write = async |name: &str, n: usize| {
+        let secrets = serde_json::from_str(&format!("{{\"n\": {n}}}")).unwrap();
+        app::secrets::replace(&house.db, &ring, &*house.clock, &house.caller(), TEAM, name, &secrets).await.unwrap();
+    };
+    let names: Vec<_> = (0..JOBS).map(|n| format!("example-job-{n}")).collect();
+    for name in &names {
+        house.create(name, None).await;
+        write(name, 0).await;
+    }
+    let (stop, _instance) = house.instance("test", house.db.clone(), true, Duration::from_secs(15));
+    let mut tx = house.db.write().await.unwrap();
+    assert_eq!(store::keys::lock_primary(&mut tx).await.unwrap().as_ref(), Some(&old));
+    store::keys::make_primary(&mut tx, &new).await.unwrap();
+    tx.commit().await.unwrap();
+    let left = async || store::keys::needed_by(&mut house.db.read().await.unwrap(), &old).await.unwrap();
+    let mut round = 0;
+    while left().await > 0 {
+        round += 1;
+        for name in &names[..JOBS / 4] {
+            write(name, round).await;
+        }
+    }
+    for (n, name) in names.iter().enumerate() {
+        let found = app::secrets::read(&house.db, &ring, &house.caller(), TEAM, name).await.unwrap();
+        let expected = if n < JOBS / 4 { round } else { 0 };
+        assert_eq!(found["n"].get(), expected.to_string(), "{name}");
+    }
+    stop.cancel();
 }

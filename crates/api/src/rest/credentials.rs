@@ -42,7 +42,7 @@ pub(crate) async fn oauth_credentials_get(
     By(caller): By,
     Path(team): Path<String>,
 ) -> Answer<Json<OauthTeamCredentials>> {
-    let found = app::credentials::read(&api.db, &api.secret_key, &caller, &team).await?;
+    let found = app::credentials::read(&api.db, &api.keys, &caller, &team).await?;
     let client_secret = found.told().to_owned();
     Ok(Json(OauthTeamCredentials { team_name: team, client_id: found.client_id, client_secret }))
 }
@@ -55,7 +55,7 @@ pub(crate) async fn oauth_credentials_put(
     JsonBody(body): JsonBody<OauthCredentials>,
 ) -> Answer<StatusCode> {
     let credentials = Credentials { client_id: body.client_id, client_secret: body.client_secret.into() };
-    app::credentials::replace(&api.db, &api.secret_key, &*api.clock, &caller, &team, &credentials).await?;
+    app::credentials::replace(&api.db, &api.keys, &*api.clock, &caller, &team, &credentials).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

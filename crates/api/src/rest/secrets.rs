@@ -19,7 +19,7 @@ pub(crate) async fn data_job_secrets_read(
     By(caller): By,
     Path((team, name, _)): PartPath,
 ) -> Answer<Json<JsonObject>> {
-    Ok(Json(app::secrets::read(&api.db, &api.secret_key, &caller, &team, &name).await?))
+    Ok(Json(app::secrets::read(&api.db, &api.keys, &caller, &team, &name).await?))
 }
 
 /// Replaces the secrets of a job: 202.
@@ -29,6 +29,6 @@ pub(crate) async fn data_job_secrets_update(
     Path((team, name, _)): PartPath,
     JsonBody(secrets): JsonBody<JsonObject>,
 ) -> Answer<StatusCode> {
-    app::secrets::replace(&api.db, &api.secret_key, &*api.clock, &caller, &team, &name, &secrets).await?;
+    app::secrets::replace(&api.db, &api.keys, &*api.clock, &caller, &team, &name, &secrets).await?;
     Ok(StatusCode::ACCEPTED)
 }

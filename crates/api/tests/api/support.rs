@@ -33,8 +33,8 @@ use store::{
     Db,
     deployments::Outcome,
     executions::{Ended, HandedOver},
+    keys::SecretKey,
     leases::{self, Epoch},
-    secrets::SecretKey,
 };
 use tower::ServiceExt;
 use uuid::Uuid;
@@ -194,7 +194,7 @@ impl Service {
             db: db.clone(),
             clock: clock.clone(),
             runtime: runtime.clone(),
-            secret_key: Arc::new(SecretKey::new([7; 32])),
+            keys: Arc::new(SecretKey::new([7; 32]).into()),
             archive_limits: ArchiveLimits {
                 archive_max_bytes: wish.archive_max_bytes.unwrap_or(archive_limits.archive_max_bytes),
                 ..archive_limits

@@ -1,6 +1,7 @@
 //! The command line: what people type, and what it means.
 
 pub(crate) mod config;
+pub(crate) mod keys;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -20,6 +21,13 @@ pub(crate) enum Invocation {
         /// How to print.
         format: config::Format,
     },
+    /// `holdfast keys …`
+    Keys {
+        /// As `serve` has them.
+        flags: Flags,
+        /// What to do with the keys.
+        task: keys::Task,
+    },
 }
 
 /// The arguments of the hidden command that supervises one run of the local runtime, when this is what was asked for.
@@ -37,6 +45,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
     match matches.subcommand() {
         Some(("config", matches)) => {
             Ok(Invocation::Config { flags: flags(matches), format: config::Format::of(matches) })
+        }
+        Some(("keys", matches)) => {
+            let (task, matches) = keys::Task::of(matches);
+            Ok(Invocation::Keys { flags: flags(matches), task })
         }
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
         None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command was given")),
@@ -65,7 +77,8 @@ fn command() -> Command {
              holdfast serve                  start on this machine, with the defaults\n  \
              holdfast serve --listen localhost:0\n                                  \
              start on a free port; the start-up message says which\n  \
-             holdfast config                 print every setting and where its value comes from",
+             holdfast config                 print every setting and where its value comes from\n  \
+             holdfast keys rotate            encrypt secrets with a new key, while the service runs",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -96,6 +109,7 @@ fn command() -> Command {
                      HOLDFAST_LISTEN=localhost:9000 holdfast config",
                 ),
         )
+        .subcommand(keys::command(with_settings))
 }
 
 /// The command with a flag for each setting.

@@ -23,7 +23,10 @@ use model::{
     runtime::{JobOptions, LogChunk, Observed, Run, Runtime, Seen, Stage, Target, Wanted},
     source::{Source, SourceVersion},
 };
-use store::Db;
+use store::{
+    Db,
+    keys::{KeyRing, SecretKey},
+};
 use sync::{Options, Synchronizer};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
@@ -199,6 +202,7 @@ pub struct House {
     pub clock: Arc<TestClock>,
     pub runtime: Arc<TestRuntime>,
     pub defaults: VersionDefaults,
+    pub keys: Arc<KeyRing>,
     instance: Option<Instance>,
     pub fresh: Fresh,
 }
@@ -218,7 +222,8 @@ impl House {
         let version = PythonVersion { major: 3, minor: 11 };
         let defaults =
             VersionDefaults { python_versions: vec![version], python_version: version, vdk_version: "1".into() };
-        Self { db, clock, runtime, defaults, instance: None, fresh }
+        let keys = Arc::new(SecretKey::new([7; 32]).into());
+        Self { db, clock, runtime, defaults, keys, instance: None, fresh }
     }
 
     /// A house whose synchronizer runs.
@@ -257,6 +262,7 @@ impl House {
             db,
             clock: self.clock.clone(),
             runtime: self.runtime.clone(),
+            keys: self.keys.clone(),
             resolver: Arc::new(TestResolver),
             gauges: sync::gauges::Gauges::default(),
             options: Arc::new(options),

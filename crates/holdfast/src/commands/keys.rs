@@ -1,0 +1,282 @@
+//! `holdfast keys`: the keys that secrets are encrypted with.
+
+use std::{collections::BTreeMap, io::Write, path::Path};
+
+use anyhow::{Context, bail};
+use clap::{Arg, ArgMatches, Command};
+use model::{
+    access::Caller,
+    clock::{Clock, SystemClock},
+};
+use store::{Db, Tx};
+
+use crate::{config::Settings, keys};
+
+/// Who the audit trail says it was.
+const OPERATOR: &str = "operator";
+
+/// What to do with the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Show them.
+    List,
+    /// Make a new one, or make one that is there the primary one.
+    Rotate {
+        /// Which one.
+        to: Option<String>,
+    },
+    /// Remove one that nothing needs.
+    Remove {
+        /// Which one.
+        id: String,
+    },
+}
+
+impl Task {
+    /// What was asked for, and the arguments that the settings stand in.
+    pub(super) fn of(matches: &ArgMatches) -> (Self, &ArgMatches) {
+        match matches.subcommand() {
+            Some(("rotate", matches)) => (Self::Rotate { to: matches.get_one("to").cloned() }, matches),
+            Some(("remove", matches)) => {
+                (Self::Remove { id: matches.get_one("id").cloned().unwrap_or_default() }, matches)
+            }
+            Some((_, matches)) => (Self::List, matches),
+            None => (Self::List, matches),
+        }
+    }
+}
+
+/// The command line of `keys`.
+pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
+    Command::new("keys")
+        .about("Show, change and remove the keys that secrets are encrypted with, while the service runs.")
+        .long_about(
+            "Show, change and remove the keys that secrets are encrypted with, while the service runs. Each key is a file in \
+             the data folder; the database says which one is the primary one, that is, which one secrets are encrypted with \
+             from now on.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .after_help(
+            "Examples:\n  \
+             holdfast keys list\n  \
+             holdfast keys rotate\n  \
+             holdfast keys remove 0123456789abcdef",
+        )
+        .subcommand(with_settings(
+            Command::new("list").about("Print each key, where its file is, and how many stored secrets need it."),
+        ))
+        .subcommand(
+            with_settings(Command::new("rotate"))
+                .about("Make a new key and encrypt everything with it.")
+                .long_about(
+                    "Make a new key and encrypt everything with it. The running service takes it up by itself and encrypts \
+                     what is stored anew in the background; back the new file up at once. Where instances share a database, \
+                     this makes the file only: copy it to every instance, then name it with --to.",
+                )
+                .arg(
+                    Arg::new("to")
+                        .long("to")
+                        .value_name("KEY")
+                        .help("Make this key the primary one instead of making a new key; its file must be here"),
+                )
+                .after_help(
+                    "Examples:\n  \
+                     holdfast keys rotate\n  \
+                     holdfast keys rotate --to 0123456789abcdef",
+                ),
+        )
+        .subcommand(
+            with_settings(Command::new("remove"))
+                .about("Remove the file of a key that no stored secret needs.")
+                .long_about(
+                    "Remove the file of a key that no stored secret needs. Keep a copy as long as there are backups of the \
+                     database from before the rotation.",
+                )
+                .arg(Arg::new("id").value_name("KEY").required(true).help("The key, as `holdfast keys list` prints it")),
+        )
+}
+
+/// Does it. The service may run meanwhile, or not.
+pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -> anyhow::Result<()> {
+    let folder = settings
+        .data_dir
+        .canonicalize()
+        .with_context(|| format!("The data folder {} can't be reached.", settings.data_dir.display()))?;
+    let file = folder.join("holdfast.db");
+    if !file.exists() {
+        bail!("There is no database in {}. Name the right folder with --data-dir.", folder.display());
+    }
+    let db =
+        Db::open_sqlite(&file).await.with_context(|| format!("The database {} can't be opened.", file.display()))?;
+    let told = match task {
+        Task::List => list(&folder, &db).await,
+        Task::Rotate { to } => rotate(&folder, &db, to.as_deref()).await,
+        Task::Remove { id } => remove(&folder, &db, id).await,
+    };
+    db.close().await;
+    out.write_all(told?.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn unfit(path: &Path, error: anyhow::Error) {
+    let mut stderr = std::io::stderr();
+    // Nothing can be done about a closed standard error.
+    let _ = writeln!(stderr, "The key file {} can't be used: {error:#}", path.display());
+}
+
+async fn list(folder: &Path, db: &Db) -> anyhow::Result<String> {
+    let files = keys::read_all(folder, unfit)?;
+    let mut tx = db.read().await?;
+    let needed: BTreeMap<String, i64> = store::keys::needed(&mut tx).await?.into_iter().collect();
+    drop(tx);
+    let primary = store::keys::primary(db).await?;
+    let mut ids: Vec<_> = files.keys().chain(needed.keys()).chain(&primary).collect();
+    ids.sort();
+    ids.dedup();
+    let mut told = format!("{:<16}  {:>8}  {:<34}  FILE\n", "KEY", "SECRETS", "STATE");
+    for id in ids {
+        let rows = needed.get(id).copied().unwrap_or(0);
+        let state = match (primary.as_ref() == Some(id), files.contains_key(id), rows) {
+            (true, true, _) => "primary",
+            (true, false, _) => "primary, its file is missing here",
+            (false, false, _) => "needed, its file is missing here",
+            (false, true, 0) => "not needed, can be removed",
+            (false, true, _) => "needed until secrets are under the primary one",
+        };
+        let file = files.get(id).map_or_else(|| keys::path(folder, id), |(path, _)| path.clone());
+        told.push_str(&format!("{id:<16}  {rows:>8}  {state:<34}  {}\n", file.display()));
+    }
+    Ok(told)
+}
+
+async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<String> {
+    if store::keys::primary(db).await?.is_none() {
+        bail!("There is no key yet: the service makes the first one at its first start.");
+    }
+    let mut told = String::new();
+    let id = match to {
+        Some(id) => id.to_owned(),
+        None => {
+            let key = keys::add(folder).context("The new key file can't be made.")?;
+            told.push_str(&format!(
+                "Made the key {} in {}. Back it up now.\n",
+                key.id(),
+                keys::path(folder, key.id()).display()
+            ));
+            if !db.is_exclusive() {
+                told.push_str(&format!(
+                    "Copy the file to the folder `keys` of the data folder of every instance. When it is everywhere:\n  \
+                     holdfast keys rotate --to {}\n",
+                    key.id()
+                ));
+                return Ok(told);
+            }
+            key.id().to_owned()
+        }
+    };
+    let mut tx = db.write().await?;
+    let former = store::keys::lock_primary(&mut tx).await?.unwrap_or_default();
+    // Looked for after the lock, under which keys are removed.
+    if !keys::read_all(folder, unfit)?.contains_key(&id) {
+        bail!("There is no file of the key {id} in {}. holdfast keys list shows the keys that are.", folder.display());
+    }
+    if former == id {
+        return Ok(format!("{told}The key {id} is the primary one already.\n"));
+    }
+    store::keys::make_primary(&mut tx, &id).await?;
+    record(&mut tx, "keys.rotate", format!("from {former} to {id}")).await?;
+    tx.commit().await?;
+    told.push_str(&format!(
+        "Secrets are encrypted with the key {id} from now on. The service encrypts what is stored anew in the background;\n\
+         `holdfast keys list` tells when the key {former} is not needed any more.\n"
+    ));
+    Ok(told)
+}
+
+async fn remove(folder: &Path, db: &Db, id: &str) -> anyhow::Result<String> {
+    let mut tx = db.write().await?;
+    // Who writes a secret holds this row, so that no secret can come to be under the key meanwhile.
+    let primary = store::keys::lock_primary(&mut tx).await?;
+    let files = keys::read_all(folder, unfit)?;
+    let Some((path, _)) = files.get(id) else {
+        bail!("There is no file of the key {id} in {}. holdfast keys list shows the keys that are.", folder.display());
+    };
+    if primary.as_deref() == Some(id) {
+        bail!("The key {id} is the primary one. Make another one the primary one first: holdfast keys rotate.");
+    }
+    let rows = store::keys::needed_by(&mut tx, id).await?;
+    if rows > 0 {
+        bail!(
+            "The key {id} is needed: {rows} stored secrets are encrypted with it. The running service encrypts them with the \
+             primary key in the background; try again when holdfast keys list says that the key is not needed."
+        );
+    }
+    keys::remove(path).with_context(|| format!("The key file {} can't be removed.", path.display()))?;
+    record(&mut tx, "keys.remove", id.to_owned()).await?;
+    tx.commit().await?;
+    Ok(format!("Removed {}. Backups of the database from before the rotation still need it.\n", path.display()))
+}
+
+async fn record(tx: &mut Tx, action: &'static str, detail: String) -> anyhow::Result<()> {
+    let caller = Caller { user: OPERATOR.into(), ..Caller::anonymous(SystemClock.new_id().simple().to_string()) };
+    Ok(store::audit::record_of_service(tx, &caller, action, detail, SystemClock.now()).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{
+        job::{DataJob, JobConfig},
+        name::{JobId, JobName, TeamName},
+    };
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_goes_only_when_nothing_needs_it_and_what_it_sealed_is_read_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
+        let db = Db::open_sqlite(&folder.join("holdfast.db")).await.unwrap();
+        assert!(rotate(folder, &db, None).await.unwrap_err().to_string().contains("no key yet"));
+        let ring = keys::open(folder, &db).await.unwrap();
+        let old = ring.ids().remove(0);
+        let job = DataJob {
+            id: JobId(SystemClock.new_id()),
+            name: JobName::parse("example-job").unwrap(),
+            team: TeamName::parse("a team").unwrap(),
+            description: String::new(),
+            config: JobConfig::default(),
+        };
+        let now = SystemClock.now();
+        let mut tx = db.write().await.unwrap();
+        store::jobs::insert(&mut tx, &job, None, "someone", now).await.unwrap();
+        store::secrets::replace(&mut tx, &ring, job.id, &"correct horse".to_owned().into(), "someone", now)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+
+        let told = rotate(folder, &db, None).await.unwrap();
+        let new = store::keys::primary(&db).await.unwrap().unwrap();
+        assert!(new != old && told.contains(&new) && told.contains("Back it up"), "{told}");
+        let refused = async |id: &str| remove(folder, &db, id).await.unwrap_err().to_string();
+        assert!(refused(&old).await.contains("1 stored secrets"));
+        assert!(refused(&new).await.contains("primary"));
+        assert!(refused("0123456789abcdef").await.contains("no file"));
+        assert!(list(folder, &db).await.unwrap().contains("needed until"));
+
+        // The ring was made before the rotation, and needs no restart.
+        let mut tx = db.write().await.unwrap();
+        let found = store::secrets::find(&mut tx, &ring, job.id).await.unwrap().unwrap();
+        assert_eq!(found.expose_secret(), "correct horse");
+        assert_eq!(store::secrets::reseal(&mut tx, &ring, "", 10).await.unwrap().done, 1);
+        tx.commit().await.unwrap();
+        assert!(list(folder, &db).await.unwrap().contains("can be removed"));
+        remove(folder, &db, &old).await.unwrap();
+        assert!(!folder.join("secret.key").exists());
+        let reopened = keys::open(folder, &db).await.unwrap();
+        let found = store::secrets::find(&mut db.read().await.unwrap(), &reopened, job.id).await.unwrap().unwrap();
+        assert_eq!(found.expose_secret(), "correct horse");
+        assert!(rotate(folder, &db, Some(&old)).await.unwrap_err().to_string().contains("no file"));
+    }
+}

@@ -1,0 +1,258 @@
+//! The key files of an instance, and the ring that they make.
+//!
+//! `secret.key` in the data folder is the first key, made at the first start; `keys/<id>.key` are those of later rotations.
+//! Which of them is written with is said by the database, so that all instances agree.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use store::{
+    Db,
+    keys::{KeyRing, SecretKey},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the folder and the database are looked at for a key that came.
+const WATCH_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The most key files that are read.
+const FILES_MAX: usize = 100;
+
+/// The key that was made at the first start.
+fn first(folder: &Path) -> PathBuf {
+    folder.join("secret.key")
+}
+
+/// Where the keys of later rotations are.
+fn later(folder: &Path) -> PathBuf {
+    folder.join("keys")
+}
+
+/// Where a key of a rotation is.
+pub(crate) fn path(folder: &Path, id: &str) -> PathBuf {
+    later(folder).join(format!("{id}.key"))
+}
+
+/// Every key of the folder with its file, by id. A file that can't be used is passed to `unfit`.
+pub(crate) fn read_all(
+    folder: &Path,
+    mut unfit: impl FnMut(&Path, anyhow::Error),
+) -> anyhow::Result<BTreeMap<String, (PathBuf, SecretKey)>> {
+    let mut files = vec![first(folder)];
+    match fs::read_dir(later(folder)) {
+        Ok(entries) => {
+            for entry in entries.take(FILES_MAX) {
+                let path = entry.with_context(|| format!("{} can't be read.", later(folder).display()))?.path();
+                if path.extension().is_some_and(|extension| extension == "key") {
+                    files.push(path);
+                }
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("{} can't be read.", later(folder).display())),
+    }
+    files.sort();
+    let mut keys = BTreeMap::new();
+    for path in files {
+        match read(&path) {
+            Ok(Some(key)) => drop(keys.insert(key.id().to_owned(), (path, key))),
+            Ok(None) => {}
+            Err(error) => unfit(&path, error),
+        }
+    }
+    Ok(keys)
+}
+
+/// The keys of this instance: the first one is made where database and folder know none.
+///
+/// # Errors
+/// When the primary key is gone or is another one than the database says, or when a file can't be used.
+pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>> {
+    let mut unfit = None;
+    let mut keys = read_all(folder, |path, error| {
+        unfit.get_or_insert_with(|| error.context(format!("The key file {} can't be used.", path.display())));
+    })?;
+    if let Some(error) = unfit {
+        return Err(error);
+    }
+    let shown = first(folder);
+    let shown = shown.display();
+    let known = store::keys::primary(db).await?;
+    if keys.is_empty() {
+        if let Some(known) = known {
+            bail!(
+                "The key file {shown} is gone, and there is none in {}. The secrets in the database are encrypted with the \
+                 key {known}, and nobody can read them without it. Put the file back from a backup.",
+                later(folder).display()
+            );
+        }
+        let key = make(&first(folder), &SecretKey::generate())
+            .with_context(|| format!("The key file {shown} can't be made."))?;
+        keys.insert(key.id().to_owned(), (first(folder), key));
+    }
+    let mine = keys.values().find(|(path, _)| *path == first(folder)).or_else(|| keys.values().next());
+    let mine = mine.map(|(_, key)| key.id().to_owned()).unwrap_or_default();
+    let mut tx = db.write().await?;
+    let primary = store::keys::claim(&mut tx, &mine).await?;
+    tx.commit().await?;
+    if !keys.contains_key(&primary) {
+        bail!(
+            "The key file {shown} holds the key {mine}, but the secrets in the database are encrypted with the key \
+             {primary}. Put the right file back, as {}; without it they can't be read.",
+            path(folder, &primary).display()
+        );
+    }
+    for (id, rows) in store::keys::needed(&mut db.read().await?).await? {
+        if !keys.contains_key(&id) {
+            let file = path(folder, &id);
+            tracing::error!(key = id, rows, file = %file.display(), "a key file is missing; the secrets under it can't be read");
+        }
+    }
+    let folder = folder.to_owned();
+    let source = move || match read_all(&folder, |path, error| {
+        tracing::warn!(file = %path.display(), error = format!("{error:#}"), "a key file can't be used");
+    }) {
+        Ok(keys) => keys.into_values().map(|(_, key)| key).collect(),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "the key files can't be read");
+            Vec::new()
+        }
+    };
+    Ok(Arc::new(KeyRing::new(Box::new(source), primary)))
+}
+
+/// Notices keys that come and go, and which one is the primary one, until the service stops.
+pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, stop: CancellationToken) {
+    let mut missing = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+        let (came, went) = ring.reload();
+        for id in came {
+            tracing::info!(key = id, "a key file came");
+        }
+        for id in went {
+            tracing::info!(key = id, "a key file went");
+        }
+        // While the database does not answer, nothing is written with any key.
+        let Ok(Some(primary)) = store::keys::primary(&db).await else { continue };
+        if ring.set_primary(&primary) {
+            tracing::info!(key = primary, "secrets are encrypted with another key from now on");
+        }
+        let lacks = !ring.ids().contains(&primary);
+        if lacks && missing.as_ref() != Some(&primary) {
+            let file = path(&folder, &primary);
+            tracing::error!(
+                key = primary,
+                file = %file.display(),
+                "the file of the primary key is missing here: secrets under other keys are read, and none is stored"
+            );
+        }
+        missing = lacks.then_some(primary);
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<SecretKey>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        bail!("Others can read it (mode {:o}). Make it private: chmod 600.", mode & 0o777);
+    }
+    let mut text = String::new();
+    Read::take(&mut file, 1024).read_to_string(&mut text)?;
+    let bytes: Option<[u8; 32]> = hex::decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+    match bytes {
+        Some(bytes) => Ok(Some(SecretKey::new(bytes))),
+        None => bail!("It does not hold 64 hexadecimal digits."),
+    }
+}
+
+/// Makes the file of a new key in the folder.
+pub(crate) fn add(folder: &Path) -> anyhow::Result<SecretKey> {
+    let bytes = SecretKey::generate();
+    let path = path(folder, SecretKey::new(bytes).id());
+    DirBuilder::new().recursive(true).mode(0o700).create(later(folder))?;
+    sync_folder(folder)?;
+    Ok(make(&path, &bytes)?)
+}
+
+/// Has a key on disk, whole, before anything is encrypted with it.
+fn make(path: &Path, bytes: &[u8; 32]) -> std::io::Result<SecretKey> {
+    let temporary = path.with_extension("key.new");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+    writeln!(file, "{}", hex::encode(bytes))?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+    Ok(SecretKey::new(*bytes))
+}
+
+/// Removes a key file for good.
+pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
+    fs::remove_file(path)?;
+    sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_key_is_made_once_and_a_wrong_or_missing_one_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
+        let db = Db::open_sqlite(&folder.join("holdfast.db")).await.unwrap();
+        let refused = async || format!("{:#}", open(folder, &db).await.unwrap_err());
+        let first_id = open(folder, &db).await.unwrap().ids();
+        let file = folder.join("secret.key");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(open(folder, &db).await.unwrap().ids(), first_id);
+
+        fs::rename(&file, folder.join("kept")).unwrap();
+        let gone = refused().await;
+        assert!(gone.contains(&first_id[0]) && !file.exists(), "{gone}");
+        make(&file, &SecretKey::generate()).unwrap();
+        let wrong = refused().await;
+        assert!(wrong.contains(&first_id[0]), "{wrong}");
+
+        fs::rename(folder.join("kept"), &file).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(refused().await.contains("chmod 600"));
+    }
+
+    #[tokio::test]
+    async fn a_key_file_that_comes_is_in_the_ring_without_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open_sqlite(&dir.path().join("holdfast.db")).await.unwrap();
+        let ring = open(dir.path(), &db).await.unwrap();
+        let added = add(dir.path()).unwrap();
+        let file = path(dir.path(), added.id());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(ring.key(added.id()).unwrap().id(), added.id());
+        // One that others can read is none.
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(ring.reload(), (vec![], vec![added.id().to_owned()]));
+    }
+}
