@@ -20,6 +20,7 @@ pub mod properties;
 pub mod revisions;
 pub mod schedules;
 pub mod secrets;
+pub mod sites;
 pub mod sources;
 pub mod wake;
 
