@@ -73,11 +73,7 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     });
     let body = Readiness {
         status: if ready { Health::Up } else { Health::Down },
-        components: Components {
-            database: Component::unless(database),
-            service: Component::unless(service),
-            runs,
-        },
+        components: Components { database: Component::unless(database), service: Component::unless(service), runs },
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }

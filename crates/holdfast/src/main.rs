@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod data_folder;
+mod database;
 mod serve;
 mod telemetry;
 
@@ -32,10 +33,20 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
         Invocation::Config { flags, format } => {
             commands::config::run(&surroundings, &flags, format, &mut std::io::stdout().lock())
         }
+        Invocation::TakeOverSite(flags) => {
+            let loaded = config::load(&surroundings, &flags)?;
+            telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
+            let mut out = std::io::stdout().lock();
+            tasks()?.block_on(commands::take_over_site::run(&loaded.settings, &mut out))
+        }
         Invocation::Serve(flags) => {
             let loaded = config::load(&surroundings, &flags)?;
             telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::run(surroundings, loaded))
+            tasks()?.block_on(serve::run(surroundings, loaded))
         }
     }
+}
+
+fn tasks() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

@@ -21,7 +21,6 @@ use model::{
 use prometheus_client::registry::Registry;
 use python::{Discovery, Interpreter, Tools, ToolsOptions};
 use runtime::local::{Confinement, LocalOptions, LocalRuntime};
-use store::Db;
 use sync::Synchronizer;
 use tokio::{
     net::TcpListener,
@@ -31,8 +30,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Loaded, Settings, Surroundings, check_exposure},
+    config::{Loaded, Settings, Surroundings, Value, check_exposure},
     data_folder::DataFolder,
+    database,
 };
 
 /// Requests that are answered at the same time; more are told to come again.
@@ -43,6 +43,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is said above the reason when the key of a database that instances share can't be used.
+const ONE_KEY: &str = "The secrets of this database can't be read here. Instances that share a database share its key file: \
+                       copy `secret.key` from the data folder of one that works.";
 
 /// The version of the public API that `info` answers.
 const API_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,7 +66,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let vdk_options = settings.vdk_options()?;
     let vdk_constraints = settings.vdk_constraints()?.unwrap_or_else(|| python::DEFAULT_CONSTRAINTS.to_owned());
 
-    let folder = DataFolder::open(&settings.data_dir)?;
+    let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
     let listener = TcpListener::bind(settings.listen.0).await.with_context(|| {
         format!(
             "The address {} can't be listened on. Choose another with --listen, or port 0 for any free one.",
@@ -70,15 +74,31 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         )
     })?;
     let address = listener.local_addr()?;
-    let (db, interpreters) = tokio::try_join!(
-        async {
-            Db::open_sqlite(&folder.database())
-                .await
-                .with_context(|| format!("The database {} can't be opened.", folder.database().display()))
-        },
-        async { Ok(python::discover(&discovery(&surroundings, settings)).await) },
-    )?;
-    let secret_key = Arc::new(folder.secret_key(&db).await?);
+    let listener = listener.into_std()?;
+    let opening = async {
+        tokio::try_join!(database::open_or_wait(settings, &folder, listener.try_clone()?), async {
+            Ok(python::discover(&discovery(&surroundings, settings)).await)
+        })
+    };
+    let (db, interpreters) = tokio::select! {
+        opened = opening => opened?,
+        signal = stop_signal() => {
+            tracing::info!(signal = signal?, "stopping before the database was reached");
+            return Ok(());
+        }
+    };
+    let listener = TcpListener::from_std(listener)?;
+    let (secret_key, site) = {
+        // Instances that start together must not make two keys.
+        let turn = folder.turn().await?;
+        let shared = !db.is_exclusive();
+        let secret_key =
+            folder.secret_key(&db).await.map_err(|error| if shared { error.context(ONE_KEY) } else { error })?;
+        (Arc::new(secret_key), if shared { Some(folder.site(&db, &SystemClock, &turn).await?) } else { None })
+    };
+    if let Some(site) = &site {
+        store::sites::claim(&db, site).await?;
+    }
     let versions = Arc::new(versions(settings, &interpreters)?);
     let clock: SharedClock = Arc::new(SystemClock);
     let tools = Arc::new(Tools::new(ToolsOptions {
@@ -94,6 +114,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             &surroundings,
             settings,
             &folder,
+            site,
             interpreters,
             tools.clone(),
             clock.clone(),
@@ -148,7 +169,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         let stop = serving_stop.clone();
         tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await })
     };
-    announce(address, &folder, &versions, runtime.confinement())?;
+    announce(address, settings, &folder, &versions, runtime.confinement())?;
     for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
         tracing::warn!("{warning}");
     }
@@ -233,6 +254,7 @@ fn local_options(
     surroundings: &Surroundings,
     settings: &Settings,
     folder: &DataFolder,
+    site: Option<String>,
     interpreters: Vec<Interpreter>,
     tools: Arc<Tools>,
     clock: SharedClock,
@@ -240,6 +262,7 @@ fn local_options(
     let program = std::env::current_exe().context("The program's own file can't be found.")?;
     Ok(LocalOptions {
         data_dir: folder.path().to_owned(),
+        site,
         shim_command: (program, vec!["shim".into()]),
         parallel_runs_max: settings.parallel_runs.count(),
         log_max_bytes: settings.log_max_bytes.get(),
@@ -308,6 +331,7 @@ fn sync_options(
 /// The start-up message for the person who started it: where it is, what it has, what to type next.
 fn announce(
     address: SocketAddr,
+    settings: &Settings,
     folder: &DataFolder,
     versions: &VersionDefaults,
     confinement: &Confinement,
@@ -322,6 +346,7 @@ fn announce(
     let mut out = std::io::stdout().lock();
     writeln!(out, "Holdfast listens on {url}")?;
     writeln!(out, "  data folder   {}", folder.path().display())?;
+    writeln!(out, "  database      {}", settings.database_url.shown().as_str().unwrap_or_default())?;
     writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
     writeln!(out, "  VDK           {}", versions.vdk_version)?;
     writeln!(out, "  jobs are      {confinement}")?;
