@@ -11,6 +11,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use testing::Database;
 use xtask::{
     binary::{self, Profile},
     cache,
@@ -29,6 +30,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// With an empty database of this kind.
+    pub fn on(database: Database) -> Self {
+        match database {
+            Database::Sqlite => Self::default(),
+            Database::Postgresql => Self::default().set("HOLDFAST_DATABASE_URL", database.fresh().url()),
+        }
+    }
+
     /// With a variable.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
@@ -62,6 +71,11 @@ impl Service {
     /// A service without any configuration.
     pub fn start() -> Self {
         Self::start_with(Options::default())
+    }
+
+    /// A service without any configuration but its database's.
+    pub fn start_on(database: Database) -> Self {
+        Self::start_with(Options::on(database))
     }
 
     /// A service with a configuration.
@@ -186,12 +200,18 @@ pub struct Shared(Arc<Service>);
 
 /// The shared service: the one that runs, or a new one.
 pub fn shared() -> Shared {
-    static CURRENT: Mutex<Weak<Service>> = Mutex::new(Weak::new());
-    let mut current = CURRENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    shared_on(Database::Sqlite)
+}
+
+/// The shared service on this database.
+pub fn shared_on(database: Database) -> Shared {
+    static CURRENT: [Mutex<Weak<Service>>; 2] = [Mutex::new(Weak::new()), Mutex::new(Weak::new())];
+    let current = &CURRENT[usize::from(database == Database::Postgresql)];
+    let mut current = current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(service) = current.upgrade() {
         return Shared(service);
     }
-    let service = Arc::new(Service::start());
+    let service = Arc::new(Service::start_on(database));
     *current = Arc::downgrade(&service);
     Shared(service)
 }

@@ -16,6 +16,7 @@ mod metrics;
 mod probes;
 mod rest;
 mod routes;
+mod waiting;
 
 use std::sync::{Arc, Mutex};
 
@@ -27,6 +28,7 @@ pub use limits::Limits;
 pub use links::Template;
 pub use metrics::HttpMetrics;
 pub use routes::router;
+pub use waiting::router as waiting_router;
 
 /// What the handlers use.
 #[derive(Debug)]

@@ -34,6 +34,8 @@ struct Readiness {
 struct Components {
     database: Component,
     service: Component,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runs: Option<Component>,
 }
 
 #[derive(Serialize)]
@@ -63,9 +65,15 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     };
     let service = (!*api.readiness.borrow()).then_some("it is starting or stopping");
     let ready = database.is_none() && service.is_none();
+    // This instance does all that it can do: it is ready.
+    let elsewhere = ready && matches!(app::executions::are_elsewhere(&api.db, &*api.runtime).await, Ok(true));
+    let runs = elsewhere.then_some(Component {
+        status: Health::Up,
+        reason: Some("they are on another machine; this instance carries out requests and never leads"),
+    });
     let body = Readiness {
         status: if ready { Health::Up } else { Health::Down },
-        components: Components { database: Component::unless(database), service: Component::unless(service) },
+        components: Components { database: Component::unless(database), service: Component::unless(service), runs },
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }

@@ -162,6 +162,13 @@ pub async fn cancel(
     Ok(())
 }
 
+/// Whether runs are where this instance does not see them: it carries out requests, and never leads.
+pub async fn are_elsewhere(db: &Db, runtime: &dyn Runtime) -> Result<bool, Problem> {
+    let Some(here) = runtime.site() else { return Ok(false) };
+    let mut tx = db.read().await?;
+    Ok(store::sites::find(&mut tx).await?.is_some_and(|site| site.id != here))
+}
+
 /// The log of a run: from the database when it is over, from where it runs as long as it isn't.
 pub async fn log(
     db: &Db,
@@ -177,11 +184,20 @@ pub async fn log(
         return Ok(stored);
     }
     drop(tx);
-    if execution.status.is_final() {
+    // What was not handed over yet has no log, wherever it will run.
+    if execution.status.is_final() || execution.revision.is_none() {
         return Ok(LogChunk::default());
     }
     if let Some(live) = runtime.log(&execution.id).await? {
         return Ok(live);
+    }
+    if are_elsewhere(db, runtime).await? {
+        return Err(Problem::conflict(
+            format!("The log of the execution {} can't be read here yet.", execution.id),
+            "It is in progress on another machine than this instance of the service.",
+        )
+        .follows("This instance has the log as soon as the execution is over.")
+        .fix("Wait for its end, or ask an instance on the machine where jobs run."));
     }
     // It ended, was stored and forgotten between the two looks.
     let mut tx = db.read().await?;

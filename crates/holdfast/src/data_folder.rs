@@ -1,26 +1,54 @@
-//! The folder that holds everything of one instance: the database, the keys, environments and runs.
+//! The folder that holds what is not in a database server: the keys, environments, runs, and SQLite's file.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
+use model::clock::Clock;
+use serde::{Deserialize, Serialize};
+use store::Db;
 
-/// The data folder, held by this instance until it is dropped.
+/// The data folder, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct DataFolder {
     path: PathBuf,
     _lock: File,
 }
 
+/// Who may use a data folder at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// One instance: the database is in it.
+    Alone,
+    /// Instances that share a database elsewhere.
+    Together,
+}
+
+/// The turn of one instance to make what a folder or a database lacks, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _lock: File,
+}
+
+/// What the file `site` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Site {
+    /// The id of this folder.
+    site: String,
+    /// The id of the database whose runs are in it.
+    database: String,
+}
+
 impl DataFolder {
-    /// Makes the folder where there is none, and takes it for this instance alone.
+    /// Makes the folder where there is none, and takes it.
     ///
     /// # Errors
-    /// When another instance has it, or when it can't be made or written to.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    /// When another instance has it that does not share it, or when it can't be made or written to.
+    pub(crate) fn open(path: &Path, how: Use) -> anyhow::Result<Self> {
         let shown = path.display();
         DirBuilder::new()
             .recursive(true)
@@ -28,18 +56,21 @@ impl DataFolder {
             .create(path)
             .with_context(|| format!("The data folder {shown} can't be made. Choose another with --data-dir."))?;
         let path = path.canonicalize().with_context(|| format!("The data folder {shown} can't be reached."))?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path.join("lock"))
+        let lock = lock_file(&path.join("lock"))
             .with_context(|| format!("The data folder {shown} can't be written to. Choose another with --data-dir."))?;
-        match lock.try_lock() {
+        let taken = match how {
+            Use::Alone => lock.try_lock(),
+            Use::Together => lock.try_lock_shared(),
+        };
+        match taken {
             Ok(()) => Ok(Self { path, _lock: lock }),
+            Err(TryLockError::WouldBlock) if how == Use::Alone => bail!(
+                "Another Holdfast uses the data folder {shown}. With SQLite, one instance a folder: stop the other one, or \
+                 choose another folder with --data-dir."
+            ),
             Err(TryLockError::WouldBlock) => bail!(
-                "Another Holdfast uses the data folder {shown}. One instance a folder: stop the other one, or choose \
-                 another folder with --data-dir."
+                "Another Holdfast uses the data folder {shown} with SQLite, for itself alone. Stop it, or choose another \
+                 folder with --data-dir."
             ),
             Err(TryLockError::Error(error)) => Err(error)
                 .with_context(|| format!("The data folder {shown} can't be locked; its file system must offer locks.")),
@@ -55,18 +86,97 @@ impl DataFolder {
     pub(crate) fn database(&self) -> PathBuf {
         self.path.join("holdfast.db")
     }
+
+    /// Waits until no other instance of this folder makes what is missing. Instances that start together take turns.
+    pub(crate) async fn turn(&self) -> anyhow::Result<Turn> {
+        let path = self.path.join("turn.lock");
+        let locked = tokio::task::spawn_blocking(move || {
+            let file = lock_file(&path)?;
+            file.lock()?;
+            Ok::<_, std::io::Error>(file)
+        });
+        let lock =
+            locked.await?.with_context(|| format!("The data folder {} can't be locked.", self.path.display()))?;
+        Ok(Turn { _lock: lock })
+    }
+
+    /// The id of this folder as a place where jobs run, made at the first start with a database that is shared.
+    ///
+    /// # Errors
+    /// When the folder holds the runs of another database.
+    pub(crate) async fn site(&self, db: &Db, clock: &dyn Clock, _turn: &Turn) -> anyhow::Result<String> {
+        let database = store::sites::database_id(db, &clock.new_id().to_string()).await?;
+        let path = self.path.join("site");
+        let shown = path.display();
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let known: Site = serde_json::from_str(&text)
+                    .with_context(|| format!("The file {shown} can't be read. Put it back from a backup."))?;
+                if known.database != database {
+                    bail!(
+                        "The data folder {} holds the runs of another database (its id is {}, and this one's is \
+                         {database}). One database a folder: choose another folder with --data-dir, or remove the file \
+                         site from it when none of its runs is needed any more.",
+                        self.path.display(),
+                        known.database
+                    );
+                }
+                Ok(known.site)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let fresh = Site { site: clock.new_id().to_string(), database };
+                write_new(&path, &serde_json::to_string(&fresh)?)
+                    .with_context(|| format!("The file {shown} can't be made."))?;
+                Ok(fresh.site)
+            }
+            Err(error) => Err(error).with_context(|| format!("The file {shown} can't be read.")),
+        }
+    }
+}
+
+fn lock_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+/// Writes a file so that it is there whole or not at all.
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
 }
 
 #[cfg(test)]
 mod tests {
+    use model::clock::SystemClock;
+
     use super::*;
 
     #[test]
-    fn a_second_instance_of_a_folder_is_refused() {
+    fn a_folder_with_its_own_database_has_one_instance_and_another_one_as_many_as_wanted() {
         let dir = tempfile::tempdir().unwrap();
-        let held = DataFolder::open(dir.path()).unwrap();
-        assert!(DataFolder::open(dir.path()).unwrap_err().to_string().contains("Another Holdfast"));
-        drop(held);
-        DataFolder::open(dir.path()).unwrap();
+        let refused = |how| DataFolder::open(dir.path(), how).unwrap_err().to_string();
+        let alone = DataFolder::open(dir.path(), Use::Alone).unwrap();
+        assert!(refused(Use::Alone).contains("Another Holdfast") && refused(Use::Together).contains("with SQLite"));
+        drop(alone);
+        let _together = [(); 2].map(|()| DataFolder::open(dir.path(), Use::Together).unwrap());
+        assert!(refused(Use::Alone).contains("Another Holdfast"));
+    }
+
+    #[tokio::test]
+    async fn a_folder_keeps_its_id_and_holds_the_runs_of_one_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&dir.path().join("data"), Use::Together).unwrap();
+        let site = async |name: &str| {
+            let db = Db::open_sqlite(&dir.path().join(name)).await.unwrap();
+            let turn = folder.turn().await.unwrap();
+            folder.site(&db, &SystemClock, &turn).await
+        };
+        let first = site("one.db").await.unwrap();
+        assert_eq!(site("one.db").await.unwrap(), first);
+        assert!(site("two.db").await.unwrap_err().to_string().contains("another database"));
     }
 }

@@ -3,6 +3,7 @@
 mod commands;
 mod config;
 mod data_folder;
+mod database;
 mod keys;
 mod serve;
 mod telemetry;
@@ -37,12 +38,22 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
             let loaded = config::load(&surroundings, &flags)?;
             let mut out = std::io::stdout();
             let work = commands::keys::run(&loaded.settings, &task, &mut out);
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+            tasks()?.block_on(work)
+        }
+        Invocation::TakeOverSite(flags) => {
+            let loaded = config::load(&surroundings, &flags)?;
+            telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
+            let mut out = std::io::stdout().lock();
+            tasks()?.block_on(commands::take_over_site::run(&loaded.settings, &mut out))
         }
         Invocation::Serve(flags) => {
             let loaded = config::load(&surroundings, &flags)?;
             telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::run(surroundings, loaded))
+            tasks()?.block_on(serve::run(surroundings, loaded))
         }
     }
+}
+
+fn tasks() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

@@ -21,7 +21,6 @@ use model::{
 use prometheus_client::registry::Registry;
 use python::{Discovery, Interpreter, Tools, ToolsOptions};
 use runtime::local::{Confinement, LocalOptions, LocalRuntime};
-use store::Db;
 use sync::Synchronizer;
 use tokio::{
     net::TcpListener,
@@ -31,8 +30,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Loaded, Settings, Surroundings, check_exposure},
+    config::{Loaded, Settings, Surroundings, Value, check_exposure},
     data_folder::DataFolder,
+    database,
 };
 
 /// Requests that are answered at the same time; more are told to come again.
@@ -43,6 +43,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is said above the reason when the key of a database that instances share can't be used.
+const ONE_KEY: &str = "The secrets of this database can't be read here. Instances that share a database share its key files: \
+                       copy `secret.key` and the folder `keys` from the data folder of one that works.";
 
 /// The version of the public API that `info` answers.
 const API_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,7 +66,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let vdk_options = settings.vdk_options()?;
     let vdk_constraints = settings.vdk_constraints()?.unwrap_or_else(|| python::DEFAULT_CONSTRAINTS.to_owned());
 
-    let folder = DataFolder::open(&settings.data_dir)?;
+    let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
     let listener = TcpListener::bind(settings.listen.0).await.with_context(|| {
         format!(
             "The address {} can't be listened on. Choose another with --listen, or port 0 for any free one.",
@@ -70,15 +74,32 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         )
     })?;
     let address = listener.local_addr()?;
-    let (db, interpreters) = tokio::try_join!(
-        async {
-            Db::open_sqlite(&folder.database())
-                .await
-                .with_context(|| format!("The database {} can't be opened.", folder.database().display()))
-        },
-        async { Ok(python::discover(&discovery(&surroundings, settings)).await) },
-    )?;
-    let keys = crate::keys::open(folder.path(), &db).await?;
+    let listener = listener.into_std()?;
+    let file = folder.database();
+    let opening = async {
+        tokio::try_join!(database::open_or_wait(settings, &file, listener.try_clone()?), async {
+            Ok(python::discover(&discovery(&surroundings, settings)).await)
+        })
+    };
+    let (db, interpreters) = tokio::select! {
+        opened = opening => opened?,
+        signal = stop_signal() => {
+            tracing::info!(signal = signal?, "stopping before the database was reached");
+            return Ok(());
+        }
+    };
+    let listener = TcpListener::from_std(listener)?;
+    let (keys, site) = {
+        // Instances that start together must not make two keys.
+        let turn = folder.turn().await?;
+        let shared = !db.is_exclusive();
+        let keys =
+            crate::keys::open(folder.path(), &db).await.map_err(|e| if shared { e.context(ONE_KEY) } else { e })?;
+        (keys, if shared { Some(folder.site(&db, &SystemClock, &turn).await?) } else { None })
+    };
+    if let Some(site) = &site {
+        store::sites::claim(&db, site).await?;
+    }
     let versions = Arc::new(versions(settings, &interpreters)?);
     let clock: SharedClock = Arc::new(SystemClock);
     let tools = Arc::new(Tools::new(ToolsOptions {
@@ -94,6 +115,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             &surroundings,
             settings,
             &folder,
+            site,
             interpreters,
             tools.clone(),
             clock.clone(),
@@ -151,7 +173,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         let stop = serving_stop.clone();
         tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await })
     };
-    announce(address, &folder, &versions, runtime.confinement())?;
+    announce(address, settings, &folder, &versions, runtime.confinement())?;
     for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
         tracing::warn!("{warning}");
     }
@@ -237,6 +259,7 @@ fn local_options(
     surroundings: &Surroundings,
     settings: &Settings,
     folder: &DataFolder,
+    site: Option<String>,
     interpreters: Vec<Interpreter>,
     tools: Arc<Tools>,
     clock: SharedClock,
@@ -244,6 +267,7 @@ fn local_options(
     let program = std::env::current_exe().context("The program's own file can't be found.")?;
     Ok(LocalOptions {
         data_dir: folder.path().to_owned(),
+        site,
         shim_command: (program, vec!["shim".into()]),
         parallel_runs_max: settings.parallel_runs.count(),
         log_max_bytes: settings.log_max_bytes.get(),
@@ -312,6 +336,7 @@ fn sync_options(
 /// The start-up message for the person who started it: where it is, what it has, what to type next.
 fn announce(
     address: SocketAddr,
+    settings: &Settings,
     folder: &DataFolder,
     versions: &VersionDefaults,
     confinement: &Confinement,
@@ -326,6 +351,7 @@ fn announce(
     let mut out = std::io::stdout().lock();
     writeln!(out, "Holdfast listens on {url}")?;
     writeln!(out, "  data folder   {}", folder.path().display())?;
+    writeln!(out, "  database      {}", settings.database_url.shown().as_str().unwrap_or_default())?;
     writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
     writeln!(out, "  VDK           {}", versions.vdk_version)?;
     writeln!(out, "  jobs are      {confinement}")?;

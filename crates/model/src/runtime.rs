@@ -18,6 +18,11 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// The name of the runtime as configuration writes it.
     fn name(&self) -> &'static str;
 
+    /// The place whose runs it sees, when another instance of the service may see others.
+    fn site(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether ticks start runs without the service; if not, the synchronizer's tick loop does.
     fn fires_ticks(&self) -> bool;
 

@@ -460,6 +460,8 @@ pub struct Active {
     pub execution: Execution,
     /// What it was handed over with; absent as long as it was not.
     pub handed_over: Option<HandedOver>,
+    /// The epoch of the leader that moved it on last.
+    pub epoch: Epoch,
 }
 
 /// What a run is handed over with.
@@ -478,14 +480,15 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
         #[sqlx(flatten)]
         execution: ExecutionRow,
         lock_key: Option<String>,
+        leader_epoch: i64,
     }
     let sql = format!(
-        "select {COLUMNS}, e.lock_key from data_job_execution e join data_job j on j.job_id = e.job_id
+        "select {COLUMNS}, e.lock_key, e.leader_epoch from data_job_execution e join data_job j on j.job_id = e.job_id
          where e.status in ('SUBMITTED', 'RUNNING') order by e.submitted_at, e.execution_id limit {limit}"
     );
     let rows: Vec<ActiveRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
     rows.into_iter()
-        .map(|ActiveRow { execution, lock_key }| {
+        .map(|ActiveRow { execution, lock_key, leader_epoch }| {
             let handed_over = match (&execution.revision, lock_key) {
                 (Some(text), Some(key)) => Some(HandedOver {
                     revision: from_json("the revision of an execution", text)?,
@@ -493,7 +496,7 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
                 }),
                 _ => None,
             };
-            Ok(Active { handed_over, execution: execution.try_into()? })
+            Ok(Active { handed_over, epoch: Epoch(leader_epoch), execution: execution.try_into()? })
         })
         .collect()
 }

@@ -34,7 +34,23 @@ pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
 
 /// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
 pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
+    take_at(db, name, holder, seen, None).await
+}
+
+/// As [`take`], but only as long as the database names this site.
+pub async fn take_at(
+    db: &Db,
+    name: &str,
+    holder: &str,
+    seen: Option<&Lease>,
+    site: Option<&str>,
+) -> Result<Option<Epoch>> {
     let mut tx = db.lease().await?;
+    if let Some(site) = site
+        && !crate::sites::holds(&mut tx, site).await?
+    {
+        return Ok(None);
+    }
     let row: Option<(i64,)> = match seen {
         None => on!(&mut tx, c => sqlx::query_as(
             "insert into lease (name, holder, epoch, renewals) values ($1, $2, 1, 0)

@@ -22,6 +22,7 @@ pub mod revisions;
 pub mod schedules;
 mod sealed;
 pub mod secrets;
+pub mod sites;
 pub mod sources;
 pub mod wake;
 
@@ -85,6 +86,22 @@ pub enum StoreError {
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date")]
     Migration(#[source] sqlx::migrate::MigrateError),
+}
+
+impl StoreError {
+    /// Whether a server that is not there yet may explain it, so that it is worth waiting. A user, a password or a name
+    /// of a database that is wrong stays wrong.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unavailable(sqlx::Error::Database(e)) => {
+                let code = e.code().unwrap_or_default();
+                !(code.starts_with("28") || code == "3D000")
+                    && e.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_none()
+            }
+            Self::Unavailable(_) | Self::Uncertain(_) => true,
+            _ => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -63,11 +63,18 @@ async fn round(
     followed: &mut HashMap<ExecutionId, Arc<Notify>>,
     tasks: &mut JoinSet<ExecutionId>,
 ) -> Result<(), StoreError> {
-    let active = {
+    let (active, left_before) = {
         let mut tx = sync.db.read().await?;
-        store::executions::active(&mut tx, ACTIVE_MAX).await?
+        let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
+        let site = match sync.runtime.site() {
+            Some(_) => store::sites::find(&mut tx).await?,
+            None => None,
+        };
+        (active, site.map(|site| site.since))
     };
-    for Active { execution, handed_over } in active {
+    // What is under way counts before anything new does.
+    let mut under_way = active.iter().filter(|run| run.handed_over.is_some()).count();
+    for Active { execution, handed_over, epoch } in active {
         let cancelled = execution.cancel_requested_at.is_some();
         if let Some(cancel) = followed.get(&execution.id) {
             if cancelled {
@@ -76,14 +83,21 @@ async fn round(
             continue;
         }
         let with = match handed_over {
+            Some(_) if left_before.is_some_and(|since| epoch < since) => {
+                end_left_behind(sync, term, &execution).await?;
+                continue;
+            }
             Some(with) => with,
             None if cancelled => {
                 end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await?;
                 continue;
             }
-            None if followed.len() >= sync.runtime.parallel_runs_max() => continue,
+            None if under_way.max(followed.len()) >= sync.runtime.parallel_runs_max() => continue,
             None => match hand_over(sync, term, &execution).await? {
-                Some(with) => with,
+                Some(with) => {
+                    under_way += 1;
+                    with
+                }
                 None => continue,
             },
         };
@@ -139,6 +153,15 @@ async fn hand_over(sync: &Synchronizer, term: &Term, execution: &Execution) -> R
     let stored = store::executions::hand_over(&mut tx, term.epoch, &execution.id, &with).await?;
     tx.commit().await?;
     Ok(stored.then_some(with))
+}
+
+/// Ends a run that was handed over where this service does not look any more. It may have done part of its work.
+async fn end_left_behind(sync: &Synchronizer, term: &Term, execution: &Execution) -> Result<(), StoreError> {
+    let message = "Platform error. The run was left behind on a machine that the operator gave up, and its result is not \
+        known. It is not repeated, because it may have done part of its work; start it again when that is safe.";
+    let started_at = execution.started_at;
+    let ended = Ended { status: Status::PlatformError, message, started_at, ended_at: sync.clock.now() };
+    finish(sync, term, &execution.id, &ended, None).await
 }
 
 async fn end_unstarted(

@@ -30,10 +30,25 @@ const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
 pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -> Option<Epoch> {
     let mut watched: Option<(leases::Lease, Instant)> = None;
     let look = LOOK_MAX.min(sync.options.lease / 20);
+    let mut runs_elsewhere = false;
     loop {
-        let delay = match try_acquire(sync, &mut watched).await {
-            Ok(Some(epoch)) => return Some(epoch),
-            Ok(None) => look,
+        let delay = match look_around(sync, &mut watched).await {
+            Ok(Seen::Free(epoch)) => return Some(epoch),
+            Ok(Seen::Taken) => {
+                runs_elsewhere = false;
+                look
+            }
+            Ok(Seen::RunsElsewhere(site)) => {
+                if !std::mem::replace(&mut runs_elsewhere, true) {
+                    tracing::warn!(
+                        site,
+                        "jobs of this database run on another machine, or with another data folder; this instance \
+                         carries out requests and never leads"
+                    );
+                }
+                watched = None;
+                look
+            }
             Err(error) => {
                 tracing::warn!(%error, "the lease can't be read; trying again");
                 // While nobody could show a sign of life, nobody's lease runs out.
@@ -49,14 +64,38 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
     }
 }
 
+/// What a follower sees.
+enum Seen {
+    /// It leads now.
+    Free(Epoch),
+    /// Another leads, or was faster.
+    Taken,
+    /// It could not see the runs that a leader follows.
+    RunsElsewhere(String),
+}
+
+async fn look_around(
+    sync: &Synchronizer,
+    watched: &mut Option<(leases::Lease, Instant)>,
+) -> Result<Seen, store::StoreError> {
+    if let Some(here) = sync.runtime.site() {
+        let mut tx = sync.db.read().await?;
+        if let Some(site) = store::sites::find(&mut tx).await?.filter(|site| site.id != here) {
+            return Ok(Seen::RunsElsewhere(site.id));
+        }
+    }
+    Ok(try_acquire(sync, watched).await?.map_or(Seen::Taken, Seen::Free))
+}
+
 async fn try_acquire(
     sync: &Synchronizer,
     watched: &mut Option<(leases::Lease, Instant)>,
 ) -> Result<Option<Epoch>, store::StoreError> {
+    let (holder, site) = (&sync.options.holder, sync.runtime.site());
     let asked = Instant::now();
     let lease = leases::find(&sync.db, SYNCHRONIZER).await?;
     let Some(lease) = lease else {
-        return leases::take(&sync.db, SYNCHRONIZER, &sync.options.holder, None).await;
+        return leases::take_at(&sync.db, SYNCHRONIZER, holder, None, site).await;
     };
     let since = match watched {
         Some((seen, since)) if *seen == lease => *since,
@@ -70,7 +109,7 @@ async fn try_acquire(
     let unchanged = asked.saturating_duration_since(since);
     if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(FOLLOWER_TAKES_OVER)
     {
-        return leases::take(&sync.db, SYNCHRONIZER, &sync.options.holder, Some(&lease)).await;
+        return leases::take_at(&sync.db, SYNCHRONIZER, holder, Some(&lease), site).await;
     }
     Ok(None)
 }

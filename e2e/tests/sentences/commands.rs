@@ -5,10 +5,21 @@ use std::fs;
 use e2e::{
     api::Api,
     job::Job,
-    service::shared,
+    service::shared_on,
     vdk::{Vdk, client},
 };
 use serde_json::json;
+use testing::{Database, for_each_database};
+
+for_each_database!(
+    list_shows_a_teams_jobs_in_every_detail,
+    list_turns_pages_of_a_hundred,
+    create_show_info_and_a_second_create,
+    a_jobs_source_is_downloaded_as_it_was_deployed,
+    the_key_is_downloaded,
+    properties_and_secrets_are_set_read_and_deleted,
+    the_generated_client_accepts_what_is_answered,
+);
 
 /// A team of its own, so that its list is its own; with a space, as real ones have.
 async fn team_with_jobs(service: &e2e::service::Service, team: &str, jobs: &[&str]) -> (Vdk, Api) {
@@ -19,9 +30,8 @@ async fn team_with_jobs(service: &e2e::service::Service, team: &str, jobs: &[&st
     (vdk, api)
 }
 
-#[tokio::test]
-async fn list_shows_a_teams_jobs_in_every_detail() {
-    let service = shared();
+async fn list_shows_a_teams_jobs_in_every_detail(on: Database) {
+    let service = shared_on(on);
     let (vdk, _) = team_with_jobs(&service, "team of lists", &["list-b-job", "list-a-job"]).await;
     let names = |listed: &serde_json::Value| -> Vec<String> {
         let list = listed.as_array().expect("a list").iter();
@@ -38,9 +48,8 @@ async fn list_shows_a_teams_jobs_in_every_detail() {
     assert!(names(&stranger.json(&["list", "-a"]).await).contains(&"list-a-job".to_owned()));
 }
 
-#[tokio::test]
-async fn list_turns_pages_of_a_hundred() {
-    let service = shared();
+async fn list_turns_pages_of_a_hundred(on: Database) {
+    let service = shared_on(on);
     let (vdk, api) = team_with_jobs(&service, "team of pages", &[]).await;
     for number in 0..105 {
         let _ = api.create(&format!("page-job-{number:03}")).await.ok();
@@ -49,9 +58,8 @@ async fn list_turns_pages_of_a_hundred() {
     assert_eq!(listed.as_array().map(Vec::len), Some(105));
 }
 
-#[tokio::test]
-async fn create_show_info_and_a_second_create() {
-    let service = shared();
+async fn create_show_info_and_a_second_create(on: Database) {
+    let service = shared_on(on);
     let (vdk, _) = team_with_jobs(&service, "team of shows", &[]).await;
     let home = vdk.home();
     let home = home.to_string_lossy();
@@ -65,9 +73,8 @@ async fn create_show_info_and_a_second_create() {
     assert!(info.contains("3."), "Python versions: {info}");
 }
 
-#[tokio::test]
-async fn a_jobs_source_is_downloaded_as_it_was_deployed() {
-    let service = shared();
+async fn a_jobs_source_is_downloaded_as_it_was_deployed(on: Database) {
+    let service = shared_on(on);
     let vdk = service.vdk();
     let job = Job::new("download-me").step("10_step.py", "print('ä')").file("20_query.sql", "SELECT 1;\n");
     vdk.ok(&["create", "--cloud", "-n", job.name()]).await;
@@ -86,16 +93,14 @@ async fn a_jobs_source_is_downloaded_as_it_was_deployed() {
     assert_eq!(again, vdk.deploy(&job).await);
 }
 
-#[tokio::test]
-async fn the_key_is_downloaded() {
-    let service = shared();
+async fn the_key_is_downloaded(on: Database) {
+    let service = shared_on(on);
     let (vdk, _) = team_with_jobs(&service, "team of keys", &["keytab-job"]).await;
     vdk.ok(&["download-key", "-n", "keytab-job", "-p", &vdk.home().to_string_lossy()]).await;
 }
 
-#[tokio::test]
-async fn properties_and_secrets_are_set_read_and_deleted() {
-    let service = shared();
+async fn properties_and_secrets_are_set_read_and_deleted(on: Database) {
+    let service = shared_on(on);
     let (vdk, _) = team_with_jobs(&service, "team of secrets", &["secret-job"]).await;
     for (command, all) in [("properties", "job-properties"), ("secrets", "job-secrets")] {
         let of_job = [command, "-n", "secret-job"];
@@ -125,8 +130,7 @@ async fn properties_and_secrets_are_set_read_and_deleted() {
     }
 }
 
-#[tokio::test]
-async fn the_generated_client_accepts_what_is_answered() {
+async fn the_generated_client_accepts_what_is_answered(on: Database) {
     const SCRIPT: &str = "
 import sys, taurus_datajob_api as api
 url, team, job, execution = sys.argv[1:]
@@ -144,7 +148,7 @@ assert 'hello' in executions.data_job_logs_download(team_name=team, job_name=job
 assert api.DataJobsServiceApi(client).info(team_name=team).supported_python_versions
 print('accepted')
 ";
-    let service = shared();
+    let service = shared_on(on);
     let api = service.api();
     let job = Job::new("generated-client").step("10_step.py", "print('hello')");
     api.deployed(&job).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use e2e::{job::Job, service::Service, wait};
 use serde_json::{Value, json};
+use testing::{Database, for_each_database};
 
 const NAME: &str = "life-of-a-job";
 
@@ -28,9 +29,10 @@ fn scheduled(executions: &[Value]) -> Vec<&Value> {
     executions.iter().filter(|e| e["type"] == "scheduled").collect()
 }
 
-#[tokio::test]
-async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted() {
-    let service = Service::start();
+for_each_database!(a_job_is_created_deployed_run_watched_cancelled_and_deleted);
+
+async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted(on: Database) {
+    let service = Service::start_on(on);
     let (vdk, api, job) = (service.vdk(), service.api(), job());
 
     vdk.ok(&["create", "--cloud", "-n", NAME]).await;

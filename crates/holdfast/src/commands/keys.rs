@@ -10,7 +10,10 @@ use model::{
 };
 use store::{Db, Tx};
 
-use crate::{config::Settings, keys};
+use crate::{
+    config::{DatabaseUrl, Settings},
+    database, keys,
+};
 
 /// Who the audit trail says it was.
 const OPERATOR: &str = "operator";
@@ -104,11 +107,10 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
         .canonicalize()
         .with_context(|| format!("The data folder {} can't be reached.", settings.data_dir.display()))?;
     let file = folder.join("holdfast.db");
-    if !file.exists() {
+    if matches!(settings.database_url, DatabaseUrl::Sqlite) && !file.exists() {
         bail!("There is no database in {}. Name the right folder with --data-dir.", folder.display());
     }
-    let db =
-        Db::open_sqlite(&file).await.with_context(|| format!("The database {} can't be opened.", file.display()))?;
+    let db = database::open(settings, &file).await?;
     let told = match task {
         Task::List => list(&folder, &db).await,
         Task::Rotate { to } => rotate(&folder, &db, to.as_deref()).await,

@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod keys;
+pub(crate) mod take_over_site;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -14,6 +15,8 @@ use crate::config::{Flags, Group, Raw, SETTINGS, Setting, Shape};
 pub(crate) enum Invocation {
     /// `holdfast serve`
     Serve(Flags),
+    /// `holdfast take-over-site`
+    TakeOverSite(Flags),
     /// `holdfast config`
     Config {
         /// As `serve` would have them.
@@ -50,6 +53,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             let (task, matches) = keys::Task::of(matches);
             Ok(Invocation::Keys { flags: flags(matches), task })
         }
+        Some(("take-over-site", matches)) => Ok(Invocation::TakeOverSite(flags(matches))),
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
         None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command was given")),
     }
@@ -92,6 +96,20 @@ fn command() -> Command {
                      holdfast serve\n  \
                      holdfast serve --data-dir ./data --listen localhost:9000\n  \
                      HOLDFAST_LOG=debug holdfast serve --config /etc/holdfast/holdfast.toml",
+                ),
+        )
+        .subcommand(
+            with_settings(Command::new("take-over-site"))
+                .about("Have jobs run with this data folder from now on, because the machine that ran them is gone.")
+                .long_about(
+                    "Have jobs run with this data folder from now on, because the machine that ran them is gone. With \
+                     PostgreSQL, the runs of a database are in the data folder of one machine. What was in progress there \
+                     ends as a platform error and is not repeated. Refused while an instance leads there. Takes the flags \
+                     of `serve`.",
+                )
+                .after_help(
+                    "Example:\n  \
+                     HOLDFAST_DATABASE_URL=postgres://… holdfast take-over-site --data-dir /var/lib/holdfast",
                 ),
         )
         .subcommand(

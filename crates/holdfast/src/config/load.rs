@@ -33,7 +33,11 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// The same, when the files that settings name can be read as well.
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
-        let flaws = [self.settings.vdk_constraints().err(), self.settings.vdk_options().err()];
+        let flaws = [
+            self.settings.database_password().err(),
+            self.settings.vdk_constraints().err(),
+            self.settings.vdk_options().err(),
+        ];
         let flaws: Vec<_> = flaws.into_iter().flatten().flat_map(|ConfigError(flaws)| flaws).collect();
         if flaws.is_empty() { Ok(self) } else { Err(ConfigError(flaws)) }
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use model::deployment::PythonVersion;
+use secrecy::SecretString;
 
 use super::{
     error::{ConfigError, Flaw},
@@ -14,7 +15,7 @@ use super::{
     surroundings::Surroundings,
     types::{
         DatabaseUrl, Folders, HostNames, HttpUrl, IndexUrl, Listen, LogFilter, LogFormat, OfExecution, OfJob,
-        PackageName, PackageVersion, RuntimeName, UrlTemplate, ZoneName,
+        PackageName, PackageVersion, PostgresUrl, RuntimeName, UrlTemplate, ZoneName,
     },
     value::{Shape, Value, Whole},
 };
@@ -213,7 +214,8 @@ settings! {
         default Default::Text("10"), example "10"
     }
 
-    /// The folder of the SQLite file, the key file and the run folders. Back it up. One instance at a time uses it.
+    /// The folder of the SQLite file, the key file and the run folders. Back it up. With SQLite one instance at a time
+    /// uses it; with PostgreSQL several instances of one machine may share it.
     data_dir: PathBuf {
         "data_dir", "HOLDFAST_DATA_DIR", "data-dir", Storage,
         default Default::Computed {
@@ -229,10 +231,35 @@ settings! {
         default Default::Absent("the folder `cache` in the data folder"),
         example "/var/cache/holdfast"
     }
-    /// The database. This version stores in SQLite only, in a file of the data folder.
+    /// The database: SQLite in a file of the data folder, or a PostgreSQL server (14 or later). The URL may hold a
+    /// password, which is never shown; then set it in the file or the environment, because other users of this machine can
+    /// see flags, or keep the password in a file of its own.
     database_url: DatabaseUrl {
         "database_url", "HOLDFAST_DATABASE_URL", "database-url", Storage,
-        default Default::Text("sqlite"), example "sqlite"
+        default Default::Text("sqlite"), example "postgres://holdfast@db.example.com/holdfast?sslmode=verify-full"
+    }
+    /// A file that holds the password for PostgreSQL and nothing else.
+    database_password_file: Option<PathBuf> {
+        "database_password_file", "HOLDFAST_DATABASE_PASSWORD_FILE", "database-password-file", Storage,
+        default Default::Absent("none"), example "/etc/holdfast/database-password"
+    }
+    /// Where the PostgreSQL server is reached directly, when the URL above leads to a pooler: notifications, the lease and
+    /// migrations need a connection of their own.
+    database_direct_url: Option<PostgresUrl> {
+        "database_direct_url", "HOLDFAST_DATABASE_DIRECT_URL", "database-direct-url", Storage,
+        default Default::Absent("the URL above"), example "postgres://holdfast@db-0.example.com/holdfast"
+    }
+    /// How many connections to PostgreSQL an instance uses for requests at most. When all are in use for two seconds, more
+    /// requests are told to come again.
+    database_connections: Whole<2, 1_000> {
+        "database_connections", "HOLDFAST_DATABASE_CONNECTIONS", "database-connections", Storage,
+        default Default::Text("16"), example "16"
+    }
+    /// How many connections to PostgreSQL the loops of the leading instance use at most. Two more are for lease and
+    /// notifications.
+    database_sync_connections: Whole<2, 1_000> {
+        "database_sync_connections", "HOLDFAST_DATABASE_SYNC_CONNECTIONS", "database-sync-connections", Storage,
+        default Default::Text("8"), example "8"
     }
 
     /// The Python version of deployments that ask for none, if this machine has it.
@@ -368,6 +395,13 @@ impl Settings {
     /// The folder of what can be made again.
     pub(crate) fn cache_folder(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))
+    }
+
+    /// The password for PostgreSQL, when it stands in a file of its own.
+    pub(crate) fn database_password(&self) -> Result<Option<SecretString>, ConfigError> {
+        let Some(path) = &self.database_password_file else { return Ok(None) };
+        let text = named_file("database_password_file", path)?;
+        Ok(Some(text.trim_end_matches(['\n', '\r']).into()))
     }
 
     /// The constraints for VDK's packages, when a file of them is set.

@@ -185,10 +185,69 @@ impl Value for Folders {
 }
 
 /// Where the rows are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum DatabaseUrl {
     /// In an SQLite file of the data folder.
     Sqlite,
+    /// On a PostgreSQL server.
+    Postgres(PostgresUrl),
+}
+
+/// The address of a database on a PostgreSQL server. It may hold a password, which is not shown.
+#[derive(Debug, Clone)]
+pub(crate) struct PostgresUrl(SecretString);
+
+impl PostgresUrl {
+    /// The address with a password that stands elsewhere.
+    pub(crate) fn with_password(&self, password: Option<&SecretString>) -> SecretString {
+        let Some((mut url, password)) = Url::parse(self.0.expose_secret()).ok().zip(password) else {
+            return self.0.clone();
+        };
+        // Fails only for an address without a host, which has no place for it.
+        let _ = url.set_password(Some(password.expose_secret()));
+        String::from(url).into()
+    }
+}
+
+impl Value for PostgresUrl {
+    const SHAPE: Shape = Shape::Text;
+    const SECRET: bool = true;
+
+    fn kind() -> String {
+        "a URL with postgres".into()
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let text = raw.text();
+        let url = Url::parse(&text).map_err(|e| format!("it is not a URL ({e})."))?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err("it must start with postgres://.".into());
+        }
+        if !url.has_host() {
+            return Err(
+                "it must name a host; the folder of a socket stands behind it, as ?host=/run/postgresql.".into()
+            );
+        }
+        Ok(Self(text.into()))
+    }
+
+    fn shown(&self) -> Json {
+        let Ok(mut url) = Url::parse(self.0.expose_secret()) else { return HIDDEN.into() };
+        if url.password().is_some() {
+            let _ = url.set_password(Some(HIDDEN));
+        }
+        let clean: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|(name, value)| {
+                let value = if name.contains("password") { HIDDEN.into() } else { value.into_owned() };
+                (name.into_owned(), value)
+            })
+            .collect();
+        if !clean.is_empty() {
+            url.query_pairs_mut().clear().extend_pairs(clean);
+        }
+        String::from(url).into()
+    }
 }
 
 impl Value for DatabaseUrl {
@@ -196,26 +255,27 @@ impl Value for DatabaseUrl {
     const SECRET: bool = true;
 
     fn kind() -> String {
-        "`sqlite`: a file in the data folder".into()
+        "`sqlite` (a file in the data folder) or a URL with postgres".into()
     }
 
-    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
         let text = raw.text();
         if text == "sqlite" {
             return Ok(Self::Sqlite);
         }
         Err(match text.split_once(':') {
-            Some(("postgres" | "postgresql", _)) => "this version stores in SQLite only.".into(),
+            Some(("postgres" | "postgresql", _)) => return PostgresUrl::parse(raw, base).map(Self::Postgres),
             Some(("sqlite", _)) => {
                 "the SQLite file is always in the data folder; write sqlite, and set data_dir to move it.".into()
             }
-            _ => "it must be sqlite.".into(),
+            _ => "it must be sqlite, or start with postgres://.".into(),
         })
     }
 
     fn shown(&self) -> Json {
         match self {
             Self::Sqlite => "sqlite".into(),
+            Self::Postgres(url) => url.shown(),
         }
     }
 }
@@ -472,13 +532,29 @@ mod tests {
     }
 
     #[test]
-    fn postgres_is_refused_without_its_password() {
-        for url in ["postgres://me:hunter2@db/x", "postgresql://db"] {
-            assert_eq!(parse::<DatabaseUrl>(url), Err("this version stores in SQLite only.".into()));
+    fn a_database_is_shown_without_its_password() {
+        for (given, shown) in [
+            ("sqlite", "sqlite"),
+            ("postgres://me:hunter2@db:5433/x?sslmode=verify-full", "postgres://me:***@db:5433/x?sslmode=verify-full"),
+            ("postgresql://db/x", "postgresql://db/x"),
+            ("postgres://me@db/x?password=hunter2", "postgres://me@db/x?password=***"),
+        ] {
+            let url = parse::<DatabaseUrl>(given).unwrap();
+            assert_eq!(url.shown(), Json::from(shown));
+            assert!(!format!("{url:?}").contains("hunter2"));
         }
-        for bad in ["", "sqlite:///tmp/x", "mysql://x"] {
-            assert!(parse::<DatabaseUrl>(bad).is_err(), "{bad}");
+        for bad in ["", "sqlite:///tmp/x", "mysql://me:hunter2@x", "postgres:x", "postgres://me:hunter2@h:port/x"] {
+            let wrong = parse::<DatabaseUrl>(bad).unwrap_err();
+            assert!(!wrong.contains("hunter2"), "{bad}: {wrong}");
         }
+    }
+
+    #[test]
+    fn a_password_that_stands_in_a_file_goes_into_the_address() {
+        let url = parse::<PostgresUrl>("postgres://me@db/x?host=/run/pg").unwrap();
+        let whole = url.with_password(Some(&"p@ss/w:rd".into()));
+        assert_eq!(whole.expose_secret(), "postgres://me:p%40ss%2Fw%3Ard@db/x?host=/run/pg");
+        assert_eq!(url.with_password(None).expose_secret(), "postgres://me@db/x?host=/run/pg");
     }
 
     #[test]

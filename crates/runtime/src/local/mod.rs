@@ -73,6 +73,8 @@ const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct LocalOptions {
     /// The service's own folder. Environments and run folders live in it.
     pub data_dir: PathBuf,
+    /// The id of that folder, when instances with other folders may share the database.
+    pub site: Option<String>,
     /// The program that supervises a run and the arguments before the run folder: the service's own binary with its
     /// hidden command.
     pub shim_command: (PathBuf, Vec<OsString>),
@@ -567,6 +569,10 @@ async fn connect(folder: &RunFolder) -> io::Result<UnixStream> {
 impl Runtime for LocalRuntime {
     fn name(&self) -> &'static str {
         "local"
+    }
+
+    fn site(&self) -> Option<&str> {
+        self.options.site.as_deref()
     }
 
     fn fires_ticks(&self) -> bool {

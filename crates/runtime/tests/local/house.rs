@@ -99,6 +99,7 @@ pub(crate) fn interpreter() -> Interpreter {
 pub(crate) fn options(data_dir: &Path, tools: Arc<FakeTools>) -> LocalOptions {
     LocalOptions {
         data_dir: data_dir.to_owned(),
+        site: None,
         shim_command: (PathBuf::from(env!("CARGO_BIN_EXE_shim")), Vec::new()),
         parallel_runs_max: 4,
         log_max_bytes: LocalOptions::LOG_MAX_BYTES,

@@ -1,0 +1,31 @@
+//! What is answered before the database was reached for the first time.
+
+use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get};
+use model::Problem;
+use serde_json::json;
+
+use crate::{error::Failure, probes};
+
+/// Lives, is not ready, and asks everybody else to come again.
+pub fn router() -> Router {
+    Router::new()
+        .route("/livez", get(probes::livez))
+        .route("/readyz", get(not_ready))
+        .route("/data-jobs/debug/health", get(not_ready))
+        .route("/data-jobs/debug/health/liveness", get(probes::livez))
+        .route("/data-jobs/debug/health/readiness", get(not_ready))
+        .fallback(unavailable)
+}
+
+async fn not_ready() -> impl IntoResponse {
+    let database = json!({ "status": "DOWN", "reason": "it was not reached since the start of the service" });
+    let service = json!({ "status": "DOWN", "reason": "it waits for its database" });
+    let body = json!({ "status": "DOWN", "components": { "database": database, "service": service } });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body))
+}
+
+async fn unavailable() -> Failure {
+    Problem::unavailable("The request was not carried out.", "The service starts, and waits for its database.")
+        .follows("Nothing was changed.")
+        .into()
+}

@@ -1,0 +1,112 @@
+//! Opens the database that the settings name, and waits for a server that is not there yet.
+
+use std::{error::Error, net::TcpListener as StdListener, path::Path, time::Duration};
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use store::{Db, PostgresOptions, StoreError};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{DatabaseUrl, Settings, Value},
+    data_folder::Use,
+};
+
+/// The first pause before the server is tried again, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// How often the same reason is logged.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Who may use the data folder beside this instance.
+pub(crate) fn folder_use(settings: &Settings) -> Use {
+    match settings.database_url {
+        DatabaseUrl::Sqlite => Use::Alone,
+        DatabaseUrl::Postgres(_) => Use::Together,
+    }
+}
+
+/// Opens the database: SQLite's `file`, or the server that the settings name.
+///
+/// # Errors
+/// When it can't be reached, can't be used, or refuses this user.
+pub(crate) async fn open(settings: &Settings, file: &Path) -> anyhow::Result<Db> {
+    Ok(open_once(settings, file).await?.with_context(|| told(settings, file))?)
+}
+
+/// Opens the database. A server that can't be reached is waited for; until then `listener` answers that the service is
+/// not ready.
+///
+/// # Errors
+/// When waiting would not help: a database that can't be used, or that refuses this user.
+pub(crate) async fn open_or_wait(
+    settings: &Settings,
+    file: &Path,
+    listener: StdListener,
+) -> anyhow::Result<Db> {
+    let mut error = match open_once(settings, file).await? {
+        Err(error) if error.passes() => error,
+        done => return done.with_context(|| told(settings, file)),
+    };
+    let stop = CancellationToken::new();
+    let listener = TcpListener::from_std(listener)?;
+    let answering = tokio::spawn({
+        let stop = stop.clone();
+        async move { axum::serve(listener, api::waiting_router()).with_graceful_shutdown(stop.cancelled_owned()).await }
+    });
+    let _stop = stop.drop_guard_ref();
+    let mut said: Option<(String, Instant)> = None;
+    let mut pause = PAUSE.0;
+    loop {
+        let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        if !said.as_ref().is_some_and(|(before, at)| *before == cause && at.elapsed() < SAY_AGAIN) {
+            let database = settings.database_url.shown();
+            tracing::warn!(%database, cause, "the database can't be reached; the service waits for it");
+            said = Some((cause, Instant::now()));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+        match open_once(settings, file).await? {
+            Err(again) if again.passes() => error = again,
+            done => {
+                stop.cancel();
+                // Callers that hang on are not waited for.
+                let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
+                return done.with_context(|| told(settings, file));
+            }
+        }
+    }
+}
+
+async fn open_once(settings: &Settings, file: &Path) -> anyhow::Result<Result<Db, StoreError>> {
+    let DatabaseUrl::Postgres(url) = &settings.database_url else {
+        return Ok(Db::open_sqlite(file).await);
+    };
+    // Read each time: it may be what is wrong, and may be mended meanwhile.
+    let password: Option<SecretString> = settings.database_password()?;
+    let whole = url.with_password(password.as_ref());
+    let connections = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let options = PostgresOptions {
+        callers: connections(settings.database_connections.count()),
+        loops: connections(settings.database_sync_connections.count()),
+        direct_url: settings
+            .database_direct_url
+            .as_ref()
+            .map(|url| url.with_password(password.as_ref()).expose_secret().to_owned()),
+        ..PostgresOptions::default()
+    };
+    Ok(Db::open(whole.expose_secret(), &options).await)
+}
+
+fn told(settings: &Settings, file: &Path) -> String {
+    match &settings.database_url {
+        DatabaseUrl::Sqlite => format!("The database {} can't be opened.", file.display()),
+        DatabaseUrl::Postgres(url) => {
+            format!("The database {} can't be used.", url.shown().as_str().unwrap_or_default())
+        }
+    }
+}
