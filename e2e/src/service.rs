@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use testing::Database;
 use xtask::{
     binary::{self, Profile},
-    cache,
+    cache, environment,
     service::{self, Process},
 };
 
@@ -141,7 +141,11 @@ impl Service {
     /// # Panics
     /// When it can't be started.
     pub fn command(&self, name: &str) -> Output {
-        Command::new(&self.options.binary)
+        let mut command = Command::new(&self.options.binary);
+        for name in environment::names("HOLDFAST_") {
+            command.env_remove(name);
+        }
+        command
             .arg(name)
             .env("HOLDFAST_DATA_DIR", &self.options.data_dir)
             .env("HOLDFAST_CACHE_DIR", &self.options.cache_dir)

@@ -204,7 +204,11 @@ fn parse(url: &str) -> Result<PgConnectOptions> {
 /// Looks at the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
 /// statement afterwards.
 async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
-    let to = direct.clone().application_name(&format!("{} migrate", options.application_name));
+    let to = direct
+        .clone()
+        .application_name(&format!("{} migrate", options.application_name))
+        // What is there already is no news.
+        .options([("client_min_messages", "warning")]);
     let connecting = tokio::time::timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
     let mut connection = match connecting.await {
         Ok(Ok(connection)) => connection,
