@@ -118,15 +118,33 @@ impl Api {
 
     /// Sends a request to a whole address.
     pub async fn send_to(&self, method: Method, url: &str, body: Option<(&str, Vec<u8>)>) -> Answer {
+        self.try_send_to(method.clone(), url, body).await.unwrap_or_else(|e| panic!("{method} {url}: {e:?}"))
+    }
+
+    /// Sends a request to a whole address that may be nobody's.
+    ///
+    /// # Errors
+    /// When there is no whole answer.
+    pub async fn try_send_to(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<(&str, Vec<u8>)>,
+    ) -> Result<Answer, reqwest::Error> {
         let asked = format!("{method} {url}");
         let mut request = self.http.request(method, url).header("accept", "application/json");
         if let Some((media_type, bytes)) = body {
             request = request.header("content-type", media_type).body(bytes);
         }
-        let response = request.send().await.unwrap_or_else(|e| panic!("{asked}: {e:?}"));
+        let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let bytes = response.bytes().await.unwrap_or_else(|e| panic!("{asked}: {e:?}")).to_vec();
-        Answer { asked, status, headers, bytes }
+        let bytes = response.bytes().await?.to_vec();
+        Ok(Answer { asked, status, headers, bytes })
+    }
+
+    /// GET of a whole address.
+    pub async fn get_at(&self, url: &str) -> Answer {
+        self.send_to(Method::GET, url, None).await
     }
 
     /// GET

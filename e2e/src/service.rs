@@ -4,8 +4,9 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus, Output},
     sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use testing::Database;
 use xtask::{
     binary::{self, Profile},
-    cache,
+    cache, environment,
     service::{self, Process},
 };
 
@@ -27,6 +28,8 @@ pub struct Options {
     pub variables: BTreeMap<String, OsString>,
     /// Files to put into the folder above the data folder before the start. `{folder}` in a variable is that folder.
     pub files: Vec<(String, String)>,
+    /// A data folder that another service has.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Options {
@@ -60,6 +63,8 @@ pub struct Service {
     options: service::Options,
     url: String,
     folder: TempDir,
+    /// Whether its data folder is another one's.
+    is_guest: bool,
 }
 
 fn built() -> PathBuf {
@@ -83,15 +88,26 @@ impl Service {
     /// # Panics
     /// When it does not come up.
     pub fn start_with(options: Options) -> Self {
+        Self::try_start(options).unwrap_or_else(|e| panic!("{e:#}"))
+    }
+
+    /// A service that may not come up.
+    ///
+    /// # Errors
+    /// When it does not; its log is in the message.
+    pub fn try_start(options: Options) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("holdfast-e2e-").tempdir().expect("a temporary folder");
-        for (name, content) in &options.files {
-            fs::write(folder.path().join(name), content).expect("a file");
-        }
         let at = folder.path().to_string_lossy();
-        let data_dir = folder.path().join("data");
+        let data_dir = options.data_dir.clone().unwrap_or_else(|| folder.path().join("data"));
         for each in [&data_dir, &folder.path().join("beside")] {
-            fs::create_dir(each).expect("a folder");
+            fs::create_dir_all(each).expect("a folder");
         }
+        for (name, content) in &options.files {
+            let path = folder.path().join(name);
+            fs::write(&path, content).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a file of this user");
+        }
+        let is_guest = options.data_dir.is_some();
         let options = service::Options {
             binary: built(),
             data_dir,
@@ -105,9 +121,42 @@ impl Service {
                 .collect(),
             own_group: false,
         };
-        let process = Process::start(&options).unwrap_or_else(|e| panic!("{e:#}"));
+        let process = Process::start(&options)?;
         let url = process.url().to_owned();
-        Self { process: Some(process), options, url, folder }
+        Ok(Self { process: Some(process), options, url, folder, is_guest })
+    }
+
+    /// One more instance with the data folder and the database of this one. It ends no run.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn another(&self) -> Self {
+        let variables = self.options.variables.clone();
+        let data_dir = Some(self.options.data_dir.clone());
+        Self::start_with(Options { variables, data_dir, files: Vec::new() })
+    }
+
+    /// Runs another command of the binary with the settings of this service.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn command(&self, name: &str) -> Output {
+        let mut command = Command::new(&self.options.binary);
+        for name in environment::names("HOLDFAST_") {
+            command.env_remove(name);
+        }
+        command
+            .arg(name)
+            .env("HOLDFAST_DATA_DIR", &self.options.data_dir)
+            .env("HOLDFAST_CACHE_DIR", &self.options.cache_dir)
+            .envs(&self.options.variables)
+            .output()
+            .expect("the binary")
+    }
+
+    /// Whether the process is there.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
     }
 
     /// Its address.
@@ -177,6 +226,12 @@ impl Drop for Service {
     fn drop(&mut self) {
         if std::thread::panicking() {
             show_log(&self.options.log);
+        }
+        if self.is_guest
+            && let Some(mut process) = self.process.take()
+        {
+            let _ = process.stop();
+            process.forget();
         }
     }
 }

@@ -39,6 +39,9 @@ pub enum StoreError {
     /// The database can't be reached, is full, or did not answer in time.
     #[error("the database did not answer")]
     Unavailable(#[source] sqlx::Error),
+    /// More callers than connections: none became free in time, although the database answers.
+    #[error("no connection to the database became free in time")]
+    Crowded,
     /// The database went away while it was asked to commit: the change may be stored or not.
     #[error("the database did not say whether the change is stored")]
     Uncertain(#[source] sqlx::Error),
@@ -192,6 +195,12 @@ impl From<StoreError> for model::Problem {
                 Self::unavailable("The request was not carried out.", "The database does not answer at the moment.")
                     .follows("Nothing was changed.")
             }
+            StoreError::Crowded => Self::overloaded(
+                "The request was not carried out.",
+                "More requests wait for the database than it works on at once.",
+            )
+            .follows("Nothing was changed.")
+            .fix("Try again in a few seconds."),
             StoreError::Uncertain(cause) => {
                 tracing::warn!(error = %error, %cause, "the database went away during a commit");
                 Self::unavailable(

@@ -1,6 +1,13 @@
 //! PostgreSQL: four pools, so that a crowd of callers stops neither the loops nor the signs of life of a leader.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use sqlx::{
     ConnectOptions, Connection, PgPool, Postgres, Transaction,
@@ -55,10 +62,44 @@ impl Default for PostgresOptions {
 #[derive(Debug, Clone)]
 pub(crate) struct Pools {
     callers: PgPool,
+    crowd: Arc<Crowd>,
     loops: PgPool,
     lease: PgPool,
     listen: PgPool,
     tasks: Arc<Tasks>,
+}
+
+/// Tells a crowd, before a server that answers, from a server that does not.
+#[derive(Debug)]
+struct Crowd {
+    opened: Instant,
+    /// Milliseconds from `opened` to the latest transaction that began.
+    began_milliseconds: AtomicU64,
+}
+
+/// A server that began a transaction within this time answers.
+const ANSWERS: Duration = Duration::from_millis(500);
+
+impl Crowd {
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn judge<T>(&self, begun: Result<T>) -> Result<T> {
+        match begun {
+            Ok(tx) => {
+                self.began_milliseconds.fetch_max(self.milliseconds(), Ordering::Relaxed);
+                Ok(tx)
+            }
+            Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)) if self.answers() => Err(StoreError::Crowded),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn answers(&self) -> bool {
+        let silent = self.milliseconds().saturating_sub(self.began_milliseconds.load(Ordering::Relaxed));
+        Duration::from_millis(silent) < ANSWERS
+    }
 }
 
 #[derive(Debug)]
@@ -101,11 +142,12 @@ impl Pools {
         let notifying = tokio::spawn(wake::notify(callers.clone(), outbox));
         let listening = tokio::spawn(wake::listen(listen.clone(), wake.clone()));
         let tasks = Arc::new(Tasks(vec![notifying.abort_handle(), listening.abort_handle()]));
-        Ok((Self { callers, loops, lease, listen, tasks }, wake))
+        let crowd = Arc::new(Crowd { opened: Instant::now(), began_milliseconds: AtomicU64::new(0) });
+        Ok((Self { callers, crowd, loops, lease, listen, tasks }, wake))
     }
 
     pub(crate) async fn begin_callers(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
-        begin(&self.callers, statement).await
+        self.crowd.judge(begin(&self.callers, statement).await)
     }
 
     pub(crate) async fn begin_loops(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
@@ -162,7 +204,11 @@ fn parse(url: &str) -> Result<PgConnectOptions> {
 /// Looks at the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
 /// statement afterwards.
 async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
-    let to = direct.clone().application_name(&format!("{} migrate", options.application_name));
+    let to = direct
+        .clone()
+        .application_name(&format!("{} migrate", options.application_name))
+        // What is there already is no news.
+        .options([("client_min_messages", "warning")]);
     let connecting = tokio::time::timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
     let mut connection = match connecting.await {
         Ok(Ok(connection)) => connection,

@@ -36,7 +36,7 @@ fn change(house: &House, db: &Db, name: &str, change: DeploymentChange) -> impl 
 }
 
 /// Every verb that changes something of a job that exists.
-const VERBS: [(&str, Verb); 10] = [
+const VERBS: [(&str, Verb); 13] = [
     ("jobs::update", |house, db, name| {
         Box::pin(async move {
             let definition = House::definition(name, Some("*/7 * * * *"));
@@ -99,6 +99,26 @@ const VERBS: [(&str, Verb); 10] = [
             let limits = ArchiveLimits::default();
             let archive = archive(name);
             app::sources::upload(db, &*house.clock, &house.caller(), &limits, TEAM, name, "r", archive).await.map(drop)
+        })
+    }),
+    ("sources::remove", |house, db, name| {
+        Box::pin(async move { app::sources::remove(db, &*house.clock, &house.caller(), TEAM, name, "r").await })
+    }),
+    ("jobs::move_to_team", |house, db, name| {
+        Box::pin(async move {
+            let (clock, caller, defaults) = (&*house.clock, house.caller(), &house.defaults);
+            app::jobs::move_to_team(db, clock, &caller, "UTC", defaults, TEAM, name, "third team").await
+        })
+    }),
+    ("history::roll_back", |house, db, name| {
+        Box::pin(async move {
+            let (clock, caller, defaults) = (&*house.clock, house.caller(), &house.defaults);
+            let mut tx = db.read().await?;
+            let job = jobs::find(&mut tx, &model::name::JobName::parse(name)?).await?.unwrap();
+            let latest = store::revisions::page(&mut tx, job.id, i64::MAX, 1).await?.remove(0).generation;
+            drop(tx);
+            let to = ("production", latest);
+            app::history::roll_back(db, clock, &caller, "UTC", defaults, TEAM, name, to).await
         })
     }),
 ];

@@ -3,6 +3,8 @@
 mod bad_input;
 mod commands;
 mod crashes;
+mod instances;
 mod lifecycle;
+mod load;
 mod outcomes;
 mod starts;

@@ -36,6 +36,7 @@ use store::{
     keys::SecretKey,
     leases::{self, Epoch},
 };
+use testing::{Database, Fresh};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -156,6 +157,30 @@ impl Answer {
     }
 }
 
+/// Names the database that the tests of this process run on, when it is not SQLite.
+const DATABASE: &str = "HOLDFAST_TEST_DATABASE";
+
+#[expect(clippy::disallowed_methods, reason = "a test process tells the one that it starts")]
+fn database() -> Database {
+    match std::env::var(DATABASE) {
+        Ok(name) if name == "postgresql" => Database::Postgresql,
+        _ => Database::Sqlite,
+    }
+}
+
+/// Every other test of this program, on PostgreSQL: in a process of its own, so that no test says it twice.
+#[test]
+fn all_of_it_holds_on_postgresql() {
+    if database() == Database::Postgresql {
+        return;
+    }
+    let done = std::process::Command::new(std::env::current_exe().unwrap())
+        .env(DATABASE, "postgresql")
+        .output()
+        .expect("this program can be started");
+    assert!(done.status.success(), "on PostgreSQL:\n{}", String::from_utf8_lossy(&done.stdout));
+}
+
 /// A service on an empty database.
 pub(crate) struct Service {
     pub(crate) db: Db,
@@ -163,7 +188,7 @@ pub(crate) struct Service {
     pub(crate) runtime: Arc<TestRuntime>,
     pub(crate) ready: tokio::sync::watch::Sender<bool>,
     router: Router,
-    folder: tempfile::TempDir,
+    database: Fresh,
 }
 
 /// What a test wants otherwise.
@@ -181,8 +206,8 @@ impl Service {
     }
 
     pub(crate) async fn with(wish: Wish) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Db::open_sqlite(&folder.path().join("holdfast.db")).await.unwrap();
+        let database = database().fresh();
+        let db = database.open().await;
         let clock = Arc::new(TestClock { seconds: AtomicI64::new(1_710_000_000), ids: AtomicU64::new(0) });
         let runtime = Arc::new(TestRuntime { panics: wish.panics, ..TestRuntime::default() });
         let (ready, readiness) = tokio::sync::watch::channel(true);
@@ -217,7 +242,7 @@ impl Service {
             registry: Arc::new(Mutex::new(registry)),
             limits: wish.limits,
         };
-        Self { db, clock, runtime, ready, router: api::router(Arc::new(api)), folder }
+        Self { db, clock, runtime, ready, router: api::router(Arc::new(api)), database }
     }
 
     /// Lets time pass.
@@ -366,7 +391,7 @@ impl Service {
     /// Takes the database away.
     pub(crate) async fn lose_database(&self) {
         self.db.close().await;
-        assert!(self.folder.path().exists());
+        assert!(self.database.file().is_none_or(|file| file.exists()));
     }
 }
 

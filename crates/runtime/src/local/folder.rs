@@ -10,6 +10,7 @@
 //! log.<offset>  pieces of the log
 //! shim.log      the supervisor's own complaints; normally empty
 //! work/ home/ tmp/ out/   the job's
+//! forgotten     alone in the folder: the run is over and stored, and must not be made again
 //! ```
 
 use std::{
@@ -22,7 +23,10 @@ use std::{
 
 use jiff::Timestamp;
 use model::execution::RunEnd;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 pub(super) const WORK: &str = "work";
@@ -35,6 +39,11 @@ pub(super) const CONTROL: &str = "control";
 pub(super) const CANCEL: &str = "cancel";
 pub(super) const SHIM_LOG: &str = "shim.log";
 const STARTED: &str = "started";
+const FORGOTTEN: &str = "forgotten";
+
+/// How long a forgotten run keeps its name. A service that froze between its decision to start a run and the start may
+/// come back as late as that, when another service has long seen the run to its end.
+const FORGOTTEN_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 const EXIT: &str = "exit.json";
 const EXIT_RESERVE: &str = "exit.reserve";
 
@@ -60,7 +69,26 @@ impl RunFolder {
     }
 
     pub(super) fn exists(&self) -> io::Result<bool> {
-        self.0.try_exists()
+        Ok(self.0.try_exists()? && !self.is_forgotten()?)
+    }
+
+    /// Whether the run is over and was forgotten.
+    pub(super) fn is_forgotten(&self) -> io::Result<bool> {
+        self.0.join(FORGOTTEN).try_exists()
+    }
+
+    /// Removes all but the name, in one step: from then on nobody makes the run again.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        let Some(parent) = self.0.parent() else { return Err(ErrorKind::InvalidInput.into()) };
+        let mark = temporary_folder(parent, NEW_PREFIX)?;
+        let filled = File::open(mark.path())?;
+        flock(&filled, FlockOperation::NonBlockingLockExclusive)?;
+        create(&mark.path().join(FORGOTTEN))?;
+        match renameat_with(CWD, mark.path(), CWD, &self.0, RenameFlags::EXCHANGE) {
+            Ok(()) => remove_tree(&mark.keep()),
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// How the run ended; `None` while it has not.
@@ -135,6 +163,22 @@ pub(super) const REMOVED_PREFIX: &str = ".gone-";
 /// A new folder beside the runs that only this user can enter.
 pub(super) fn temporary_folder(runs: &Path, prefix: &str) -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(prefix).permissions(fs::Permissions::from_mode(0o700)).tempdir_in(runs)
+}
+
+/// Gives up the names of runs that were forgotten long ago.
+pub(super) fn remove_forgotten(runs: &Path, now: Timestamp) -> io::Result<()> {
+    for entry in fs::read_dir(runs)? {
+        let folder = RunFolder::at(entry?.path());
+        if !folder.is_forgotten()? {
+            continue;
+        }
+        let since = fs::metadata(folder.path().join(FORGOTTEN)).and_then(|mark| mark.modified());
+        let Ok(since) = since.and_then(|at| Timestamp::try_from(at).map_err(io::Error::other)) else { continue };
+        if now.duration_since(since).unsigned_abs() > FORGOTTEN_KEEP {
+            folder.remove()?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what a crash left half-made or half-removed in `runs`.
@@ -214,8 +258,8 @@ pub(super) fn try_lock(path: &Path, how: FlockOperation) -> io::Result<Option<He
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match flock(&file, how) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
         }
         match fs::metadata(path) {

@@ -436,13 +436,13 @@ impl LocalRuntime {
                 return Ok(true);
             }
             if folder.end()?.is_some() {
-                return folder.remove().map(|()| true);
+                return folder.forget().map(|()| true);
             }
             let Some(_lock) = folder.try_lock()? else { return Ok(false) };
             if folder.started()?.is_some() && folder.end()?.is_none() {
                 process::end_leftovers(folder.path(), LEFTOVERS_TIMEOUT);
             }
-            folder.remove().map(|()| true)
+            folder.forget().map(|()| true)
         });
         if removed.await? { Ok(()) } else { Err(Problem::conflict(what, "It has not ended.")) }
     }
@@ -459,8 +459,8 @@ enum Before {
 /// Removes what a crash between the writing of the folder and the supervisor left. Its files may not have reached the
 /// disk, so that it is made anew.
 fn make_way(folder: &RunFolder) -> io::Result<Before> {
-    let over = || Ok::<_, io::Error>(folder.end()?.is_some() || folder.started()?.is_some());
-    if !folder.exists()? {
+    let over = || Ok::<_, io::Error>(folder.is_forgotten()? || folder.end()?.is_some() || folder.started()?.is_some());
+    if !folder.exists()? && !folder.is_forgotten()? {
         return Ok(Before::Nothing { cancelled: false });
     }
     if over()? {
@@ -628,7 +628,10 @@ impl Runtime for LocalRuntime {
         Box::pin(blocking("The runs of this machine can't be listed.", move || {
             let mut ids = Vec::new();
             for entry in std::fs::read_dir(runs)? {
-                ids.extend(entry?.file_name().to_str().and_then(ExecutionId::parse));
+                let entry = entry?;
+                if !RunFolder::at(entry.path()).is_forgotten()? {
+                    ids.extend(entry.file_name().to_str().and_then(ExecutionId::parse));
+                }
             }
             ids.sort_unstable();
             Ok(ids)
@@ -644,6 +647,8 @@ impl Runtime for LocalRuntime {
         Box::pin(async move {
             blocking(&format!("The log of the execution {id} can't be read."), move || {
                 match logs::read(folder.path(), max) {
+                    // It was stored before; what was read of it here may be a part.
+                    Ok(_) if folder.is_forgotten()? => Ok(None),
                     Ok(chunk) => Ok(Some(chunk)),
                     Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
                     Err(e) => Err(e),
@@ -660,8 +665,10 @@ impl Runtime for LocalRuntime {
     fn clean_up<'a>(&'a self, keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let (runs, environments, keep) = (self.runs.clone(), Arc::clone(&self.environments), keep.to_vec());
+            let now = self.options.clock.now();
             blocking("What no run and no deployment needs any more was not removed.", move || {
                 folder::remove_leftovers(&runs)?;
+                folder::remove_forgotten(&runs, now)?;
                 environments.clean_up(&keep)
             })
             .await

@@ -181,8 +181,22 @@ async fn a_run_is_forgotten_when_it_has_ended_and_not_before() {
     house.runtime.forget(&id(1)).await.unwrap();
     house.runtime.forget(&id(1)).await.unwrap();
     assert_eq!(house.runtime.runs().await.unwrap(), []);
-    assert_eq!(std::fs::read_dir(house.data().join("runs")).unwrap().count(), 0);
+    assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
     assert_eq!(within(house.runtime.next(&id(1), Seen::Running)).await.unwrap(), Stage::Unknown);
+    let name = house.data().join("runs").join(id(1).as_str());
+    assert!(!name.join("work").exists());
+
+    // A service that froze before its start and comes back now does not run it again.
+    house.runtime.start(&house.run(1, "raise SystemExit('this must not run')")).await.unwrap();
+    house.runtime.clean_up(&[]).await.unwrap();
+    assert_eq!((house.runtime.runs().await.unwrap(), house.supervisors(1).len()), (vec![], 0));
+    assert!(name.exists());
+
+    // In the end the name goes too.
+    let mark = std::fs::File::open(name.join("forgotten")).unwrap();
+    mark.set_modified(std::time::UNIX_EPOCH).unwrap();
+    house.runtime.clean_up(&[]).await.unwrap();
+    assert!(!name.exists());
 }
 
 #[tokio::test]
