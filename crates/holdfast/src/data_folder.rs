@@ -147,7 +147,6 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     fs::rename(&temporary, path)?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
-}
 
 #[cfg(test)]
 mod tests {

@@ -43,11 +43,7 @@ pub(crate) async fn open(settings: &Settings, file: &Path) -> anyhow::Result<Db>
 ///
 /// # Errors
 /// When waiting would not help: a database that can't be used, or that refuses this user.
-pub(crate) async fn open_or_wait(
-    settings: &Settings,
-    file: &Path,
-    listener: StdListener,
-) -> anyhow::Result<Db> {
+pub(crate) async fn open_or_wait(settings: &Settings, file: &Path, listener: StdListener) -> anyhow::Result<Db> {
     let mut error = match open_once(settings, file).await? {
         Err(error) if error.passes() => error,
         done => return done.with_context(|| told(settings, file)),
