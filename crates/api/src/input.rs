@@ -57,6 +57,19 @@ impl Query {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// The value of this name as a switch.
+    pub(crate) fn switch(&self, name: &str) -> Result<Option<bool>, Problem> {
+        let parsed = |text: &str| match text {
+            _ if text.eq_ignore_ascii_case("true") => Ok(true),
+            _ if text.eq_ignore_ascii_case("false") => Ok(false),
+            _ => Err(Problem::invalid(
+                format!("The parameter {name} is not valid."),
+                format!("It is {}, and must be true or false.", shown(text)),
+            )),
+        };
+        self.text(name).map(parsed).transpose()
+    }
+
     /// The value of this name as a number.
     pub(crate) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, Problem> {
         self.text(name)
