@@ -100,7 +100,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be left out, or null.
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJsonBody<T> {
@@ -108,7 +108,10 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJsonBody
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
         let bytes = whole_body(request, JSON_MAX_BYTES).await?;
-        Ok(Self(if bytes.trim_ascii().is_empty() { T::default() } else { from_json(&bytes)? }))
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self(T::default()));
+        }
+        Ok(Self(from_json::<Option<T>>(&bytes)?.unwrap_or_default()))
     }
 }
 

@@ -209,11 +209,11 @@ struct DataJobQueryProblem {
     /// What to do now.
     countermeasures: String,
     /// Null.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, required = false)]
     data: Option<Value>,
     /// Each with `message`, and `locations` and `path` where they are known. Absent when the request did not get as far as
     /// the query.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<Object>, required = false)]
     errors: Option<Vec<Value>>,
 }
 
@@ -254,6 +254,11 @@ struct DataJobQueryProblem {
             status = 400,
             description = "The query is not valid, or larger than a limit; `errors` has the places.",
             body = DataJobQueryProblem
+        ),
+        (
+            status = 414,
+            description = "The address has more than 64 KiB; `POST /data-jobs/graphql` takes larger queries. It comes from below \
+                           the service's own layers: without a body and without an operation id."
         ),
     )
 )]

@@ -15,6 +15,22 @@ use super::Layers;
 /// The media type of what the service says about itself and its things.
 const JSON: &str = "application/json";
 
+/// What may come from the layers around a handler or from its input, unless the handler says it better: status, name in the
+/// document, and text.
+const REFUSALS: [(u16, &str, &str); 8] = [
+    (400, "Invalid", "A part of the request can't be read or breaks a rule; the body names it."),
+    (401, "Unauthenticated", "Authentication is on, and the request has no valid bearer token."),
+    (403, "Forbidden", "The caller may not do this, or the request names a foreign host or origin."),
+    (413, "TooLarge", "The body is larger than what this operation takes; the answer says how much fits."),
+    (415, "WrongMediaType", "The body's media type is neither `application/json` nor `application/octet-stream`."),
+    (429, "Overloaded", "More requests are in progress than the service takes on at once. Nothing was changed."),
+    (500, "Internal", "A fault of the service itself; its log has the details under the operation id."),
+    (503, "Unavailable", "Something that the service needs, such as its database, can't be reached at the moment."),
+];
+
+/// The status of an address that is too long. It never reaches the service's own layers.
+const ADDRESS_TOO_LONG: &str = "414";
+
 /// Completes what a handler says of its operation.
 pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: &mut Operation) {
     if let Some(id) = &mut operation.operation_id {
@@ -23,37 +39,33 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
     let parts: Vec<&str> = address.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
     parameters(&parts, operation);
     let reads_body = operation.request_body.is_some();
-    let mut refusals: Vec<(u16, &str)> = Vec::new();
-    if !parts.is_empty() || reads_body {
-        refusals.push((400, "A part of the request can't be read or breaks a rule; the body names it."));
-    }
-    if method != "GET" {
-        refusals.push((415, "The body's media type is neither `application/json` nor `application/octet-stream`."));
-    }
-    if reads_body {
-        refusals.push((413, "The body is larger than what this operation takes; the answer says how much fits."));
-    }
+    let comes = |status: u16| match status {
+        400 => !parts.is_empty() || reads_body,
+        413 => reads_body,
+        415 => method != "GET" && layers == Layers::Guarded,
+        _ => layers == Layers::Guarded,
+    };
     if layers == Layers::Open {
         operation.security = Some(Vec::new());
-    } else {
-        refusals.push((401, "Authentication is on, and the request has no valid bearer token."));
-        refusals.push((403, "The caller may not do this, or the request names a foreign host or origin."));
-        refusals.push((429, "More requests are in progress than the service takes on at once. Nothing was changed."));
-        refusals.push((500, "A fault of the service itself; its log has the details under the operation id."));
-        refusals.push((503, "Something that the service needs, such as its database, can't be reached at the moment."));
     }
-    for (status, text) in refusals {
-        operation
-            .responses
-            .responses
-            .entry(status.to_string())
-            .or_insert_with(|| RefOr::T(ResponseBuilder::new().description(text).build()));
+    for (status, name, _) in REFUSALS.into_iter().filter(|(status, ..)| comes(*status)) {
+        let shared = || RefOr::Ref(Ref::from_response_name(name));
+        operation.responses.responses.entry(status.to_string()).or_insert_with(shared);
     }
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response {
             answer(status, response);
         }
     }
+}
+
+/// The answers that operations share, by name.
+pub(super) fn shared_answers() -> impl Iterator<Item = (String, RefOr<Response>)> {
+    REFUSALS.into_iter().map(|(status, name, text)| {
+        let mut response = ResponseBuilder::new().description(text).build();
+        answer(&status.to_string(), &mut response);
+        (name.to_owned(), RefOr::T(response))
+    })
 }
 
 /// Describes the parts of the address, unless the handler does, and what every request may bring along.
@@ -111,8 +123,8 @@ fn part(name: &str) -> Parameter {
             .maximum(Some(number(i64::MAX)))
     };
     let (description, schema, example): (&str, ObjectBuilder, Value) = match name {
-        "team_name" => ("The team that owns the job, percent-encoded; spaces are fine.", text(), json!("my-team")),
-        "job_name" => ("The name of the data job.", text(), json!("my-first-job")),
+        "team_name" => ("The team that owns the job, percent-encoded; spaces are fine.", storable(), json!("my-team")),
+        "job_name" => ("The name of the data job.", storable(), json!("my-first-job")),
         "new_team" => (
             "The team that is to own the job: 1 to 100 characters without slashes and control characters, no white space \
              at its ends.",
@@ -148,6 +160,9 @@ fn part(name: &str) -> Parameter {
 
 /// Gives an answer the headers that all have, and a refusal its body.
 fn answer(status: &str, response: &mut Response) {
+    if status == ADDRESS_TOO_LONG {
+        return;
+    }
     response.headers.insert("X-OPID".into(), header("The operation id of the request.", text()));
     let refused = !status.starts_with('2');
     if refused && response.content.is_empty() {
@@ -170,6 +185,11 @@ fn answer(status: &str, response: &mut Response) {
 
 fn header(description: &str, schema: ObjectBuilder) -> RefOr<Header> {
     RefOr::T(HeaderBuilder::new().description(Some(description)).schema(Some(schema.build())).build())
+}
+
+/// Text that a row can be looked for by.
+fn storable() -> ObjectBuilder {
+    text().pattern(Some(r"^[^\u0000]*$"))
 }
 
 fn text() -> ObjectBuilder {

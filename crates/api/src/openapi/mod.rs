@@ -63,6 +63,7 @@ pub fn document() -> OpenApi {
     }
     let components = document.components.get_or_insert_default();
     components.schemas.insert("Problem".into(), ErrorBody::schema());
+    components.responses.extend(complete::shared_answers());
     components.security_schemes.insert(
         BEARER.into(),
         RefOr::T(SecurityScheme::Http(

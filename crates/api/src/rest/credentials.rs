@@ -40,7 +40,13 @@ pub(crate) struct OauthCredentials {
 #[derive(ToSchema)]
 #[schema(max_items = 1000)]
 #[expect(dead_code, reason = "for the document")]
-struct ClientIds(Vec<String>);
+struct ClientIds(Vec<ClientId>);
+
+/// The id of an application.
+#[derive(ToSchema)]
+#[schema(pattern = r"^[^\u0000]*$", example = "my-team-jobs")]
+#[expect(dead_code, reason = "for the document")]
+struct ClientId(String);
 
 /// The application of a team, with its secret.
 #[derive(Serialize, ToSchema)]

@@ -89,37 +89,40 @@ struct DataJobDeployment {
     #[schema(example = "my-first-job")]
     id: String,
     #[serde(flatten)]
-    #[schema(inline)]
+    #[schema(value_type = Revision)]
     revision: Option<Revision>,
 }
 
-/// The generation that a run runs.
+/// The generation that a run runs: all of it, or nothing as long as that is not settled.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobExecutionRevision)]
 struct Revision {
     /// The VDK version that it runs with.
-    #[schema(example = "0.3.1466514302")]
+    #[schema(required = false, example = "0.3.1466514302")]
     vdk_version: String,
     /// The source that it runs.
-    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(required = false, pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
     job_version: String,
     /// The Python version that it runs with.
-    #[schema(example = "3.11")]
+    #[schema(required = false, example = "3.11")]
     python_version: String,
     /// What it is for.
-    #[schema(value_type = DataJobMode)]
+    #[schema(required = false, value_type = DataJobMode)]
     mode: &'static str,
     /// Whether the schedule starts runs.
+    #[schema(required = false)]
     enabled: bool,
     /// Who asked for the deployment.
-    #[schema(example = "anonymous")]
+    #[schema(required = false, example = "anonymous")]
     deployed_by: String,
     /// When it was asked for.
-    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
+    #[schema(required = false, format = DateTime, example = "2024-03-09T16:00:00Z")]
     deployed_date: String,
     /// When the job runs by itself.
+    #[schema(required = false)]
     schedule: ScheduleBody,
     /// What a run may use.
+    #[schema(required = false)]
     resources: ResourcesBody,
 }
 

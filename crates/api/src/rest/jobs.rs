@@ -39,7 +39,7 @@ pub(crate) struct DataJobDefinition {
     #[schema(min_length = 6, max_length = 50, pattern = "^[a-z][a-z0-9-]{5,49}$", example = "my-first-job")]
     job_name: Option<String>,
     /// Free text for people. Absent means empty.
-    #[schema(max_length = 10000)]
+    #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     description: Option<String>,
     /// Absent means the defaults.
     config: Option<DataJobConfigDefinition>,
@@ -53,7 +53,7 @@ pub(crate) struct DataJobDefinition {
 #[serde(expecting = "a JSON object")]
 struct DataJobConfigDefinition {
     /// The type of database that the job's SQL runs on by default; blank means none.
-    #[schema(max_length = 100, example = "sqlite")]
+    #[schema(max_length = 100, pattern = r"^[^\u0000]*$", example = "sqlite")]
     db_default_type: Option<String>,
     /// Who hears of what.
     contacts: Option<DataJobContactsDefinition>,

@@ -41,7 +41,7 @@ pub(crate) struct DataJobVersion {
     path = "",
     tag = "Data Jobs Sources",
     params((
-        "reason" = Option<String>, Query, max_length = 1000,
+        "reason" = Option<String>, Query, max_length = 1000, pattern = r"^[^\u0000]*$",
         description = "Why it is uploaded, for the history.", example = "first version",
     )),
     request_body(content = inline(Binary), content_type = "application/octet-stream", description = "The archive."),
@@ -99,7 +99,7 @@ pub(crate) async fn data_job_sources_download(
     path = "",
     tag = "Data Jobs Sources",
     params((
-        "reason" = Option<String>, Query, max_length = 1000,
+        "reason" = Option<String>, Query, max_length = 1000, pattern = r"^[^\u0000]*$",
         description = "Why they are removed, for the history.", example = "cleaned up",
     )),
     responses(

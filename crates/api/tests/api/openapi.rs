@@ -165,7 +165,11 @@ fn every_operation_is_described_in_full() {
             assert!(parameter["description"].is_string(), "{place}: {parameter}");
         }
         for (status, response) in operation["responses"].as_object().unwrap() {
+            let response = resolved(&document, response);
             assert!(response["description"].as_str().is_some_and(|d| !d.is_empty()), "{place}: {status}");
+            if status == "414" {
+                continue;
+            }
             assert!(response["headers"]["X-OPID"].is_object(), "{place}: {status}");
             if status == "429" || status == "503" {
                 assert!(response["headers"]["Retry-After"].is_object(), "{place}: {status}");
