@@ -29,6 +29,9 @@ vdk-server==0.1.1431637373
 quickstart-vdk==0.2.1810444937
 ";
 
+/// What it is called in messages.
+const NAME: &str = "the vdk client";
+
 /// Interpreters to look for, best known first.
 const INTERPRETERS: [&str; 6] = ["python3.11", "python3.12", "python3.10", "python3.13", "python3.9", "python3"];
 
@@ -102,10 +105,11 @@ fn make(python: &str, client: &Client) -> Result<()> {
     let log_path = folder.with_extension("log");
     let log = File::create(&log_path)?;
     // At its final path, because the scripts of an environment carry it; the marker comes last.
-    run(Command::new(python).args(["-m", "venv"]).arg(folder), &log, &log_path)?;
+    run(NAME, Command::new(python).args(["-m", "venv"]).arg(folder), &log, &log_path)?;
     let constraints = folder.join("constraints.txt");
     fs::write(&constraints, CONSTRAINTS)?;
     run(
+        NAME,
         Command::new(client.python())
             .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", REQUIREMENT])
             // Older installers build under the first, newer ones under the second.
@@ -117,12 +121,16 @@ fn make(python: &str, client: &Client) -> Result<()> {
     )?;
     let home = folder.join("home");
     fs::create_dir_all(&home)?;
-    run(Command::new(client.vdk()).arg("version").envs(Client::variables(&home)), &log, &log_path)?;
+    run(NAME, Command::new(client.vdk()).arg("version").envs(Client::variables(&home)), &log, &log_path)?;
     fs::write(folder.join("complete"), "")?;
     Ok(())
 }
 
-fn run(command: &mut Command, log: &File, log_path: &Path) -> Result<()> {
+/// Runs a command of an installation, its output into the log.
+///
+/// # Errors
+/// When it fails; its last lines are in the message.
+pub(crate) fn run(what: &str, command: &mut Command, log: &File, log_path: &Path) -> Result<()> {
     let status = command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -133,7 +141,7 @@ fn run(command: &mut Command, log: &File, log_path: &Path) -> Result<()> {
         let text = fs::read_to_string(log_path).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         bail!(
-            "the vdk client was not installed: {} ended with {status}. Its last lines (all of them: {}):\n{}",
+            "{what} was not installed: {} ended with {status}. Its last lines (all of them: {}):\n{}",
             command.get_program().display(),
             log_path.display(),
             lines[lines.len().saturating_sub(15)..].join("\n"),
@@ -143,7 +151,7 @@ fn run(command: &mut Command, log: &File, log_path: &Path) -> Result<()> {
 }
 
 /// The first interpreter that starts and can make environments: its path, and its name and version.
-fn interpreter() -> Result<(String, String)> {
+pub(crate) fn interpreter() -> Result<(String, String)> {
     const PROBE: &str =
         "import ensurepip, platform, sys, venv; print(sys.executable); print(platform.python_version())";
     INTERPRETERS

@@ -6,4 +6,5 @@ pub mod cache;
 pub mod client;
 pub mod environment;
 pub mod progress;
+pub mod schemathesis;
 pub mod service;

@@ -14,6 +14,7 @@ use model::{
     problem::{Fault, Kind},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How long a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -26,13 +27,23 @@ pub(crate) struct Failure {
     details: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The four sentences, in the form that the stock client prints.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// Four sentences for a person: what stands in the way of a request, and the way out.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ErrorBody<'a> {
+    /// What happened.
+    #[schema(example = "The data job \"daily-sales\" was not found.")]
     what: &'a str,
+    /// Why it happened.
+    #[schema(example = "The team \"my-team\" has no data job of this name.")]
     why: &'a str,
+    /// What follows from it.
+    #[schema(example = "Nothing was changed.")]
     consequences: &'a str,
+    /// What to do now.
+    #[schema(example = "Check the name and the team.")]
     countermeasures: &'a str,
+    #[schema(ignore)]
     #[serde(flatten)]
     details: &'a serde_json::Map<String, serde_json::Value>,
 }

@@ -6,7 +6,15 @@ use axum::{extract::State, response::Html};
 
 use crate::Api;
 
-/// Says what this is and where to go on.
+/// A page that says what this is.
+///
+/// The version of the service, how a client reaches it, and links to its other pages.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html; charset=utf-8"))
+)]
 pub(crate) async fn home(State(api): State<Arc<Api>>) -> Html<String> {
     let version: String = api.api_version.chars().filter(|c| !matches!(c, '<' | '>' | '&')).collect();
     Html(format!(
@@ -17,6 +25,8 @@ pub(crate) async fn home(State(api): State<Arc<Api>>) -> Html<String> {
          <code>VDK_CONTROL_SERVICE_REST_API_URL</code>.</p>\n\
          <ul>\n\
          <li><a href=\"/data-jobs/for-team/no-team-specified/jobs\">Data jobs</a> (JSON)</li>\n\
+         <li><a href=\"/data-jobs/swagger-ui.html\">API</a> to read and try</li>\n\
+         <li><a href=\"/data-jobs/graphql\">GraphQL</a> to explore</li>\n\
          <li><a href=\"/readyz\">Readiness</a></li>\n\
          <li><a href=\"/data-jobs/debug/prometheus\">Metrics</a></li>\n\
          </ul>\n</html>\n"

@@ -57,6 +57,19 @@ impl Query {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// The value of this name as a switch.
+    pub(crate) fn switch(&self, name: &str) -> Result<Option<bool>, Problem> {
+        let parsed = |text: &str| match text {
+            _ if text.eq_ignore_ascii_case("true") => Ok(true),
+            _ if text.eq_ignore_ascii_case("false") => Ok(false),
+            _ => Err(Problem::invalid(
+                format!("The parameter {name} is not valid."),
+                format!("It is {}, and must be true or false.", shown(text)),
+            )),
+        };
+        self.text(name).map(parsed).transpose()
+    }
+
     /// The value of this name as a number.
     pub(crate) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, Problem> {
         self.text(name)
@@ -87,7 +100,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be left out, or null.
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJsonBody<T> {
@@ -95,7 +108,10 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJsonBody
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
         let bytes = whole_body(request, JSON_MAX_BYTES).await?;
-        Ok(Self(if bytes.trim_ascii().is_empty() { T::default() } else { from_json(&bytes)? }))
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self(T::default()));
+        }
+        Ok(Self(from_json::<Option<T>>(&bytes)?.unwrap_or_default()))
     }
 }
 

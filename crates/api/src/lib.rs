@@ -13,6 +13,7 @@ mod input;
 mod limits;
 mod links;
 mod metrics;
+pub mod openapi;
 mod probes;
 mod rest;
 mod routes;

@@ -59,7 +59,20 @@ impl HttpMetrics {
     }
 }
 
+/// Metrics for a scraper.
+///
 /// Every series of the service, as OpenMetrics text.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((
+        status = 200,
+        description = "The series.",
+        body = String,
+        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    ))
+)]
 pub(crate) async fn prometheus(State(api): State<Arc<Api>>) -> Answer<Response> {
     let mut text = String::new();
     let registry = api.registry.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use crate::Api;
 
@@ -12,25 +13,29 @@ use crate::Api;
 const PING_TIMEOUT_SECONDS: u64 = 2;
 
 /// The words of the reference's health endpoints.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 enum Health {
     Up,
     Down,
 }
 
-#[derive(Serialize)]
+/// The process answers.
+#[derive(Serialize, ToSchema)]
 struct Liveness {
     status: Health,
 }
 
-#[derive(Serialize)]
+/// Whether the service can carry out requests.
+#[derive(Serialize, ToSchema)]
 struct Readiness {
     status: Health,
     components: Components,
 }
 
-#[derive(Serialize)]
+/// What the service needs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReadinessComponents)]
 struct Components {
     database: Component,
     service: Component,
@@ -38,10 +43,14 @@ struct Components {
     runs: Option<Component>,
 }
 
-#[derive(Serialize)]
+/// One thing that the service needs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReadinessComponent)]
 struct Component {
     status: Health,
+    /// What is in the way; absent when nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<&'static str>,
 }
 
@@ -51,12 +60,31 @@ impl Component {
     }
 }
 
-/// The process answers. A database that is down is no reason to restart it.
+/// Whether the process lives.
+///
+/// It answers as long as it does. A database that is down is no reason to restart it.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((status = 200, description = "It lives.", body = Liveness))
+)]
 pub(crate) async fn livez() -> impl IntoResponse {
     Json(Liveness { status: Health::Up })
 }
 
-/// The service can carry out requests; if not, the body says what is in the way.
+/// Whether the service is ready.
+///
+/// It can carry out requests; if not, the body says what is in the way.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses(
+        (status = 200, description = "It is ready.", body = Readiness),
+        (status = 503, description = "It is not; the body says what is in the way.", body = Readiness),
+    )
+)]
 pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let database = match timeout(Duration::from_secs(PING_TIMEOUT_SECONDS), api.db.ping()).await {
         Ok(Ok(())) => None,
@@ -76,4 +104,49 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
         components: Components { database: Component::unless(database), service: Component::unless(service), runs },
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
+}
+
+/// Whether the service is ready, at the reference's address.
+///
+/// The same as `/readyz`.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses(
+        (status = 200, description = "It is ready.", body = Readiness),
+        (status = 503, description = "It is not; the body says what is in the way.", body = Readiness),
+    )
+)]
+pub(crate) async fn health(api: State<Arc<Api>>) -> impl IntoResponse {
+    readyz(api).await
+}
+
+/// Whether the process lives, at the reference's address.
+///
+/// The same as `/livez`.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((status = 200, description = "It lives.", body = Liveness))
+)]
+pub(crate) async fn health_liveness() -> impl IntoResponse {
+    livez().await
+}
+
+/// Whether the service is ready, at the reference's second address.
+///
+/// The same as `/readyz`.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses(
+        (status = 200, description = "It is ready.", body = Readiness),
+        (status = 503, description = "It is not; the body says what is in the way.", body = Readiness),
+    )
+)]
+pub(crate) async fn health_readiness(api: State<Arc<Api>>) -> impl IntoResponse {
+    readyz(api).await
 }

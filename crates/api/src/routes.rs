@@ -1,70 +1,80 @@
-//! Every route of the service, in one table.
+//! Every route of the service, in one table. Methods and descriptions stand at the handlers.
 
 use std::sync::Arc;
 
-use axum::{
-    Router, middleware,
-    routing::{get, post, put},
-};
+use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::routes;
 
 use crate::{
-    Api, caller, error, guard, home, limits, metrics, probes,
+    Api, caller, error, graphql, guard, home, limits, metrics,
+    openapi::{Layers, Table, pages},
+    probes,
     rest::{credentials, deployments, executions, history, info, jobs, keytab, properties, secrets, sources},
 };
 
-/// The service as a router.
-pub fn router(api: Arc<Api>) -> Router {
+/// What clients and people ask for.
+#[rustfmt::skip]
+pub(crate) fn operations() -> Table {
     let job = "/data-jobs/for-team/{team_name}/jobs/{job_name}";
     let deployment = format!("{job}/deployments/{{deployment_id}}");
     let at = |tail: &str| format!("{job}{tail}");
     let below = |tail: &str| format!("{deployment}{tail}");
 
-    #[rustfmt::skip]
-    let public = Router::new()
-        .route("/", get(home::home))
-        .route("/data-jobs/for-team/{team_name}/info", get(info::info))
-        .route("/data-jobs/for-team/{team_name}/jobs", get(crate::graphql::jobs_query).post(jobs::data_job_create))
-        .route(job, get(jobs::data_job_read).put(jobs::data_job_update).delete(jobs::data_job_delete))
-        .route(&at("/keytab"), get(keytab::data_job_keytab_download))
-        .route(&at("/team/{new_team}"), put(jobs::data_job_team_update))
-        .route(&at("/sources"), get(sources::data_job_sources_download).post(sources::sources_upload).delete(sources::sources_delete))
-        .route(&at("/deployments"), get(deployments::deployment_list).post(deployments::deployment_update))
-        .route(&deployment, get(deployments::deployment_read).patch(deployments::deployment_patch).delete(deployments::deployment_delete))
-        .route(&below("/rollout"), get(deployments::deployment_rollout_read))
-        .route(&below("/revisions"), get(history::deployment_revision_list))
-        .route(&below("/revisions/{generation}"), get(history::deployment_revision_read))
-        .route(&below("/revisions/{generation}/diff/{other}"), get(history::deployment_revision_diff))
-        .route(&below("/revisions/{generation}/rollback"), post(history::deployment_rollback))
-        .route(&at("/audit-events"), get(history::data_job_audit_event_list))
-        .route(&below("/executions"), get(executions::data_job_deployment_execution_list).post(executions::data_job_execution_start))
-        .route(&below("/properties"), get(properties::data_job_properties_read).put(properties::data_job_properties_update))
-        .route(&below("/secrets"), get(secrets::data_job_secrets_read).put(secrets::data_job_secrets_update))
-        .route(&at("/executions"), get(executions::data_job_execution_list))
-        .route(&at("/executions/{execution_id}"), get(executions::data_job_execution_read).delete(executions::data_job_execution_cancel))
-        .route(&at("/executions/{execution_id}/logs"), get(executions::data_job_logs_download))
-        .route("/data-jobs/teams/{team_name}/oauth-credentials", get(credentials::oauth_credentials_get).put(credentials::oauth_credentials_put))
-        .route("/data-jobs/teams/{team_name}/oauth-credentials/client-id", get(credentials::client_id_get))
-        .route("/data-jobs/oauth-credentials/client-ids", post(credentials::get_team_ids_for_client_ids))
-        .route("/data-jobs/graphql", get(crate::graphql::explorer).post(crate::graphql::graphql))
-        .route("/data-jobs/debug/prometheus", get(metrics::prometheus))
+    Table::new(Layers::Guarded)
+        .at("/", routes!(home::home))
+        .at("/data-jobs/for-team/{team_name}/info", routes!(info::info))
+        .at("/data-jobs/for-team/{team_name}/jobs", routes!(graphql::jobs_query, jobs::data_job_create))
+        .at(job, routes!(jobs::data_job_read, jobs::data_job_update, jobs::data_job_delete))
+        .at(&at("/keytab"), routes!(keytab::data_job_keytab_download))
+        .at(&at("/team/{new_team}"), routes!(jobs::data_job_team_update))
+        .at(&at("/sources"), routes!(sources::data_job_sources_download, sources::sources_upload, sources::sources_delete))
+        .at(&at("/deployments"), routes!(deployments::deployment_list, deployments::deployment_update))
+        .at(&deployment, routes!(deployments::deployment_read, deployments::deployment_patch, deployments::deployment_delete))
+        .at(&below("/rollout"), routes!(deployments::deployment_rollout_read))
+        .at(&below("/revisions"), routes!(history::deployment_revision_list))
+        .at(&below("/revisions/{generation}"), routes!(history::deployment_revision_read))
+        .at(&below("/revisions/{generation}/diff/{other}"), routes!(history::deployment_revision_diff))
+        .at(&below("/revisions/{generation}/rollback"), routes!(history::deployment_rollback))
+        .at(&at("/audit-events"), routes!(history::data_job_audit_event_list))
+        .at(&below("/executions"), routes!(executions::data_job_deployment_execution_list, executions::data_job_execution_start))
+        .at(&below("/properties"), routes!(properties::data_job_properties_read, properties::data_job_properties_update))
+        .at(&below("/secrets"), routes!(secrets::data_job_secrets_read, secrets::data_job_secrets_update))
+        .at(&at("/executions"), routes!(executions::data_job_execution_list))
+        .at(&at("/executions/{execution_id}"), routes!(executions::data_job_execution_read, executions::data_job_execution_cancel))
+        .at(&at("/executions/{execution_id}/logs"), routes!(executions::data_job_logs_download))
+        .at("/data-jobs/teams/{team_name}/oauth-credentials", routes!(credentials::oauth_credentials_get, credentials::oauth_credentials_put))
+        .at("/data-jobs/teams/{team_name}/oauth-credentials/client-id", routes!(credentials::client_id_get))
+        .at("/data-jobs/oauth-credentials/client-ids", routes!(credentials::get_team_ids_for_client_ids))
+        .at("/data-jobs/graphql", routes!(graphql::post::graphql_explorer, graphql::post::graphql))
+        .at("/data-jobs/api-docs", routes!(pages::api_docs))
+        .at("/data-jobs/swagger-ui.html", routes!(pages::swagger_ui))
+        .at("/data-jobs/swagger-ui/{file}", routes!(pages::swagger_ui_file))
+        .at("/data-jobs/debug/prometheus", routes!(metrics::prometheus))
+}
+
+/// Probes answer under any load and to any host: they say nothing that a stranger may not know.
+#[rustfmt::skip]
+pub(crate) fn probes() -> Table {
+    Table::new(Layers::Open)
+        .at("/livez", routes!(probes::livez))
+        .at("/readyz", routes!(probes::readyz))
+        .at("/data-jobs/debug/health", routes!(probes::health))
+        .at("/data-jobs/debug/health/liveness", routes!(probes::health_liveness))
+        .at("/data-jobs/debug/health/readiness", routes!(probes::health_readiness))
+}
+
+/// The service as a router.
+pub fn router(api: Arc<Api>) -> Router {
+    let public = operations()
+        .router()
         .fallback(error::unknown_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&api), limits::admit))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard::guard));
 
-    // Probes answer under any load and to any host: they say nothing that a stranger may not know.
-    #[rustfmt::skip]
-    let probes = Router::new()
-        .route("/livez", get(probes::livez))
-        .route("/readyz", get(probes::readyz))
-        .route("/data-jobs/debug/health", get(probes::readyz))
-        .route("/data-jobs/debug/health/liveness", get(probes::livez))
-        .route("/data-jobs/debug/health/readiness", get(probes::readyz))
-        .method_not_allowed_fallback(error::wrong_method);
-
     public
-        .merge(probes)
+        .merge(probes().router().method_not_allowed_fallback(error::wrong_method))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), caller::identify))
         .with_state(api)

@@ -31,6 +31,11 @@ fn main() -> ExitCode {
 fn run(invocation: Invocation) -> anyhow::Result<()> {
     let surroundings = config::Surroundings::of_process()?;
     match invocation {
+        Invocation::Openapi => {
+            // A reader that closed early, such as `head`, has what it wanted.
+            let _ = writeln!(std::io::stdout(), "{}", api::openapi::json());
+            Ok(())
+        }
         Invocation::Config { flags, format } => {
             commands::config::run(&surroundings, &flags, format, &mut std::io::stdout().lock())
         }

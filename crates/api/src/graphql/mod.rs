@@ -6,7 +6,7 @@
 
 mod executions;
 mod jobs;
-mod post;
+pub(crate) mod post;
 
 use std::sync::{Arc, LazyLock};
 
@@ -18,6 +18,7 @@ use axum::{Json, extract::State};
 use jiff::Timestamp;
 use model::{Problem, access::Caller};
 use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::{
     Api,
@@ -25,7 +26,6 @@ use crate::{
     error::{Answer, Failure},
     input::{Path, Query as Parameters},
 };
-pub(crate) use post::{explorer, graphql};
 
 use executions::{DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionResponse};
 use jobs::{DataJobPage, Predicate};
@@ -169,7 +169,99 @@ fn refused(why: impl Into<String>) -> Problem {
     Problem::invalid("The query was not carried out.", why)
 }
 
-/// Answers a query about jobs or runs. The team in the address does not matter; clients filter by team in the query.
+/// What the query names, without its name.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the answer is made by hand")]
+struct DataJobQueryResponse {
+    /// The page that the query asks for.
+    data: DataJobPageBody,
+    /// Empty.
+    #[schema(value_type = Vec<Object>, max_items = 0)]
+    errors: Vec<Value>,
+}
+
+/// A page of jobs or runs.
+#[derive(ToSchema)]
+#[schema(as = DataJobPage, rename_all = "camelCase")]
+#[expect(dead_code, reason = "for the document; the answer is made by hand")]
+struct DataJobPageBody {
+    /// The jobs or runs, each with the fields that the query selects; null when it selects none of them.
+    #[schema(value_type = Option<Vec<Object>>)]
+    content: Option<Vec<Value>>,
+    /// How many there are on all pages; 0 when the query does not ask for it.
+    #[schema(minimum = 0)]
+    total_items: i64,
+    /// How many pages there are; 0 when the query does not ask for it.
+    #[schema(minimum = 0)]
+    total_pages: i64,
+}
+
+/// Why a query was not carried out: the four sentences, and the errors as GraphQL clients know them.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the answer is made by hand")]
+struct DataJobQueryProblem {
+    /// What happened.
+    what: String,
+    /// Why it happened.
+    why: String,
+    /// What follows from it.
+    consequences: String,
+    /// What to do now.
+    countermeasures: String,
+    /// Null.
+    #[schema(value_type = Option<Object>, required = false)]
+    data: Option<Value>,
+    /// Each with `message`, and `locations` and `path` where they are known. Absent when the request did not get as far as
+    /// the query.
+    #[schema(value_type = Vec<Object>, required = false)]
+    errors: Option<Vec<Value>>,
+}
+
+/// Finds jobs or runs by a GraphQL query.
+///
+/// The answer is the page that the query names (`jobs` or `executions`), without that name around it. Filters, sorts, search
+/// and paging are arguments of the query; `/data-jobs/graphql` has a page to explore the schema, and answers the same
+/// queries in the shape that GraphQL clients know. At most 1000 items a page; queries and variables have at most 32768
+/// bytes, 20 levels, and a complexity of 1500, a page counting for 100 beside its fields.
+///
+/// The team in the address does not matter: filter by `config.team` in the query.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs",
+    params(
+        (
+            "query" = Option<String>, Query, format = "graphql", max_length = 32768,
+            description = "The query; absent asks for the first 20 jobs with team, description and schedule.",
+            example = "{ jobs(pageNumber: 1, pageSize: 20, filter: [{ property: \"config.team\", pattern: \"my-team\" }, \
+                       { property: \"jobName\", sort: ASC }]) { content { jobName config { team schedule { scheduleCron } } } \
+                       totalItems totalPages } }",
+        ),
+        (
+            "operation_name" = Option<String>, Query,
+            description = "Which of several operations in the query to carry out. `operationName` is read as well. With one \
+                           operation it does not matter.",
+        ),
+        (
+            "variables" = Option<String>, Query, format = "json-object", max_length = 32768,
+            description = "The values of the query's variables: a JSON object.",
+            example = "{}",
+        ),
+    ),
+    responses(
+        (status = 200, description = "The page.", body = DataJobQueryResponse),
+        (
+            status = 400,
+            description = "The query is not valid, or larger than a limit; `errors` has the places.",
+            body = DataJobQueryProblem
+        ),
+        (
+            status = 414,
+            description = "The address has more than 64 KiB; `POST /data-jobs/graphql` takes larger queries. It comes from below \
+                           the service's own layers: without a body and without an operation id."
+        ),
+    )
+)]
 pub(crate) async fn jobs_query(
     State(api): State<Arc<Api>>,
     By(caller): By,

@@ -11,6 +11,7 @@ use axum::{
 };
 use model::{Problem, problem::Fault};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::{Asked, SCHEMA, check_length, named_operation};
 use crate::{
@@ -21,18 +22,49 @@ use crate::{
 };
 
 /// A request as GraphQL clients send it. What else they send (extensions) is ignored.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(expecting = "a JSON object", rename_all = "camelCase")]
 pub(crate) struct GraphqlRequest {
+    /// The query.
+    #[schema(
+        format = "graphql",
+        max_length = 32768,
+        example = "{ jobs(pageNumber: 1, pageSize: 20) { content { jobName } totalItems } }"
+    )]
     query: String,
+    /// The values of the query's variables; at most 32768 bytes.
+    #[schema(value_type = Option<Object>)]
     variables: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Which of several operations in the query to carry out.
     operation_name: Option<String>,
 }
 
-/// Answers a query in the standard shape: `data` with the query's names in it, and `errors` where there are any.
+/// What GraphQL clients know as a response.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the library makes the answer")]
+struct GraphqlResponse {
+    /// What the query asked for, by its names; null when it was not carried out.
+    #[schema(value_type = Option<Object>, required = false)]
+    data: Option<serde_json::Value>,
+    /// What is wrong, each with `message`, and `locations` and `path` where they are known; absent when nothing is.
+    #[schema(value_type = Vec<Object>, required = false)]
+    errors: Option<Vec<serde_json::Value>>,
+}
+
+/// Answers a GraphQL query.
+///
+/// The schema of the query of jobs, in the standard shape: `data` with the query's names in it, and `errors` where there are
+/// any.
 ///
 /// What is wrong with a query is told in `errors` with status 200, as clients expect it. A service that can't answer says
 /// so by the status, as everywhere.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs",
+    request_body = GraphqlRequest,
+    responses((status = 200, description = "The answer, or what is wrong with the query.", body = GraphqlResponse))
+)]
 pub(crate) async fn graphql(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -56,8 +88,16 @@ pub(crate) async fn graphql(
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// A page to write queries on, with the schema beside it.
-pub(crate) async fn explorer() -> impl IntoResponse {
+/// A page to explore GraphQL.
+///
+/// To write queries on, with the schema beside it.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html; charset=utf-8"))
+)]
+pub(crate) async fn graphql_explorer() -> impl IntoResponse {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

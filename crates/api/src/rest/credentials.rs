@@ -5,6 +5,7 @@ use std::sync::Arc;
 use app::credentials::Credentials;
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     Api,
@@ -14,29 +15,76 @@ use crate::{
 };
 
 /// What a team stores. It has no `Debug`: it holds a secret.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object", rename_all = "camelCase")]
 pub(crate) struct OauthCredentials {
+    /// The id of the application at its issuer: not blank, without control characters.
+    #[schema(
+        min_length = 1,
+        max_length = 10000,
+        example = "my-team-jobs",
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     client_id: String,
+    /// Its secret: not blank, without control characters.
+    #[schema(
+        min_length = 1,
+        max_length = 10000,
+        example = "wJalrXUtnFEMI",
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     client_secret: String,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct OauthTeamCredentials {
-    team_name: String,
-    client_id: String,
-    client_secret: String,
-}
+/// Ids of applications.
+#[derive(ToSchema)]
+#[schema(max_items = 1000)]
+#[expect(dead_code, reason = "for the document")]
+struct ClientIds(Vec<ClientId>);
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct OauthTeamClientId {
-    team_name: String,
-    client_id: String,
-}
+/// The id of an application.
+#[derive(ToSchema)]
+#[schema(pattern = r"^[^\u0000]*$", example = "my-team-jobs")]
+#[expect(dead_code, reason = "for the document")]
+struct ClientId(String);
 
 /// The application of a team, with its secret.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OauthTeamCredentials {
+    /// The team.
+    #[schema(example = "my-team")]
+    team_name: String,
+    /// The id of the application.
+    #[schema(example = "my-team-jobs")]
+    client_id: String,
+    /// Its secret.
+    #[schema(example = "wJalrXUtnFEMI")]
+    client_secret: String,
+}
+
+/// The application of a team.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OauthTeamClientId {
+    /// The team.
+    #[schema(example = "my-team")]
+    team_name: String,
+    /// The id of its application.
+    #[schema(example = "my-team-jobs")]
+    client_id: String,
+}
+
+/// Reads the OAuth application of a team, with its secret.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Secrets",
+    responses(
+        (status = 200, description = "The application.", body = OauthTeamCredentials),
+        (status = 404, description = "Nothing is stored for a team of this name."),
+    )
+)]
 pub(crate) async fn oauth_credentials_get(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -47,7 +95,22 @@ pub(crate) async fn oauth_credentials_get(
     Ok(Json(OauthTeamCredentials { team_name: team, client_id: found.client_id, client_secret }))
 }
 
-/// Stores the application of a team: 202 without a body.
+/// Stores the OAuth application of a team.
+///
+/// In place of any before it. A team has one from the first time that somebody stores it, with or without jobs. The secret
+/// is encrypted before it is stored.
+#[utoipa::path(
+    put,
+    path = "",
+    tag = "Data Jobs Secrets",
+    params((
+        "team_name" = String, Path, min_length = 1, max_length = 100, example = "my-team",
+        pattern = r"^[^\s\u0000-\u001f\u007f-\u009f/\\]([^\u0000-\u001f\u007f-\u009f/\\]{0,98}[^\s\u0000-\u001f\u007f-\u009f/\\])?$",
+        description = "The team: 1 to 100 characters without slashes and control characters, no white space at its ends.",
+    )),
+    request_body = OauthCredentials,
+    responses((status = 202, description = "It is stored."))
+)]
 pub(crate) async fn oauth_credentials_put(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -59,7 +122,16 @@ pub(crate) async fn oauth_credentials_put(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// The client id of a team.
+/// Reads the id of a team's OAuth application.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Secrets",
+    responses(
+        (status = 200, description = "The id.", body = OauthTeamClientId),
+        (status = 404, description = "Nothing is stored for a team of this name."),
+    )
+)]
 pub(crate) async fn client_id_get(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -69,7 +141,18 @@ pub(crate) async fn client_id_get(
     Ok(Json(OauthTeamClientId { team_name: team, client_id }))
 }
 
-/// The teams of client ids; ids that belong to no team are left out.
+/// Finds the teams of OAuth applications.
+///
+/// In the order of the question; ids that belong to no team are left out.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs Secrets",
+    request_body(
+        content = inline(ClientIds), description = "Ids of applications, at most 1000.", example = json!(["my-team-jobs"]),
+    ),
+    responses((status = 200, description = "Those that are known.", body = Vec<OauthTeamClientId>))
+)]
 pub(crate) async fn get_team_ids_for_client_ids(
     State(api): State<Arc<Api>>,
     By(caller): By,

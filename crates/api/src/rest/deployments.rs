@@ -13,50 +13,106 @@ use model::{
     resources::Resources,
     source::SourceVersion,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use utoipa::ToSchema;
 
 use super::{
     JobPath, PartPath,
-    jobs::{ContactsBody, ScheduleBody},
+    jobs::{ContactsBody, DataJobScheduleDefinition, ScheduleBody},
 };
 use crate::{
     Api,
     caller::By,
     error::Answer,
     input::{OptionalJsonBody, Path, Query},
+    openapi::names::{DataJobMode, FaultName, RolloutPhase, RolloutStatus},
 };
 
 /// A change of a deployment on the wire. What only the service says (id, schedule, by whom, when) is read and left aside,
 /// for clients send whole objects back.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
+#[schema(as = DataJobDeploymentChange, example = json!({
+    "job_version": "3f786850e387550fdab836ed7e6dc881de23001b", "enabled": true,
+    "resources": { "memory_limit": 512 }
+}))]
 pub(crate) struct DataJobDeploymentBody {
+    /// The VDK version to run it with: a version of the package index. Absent or blank follows the service's default.
+    #[schema(max_length = 100, pattern = "^([A-Za-z0-9][A-Za-z0-9._+!-]*)?$", example = "0.3.1466514302")]
     vdk_version: Option<String>,
+    /// The source to run: the 40 hexadecimal digits that the upload answered. Needed by the first deployment.
+    #[schema(pattern = "^([0-9a-f]{40})?$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
     job_version: Option<String>,
+    /// The Python version to run it with, one of those that `info` names.
+    #[schema(pattern = r"^([0-9]{1,3}\.[0-9]{1,3})?$", example = "3.11")]
     python_version: Option<String>,
+    /// Kept and given back.
+    #[schema(value_type = Option<DataJobMode>)]
     mode: Option<Mode>,
+    /// Whether the schedule starts runs; one by hand starts either way. The first deployment is enabled by default.
     enabled: Option<bool>,
-    resources: Option<ResourcesBody>,
+    /// What a run may use.
+    resources: Option<ResourcesChange>,
+    /// Read and left aside: the schedule is the job's.
     #[serde(rename = "schedule")]
-    _schedule: Option<ScheduleBody>,
+    _schedule: Option<DataJobScheduleDefinition>,
+    /// Read and left aside: a job has one deployment.
+    #[serde(rename = "id")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    _id: Option<IgnoredAny>,
+    /// Read and left aside: the service says it.
+    #[serde(rename = "deployed_by")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    _deployed_by: Option<IgnoredAny>,
+    /// Read and left aside: the service says it.
+    #[serde(rename = "deployed_date")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    _deployed_date: Option<IgnoredAny>,
 }
 
-/// What a run may use.
-#[derive(Default, Serialize, Deserialize)]
+/// What a run is to use. What is absent stays as it is; a request is not above its limit.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
-pub(crate) struct ResourcesBody {
-    #[serde(skip_serializing_if = "Option::is_none")]
+#[schema(as = DataJobResourcesChange)]
+struct ResourcesChange {
+    /// CPU set aside, in cores.
+    #[schema(exclusive_minimum = 0, maximum = 1024, example = 0.5)]
     cpu_request: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// CPU at most, in cores.
+    #[schema(exclusive_minimum = 0, maximum = 1024, example = 1.0)]
     cpu_limit: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Memory set aside, in MiB.
+    #[schema(minimum = 1, maximum = 16_777_216, example = 256)]
     memory_request: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Memory at most, in MiB.
+    #[schema(minimum = 1, maximum = 16_777_216, example = 512)]
     memory_limit: Option<i32>,
 }
 
-impl From<ResourcesBody> for Resources {
-    fn from(body: ResourcesBody) -> Self {
+/// What a run may use. What is absent has the operator's default.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = DataJobResources)]
+pub(crate) struct ResourcesBody {
+    /// CPU set aside, in cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = 0.5)]
+    cpu_request: Option<f64>,
+    /// CPU at most, in cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = 1.0)]
+    cpu_limit: Option<f64>,
+    /// Memory set aside, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = 256)]
+    memory_request: Option<i32>,
+    /// Memory at most, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = 512)]
+    memory_limit: Option<i32>,
+}
+
+impl From<ResourcesChange> for Resources {
+    fn from(body: ResourcesChange) -> Self {
         Self {
             cpu_request: body.cpu_request,
             cpu_limit: body.cpu_limit,
@@ -77,58 +133,111 @@ impl From<Resources> for ResourcesBody {
     }
 }
 
-/// A reached deployment on the wire.
-#[derive(Serialize)]
+/// The deployment that runs.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentStatus {
+    /// The id of the deployment: the job's name. It answers to `production` too.
+    #[schema(example = "my-first-job")]
     id: String,
+    /// The VDK version that it runs with.
+    #[schema(example = "0.3.1466514302")]
     vdk_version: String,
+    /// The source that it runs.
+    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
     job_version: String,
+    /// The Python version that it runs with.
+    #[schema(example = "3.11")]
     python_version: String,
+    /// What it is for.
+    #[schema(value_type = DataJobMode)]
     mode: &'static str,
+    /// Whether the schedule starts runs.
     enabled: bool,
+    /// Who hears of what.
     contacts: ContactsBody,
+    /// When it runs by itself.
     schedule: ScheduleBody,
+    /// What a run may use.
     resources: ResourcesBody,
+    /// When it was asked for.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     last_deployed_date: String,
+    /// Who asked for it.
+    #[schema(example = "anonymous")]
     last_deployed_by: String,
     /// The last outcome of the rollout, which may speak of a later change than the one that runs.
+    #[schema(value_type = RolloutStatus)]
     status: &'static str,
 }
 
 /// How far what is wanted got.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentRollout {
-    /// `pending`, `reached`, `retrying` or `failed`.
+    /// Where it stands. `reached` says that what is wanted runs.
+    #[schema(value_type = RolloutPhase)]
     phase: &'static str,
+    /// The generation that is wanted.
+    #[schema(minimum = 1, example = 3)]
     wanted_generation: i64,
+    /// The generation that runs; null before the first success.
+    #[schema(minimum = 1, example = 2)]
     reached_generation: Option<i64>,
+    /// When that was reached; null before the first success.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     reached_date: Option<String>,
+    /// The last outcome.
+    #[schema(value_type = RolloutStatus)]
     status: &'static str,
+    /// The hash of all that went into what runs; null before the first success.
     deployment_version_hash: Option<String>,
+    /// How often the wanted generation was tried.
+    #[schema(minimum = 0)]
     attempts: i32,
+    /// When it is tried again, after a fault of the platform; null otherwise.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     next_try_date: Option<String>,
+    /// What stands in the way; null when nothing does.
     problem: Option<RolloutProblem>,
+    /// The deployment that is wanted.
     wanted: Wanted,
 }
 
 /// What stands in the way, and whose move it is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RolloutProblem {
+    /// What happened.
     what: String,
+    /// Why it happened.
     why: String,
+    /// What follows from it.
     consequences: String,
+    /// What to do now.
     countermeasures: String,
+    /// Whose move it is.
+    #[schema(value_type = FaultName)]
     fault: Fault,
 }
 
 /// The wanted deployment.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobDeploymentWanted)]
 struct Wanted {
+    /// The source to run.
+    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
     job_version: String,
+    /// The VDK version to run it with.
+    #[schema(example = "0.3.1466514302")]
     vdk_version: String,
+    /// The Python version to run it with.
+    #[schema(example = "3.11")]
     python_version: String,
+    /// Whether the schedule starts runs.
     enabled: bool,
+    /// Who asked for it.
+    #[schema(example = "anonymous")]
     deployed_by: String,
+    /// When it was asked for.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     deployed_date: String,
 }
 
@@ -200,7 +309,22 @@ impl DataJobDeploymentBody {
     }
 }
 
-/// The deployment that runs, in a list: empty before the first success.
+/// Lists the deployment of a data job.
+///
+/// The one that runs, in a list: empty before the first success. `…/rollout` tells how far a wanted one is.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Deployment",
+    params(
+        ("deployment_id" = Option<String>, Query, description = "Only the deployment of this id.", example = "production"),
+        ("mode" = Option<DataJobMode>, Query, description = "Only deployments of this mode."),
+    ),
+    responses(
+        (status = 200, description = "The deployment, if there is one.", body = Vec<DataJobDeploymentStatus>),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn deployment_list(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -225,21 +349,51 @@ pub(crate) async fn deployment_list(
     Ok(Json(listed.map(|reached| DataJobDeploymentStatus::new(&job, reached)).into_iter().collect()))
 }
 
-/// Deploys a job, or changes its deployment: 202. Absent members stay as they are; the first one is enabled unless it says
-/// otherwise.
+/// Deploys a data job, or changes its deployment.
+///
+/// What is absent stays as it is. The change is stored when this answers, and runs when its rollout is reached. The same
+/// request again makes no generation, but lets a rollout that failed be tried again.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs Deployment",
+    params((
+        "send_notification" = Option<bool>, Query,
+        description = "Whether the outcome is mailed to the contacts; true by default.",
+    )),
+    request_body(content = Option<DataJobDeploymentBody>, description = "What to change; without a body nothing is."),
+    responses(
+        (status = 202, description = "It is stored."),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+        (status = 409, description = "The Python version is none of those on offer."),
+    )
+)]
 pub(crate) async fn deployment_update(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name)): JobPath,
+    query: Query,
     OptionalJsonBody(body): OptionalJsonBody<DataJobDeploymentBody>,
 ) -> Answer<StatusCode> {
+    query.switch("send_notification")?;
     let change = body.change()?;
     let (db, clock, versions) = (&api.db, &*api.clock, &api.versions);
     app::deployments::change(db, clock, &caller, versions, &team, &name, &change, Missing::Create).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
-/// The deployment that runs.
+/// Reads the deployment that runs.
+///
+/// Not found before the first success.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Deployment",
+    responses(
+        (status = 200, description = "The deployment.", body = DataJobDeploymentStatus),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
+    )
+)]
 pub(crate) async fn deployment_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -249,7 +403,18 @@ pub(crate) async fn deployment_read(
     Ok(Json(DataJobDeploymentStatus::new(&job, reached)))
 }
 
-/// How far the wanted deployment got, and what stands in its way.
+/// Reads how far the wanted deployment is.
+///
+/// Also before the first success: a deployment is done when `phase` is `reached`, and `problem` says what stands in its way.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Deployment",
+    responses(
+        (status = 200, description = "The rollout.", body = DataJobDeploymentRollout),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
+    )
+)]
 pub(crate) async fn deployment_rollout_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -258,7 +423,20 @@ pub(crate) async fn deployment_rollout_read(
     Ok(Json(app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?.into()))
 }
 
-/// Changes the deployment: 202. Absent members stay as they are.
+/// Changes the deployment.
+///
+/// What is absent stays as it is. The change is stored when this answers, and runs when its rollout is reached.
+#[utoipa::path(
+    patch,
+    path = "",
+    tag = "Data Jobs Deployment",
+    request_body(content = Option<DataJobDeploymentBody>, description = "What to change; without a body nothing is."),
+    responses(
+        (status = 202, description = "It is stored."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
+        (status = 409, description = "The Python version is none of those on offer."),
+    )
+)]
 pub(crate) async fn deployment_patch(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -272,7 +450,18 @@ pub(crate) async fn deployment_patch(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Removes the deployment: 202. Runs in progress go on.
+/// Removes the deployment.
+///
+/// Runs in progress go on; the job, its source and its history stay.
+#[utoipa::path(
+    delete,
+    path = "",
+    tag = "Data Jobs Deployment",
+    responses(
+        (status = 202, description = "It is stored."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
+    )
+)]
 pub(crate) async fn deployment_delete(
     State(api): State<Arc<Api>>,
     By(caller): By,

@@ -15,6 +15,7 @@ use model::{
     name::shown,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{JobPath, PartPath, deployments::ResourcesBody, jobs::ScheduleBody};
 use crate::{
@@ -23,58 +24,112 @@ use crate::{
     error::Answer,
     input::{OptionalJsonBody, Path, Query},
     links,
+    openapi::names::{DataJobMode, ExecutionStatus, ExecutionType},
 };
 
-#[derive(Default, Deserialize)]
+/// How a run is started.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
+#[schema(example = json!({ "started_by": "manual/vdk-control-cli", "args": { "day": "2024-03-09" } }))]
 pub(crate) struct DataJobExecutionRequest {
+    /// Where the start comes from; the user's name is put behind it.
+    #[schema(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "manual/vdk-control-cli")]
     started_by: Option<String>,
+    /// Arguments for the job's steps, at most 100 KiB (102400 bytes) as JSON; numbers are kept digit by digit.
+    #[schema(value_type = Option<Object>)]
     args: Option<JsonObject>,
 }
 
-/// A run on the wire. Its deployment is always an object, for clients look into it without asking.
-#[derive(Serialize)]
+/// A run.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobExecution {
+    /// The id of the run: the job's name and a number.
+    #[schema(pattern = "^[a-z][a-z0-9-]{0,62}$", example = "my-first-job-1710000000")]
     id: String,
+    /// The job.
+    #[schema(example = "my-first-job")]
     job_name: String,
+    /// How far it is, or how it ended.
+    #[schema(value_type = ExecutionStatus)]
     status: String,
+    /// Who started it.
     #[serde(rename = "type")]
+    #[schema(value_type = ExecutionType)]
     kind: String,
+    /// When it began to run; when it was accepted, as long as it does not run.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     start_time: String,
+    /// When it ended; absent until then.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime, example = "2024-03-09T16:00:12Z")]
     end_time: Option<String>,
+    /// Where the start came from, and the user.
+    #[schema(example = "manual/vdk-control-cli/anonymous")]
     started_by: String,
+    /// Where its log can be looked at, when the operator keeps logs elsewhere; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     logs_url: Option<String>,
+    /// What is to be said of its status; absent as long as there is nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "Success")]
     message: Option<String>,
+    /// The operation id of the request that started it.
+    #[schema(example = "5f3c9a0d1b2e4f67")]
     op_id: String,
+    /// What it runs.
     deployment: DataJobDeployment,
 }
 
-/// What a run runs; only the id as long as that is not settled.
-#[derive(Serialize)]
+/// What a run runs. The object is always there, for clients look into it without asking; only the id is as long as the rest is
+/// not settled.
+#[derive(Serialize, ToSchema)]
 struct DataJobDeployment {
+    /// The id of the deployment: the job's name.
+    #[schema(example = "my-first-job")]
     id: String,
     #[serde(flatten)]
+    #[schema(value_type = Revision)]
     revision: Option<Revision>,
 }
 
-#[derive(Serialize)]
+/// The generation that a run runs: all of it, or nothing as long as that is not settled.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobExecutionRevision)]
 struct Revision {
+    /// The VDK version that it runs with.
+    #[schema(required = false, example = "0.3.1466514302")]
     vdk_version: String,
+    /// The source that it runs.
+    #[schema(required = false, pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
     job_version: String,
+    /// The Python version that it runs with.
+    #[schema(required = false, example = "3.11")]
     python_version: String,
+    /// What it is for.
+    #[schema(required = false, value_type = DataJobMode)]
     mode: &'static str,
+    /// Whether the schedule starts runs.
+    #[schema(required = false)]
     enabled: bool,
+    /// Who asked for the deployment.
+    #[schema(required = false, example = "anonymous")]
     deployed_by: String,
+    /// When it was asked for.
+    #[schema(required = false, format = DateTime, example = "2024-03-09T16:00:00Z")]
     deployed_date: String,
+    /// When the job runs by itself.
+    #[schema(required = false)]
     schedule: ScheduleBody,
+    /// What a run may use.
+    #[schema(required = false)]
     resources: ResourcesBody,
 }
 
-#[derive(Serialize)]
+/// The log of a run.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobExecutionLogs {
+    /// The text; of a very long log the beginning and the end.
     logs: String,
 }
 
@@ -130,7 +185,22 @@ fn statuses(query: &Query) -> Result<Vec<Status>, Problem> {
         .collect()
 }
 
-/// The runs of a job, newest first.
+/// Lists the runs of a data job.
+///
+/// Newest first, at most 1000.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Execution",
+    params((
+        "execution_status" = Option<Vec<ExecutionStatus>>, Query,
+        description = "Only runs in one of these statuses, repeated or with commas between them; absent means any.",
+    )),
+    responses(
+        (status = 200, description = "The runs.", body = Vec<DataJobExecution>),
+        (status = 404, description = "The job is unknown or belongs to another team, or there is no such status."),
+    )
+)]
 pub(crate) async fn data_job_execution_list(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -141,7 +211,22 @@ pub(crate) async fn data_job_execution_list(
     Ok(Json(runs.into_iter().map(|run| DataJobExecution::new(&api, run)).collect()))
 }
 
-/// The runs of a job's deployment, newest first.
+/// Lists the runs of a deployment.
+///
+/// Newest first, at most 1000.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Execution",
+    params((
+        "execution_status" = Option<Vec<ExecutionStatus>>, Query,
+        description = "Only runs in one of these statuses, repeated or with commas between them; absent means any.",
+    )),
+    responses(
+        (status = 200, description = "The runs.", body = Vec<DataJobExecution>),
+        (status = 404, description = "The job is unknown or belongs to another team, has no deployment of this id, or there is no such status."),
+    )
+)]
 pub(crate) async fn data_job_deployment_execution_list(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -152,7 +237,23 @@ pub(crate) async fn data_job_deployment_execution_list(
     Ok(Json(runs.into_iter().map(|run| DataJobExecution::new(&api, run)).collect()))
 }
 
-/// Starts a job: 202 with the address of the run, which is where the client takes its id from.
+/// Starts a data job.
+///
+/// It is stored as a run when this answers, and runs as soon as there is room. One run of a job at a time.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs Execution",
+    request_body(content = Option<DataJobExecutionRequest>, description = "How to start it; may be left out."),
+    responses(
+        (
+            status = 202, description = "It is stored.",
+            headers(("Location" = String, description = "The address of the run; its last part is the run's id."))
+        ),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment."),
+        (status = 409, description = "A run of the job is active."),
+    )
+)]
 pub(crate) async fn data_job_execution_start(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -165,7 +266,16 @@ pub(crate) async fn data_job_execution_start(
     Ok((StatusCode::ACCEPTED, [(LOCATION, links::execution(&team, &name, &run))]))
 }
 
-/// One run.
+/// Reads a run.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Execution",
+    responses(
+        (status = 200, description = "The run.", body = DataJobExecution),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no run of this id."),
+    )
+)]
 pub(crate) async fn data_job_execution_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -175,7 +285,19 @@ pub(crate) async fn data_job_execution_read(
     Ok(Json(DataJobExecution::new(&api, run)))
 }
 
-/// Asks for the end of a run: 200.
+/// Cancels a run.
+///
+/// It is `cancelled` when nothing of it is left; a run that ends first keeps its true status.
+#[utoipa::path(
+    delete,
+    path = "",
+    tag = "Data Jobs Execution",
+    responses(
+        (status = 200, description = "Its end is asked for."),
+        (status = 400, description = "It is over already."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no run of this id."),
+    )
+)]
 pub(crate) async fn data_job_execution_cancel(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -185,7 +307,22 @@ pub(crate) async fn data_job_execution_cancel(
     Ok(StatusCode::OK)
 }
 
-/// The log of a run, or its last `tail_lines` lines; zero and less mean all of it.
+/// Reads the log of a run.
+///
+/// What there is so far, of a run in progress.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Execution",
+    params((
+        "tail_lines" = Option<i64>, Query,
+        description = "Only so many of its last lines; 0, the default, and less mean all of it.", example = 100,
+    )),
+    responses(
+        (status = 200, description = "The log.", body = DataJobExecutionLogs),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no run of this id."),
+    )
+)]
 pub(crate) async fn data_job_logs_download(
     State(api): State<Arc<Api>>,
     By(caller): By,

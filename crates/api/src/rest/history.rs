@@ -6,6 +6,7 @@ use app::history::{Kept, Page, Part};
 use axum::{Json, extract::State, http::StatusCode};
 use model::deployment::{Deployment, Difference};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     JobPath, PartPath,
@@ -17,60 +18,132 @@ use crate::{
     caller::By,
     error::Answer,
     input::{Path, Query},
+    openapi::names::DataJobMode,
 };
 
 /// The team, the job, the deployment and a generation in a path.
 type RevisionPath = Path<(String, String, String, i64)>;
 
-/// A generation, whole.
-#[derive(Serialize)]
+/// A generation of a deployment, whole. It never changes.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentRevision {
+    /// Counts the accepted changes of what belongs to the job's name.
+    #[schema(minimum = 1, example = 3)]
     generation: i64,
+    /// The source.
+    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
     job_version: String,
+    /// The Python version.
+    #[schema(example = "3.11")]
     python_version: String,
     /// What the request asked for; null follows the service's default of that time.
+    #[schema(example = "3.11")]
     python_version_asked: Option<String>,
+    /// The VDK version.
+    #[schema(example = "0.3.1466514302")]
     vdk_version: String,
+    /// What the request asked for; null follows the service's default of that time.
+    #[schema(example = "0.3.1466514302")]
     vdk_version_asked: Option<String>,
+    /// Whether the schedule starts runs.
     enabled: bool,
+    /// What it is for.
+    #[schema(value_type = DataJobMode)]
     mode: &'static str,
+    /// What a run may use.
     resources: ResourcesBody,
+    /// When the job runs by itself.
     schedule: ScheduleBody,
+    /// Who hears of what.
     contacts: ContactsBody,
+    /// The type of database that the job's SQL runs on by default; null when there is none.
     db_default_type: Option<String>,
+    /// Whether runs are reported.
     enable_execution_notifications: bool,
+    /// Who asked for it.
+    #[schema(example = "anonymous")]
     deployed_by: String,
+    /// When it was asked for.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     deployed_date: String,
 }
 
-#[derive(Serialize)]
+/// Generations, newest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobDeploymentRevisionPage)]
 pub(crate) struct RevisionPage {
+    /// The generations.
     revisions: Vec<DataJobDeploymentRevision>,
+    /// The `before` of the next page; null on the last one.
     next_before: Option<i64>,
 }
 
-#[derive(Serialize)]
+/// What differs from one generation to another.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobDeploymentDiff)]
 pub(crate) struct RevisionDiff {
+    /// The first generation.
+    #[schema(example = 1)]
     from: i64,
+    /// The second.
+    #[schema(example = 2)]
     to: i64,
+    /// What differs, field by field; who asked and when is left out.
+    #[schema(value_type = Vec<FieldChange>)]
     changes: Vec<Difference>,
 }
 
-#[derive(Serialize)]
+/// One field that differs.
+#[derive(ToSchema)]
+#[schema(as = DataJobDeploymentChangedField)]
+#[expect(dead_code, reason = "for the document; the model makes the value")]
+struct FieldChange {
+    /// Its name, with a dot before the name of a part.
+    #[schema(example = "resources.memory_limit")]
+    field: String,
+    /// Its value in the first generation: any JSON.
+    from: serde_json::Value,
+    /// Its value in the second: any JSON.
+    to: serde_json::Value,
+}
+
+/// Who changed what, and by which request.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobAuditEvent)]
 struct AuditEvent {
+    /// Ascends with time.
+    #[schema(example = 17)]
     id: i64,
+    /// When.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     date: String,
+    /// Who.
+    #[schema(example = "anonymous")]
     by: String,
+    /// The operation id of the request.
+    #[schema(example = "5f3c9a0d1b2e4f67")]
     op_id: String,
+    /// What, such as `job.create`, `job.update`, `job.move`, `deployment.change`, `deployment.rollback`, `sources.upload` or
+    /// `execution.start`.
+    #[schema(example = "deployment.change")]
     action: String,
+    /// The team of the job at that time.
+    #[schema(example = "my-team")]
     team: Option<String>,
+    /// The generation that it became; null where none did.
+    #[schema(example = 3)]
     generation: Option<i64>,
+    /// What else is to be said of it, such as the id of a run.
     detail: Option<String>,
 }
 
-#[derive(Serialize)]
+/// Audit events, newest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobAuditEventPage)]
 pub(crate) struct AuditEventPage {
+    /// The events.
     events: Vec<AuditEvent>,
+    /// The `before` of the next page; null on the last one.
     next_before: Option<i64>,
 }
 
@@ -115,7 +188,28 @@ fn part(query: &Query) -> Answer<Part> {
     Ok(Part { before: query.number("before")?, limit: query.number("limit")? })
 }
 
-/// The generations of a deployment, newest first.
+/// Lists the generations of a deployment.
+///
+/// Newest first, also of a deployment that was removed since.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Deployment",
+    params(
+        (
+            "before" = Option<i64>, Query,
+            description = "Only what is older than the entry of this number: `next_before` of the page before.",
+        ),
+        (
+            "limit" = Option<i64>, Query, minimum = 1, maximum = 1000, example = 100,
+            description = "How many entries at most; 100 by default.",
+        ),
+    ),
+    responses(
+        (status = 200, description = "A page of generations.", body = RevisionPage),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
+    )
+)]
 pub(crate) async fn deployment_revision_list(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -127,7 +221,16 @@ pub(crate) async fn deployment_revision_list(
     Ok(Json(RevisionPage { revisions: content.into_iter().map(Into::into).collect(), next_before }))
 }
 
-/// One generation of a deployment.
+/// Reads a generation of a deployment.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Deployment",
+    responses(
+        (status = 200, description = "The generation.", body = DataJobDeploymentRevision),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
+    )
+)]
 pub(crate) async fn deployment_revision_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -136,7 +239,16 @@ pub(crate) async fn deployment_revision_read(
     Ok(Json(app::history::revision(&api.db, &caller, &team, &name, &id, generation).await?.into()))
 }
 
-/// What differs from one generation to another.
+/// Compares two generations of a deployment.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Deployment",
+    responses(
+        (status = 200, description = "What differs.", body = RevisionDiff),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
+    )
+)]
 pub(crate) async fn deployment_revision_diff(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -146,7 +258,20 @@ pub(crate) async fn deployment_revision_diff(
     Ok(Json(RevisionDiff { from, to, changes }))
 }
 
-/// Makes an old generation the wanted one again: 202.
+/// Makes an old generation the wanted one again.
+///
+/// As a new generation: source, versions, switch, resources, and what it had of the job, which the job takes back too. A
+/// deployment that was removed comes back that way.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs Deployment",
+    responses(
+        (status = 202, description = "It is stored."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
+        (status = 409, description = "Its source was removed, or its Python version is not on offer any more."),
+    )
+)]
 pub(crate) async fn deployment_rollback(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -157,7 +282,28 @@ pub(crate) async fn deployment_rollback(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Who changed what of a job, newest first.
+/// Lists who changed what of a data job.
+///
+/// Newest first. A namesake that was deleted before is not told of.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs",
+    params(
+        (
+            "before" = Option<i64>, Query,
+            description = "Only what is older than the entry of this number: `next_before` of the page before.",
+        ),
+        (
+            "limit" = Option<i64>, Query, minimum = 1, maximum = 1000, example = 100,
+            description = "How many entries at most; 100 by default.",
+        ),
+    ),
+    responses(
+        (status = 200, description = "A page of events.", body = AuditEventPage),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn data_job_audit_event_list(
     State(api): State<Arc<Api>>,
     By(caller): By,

@@ -4,16 +4,30 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{Api, error::Answer, input::Path};
 
-#[derive(Serialize)]
+/// What this service offers.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobApiInfo {
+    /// The version of the service.
+    #[schema(example = "0.1.0")]
     api_version: String,
+    /// The Python versions that a deployment may name, ascending.
+    #[schema(example = json!(["3.10", "3.11"]))]
     supported_python_versions: Vec<String>,
 }
 
-/// The version of the service and the Python versions on offer, the same for every team.
+/// What this service offers.
+///
+/// Its version and the Python versions that a deployment may have, the same for every team.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((status = 200, description = "What is on offer.", body = DataJobApiInfo))
+)]
 pub(crate) async fn info(State(api): State<Arc<Api>>, Path(_team): Path<String>) -> Answer<Json<DataJobApiInfo>> {
     Ok(Json(DataJobApiInfo {
         api_version: api.api_version.clone(),

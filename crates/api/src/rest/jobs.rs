@@ -15,6 +15,7 @@ use model::{
     name::shown,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{JobPath, PartPath};
 use crate::{
@@ -25,60 +26,159 @@ use crate::{
     links,
 };
 
-/// A data job on the wire. A member that is null is one that is absent.
-#[derive(Serialize, Deserialize)]
+/// A data job as a request describes it. A member that is null is one that is absent.
+#[derive(Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
-pub(crate) struct DataJobBody {
+#[schema(example = json!({
+    "job_name": "my-first-job", "team": "my-team", "description": "Counts the orders of yesterday.",
+    "config": { "schedule": { "schedule_cron": "0 6 * * *" }, "contacts": {} }
+}))]
+pub(crate) struct DataJobDefinition {
+    /// The name: 6 to 50 characters of a-z, 0-9 and hyphens, a letter first. Unique across all teams. On a change it is that of
+    /// the address; on a creation it may stand in the query instead.
+    #[schema(min_length = 6, max_length = 50, pattern = "^[a-z][a-z0-9-]{5,49}$", example = "my-first-job")]
     job_name: Option<String>,
+    /// Free text for people. Absent means empty.
+    #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     description: Option<String>,
-    config: Option<ConfigBody>,
+    /// Absent means the defaults.
+    config: Option<DataJobConfigDefinition>,
+    /// The team that owns it: that of the address, or absent.
+    #[schema(example = "my-team")]
     team: Option<String>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+/// What a job's owner sets beside name, team and description. What is absent has its default.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
-struct ConfigBody {
-    #[serde(skip_serializing_if = "Option::is_none")]
+struct DataJobConfigDefinition {
+    /// The type of database that the job's SQL runs on by default; blank means none.
+    #[schema(max_length = 100, pattern = r"^[^\u0000]*$", example = "sqlite")]
     db_default_type: Option<String>,
-    contacts: Option<ContactsBody>,
-    schedule: Option<ScheduleBody>,
+    /// Who hears of what.
+    contacts: Option<DataJobContactsDefinition>,
+    /// When it runs by itself.
+    schedule: Option<DataJobScheduleDefinition>,
+    /// Whether a Kerberos keytab is offered for download; true by default.
     generate_keytab: Option<bool>,
+    /// Whether runs are reported at all; true by default.
     enable_execution_notifications: Option<bool>,
+    /// How long after its time a missing start is reported, in minutes; 240 by default.
+    #[schema(minimum = 0, maximum = 525_600, example = 240)]
     notification_delay_period_minutes: Option<i32>,
 }
 
-/// Who hears of what.
-#[derive(Default, Serialize, Deserialize)]
+/// Mail addresses by occasion: at most 100 each, each of at most 254 characters without control characters.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 #[expect(clippy::struct_field_names, reason = "the names on the wire")]
-pub(crate) struct ContactsBody {
+struct DataJobContactsDefinition {
+    /// A run ended with a user error.
+    #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_failure_user_error: Option<Vec<String>>,
+    /// A run ended with a platform error.
+    #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_failure_platform_error: Option<Vec<String>>,
+    /// A run ended well.
+    #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_success: Option<Vec<String>>,
+    /// A deployment succeeded or failed.
+    #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_deploy: Option<Vec<String>>,
 }
 
-/// When a job runs. The object is always there in answers: clients look into it without asking.
-#[derive(Default, Serialize, Deserialize)]
+/// A mail address.
+#[derive(ToSchema)]
+#[schema(max_length = 254, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "someone@example.com")]
+#[expect(dead_code, reason = "for the document; the model checks the text")]
+struct MailAddress(String);
+
+/// When a job runs by itself.
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
-pub(crate) struct ScheduleBody {
+pub(crate) struct DataJobScheduleDefinition {
+    /// A cron expression of five fields (minute, hour, day of month, month, day of week), or a word such as `@daily`; a time zone
+    /// may stand before it, as in `TZ=Europe/Berlin 0 6 * * *`. Absent or blank: by hand only.
+    #[schema(format = "cron", example = "0 6 * * *")]
+    schedule_cron: Option<String>,
+}
+
+/// A data job.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJob)]
+pub(crate) struct DataJobBody {
+    /// The name.
+    #[schema(pattern = "^[a-z][a-z0-9-]{5,49}$", example = "my-first-job")]
+    job_name: String,
+    /// Free text for people.
+    #[schema(example = "Counts the orders of yesterday.")]
+    description: String,
+    /// Schedule, contacts and flags.
+    config: ConfigBody,
+    /// The team that owns it.
+    #[schema(example = "my-team")]
+    team: String,
+}
+
+/// What a job's owner sets beside name, team and description.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobConfig)]
+struct ConfigBody {
+    /// The type of database that the job's SQL runs on by default; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "sqlite")]
+    db_default_type: Option<String>,
+    /// Who hears of what.
+    contacts: ContactsBody,
+    /// When it runs by itself.
+    schedule: ScheduleBody,
+    /// Whether a Kerberos keytab is offered for download.
+    generate_keytab: bool,
+    /// Whether runs are reported at all.
+    enable_execution_notifications: bool,
+    /// How long after its time a missing start is reported, in minutes.
+    #[schema(minimum = 0, maximum = 525_600, example = 240)]
+    notification_delay_period_minutes: i32,
+}
+
+/// Mail addresses by occasion.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobContacts)]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
+pub(crate) struct ContactsBody {
+    /// A run ended with a user error.
+    notified_on_job_failure_user_error: Vec<String>,
+    /// A run ended with a platform error.
+    notified_on_job_failure_platform_error: Vec<String>,
+    /// A run ended well.
+    notified_on_job_success: Vec<String>,
+    /// A deployment succeeded or failed.
+    notified_on_job_deploy: Vec<String>,
+}
+
+/// When a job runs by itself. The object is always there: clients look into it without asking.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = DataJobSchedule)]
+pub(crate) struct ScheduleBody {
+    /// The cron expression as given; absent when the job runs by hand only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "0 6 * * *")]
     pub(crate) schedule_cron: Option<String>,
 }
 
 impl From<&Contacts> for ContactsBody {
     fn from(contacts: &Contacts) -> Self {
         Self {
-            notified_on_job_failure_user_error: Some(contacts.notified_on_job_failure_user_error.clone()),
-            notified_on_job_failure_platform_error: Some(contacts.notified_on_job_failure_platform_error.clone()),
-            notified_on_job_success: Some(contacts.notified_on_job_success.clone()),
-            notified_on_job_deploy: Some(contacts.notified_on_job_deploy.clone()),
+            notified_on_job_failure_user_error: contacts.notified_on_job_failure_user_error.clone(),
+            notified_on_job_failure_platform_error: contacts.notified_on_job_failure_platform_error.clone(),
+            notified_on_job_success: contacts.notified_on_job_success.clone(),
+            notified_on_job_deploy: contacts.notified_on_job_deploy.clone(),
         }
     }
 }
 
-impl From<ContactsBody> for Contacts {
-    fn from(body: ContactsBody) -> Self {
+impl From<DataJobContactsDefinition> for Contacts {
+    fn from(body: DataJobContactsDefinition) -> Self {
         Self {
             notified_on_job_failure_user_error: body.notified_on_job_failure_user_error.unwrap_or_default(),
             notified_on_job_failure_platform_error: body.notified_on_job_failure_platform_error.unwrap_or_default(),
@@ -92,23 +192,23 @@ impl From<DataJob> for DataJobBody {
     fn from(job: DataJob) -> Self {
         let config = job.config;
         Self {
-            job_name: Some(job.name.to_string()),
-            description: Some(job.description),
-            team: Some(job.team.to_string()),
-            config: Some(ConfigBody {
+            job_name: job.name.to_string(),
+            description: job.description,
+            team: job.team.to_string(),
+            config: ConfigBody {
                 db_default_type: config.db_default_type,
-                contacts: Some(ContactsBody::from(&config.contacts)),
-                schedule: Some(ScheduleBody { schedule_cron: config.schedule_cron }),
-                generate_keytab: Some(config.generate_keytab),
-                enable_execution_notifications: Some(config.enable_execution_notifications),
-                notification_delay_period_minutes: Some(config.notification_delay_period_minutes),
-            }),
+                contacts: ContactsBody::from(&config.contacts),
+                schedule: ScheduleBody { schedule_cron: config.schedule_cron },
+                generate_keytab: config.generate_keytab,
+                enable_execution_notifications: config.enable_execution_notifications,
+                notification_delay_period_minutes: config.notification_delay_period_minutes,
+            },
         }
     }
 }
 
-impl From<ConfigBody> for JobConfig {
-    fn from(body: ConfigBody) -> Self {
+impl From<DataJobConfigDefinition> for JobConfig {
+    fn from(body: DataJobConfigDefinition) -> Self {
         let default = Self::default();
         Self {
             db_default_type: body.db_default_type.filter(|db| !db.trim().is_empty()),
@@ -125,7 +225,7 @@ impl From<ConfigBody> for JobConfig {
     }
 }
 
-impl DataJobBody {
+impl DataJobDefinition {
     fn definition(self, name: String, team: String) -> JobDefinition {
         JobDefinition {
             name,
@@ -136,13 +236,32 @@ impl DataJobBody {
     }
 }
 
-/// Creates a job: 201 with its address.
+/// Creates a data job.
+///
+/// It has no source and no deployment yet. Name and team may stand in the body too, and then say the same as the address.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs",
+    params((
+        "name" = Option<String>, Query, example = "my-first-job",
+        description = "The name of the job; it may stand in the body instead. Where both have it, they must agree.",
+    )),
+    request_body = DataJobDefinition,
+    responses(
+        (
+            status = 201, description = "It is created.",
+            headers(("Location" = String, description = "The address of the job."))
+        ),
+        (status = 409, description = "A job of this name exists already, in this team or another."),
+    )
+)]
 pub(crate) async fn data_job_create(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path(team): Path<String>,
     query: Query,
-    JsonBody(mut body): JsonBody<DataJobBody>,
+    JsonBody(mut body): JsonBody<DataJobDefinition>,
 ) -> Answer<impl IntoResponse> {
     let named = query.text("name");
     let Some(name) = body.job_name.take().or_else(|| named.map(str::to_owned)) else {
@@ -160,7 +279,16 @@ pub(crate) async fn data_job_create(
     Ok((StatusCode::CREATED, [(LOCATION, links::job(job.team.as_str(), job.name.as_str()))]))
 }
 
-/// A job with its configuration.
+/// Reads a data job with its configuration.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs",
+    responses(
+        (status = 200, description = "The job.", body = DataJobBody),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn data_job_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -169,12 +297,25 @@ pub(crate) async fn data_job_read(
     Ok(Json(app::jobs::read(&api.db, &caller, &team, &name).await?.into()))
 }
 
-/// Replaces description and configuration of a job: 200 without a body.
+/// Replaces description and configuration of a data job.
+///
+/// What the body leaves out has its default again. A change of schedule, contacts or flags becomes a generation of the
+/// deployment. Name and team can't be changed here.
+#[utoipa::path(
+    put,
+    path = "",
+    tag = "Data Jobs",
+    request_body = DataJobDefinition,
+    responses(
+        (status = 200, description = "It is changed, or was as asked."),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn data_job_update(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name)): JobPath,
-    JsonBody(mut body): JsonBody<DataJobBody>,
+    JsonBody(mut body): JsonBody<DataJobDefinition>,
 ) -> Answer<StatusCode> {
     let new_name = body.job_name.take().unwrap_or_else(|| name.clone());
     if let Some(said) = body.team.take().filter(|said| *said != team) {
@@ -195,7 +336,18 @@ pub(crate) async fn data_job_update(
     Ok(StatusCode::OK)
 }
 
-/// Deletes a job with all that belongs to it: 200 without a body.
+/// Deletes a data job with all that belongs to it.
+///
+/// Deployment, source, properties and secrets go along; runs in progress are cancelled. A new job of the name inherits nothing.
+#[utoipa::path(
+    delete,
+    path = "",
+    tag = "Data Jobs",
+    responses(
+        (status = 200, description = "It is deleted."),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn data_job_delete(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -205,7 +357,18 @@ pub(crate) async fn data_job_delete(
     Ok(StatusCode::OK)
 }
 
-/// Moves a job to another team with all that belongs to it: 200 without a body.
+/// Moves a data job to another team.
+///
+/// With all that belongs to it: deployment, source, properties, secrets and history.
+#[utoipa::path(
+    put,
+    path = "",
+    tag = "Data Jobs",
+    responses(
+        (status = 200, description = "It is moved, or was there already."),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn data_job_team_update(
     State(api): State<Arc<Api>>,
     By(caller): By,

@@ -6,9 +6,20 @@ use axum::{extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
 use model::Problem;
 
 use super::JobPath;
-use crate::{Api, caller::By, error::Answer, input::Path};
+use crate::{Api, caller::By, error::Answer, input::Path, openapi::names::Binary};
 
-/// The keytab: zero bytes without Kerberos, which the client takes for success.
+/// Downloads the Kerberos keytab of a job.
+///
+/// Zero bytes where the service has no Kerberos, which clients take for success.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs",
+    responses(
+        (status = 200, description = "The keytab.", body = inline(Binary), content_type = "application/octet-stream"),
+        (status = 404, description = "The job is unknown, belongs to another team, or says `generate_keytab: false`."),
+    )
+)]
 pub(crate) async fn data_job_keytab_download(
     State(api): State<Arc<Api>>,
     By(caller): By,

@@ -13,7 +13,19 @@ use crate::{
     input::{JsonBody, Path},
 };
 
-/// The properties of a job; an unknown job has none.
+/// Reads the properties of a job.
+///
+/// A job that does not exist has none, and its name need not fit: a job that runs on somebody's own machine reads them too.
+/// The deployment in the address means nothing.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Properties",
+    responses((
+        status = 200, description = "The properties, by name; each value is any JSON.", body = Object,
+        example = json!({"last_day": "2024-03-09", "rows": 120}),
+    ))
+)]
 pub(crate) async fn data_job_properties_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -22,7 +34,23 @@ pub(crate) async fn data_job_properties_read(
     Ok(Json(app::properties::read(&api.db, &caller, &team, &name).await?))
 }
 
-/// Replaces the properties of a job: 204.
+/// Replaces the properties of a job.
+///
+/// All of them: what the body leaves out is gone. At most 1 MiB (1048576 bytes) as JSON; numbers are kept digit by digit.
+/// The deployment in the address means nothing.
+#[utoipa::path(
+    put,
+    path = "",
+    tag = "Data Jobs Properties",
+    request_body(
+        content = Object, description = "The properties, by name; each value is any JSON.",
+        example = json!({"last_day": "2024-03-09", "rows": 120}),
+    ),
+    responses(
+        (status = 204, description = "They are stored."),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn data_job_properties_update(
     State(api): State<Arc<Api>>,
     By(caller): By,

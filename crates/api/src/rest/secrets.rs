@@ -13,7 +13,19 @@ use crate::{
     input::{JsonBody, Path},
 };
 
-/// The secrets of a job; an unknown job has none.
+/// Reads the secrets of a job.
+///
+/// A job that does not exist has none, and its name need not fit: a job that runs on somebody's own machine reads them too.
+/// The deployment in the address means nothing.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Secrets",
+    responses((
+        status = 200, description = "The secrets, by name; each value is any JSON.", body = Object,
+        example = json!({"last_day": "2024-03-09", "rows": 120}),
+    ))
+)]
 pub(crate) async fn data_job_secrets_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
@@ -22,7 +34,23 @@ pub(crate) async fn data_job_secrets_read(
     Ok(Json(app::secrets::read(&api.db, &api.keys, &caller, &team, &name).await?))
 }
 
-/// Replaces the secrets of a job: 202.
+/// Replaces the secrets of a job.
+///
+/// All of them: what the body leaves out is gone. At most 1 MiB (1048576 bytes) as JSON; numbers are kept digit by digit. They are encrypted before they are stored.
+/// The deployment in the address means nothing.
+#[utoipa::path(
+    put,
+    path = "",
+    tag = "Data Jobs Secrets",
+    request_body(
+        content = Object, description = "The secrets, by name; each value is any JSON.",
+        example = json!({"last_day": "2024-03-09", "rows": 120}),
+    ),
+    responses(
+        (status = 202, description = "They are stored."),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
 pub(crate) async fn data_job_secrets_update(
     State(api): State<Arc<Api>>,
     By(caller): By,

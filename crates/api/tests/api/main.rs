@@ -8,6 +8,7 @@ mod history;
 mod inputs;
 mod jobs;
 mod lists;
+mod openapi;
 mod operations;
 mod properties;
 mod sources;

@@ -31,6 +31,8 @@ pub(crate) enum Invocation {
         /// What to do with the keys.
         task: keys::Task,
     },
+    /// `holdfast openapi`
+    Openapi,
 }
 
 /// The arguments of the hidden command that supervises one run of the local runtime, when this is what was asked for.
@@ -54,6 +56,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             Ok(Invocation::Keys { flags: flags(matches), task })
         }
         Some(("take-over-site", matches)) => Ok(Invocation::TakeOverSite(flags(matches))),
+        Some(("openapi", _)) => Ok(Invocation::Openapi),
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
         None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command was given")),
     }
@@ -128,6 +131,11 @@ fn command() -> Command {
                 ),
         )
         .subcommand(keys::command(with_settings))
+        .subcommand(
+            Command::new("openapi")
+                .about("Print the description of the API as OpenAPI 3.1 (JSON).")
+                .after_help("Example:\n  holdfast openapi > openapi.json"),
+        )
 }
 
 /// The command with a flag for each setting.
@@ -214,6 +222,12 @@ mod tests {
         );
         assert_eq!(serve("holdfast serve --insecure=false"), [("insecure", "false".to_owned())]);
         assert_eq!(serve("holdfast serve --lease-seconds -1"), [("lease_seconds", "-1".to_owned())]);
+    }
+
+    #[test]
+    fn the_description_of_the_api_needs_nothing() {
+        assert!(matches!(parsed("holdfast openapi"), Ok(Invocation::Openapi)));
+        assert_eq!(parsed("holdfast openapi --listen x").unwrap_err().exit_code(), 2);
     }
 
     #[test]

@@ -1,0 +1,213 @@
+//! What many operations have in common, said once: parts of the address, the operation id, and the answers that come from
+//! the layers around a handler.
+
+use serde_json::{Value, json};
+use utoipa::openapi::{
+    Content, Header, HeaderBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
+    SchemaFormat,
+    path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+    response::Response,
+    schema::{SchemaType, Type},
+};
+
+use super::Layers;
+
+/// The media type of what the service says about itself and its things.
+const JSON: &str = "application/json";
+
+/// What may come from the layers around a handler or from its input, unless the handler says it better: status, name in the
+/// document, and text.
+const REFUSALS: [(u16, &str, &str); 8] = [
+    (400, "Invalid", "A part of the request can't be read or breaks a rule; the body names it."),
+    (401, "Unauthenticated", "Authentication is on, and the request has no valid bearer token."),
+    (403, "Forbidden", "The caller may not do this, or the request names a foreign host or origin."),
+    (413, "TooLarge", "The body is larger than what this operation takes; the answer says how much fits."),
+    (415, "WrongMediaType", "The body's media type is neither `application/json` nor `application/octet-stream`."),
+    (429, "Overloaded", "More requests are in progress than the service takes on at once. Nothing was changed."),
+    (500, "Internal", "A fault of the service itself; its log has the details under the operation id."),
+    (503, "Unavailable", "Something that the service needs, such as its database, can't be reached at the moment."),
+];
+
+/// The status of an address that is too long. It never reaches the service's own layers.
+const ADDRESS_TOO_LONG: &str = "414";
+
+/// Completes what a handler says of its operation.
+pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: &mut Operation) {
+    if let Some(id) = &mut operation.operation_id {
+        *id = camel(id);
+    }
+    let parts: Vec<&str> = address.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
+    parameters(&parts, operation);
+    let reads_body = operation.request_body.is_some();
+    let comes = |status: u16| match status {
+        400 => !parts.is_empty() || reads_body,
+        413 => reads_body,
+        415 => method != "GET" && layers == Layers::Guarded,
+        _ => layers == Layers::Guarded,
+    };
+    if layers == Layers::Open {
+        operation.security = Some(Vec::new());
+    }
+    for (status, name, _) in REFUSALS.into_iter().filter(|(status, ..)| comes(*status)) {
+        let shared = || RefOr::Ref(Ref::from_response_name(name));
+        operation.responses.responses.entry(status.to_string()).or_insert_with(shared);
+    }
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response {
+            answer(status, response);
+        }
+    }
+}
+
+/// The answers that operations share, by name.
+pub(super) fn shared_answers() -> impl Iterator<Item = (String, RefOr<Response>)> {
+    REFUSALS.into_iter().map(|(status, name, text)| {
+        let mut response = ResponseBuilder::new().description(text).build();
+        answer(&status.to_string(), &mut response);
+        (name.to_owned(), RefOr::T(response))
+    })
+}
+
+/// Describes the parts of the address, unless the handler does, and what every request may bring along.
+fn parameters(parts: &[&str], operation: &mut Operation) {
+    let given = operation.parameters.get_or_insert_default();
+    let mut all: Vec<RefOr<Parameter>> = Vec::new();
+    for name in parts {
+        let by_handler = given
+            .iter()
+            .position(|p| matches!(p, RefOr::T(p) if p.name == *name && matches!(p.parameter_in, ParameterIn::Path)));
+        all.push(match by_handler {
+            Some(at) => given.remove(at),
+            None => RefOr::T(part(name)),
+        });
+    }
+    // What comes in an address is text and never null; a member that may be left out is not required.
+    for parameter in given.iter_mut() {
+        if let RefOr::T(Parameter { schema: Some(RefOr::T(Schema::Object(schema))), .. }) = parameter {
+            if let SchemaType::Array(types) = &schema.schema_type
+                && let [one] = types.iter().filter(|t| **t != Type::Null).collect::<Vec<_>>()[..]
+            {
+                schema.schema_type = one.clone().into();
+            }
+            if schema.schema_type == SchemaType::Type(Type::Integer) {
+                schema.minimum.get_or_insert(number(i64::MIN));
+                schema.maximum.get_or_insert(number(i64::MAX));
+            }
+        }
+    }
+    all.append(given);
+    all.push(RefOr::T(
+        ParameterBuilder::new()
+            .name("X-OPID")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(
+                "An operation id of the caller's choice, 1 to 100 printable ASCII characters. It comes back in the answer \
+                 and stands in the service's log, in audit events and in what the request started. Absent or unfit, the \
+                 service makes one.",
+            ))
+            .schema(Some(text()))
+            .example(Some(json!("5f3c9a0d1b2e4f67")))
+            .build(),
+    ));
+    operation.parameters = Some(all);
+}
+
+/// The part of an address with this name.
+fn part(name: &str) -> Parameter {
+    let whole_number = || {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(number(i64::MIN)))
+            .maximum(Some(number(i64::MAX)))
+    };
+    let (description, schema, example): (&str, ObjectBuilder, Value) = match name {
+        "team_name" => ("The team that owns the job, percent-encoded; spaces are fine.", storable(), json!("my-team")),
+        "job_name" => ("The name of the data job.", storable(), json!("my-first-job")),
+        "new_team" => (
+            "The team that is to own the job: 1 to 100 characters without slashes and control characters, no white space \
+             at its ends.",
+            text().min_length(Some(1)).max_length(Some(100)).pattern(Some(
+                r"^[^\s\u0000-\u001f\u007f-\u009f/\\]([^\u0000-\u001f\u007f-\u009f/\\]{0,98}[^\s\u0000-\u001f\u007f-\u009f/\\])?$",
+            )),
+            json!("other-team"),
+        ),
+        "deployment_id" => (
+            "The id of the deployment. A job has one: it answers to `production` and to the job's name.",
+            text(),
+            json!("production"),
+        ),
+        "execution_id" => (
+            "The id of the run, as the `Location` of its start has it at its end.",
+            text(),
+            json!("my-first-job-1710000000"),
+        ),
+        "generation" => ("The number of a generation of the deployment.", whole_number(), json!(1)),
+        "other" => ("The number of the generation to compare it with.", whole_number(), json!(2)),
+        "file" => ("The name of a file of the page.", text(), json!("swagger-ui.css")),
+        unknown => unreachable!("the part {{{unknown}}} of an address is described here"),
+    };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some(description))
+        .schema(Some(schema))
+        .example(Some(example))
+        .build()
+}
+
+/// Gives an answer the headers that all have, and a refusal its body.
+fn answer(status: &str, response: &mut Response) {
+    if status == ADDRESS_TOO_LONG {
+        return;
+    }
+    response.headers.insert("X-OPID".into(), header("The operation id of the request.", text()));
+    let refused = !status.starts_with('2');
+    if refused && response.content.is_empty() {
+        let body = Content::new(Some(Ref::from_schema_name("Problem")));
+        response.content.insert(JSON.into(), RefOr::T(body));
+    }
+    let whole = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    match status {
+        "429" | "503" => {
+            let seconds = header("After how many seconds to try again.", whole());
+            response.headers.insert("Retry-After".into(), seconds);
+        }
+        "401" => {
+            let challenge = header("The scheme of authentication that is asked for: `Bearer`.", text());
+            response.headers.insert("WWW-Authenticate".into(), challenge);
+        }
+        _ => {}
+    }
+}
+
+fn header(description: &str, schema: ObjectBuilder) -> RefOr<Header> {
+    RefOr::T(HeaderBuilder::new().description(Some(description)).schema(Some(schema.build())).build())
+}
+
+/// Text that a row can be looked for by.
+fn storable() -> ObjectBuilder {
+    text().pattern(Some(r"^[^\u0000]*$"))
+}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn number(number: i64) -> utoipa::Number {
+    utoipa::Number::Int(isize::try_from(number).unwrap_or(isize::MAX))
+}
+
+/// A handler's name as the operation's id on the wire.
+fn camel(snake: &str) -> String {
+    let mut words = snake.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |mut id, word| {
+        let mut letters = word.chars();
+        id.extend(letters.next().map(|l| l.to_ascii_uppercase()));
+        id.push_str(letters.as_str());
+        id
+    })
+}

@@ -1,0 +1,109 @@
+//! The document for machines, and a page on which people try it.
+
+use std::io::{Cursor, Read};
+
+use axum::{
+    http::{HeaderName, HeaderValue, header},
+    response::{Html, IntoResponse, Response},
+};
+use model::{Problem, name::shown};
+use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
+use zip::ZipArchive;
+
+use crate::{error::Answer, input::Path};
+
+/// What the page may do: run its own script and talk to this service. Swagger UI styles its elements in place.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+     font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Starts Swagger UI on the document.
+const START: &str = "\
+window.ui = SwaggerUIBundle({
+  url: 'api-docs',
+  dom_id: '#swagger-ui',
+  deepLinking: true,
+  displayRequestDuration: true,
+  docExpansion: 'none',
+  persistAuthorization: false,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+});
+";
+
+/// This document.
+///
+/// OpenAPI 3.1 as JSON: every operation with its parameters, bodies, answers and examples.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((status = 200, description = "The document.", body = Object))
+)]
+pub(crate) async fn api_docs() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], super::json())
+}
+
+/// A page to read and try this document.
+///
+/// Swagger UI, from this service alone: nothing is loaded from elsewhere.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html; charset=utf-8"))
+)]
+pub(crate) async fn swagger_ui() -> impl IntoResponse {
+    let headers =
+        [(header::CONTENT_SECURITY_POLICY, POLICY), (HeaderName::from_static("referrer-policy"), "no-referrer")];
+    (headers, Html(include_str!("swagger-ui.html")))
+}
+
+/// A script, style or picture of the page.
+///
+/// The files of Swagger UI that the page loads.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs Service",
+    responses(
+        (status = 200, description = "The file.", content(
+            (String = "text/javascript; charset=utf-8"),
+            (String = "text/css; charset=utf-8"),
+            (Object = "image/png"),
+        )),
+        (status = 404, description = "The page has no file of this name."),
+    )
+)]
+pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> Answer<Response> {
+    const SCRIPT: &str = "text/javascript; charset=utf-8";
+    let media_type = match file.as_str() {
+        "start.js" | "swagger-ui-bundle.js" => SCRIPT,
+        "swagger-ui.css" => "text/css; charset=utf-8",
+        "favicon-32x32.png" => "image/png",
+        _ => {
+            return Err(Problem::not_found(
+                format!("The file {} was not found.", shown(&file)),
+                "The page of this service has no file of this name.",
+            )
+            .fix("Open /data-jobs/swagger-ui.html.")
+            .into());
+        }
+    };
+    let content = if file == "start.js" { START.into() } else { vendored(&file)? };
+    let mut response = ([(header::CONTENT_TYPE, media_type)], content).into_response();
+    // It changes with the service only; a day is short enough for an upgrade to be seen.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400"));
+    Ok(response)
+}
+
+/// A file of Swagger UI's distribution, unpacked when somebody looks: that is rare, and the program stays small.
+fn vendored(file: &str) -> Result<Vec<u8>, Problem> {
+    let damaged =
+        || Problem::internal("The page was not shown.", "A file of Swagger UI within the program is damaged.");
+    let mut archive = ZipArchive::new(Cursor::new(SWAGGER_UI_VENDORED)).map_err(|_| damaged())?;
+    let ending = format!("/dist/{file}");
+    let name = archive.file_names().find(|name| name.ends_with(&ending)).map(str::to_owned).ok_or_else(damaged)?;
+    let mut content = Vec::new();
+    archive.by_name(&name).map_err(|_| damaged())?.read_to_end(&mut content).map_err(|_| damaged())?;
+    Ok(content)
+}

@@ -1,0 +1,67 @@
+//! Schemathesis, installed once into the cache: it makes requests of an OpenAPI document, and holds the answers against it.
+
+use std::{
+    fs::{self, File},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::PathBuf,
+    process::Command,
+};
+
+use anyhow::Result;
+
+use crate::{cache, client, environment::workspace, progress};
+
+/// What is installed: the program, and what decides which requests it makes.
+const REQUIREMENTS: [&str; 4] =
+    ["schemathesis==4.32.5", "hypothesis==6.170.17", "hypothesis-graphql==0.13.5", "jsonschema-rs==0.60.3"];
+
+/// What it is called in messages.
+const NAME: &str = "schemathesis";
+
+/// An installed schemathesis.
+#[derive(Debug, Clone)]
+pub struct Schemathesis {
+    folder: PathBuf,
+}
+
+impl Schemathesis {
+    /// Its command, with the project's configuration.
+    pub fn command(&self) -> Command {
+        let settings = workspace().join("xtask/schemathesis");
+        let mut command = Command::new(self.folder.join("bin/schemathesis"));
+        command.arg("--config-file").arg(settings.join("schemathesis.toml"));
+        command.env("PYTHONPATH", settings).env("PYTHONDONTWRITEBYTECODE", "1").env("NO_PROXY", "127.0.0.1,localhost");
+        command
+    }
+}
+
+/// Gives it, and installs it when the cache has none: a few seconds, once.
+///
+/// # Errors
+/// When there is no Python with `venv`, or the installer fails; its last lines are in the message.
+pub fn install() -> Result<Schemathesis> {
+    let (python, version) = client::interpreter()?;
+    let mut key = DefaultHasher::new();
+    (REQUIREMENTS, &python, &version).hash(&mut key);
+    let name = format!("{NAME}-{:016x}", key.finish());
+    let folder = cache::folder()?.join(&name);
+    let complete = folder.join("complete");
+    let _lock = cache::lock(&name)?;
+    if complete.exists() {
+        return Ok(Schemathesis { folder });
+    }
+    progress::during(format!("installing {NAME} with {version} (once)"), || {
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        let log_path = folder.with_extension("log");
+        let log = File::create(&log_path)?;
+        client::run(NAME, Command::new(&python).args(["-m", "venv"]).arg(&folder), &log, &log_path)?;
+        let mut pip = Command::new(folder.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]).args(REQUIREMENTS);
+        client::run(NAME, pip.env_remove("PYTHONPATH"), &log, &log_path)?;
+        fs::write(&complete, "")?;
+        Ok(())
+    })?;
+    Ok(Schemathesis { folder })
+}
