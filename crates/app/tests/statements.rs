@@ -1,45 +1,14 @@
 //! A page costs the page: the same few statements whatever is on it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use app::queries::{self, ExecutionQuery, JobPageRequest, JobQuery, JobSort, Search, SearchField};
 use model::{access::Caller, deployment::Status as DeploymentStatus};
 use store::{Db, Tx};
-use testing::{Database, for_each_database};
-use tracing::{
-    Event, Metadata, Subscriber,
-    span::{Attributes, Id, Record},
-};
+use testing::{Database, Statements, for_each_database};
 
 for_each_database!(a_request_for_a_page_takes_at_most_five_statements);
 
 /// The most statements that a request may take.
 const STATEMENTS_MAX: usize = 5;
-
-static STATEMENTS: AtomicUsize = AtomicUsize::new(0);
-/// One test counts at a time.
-static COUNTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// Counts what the database driver logs.
-struct Counter;
-
-impl Subscriber for Counter {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "sqlx::query"
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        if event.metadata().target() == "sqlx::query" {
-            STATEMENTS.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
 
 async fn fill(db: &Db) {
     let mut tx = db.write().await.unwrap();
@@ -56,8 +25,7 @@ async fn fill(db: &Db) {
 }
 
 async fn a_request_for_a_page_takes_at_most_five_statements(on: Database) {
-    let _alone = COUNTING.lock().await;
-    let _ = tracing::subscriber::set_global_default(Counter);
+    let statements = Statements::heard().await;
     let fresh = on.fresh();
     let db = fresh.open().await;
     fill(&db).await;
@@ -73,15 +41,14 @@ async fn a_request_for_a_page_takes_at_most_five_statements(on: Database) {
         for (limit, with_total) in [(1, false), (50, false), (50, true), (1000, true)] {
             let query = JobQuery { limit, ..query.clone() };
             let request = JobPageRequest { query, with_total, with_deployments: true, executions: Some(runs.clone()) };
-            let before = STATEMENTS.load(Ordering::SeqCst);
-            let page = queries::jobs(&db, &caller, &request).await.unwrap();
-            let statements = STATEMENTS.load(Ordering::SeqCst) - before;
+            let (page, took) = statements.of(&db, queries::jobs(&db, &caller, &request)).await;
+            let page = page.unwrap();
             assert!(!page.content.is_empty() && page.total.is_some() == with_total);
-            assert!((1..=STATEMENTS_MAX).contains(&statements), "{statements} statements for {request:?}");
+            assert!((1..=STATEMENTS_MAX).contains(&took.len()), "{took:?} for {request:?}");
         }
     }
-    let before = STATEMENTS.load(Ordering::SeqCst);
-    let page = queries::executions(&db, &caller, &ExecutionQuery { limit: 100, ..runs }, true).await.unwrap();
-    assert_eq!(page.content.len(), 100);
-    assert_eq!(STATEMENTS.load(Ordering::SeqCst) - before, 2);
+    let newest = ExecutionQuery { limit: 100, ..runs };
+    let (page, took) = statements.of(&db, queries::executions(&db, &caller, &newest, true)).await;
+    assert_eq!(page.unwrap().content.len(), 100);
+    assert_eq!(took.len(), 2, "{took:?}");
 }

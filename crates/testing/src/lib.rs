@@ -4,6 +4,7 @@
 
 mod install;
 mod server;
+mod statements;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use store::{Db, PostgresOptions};
 use tempfile::TempDir;
 
 pub use server::Server;
+pub use statements::Statements;
 
 /// A database that tests run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,97 @@
+//! What a request says to the database, heard where the driver logs it.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use store::Db;
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
+
+static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The log is the whole process's: one test counts at a time.
+static COUNTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Enough transactions to hold every connection that reads SQLite.
+const READERS: usize = 4;
+
+/// Hears every statement of the process, on whatever thread it runs.
+#[derive(Debug)]
+pub struct Statements {
+    _alone: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Statements {
+    /// Begins to hear; other tests of the process that want to wait until this one is dropped.
+    pub async fn heard() -> Self {
+        let alone = COUNTING.lock().await;
+        let _ = tracing::subscriber::set_global_default(Ear);
+        Self { _alone: alone }
+    }
+
+    /// What a request answers, and the first words of the statements that it took.
+    ///
+    /// # Panics
+    /// When the database does not answer.
+    pub async fn of<T>(&self, db: &Db, request: impl Future<Output = T>) -> (T, Vec<String>) {
+        settle(db).await;
+        take();
+        let answer = request.await;
+        settle(db).await;
+        (answer, take())
+    }
+}
+
+/// Waits until SQLite's threads have told all that was asked of them, and have no more connection to open: each connection
+/// of the pools is held once, which needs its answer to what was sent before. PostgreSQL's driver tells within the request.
+async fn settle(db: &Db) {
+    if db.is_exclusive() {
+        let mut held = vec![db.write().await.expect("the database answers")];
+        for _ in 0..READERS {
+            held.push(db.read().await.expect("the database answers"));
+        }
+    }
+}
+
+fn take() -> Vec<String> {
+    std::mem::take(&mut HEARD.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+struct Ear;
+
+/// The first words of a statement.
+#[derive(Default)]
+struct Summary(String);
+
+impl Visit for Summary {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "summary" {
+            value.clone_into(&mut self.0);
+        }
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+impl Subscriber for Ear {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "sqlx::query"
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut summary = Summary::default();
+        event.record(&mut summary);
+        HEARD.lock().unwrap_or_else(PoisonError::into_inner).push(summary.0);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
