@@ -48,8 +48,9 @@ pub struct Page<T> {
 /// A page of jobs.
 pub async fn jobs(db: &Db, _caller: &Caller, request: &JobPageRequest) -> Result<Page<JobOnPage>, Problem> {
     let mut tx = db.read().await?;
-    let summaries = store::jobs::page(&mut tx, &request.query).await?;
+    // Who knows how many there are knows how to find them.
     let total = if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
+    let summaries = store::jobs::page_of(&mut tx, &request.query, total).await?;
     let ids: Vec<JobId> = summaries.iter().map(|s| s.job.id).collect();
     let mut deployments: HashMap<JobId, Reached> = HashMap::new();
     if request.with_deployments || request.executions.is_some() {

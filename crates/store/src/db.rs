@@ -22,6 +22,9 @@ const ACQUIRE_TIMEOUT_SECONDS: u64 = 5;
 /// Connections that read at the same time on SQLite.
 const SQLITE_READERS: u32 = 4;
 
+/// Rows that SQLite's threads read ahead of their takers.
+const ROWS_WAITING_MAX: usize = 1000;
+
 /// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
 /// one is for a server that vanished without a word.
 const ANSWER_MAX: Duration = Duration::from_secs(45);
@@ -141,7 +144,9 @@ impl Db {
             .busy_timeout(Duration::from_secs(ACQUIRE_TIMEOUT_SECONDS))
             // As on PostgreSQL.
             .pragma("case_sensitive_like", "on")
-            .pragma("wal_autocheckpoint", "1000");
+            .pragma("wal_autocheckpoint", "1000")
+            // Rows that wait to be taken: each wait costs two changes of threads, and no statement answers many more.
+            .row_buffer_size(ROWS_WAITING_MAX);
         let pool = |connections: u32| {
             SqlitePoolOptions::new()
                 .max_connections(connections)

@@ -1,7 +1,9 @@
 //! Executions in GraphQL: their own query, and those of each deployment in a page of jobs.
 
 use app::queries::{ExecutionQuery, ExecutionSort, PAGE_MAX};
-use async_graphql::{Context, Enum, InputObject, InputType, Name, Pos, SelectionField, SimpleObject, Value};
+use async_graphql::{
+    Context, Enum, InputObject, InputType, Name, Pos, SelectionField, SimpleObject, Value, resolver_utils::enum_value,
+};
 use jiff::Timestamp;
 use model::{
     Problem,
@@ -11,6 +13,7 @@ use model::{
 use super::{
     Asked, DateTime, Direction, Window,
     jobs::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
+    ready::{AtOnce, Moment, Ready, Selection, ready},
     refused,
 };
 use crate::Api;
@@ -80,7 +83,7 @@ pub(super) struct DataJobExecutionOrder {
 /// A page of executions.
 #[derive(SimpleObject)]
 pub(super) struct DataJobExecutionResponse {
-    content: Option<Vec<Option<DataJobExecution>>>,
+    content: AtOnce<Option<Vec<Option<DataJobExecution>>>>,
     total_pages: Option<i64>,
     total_items: Option<i64>,
 }
@@ -93,8 +96,8 @@ pub(super) struct DataJobExecution {
     kind: Option<DataJobExecutionType>,
     job_name: Option<String>,
     status: Option<DataJobExecutionStatus>,
-    start_time: Option<String>,
-    end_time: Option<String>,
+    start_time: Option<Moment>,
+    end_time: Option<Moment>,
     started_by: Option<String>,
     message: Option<String>,
     op_id: Option<String>,
@@ -110,7 +113,7 @@ struct DataJobExecutionDeployment {
     contacts: Option<DataJobContacts>,
     job_version: Option<String>,
     job_python_version: Option<String>,
-    deployed_date: Option<String>,
+    deployed_date: Option<Moment>,
     deployed_by: Option<String>,
     mode: Option<String>,
     resources: Option<DataJobResources>,
@@ -118,6 +121,54 @@ struct DataJobExecutionDeployment {
     vdk_version: Option<String>,
     status: Option<DataJobDeploymentStatus>,
 }
+
+ready!(DataJobExecution {
+    "id": id,
+    "type": kind,
+    "jobName": job_name,
+    "status": status,
+    "startTime": start_time,
+    "endTime": end_time,
+    "startedBy": started_by,
+    "message": message,
+    "opId": op_id,
+    "logsUrl": logs_url,
+    "deployment": deployment,
+});
+
+ready!(DataJobExecutionDeployment {
+    "id": id,
+    "enabled": enabled,
+    "contacts": contacts,
+    "jobVersion": job_version,
+    "jobPythonVersion": job_python_version,
+    "deployedDate": deployed_date,
+    "deployedBy": deployed_by,
+    "mode": mode,
+    "resources": resources,
+    "schedule": schedule,
+    "vdkVersion": vdk_version,
+    "status": status,
+});
+
+impl Ready for DataJobExecutionStatus {
+    fn answer(&self, _: &Selection) -> Value {
+        enum_value(*self)
+    }
+}
+
+impl Ready for DataJobExecutionType {
+    fn answer(&self, _: &Selection) -> Value {
+        enum_value(*self)
+    }
+}
+
+/// The objects here with the fields that are answered.
+#[cfg(test)]
+pub(super) const FIELDS: &[(&str, &[&str])] = &[
+    ("DataJobExecution", DataJobExecution::FIELDS),
+    ("DataJobExecutionDeployment", DataJobExecutionDeployment::FIELDS),
+];
 
 impl DataJobExecution {
     pub(super) fn new(api: &Api, run: Execution, now: Timestamp) -> Self {
@@ -131,7 +182,7 @@ impl DataJobExecution {
                 contacts: None,
                 job_version: Some(revision.job_version.to_string()),
                 job_python_version: Some(revision.python_version.to_string()),
-                deployed_date: Some(revision.deployed_at.to_string()),
+                deployed_date: Some(Moment(revision.deployed_at)),
                 deployed_by: Some(revision.deployed_by),
                 mode: Some(revision.mode.as_str().into()),
                 resources: Some(revision.resources.into()),
@@ -145,8 +196,8 @@ impl DataJobExecution {
             kind: Some(run.kind.into()),
             job_name: Some(run.job_name.to_string()),
             status: Some(run.status.into()),
-            start_time: Some(run.started_at.unwrap_or(run.submitted_at).to_string()),
-            end_time: run.ended_at.map(|at| at.to_string()),
+            start_time: Some(Moment(run.started_at.unwrap_or(run.submitted_at))),
+            end_time: run.ended_at.map(Moment),
             started_by: Some(run.started_by),
             message: run.message,
             op_id: Some(run.op_id),
@@ -177,7 +228,7 @@ pub(super) async fn page(
     let page = app::queries::executions(&api.db, caller, &query, with_total).await?;
     let now = api.clock.now();
     Ok(DataJobExecutionResponse {
-        content: Some(page.content.into_iter().map(|run| Some(DataJobExecution::new(api, run, now))).collect()),
+        content: AtOnce(Some(page.content.into_iter().map(|run| Some(DataJobExecution::new(api, run, now))).collect())),
         total_pages: page.total.map(|total| window.pages(total)),
         total_items: page.total,
     })

@@ -3,7 +3,9 @@
 use app::queries::{
     DeploymentFilter, JobOnPage, JobPageRequest, JobQuery, JobSort, Measure, Search, SearchField, escape_like,
 };
-use async_graphql::{ComplexObject, Context, Enum, InputObject, Lookahead, SimpleObject};
+use async_graphql::{
+    ComplexObject, Context, Enum, InputObject, Lookahead, SimpleObject, Value, resolver_utils::enum_value,
+};
 use jiff::Timestamp;
 use model::{
     Problem, deployment::Status, execution::Status as ExecutionStatus, job::Contacts, name::shown, resources::Resources,
@@ -12,6 +14,7 @@ use model::{
 use super::{
     Asked, Direction, Window,
     executions::{self, DataJobExecution, DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionStatus},
+    ready::{AtOnce, Moment, Ready, Selection, ready},
     refused,
 };
 use crate::Api;
@@ -104,7 +107,7 @@ pub(super) struct Predicate {
 /// A page of data jobs.
 #[derive(SimpleObject)]
 pub(super) struct DataJobPage {
-    content: Option<Vec<Option<DataJob>>>,
+    content: AtOnce<Option<Vec<Option<DataJob>>>>,
     total_pages: Option<i64>,
     total_items: Option<i64>,
 }
@@ -218,7 +221,7 @@ struct DataJobDeployment {
     contacts: Option<DataJobContacts>,
     job_version: Option<String>,
     job_python_version: Option<String>,
-    last_deployed_date: Option<String>,
+    last_deployed_date: Option<Moment>,
     last_deployed_by: Option<String>,
     mode: Option<String>,
     resources: Option<DataJobResources>,
@@ -226,7 +229,7 @@ struct DataJobDeployment {
     vdk_version: Option<String>,
     status: Option<DataJobDeploymentStatus>,
     last_execution_status: Option<DataJobExecutionStatus>,
-    last_execution_time: Option<String>,
+    last_execution_time: Option<Moment>,
     last_execution_duration: Option<i64>,
     successful_executions: Option<i64>,
     failed_executions: Option<i64>,
@@ -248,6 +251,75 @@ impl DataJobDeployment {
     }
 }
 
+ready!(DataJob { "jobName": job_name, "config": config, "deployments": deployments });
+
+ready!(DataJobConfig {
+    "team": team,
+    "description": description,
+    "schedule": schedule,
+    "contacts": contacts,
+    "generateKeytab": generate_keytab,
+    "sourceUrl": source_url,
+    "logsUrl": logs_url,
+});
+
+ready!(DataJobSchedule { "scheduleCron": schedule_cron, "nextRunEpochSeconds": next_run_epoch_seconds });
+
+ready!(DataJobContacts {
+    "notifiedOnJobFailureUserError": notified_on_job_failure_user_error,
+    "notifiedOnJobFailurePlatformError": notified_on_job_failure_platform_error,
+    "notifiedOnJobSuccess": notified_on_job_success,
+    "notifiedOnJobDeploy": notified_on_job_deploy,
+});
+
+ready!(DataJobResources {
+    "cpuLimit": cpu_limit,
+    "cpuRequest": cpu_request,
+    "empheralStorageLimit": ephemeral_storage_limit,
+    "empheralSorageRequest": ephemeral_storage_request,
+    "memoryLimit": memory_limit,
+    "memoryRequest": memory_request,
+    "netBandwitdthLimit": net_bandwidth_limit,
+});
+
+ready!(DataJobDeployment {
+    "id": id,
+    "enabled": enabled,
+    "contacts": contacts,
+    "jobVersion": job_version,
+    "jobPythonVersion": job_python_version,
+    "lastDeployedDate": last_deployed_date,
+    "lastDeployedBy": last_deployed_by,
+    "mode": mode,
+    "resources": resources,
+    "schedule": schedule,
+    "vdkVersion": vdk_version,
+    "status": status,
+    "lastExecutionStatus": last_execution_status,
+    "lastExecutionTime": last_execution_time,
+    "lastExecutionDuration": last_execution_duration,
+    "successfulExecutions": successful_executions,
+    "failedExecutions": failed_executions,
+    "executions": runs,
+});
+
+impl Ready for DataJobDeploymentStatus {
+    fn answer(&self, _: &Selection) -> Value {
+        enum_value(*self)
+    }
+}
+
+/// The objects here with the fields that are answered.
+#[cfg(test)]
+pub(super) const FIELDS: &[(&str, &[&str])] = &[
+    ("DataJob", DataJob::FIELDS),
+    ("DataJobConfig", DataJobConfig::FIELDS),
+    ("DataJobSchedule", DataJobSchedule::FIELDS),
+    ("DataJobContacts", DataJobContacts::FIELDS),
+    ("DataJobResources", DataJobResources::FIELDS),
+    ("DataJobDeployment", DataJobDeployment::FIELDS),
+];
+
 impl DataJob {
     fn new(api: &Api, on_page: JobOnPage, now: Timestamp) -> Self {
         let JobOnPage { summary, deployment, executions } = on_page;
@@ -260,7 +332,7 @@ impl DataJob {
                 contacts: Some(DataJobContacts::from(&deployed.contacts)),
                 job_version: Some(deployed.job_version.to_string()),
                 job_python_version: Some(deployed.python_version.to_string()),
-                last_deployed_date: Some(deployed.deployed_at.to_string()),
+                last_deployed_date: Some(Moment(deployed.deployed_at)),
                 last_deployed_by: Some(deployed.deployed_by),
                 mode: Some(deployed.mode.as_str().into()),
                 resources: Some(deployed.resources.into()),
@@ -268,7 +340,7 @@ impl DataJob {
                 vdk_version: Some(deployed.vdk_version),
                 status: Some(reached.status.into()),
                 last_execution_status: summary.last_execution_status.map(Into::into),
-                last_execution_time: summary.last_execution_end.map(|at| at.to_string()),
+                last_execution_time: summary.last_execution_end.map(Moment),
                 last_execution_duration: summary.last_execution_duration_seconds,
                 successful_executions: Some(summary.successful_executions),
                 failed_executions: Some(summary.failed_executions),
@@ -316,7 +388,7 @@ pub(super) async fn page(
     }
     let Some(mut query) = query(filter.into_iter().flatten())? else {
         let none = with_total.then_some(0);
-        return Ok(DataJobPage { content: Some(Vec::new()), total_pages: none, total_items: none });
+        return Ok(DataJobPage { content: AtOnce(Some(Vec::new())), total_pages: none, total_items: none });
     };
     query.search =
         search.filter(|text| !text.trim().is_empty()).and_then(|text| searched(&asked.field("content"), text));
@@ -326,7 +398,7 @@ pub(super) async fn page(
     let page = app::queries::jobs(&api.db, caller, &request).await?;
     let now = api.clock.now();
     Ok(DataJobPage {
-        content: Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, now))).collect()),
+        content: AtOnce(Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, now))).collect())),
         total_pages: page.total.map(|total| window.pages(total)),
         total_items: page.total,
     })

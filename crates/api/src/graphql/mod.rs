@@ -7,17 +7,18 @@
 mod executions;
 mod jobs;
 pub(crate) mod post;
+mod ready;
 
 use std::sync::{Arc, LazyLock};
 
 use async_graphql::{
-    Context, EmptyMutation, EmptySubscription, Enum, InputValueError, InputValueResult, Object, Request, Response,
-    Scalar, ScalarType, Schema, ServerError, Value, Variables, parser::types::DocumentOperations,
+    Context, EmptyMutation, EmptySubscription, Enum, InputValueError, InputValueResult, Name, Object, Request,
+    Response, Scalar, ScalarType, Schema, ServerError, Value, Variables, parser::types::DocumentOperations,
 };
 use axum::{Json, extract::State};
 use jiff::Timestamp;
 use model::{Problem, access::Caller};
-use serde_json::json;
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
@@ -267,11 +268,11 @@ pub(crate) async fn jobs_query(
     By(caller): By,
     Path(_team): Path<String>,
     parameters: Parameters,
-) -> Answer<Json<serde_json::Value>> {
+) -> Answer<Json<Answered>> {
     let request = request(&parameters)?;
     let response = SCHEMA.execute(request.data(Asked { api, caller })).await;
     if response.errors.is_empty() {
-        return Ok(Json(json!({ "data": page_of(response.data), "errors": [] })));
+        return Ok(Json(Answered { data: page_of(response.data), errors: [] }));
     }
     Err(failure(&response))
 }
@@ -309,19 +310,24 @@ fn named_operation(mut request: Request, name: Option<&str>) -> Request {
     request
 }
 
+/// The answer to a query without errors.
+#[derive(Serialize)]
+pub(crate) struct Answered {
+    data: Value,
+    errors: [(); 0],
+}
+
 /// The page itself, without the query's name, and with totals even where they were not asked for.
-fn page_of(data: Value) -> serde_json::Value {
-    let Ok(serde_json::Value::Object(mut root)) = data.into_json() else { return serde_json::Value::Null };
-    let named = ["jobs", "executions"].into_iter().find(|name| root.contains_key(*name)).map(str::to_owned);
-    let Some(name) = named.or_else(|| root.keys().find(|name| !name.starts_with("__")).cloned()) else {
-        return serde_json::Value::Object(root);
+fn page_of(data: Value) -> Value {
+    let Value::Object(mut root) = data else { return Value::Null };
+    let named = ["jobs", "executions"].into_iter().find(|name| root.contains_key(*name)).map(Name::new);
+    let Some(name) = named.or_else(|| root.keys().filter(|name| !name.starts_with("__")).min().cloned()) else {
+        return Value::Object(root);
     };
-    let mut page = root.remove(&name).unwrap_or_default();
-    if let Some(members) = page.as_object_mut() {
-        for (member, absent) in
-            [("content", serde_json::Value::Null), ("totalPages", 0.into()), ("totalItems", 0.into())]
-        {
-            members.entry(member).or_insert(absent);
+    let mut page = root.swap_remove(&name).unwrap_or_default();
+    if let Value::Object(members) = &mut page {
+        for (member, absent) in [("content", Value::Null), ("totalPages", 0.into()), ("totalItems", 0.into())] {
+            members.entry(Name::new(member)).or_insert(absent);
         }
     }
     page
