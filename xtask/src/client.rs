@@ -14,6 +14,9 @@ use crate::{cache, progress};
 /// What is installed: it brings the `vdk` command, its plugins and the generated client (`taurus_datajob_api`).
 pub const REQUIREMENT: &str = "quickstart-vdk";
 
+/// The reference's own check of a whole installation, which creates, deploys, runs and deletes a job.
+pub const HEARTBEAT: &str = "vdk-heartbeat==0.6.1220258461";
+
 /// With these it installs and starts. Without them the sources don't build with a present setuptools, and the resolver
 /// falls back to versions that don't work together.
 pub const CONSTRAINTS: &str = "\
@@ -47,6 +50,11 @@ impl Client {
         self.folder.join("bin/vdk")
     }
 
+    /// The `vdk-heartbeat` command, after [`install_heartbeat`].
+    pub fn heartbeat(&self) -> PathBuf {
+        self.folder.join("bin/vdk-heartbeat")
+    }
+
     /// The Python that has the generated client `taurus_datajob_api`.
     pub fn python(&self) -> PathBuf {
         self.folder.join("bin/python")
@@ -76,9 +84,22 @@ impl Client {
 /// # Errors
 /// When there is no Python with `venv`, or the installer fails; its last lines are in the message.
 pub fn install() -> Result<Client> {
+    installed(REQUIREMENT, |client| (client.vdk(), "version"))
+}
+
+/// Gives the reference's check of an installation, and installs it when the cache has none.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_heartbeat() -> Result<Client> {
+    installed(HEARTBEAT, |client| (client.heartbeat(), "--help"))
+}
+
+/// Gives what a requirement brings. `first` is the command that shows that it starts.
+fn installed(requirement: &str, first: fn(&Client) -> (PathBuf, &'static str)) -> Result<Client> {
     let (python, version) = interpreter()?;
     let mut key = DefaultHasher::new();
-    (REQUIREMENT, CONSTRAINTS, &python, &version).hash(&mut key);
+    (requirement, CONSTRAINTS, &python, &version).hash(&mut key);
     let name = format!("vdk-{:016x}", key.finish());
     let folder = cache::folder()?.join(&name);
     let (client, complete) = (Client { folder: folder.clone() }, folder.join("complete"));
@@ -89,15 +110,15 @@ pub fn install() -> Result<Client> {
     if complete.exists() && client.python().exists() {
         return Ok(client);
     }
-    progress::during(format!("installing the stock vdk client with {version} (once)"), || {
-        make(&python, &client).inspect_err(|_| {
+    progress::during(format!("installing {requirement} with {version} (once)"), || {
+        make(requirement, &python, &client, first(&client)).inspect_err(|_| {
             let _ = fs::remove_dir_all(&folder);
         })
     })?;
     Ok(client)
 }
 
-fn make(python: &str, client: &Client) -> Result<()> {
+fn make(requirement: &str, python: &str, client: &Client, first: (PathBuf, &str)) -> Result<()> {
     let folder = &client.folder;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
@@ -111,7 +132,7 @@ fn make(python: &str, client: &Client) -> Result<()> {
     run(
         NAME,
         Command::new(client.python())
-            .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", REQUIREMENT])
+            .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", requirement])
             // Older installers build under the first, newer ones under the second.
             .env("PIP_CONSTRAINT", &constraints)
             .env("PIP_BUILD_CONSTRAINT", &constraints)
@@ -121,7 +142,7 @@ fn make(python: &str, client: &Client) -> Result<()> {
     )?;
     let home = folder.join("home");
     fs::create_dir_all(&home)?;
-    run(NAME, Command::new(client.vdk()).arg("version").envs(Client::variables(&home)), &log, &log_path)?;
+    run(NAME, Command::new(first.0).arg(first.1).envs(Client::variables(&home)), &log, &log_path)?;
     fs::write(folder.join("complete"), "")?;
     Ok(())
 }

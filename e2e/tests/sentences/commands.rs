@@ -2,12 +2,7 @@
 
 use std::fs;
 
-use e2e::{
-    api::Api,
-    job::Job,
-    service::shared_on,
-    vdk::{Vdk, client},
-};
+use e2e::{api::Api, job::Job, service::shared_on, vdk::Vdk};
 use serde_json::json;
 use testing::{Database, for_each_database};
 
@@ -18,7 +13,6 @@ for_each_database!(
     a_jobs_source_is_downloaded_as_it_was_deployed,
     the_key_is_downloaded,
     properties_and_secrets_are_set_read_and_deleted,
-    the_generated_client_accepts_what_is_answered,
 );
 
 /// A team of its own, so that its list is its own; with a space, as real ones have.
@@ -128,42 +122,4 @@ async fn properties_and_secrets_are_set_read_and_deleted(on: Database) {
         let found = bytes.windows(22).any(|part| part == b"plain-text-of-a-secret");
         assert!(!found, "a secret is readable in {}", file.path().display());
     }
-}
-
-async fn the_generated_client_accepts_what_is_answered(on: Database) {
-    const SCRIPT: &str = "
-import sys, taurus_datajob_api as api
-url, team, job, execution = sys.argv[1:]
-client = api.ApiClient(api.Configuration(host=url))
-read = api.DataJobsApi(client).data_job_read(team_name=team, job_name=job)
-assert read.job_name == job and read.config is not None, read
-deployments = api.DataJobsDeploymentApi(client)
-(one,) = deployments.deployment_list(team_name=team, job_name=job)
-assert one.enabled is True and one.mode == 'release', one
-executions = api.DataJobsExecutionApi(client)
-one = executions.data_job_execution_read(team_name=team, job_name=job, execution_id=execution)
-assert one.status == 'succeeded' and one.deployment.job_version, one
-assert len(executions.data_job_execution_list(team_name=team, job_name=job)) == 1
-assert 'hello' in executions.data_job_logs_download(team_name=team, job_name=job, execution_id=execution).logs
-assert api.DataJobsServiceApi(client).info(team_name=team).supported_python_versions
-print('accepted')
-";
-    let service = shared_on(on);
-    let api = service.api();
-    let job = Job::new("generated-client").step("10_step.py", "print('hello')");
-    api.deployed(&job).await;
-    let id = api.started(job.name()).await;
-    api.has_status(job.name(), &id, "succeeded").await;
-    let output = tokio::process::Command::new(client().python())
-        .args(["-W", "ignore", "-c", SCRIPT, service.url(), e2e::TEAM, job.name(), &id])
-        .env("NO_PROXY", "127.0.0.1")
-        .output()
-        .await
-        .expect("Python");
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout).trim(),
-        "accepted",
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
