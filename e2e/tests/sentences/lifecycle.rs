@@ -57,7 +57,9 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted(on: Databas
     assert_eq!(ended["status"], "succeeded", "{ended}\n{}", api.log(NAME, &first_id).await);
     assert_eq!(ended["op_id"], first_id.as_str(), "{ended}");
 
-    // A person starts another.
+    // Disabled, no tick fires, however slow what follows is; but a person starts another.
+    vdk.ok(&["deploy", "--disable", "-n", NAME]).await;
+    let disabled_at = wait::now_seconds();
     let second_id = vdk.start(NAME).await;
     let ended = api.ended(NAME, &second_id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}\n{}", api.log(NAME, &second_id).await);
@@ -76,9 +78,7 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted(on: Databas
     assert_eq!(vdk.json(&["properties", "-n", NAME, "--get", "runs"]).await["runs"], 2);
     assert_eq!(vdk.json(&["properties", "-n", NAME, "--get", "greeting"]).await["greeting"], "Grüße, 世界");
 
-    // Disabled, no tick fires; enabled again, none of the past ones does.
-    vdk.ok(&["deploy", "--disable", "-n", NAME]).await;
-    let disabled_at = wait::now_seconds();
+    // Enabled again, none of the past ticks fires.
     wait::until("the deployment is disabled", wait::SOON, async || {
         (vdk.json(&["deploy", "--show", "-n", NAME]).await[0]["enabled"] == false).then_some(())
     })
