@@ -385,7 +385,7 @@ mod tests {
     fn an_error_does_not_repeat_a_secret() {
         let folder = tempfile::tempdir().unwrap();
         for (name, value) in
-            [("HOLDFAST_DATABASE_URL", "postgres://me:hunter2@db/x"), ("HOLDFAST_INDEX_URL", "ftp://hunter2@host")]
+            [("HOLDFAST_DATABASE_URL", "mysql://me:hunter2@db/x"), ("HOLDFAST_INDEX_URL", "ftp://hunter2@host")]
         {
             let error = load(&surroundings(folder.path(), &[(name, value)]), &Flags::default()).unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");
