@@ -13,15 +13,50 @@ use store::{
     executions::{self, NewExecution},
     jobs,
     leases::{self, SYNCHRONIZER},
+    sites,
 };
 use testing::{Database, Fresh, Server, for_each_database};
 use tokio::time::{Instant, timeout};
 
 for_each_database!(
+    a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known,
     a_schema_that_only_a_newer_program_can_serve_is_refused_by_name,
     every_text_means_the_same,
     a_text_that_only_one_of_them_could_hold_is_refused,
 );
+
+async fn a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let lead = async |holder: &str, site: &str| {
+        let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
+        leases::take_at(&db, SYNCHRONIZER, holder, seen.as_ref(), Some(site)).await.unwrap()
+    };
+    assert_eq!(lead("old", "old").await, None, "no site was claimed");
+    assert_eq!(sites::claim(&db, "old").await.unwrap(), "old");
+    assert_eq!(sites::claim(&db, "new").await.unwrap(), "old", "the first one stays");
+    assert_eq!(lead("new", "new").await, None);
+    let old = lead("old", "old").await.unwrap();
+
+    let site = sites::find(&mut db.read().await.unwrap()).await.unwrap().unwrap();
+    let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
+    assert!(leases::renew(&db, SYNCHRONIZER, old).await.unwrap());
+    let taken = sites::take_over(&db, SYNCHRONIZER, &site, seen.as_ref(), "new").await.unwrap();
+    assert_eq!(taken, None, "the old one is alive");
+
+    let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
+    let since = sites::take_over(&db, SYNCHRONIZER, &site, seen.as_ref(), "new").await.unwrap().unwrap();
+    assert!(old < since);
+    let named = sites::find(&mut db.read().await.unwrap()).await.unwrap().unwrap();
+    assert_eq!((named.id.as_str(), named.since), ("new", since));
+    // It was frozen only, and writes nothing any more.
+    assert!(!leases::renew(&db, SYNCHRONIZER, old).await.unwrap());
+    let mut tx = db.write().await.unwrap();
+    assert!(matches!(leases::fence(&mut tx, old).await, Err(StoreError::Fenced { .. })));
+    drop(tx);
+    assert_eq!(lead("old", "old").await, None);
+    assert!(lead("new", "new").await.unwrap() > since);
+}
 
 async fn raw(tx: &mut Tx, sql: &'static str) {
     match tx {
@@ -330,6 +365,33 @@ async fn a_connection_that_must_be_encrypted_and_can_t_be_is_refused_with_the_re
     match Db::open(&url, &PostgresOptions::default()).await {
         Err(StoreError::Unfit { why }) => assert!(why.contains("encrypted"), "{why}"),
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn connections_are_encrypted_and_a_strange_server_is_refused() {
+    let server = Server::start_encrypted();
+    let url = server.database_over_network();
+    let options = testing::options();
+    for mode in ["require".to_owned(), format!("verify-full&sslrootcert={}", server.certificate().display())] {
+        let db = Db::open(&format!("{url}?sslmode={mode}"), &options).await.unwrap();
+        let mut tx = db.read().await.unwrap();
+        let Tx::Postgres(connection) = &mut tx else { panic!("PostgreSQL") };
+        let (encrypted,): (bool,) = sqlx::query_as("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+            .fetch_one(&mut **connection)
+            .await
+            .unwrap();
+        assert!(encrypted, "{mode}");
+        drop(tx);
+        db.close().await;
+    }
+    for wrong in [
+        "sslmode=verify-full".to_owned(),
+        format!("sslmode=verify-full&sslrootcert={}", server.strange_certificate().display()),
+    ] {
+        let error = Db::open(&format!("{url}?{wrong}"), &options).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unfit { why } if why.contains("encrypted")), "{wrong}: {error:?}");
+        assert!(!error.passes());
     }
 }
 

@@ -4,7 +4,9 @@
 //! process is over however it ended, it stops the server and removes the folder.
 
 use std::{
+    fs::Permissions,
     io::{BufRead, BufReader, Write},
+    net::TcpListener,
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown, symlink},
         process::CommandExt,
@@ -25,6 +27,10 @@ const ROLE: &str = "holdfast";
 
 /// Whom the server runs as when tests run as root, which it refuses to: nobody.
 const NOBODY: u32 = 65534;
+
+/// The files of a server that encrypts.
+const CERTIFICATE: &str = "server.crt";
+const PRIVATE_KEY: &str = "server.key";
 
 /// How long the server may take to start.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -67,6 +73,8 @@ pub struct Server {
     programs: PathBuf,
     supervisor: Mutex<Supervisor>,
     databases: AtomicU32,
+    /// Where it listens beside its socket, whose name has the port as well.
+    port: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -94,7 +102,47 @@ impl Server {
         Self::try_start().unwrap_or_else(|why| panic!("{why}"))
     }
 
+    /// A server of a test's own that encrypts connections over the network, with a certificate for `localhost` that it
+    /// signed itself: see [`Server::certificate`].
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL and none can be had.
+    pub fn start_encrypted() -> Self {
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port();
+        Self::try_start_with(Some(port)).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The certificate of a server that encrypts.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join(CERTIFICATE)
+    }
+
+    /// Another self-signed certificate for the same name, which no server has.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub fn strange_certificate(&self) -> PathBuf {
+        let path = self.folder.join("strange.crt");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        std::fs::write(&path, made.cert.pem()).expect("a file");
+        path
+    }
+
+    /// A new, empty database of a server that encrypts: its URL over the network.
+    ///
+    /// # Panics
+    /// When the server refuses, or does not listen.
+    pub fn database_over_network(&self) -> String {
+        let url = self.database();
+        let name = url.split('?').next().and_then(|url| url.rsplit('/').next()).expect("a name");
+        format!("postgres://{ROLE}@localhost:{}/{name}", self.port.expect("a server that listens"))
+    }
+
     fn try_start() -> Result<Self, String> {
+        Self::try_start_with(None)
+    }
+
+    fn try_start_with(port: Option<u16>) -> Result<Self, String> {
         let mut installation = install::find()?;
         // A socket's path is short, wherever temporary files are.
         let folder = tempfile::Builder::new().prefix("holdfast-pg-").tempdir_in("/tmp").map_err(|e| e.to_string())?;
@@ -107,11 +155,20 @@ impl Server {
             }
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).map_err(|e| e.to_string())?;
         }
+        let mut settings: Vec<String> = SETTINGS.iter().map(ToString::to_string).collect();
+        if let Some(port) = port {
+            certify(folder.path(), is_root)?;
+            // What comes later wins.
+            settings.extend(["listen_addresses=localhost".into(), "ssl=on".into(), format!("port={port}")]);
+            for (name, file) in [("ssl_cert_file", CERTIFICATE), ("ssl_key_file", PRIVATE_KEY)] {
+                settings.push(format!("{name}={}", folder.path().join(file).display()));
+            }
+        }
         let (folder, programs) = (folder.keep(), installation.programs);
         let mut child = supervisor
             .args(["-c", SUPERVISOR, "supervisor"])
             .args([&folder, &programs])
-            .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .current_dir(&folder)
             // Ctrl-C is for the tests; this one goes after them.
             .process_group(0)
@@ -123,7 +180,7 @@ impl Server {
         let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or("the supervisor has no output")?);
         let supervisor = Mutex::new(Supervisor { child, commands, answers });
-        let server = Self { folder, programs, supervisor, databases: AtomicU32::default() };
+        let server = Self { folder, programs, supervisor, databases: AtomicU32::default(), port };
         server.command("init")?;
         server.try_start_again()?;
         Ok(server)
@@ -137,7 +194,8 @@ impl Server {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let done = self.client("createdb").arg(&name).output().expect("createdb can be run");
         assert!(done.status.success(), "createdb: {}", String::from_utf8_lossy(&done.stderr));
-        format!("postgres://{ROLE}@localhost/{name}?host={}", self.folder.display())
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        format!("postgres://{ROLE}@localhost{port}/{name}?host={}", self.folder.display())
     }
 
     pub(crate) fn psql(url: &str, sql: &str) -> String {
@@ -194,6 +252,9 @@ impl Server {
     fn client(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command.arg("-h").arg(&self.folder).args(["-U", ROLE]);
+        if let Some(port) = self.port {
+            command.args(["-p", &port.to_string()]);
+        }
         command
     }
 
@@ -219,6 +280,19 @@ impl Drop for Server {
         drop(supervisor.commands.take());
         let _ = supervisor.child.wait();
     }
+}
+
+/// Makes a certificate and its key in a folder, for a server that runs as nobody where tests run as root.
+fn certify(folder: &Path, is_root: bool) -> Result<(), String> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(|e| e.to_string())?;
+    for (name, text) in [(CERTIFICATE, made.cert.pem()), (PRIVATE_KEY, made.signing_key.serialize_pem())] {
+        let path = folder.join(name);
+        std::fs::write(&path, text)
+            .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o600)))
+            .and_then(|()| if is_root { chown(&path, Some(NOBODY), Some(NOBODY)) } else { Ok(()) })
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Whether everybody may run what is in a folder.
