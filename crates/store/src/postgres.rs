@@ -215,6 +215,10 @@ async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result
         Ok(Err(sqlx::Error::Tls(cause))) => {
             return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
         }
+        // A certificate that is not trusted comes like this.
+        Ok(Err(sqlx::Error::Io(cause))) if cause.kind() == std::io::ErrorKind::InvalidData => {
+            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
+        }
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
     };
