@@ -17,6 +17,7 @@ pub mod openapi;
 mod probes;
 mod rest;
 mod routes;
+mod terms;
 mod waiting;
 
 use std::sync::{Arc, Mutex};

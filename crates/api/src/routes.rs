@@ -10,7 +10,10 @@ use crate::{
     Api, caller, error, graphql, guard, home, limits, metrics,
     openapi::{Layers, Table, pages},
     probes,
-    rest::{credentials, deployments, executions, history, info, jobs, keytab, properties, secrets, sources},
+    rest::{
+        credentials, deleted_jobs, deployments, executions, history, info, jobs, keytab, properties, secrets, sources,
+    },
+    terms,
 };
 
 /// What clients and people ask for.
@@ -26,6 +29,8 @@ pub(crate) fn operations() -> Table {
         .at("/data-jobs/for-team/{team_name}/info", routes!(info::info))
         .at("/data-jobs/for-team/{team_name}/jobs", routes!(graphql::jobs_query, jobs::data_job_create))
         .at(job, routes!(jobs::data_job_read, jobs::data_job_update, jobs::data_job_delete))
+        .at(&at("/restore"), routes!(deleted_jobs::data_job_restore))
+        .at("/data-jobs/for-team/{team_name}/deleted-jobs", routes!(deleted_jobs::data_job_deleted_list))
         .at(&at("/keytab"), routes!(keytab::data_job_keytab_download))
         .at(&at("/team/{new_team}"), routes!(jobs::data_job_team_update))
         .at(&at("/sources"), routes!(sources::data_job_sources_download, sources::sources_upload, sources::sources_delete))
@@ -70,6 +75,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .router()
         .fallback(error::unknown_route)
         .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), terms::read))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), limits::admit))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard::guard));
 

@@ -10,7 +10,7 @@ use model::{
 };
 use store::{Db, Tx, deployments::Reached};
 
-use crate::{find_job, jobs::event};
+use crate::{find_job, jobs::event, once};
 
 /// Whether a change may make a deployment where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +43,15 @@ pub async fn change(
 ) -> Result<(), Problem> {
     let now = clock.now();
     let mut tx = db.write().await?;
+    if let Some(done) = once::outcome(&mut tx, caller, now).await? {
+        return Ok(done);
+    }
     let job = find_job(&mut tx, team, name).await?;
     if let Missing::Refuse { deployment_id } = missing {
         check_id(&job, deployment_id)?;
     }
     let current = store::deployments::find(&mut tx, job.id).await?;
+    check(caller, &job, current.as_ref())?;
     if current.is_none() && missing != Missing::Create {
         return Err(not_deployed(&job));
     }
@@ -68,20 +72,25 @@ pub async fn change(
     if current.as_ref().is_some_and(|c| c.wants_the_same(&wanted)) {
         // The number drawn is given back by the rollback; what is asked for again is looked at again.
         drop(tx);
-        return retry(db, &job, now).await;
+        return retry(db, caller, &job, now).await;
     }
     store::revisions::insert(&mut tx, &wanted, now).await?;
     store::deployments::replace(&mut tx, &wanted, now).await?;
     store::audit::record(&mut tx, caller, &event("deployment.change", &job, Some(generation)), now).await?;
+    once::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
     db.wake().deployments.notify_one();
     Ok(())
 }
 
 /// Lets a failed rollout be tried again at once.
-pub(crate) async fn retry(db: &Db, job: &DataJob, now: jiff::Timestamp) -> Result<(), Problem> {
+pub(crate) async fn retry(db: &Db, caller: &Caller, job: &DataJob, now: jiff::Timestamp) -> Result<(), Problem> {
     let mut tx = db.write().await?;
+    if let Some(done) = once::outcome(&mut tx, caller, now).await? {
+        return Ok(done);
+    }
     store::deployments::forgive(&mut tx, job.id, now).await?;
+    once::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
     db.wake().deployments.notify_one();
     Ok(())
@@ -147,6 +156,7 @@ pub async fn remove(
     let mut tx = db.write().await?;
     let job = find_job(&mut tx, team, name).await?;
     check_id(&job, deployment_id)?;
+    check(caller, &job, store::deployments::find(&mut tx, job.id).await?.as_ref())?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
     if !store::deployments::remove(&mut tx, job.id, generation, &caller.user, now).await? {
         return Err(not_deployed(&job));
@@ -156,6 +166,12 @@ pub async fn remove(
     db.wake().deployments.notify_one();
     db.wake().executions.notify_one();
     Ok(())
+}
+
+/// Checks the terms under which a caller changes a deployment: they speak of what is wanted, for that is what changes.
+pub(crate) fn check(caller: &Caller, job: &DataJob, wanted: Option<&Deployment>) -> Result<(), Problem> {
+    let tag = wanted.map(Deployment::tag);
+    caller.terms.check(&format!("deployment of the data job {}", job.name), tag.as_ref())
 }
 
 /// Checks the id of a deployment: a job has one, which answers to "production" and to the job's name.

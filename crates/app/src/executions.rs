@@ -13,7 +13,7 @@ use store::{
     executions::{ExecutionQuery, ExecutionSort, NewExecution, Started},
 };
 
-use crate::{JsonObject, deployments, find_job, jobs::event, json_text};
+use crate::{JsonObject, deployments, find_job, jobs::event, json_text, once};
 
 /// The largest arguments of a run, in bytes of JSON: they travel on a command line.
 pub const ARGUMENTS_MAX_BYTES: usize = 100 * 1024;
@@ -62,6 +62,9 @@ pub async fn start(
     let started_by = given.map_or_else(|| caller.user.clone(), |g| format!("{g}/{}", caller.user));
     let now = clock.now();
     let mut tx = db.write().await?;
+    if let Some(id) = once::outcome(&mut tx, caller, now).await? {
+        return Ok(id);
+    }
     let job = find_job(&mut tx, team, name).await?;
     deployments::check_id(&job, deployment_id)?;
     deployments::wanted(&mut tx, &job).await?;
@@ -80,6 +83,7 @@ pub async fn start(
     let mut event = event("execution.start", &job, None);
     event.detail = Some(id.to_string());
     store::audit::record(&mut tx, caller, &event, now).await?;
+    once::keep(&mut tx, caller, &id).await?;
     tx.commit().await?;
     db.wake().executions.notify_one();
     Ok(id)

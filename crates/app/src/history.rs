@@ -11,9 +11,10 @@ use model::{
 use store::{Db, Tx};
 
 use crate::{
-    deployments::{check_id, retry},
+    deployments::{check, check_id, retry},
     find_job,
     jobs::{ensure_schedule, event},
+    once,
 };
 pub use store::audit::Kept;
 
@@ -140,10 +141,14 @@ pub async fn roll_back(
 ) -> Result<(), Problem> {
     let now = clock.now();
     let mut tx = db.write().await?;
+    if let Some(done) = once::outcome(&mut tx, caller, now).await? {
+        return Ok(done);
+    }
     let job = find_job(&mut tx, team, name).await?;
     check_id(&job, deployment_id)?;
     let old = find(&mut tx, &job, generation).await?;
     let current = store::deployments::find(&mut tx, job.id).await?;
+    check(caller, &job, current.as_ref())?;
     let kept = current.as_ref().is_some_and(|current| current.job_version == old.job_version);
     if !kept && !store::sources::is_offered(&mut tx, job.id, &old.job_version).await? {
         return Err(Problem::conflict(
@@ -158,7 +163,7 @@ pub async fn roll_back(
     if current.as_ref().is_some_and(|current| current.wants_the_same(&wanted)) {
         // The number drawn is given back by the rollback of the transaction.
         drop(tx);
-        return retry(db, &job, now).await;
+        return retry(db, caller, &job, now).await;
     }
     if JobPart::from(&job.config) != wanted.job_part() {
         let JobPart { schedule_cron, contacts, db_default_type, enable_execution_notifications } = wanted.job_part();
@@ -177,6 +182,7 @@ pub async fn roll_back(
     let mut event = event("deployment.rollback", &job, Some(drawn));
     event.detail = Some(format!("to generation {generation}"));
     store::audit::record(&mut tx, caller, &event, now).await?;
+    once::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
     db.wake().deployments.notify_one();
     db.wake().schedules.notify_one();

@@ -6,12 +6,15 @@ use model::{
     clock::Clock,
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     job::{DataJob, JobConfig},
-    name::{JobId, JobName, TeamName},
+    name::{JobId, JobName, TeamName, shown},
     schedule::Schedule,
 };
+use serde::{Deserialize, Serialize};
 use store::{Db, Tx, audit::Event};
 
-use crate::find_job;
+use crate::{find_job, once};
+
+pub use store::jobs::deleted::Deleted;
 
 /// What a caller says of a job that it creates or changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,9 +59,13 @@ pub async fn create(
     definition: JobDefinition,
 ) -> Result<DataJob, Problem> {
     let (name, team, description, config) = definition.validated(default_zone)?;
-    let job = DataJob { id: JobId(clock.new_id()), name, team, description, config };
+    let mut job = DataJob { id: JobId(clock.new_id()), name, team, description, config };
     let now = clock.now();
     let mut tx = db.write().await?;
+    if let Some(id) = once::outcome(&mut tx, caller, now).await? {
+        job.id = JobId(id);
+        return Ok(job);
+    }
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
     if !store::jobs::insert(&mut tx, &job, schedule, &caller.user, now).await? {
         return Err(Problem::conflict(
@@ -68,6 +75,7 @@ pub async fn create(
         .fix("Choose another name, or work with the existing job."));
     }
     store::audit::record(&mut tx, caller, &event("job.create", &job, None), now).await?;
+    once::keep(&mut tx, caller, &job.id.0).await?;
     tx.commit().await?;
     db.wake().schedules.notify_one();
     Ok(job)
@@ -97,7 +105,7 @@ pub async fn update(
     let (new_name, new_team, description, config) = definition.validated(default_zone)?;
     if new_name.as_str() != name {
         return Err(Problem::invalid(
-            format!("The data job {} was not changed.", model::name::shown(name)),
+            format!("The data job {} was not changed.", shown(name)),
             format!("The request's body is about the job {new_name}, and a job can't be renamed."),
         )
         .fix("Send the same name in the address and in the body, or create a new job."));
@@ -105,6 +113,7 @@ pub async fn update(
     let now = clock.now();
     let mut tx = db.write().await?;
     let before = find_job(&mut tx, team, name).await?;
+    check(caller, &before)?;
     let after = DataJob { id: before.id, name: new_name, team: new_team, description, config };
     if before == after {
         return Ok(());
@@ -139,6 +148,7 @@ pub async fn move_to_team(
     let now = clock.now();
     let mut tx = db.write().await?;
     let before = find_job(&mut tx, team, name).await?;
+    check(caller, &before)?;
     let after = DataJob { team: TeamName::parse(new_team)?, ..before.clone() };
     if before == after {
         return Ok(());
@@ -185,15 +195,150 @@ pub async fn delete(db: &Db, clock: &dyn Clock, caller: &Caller, team: &str, nam
     let now = clock.now();
     let mut tx = db.write().await?;
     let job = find_job(&mut tx, team, name).await?;
+    check(caller, &job)?;
     store::executions::request_cancel_all(&mut tx, job.id, now).await?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
+    let wanted = store::deployments::find(&mut tx, job.id).await?.map(|wanted| wanted.generation);
     store::deployments::remove(&mut tx, job.id, generation, &caller.user, now).await?;
     store::jobs::delete(&mut tx, job.id, now).await?;
+    store::jobs::deleted::note(&mut tx, job.id, &caller.user, wanted).await?;
     store::audit::record(&mut tx, caller, &event("job.delete", &job, Some(generation)), now).await?;
     tx.commit().await?;
     db.wake().executions.notify_one();
     db.wake().deployments.notify_one();
     Ok(())
+}
+
+/// Checks the terms under which a caller changes a job.
+fn check(caller: &Caller, job: &DataJob) -> Result<(), Problem> {
+    caller.terms.check(&format!("data job {}", job.name), Some(&job.tag()))
+}
+
+/// What came back with a deleted job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The generation that its deployment is now; absent when it has none.
+    pub generation: Option<i64>,
+    /// Why its deployment did not come back although it had one.
+    pub problem: Option<Problem>,
+}
+
+/// Brings the job back that was deleted last under this name in this team, with its properties, secrets, sources and
+/// history. Its deployment comes back as it was, as a new generation whose schedule counts from now: no tick of the
+/// meantime fires. Where that can't be had any more, the job comes back without it.
+///
+/// # Errors
+/// NotFound when none is kept; Conflict when a live job has the name.
+pub async fn restore(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    default_zone: &str,
+    defaults: &VersionDefaults,
+    team: &str,
+    name: &str,
+) -> Result<Restored, Problem> {
+    let now = clock.now();
+    let mut tx = db.write().await?;
+    if let Some(restored) = once::outcome(&mut tx, caller, now).await? {
+        return Ok(restored);
+    }
+    let found = match (TeamName::parse(team), JobName::parse(name)) {
+        (Ok(team), Ok(name)) => store::jobs::deleted::newest(&mut tx, &team, &name).await?,
+        _ => None,
+    };
+    let Some(Deleted { job, generation, .. }) = found else {
+        return Err(Problem::not_found(
+            format!("The data job {} was not brought back.", shown(name)),
+            format!("No deleted job of this name is kept for the team {}.", shown(team)),
+        )
+        .fix("Check the name and the team; GET …/deleted-jobs lists what can be brought back."));
+    };
+    let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
+    if !store::jobs::deleted::restore(&mut tx, &job, schedule, now).await? {
+        return Err(Problem::conflict(
+            format!("The data job {} was not brought back.", job.name),
+            "A job of this name exists; names are unique across all teams.",
+        )
+        .fix("Delete the present job first, if the former one is to have its name."));
+    }
+    let restored = match generation {
+        Some(generation) => redeploy(&mut tx, caller, defaults, &job, generation, now).await?,
+        None => Restored { generation: None, problem: None },
+    };
+    store::audit::record(&mut tx, caller, &event("job.restore", &job, restored.generation), now).await?;
+    once::keep(&mut tx, caller, &restored).await?;
+    tx.commit().await?;
+    db.wake().deployments.notify_one();
+    db.wake().schedules.notify_one();
+    Ok(restored)
+}
+
+/// Makes a generation the wanted one again after its job came back.
+async fn redeploy(
+    tx: &mut Tx,
+    caller: &Caller,
+    defaults: &VersionDefaults,
+    job: &DataJob,
+    generation: i64,
+    now: jiff::Timestamp,
+) -> Result<Restored, Problem> {
+    let without = |problem| Ok(Restored { generation: None, problem: Some(problem) });
+    let Some(old) = store::revisions::find(tx, job.id, generation).await? else {
+        return without(Problem::conflict("The deployment did not come back.", "Its generation is not kept."));
+    };
+    if store::sources::find(tx, job.id, &old.job_version).await?.is_none() {
+        let why = format!("Its sources, version {}, were removed.", old.job_version);
+        return without(
+            Problem::conflict("The deployment did not come back.", why)
+                .fix("Upload the sources again and deploy them."),
+        );
+    }
+    let drawn = store::jobs::next_generation(tx, &job.name).await?;
+    let stamp = Stamp { generation: drawn, by: caller.user.clone(), at: now };
+    match Deployment::rolled_back(&old, None, defaults, stamp) {
+        Ok(wanted) => {
+            store::revisions::insert(tx, &wanted, now).await?;
+            store::deployments::replace(tx, &wanted, now).await?;
+            Ok(Restored { generation: Some(drawn), problem: None })
+        }
+        Err(problem) => without(problem),
+    }
+}
+
+/// The most deleted jobs on one page.
+pub const DELETED_PAGE_MAX: i64 = 1000;
+
+/// The jobs of a team that were deleted and can be brought back, the last one first, those before `before`; and where the
+/// next page begins, if there is one.
+///
+/// # Errors
+/// Invalid for a page of no possible size.
+pub async fn deleted(
+    db: &Db,
+    _caller: &Caller,
+    team: &str,
+    before: Option<(jiff::Timestamp, JobId)>,
+    limit: Option<i64>,
+) -> Result<(Vec<Deleted>, Option<(jiff::Timestamp, JobId)>), Problem> {
+    /// Jobs on a page when the caller does not say.
+    const PAGE: i64 = 100;
+    let limit = limit.unwrap_or(PAGE);
+    if !(1..=DELETED_PAGE_MAX).contains(&limit) {
+        return Err(Problem::invalid(
+            "The deleted jobs were not listed.",
+            format!("limit: it is {limit}; it must be 1 to {DELETED_PAGE_MAX}."),
+        ));
+    }
+    let Ok(team) = TeamName::parse(team) else { return Ok((Vec::new(), None)) };
+    let mut tx = db.read().await?;
+    let mut found = store::jobs::deleted::page(&mut tx, &team, before, limit + 1).await?;
+    let more = i64::try_from(found.len()).is_ok_and(|count| count > limit);
+    if more {
+        found.pop();
+    }
+    let next = found.last().filter(|_| more).map(|last| (last.at, last.job.id));
+    Ok((found, next))
 }
 
 pub(crate) fn event<'a>(action: &'static str, job: &'a DataJob, generation: Option<i64>) -> Event<'a> {

@@ -20,7 +20,7 @@ use store::Db;
 use unicode_normalization::UnicodeNormalization;
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use crate::{find_job, jobs::event};
+use crate::{find_job, jobs::event, once};
 
 /// The file whose lines are the job's requirements.
 const REQUIREMENTS: &str = "requirements.txt";
@@ -64,11 +64,15 @@ pub async fn upload(
         reason: reason.to_owned(),
     };
     let mut tx = db.write().await?;
+    if let Some(version) = once::outcome(&mut tx, caller, now).await? {
+        return Ok(version);
+    }
     let job = find_job(&mut tx, team, name).await?;
     store::sources::insert(&mut tx, job.id, &source, &normal.archive).await?;
     let mut event = event("sources.upload", &job, None);
     event.detail = Some(normal.version.to_string());
     store::audit::record(&mut tx, caller, &event, now).await?;
+    once::keep(&mut tx, caller, &normal.version).await?;
     tx.commit().await?;
     Ok(normal.version)
 }

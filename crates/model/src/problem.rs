@@ -26,6 +26,10 @@ pub enum Kind {
     NotFound,
     /// The present state forbids it: a name taken, a run active, a run already over.
     Conflict,
+    /// The thing is not as the caller says that it must be.
+    Stale,
+    /// It contradicts what the caller said before.
+    Contradictory,
     /// The input is larger than a limit.
     TooLarge,
     /// More work is waiting than the service takes on.
@@ -89,6 +93,16 @@ impl Problem {
     /// The present state forbids it.
     pub fn conflict(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::of(Kind::Conflict, Fault::User, what, why)
+    }
+
+    /// The thing is not as the caller says that it must be.
+    pub fn stale(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::of(Kind::Stale, Fault::User, what, why)
+    }
+
+    /// It contradicts what the caller said before.
+    pub fn contradictory(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::of(Kind::Contradictory, Fault::User, what, why)
     }
 
     /// The input is larger than a limit.

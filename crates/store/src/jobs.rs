@@ -1,5 +1,6 @@
 //! Data jobs: one row a live job, tombstones of deleted ones.
 
+pub mod deleted;
 mod list;
 mod words;
 

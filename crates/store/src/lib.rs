@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod db;
 pub mod deployments;
 pub mod executions;
+pub mod idempotency;
 pub mod jobs;
 pub mod keys;
 pub mod leases;

@@ -162,7 +162,7 @@ pub async fn purge_removed(
     Ok(removed.into_iter().next_back().filter(|_| more))
 }
 
-/// The versions of a job's source that are wanted, run, or are about to.
+/// The versions of a job's source that are wanted, run, are about to, or come back with a deleted job.
 async fn needed(tx: &mut Tx, job_id: JobId) -> Result<Vec<SourceVersion>> {
     let wanted: Option<(String,)> = on!(tx, c => sqlx::query_as("select job_version from deployment where job_id = $1")
         .bind(job_id.to_string())
@@ -173,7 +173,10 @@ async fn needed(tx: &mut Tx, job_id: JobId) -> Result<Vec<SourceVersion>> {
             and r.reached_generation = v.generation where v.job_id = $1
          union all
          select v.content from deployment_revision v join data_job_execution e on e.job_id = v.job_id
-            and e.generation = v.generation where v.job_id = $1 and e.status in ('SUBMITTED', 'RUNNING')",
+            and e.generation = v.generation where v.job_id = $1 and e.status in ('SUBMITTED', 'RUNNING')
+         union all
+         select v.content from deployment_revision v join data_job j on j.job_id = v.job_id
+            and j.deleted_generation = v.generation where v.job_id = $1",
     )
     .bind(job_id.to_string())
     .fetch_all(c)

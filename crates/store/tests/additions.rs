@@ -2,18 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     job::{DataJob, JobConfig},
     name::{JobId, JobName, TeamName},
     source::{Source, SourceVersion},
+    terms::Once,
 };
 use secrecy::ExposeSecret;
 use store::{
     Db, StoreError, Tx,
     credentials::{self, Credentials},
-    deployments, jobs,
+    deployments,
+    idempotency::{self, Claim},
+    jobs,
     keys::{self, KeyRing, SecretKey},
     revisions, secrets, sources,
 };
@@ -24,6 +27,8 @@ for_each_database!(
     a_teams_secret_is_encrypted_and_bound_to_its_row,
     a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_meanwhile,
     without_the_primary_key_nothing_is_stored_and_what_is_under_another_one_is_read,
+    the_name_of_a_request_is_known_for_a_day_and_swept_after_it,
+    a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_after_its_days,
 );
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -275,4 +280,80 @@ async fn a_write_under_the_former_key_is_before_the_rotation_and_one_that_meets_
     assert_eq!(read_secret(&db, &both, &one).await.unwrap(), "third");
     assert_eq!(read_secret(&db, &both, &two).await.unwrap(), "last");
     assert_eq!(keys::needed_by(&mut db.read().await.unwrap(), &id(1)).await.unwrap(), 0);
+}
+
+async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_after_its_days(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let ring = ring(&[1]);
+    let (old, namesake) = (job(1, "example-job"), job(2, "example-job"));
+    insert(&db, &old).await;
+    store_secret(&db, &ring, &old, "correct horse").await.unwrap();
+    let mut tx = db.write().await.unwrap();
+    upload(&mut tx, &old, "a").await;
+    upload(&mut tx, &old, "b").await;
+    let wanted = deploy(&mut tx, &old, "a").await;
+    store::properties::replace(&mut tx, old.id, "{}", "someone", NOW).await.unwrap();
+    // What is deployed was removed since, and is needed.
+    sources::remove_all(&mut tx, old.id, NOW).await.unwrap();
+    let generation = jobs::next_generation(&mut tx, &old.name).await.unwrap();
+    deployments::remove(&mut tx, old.id, generation, "someone", NOW).await.unwrap();
+    jobs::delete(&mut tx, old.id, NOW).await.unwrap();
+    jobs::deleted::note(&mut tx, old.id, "someone", Some(wanted.generation)).await.unwrap();
+    // The synchronizer carried the removal out.
+    raw(&mut tx, "delete from deployment").await;
+    raw(&mut tx, "delete from rollout").await;
+    assert_eq!(sources::purge_removed(&mut tx, None, 10).await.unwrap(), None);
+    tx.commit().await.unwrap();
+    insert(&db, &namesake).await;
+    let mut tx = db.write().await.unwrap();
+    assert!(sources::find(&mut tx, old.id, &version("a")).await.unwrap().is_some());
+    assert_eq!(sources::find(&mut tx, old.id, &version("b")).await.unwrap(), None);
+    assert_eq!(jobs::purge_deleted(&mut tx, NOW, 10).await.unwrap(), 0);
+    let found = jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap().unwrap();
+    assert_eq!((found.job.id, found.generation), (old.id, Some(wanted.generation)));
+    tx.commit().await.unwrap();
+    let mut tx = db.write().await.unwrap();
+    assert!(!jobs::deleted::restore(&mut tx, &old, None, NOW).await.unwrap());
+    drop(tx);
+
+    let mut tx = db.write().await.unwrap();
+    assert_eq!(jobs::purge_deleted(&mut tx, Timestamp::from_second(1).unwrap(), 10).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    let mut tx = db.read().await.unwrap();
+    assert_eq!(jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap(), None);
+    for table in ["data_job", "data_job_text", "source_version", "deployment_revision", "job_properties", "job_secret"]
+    {
+        let left = rows_of(&mut tx, table, old.id).await;
+        assert_eq!(left, 0, "{table}");
+    }
+    assert_eq!(jobs::find(&mut tx, &namesake.name).await.unwrap(), Some(namesake));
+}
+
+async fn rows_of(tx: &mut Tx, table: &str, id: JobId) -> i64 {
+    let sql = format!("select count(*) from {table} where job_id = '{id}'");
+    let (rows,): (i64,) = match tx {
+        Tx::Sqlite(tx) => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_one(&mut **tx).await.unwrap(),
+        Tx::Postgres(tx) => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_one(&mut **tx).await.unwrap(),
+    };
+    rows
+}
+
+async fn the_name_of_a_request_is_known_for_a_day_and_swept_after_it(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let mut tx = db.write().await.unwrap();
+    let (once, other) = (Once::new("a key".into(), &[b"one"]), Once::new("a key".into(), &[b"two"]));
+    let later = |hours| NOW + SignedDuration::from_hours(hours);
+    assert_eq!(idempotency::claim(&mut tx, "someone", &once, NOW).await.unwrap(), Claim::First);
+    idempotency::record(&mut tx, "someone", &once, "1").await.unwrap();
+    assert_eq!(idempotency::claim(&mut tx, "someone", &once, later(24)).await.unwrap(), Claim::Repeated("1".into()));
+    assert_eq!(idempotency::claim(&mut tx, "someone", &other, later(24)).await.unwrap(), Claim::Another);
+    assert_eq!(idempotency::claim(&mut tx, "another", &other, NOW).await.unwrap(), Claim::First);
+    assert_eq!(idempotency::purge(&mut tx, later(24), 10).await.unwrap(), 0);
+    // Nobody has swept yet, and it is free all the same.
+    assert_eq!(idempotency::claim(&mut tx, "someone", &other, later(25)).await.unwrap(), Claim::First);
+    assert_eq!(idempotency::purge(&mut tx, later(25), 10).await.unwrap(), 1);
+    assert_eq!(idempotency::purge(&mut tx, later(50), 1).await.unwrap(), 1);
+    assert_eq!(idempotency::purge(&mut tx, later(50), 1).await.unwrap(), 0);
 }

@@ -1,4 +1,4 @@
-//! Retention: ended executions with their logs, deleted jobs, schedules and environments that nobody needs.
+//! Retention: ended executions with their logs, deleted jobs, names of requests, schedules and environments that nobody needs.
 
 use std::time::Duration;
 
@@ -46,6 +46,15 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
         let done = store::jobs::purge_deleted(&mut tx, now - sync.options.deleted_jobs_keep, 10).await?;
         tx.commit().await?;
         jobs += done;
+        if done == 0 || term.over.is_cancelled() {
+            break;
+        }
+    }
+    loop {
+        let mut tx = sync.db.write().await?;
+        leases::fence(&mut tx, term.epoch).await?;
+        let done = store::idempotency::purge(&mut tx, now, BATCH).await?;
+        tx.commit().await?;
         if done == 0 || term.over.is_cancelled() {
             break;
         }

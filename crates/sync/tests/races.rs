@@ -14,8 +14,15 @@ use std::{
 
 use app::{KeyRing, SecretKey, deployments::Missing, executions::StartRequest};
 use model::{
-    BoxFuture, Problem, clock::Clock, deployment::DeploymentChange, execution::EndCause, job::JobConfig, problem::Kind,
-    runtime::Stage, source::ArchiveLimits,
+    BoxFuture, Problem,
+    clock::Clock,
+    deployment::DeploymentChange,
+    execution::EndCause,
+    job::JobConfig,
+    problem::Kind,
+    runtime::Stage,
+    source::ArchiveLimits,
+    terms::{Once, OnlyIf},
 };
 use store::{Db, Tx, jobs};
 use support::{House, TEAM, version};
@@ -25,6 +32,9 @@ use tokio::time::Instant;
 for_each_database!(
     of_starts_in_three_instances_at_one_instant_exactly_one_is_accepted,
     secrets_follow_a_rotation_while_writes_go_on,
+    a_request_with_a_key_that_three_instances_get_at_one_instant_is_carried_out_once,
+    of_changes_that_know_the_same_state_one_is_accepted,
+    of_three_who_bring_a_job_back_one_does,
 );
 
 type Verb = for<'a> fn(&'a House, &'a Db, &'a str) -> BoxFuture<'a, Result<(), Problem>>;
@@ -511,4 +521,100 @@ async fn secrets_follow_a_rotation_while_writes_go_on(on: Database) {
         assert_eq!(found["n"].get(), expected.to_string(), "{name}");
     }
     stop.cancel();
+}
+
+/// Does the same from three instances at one instant.
+async fn at_once<T: Send + 'static>(
+    house: &House,
+    verb: impl Fn(Db) -> BoxFuture<'static, Result<T, Problem>>,
+) -> Vec<Result<T, Problem>> {
+    let mut instances = vec![house.db.clone()];
+    for _ in 0..2 {
+        let is_shared = house.fresh.file().is_none();
+        instances.push(if is_shared { house.fresh.open().await } else { house.db.clone() });
+    }
+    let tasks: Vec<_> = instances.into_iter().map(|db| tokio::spawn(verb(db))).collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+async fn a_request_with_a_key_that_three_instances_get_at_one_instant_is_carried_out_once(on: Database) {
+    let house = House::new(on).await;
+    for round in 0..10 {
+        let name = format!("example-job-{round}");
+        house.create(&name, None).await;
+        house.deploy(&name).await;
+        let mut caller = house.caller();
+        caller.terms.once = Some(Once::new(format!("start-{round}"), &[name.as_bytes()]));
+        let (clock, start) = (house.clock.clone(), name.clone());
+        let answers = at_once(&house, |db| {
+            let (clock, caller, name) = (clock.clone(), caller.clone(), start.clone());
+            Box::pin(async move {
+                let request = StartRequest::default();
+                app::executions::start(&db, &*clock, &caller, TEAM, &name, "production", &request).await
+            })
+        })
+        .await;
+        let ids: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        assert_eq!(house.executions(&name).await.len(), 1);
+        let events = app::history::events(&house.db, &house.caller(), TEAM, &name, app::history::Part::default()).await;
+        assert_eq!(events.unwrap().content.iter().filter(|event| event.action == "execution.start").count(), 1);
+    }
+}
+
+async fn of_changes_that_know_the_same_state_one_is_accepted(on: Database) {
+    let house = House::new(on).await;
+    for round in 0..10 {
+        let name = format!("example-job-{round}");
+        let id = house.create(&name, None).await;
+        house.deploy(&name).await;
+        let wanted = store::deployments::find(&mut house.db.read().await.unwrap(), id).await.unwrap().unwrap();
+        let mut caller = house.caller();
+        caller.terms.only_if = Some(OnlyIf::Is(vec![wanted.tag().as_str().to_owned()]));
+        let (clock, defaults, job) = (house.clock.clone(), house.defaults.clone(), name.clone());
+        let number = AtomicUsize::new(0);
+        let answers = at_once(&house, |db| {
+            let version = format!("9.{}", number.fetch_add(1, Ordering::Relaxed));
+            let change = DeploymentChange { vdk_version: Some(version), ..DeploymentChange::default() };
+            let (clock, defaults, caller, name) = (clock.clone(), defaults.clone(), caller.clone(), job.clone());
+            Box::pin(async move {
+                app::deployments::change(&db, &*clock, &caller, &defaults, TEAM, &name, &change, Missing::Create).await
+            })
+        })
+        .await;
+        let (accepted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!(accepted.len(), 1);
+        assert!(refused.into_iter().all(|answer| answer.unwrap_err().kind == Kind::Stale));
+    }
+}
+
+async fn of_three_who_bring_a_job_back_one_does(on: Database) {
+    let house = House::new(on).await;
+    for round in 0..10 {
+        let name = format!("example-job-{round}");
+        house.create(&name, None).await;
+        house.deploy(&name).await;
+        app::jobs::delete(&house.db, &*house.clock, &house.caller(), TEAM, &name).await.unwrap();
+        let (clock, defaults, caller) = (house.clock.clone(), house.defaults.clone(), house.caller());
+        let number = AtomicUsize::new(0);
+        let answers = at_once(&house, |db| {
+            let is_create = number.fetch_add(1, Ordering::Relaxed) == 2;
+            let (clock, defaults, caller, name) = (clock.clone(), defaults.clone(), caller.clone(), name.clone());
+            Box::pin(async move {
+                if is_create {
+                    let definition = House::definition(&name, None);
+                    return app::jobs::create(&db, &*clock, &caller, "UTC", definition).await.map(drop);
+                }
+                app::jobs::restore(&db, &*clock, &caller, "UTC", &defaults, TEAM, &name).await.map(drop)
+            })
+        })
+        .await;
+        let kinds: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err().map(|p| p.kind)).collect();
+        assert_eq!(kinds.len(), 2, "{answers:?}");
+        assert!(kinds.iter().all(|kind| matches!(kind, Kind::Conflict | Kind::NotFound)), "{answers:?}");
+    }
 }

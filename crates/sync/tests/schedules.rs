@@ -19,6 +19,7 @@ for_each_database!(
     disabled_no_tick_fires_and_enabled_no_past_one_does,
     a_changed_schedule_fires_no_past_tick_of_its_own,
     a_clock_that_jumps_back_doubles_no_tick,
+    a_job_that_is_brought_back_fires_no_tick_of_the_meantime,
 );
 
 fn enabled(enabled: bool) -> DeploymentChange {
@@ -148,4 +149,22 @@ async fn a_clock_that_jumps_back_doubles_no_tick(on: Database) {
     settled(&house).await;
     let once = ticks(&house).await.iter().filter(|t| *t == "2026-01-01T00:01:00Z").count();
     assert_eq!(once, 1);
+}
+
+async fn a_job_that_is_brought_back_fires_no_tick_of_the_meantime(on: Database) {
+    let house = House::running(on).await;
+    let id = house.deployed("example-job", Some("0 * * * *")).await;
+    app::jobs::delete(&house.db, &*house.clock, &house.caller(), support::TEAM, "example-job").await.unwrap();
+    house.until("it is removed", async || house.runtime.change(|s| s.removed.contains(&id))).await;
+    house.advance(SignedDuration::from_secs(2 * 3600 + 600));
+    let (clock, caller) = (&*house.clock, house.caller());
+    let restored = app::jobs::restore(&house.db, clock, &caller, "UTC", &house.defaults, support::TEAM, "example-job")
+        .await
+        .unwrap();
+    house.until("it is reached", async || house.reached("example-job").await == restored.generation).await;
+    settled(&house).await;
+    assert_eq!(ticks(&house).await, Vec::<String>::new());
+    house.advance(SignedDuration::from_hours(1));
+    runs_and_ends(&house, "2026-01-01T03:00:00Z").await;
+    assert_eq!(ticks(&house).await, ["2026-01-01T03:00:00Z"]);
 }

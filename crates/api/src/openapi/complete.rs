@@ -31,6 +31,36 @@ const REFUSALS: [(u16, &str, &str); 8] = [
 /// The status of an address that is too long. It never reaches the service's own layers.
 const ADDRESS_TOO_LONG: &str = "414";
 
+/// The status of an answer that the caller has already. It has no body.
+const UNCHANGED: &str = "304";
+
+/// The operations that say which version they show.
+const TAGGED: [&str; 3] = ["dataJobRead", "deploymentRead", "deploymentRolloutRead"];
+
+/// The operations that change what has a tag, if it is the one that the caller knows.
+const CONDITIONAL: [&str; 7] = [
+    "dataJobUpdate",
+    "dataJobDelete",
+    "dataJobTeamUpdate",
+    "deploymentUpdate",
+    "deploymentPatch",
+    "deploymentDelete",
+    "deploymentRollback",
+];
+
+/// The operation that can be asked to change nothing that exists.
+const ONLY_FIRST: &str = "deploymentUpdate";
+
+/// The operations that are carried out once when their request has a key.
+const ONCE: [&str; 6] = [
+    "dataJobCreate",
+    "dataJobRestore",
+    "deploymentUpdate",
+    "deploymentRollback",
+    "dataJobExecutionStart",
+    "sourcesUpload",
+];
+
 /// Completes what a handler says of its operation.
 pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: &mut Operation) {
     if let Some(id) = &mut operation.operation_id {
@@ -38,6 +68,7 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
     }
     let parts: Vec<&str> = address.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
     parameters(&parts, operation);
+    terms(operation);
     let reads_body = operation.request_body.is_some();
     let comes = |status: u16| match status {
         400 => !parts.is_empty() || reads_body,
@@ -56,6 +87,56 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
         if let RefOr::T(response) = response {
             answer(status, response);
         }
+    }
+}
+
+/// Describes the terms that a request can have, and the answers that come of them.
+fn terms(operation: &mut Operation) {
+    let id = operation.operation_id.clone().unwrap_or_default();
+    let mut accepted = Vec::new();
+    let mut refused = Vec::new();
+    if TAGGED.contains(&&*id) {
+        accepted.push((
+            "If-None-Match",
+            "A tag, or several, that the caller has: when one is still right, the answer is 304.",
+        ));
+        refused.push((304, "Nothing is new: the caller has this version."));
+        if let Some(RefOr::T(response)) = operation.responses.responses.get_mut("200") {
+            response.headers.insert("ETag".into(), header("Which version this is.", text()));
+        }
+    }
+    if CONDITIONAL.contains(&&*id) {
+        accepted.push((
+            "If-Match",
+            "The `ETag` of the job, or for a deployment that of its rollout, as the caller read it; several, or `*` for any. \
+             The change is made only when it is still right.",
+        ));
+        refused.push((412, "It is not as the headers of the request say that it must be. Nothing was changed."));
+    }
+    if id == ONLY_FIRST {
+        accepted.push(("If-None-Match", "`*`: only when there is no deployment yet. Other values mean nothing here."));
+    }
+    if ONCE.contains(&&*id) {
+        accepted.push((
+            "Idempotency-Key",
+            "A name for the request, 1 to 255 printable ASCII characters, such as a random UUID. A repetition within 24 hours \
+             is answered alike and changes nothing.",
+        ));
+        refused.push((422, "The idempotency key was sent before, with another request. Nothing was changed."));
+    }
+    for (name, description) in accepted {
+        let parameter = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(description))
+            .schema(Some(text()))
+            .build();
+        operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
+    }
+    for (status, description) in refused {
+        let response = ResponseBuilder::new().description(description).build();
+        operation.responses.responses.insert(status.to_string(), RefOr::T(response));
     }
 }
 
@@ -164,7 +245,10 @@ fn answer(status: &str, response: &mut Response) {
         return;
     }
     response.headers.insert("X-OPID".into(), header("The operation id of the request.", text()));
-    let refused = !status.starts_with('2');
+    if status == UNCHANGED {
+        response.headers.insert("ETag".into(), header("Which version it is.", text()));
+    }
+    let refused = !status.starts_with('2') && status != UNCHANGED;
     if refused && response.content.is_empty() {
         let body = Content::new(Some(Ref::from_schema_name("Problem")));
         response.content.insert(JSON.into(), RefOr::T(body));

@@ -26,6 +26,7 @@ use crate::{
     error::Answer,
     input::{OptionalJsonBody, Path, Query},
     openapi::names::{DataJobMode, FaultName, RolloutPhase, RolloutStatus},
+    terms::Tagged,
 };
 
 /// A change of a deployment on the wire. What only the service says (id, schedule, by whom, when) is read and left aside,
@@ -398,9 +399,9 @@ pub(crate) async fn deployment_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name, id)): PartPath,
-) -> Answer<Json<DataJobDeploymentStatus>> {
+) -> Answer<Tagged<DataJobDeploymentStatus>> {
     let (job, reached) = app::deployments::read(&api.db, &caller, &team, &name, &id).await?;
-    Ok(Json(DataJobDeploymentStatus::new(&job, reached)))
+    Ok(Tagged(reached.deployment.tag(), DataJobDeploymentStatus::new(&job, reached)))
 }
 
 /// Reads how far the wanted deployment is.
@@ -419,8 +420,9 @@ pub(crate) async fn deployment_rollout_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name, id)): PartPath,
-) -> Answer<Json<DataJobDeploymentRollout>> {
-    Ok(Json(app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?.into()))
+) -> Answer<Tagged<DataJobDeploymentRollout>> {
+    let (wanted, rollout) = app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?;
+    Ok(Tagged(wanted.tag(), (wanted, rollout).into()))
 }
 
 /// Changes the deployment.

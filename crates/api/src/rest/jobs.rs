@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use app::jobs::JobDefinition;
 use axum::{
-    Json,
     extract::State,
     http::{StatusCode, header::LOCATION},
     response::IntoResponse,
@@ -24,6 +23,7 @@ use crate::{
     error::Answer,
     input::{JsonBody, Path, Query},
     links,
+    terms::Tagged,
 };
 
 /// A data job as a request describes it. A member that is null is one that is absent.
@@ -293,8 +293,9 @@ pub(crate) async fn data_job_read(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Path((team, name)): JobPath,
-) -> Answer<Json<DataJobBody>> {
-    Ok(Json(app::jobs::read(&api.db, &caller, &team, &name).await?.into()))
+) -> Answer<Tagged<DataJobBody>> {
+    let job = app::jobs::read(&api.db, &caller, &team, &name).await?;
+    Ok(Tagged(job.tag(), job.into()))
 }
 
 /// Replaces description and configuration of a data job.

@@ -1,6 +1,7 @@
 //! The operations of the public API, a noun a file.
 
 pub(crate) mod credentials;
+pub(crate) mod deleted_jobs;
 pub(crate) mod deployments;
 pub(crate) mod executions;
 pub(crate) mod history;

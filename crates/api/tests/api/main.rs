@@ -1,5 +1,6 @@
 //! The real router on a real database in a temporary folder, request by request.
 
+mod deleted_jobs;
 mod deployments;
 mod executions;
 mod graphql;
@@ -14,3 +15,4 @@ mod properties;
 mod sources;
 mod support;
 mod teams;
+mod terms;

@@ -174,7 +174,7 @@ fn every_operation_is_described_in_full() {
             if status == "429" || status == "503" {
                 assert!(response["headers"]["Retry-After"].is_object(), "{place}: {status}");
             }
-            if !status.starts_with('2') {
+            if !status.starts_with('2') && status != "304" {
                 assert!(!response["content"]["application/json"].is_null(), "{place}: {status} without a body");
             }
         }

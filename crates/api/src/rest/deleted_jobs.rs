@@ -1,0 +1,174 @@
+//! Jobs that were deleted and can be brought back: additions to the public API.
+
+use std::sync::Arc;
+
+use app::jobs::{Deleted, Restored};
+use axum::{Json, extract::State, http::header::LOCATION, response::IntoResponse};
+use jiff::Timestamp;
+use model::{Problem, name::JobId};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::JobPath;
+use crate::{
+    Api,
+    caller::By,
+    error::Answer,
+    input::{Path, Query},
+    links,
+};
+
+/// A job that was deleted and can be brought back.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeletedDataJob {
+    /// The name that it had.
+    #[schema(example = "my-first-job")]
+    job_name: String,
+    /// The team that it belonged to.
+    #[schema(example = "my-team")]
+    team: String,
+    /// Free text for people.
+    description: String,
+    /// When it was deleted.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
+    deleted_date: String,
+    /// Who deleted it; null when that was not kept.
+    #[schema(example = "anonymous")]
+    deleted_by: Option<String>,
+    /// The generation of the deployment that it had; null without one.
+    #[schema(example = 3)]
+    generation: Option<i64>,
+}
+
+/// Deleted jobs, the last one first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeletedDataJobPage {
+    /// The jobs.
+    jobs: Vec<DeletedDataJob>,
+    /// The `before` of the next page; null on the last one.
+    #[schema(example = "1710000000000000.00000000-0000-0000-0000-000000000001")]
+    next_before: Option<String>,
+}
+
+/// What came back.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DataJobRestored {
+    /// The job's name.
+    #[schema(example = "my-first-job")]
+    job_name: String,
+    /// The team that owns it.
+    #[schema(example = "my-team")]
+    team: String,
+    /// The generation that its deployment is now; null when it has none.
+    #[schema(example = 4)]
+    generation: Option<i64>,
+    /// Why its deployment did not come back; null when it did, or there was none.
+    problem: Option<RestoreProblem>,
+}
+
+/// Why a deployment did not come back.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DataJobRestoreProblem)]
+struct RestoreProblem {
+    /// What happened.
+    what: String,
+    /// Why it happened.
+    why: String,
+    /// What follows from it.
+    consequences: String,
+    /// What to do now.
+    countermeasures: String,
+}
+
+impl From<Deleted> for DeletedDataJob {
+    fn from(deleted: Deleted) -> Self {
+        Self {
+            job_name: deleted.job.name.to_string(),
+            team: deleted.job.team.to_string(),
+            description: deleted.job.description,
+            deleted_date: deleted.at.to_string(),
+            deleted_by: deleted.by,
+            generation: deleted.generation,
+        }
+    }
+}
+
+/// Where a page begins, as the page before said it.
+fn before(text: &str) -> Result<(Timestamp, JobId), Problem> {
+    let read = || {
+        let (micros, id) = text.split_once('.')?;
+        let at = Timestamp::from_microsecond(micros.parse().ok()?).ok()?;
+        Some((at, JobId(id.parse().ok()?)))
+    };
+    read().ok_or_else(|| {
+        Problem::invalid("The deleted jobs were not listed.", "before: it is not what a page named as next_before.")
+    })
+}
+
+/// Lists the deleted jobs of a team that can be brought back.
+///
+/// The last one first. A deleted job is kept for some days, which the operator of the service sets.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs",
+    params(
+        (
+            "before" = Option<String>, Query,
+            description = "Only what was deleted before the last one of a page: `next_before` of that page.",
+        ),
+        (
+            "limit" = Option<i64>, Query, minimum = 1, maximum = 1000, example = 100,
+            description = "How many entries at most; 100 by default.",
+        ),
+    ),
+    responses((status = 200, description = "A page of deleted jobs.", body = DeletedDataJobPage))
+)]
+pub(crate) async fn data_job_deleted_list(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path(team): Path<String>,
+    query: Query,
+) -> Answer<Json<DeletedDataJobPage>> {
+    let before = query.text("before").map(before).transpose()?;
+    let (jobs, next) = app::jobs::deleted(&api.db, &caller, &team, before, query.number("limit")?).await?;
+    Ok(Json(DeletedDataJobPage {
+        jobs: jobs.into_iter().map(Into::into).collect(),
+        next_before: next.map(|(at, id)| format!("{}.{id}", at.as_microsecond())),
+    }))
+}
+
+/// Brings a deleted data job back.
+///
+/// With its properties, secrets, source, history and deployment; the schedule counts from now. Of several that had the name,
+/// the last one comes back.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs",
+    responses(
+        (
+            status = 200, description = "It is back.", body = DataJobRestored,
+            headers(("Location" = String, description = "The address of the job."))
+        ),
+        (status = 404, description = "No deleted job of this name is kept for this team."),
+        (status = 409, description = "A job of this name exists, in this team or another."),
+    )
+)]
+pub(crate) async fn data_job_restore(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path((team, name)): JobPath,
+) -> Answer<impl IntoResponse> {
+    let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
+    let Restored { generation, problem } =
+        app::jobs::restore(db, clock, &caller, zone, &api.versions, &team, &name).await?;
+    let location = links::job(&team, &name);
+    let problem = problem.map(|p| RestoreProblem {
+        what: p.what,
+        why: p.why,
+        consequences: p.consequences,
+        countermeasures: p.countermeasures,
+    });
+    Ok(([(LOCATION, location)], Json(DataJobRestored { job_name: name, team, generation, problem })))
+}

@@ -1,0 +1,217 @@
+//! The terms of a request, from its headers: `If-Match` and `If-None-Match` by RFC 9110, and `Idempotency-Key` by the draft
+//! of the IETF's working group. The verbs check them in their transactions.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH},
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use model::{
+    Problem,
+    access::Caller,
+    name::shown,
+    terms::{Once, OnlyIf, Tag, Terms},
+};
+use serde::Serialize;
+
+use crate::{Api, error::Failure, input::whole_body, limits::JSON_MAX_BYTES};
+
+/// The name that a caller gives to a request.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The most tags in one header.
+const TAGS_MAX: usize = 64;
+
+/// A representation that says which version it shows.
+pub(crate) struct Tagged<T>(pub(crate) Tag, pub(crate) T);
+
+impl<T: Serialize> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let Self(tag, body) = self;
+        let json = serde_json::to_vec(&body).expect("bodies have string keys and finite numbers");
+        let tag = format!("\"{}\"", tag.showing(&json).as_str());
+        let mut response = Json(body).into_response();
+        response.headers_mut().insert(ETAG, HeaderValue::from_str(&tag).expect("a tag is letters, digits and a dot"));
+        response
+    }
+}
+
+/// Gives the terms of a request to its caller, and answers 304 for what the caller has already.
+pub(crate) async fn read(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let held = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect::<Vec<_>>();
+    let request = if is_read {
+        request
+    } else {
+        match with_terms(&api, request).await {
+            Ok(request) => request,
+            Err(failure) => return failure.into_response(),
+        }
+    };
+    let response = next.run(request).await;
+    if is_read && response.status() == StatusCode::OK && is_held(&held, response.headers().get(ETAG)) {
+        let mut unchanged = StatusCode::NOT_MODIFIED.into_response();
+        unchanged.headers_mut().extend(response.headers().get(ETAG).map(|tag| (ETAG, tag.clone())));
+        return unchanged;
+    }
+    response
+}
+
+/// Whether the caller has this representation already. A header that can't be read asks for nothing.
+fn is_held(held: &[HeaderValue], tag: Option<&HeaderValue>) -> bool {
+    let Some(tag) = tag.and_then(|tag| tag.to_str().ok()) else { return false };
+    held.iter().filter_map(|value| tags(value.to_str().ok()?)).flatten().any(|held| match held {
+        Held::Any => true,
+        Held::Strong(text) | Held::Weak(text) => tag.trim_matches('"') == text,
+    })
+}
+
+async fn with_terms(api: &Api, request: Request) -> Result<Request, Failure> {
+    let headers = request.headers();
+    let only_if = only_if(headers)?;
+    let key = if request.method() == Method::POST { idempotency_key(headers)? } else { None };
+    if only_if.is_none() && key.is_none() {
+        return Ok(request);
+    }
+    let (mut parts, mut body) = request.into_parts();
+    let mut once = None;
+    if let Some(key) = key {
+        let is_json =
+            parts.headers.get(CONTENT_TYPE).is_none_or(|given| given.as_bytes().starts_with(b"application/json"));
+        let max = if is_json { JSON_MAX_BYTES } else { api.archive_limits.archive_max_bytes };
+        let mut whole = Request::new(body);
+        whole.headers_mut().extend(parts.headers.get(CONTENT_LENGTH).map(|length| (CONTENT_LENGTH, length.clone())));
+        let bytes = whole_body(whole, max).await?;
+        let address = parts.uri.path_and_query().map_or("", |address| address.as_str());
+        once = Some(Once::new(key, &[parts.method.as_str().as_bytes(), address.as_bytes(), &bytes]));
+        body = Body::from(bytes);
+    }
+    if let Some(caller) = parts.extensions.get_mut::<Caller>() {
+        caller.terms = Terms { only_if, once };
+    }
+    Ok(Request::from_parts(parts, body))
+}
+
+/// One member of a list of tags.
+#[derive(Debug, PartialEq, Eq)]
+enum Held<'a> {
+    Any,
+    Strong(&'a str),
+    /// Good for telling that nothing has to be sent again, and never for changing something.
+    Weak(&'a str),
+}
+
+/// Reads a list of tags, or `*`. `None` when it is neither.
+fn tags(text: &str) -> Option<Vec<Held<'_>>> {
+    let mut rest = text.trim();
+    if rest == "*" {
+        return Some(vec![Held::Any]);
+    }
+    let mut tags = Vec::new();
+    while !rest.is_empty() {
+        let (is_weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |quoted| (true, quoted));
+        let (tag, after) = quoted.strip_prefix('"')?.split_once('"')?;
+        if tags.len() == TAGS_MAX || !tag.bytes().all(|b| b > b' ' && b != 0x7f) {
+            return None;
+        }
+        tags.push(if is_weak { Held::Weak(tag) } else { Held::Strong(tag) });
+        rest = after.trim_start();
+        if !rest.is_empty() {
+            rest = rest.strip_prefix(',')?.trim_start();
+        }
+    }
+    (!tags.is_empty()).then_some(tags)
+}
+
+fn only_if(headers: &HeaderMap) -> Result<Option<OnlyIf>, Problem> {
+    let malformed = |name: &HeaderName, value: &HeaderValue| {
+        Problem::invalid(
+            "The request was not carried out.",
+            format!(
+                "{name}: {} is neither * nor a list of tags in quotes, at most {TAGS_MAX} of them.",
+                shown(value.to_str().unwrap_or_default())
+            ),
+        )
+        .fix("Send the ETag of the answer that you read before, with its quotes.")
+    };
+    let mut given = None;
+    for value in headers.get_all(IF_MATCH) {
+        let list = value.to_str().ok().and_then(tags).ok_or_else(|| malformed(&IF_MATCH, value))?;
+        let mut strong = match given.take() {
+            Some(OnlyIf::Is(strong)) => strong,
+            _ => Vec::new(),
+        };
+        if list.contains(&Held::Any) {
+            given = Some(OnlyIf::Exists);
+            break;
+        }
+        strong.extend(list.into_iter().filter_map(|held| match held {
+            Held::Strong(tag) => Some(tag.to_owned()),
+            Held::Any | Held::Weak(_) => None,
+        }));
+        given = Some(OnlyIf::Is(strong));
+    }
+    if given.is_none()
+        && let Some(value) = headers.get(IF_NONE_MATCH)
+    {
+        // Other values are about reading.
+        let list = value.to_str().ok().and_then(tags).ok_or_else(|| malformed(&IF_NONE_MATCH, value))?;
+        given = list.contains(&Held::Any).then_some(OnlyIf::Absent);
+    }
+    Ok(given)
+}
+
+/// The key, with or without the quotes that the draft asks for.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    let key = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    if key.is_empty()
+        || key.len() > Once::KEY_MAX_CHARS
+        || !key.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
+        || headers.get_all(IDEMPOTENCY_KEY).iter().count() > 1
+    {
+        return Err(Problem::invalid(
+            "The request was not carried out.",
+            format!(
+                "idempotency-key: it must be one text of 1 to {} printable ASCII characters without quotes and backslashes.",
+                Once::KEY_MAX_CHARS
+            ),
+        )
+        .fix("Make a random UUID for each request, and send the same one when you repeat the request."));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_tags_is_read_as_the_rfc_has_it() {
+        use Held::{Any, Strong, Weak};
+        for (text, read) in [
+            ("*", Some(vec![Any])),
+            ("\"a\"", Some(vec![Strong("a")])),
+            (" \"a\" ,W/\"b,c\",  \"\" ", Some(vec![Strong("a"), Weak("b,c"), Strong("")])),
+            ("", None),
+            ("a", None),
+            ("\"a", None),
+            ("\"a\" \"b\"", None),
+            ("\"a\", *", None),
+            ("w/\"a\"", None),
+        ] {
+            assert_eq!(tags(text), read, "{text}");
+        }
+        assert!(tags(&vec!["\"a\""; TAGS_MAX].join(",")).is_some());
+        assert!(tags(&vec!["\"a\""; TAGS_MAX + 1].join(",")).is_none());
+    }
+}
