@@ -41,15 +41,23 @@ schemathesis.openapi.media_type(
 )
 
 
+# What the other requests are about is not taken away from them.
+KEPT = ("my-first-job", "my-second-job")
+SPARE = "my-spare-job"
+TAKE_AWAY = ("dataJobDelete", "dataJobTeamUpdate", "sourcesDelete")
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     """Members that have to agree with each other do, in requests that are meant to be right."""
+    operation, body = case.operation.definition.raw.get("operationId"), case.body
+    if operation in TAKE_AWAY and case.path_parameters.get("job_name") in KEPT:
+        case.path_parameters["job_name"] = SPARE
     if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
         return
-    operation, body = case.operation.definition.raw.get("operationId"), case.body
     if operation == "dataJobCreate":
         named = (case.query or {}).pop("name", None)
-        body["job_name"] = body.get("job_name") or named or "made-up-name"
+        body["job_name"] = body.get("job_name") or named or SPARE
         body["team"] = None
     if operation == "dataJobUpdate":
         body["job_name"] = body["team"] = None

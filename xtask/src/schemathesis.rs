@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -25,13 +25,20 @@ pub struct Schemathesis {
 }
 
 impl Schemathesis {
-    /// Its command, with the project's configuration.
-    pub fn command(&self) -> Command {
-        let settings = workspace().join("xtask/schemathesis");
+    /// Its command, with the project's configuration, in a folder that takes what it leaves behind.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn command(&self, folder: &Path) -> Result<Command> {
+        for file in ["schemathesis.toml", "hooks.py"] {
+            fs::copy(workspace().join("xtask/schemathesis").join(file), folder.join(file))?;
+        }
         let mut command = Command::new(self.folder.join("bin/schemathesis"));
-        command.arg("--config-file").arg(settings.join("schemathesis.toml"));
-        command.env("PYTHONPATH", settings).env("PYTHONDONTWRITEBYTECODE", "1").env("NO_PROXY", "127.0.0.1,localhost");
         command
+            .args(["--no-color", "--config-file", "schemathesis.toml"])
+            .current_dir(folder)
+            .env("NO_PROXY", "127.0.0.1,localhost");
+        Ok(command)
     }
 }
 

@@ -8,6 +8,7 @@ use xtask::{
     client,
     environment::variable,
     progress::{say, seconds},
+    schemathesis,
 };
 
 /// What to run.
@@ -25,6 +26,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Whatever takes long is made here, where its progress is seen; a test's output is held back.
     let client = client::install()?;
     say(format_args!("· stock client: {}", client.vdk().display()));
+    schemathesis::install()?;
     let built = binary::path(Profile::Dev)?;
     let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
     if !options.filters.is_empty() {

@@ -6,12 +6,12 @@ use e2e::{job::Job, service::Service};
 
 /// Requests for each operation that are made up at random, beside those at the edges of what the document allows.
 fn random_requests() -> usize {
-    e2e::count(3, 400)
+    e2e::count(2, 600)
 }
 
 /// The fewest requests that a run makes.
 fn requests_min() -> u64 {
-    e2e::count(2_000, 20_000) as u64
+    e2e::count(1_000, 20_000) as u64
 }
 
 #[tokio::test]
@@ -28,22 +28,22 @@ async fn the_service_does_what_its_document_says() {
     let deployed = api.reached("my-first-job", &version).await;
     let python_version = deployed["python_version"].as_str().expect("a version").to_owned();
 
-    let mut command = xtask::schemathesis::install().expect("schemathesis").command();
+    let schemathesis = xtask::schemathesis::install().expect("schemathesis");
+    let mut command = schemathesis.command(&service.beside()).expect("its folder");
     let report = service.beside().join("report.json");
     command
-        .args(["--no-color", "run", "--checks=all", "--phases=examples,coverage,fuzzing,stateful", "--warnings=off"])
-        .args(["--seed", SEED, "--generation-deterministic", "--report=json"])
+        .args(["run", "--checks=all", "--phases=examples,coverage,fuzzing", "--warnings=off", "--report=json"])
+        .args(["--seed", SEED, "--generation-database=none"])
         .args(["--max-examples", &random_requests().to_string(), "--report-json-path"])
         .arg(&report)
         .arg(format!("{}/data-jobs/api-docs", service.url()))
         .env("HOLDFAST_TEST_SOURCE_VERSION", version)
         .env("HOLDFAST_TEST_PYTHON_VERSION", python_version)
-        .current_dir(service.beside())
         .stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("schemathesis");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{said}");
     let report: serde_json::Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
-    let requests = report["summary"]["test_cases"].as_u64().unwrap_or_else(|| panic!("{said}"));
+    let requests = report["test_cases"]["generated"].as_u64().unwrap_or_else(|| panic!("{said}"));
     assert!(requests >= requests_min(), "only {requests} requests were made:\n{said}");
 }

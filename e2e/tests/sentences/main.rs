@@ -5,6 +5,7 @@ mod clients;
 mod commands;
 mod crashes;
 mod instances;
+mod document;
 mod lifecycle;
 mod load;
 mod outcomes;

@@ -188,7 +188,6 @@ fn parameters(parts: &[&str], operation: &mut Operation) {
                  service makes one.",
             ))
             .schema(Some(text()))
-            .example(Some(json!("5f3c9a0d1b2e4f67")))
             .build(),
     ));
     operation.parameters = Some(all);
