@@ -86,6 +86,8 @@ async fn a_panic_is_one_requests_problem() {
     let service = Service::with(Wish { panics: true, ..Wish::default() }).await;
     service.deploy("t1", "daily-sales").await;
     let id = service.execute("t1", "daily-sales").await;
+    // Only a run that began has a log where it runs.
+    service.run(&id).await;
     service.get(&format!("/data-jobs/for-team/t1/jobs/daily-sales/executions/{id}/logs")).await.refused(500);
     service.get("/data-jobs/for-team/t1/info").await.ok();
 }
