@@ -342,6 +342,30 @@ async fn callers_that_take_all_connections_stop_no_loop_and_no_lease() {
 }
 
 #[tokio::test]
+async fn a_crowd_before_a_database_that_answers_is_told_so() {
+    let fresh = Database::Postgresql.fresh();
+    let options =
+        PostgresOptions { callers: 1, acquire_timeout: Duration::from_millis(300), ..PostgresOptions::default() };
+    let db = fresh.open_with(&options).await;
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let db = db.clone();
+        crowd.spawn(async move {
+            let tx = db.read().await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(tx);
+            Ok::<_, StoreError>(())
+        });
+    }
+    let told = crowd.join_all().await;
+    assert!(told.iter().any(Result::is_ok), "{told:?}");
+    let refused: Vec<_> = told.into_iter().filter_map(Result::err).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|e| matches!(e, StoreError::Crowded)), "{refused:?}");
+    let problem = model::Problem::from(StoreError::Crowded);
+    assert_eq!(problem.kind, model::problem::Kind::Overloaded);
+}
+
+#[tokio::test]
 async fn a_statement_that_waits_for_a_lock_is_given_up() {
     let fresh = Database::Postgresql.fresh();
     let options = PostgresOptions { lock_timeout: Duration::from_millis(300), ..PostgresOptions::default() };

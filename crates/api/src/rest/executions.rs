@@ -321,6 +321,7 @@ pub(crate) async fn data_job_execution_cancel(
     responses(
         (status = 200, description = "The log.", body = DataJobExecutionLogs),
         (status = 404, description = "The job is unknown or belongs to another team, or has no run of this id."),
+        (status = 409, description = "The run is in progress on another machine than the instance that was asked."),
     )
 )]
 pub(crate) async fn data_job_logs_download(

@@ -67,7 +67,6 @@ pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Res
         Some(site) => sites::left_behind(&mut db.read().await?, &site).await?,
         None => 0,
     };
-    db.wake().leadership.notify_one();
     writeln!(out, "From now on jobs run here: {}.", folder.path().display())?;
     writeln!(
         out,
