@@ -2,6 +2,7 @@
 
 import io
 import os
+import uuid
 import zipfile
 
 import schemathesis
@@ -53,7 +54,18 @@ def before_call(context, case, kwargs):
     operation, body = case.operation.definition.raw.get("operationId"), case.body
     if operation in TAKE_AWAY and case.path_parameters.get("job_name") in KEPT:
         case.path_parameters["job_name"] = SPARE
-    if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    terms = case.headers or {}
+    for name in list(terms):
+        # A tag is what a read has answered, and a key is for one request.
+        if name.lower() == "if-match":
+            terms[name] = "*"
+        if name.lower() == "if-none-match":
+            del terms[name]
+        if name.lower() == "idempotency-key":
+            terms[name] = str(uuid.uuid4())
+    if not isinstance(body, dict):
         return
     if operation == "dataJobCreate":
         named = (case.query or {}).pop("name", None)

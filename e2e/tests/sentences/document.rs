@@ -2,7 +2,13 @@
 
 use std::{fs, process::Stdio};
 
-use e2e::{job::Job, service::Service};
+use e2e::{
+    job::Job,
+    service::{Options, Service},
+};
+use testing::{Database, for_each_database};
+
+for_each_database!(the_service_does_what_its_document_says);
 
 /// Requests for each operation that are made up at random, beside those at the edges of what the document allows.
 fn random_requests() -> usize {
@@ -14,10 +20,9 @@ fn requests_min() -> u64 {
     e2e::count(1_000, 20_000) as u64
 }
 
-#[tokio::test]
-async fn the_service_does_what_its_document_says() {
+async fn the_service_does_what_its_document_says(on: Database) {
     const SEED: &str = "20261124";
-    let service = Service::start();
+    let service = Service::start_with(Options::on(on));
     let api = service.api().team("my-team");
     let mut version = String::new();
     for name in ["my-first-job", "my-second-job"] {
