@@ -99,9 +99,7 @@ const VERBS: [(&str, Verb); 13] = [
         })
     }),
     ("sources::remove", |house, db, name| {
-        Box::pin(async move {
-            app::sources::remove(db, &*house.clock, &house.caller(), TEAM, name, "r").await
-        })
+        Box::pin(async move { app::sources::remove(db, &*house.clock, &house.caller(), TEAM, name, "r").await })
     }),
     ("jobs::move_to_team", |house, db, name| {
         Box::pin(async move {
