@@ -25,6 +25,9 @@ pub(crate) struct Options {
 enum Part {
     /// Lists, reads and starts on generated fleets.
     Api {
+        /// On which database.
+        #[arg(long, default_value = "both", value_parser = ["sqlite", "postgres", "both"])]
+        database: String,
         /// The sizes of the fleets, with commas between.
         #[arg(long, default_value = "1000,10000,100000")]
         jobs: String,
@@ -44,9 +47,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let (jobs, rounds) = (options.jobs.to_string(), options.rounds.to_string());
             bench("bench", &["--jobs", &jobs, "--rounds", &rounds])
         }
-        Some(Part::Api { jobs, runs, seconds }) => {
+        Some(Part::Api { database, jobs, runs, seconds }) => {
+            client::install()?;
             let (runs, seconds) = (runs.to_string(), seconds.to_string());
-            bench("bench_api", &["--jobs", jobs, "--runs", &runs, "--seconds", &seconds])
+            let arguments = ["--database", database, "--jobs", jobs, "--runs", &runs, "--seconds", &seconds];
+            bench("bench_api", &arguments)
         }
     }
 }

@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use store::{Db, PostgresOptions, Tx};
 
-/// Keeps a service on this database from leading: nothing of the fleet could be run, and tries to would be measured. There
-/// is no such thing for PostgreSQL, where leaders take turns.
-const NO_LEADER: &str = "
-    insert into lease (name, holder, epoch, renewals) values ('synchronizer', 'nobody', 1, 1);
-    create trigger nobody_leads before update on lease begin select raise(abort, 'nobody leads here'); end";
+/// Keeps a service on this database from leading: nothing of the fleet could be run, and tries to would be measured.
+const NO_LEADER: &str = "insert into lease (name, holder, epoch, renewals) values ('synchronizer', 'nobody', 1, 1)";
+const NO_LEADER_SQLITE: &str =
+    "create trigger nobody_leads before update on lease begin select raise(abort, 'nobody leads here'); end";
+const NO_LEADER_POSTGRESQL: &str = "
+    create function nobody_leads() returns trigger language plpgsql as
+        $$ begin raise exception 'nobody leads here'; end $$;
+    create trigger nobody_leads before update on lease for each row execute function nobody_leads()";
 
 /// Distinct schedules of the fleet.
 const SCHEDULES_MAX: i64 = 2000;
@@ -51,8 +54,15 @@ async fn fill(url: &str, jobs: &str, runs: &str) -> Result<(), Box<dyn std::erro
         tx.commit().await?;
     }
     let mut tx = db.write().await?;
-    if let Tx::Sqlite(tx) = &mut tx {
-        sqlx::raw_sql(NO_LEADER).execute(&mut **tx).await?;
+    match &mut tx {
+        Tx::Sqlite(tx) => {
+            sqlx::raw_sql(NO_LEADER).execute(&mut **tx).await?;
+            sqlx::raw_sql(NO_LEADER_SQLITE).execute(&mut **tx).await?;
+        }
+        Tx::Postgres(tx) => {
+            sqlx::raw_sql(NO_LEADER).execute(&mut **tx).await?;
+            sqlx::raw_sql(NO_LEADER_POSTGRESQL).execute(&mut **tx).await?;
+        }
     }
     tx.commit().await?;
     db.close().await;

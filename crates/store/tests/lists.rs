@@ -17,6 +17,7 @@ use testing::{Database, for_each_database};
 for_each_database!(
     a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order,
     what_is_absent_comes_last_both_ways,
+    pages_of_many_found_jobs_follow_each_other_by_name,
     words_are_found_in_any_case_and_follow_every_change,
     rows_of_an_older_program_are_completed_at_the_next_start,
     runs_of_a_page_of_jobs_are_the_newest_of_each,
@@ -25,6 +26,9 @@ for_each_database!(
 
 const NOW: i64 = 1_732_300_000;
 const JOBS: usize = 120;
+
+/// So many that a seventh of them are more than are sorted lightly.
+const MANY_JOBS: usize = 8000;
 
 const SORTS: [JobSort; 13] = [
     JobSort::Name,
@@ -52,11 +56,15 @@ async fn raw(tx: &mut Tx, sql: String) {
 
 /// The fleet of the benchmarks, small.
 async fn fill(db: &Db) {
+    fill_with(db, JOBS, 5).await;
+}
+
+async fn fill_with(db: &Db, jobs: usize, runs: usize) {
     let mut tx = db.write().await.unwrap();
     for statement in include_str!("../examples/fill.sql").split(";\n") {
         let sql = statement
-            .replace("{jobs}", &JOBS.to_string())
-            .replace("{runs}", "5")
+            .replace("{jobs}", &jobs.to_string())
+            .replace("{runs}", &runs.to_string())
             .replace("{schedules}", "30")
             .replace("{now}", &NOW.to_string());
         raw(&mut tx, sql).await;
@@ -89,6 +97,16 @@ async fn a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order(on
         JobQuery { deployment: Some(DeploymentFilter::NotDeployed), ..JobQuery::default() },
         JobQuery { deployment_status: Some(DeploymentStatus::UserError), ..JobQuery::default() },
         JobQuery { last_execution_status: Some(Status::UserError), ..JobQuery::default() },
+        JobQuery { pythons: vec!["3.1".into()], ..JobQuery::default() },
+        JobQuery { pythons: vec!["3.1".into(), "12".into()], ..JobQuery::default() },
+        JobQuery { pythons: vec!["2.7".into()], ..JobQuery::default() },
+        JobQuery {
+            pythons: vec![".11".into()],
+            last_execution_status: Some(Status::Succeeded),
+            deployment_status: Some(DeploymentStatus::Success),
+            deployment: Some(DeploymentFilter::Enabled),
+            ..JobQuery::default()
+        },
         range(Measure::NextRun, NOW, NOW + 600),
         range(Measure::LastExecutionTime, NOW - 3600, NOW),
         range(Measure::LastExecutionDuration, 30, 60),
@@ -124,6 +142,54 @@ async fn a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order(on
     let late = JobQuery { sort: JobSort::NextRun, limit: 20, offset: 80, ..JobQuery::default() };
     let all = names(jobs::page(&mut tx, &JobQuery { limit: 1000, offset: 0, ..late.clone() }).await.unwrap());
     assert_eq!(names(jobs::page(&mut tx, &late).await.unwrap()), all[80..100], "across the end of the schedules");
+}
+
+async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill_with(&db, MANY_JOBS, 1).await;
+    let mut tx = db.write().await.unwrap();
+    // PostgreSQL asks its statistics whether many are a part of all.
+    raw(&mut tx, "analyze".into()).await;
+    let found = async |tx: &mut Tx, query: &JobQuery| -> Vec<jobs::JobSummary> {
+        let count = jobs::count(tx, query).await.unwrap();
+        let all = JobQuery { limit: 10_000, ..query.clone() };
+        let page = jobs::page_of(tx, &all, Some(count)).await.unwrap();
+        assert_eq!(i64::try_from(page.len()), Ok(count), "{all:?}");
+        page
+    };
+    let everything = found(&mut tx, &JobQuery::default()).await;
+    assert_eq!(everything.len(), MANY_JOBS);
+    let search = Search { text: "SALES".into(), fields: vec![SearchField::Name, SearchField::Description] };
+    type Is = fn(&jobs::JobSummary) -> bool;
+    let cases: [(JobQuery, Is); 4] = [
+        (JobQuery { search: Some(search), ..JobQuery::default() }, |job| job.job.name.as_str().contains("sales")),
+        (JobQuery { descriptions: vec!["region 7 ".into()], ..JobQuery::default() }, |job| {
+            job.job.description.contains("region 7 ")
+        }),
+        (JobQuery { last_execution_status: Some(Status::UserError), ..JobQuery::default() }, |job| {
+            job.last_execution_status == Some(Status::UserError)
+        }),
+        (JobQuery { deployment: Some(DeploymentFilter::NotDeployed), ..JobQuery::default() }, |job| {
+            job.deployment_enabled.is_none()
+        }),
+    ];
+    for (query, is) in cases {
+        for descending in [false, true] {
+            let query = JobQuery { descending, ..query.clone() };
+            let mut expected = names(everything.iter().filter(|job| is(job)).cloned().collect());
+            if descending {
+                expected.reverse();
+            }
+            assert_eq!(names(found(&mut tx, &query).await), expected, "{query:?}");
+            for offset in [0, 50, i64::try_from(expected.len()).unwrap() - 20] {
+                let page = JobQuery { limit: 50, offset, ..query.clone() };
+                let count = i64::try_from(expected.len()).ok();
+                let part = usize::try_from(offset).unwrap()..expected.len().min(usize::try_from(offset).unwrap() + 50);
+                assert_eq!(names(jobs::page_of(&mut tx, &page, count).await.unwrap()), expected[part], "{page:?}");
+            }
+        }
+    }
 }
 
 async fn what_is_absent_comes_last_both_ways(on: Database) {

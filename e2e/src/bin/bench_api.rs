@@ -4,9 +4,9 @@
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::{
+    collections::BTreeMap,
     fs,
-    path::Path,
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,16 +14,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
-use e2e::service::{Options, Service};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+use e2e::{
+    service::{Options, Service},
+    vdk,
+};
 use reqwest::Client;
 use serde_json::{Value, json};
+use testing::{Database, Fresh, Server};
 use xtask::{environment::cargo, progress::say};
 
 /// Figures of one machine, from one run.
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// On which database.
+    #[arg(long, value_enum, default_value_t = Databases::Both)]
+    database: Databases,
     /// How many jobs the fleet has; several sizes are measured one after the other.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
     jobs: Vec<usize>,
@@ -34,6 +41,16 @@ struct Arguments {
     #[arg(long, default_value_t = 2)]
     seconds: u64,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Databases {
+    Sqlite,
+    Postgres,
+    Both,
+}
+
+/// How long the stock client may take to list all jobs.
+const LIST_MAX: Duration = Duration::from_secs(300);
 
 /// How many clients ask at once.
 const CLIENTS: [usize; 3] = [1, 8, 32];
@@ -181,64 +198,166 @@ async fn main() -> Result<()> {
         "Load of the machine before (1, 5, 15 minutes): {}.\n",
         load.split(' ').take(3).collect::<Vec<_>>().join(", ")
     );
-    for jobs in &arguments.jobs {
-        measure(*jobs, &arguments).await?;
+    for database in [Database::Sqlite, Database::Postgresql] {
+        match (arguments.database, database) {
+            (Databases::Sqlite, Database::Postgresql) | (Databases::Postgres, Database::Sqlite) => continue,
+            _ => {}
+        }
+        for jobs in &arguments.jobs {
+            measure(database, *jobs, &arguments).await?;
+        }
     }
     Ok(())
 }
 
-async fn measure(jobs: usize, arguments: &Arguments) -> Result<()> {
-    let longest = Duration::from_secs(arguments.seconds);
-    say(format_args!("· {jobs} jobs with {} executions each", arguments.runs));
-    // The generator makes the schema; the service finds it as it would find its own.
-    let mut service = Service::start_with(Options::default().set("HOLDFAST_LOG", "error"));
-    service.stop();
-    let database = service.data_dir().join("holdfast.db");
-    fs::remove_file(&database).with_context(|| format!("no database at {}", database.display()))?;
-    for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
-        let _ = fs::remove_file(service.data_dir().join(beside));
+/// A service on a fleet.
+struct Fleet {
+    service: Service,
+    database: Option<Fresh>,
+    bytes: u64,
+    ready: Duration,
+}
+
+impl Fleet {
+    /// The generator makes the schema; the service finds it as it would find its own.
+    fn start(database: Database, jobs: usize, runs: usize) -> Result<Self> {
+        let options = Options::default().set("HOLDFAST_LOG", "error");
+        if database == Database::Postgresql {
+            let fresh = database.fresh();
+            fill(fresh.url(), jobs, runs)?;
+            // As the server does by itself some time after.
+            fresh.psql("vacuum analyze");
+            let bytes = fresh.psql("select pg_database_size(current_database())").parse()?;
+            let mut service = Service::start_with(options.set("HOLDFAST_DATABASE_URL", fresh.url()));
+            let ready = service.process().ready_after();
+            return Ok(Self { service, database: Some(fresh), bytes, ready });
+        }
+        let mut service = Service::start_with(options);
+        service.stop();
+        let file = service.data_dir().join("holdfast.db");
+        fs::remove_file(&file).with_context(|| format!("no database at {}", file.display()))?;
+        for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
+            let _ = fs::remove_file(service.data_dir().join(beside));
+        }
+        fill(&format!("sqlite:{}", file.display()), jobs, runs)?;
+        let bytes = fs::metadata(&file)?.len();
+        let ready = service.start_again();
+        Ok(Self { service, database: None, bytes, ready })
     }
-    fill(&database, jobs, arguments.runs)?;
-    let bytes = fs::metadata(&database)?.len();
-    let ready = service.start_again();
-    let process = service.process().id();
+
+    /// Whose processor time is counted.
+    fn meter(&mut self) -> Meter {
+        let server = self.database.is_some().then(|| Server::shared().supervisor_id());
+        Meter { service: self.service.process().id(), server }
+    }
+}
+
+/// The processes of a fleet.
+#[derive(Clone, Copy)]
+struct Meter {
+    service: u32,
+    /// Above all processes of PostgreSQL.
+    server: Option<u32>,
+}
+
+impl Meter {
+    /// The processor time so far in ms, of the service and of PostgreSQL.
+    fn read(self) -> Result<(f64, f64)> {
+        Ok((cpu_ms(self.service)?, self.server.map_or(0.0, cpu_ms_below)))
+    }
+}
+
+async fn measure(database: Database, jobs: usize, arguments: &Arguments) -> Result<()> {
+    let longest = Duration::from_secs(arguments.seconds);
+    let name = if database == Database::Sqlite { "SQLite" } else { "PostgreSQL" };
+    say(format_args!("· {name}: {jobs} jobs with {} executions each", arguments.runs));
+    let mut fleet = Fleet::start(database, jobs, arguments.runs)?;
+    let meter = fleet.meter();
     let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-    println!("### {jobs} jobs, {} executions each\n", arguments.runs);
-    println!("Database {} MiB; start to ready {} ms.\n", bytes / (1024 * 1024), ready.as_millis());
+    println!("### {name}: {jobs} jobs, {} executions each\n", arguments.runs);
+    println!("{}\n", size(fleet.bytes, jobs, arguments.runs, fleet.ready));
     println!(
-        "| request | clients | p50 ms | p95 ms | p99 ms | requests/s | CPU ms a request | reference p50 ms (1,000 / 10,000) |"
+        "| request | clients | p50 ms | p95 ms | p99 ms | requests/s | CPU ms a request | of PostgreSQL | reference p50 ms (1,000 / 10,000) |"
     );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for case in cases() {
-        let url = format!("{}{}", service.url(), case.path);
+        let url = format!("{}{}", fleet.service.url(), case.path);
         for clients in if case.crowd { &CLIENTS[..] } else { &CLIENTS[..1] } {
-            row(&case, *clients, &crowd(&http, &url, None, *clients, longest, process).await?);
+            row(&case, *clients, &crowd(&http, &url, None, *clients, longest, meter).await?);
         }
     }
-    let starts: Vec<_> = (0..jobs.min(2000))
+    let start = Case { name: "start (accepted, 202)".into(), path: String::new(), reference: "", crowd: true };
+    let starts = starts(fleet.service.url(), jobs);
+    for (clients, part) in CLIENTS.iter().zip(starts.chunks(starts.len().div_ceil(CLIENTS.len()).max(1))) {
+        row(&start, *clients, &crowd(&http, "", Some(part.to_vec()), *clients, longest, meter).await?);
+    }
+    println!("\nThe stock client, `vdk list -a`: {}.", list_all(fleet.service.url(), meter).await?);
+    let (now, most) = memory(meter.service)?;
+    println!("Resident memory afterwards: {now:.1} MiB, {most:.1} MiB at most.\n");
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes of one disk")]
+fn size(bytes: u64, jobs: usize, runs: usize, ready: Duration) -> String {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let executions = (jobs - jobs / 10) * runs;
+    format!(
+        "Database {:.0} MiB, {:.2} GiB a million executions with what belongs to them; start to ready {} ms.",
+        bytes as f64 / MIB,
+        bytes as f64 / executions.max(1) as f64 * 1_000_000.0 / MIB / 1024.0,
+        ready.as_millis()
+    )
+}
+
+/// Where deployed jobs are started, each at most once.
+fn starts(service: &str, jobs: usize) -> Vec<String> {
+    (0..jobs.min(2000))
         .filter(|job| job % 10 != 9)
         .map(|job| {
             let word = ["daily", "weekly", "hourly", "ingest", "report"][job % 5];
             let about = ["sales", "orders", "costs", "stock", "payments", "returns", "customers"][job / 5 % 7];
             format!(
-                "{}/data-jobs/for-team/Team%20{:04}/jobs/{word}-{about}-{job:06}/deployments/production/executions",
-                service.url(),
+                "{service}/data-jobs/for-team/Team%20{:04}/jobs/{word}-{about}-{job:06}/deployments/production/executions",
                 job / 100
             )
         })
-        .collect();
-    let start = Case { name: "start (accepted, 202)".into(), path: String::new(), reference: "", crowd: false };
-    row(&start, 1, &crowd(&http, "", Some(starts), 1, longest.min(Duration::from_secs(1)), process).await?);
-    println!("\nResident memory afterwards: {:.1} MiB.\n", memory(process)?);
-    Ok(())
+        .collect()
 }
 
-fn fill(database: &Path, jobs: usize, runs: usize) -> Result<()> {
+/// Has the stock client list all jobs, and says how long it took.
+async fn list_all(service: &str, meter: Meter) -> Result<String> {
+    let home = tempfile::tempdir()?;
+    let (begun, before) = (Instant::now(), meter.read()?);
+    let output = tokio::process::Command::new(vdk::client().vdk())
+        .args(["list", "-a", "-o", "json", "--rest-api-url", service])
+        .envs(xtask::client::Client::variables(home.path()))
+        .env_remove("VDK_CONTROL_SERVICE_REST_API_URL")
+        .current_dir(home.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let Ok(output) = tokio::time::timeout(LIST_MAX, output).await else {
+        return Ok(format!("no end within {} s", LIST_MAX.as_secs()));
+    };
+    let (output, took, after) = (output?, begun.elapsed(), meter.read()?);
+    if !output.status.success() {
+        bail!("vdk list -a: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let listed: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    Ok(format!(
+        "{} jobs in {:.1} s, of which the service's processor time is {:.1} s and PostgreSQL's {:.1} s",
+        listed.len(),
+        took.as_secs_f64(),
+        (after.0 - before.0) / 1000.0,
+        (after.1 - before.1) / 1000.0
+    ))
+}
+
+fn fill(url: &str, jobs: usize, runs: usize) -> Result<()> {
     let begun = Instant::now();
-    let url = format!("sqlite:{}", database.display());
     let status = Command::new(cargo())
         .args(["run", "--quiet", "--package", "store", "--example", "fill", "--"])
-        .args([&url, &jobs.to_string(), &runs.to_string()])
+        .args([url, &jobs.to_string(), &runs.to_string()])
         .status()
         .context("cargo cannot be started")?;
     ensure!(status.success(), "the database was not filled");
@@ -251,6 +370,7 @@ struct Figures {
     times: Vec<Duration>,
     elapsed: Duration,
     cpu_ms: f64,
+    server_cpu_ms: f64,
 }
 
 /// Has clients ask without a pause; with `starts`, each posts to the next address until there is none left.
@@ -260,7 +380,7 @@ async fn crowd(
     starts: Option<Vec<String>>,
     clients: usize,
     longest: Duration,
-    process: u32,
+    meter: Meter,
 ) -> Result<Figures> {
     let starts = starts.map(Arc::new);
     let next = Arc::new(AtomicUsize::new(0));
@@ -268,7 +388,7 @@ async fn crowd(
         let answer = http.get(url).send().await?;
         ensure!(answer.status().is_success(), "{url}: {} {}", answer.status(), answer.text().await?);
     }
-    let cpu = cpu_ms(process)?;
+    let before = meter.read()?;
     let begun = Instant::now();
     let asking: Vec<_> = (0..clients)
         .map(|_| {
@@ -297,7 +417,8 @@ async fn crowd(
         times.extend(each.await??);
     }
     times.sort();
-    Ok(Figures { times, elapsed: begun.elapsed(), cpu_ms: cpu_ms(process)? - cpu })
+    let (elapsed, after) = (begun.elapsed(), meter.read()?);
+    Ok(Figures { times, elapsed, cpu_ms: after.0 - before.0, server_cpu_ms: after.1 - before.1 })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small counts")]
@@ -308,13 +429,14 @@ fn row(case: &Case, clients: usize, figures: &Figures) {
         figures.times.get(index).map_or(0.0, |time| 1000.0 * time.as_secs_f64())
     };
     println!(
-        "| {} | {clients} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {} |",
+        "| {} | {clients} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} | {} |",
         case.name,
         ms(50),
         ms(95),
         ms(99),
         count as f64 / figures.elapsed.as_secs_f64(),
         figures.cpu_ms / count.max(1) as f64,
+        figures.server_cpu_ms / count.max(1) as f64,
         case.reference
     );
 }
@@ -327,10 +449,36 @@ fn cpu_ms(process: u32) -> Result<f64> {
     Ok(ticks * TICK_MS)
 }
 
-/// Resident memory in MiB.
-fn memory(process: u32) -> Result<f64> {
+/// Processor time of all that goes back to a process, those that ended left out.
+fn cpu_ms_below(root: u32) -> f64 {
+    let parents: BTreeMap<u32, u32> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|process| Some((process, parent(process)?)))
+        .collect();
+    let is_below = |mut process: u32| {
+        while process != root {
+            let Some(above) = parents.get(&process) else { return false };
+            process = *above;
+        }
+        true
+    };
+    parents.keys().filter(|process| is_below(**process)).filter_map(|process| cpu_ms(*process).ok()).sum()
+}
+
+fn parent(process: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// Resident memory in MiB, now and at most.
+fn memory(process: u32) -> Result<(f64, f64)> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0)
+    let mib = |name: &str| -> Result<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib / 1024.0)
+    };
+    Ok((mib("VmRSS:")?, mib("VmHWM:")?))
 }

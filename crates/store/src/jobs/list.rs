@@ -589,7 +589,7 @@ pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>) -> Resul
     let conditions = query.conditions(if by_name { Way::Find } else { way }, shared, pythons.as_deref())?;
     let sql = match (query.sort, way) {
         (JobSort::NextRun, Way::Walk) => along_schedules(query, &conditions.sql),
-        _ => sorted(query, &conditions.sql, way == Way::Find && !shared),
+        _ => sorted(query, &conditions.sql, way, shared),
     };
     summaries(tx, Conditions { sql, bound: conditions.bound }).await
 }
@@ -603,46 +603,61 @@ async fn summaries(tx: &mut Tx, Conditions { sql, bound }: Conditions) -> Result
 /// How many times less than all jobs are a part of them: fewer are quicker sorted than met by chance.
 const PART: i64 = 3;
 
-/// Whether so many jobs are a small part of all.
+/// Whether so many jobs are a small part of all; PostgreSQL is asked for its estimate, for counting takes it long.
 async fn is_a_part(tx: &mut Tx, found: i64) -> Result<bool> {
-    let all = number(tx, "select count(*) from data_job_text".into(), Vec::new()).await?;
-    Ok(found * PART <= all)
+    let all = if tx.is_shared() {
+        "select cast(reltuples as bigint) from pg_class where oid = cast('data_job_text' as regclass)"
+    } else {
+        "select count(*) from data_job_text"
+    };
+    Ok(found * PART <= number(tx, all.into(), Vec::new()).await?)
 }
 
-/// The statement for jobs by name that are looked for by words alone, where SQLite's index of words can serve it. What is
-/// looked for is often a part of the name: along the order of names, half of all jobs may come before the first.
+/// The statement for jobs by name that are looked for by words alone, where there is an index of words. What is looked
+/// for is often a part of the name: along the order of names, half of all jobs may come before the first.
 fn words_by_name(query: &JobQuery, shared: bool) -> Result<Option<Conditions>> {
-    let Some((columns, text)) = query.only_words().filter(|_| !shared && query.sort == JobSort::Name) else {
-        return Ok(None);
-    };
+    let Some((columns, text)) = query.only_words().filter(|_| query.sort == JobSort::Name) else { return Ok(None) };
     let mut narrowing = Narrowing { conditions: Conditions::default(), way: Way::Find, shared };
-    let ("data_job_words", words) = narrowing.words(&columns, text) else { return Ok(None) };
+    let texts = match narrowing.words(&columns, text) {
+        ("data_job_words", words) => {
+            format!("data_job_words cross join data_job_text t where t.text_id = data_job_words.rowid and {words}")
+        }
+        (table, words) if shared => format!("{table} where {words}"),
+        _ => return Ok(None),
+    };
     storable(narrowing.conditions.texts())?;
     let direction = if query.descending { "desc" } else { "asc" };
+    let aside = narrowing.aside(true);
     let sql = format!(
         "select {COLUMNS}, s.next_tick from data_job j left join schedule s on s.schedule_id = j.schedule_id
-         where j.job_id in (select t.job_id from data_job_words cross join data_job_text t
-                where t.text_id = data_job_words.rowid and {words}
-                order by t.name {direction} limit {} offset {})
-         order by +j.name {direction}",
+         where j.job_id in (select t.job_id from {texts} order by t.name {direction} limit {} offset {})
+         order by {aside}j.name {direction}",
         query.limit, query.offset
     );
     Ok(Some(Conditions { sql, bound: narrowing.conditions.bound }))
 }
 
-fn sorted(query: &JobQuery, conditions: &str, aside: bool) -> String {
+fn sorted(query: &JobQuery, conditions: &str, way: Way, shared: bool) -> String {
     let (column, optional) = query.sort.column();
     let descending = query.descending != (query.sort == JobSort::DeploymentEnabled);
     let direction = if descending { "desc" } else { "asc" };
-    let aside = if aside { "+" } else { "" };
+    let aside = if way == Way::Find && !shared { "+" } else { "" };
     let last = if optional { " nulls last" } else { "" };
     let schedule = if query.sort == JobSort::NextRun { format!("j.schedule_id {direction},") } else { String::new() };
+    let order = format!("{aside}{column} {direction}{last}, {schedule} {aside}j.name {direction}");
+    let window = format!("limit {} offset {}", query.limit, query.offset);
+    if way == Way::Walk && query.offset > 0 && query.sort != JobSort::NextRun {
+        // What comes before the page is passed by without a look at its rows.
+        return format!(
+            "select {COLUMNS}, s.next_tick
+             from (select j.job_id as id from data_job j where {conditions} order by {order} {window}) p
+             cross join data_job j left join schedule s on s.schedule_id = j.schedule_id
+             where j.job_id = p.id order by {order}"
+        );
+    }
     format!(
         "select {COLUMNS}, s.next_tick from data_job j left join schedule s on s.schedule_id = j.schedule_id
-         where {conditions}
-         order by {aside}{column} {direction}{last}, {schedule} {aside}j.name {direction}
-         limit {} offset {}",
-        query.limit, query.offset
+         where {conditions} order by {order} {window}"
     )
 }
 
@@ -716,6 +731,46 @@ async fn number(tx: &mut Tx, sql: String, bound: Vec<Bound>) -> Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The plan of a walked page on SQLite, in one line.
+    async fn plan(tx: &mut Tx, query: &JobQuery, pythons: Option<&[String]>) -> String {
+        let conditions = query.conditions(Way::Walk, false, pythons).unwrap();
+        let sql = format!("explain query plan {}", sorted(query, &conditions.sql, Way::Walk, false));
+        let Tx::Sqlite(tx) = tx else { unreachable!("on SQLite") };
+        let rows: Vec<(i64, i64, i64, String)> =
+            bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), conditions.bound).fetch_all(&mut **tx).await.unwrap();
+        rows.into_iter().map(|(.., step)| step).collect::<Vec<_>>().join("; ")
+    }
+
+    #[tokio::test]
+    async fn jobs_of_a_state_are_walked_along_its_index_by_name_and_along_the_order_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = crate::Db::open_sqlite(&folder.path().join("test.db")).await.unwrap();
+        let mut tx = db.read().await.unwrap();
+        let failed =
+            JobQuery { last_execution_status: Some(ExecutionStatus::UserError), limit: 50, ..JobQuery::default() };
+        let broken =
+            JobQuery { deployment_status: Some(DeploymentStatus::UserError), limit: 50, ..JobQuery::default() };
+        let absent = JobQuery { deployment: Some(DeploymentFilter::NotDeployed), limit: 50, ..JobQuery::default() };
+        let python = JobQuery { pythons: vec!["3.12".into()], limit: 50, ..JobQuery::default() };
+        let both = JobQuery { deployment_status: broken.deployment_status, ..failed.clone() };
+        let one = Some(vec!["3.12".to_owned()]);
+        for (query, pythons, index) in [
+            (&failed, None, "data_job_by_last_status (last_execution_status=?)"),
+            (&broken, None, "data_job_by_status (deployment_status=?)"),
+            (&absent, None, "data_job_by_enabled (deployment_enabled=?)"),
+            (&python, one.as_deref(), "data_job_by_python (deployment_python=?)"),
+            (&both, None, "data_job_by_last_status (last_execution_status=?)"),
+        ] {
+            for (descending, offset) in [(false, 0), (true, 50)] {
+                let by_name = plan(&mut tx, &JobQuery { descending, offset, ..query.clone() }, pythons).await;
+                assert!(by_name.contains(&format!("SEARCH j USING INDEX {index}")), "{query:?}: {by_name}");
+                let sort = JobSort::LastExecutionTime;
+                let by_end = plan(&mut tx, &JobQuery { sort, descending, offset, ..query.clone() }, pythons).await;
+                assert!(by_end.contains("SCAN j USING INDEX data_job_by_last_end"), "{query:?}: {by_end}");
+            }
+        }
+    }
 
     #[test]
     fn a_pattern_is_taken_apart_at_its_wildcards() {
