@@ -39,7 +39,7 @@ impl Once {
 
     /// The name of a request that says these parts.
     pub fn new(key: String, parts: &[&[u8]]) -> Self {
-        Self { key, request_hash: hexadecimal(&hash(parts)) }
+        Self { key, request_hash: hex::encode(&hash(parts)) }
     }
 }
 
@@ -102,11 +102,7 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
 }
 
 fn short_hash(parts: &[&[u8]]) -> String {
-    hexadecimal(&hash(parts)[..8])
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hash(parts)[..8])
 }
 
 impl Terms {
