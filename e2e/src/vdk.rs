@@ -21,6 +21,7 @@ pub struct Vdk {
     url: String,
     team: String,
     home: TempDir,
+    variables: Vec<(String, String)>,
 }
 
 /// What a command said.
@@ -40,7 +41,14 @@ impl Vdk {
     /// A client of the service at `url`.
     pub fn new(url: &str, team: &str) -> Self {
         let home = tempfile::Builder::new().prefix("holdfast-home-").tempdir().expect("a temporary folder");
-        Self { url: url.into(), team: team.into(), home }
+        Self { url: url.into(), team: team.into(), home, variables: Vec::new() }
+    }
+
+    /// With a variable in the environment.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
     }
 
     /// A folder that is this person's own.
@@ -58,6 +66,7 @@ impl Vdk {
         let output = tokio::process::Command::new(client().vdk())
             .args(arguments)
             .envs(Client::variables(self.home.path()))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .env_remove("VDK_CONTROL_SERVICE_REST_API_URL")
             .current_dir(self.home.path())
             .stdin(Stdio::null())

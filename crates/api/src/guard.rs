@@ -15,10 +15,14 @@ use axum::{
 };
 use model::{Problem, name::shown};
 
-use crate::{Api, error::Failure};
+use crate::{Api, auth::TOKEN_PATH, error::Failure};
 
 /// The media types that a request's body may have.
 const BODY_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];
+
+/// The media type that it has at the token endpoint, by OAuth's rule. A page that sends a form there without a credential
+/// achieves nothing.
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// Refuses what a strange page could have sent.
 pub(crate) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
@@ -54,7 +58,8 @@ fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
     if !request.method().is_safe() && !request.body().is_end_stream() {
         let given = text(headers, &header::CONTENT_TYPE).unwrap_or_default();
         let essence = given.split(';').next().unwrap_or_default().trim();
-        if !BODY_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
+        let is_form = request.uri().path() == TOKEN_PATH && essence.eq_ignore_ascii_case(FORM_TYPE);
+        if !is_form && !BODY_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
             return Err(Failure::refused(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Problem::invalid(

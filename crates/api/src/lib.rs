@@ -4,6 +4,7 @@
 //! A handler is named as the API's operationId, in the file of its noun. [`routes`] lists them all, [`error`] alone knows
 //! which status code a problem has, [`guard`] decides which requests a browser may send.
 
+pub mod auth;
 mod caller;
 mod error;
 pub mod graphql;
@@ -63,6 +64,8 @@ pub struct Api {
     pub registry: Arc<Mutex<Registry>>,
     /// The part of the registry that is about requests.
     pub metrics: HttpMetrics,
+    /// How callers are known; absent when authentication is off and nobody is asked.
+    pub auth: Option<auth::Authentication>,
     /// How much is taken on at once.
     pub limits: Limits,
 }

@@ -7,11 +7,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::routes;
 
 use crate::{
-    Api, caller, error, graphql, guard, home, limits, metrics,
+    Api, auth, caller, error, graphql, guard, home, limits, metrics,
     openapi::{Layers, Table, pages},
     probes,
     rest::{
         credentials, deleted_jobs, deployments, executions, history, info, jobs, keytab, properties, secrets, sources,
+        tokens,
     },
     terms,
 };
@@ -51,6 +52,7 @@ pub(crate) fn operations() -> Table {
         .at("/data-jobs/teams/{team_name}/oauth-credentials", routes!(credentials::oauth_credentials_get, credentials::oauth_credentials_put))
         .at("/data-jobs/teams/{team_name}/oauth-credentials/client-id", routes!(credentials::client_id_get))
         .at("/data-jobs/oauth-credentials/client-ids", routes!(credentials::get_team_ids_for_client_ids))
+        .at(auth::TOKEN_PATH, routes!(tokens::token_issue))
         .at("/data-jobs/graphql", routes!(graphql::post::graphql_explorer, graphql::post::graphql))
         .at("/data-jobs/api-docs", routes!(pages::api_docs))
         .at("/data-jobs/swagger-ui.html", routes!(pages::swagger_ui))
@@ -76,6 +78,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(error::unknown_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&api), terms::read))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), limits::admit))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard::guard));
 

@@ -2,9 +2,11 @@
 //!
 //! A team is a name here: it has credentials from the first time that somebody stores them, with or without jobs.
 
+use std::collections::BTreeSet;
+
 use model::{
     Problem,
-    access::Caller,
+    access::{Action, Caller},
     clock::Clock,
     name::{TeamName, shown},
 };
@@ -23,7 +25,8 @@ pub const CLIENT_IDS_MAX: usize = 1000;
 ///
 /// # Errors
 /// NotFound when nothing is stored for the team.
-pub async fn read(db: &Db, keys: &KeyRing, _caller: &Caller, team: &str) -> Result<Credentials, Problem> {
+pub async fn read(db: &Db, keys: &KeyRing, caller: &Caller, team: &str) -> Result<Credentials, Problem> {
+    caller.may_with_team(Action::ReadCredentials, team).await?;
     let Ok(team) = TeamName::parse(team) else { return Err(unknown(team)) };
     let found = store::credentials::find(&mut db.read().await?, keys, &team).await?;
     found.ok_or_else(|| unknown(team.as_str()))
@@ -41,6 +44,7 @@ pub async fn replace(
     team: &str,
     credentials: &Credentials,
 ) -> Result<(), Problem> {
+    caller.may_with_team(Action::ChangeCredentials, team).await?;
     let team = TeamName::parse(team)?;
     let parts = [("clientId", &*credentials.client_id), ("clientSecret", credentials.told())];
     for (name, text) in parts {
@@ -70,13 +74,15 @@ pub async fn replace(
 ///
 /// # Errors
 /// NotFound when nothing is stored for the team.
-pub async fn client_id(db: &Db, _caller: &Caller, team: &str) -> Result<String, Problem> {
+pub async fn client_id(db: &Db, caller: &Caller, team: &str) -> Result<String, Problem> {
+    caller.may_with_team(Action::FindTeam, team).await?;
     let Ok(team) = TeamName::parse(team) else { return Err(unknown(team)) };
     let found = store::credentials::client_id(&mut db.read().await?, &team).await?;
     found.ok_or_else(|| unknown(team.as_str()))
 }
 
-/// The teams of client ids, in the order of the question; those that belong to no team are left out.
+/// The teams of client ids, in the order of the question; those that belong to no team are left out. Open to everyone, as
+/// [`client_id`] is.
 ///
 /// # Errors
 /// Invalid for more than [`CLIENT_IDS_MAX`] at once.
@@ -91,6 +97,15 @@ pub async fn teams(db: &Db, _caller: &Caller, client_ids: &[String]) -> Result<V
     let mut found = store::credentials::teams(&mut db.read().await?, client_ids).await?;
     found.sort_by_key(|(id, _)| client_ids.iter().position(|asked| asked == id));
     Ok(found)
+}
+
+/// The teams whose OAuth application has this client id: what a token that was issued to it stands for.
+pub async fn teams_of(db: &Db, client_id: &str) -> Result<BTreeSet<String>, Problem> {
+    if client_id.is_empty() || client_id.len() > PART_MAX_BYTES {
+        return Ok(BTreeSet::new());
+    }
+    let found = store::credentials::teams(&mut db.read().await?, &[client_id.to_owned()]).await?;
+    Ok(found.into_iter().map(|(_, team)| team.to_string()).collect())
 }
 
 fn unknown(team: &str) -> Problem {

@@ -2,7 +2,7 @@
 
 use model::{
     Problem,
-    access::Caller,
+    access::{Action, Caller},
     clock::Clock,
     deployment::{Deployment, DeploymentChange, JobPart, PRODUCTION, Rollout, Stamp, VersionDefaults},
     job::DataJob,
@@ -41,12 +41,13 @@ pub async fn change(
     change: &DeploymentChange,
     missing: Missing<'_>,
 ) -> Result<(), Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
     if let Some(done) = once::outcome(&mut tx, caller, now).await? {
         return Ok(done);
     }
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     if let Missing::Refuse { deployment_id } = missing {
         check_id(&job, deployment_id)?;
     }
@@ -97,9 +98,10 @@ pub(crate) async fn retry(db: &Db, caller: &Caller, job: &DataJob, now: jiff::Ti
 }
 
 /// The deployment that runs: none before the first success.
-pub async fn list(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<(DataJob, Option<Reached>), Problem> {
+pub async fn list(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<(DataJob, Option<Reached>), Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     let reached = store::deployments::reached(&mut tx, &[job.id]).await?.pop();
     Ok((job, reached))
 }
@@ -130,13 +132,14 @@ pub async fn read(
 /// NotFound for an unknown job or id, and for a job without a deployment.
 pub async fn rollout(
     db: &Db,
-    _caller: &Caller,
+    caller: &Caller,
     team: &str,
     name: &str,
     deployment_id: &str,
 ) -> Result<(Deployment, Rollout), Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
     let deployment = wanted(&mut tx, &job).await?;
     let rollout = store::deployments::rollout(&mut tx, job.id).await?.unwrap_or_default();
@@ -152,9 +155,10 @@ pub async fn remove(
     name: &str,
     deployment_id: &str,
 ) -> Result<(), Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
     check(caller, &job, store::deployments::find(&mut tx, job.id).await?.as_ref())?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;

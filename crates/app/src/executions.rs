@@ -2,7 +2,7 @@
 
 use model::{
     Problem,
-    access::Caller,
+    access::{Action, Caller, Permit},
     clock::Clock,
     execution::{Execution, Status, Type, already_active},
     name::{ExecutionId, shown},
@@ -44,6 +44,7 @@ pub async fn start(
     deployment_id: &str,
     request: &StartRequest,
 ) -> Result<ExecutionId, Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     let arguments = request.arguments.as_ref().map(json_text);
     if arguments.as_ref().is_some_and(|a| a.len() > ARGUMENTS_MAX_BYTES) {
         return Err(Problem::too_large(
@@ -65,7 +66,7 @@ pub async fn start(
     if let Some(id) = once::outcome(&mut tx, caller, now).await? {
         return Ok(id);
     }
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     deployments::check_id(&job, deployment_id)?;
     deployments::wanted(&mut tx, &job).await?;
     let new = NewExecution {
@@ -90,13 +91,14 @@ pub async fn start(
 }
 
 /// Reads a run of a job.
-pub async fn read(db: &Db, _caller: &Caller, team: &str, name: &str, id: &str) -> Result<Execution, Problem> {
+pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str, id: &str) -> Result<Execution, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    find(&mut tx, team, name, id).await
+    find(&mut tx, &permit, id).await
 }
 
-async fn find(tx: &mut Tx, team: &str, name: &str, id: &str) -> Result<Execution, Problem> {
-    let job = find_job(tx, team, name).await?;
+async fn find(tx: &mut Tx, permit: &Permit<'_>, id: &str) -> Result<Execution, Problem> {
+    let job = find_job(tx, permit).await?;
     let found = match ExecutionId::parse(id) {
         Some(id) => store::executions::find(tx, &id).await?,
         None => None,
@@ -113,14 +115,15 @@ async fn find(tx: &mut Tx, team: &str, name: &str, id: &str) -> Result<Execution
 /// The runs of a job in these statuses (none means any), newest first, at most [`LIST_MAX`].
 pub async fn list(
     db: &Db,
-    _caller: &Caller,
+    caller: &Caller,
     team: &str,
     name: &str,
     deployment_id: Option<&str>,
     statuses: &[Status],
 ) -> Result<Vec<Execution>, Problem> {
+    let permit = caller.may(Action::ReadOwn, team, name).await?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     if let Some(id) = deployment_id {
         deployments::check_id(&job, id)?;
     }
@@ -147,10 +150,11 @@ pub async fn cancel(
     name: &str,
     id: &str,
 ) -> Result<(), Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    let job = find_job(&mut tx, team, name).await?;
-    let execution = find(&mut tx, team, name, id).await?;
+    let job = find_job(&mut tx, &permit).await?;
+    let execution = find(&mut tx, &permit, id).await?;
     if !store::executions::request_cancel(&mut tx, &execution.id, now).await? {
         return Err(Problem::invalid(
             format!("The execution {} was not cancelled.", execution.id),
@@ -177,13 +181,14 @@ pub async fn are_elsewhere(db: &Db, runtime: &dyn Runtime) -> Result<bool, Probl
 pub async fn log(
     db: &Db,
     runtime: &dyn Runtime,
-    _caller: &Caller,
+    caller: &Caller,
     team: &str,
     name: &str,
     id: &str,
 ) -> Result<LogChunk, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    let execution = find(&mut tx, team, name, id).await?;
+    let execution = find(&mut tx, &permit, id).await?;
     if let Some(stored) = store::logs::find(&mut tx, &execution.id).await? {
         return Ok(stored);
     }

@@ -3,7 +3,7 @@
 
 use model::{
     Problem,
-    access::Caller,
+    access::{Action, Caller},
     clock::Clock,
     deployment::{Deployment, Difference, JobPart, Stamp, VersionDefaults},
     job::{DataJob, JobConfig},
@@ -70,15 +70,16 @@ fn page<T>(mut content: Vec<T>, fetched_max: i64, number: impl Fn(&T) -> i64) ->
 /// NotFound for an unknown job or deployment; Invalid for a page of no possible size.
 pub async fn revisions(
     db: &Db,
-    _caller: &Caller,
+    caller: &Caller,
     team: &str,
     name: &str,
     deployment_id: &str,
     part: Part,
 ) -> Result<Page<Deployment>, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let (before, limit) = part.bounds()?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
     let found = store::revisions::page(&mut tx, job.id, before, limit).await?;
     Ok(page(found, limit, |revision| revision.generation))
@@ -90,14 +91,15 @@ pub async fn revisions(
 /// NotFound for an unknown job, deployment or generation.
 pub async fn revision(
     db: &Db,
-    _caller: &Caller,
+    caller: &Caller,
     team: &str,
     name: &str,
     deployment_id: &str,
     generation: i64,
 ) -> Result<Deployment, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
     find(&mut tx, &job, generation).await
 }
@@ -108,14 +110,15 @@ pub async fn revision(
 /// NotFound for an unknown job, deployment or generation.
 pub async fn differences(
     db: &Db,
-    _caller: &Caller,
+    caller: &Caller,
     team: &str,
     name: &str,
     deployment_id: &str,
     (from, to): (i64, i64),
 ) -> Result<Vec<Difference>, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
     let (from, to) = (find(&mut tx, &job, from).await?, find(&mut tx, &job, to).await?);
     Ok(from.differences(&to))
@@ -139,12 +142,13 @@ pub async fn roll_back(
     name: &str,
     (deployment_id, generation): (&str, i64),
 ) -> Result<(), Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
     if let Some(done) = once::outcome(&mut tx, caller, now).await? {
         return Ok(done);
     }
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
     let old = find(&mut tx, &job, generation).await?;
     let current = store::deployments::find(&mut tx, job.id).await?;
@@ -203,10 +207,11 @@ async fn find(tx: &mut Tx, job: &DataJob, generation: i64) -> Result<Deployment,
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid for a page of no possible size.
-pub async fn events(db: &Db, _caller: &Caller, team: &str, name: &str, part: Part) -> Result<Page<Kept>, Problem> {
+pub async fn events(db: &Db, caller: &Caller, team: &str, name: &str, part: Part) -> Result<Page<Kept>, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let (before, limit) = part.bounds()?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     let found = store::audit::page(&mut tx, job.id, before, limit).await?;
     Ok(page(found, limit, |event| event.id))
 }

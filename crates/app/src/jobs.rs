@@ -2,7 +2,7 @@
 
 use model::{
     Problem,
-    access::Caller,
+    access::{Action, Caller, decide_one_team},
     clock::Clock,
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     job::{DataJob, JobConfig},
@@ -58,6 +58,7 @@ pub async fn create(
     default_zone: &str,
     definition: JobDefinition,
 ) -> Result<DataJob, Problem> {
+    caller.may(Action::Change, &definition.team, &definition.name).await?;
     let (name, team, description, config) = definition.validated(default_zone)?;
     let mut job = DataJob { id: JobId(clock.new_id()), name, team, description, config };
     let now = clock.now();
@@ -66,6 +67,7 @@ pub async fn create(
         job.id = JobId(id);
         return Ok(job);
     }
+    may_have_jobs(&mut tx, caller, &job.team, job.id).await?;
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
     if !store::jobs::insert(&mut tx, &job, schedule, &caller.user, now).await? {
         return Err(Problem::conflict(
@@ -82,9 +84,10 @@ pub async fn create(
 }
 
 /// Reads a job.
-pub async fn read(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<DataJob, Problem> {
+pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<DataJob, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    find_job(&mut tx, team, name).await
+    find_job(&mut tx, &permit).await
 }
 
 /// Changes a job. What its deployment shows of it (schedule, contacts, flags, team) becomes a new generation of the
@@ -102,6 +105,11 @@ pub async fn update(
     name: &str,
     definition: JobDefinition,
 ) -> Result<(), Problem> {
+    let permit = if definition.team == team {
+        caller.may(Action::Change, team, name).await?
+    } else {
+        caller.may_move(team, name, &definition.team).await?
+    };
     let (new_name, new_team, description, config) = definition.validated(default_zone)?;
     if new_name.as_str() != name {
         return Err(Problem::invalid(
@@ -112,11 +120,14 @@ pub async fn update(
     }
     let now = clock.now();
     let mut tx = db.write().await?;
-    let before = find_job(&mut tx, team, name).await?;
+    let before = find_job(&mut tx, &permit).await?;
     check(caller, &before)?;
     let after = DataJob { id: before.id, name: new_name, team: new_team, description, config };
     if before == after {
         return Ok(());
+    }
+    if before.team != after.team {
+        may_have_jobs(&mut tx, caller, &after.team, after.id).await?;
     }
     let schedule = ensure_schedule(&mut tx, &after.config, default_zone, now).await?;
     store::jobs::update(&mut tx, &after, schedule, now).await?;
@@ -145,14 +156,16 @@ pub async fn move_to_team(
     name: &str,
     new_team: &str,
 ) -> Result<(), Problem> {
+    let permit = caller.may_move(team, name, new_team).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    let before = find_job(&mut tx, team, name).await?;
+    let before = find_job(&mut tx, &permit).await?;
     check(caller, &before)?;
     let after = DataJob { team: TeamName::parse(new_team)?, ..before.clone() };
     if before == after {
         return Ok(());
     }
+    may_have_jobs(&mut tx, caller, &after.team, after.id).await?;
     let schedule = ensure_schedule(&mut tx, &after.config, default_zone, now).await?;
     store::jobs::update(&mut tx, &after, schedule, now).await?;
     let generation = follow(&mut tx, caller, defaults, &before, &after, now).await?;
@@ -165,6 +178,17 @@ pub async fn move_to_team(
     }
     db.wake().schedules.notify_one();
     Ok(())
+}
+
+/// Refuses jobs of a second team where only one may have some.
+async fn may_have_jobs(tx: &mut Tx, caller: &Caller, team: &TeamName, job: JobId) -> Result<(), Problem> {
+    if !caller.one_team {
+        return Ok(());
+    }
+    match store::jobs::other_team(tx, team, job).await? {
+        Some(other) => decide_one_team(&other, team),
+        None => Ok(()),
+    }
 }
 
 /// Makes a generation of the deployment where the change of the job shows in it.
@@ -192,9 +216,10 @@ async fn follow(
 /// Deletes a job with its deployment, properties and secrets. Its active runs are cancelled. What it was stays as a
 /// tombstone for some days; a new job of the name inherits nothing.
 pub async fn delete(db: &Db, clock: &dyn Clock, caller: &Caller, team: &str, name: &str) -> Result<(), Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     check(caller, &job)?;
     store::executions::request_cancel_all(&mut tx, job.id, now).await?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
@@ -238,6 +263,7 @@ pub async fn restore(
     team: &str,
     name: &str,
 ) -> Result<Restored, Problem> {
+    caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
     if let Some(restored) = once::outcome(&mut tx, caller, now).await? {
@@ -254,6 +280,7 @@ pub async fn restore(
         )
         .fix("Check the name and the team; GET …/deleted-jobs lists what can be brought back."));
     };
+    may_have_jobs(&mut tx, caller, &job.team, job.id).await?;
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
     if !store::jobs::deleted::restore(&mut tx, &job, schedule, now).await? {
         return Err(Problem::conflict(
@@ -316,11 +343,12 @@ pub const DELETED_PAGE_MAX: i64 = 1000;
 /// Invalid for a page of no possible size.
 pub async fn deleted(
     db: &Db,
-    _caller: &Caller,
+    caller: &Caller,
     team: &str,
     before: Option<(jiff::Timestamp, JobId)>,
     limit: Option<i64>,
 ) -> Result<(Vec<Deleted>, Option<(jiff::Timestamp, JobId)>), Problem> {
+    caller.may_with_team(Action::Read, team).await?;
     /// Jobs on a page when the caller does not say.
     const PAGE: i64 = 100;
     let limit = limit.unwrap_or(PAGE);

@@ -14,11 +14,14 @@ pub mod properties;
 pub mod queries;
 pub mod secrets;
 pub mod sources;
+pub mod tokens;
 
 use model::{
     Problem,
+    access::Permit,
     job::DataJob,
     name::{JobName, TeamName, shown},
+    problem::Kind,
 };
 use store::Tx;
 
@@ -36,12 +39,22 @@ pub use store::{
     keys::{KeyRing, SecretKey},
 };
 
-/// The job of this name in this team, within a transaction. One that writes keeps it as it is until its end; a verb asks
-/// for it before it does anything else.
+/// The job that a permit is for, within a transaction. One that writes keeps it as it is until its end; a verb asks for it
+/// before it does anything else.
 ///
 /// # Errors
 /// [`model::problem::Kind::NotFound`] when there is none, also when the name belongs to a job of another team.
-pub(crate) async fn find_job(tx: &mut Tx, team: &str, name: &str) -> Result<DataJob, Problem> {
+pub(crate) async fn find_job(tx: &mut Tx, permit: &Permit<'_>) -> Result<DataJob, Problem> {
+    let found = find_by_name(tx, permit.team(), permit.name()).await;
+    match &found {
+        Ok(job) => permit.covers(Some(job.id))?,
+        Err(problem) if problem.kind == Kind::NotFound => permit.covers(None)?,
+        Err(_) => {}
+    }
+    found
+}
+
+async fn find_by_name(tx: &mut Tx, team: &str, name: &str) -> Result<DataJob, Problem> {
     let unknown = || {
         Problem::not_found(
             format!("The data job {} was not found in the team {}.", shown(name), shown(team)),

@@ -1,6 +1,11 @@
 //! Read and replace the properties of a job.
 
-use model::{Problem, access::Caller, clock::Clock, name::shown};
+use model::{
+    Problem,
+    access::{Action, Caller},
+    clock::Clock,
+    name::shown,
+};
 use store::Db;
 
 use crate::{JsonObject, find_job, jobs::event, json_text};
@@ -9,9 +14,10 @@ use crate::{JsonObject, find_job, jobs::event, json_text};
 pub const PROPERTIES_MAX_BYTES: usize = 1024 * 1024;
 
 /// The properties of a job. A job that does not exist has none: `vdk run` of a job that was never created reads them too.
-pub async fn read(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
+pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
+    let permit = caller.may(Action::ReadOwn, team, name).await?;
     let mut tx = db.read().await?;
-    let job = match find_job(&mut tx, team, name).await {
+    let job = match find_job(&mut tx, &permit).await {
         Ok(job) => job,
         Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(JsonObject::new()),
         Err(problem) => return Err(problem),
@@ -35,6 +41,7 @@ pub async fn replace(
     name: &str,
     properties: &JsonObject,
 ) -> Result<(), Problem> {
+    let permit = caller.may(Action::ChangeOwn, team, name).await?;
     let content = json_text(properties);
     if content.len() > PROPERTIES_MAX_BYTES {
         return Err(Problem::too_large(
@@ -45,7 +52,7 @@ pub async fn replace(
     }
     let now = clock.now();
     let mut tx = db.write().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     store::properties::replace(&mut tx, job.id, &content, &caller.user, now).await?;
     store::audit::record(&mut tx, caller, &event("properties.replace", &job, None), now).await?;
     tx.commit().await?;

@@ -45,8 +45,25 @@ pub struct Page<T> {
     pub total: Option<i64>,
 }
 
-/// A page of jobs.
-pub async fn jobs(db: &Db, _caller: &Caller, request: &JobPageRequest) -> Result<Page<JobOnPage>, Problem> {
+impl<T> Page<T> {
+    fn empty(with_total: bool) -> Self {
+        Self { content: Vec::new(), total: with_total.then_some(0) }
+    }
+}
+
+/// A page of jobs, of the teams that the caller may read.
+pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<Page<JobOnPage>, Problem> {
+    let narrowed;
+    let request = match caller.may_list().await? {
+        None => request,
+        Some(teams) if teams.is_empty() => return Ok(Page::empty(request.with_total)),
+        Some(teams) => {
+            let readable_teams = teams.iter().cloned().collect();
+            let query = JobQuery { readable_teams, ..request.query.clone() };
+            narrowed = JobPageRequest { query, ..request.clone() };
+            &narrowed
+        }
+    };
     let mut tx = db.read().await?;
     // Who knows how many there are knows how to find them.
     let total = if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
@@ -81,13 +98,27 @@ pub async fn jobs(db: &Db, _caller: &Caller, request: &JobPageRequest) -> Result
     Ok(Page { content, total })
 }
 
-/// A page of runs.
+/// A page of runs, of the teams that the caller may read.
 pub async fn executions(
     db: &Db,
-    _caller: &Caller,
+    caller: &Caller,
     query: &ExecutionQuery,
     with_total: bool,
 ) -> Result<Page<Execution>, Problem> {
+    let narrowed;
+    let query = match caller.may_list().await? {
+        None => query,
+        Some(readable) => {
+            let asked = &query.teams;
+            let teams: Vec<_> =
+                readable.iter().filter(|team| asked.is_empty() || asked.contains(team)).cloned().collect();
+            if teams.is_empty() {
+                return Ok(Page::empty(with_total));
+            }
+            narrowed = ExecutionQuery { teams, ..query.clone() };
+            &narrowed
+        }
+    };
     let mut tx = db.read().await?;
     let content = store::executions::page(&mut tx, query).await?;
     let total = if with_total { Some(store::executions::count(&mut tx, query).await?) } else { None };

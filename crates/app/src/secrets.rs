@@ -1,6 +1,11 @@
 //! Read and replace the secrets of a job.
 
-use model::{Problem, access::Caller, clock::Clock, name::shown};
+use model::{
+    Problem,
+    access::{Action, Caller},
+    clock::Clock,
+    name::shown,
+};
 use secrecy::{ExposeSecret, SecretString};
 use store::{Db, keys::KeyRing};
 
@@ -10,9 +15,10 @@ use crate::{JsonObject, find_job, jobs::event, json_text};
 pub const SECRETS_MAX_BYTES: usize = 1024 * 1024;
 
 /// The secrets of a job. A job that does not exist has none, as with its properties.
-pub async fn read(db: &Db, keys: &KeyRing, _caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
+pub async fn read(db: &Db, keys: &KeyRing, caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
+    let permit = caller.may(Action::ReadOwn, team, name).await?;
     let mut tx = db.read().await?;
-    let job = match find_job(&mut tx, team, name).await {
+    let job = match find_job(&mut tx, &permit).await {
         Ok(job) => job,
         Err(problem) if problem.kind == model::problem::Kind::NotFound => return Ok(JsonObject::new()),
         Err(problem) => return Err(problem),
@@ -37,6 +43,7 @@ pub async fn replace(
     name: &str,
     secrets: &JsonObject,
 ) -> Result<(), Problem> {
+    let permit = caller.may(Action::ChangeOwn, team, name).await?;
     let content = SecretString::from(json_text(secrets));
     let bytes = content.expose_secret().len();
     if bytes > SECRETS_MAX_BYTES {
@@ -48,7 +55,7 @@ pub async fn replace(
     }
     let now = clock.now();
     let mut tx = db.write().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     store::secrets::replace(&mut tx, keys, job.id, &content, &caller.user, now).await?;
     store::audit::record(&mut tx, caller, &event("secrets.replace", &job, None), now).await?;
     tx.commit().await?;

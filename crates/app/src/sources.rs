@@ -10,7 +10,7 @@ use std::{
 
 use model::{
     Problem,
-    access::Caller,
+    access::{Action, Caller},
     clock::Clock,
     name::{JobName, shown},
     source::{ArchiveLimits, Source, SourceVersion},
@@ -42,6 +42,7 @@ pub async fn upload(
     reason: &str,
     archive: Vec<u8>,
 ) -> Result<SourceVersion, Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     if reason.len() > REASON_MAX_BYTES {
         return Err(Problem::invalid(
             "The sources were not stored.",
@@ -49,7 +50,7 @@ pub async fn upload(
         ));
     }
     // Unknown jobs are told apart before the work of unpacking.
-    let job = find_job(&mut db.read().await?, team, name).await?;
+    let job = find_job(&mut db.read().await?, &permit).await?;
     let (limits, job_name) = (*limits, job.name.clone());
     let normal = tokio::task::spawn_blocking(move || normalise(&job_name, &archive, &limits))
         .await
@@ -67,7 +68,7 @@ pub async fn upload(
     if let Some(version) = once::outcome(&mut tx, caller, now).await? {
         return Ok(version);
     }
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     store::sources::insert(&mut tx, job.id, &source, &normal.archive).await?;
     let mut event = event("sources.upload", &job, None);
     event.detail = Some(normal.version.to_string());
@@ -78,9 +79,10 @@ pub async fn upload(
 }
 
 /// The latest source of a job as a ZIP archive whose top folder has the job's name.
-pub async fn download(db: &Db, _caller: &Caller, team: &str, name: &str) -> Result<Vec<u8>, Problem> {
+pub async fn download(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<Vec<u8>, Problem> {
+    let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     let none = || {
         Problem::not_found(
             format!("The data job {} has no sources.", job.name),
@@ -105,6 +107,7 @@ pub async fn remove(
     name: &str,
     reason: &str,
 ) -> Result<(), Problem> {
+    let permit = caller.may(Action::Change, team, name).await?;
     if reason.len() > REASON_MAX_BYTES {
         return Err(Problem::invalid(
             "The sources were not removed.",
@@ -113,7 +116,7 @@ pub async fn remove(
     }
     let now = clock.now();
     let mut tx = db.write().await?;
-    let job = find_job(&mut tx, team, name).await?;
+    let job = find_job(&mut tx, &permit).await?;
     if store::sources::remove_all(&mut tx, job.id, now).await? == 0 {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! Holdfast: a Control Service for data jobs. This crate is the program: commands, configuration and wiring.
 
+mod authentication;
 mod commands;
 mod config;
 mod data_folder;

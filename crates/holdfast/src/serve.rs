@@ -30,6 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authentication,
     config::{Loaded, Settings, Surroundings, Value, check_exposure},
     data_folder::DataFolder,
     database,
@@ -60,7 +61,8 @@ const NOT_FOR_JOBS: &[&str] = &["TMPDIR"];
 /// Serves until SIGTERM or Ctrl-C. Runs in progress go on.
 pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::Result<()> {
     let settings = &loaded.settings;
-    check_exposure(settings.listen, settings.runtime, false, settings.insecure)
+    let auth = authentication::of(settings)?;
+    check_exposure(settings.listen, settings.runtime, auth.is_some(), settings.insecure)
         .map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
     runtime::local::harden_process().context("This process can't be kept from being read by others.")?;
     let vdk_options = settings.vdk_options()?;
@@ -100,6 +102,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     if let Some(site) = &site {
         store::sites::claim(&db, site).await?;
     }
+    authentication::check_teams(settings, &db).await?;
+    let (auth, issuers) = auth.unzip();
     let versions = Arc::new(versions(settings, &interpreters)?);
     let clock: SharedClock = Arc::new(SystemClock);
     let tools = Arc::new(Tools::new(ToolsOptions {
@@ -123,7 +127,10 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         .map_err(|p| anyhow!(crate::commands::sentences(&p)))?,
     );
     let mut registry = Registry::default();
-    let job_options = vdk_options.for_jobs(settings.rest_api_url(address));
+    let job_options = JobOptions {
+        token_url: auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH)),
+        ..vdk_options.for_jobs(settings.rest_api_url(address))
+    };
     let synchronizer = Synchronizer {
         db: db.clone(),
         clock: clock.clone(),
@@ -160,6 +167,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         readiness,
         registry: Arc::new(Mutex::new(registry)),
         metrics,
+        auth,
         limits: Limits::new(REQUESTS_MAX, REQUEST_TIMEOUT),
     });
 
@@ -176,6 +184,10 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     announce(address, settings, &folder, &versions, runtime.confinement())?;
     for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
         tracing::warn!("{warning}");
+    }
+
+    if let Some(issuers) = issuers {
+        tokio::spawn(async move { issuers.warm_up().await });
     }
 
     tokio::select! {
@@ -355,6 +367,11 @@ fn announce(
     writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
     writeln!(out, "  VDK           {}", versions.vdk_version)?;
     writeln!(out, "  jobs are      {confinement}")?;
+    let callers = match settings.auth_issuers.0.len() {
+        0 => "not asked who they are (authentication is off)".to_owned(),
+        count => format!("known by the tokens of {count} issuer{} (auth.issuers)", if count == 1 { "" } else { "s" }),
+    };
+    writeln!(out, "  callers are   {callers}")?;
     writeln!(out)?;
     writeln!(
         out,

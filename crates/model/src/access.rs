@@ -1,9 +1,20 @@
-//! Who asks. Every verb takes the caller, so that no transport can forget to.
+//! Who asks, and what that one may do. Every verb takes the caller and asks it first, so that no transport can forget to.
+//!
+//! The rule ([`decide`]) is pure: a standing, an action and a team. What an operator's own authorization service says comes
+//! after it, through [`Gate`], and never within a transaction. A [`Permit`] is the proof that both agreed; a job can't be
+//! looked up without one.
 
-use crate::terms::Terms;
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    BoxFuture, Problem,
+    name::{JobId, TeamName, shown},
+    problem::{Fault, Kind},
+    terms::Terms,
+};
 
 /// The one on whose behalf a verb is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     /// The user's name, as it is recorded in `deployed_by`, `started_by` and the audit trail.
     pub user: String,
@@ -11,14 +22,385 @@ pub struct Caller {
     pub op_id: String,
     /// The terms of the request.
     pub terms: Terms,
+    /// What is known of the caller.
+    pub standing: Standing,
+    /// Whom to ask beside the rule, when the operator has an authorization service.
+    pub gate: Option<Arc<dyn Gate>>,
+    /// Whether only one team may have jobs, because jobs of several could read each other's data where they run.
+    pub one_team: bool,
+}
+
+/// What is known of a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Authentication is off: nobody is asked, and everybody may do everything.
+    Anyone,
+    /// Authentication is on, and the caller did not say who it is.
+    Stranger,
+    /// A user who was authenticated.
+    User {
+        /// The teams that the user belongs to; `None` when users are not limited to teams, or this one isn't.
+        teams: Option<BTreeSet<String>>,
+    },
+    /// The OAuth application of one team or more.
+    Application {
+        /// These teams; empty when the application belongs to none.
+        teams: BTreeSet<String>,
+    },
+    /// A deployed job, for what it needs while it runs.
+    Job(JobId),
+}
+
+/// What a caller wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Find the client id of a team, or the team of a client id. Open to everyone, as other services need it to let
+    /// callers in.
+    FindTeam,
+    /// List jobs and runs of all teams that the caller may read, or learn what the service offers.
+    List,
+    /// Read a job, its deployment, sources, runs and history.
+    Read,
+    /// Create, change, move, deploy, start or delete.
+    Change,
+    /// Read what the job itself needs while it runs: properties, secrets and the list of its runs.
+    ReadOwn,
+    /// Replace what the job itself keeps: properties and secrets.
+    ChangeOwn,
+    /// Read the OAuth application of a team, with its secret.
+    ReadCredentials,
+    /// Replace the OAuth application of a team.
+    ChangeCredentials,
+}
+
+impl Action {
+    /// Whether it changes something.
+    pub fn changes(self) -> bool {
+        matches!(self, Self::Change | Self::ChangeOwn | Self::ChangeCredentials)
+    }
+}
+
+/// What is asked of an operator's authorization service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// The user's name.
+    pub user: &'a str,
+    /// What the user wants to do.
+    pub action: Action,
+    /// With what of which team; absent for a list of all teams.
+    pub team: Option<&'a str>,
+    /// The team that it has afterwards, when it moves.
+    pub new_team: Option<&'a str>,
+    /// With which job; absent when it is about a team or a list.
+    pub job: Option<&'a str>,
+}
+
+/// What an authorization service said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The user may.
+    Allowed,
+    /// The user may not.
+    Refused {
+        /// The service's own code for it.
+        code: u16,
+        /// What it says to the user; may be empty.
+        text: String,
+    },
+}
+
+/// A question with what the service is told of the request that it arose from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inquiry<'a> {
+    /// What is asked.
+    pub question: Question<'a>,
+    /// The address of the request, without the part after a question mark.
+    pub path: &'a str,
+    /// The method of the request.
+    pub method: &'a str,
+    /// The token that the request came with.
+    pub token: &'a str,
+}
+
+/// The operator's authorization service itself.
+pub trait Authorizer: Send + Sync + std::fmt::Debug {
+    /// What the service says.
+    ///
+    /// # Errors
+    /// Unavailable when it can't be asked, or does not say yes or no.
+    fn authorize<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> BoxFuture<'a, Result<Verdict, Problem>>;
+}
+
+/// The operator's authorization service, as one request asks it.
+pub trait Gate: Send + Sync + std::fmt::Debug {
+    /// Whether the user may do it.
+    ///
+    /// # Errors
+    /// Forbidden, or what else the service says against it; Unavailable when it can't be asked: then nobody gets in.
+    fn ask<'a>(&'a self, question: &'a Question<'a>) -> BoxFuture<'a, Result<(), Problem>>;
+}
+
+/// The public keys of token issuers.
+pub trait KeySets: Send + Sync + std::fmt::Debug {
+    /// The keys (JSON Web Keys) that a token of this issuer with this key id can be signed with: those of this id, or all
+    /// when the token names none. Empty when the issuer has no such key.
+    ///
+    /// # Errors
+    /// Unavailable when the keys were never read and can't be read now.
+    fn keys<'a>(
+        &'a self,
+        issuer: &'a str,
+        key_id: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<serde_json::Value>, Problem>>;
+}
+
+/// The proof that a caller may do what it asked for with this job.
+#[derive(Debug, Clone, Copy)]
+pub struct Permit<'a> {
+    team: &'a str,
+    name: &'a str,
+    own: Option<JobId>,
+}
+
+impl Permit<'_> {
+    /// The team that was asked about.
+    pub fn team(&self) -> &str {
+        self.team
+    }
+
+    /// The name of the job that was asked about.
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Whether it is good for the job that was found under this name; `None` when no such job was found.
+    ///
+    /// # Errors
+    /// Forbidden for a job that asks for another job, or for one that does not exist: it learns nothing of others.
+    pub fn covers(&self, found: Option<JobId>) -> Result<(), Problem> {
+        if self.own.is_none() || self.own == found {
+            return Ok(());
+        }
+        Err(refused(format!("A token of a job is good for that job alone, and not for {}.", shown(self.name))))
+    }
 }
 
 impl Caller {
-    /// The name that stands for a caller when authentication is off.
+    /// The name that stands for a caller whom nobody asked.
     pub const ANONYMOUS: &'static str = "anonymous";
 
     /// A caller when authentication is off.
     pub fn anonymous(op_id: impl Into<String>) -> Self {
-        Self { user: Self::ANONYMOUS.into(), op_id: op_id.into(), terms: Terms::default() }
+        Self {
+            user: Self::ANONYMOUS.into(),
+            op_id: op_id.into(),
+            terms: Terms::default(),
+            standing: Standing::Anyone,
+            gate: None,
+            one_team: false,
+        }
+    }
+
+    /// Asks for permission to do something with a job.
+    ///
+    /// # Errors
+    /// Unauthenticated, Forbidden, or what the operator's authorization service says.
+    pub async fn may<'a>(&self, action: Action, team: &'a str, name: &'a str) -> Result<Permit<'a>, Problem> {
+        decide(&self.standing, action, Some(team))?;
+        self.ask(action, Some(team), None, Some(name)).await?;
+        let own = if let Standing::Job(id) = self.standing { Some(id) } else { None };
+        Ok(Permit { team, name, own })
+    }
+
+    /// Asks for permission to change a job so that it belongs to `new_team` afterwards. Both teams count.
+    ///
+    /// # Errors
+    /// As [`Caller::may`].
+    pub async fn may_move<'a>(&self, team: &'a str, name: &'a str, new_team: &str) -> Result<Permit<'a>, Problem> {
+        decide(&self.standing, Action::Change, Some(team))?;
+        decide(&self.standing, Action::Change, Some(new_team))?;
+        self.ask(Action::Change, Some(team), Some(new_team), Some(name)).await?;
+        Ok(Permit { team, name, own: None })
+    }
+
+    /// Asks for permission to do something with what belongs to a team itself.
+    ///
+    /// # Errors
+    /// As [`Caller::may`].
+    pub async fn may_with_team(&self, action: Action, team: &str) -> Result<(), Problem> {
+        decide(&self.standing, action, Some(team))?;
+        self.ask(action, Some(team), None, None).await
+    }
+
+    /// Asks for permission to list, and answers the teams that the list is limited to; `None` when it isn't.
+    ///
+    /// # Errors
+    /// As [`Caller::may`].
+    pub async fn may_list(&self) -> Result<Option<&BTreeSet<String>>, Problem> {
+        decide(&self.standing, Action::List, None)?;
+        self.ask(Action::List, None, None, None).await?;
+        Ok(match &self.standing {
+            Standing::User { teams } => teams.as_ref(),
+            Standing::Application { teams } => Some(teams),
+            Standing::Anyone | Standing::Stranger | Standing::Job(_) => None,
+        })
+    }
+
+    async fn ask(
+        &self,
+        action: Action,
+        team: Option<&str>,
+        new_team: Option<&str>,
+        job: Option<&str>,
+    ) -> Result<(), Problem> {
+        match (&self.gate, &self.standing) {
+            (Some(gate), Standing::User { .. }) if action != Action::FindTeam => {
+                gate.ask(&Question { user: &self.user, action, team, new_team, job }).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Decides whether a caller of this standing may do this with what belongs to this team.
+///
+/// The team that is named counts, before anything is looked up: what belongs to a foreign team is refused whether or not it
+/// exists, so nobody learns of it. `None` is a question about all teams, whose answer is limited to those of the caller.
+///
+/// # Errors
+/// Unauthenticated for a stranger, Forbidden for a caller that is known and may not.
+pub fn decide(standing: &Standing, action: Action, team: Option<&str>) -> Result<(), Problem> {
+    if action == Action::FindTeam {
+        return Ok(());
+    }
+    let teams = match standing {
+        Standing::Anyone | Standing::User { teams: None } => return Ok(()),
+        Standing::Stranger => return Err(unknown_caller("It says nothing of who sent it.")),
+        Standing::Job(_) if matches!(action, Action::ReadOwn | Action::ChangeOwn) => return Ok(()),
+        Standing::Job(_) => {
+            return Err(refused(
+                "A token of a job is good for the job's properties, secrets and list of executions alone.",
+            )
+            .fix("Use the token of a user, or of a team's OAuth application."));
+        }
+        Standing::User { teams: Some(teams) } | Standing::Application { teams } => teams,
+    };
+    match (team, standing) {
+        (None, _) => Ok(()),
+        (Some(team), _) if teams.contains(team) => Ok(()),
+        (Some(team), Standing::Application { .. }) => {
+            Err(refused(format!("The OAuth application that sent it is not the one of the team {}.", shown(team))))
+        }
+        (Some(team), _) => Err(refused(format!("You do not belong to the team {}.", shown(team)))),
+    }
+}
+
+/// Decides whether a team may have jobs beside another one, where only one team may.
+///
+/// # Errors
+/// Forbidden, with a way out.
+pub fn decide_one_team(only: &TeamName, team: &TeamName) -> Result<(), Problem> {
+    if only == team {
+        return Ok(());
+    }
+    Err(Problem::forbidden(
+        format!("The team {} can't have jobs here.", shown(team.as_str())),
+        format!(
+            "Jobs run as processes of one user of this machine and could read each other's data, and the team {} has jobs \
+             here already.",
+            shown(only.as_str())
+        ),
+    )
+    .fix("Use a service of its own for each team, or have the operator set auth.teams_trust_each_other to true."))
+}
+
+/// A request whose sender is not known.
+pub fn unknown_caller(why: impl Into<String>) -> Problem {
+    Problem {
+        what: "The request was not carried out, because its sender is not known.".into(),
+        why: why.into(),
+        consequences: "Nothing was read and nothing was changed.".into(),
+        countermeasures:
+            "Log in (\"vdk login\") and try again, or send a valid access token as \"Authorization: Bearer \
+                          <token>\"."
+                .into(),
+        kind: Kind::Unauthenticated,
+        fault: Fault::User,
+    }
+}
+
+/// A request whose sender is known and may not do this.
+pub fn refused(why: impl Into<String>) -> Problem {
+    Problem::forbidden("The request was refused, because its sender may not do this.", why)
+        .follows("Nothing was read and nothing was changed.")
+        .fix("Check the name of the team, or ask the operator of this service for the permission.")
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const ACTIONS: [Action; 8] = [
+        Action::FindTeam,
+        Action::List,
+        Action::Read,
+        Action::Change,
+        Action::ReadOwn,
+        Action::ChangeOwn,
+        Action::ReadCredentials,
+        Action::ChangeCredentials,
+    ];
+
+    fn teams(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// One letter an action: `.` allowed, `u` unauthenticated, `f` forbidden.
+    fn row(standing: &Standing, team: Option<&str>) -> String {
+        let cell = |action| match decide(standing, action, team) {
+            Ok(()) => '.',
+            Err(problem) if problem.kind == Kind::Unauthenticated => 'u',
+            Err(problem) if problem.kind == Kind::Forbidden => 'f',
+            Err(problem) => panic!("{problem}"),
+        };
+        ACTIONS.into_iter().map(cell).collect()
+    }
+
+    #[test]
+    fn each_standing_may_what_the_table_says() {
+        let job = Standing::Job(JobId(Uuid::from_u128(1)));
+        #[rustfmt::skip]
+        let table = [
+            //                                                        find list read change own own cred cred
+            (Standing::Anyone,                                     Some("a"), "........"),
+            (Standing::Stranger,                                   Some("a"), ".uuuuuuu"),
+            (Standing::Stranger,                                   None,      ".uuuuuuu"),
+            (Standing::User { teams: None },                       Some("a"), "........"),
+            (Standing::User { teams: Some(teams(&["a"])) },        Some("a"), "........"),
+            (Standing::User { teams: Some(teams(&["a"])) },        Some("b"), ".fffffff"),
+            (Standing::User { teams: Some(teams(&["a"])) },        Some("A"), ".fffffff"),
+            (Standing::User { teams: Some(teams(&[])) },           Some("a"), ".fffffff"),
+            (Standing::User { teams: Some(teams(&[])) },           None,      "........"),
+            (Standing::Application { teams: teams(&["a", "b"]) },  Some("b"), "........"),
+            (Standing::Application { teams: teams(&["a"]) },       Some("b"), ".fffffff"),
+            (job,                                                  Some("a"), ".fff..ff"),
+        ];
+        for (standing, team, expected) in table {
+            assert_eq!(row(&standing, team), expected, "{standing:?} {team:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_is_permitted_itself_and_learns_nothing_of_others() {
+        let (own, other) = (JobId(Uuid::from_u128(1)), JobId(Uuid::from_u128(2)));
+        let permit = Permit { team: "a", name: "other-job", own: Some(own) };
+        assert!(permit.covers(Some(own)).is_ok());
+        let foreign = permit.covers(Some(other)).unwrap_err();
+        assert_eq!(foreign, permit.covers(None).unwrap_err());
+        assert_eq!(foreign.kind, Kind::Forbidden);
+        let of_a_user = Permit { own: None, ..permit };
+        assert!(of_a_user.covers(Some(other)).is_ok() && of_a_user.covers(None).is_ok());
     }
 }

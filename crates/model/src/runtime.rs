@@ -183,10 +183,47 @@ impl LogChunk {
 pub struct JobOptions {
     /// The address of this service's API as a job reaches it.
     pub rest_api_url: String,
+    /// Where a job exchanges its credential for a token; absent when authentication is off.
+    pub token_url: Option<String>,
     /// The options for every job (`[default]` of the options file).
     pub default: BTreeMap<String, String>,
     /// The options for one job by name (`[job-name]` of the options file).
     pub by_job: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl JobOptions {
+    /// Whether the operator gives this job a token of its own.
+    fn has_token(&self, job: &JobName) -> bool {
+        let own = self.by_job.get(job.as_str()).into_iter();
+        own.chain([&self.default]).any(|options| {
+            options.keys().any(|name| {
+                let name = name.to_ascii_uppercase();
+                TOKEN_OPTIONS.contains(&name.strip_prefix("VDK_").unwrap_or(&name))
+            })
+        })
+    }
+}
+
+/// The client's options for a token, which it takes with and without `VDK_` in front.
+const TOKEN_OPTIONS: [&str; 2] = ["API_TOKEN", "API_TOKEN_AUTHORIZATION_URL"];
+
+/// The variables by which a job is known to this service: its credential, and where it exchanges it for a token. None when
+/// authentication is off, or when the operator's options give the job a token.
+pub fn token_variables(
+    options: &JobOptions,
+    job: &JobName,
+    credential: impl FnOnce() -> Result<String, Problem>,
+) -> Result<BTreeMap<String, String>, Problem> {
+    let Some(url) = options.token_url.as_ref().filter(|_| !options.has_token(job)) else { return Ok(BTreeMap::new()) };
+    let mut variables = BTreeMap::from([
+        ("VDK_API_TOKEN".to_owned(), credential()?),
+        ("VDK_API_TOKEN_AUTHORIZATION_URL".to_owned(), url.clone()),
+    ]);
+    if url.starts_with("http://") {
+        // The client's OAuth library refuses an address without encryption otherwise.
+        variables.insert("OAUTHLIB_INSECURE_TRANSPORT".to_owned(), "1".to_owned());
+    }
+    Ok(variables)
 }
 
 /// The environment variables that a deployed job expects, beside those that depend on where it runs (folders, files).
@@ -251,6 +288,26 @@ pub fn default_python(offered: &[PythonVersion], preferred: Option<PythonVersion
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_has_a_token_of_this_service_unless_authentication_is_off_or_the_operator_gives_one() {
+        let job = JobName::parse("daily-sales").unwrap();
+        let map = |name: &str| BTreeMap::from([(name.to_owned(), "x".to_owned())]);
+        let names = |options: &JobOptions| -> Vec<String> {
+            token_variables(options, &job, || Ok("secret".into())).unwrap().into_keys().collect()
+        };
+        let on = |url: &str| JobOptions { token_url: Some(url.to_owned()), ..JobOptions::default() };
+        assert_eq!(names(&JobOptions::default()), Vec::<String>::new());
+        assert_eq!(names(&on("https://a/t")), ["VDK_API_TOKEN", "VDK_API_TOKEN_AUTHORIZATION_URL"]);
+        assert!(names(&on("http://a/t")).contains(&"OAUTHLIB_INSECURE_TRANSPORT".to_owned()));
+        for name in ["VDK_API_TOKEN", "vdk_api_token", "API_TOKEN", "VDK_API_TOKEN_AUTHORIZATION_URL"] {
+            assert!(names(&JobOptions { default: map(name), ..on("https://a/t") }).is_empty(), "{name}");
+            let by_job = BTreeMap::from([("daily-sales".to_owned(), map(name))]);
+            assert!(names(&JobOptions { by_job, ..on("https://a/t") }).is_empty(), "{name}");
+        }
+        let by_job = BTreeMap::from([("another-job".to_owned(), map("VDK_API_TOKEN"))]);
+        assert_eq!(names(&JobOptions { by_job, ..on("https://a/t") }).len(), 2);
+    }
 
     #[test]
     fn the_tail_of_a_log_is_its_last_lines() {

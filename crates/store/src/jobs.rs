@@ -206,6 +206,37 @@ pub async fn next_generation(tx: &mut Tx, name: &JobName) -> Result<i64> {
     Ok(generation)
 }
 
+/// Keeps every other transaction that asks this from going on until the end of this one, and answers a team that has live
+/// jobs beside `team`; `but` is a job that does not count.
+pub async fn other_team(tx: &mut Tx, team: &TeamName, but: JobId) -> Result<Option<TeamName>> {
+    on!(tx, c => sqlx::query(
+        "insert into service_state (name, value) values ('one_team', '')
+         on conflict (name) do update set value = service_state.value",
+    )
+    .execute(c)
+    .await
+    .map(drop))?;
+    let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
+        "select team from data_job where deleted_at is null and team <> $1 and job_id <> $2 order by team limit 1",
+    )
+    .bind(team.as_str())
+    .bind(but.to_string())
+    .fetch_optional(c)
+    .await)?;
+    row.map(|(team,)| TeamName::parse(&team).map_err(|_| corrupt("a team name"))).transpose()
+}
+
+/// Teams that have live jobs, in the order of their names.
+pub async fn teams(tx: &mut Tx, limit: i64) -> Result<Vec<TeamName>> {
+    let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
+        "select distinct team from data_job where deleted_at is null order by team limit $1",
+    )
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    rows.into_iter().map(|(team,)| TeamName::parse(&team).map_err(|_| corrupt("a team name"))).collect()
+}
+
 /// How many live jobs have each outcome of their rollout.
 pub async fn deployment_counts(tx: &mut Tx) -> Result<Vec<(DeploymentStatus, i64)>> {
     let rows: Vec<(String, i64)> = on!(tx, c => sqlx::query_as(

@@ -25,6 +25,7 @@ mod sealed;
 pub mod secrets;
 pub mod sites;
 pub mod sources;
+pub mod tokens;
 pub mod wake;
 
 pub use db::{Db, PostgresTx, Tx};

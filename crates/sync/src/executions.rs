@@ -12,11 +12,13 @@ use model::{
     execution::{Execution, Status, outcome},
     name::ExecutionId,
     problem::Fault,
-    runtime::{LogChunk, Run, Seen, Stage, variables},
+    runtime::{LogChunk, Run, Seen, Stage, token_variables, variables},
 };
+use secrecy::ExposeSecret;
 use store::{
     StoreError,
     executions::{Active, Ended, HandedOver},
+    tokens::Credential,
 };
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -332,7 +334,7 @@ async fn start(
             "The source that it was to run was removed meanwhile.",
         )));
     };
-    let variables = variables(
+    let mut variables = variables(
         &sync.options.job_options,
         &execution.job_name,
         &execution.team,
@@ -340,6 +342,14 @@ async fn start(
         &execution.id,
         &execution.op_id,
     );
+    let credential = || -> Result<String, Problem> {
+        let of = Credential { job_id: execution.job_id, generation: revision.generation };
+        Ok(of.seal(&sync.keys)?.expose_secret().to_owned())
+    };
+    match token_variables(&sync.options.job_options, &execution.job_name, credential) {
+        Ok(token) => variables.extend(token),
+        Err(problem) => return Ok(Err(problem)),
+    }
     let run = Run {
         id: execution.id.clone(),
         job_id: execution.job_id,

@@ -1,5 +1,6 @@
 //! What Holdfast promises to those who use the stock client, each promise a test against the real binary.
 
+mod access;
 mod bad_input;
 mod clients;
 mod commands;

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::{Asked, SCHEMA, check_length, named_operation};
 use crate::{
     Api,
+    auth::is_about_the_caller,
     caller::By,
     error::{Answer, Failure},
     input::JsonBody,
@@ -56,8 +57,8 @@ struct GraphqlResponse {
 /// The schema of the query of jobs, in the standard shape: `data` with the query's names in it, and `errors` where there are
 /// any.
 ///
-/// What is wrong with a query is told in `errors` with status 200, as clients expect it. A service that can't answer says
-/// so by the status, as everywhere.
+/// What is wrong with a query is told in `errors` with status 200, as clients expect it. A service that can't answer, and a
+/// caller that may not ask, are told by the status, as everywhere.
 #[utoipa::path(
     post,
     path = "",
@@ -77,8 +78,8 @@ pub(crate) async fn graphql(
     let named = body.operation_name.as_deref().filter(|name| !name.is_empty());
     let request = named_operation(request, named);
     let response = SCHEMA.execute(request.data(Asked { api, caller })).await;
-    let of_the_platform = response.errors.iter().filter_map(|error| error.source::<Problem>());
-    match of_the_platform.into_iter().find(|problem| problem.fault == Fault::Platform) {
+    let mut problems = response.errors.iter().filter_map(|error| error.source::<Problem>());
+    match problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem)) {
         Some(problem) => Err(Failure::from(problem.clone())),
         None => Ok(Json(response)),
     }

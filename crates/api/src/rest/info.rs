@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{Api, error::Answer, input::Path};
+use crate::{Api, caller::By, error::Answer, input::Path};
 
 /// What this service offers.
 #[derive(Serialize, ToSchema)]
@@ -28,7 +28,12 @@ pub(crate) struct DataJobApiInfo {
     tag = "Data Jobs Service",
     responses((status = 200, description = "What is on offer.", body = DataJobApiInfo))
 )]
-pub(crate) async fn info(State(api): State<Arc<Api>>, Path(_team): Path<String>) -> Answer<Json<DataJobApiInfo>> {
+pub(crate) async fn info(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Path(_team): Path<String>,
+) -> Answer<Json<DataJobApiInfo>> {
+    caller.may_list().await?;
     Ok(Json(DataJobApiInfo {
         api_version: api.api_version.clone(),
         supported_python_versions: api.versions.python_versions.iter().map(ToString::to_string).collect(),

@@ -11,6 +11,7 @@ pub(crate) mod keytab;
 pub(crate) mod properties;
 pub(crate) mod secrets;
 pub(crate) mod sources;
+pub(crate) mod tokens;
 
 /// The team and the job in a path.
 pub(crate) type JobPath = crate::input::Path<(String, String)>;

@@ -1,5 +1,6 @@
 //! The real router on a real database in a temporary folder, request by request.
 
+mod access;
 mod deleted_jobs;
 mod deployments;
 mod executions;
@@ -7,6 +8,7 @@ mod graphql;
 mod guard;
 mod history;
 mod inputs;
+mod issuer;
 mod jobs;
 mod lists;
 mod openapi;
@@ -16,3 +18,4 @@ mod sources;
 mod support;
 mod teams;
 mod terms;
+mod webhook;

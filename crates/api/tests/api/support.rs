@@ -187,6 +187,8 @@ pub(crate) struct Service {
     pub(crate) clock: Arc<TestClock>,
     pub(crate) runtime: Arc<TestRuntime>,
     pub(crate) ready: tokio::sync::watch::Sender<bool>,
+    /// What requests come with as their bearer token.
+    pub(crate) bearer: Mutex<Option<String>>,
     router: Router,
     database: Fresh,
 }
@@ -195,6 +197,7 @@ pub(crate) struct Service {
 #[derive(Default)]
 pub(crate) struct Wish {
     pub(crate) limits: Limits,
+    pub(crate) auth: Option<api::auth::Authentication>,
     pub(crate) panics: bool,
     pub(crate) templates: bool,
     pub(crate) archive_max_bytes: Option<usize>,
@@ -240,9 +243,10 @@ impl Service {
             readiness,
             metrics: HttpMetrics::register(&mut registry),
             registry: Arc::new(Mutex::new(registry)),
+            auth: wish.auth,
             limits: wish.limits,
         };
-        Self { db, clock, runtime, ready, router: api::router(Arc::new(api)), database }
+        Self { db, clock, runtime, ready, bearer: Mutex::default(), router: api::router(Arc::new(api)), database }
     }
 
     /// Lets time pass.
@@ -264,6 +268,9 @@ impl Service {
             .uri(uri)
             .header("host", "localhost:8092")
             .header("accept", "application/json");
+        if let Some(token) = &*self.bearer.lock().unwrap() {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         let body = match body {
             Some((media_type, bytes)) => {
                 request = request.header("content-type", media_type);

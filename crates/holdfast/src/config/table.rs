@@ -14,8 +14,9 @@ use super::{
     options::VdkOptions,
     surroundings::Surroundings,
     types::{
-        DatabaseUrl, Folders, HostNames, HttpUrl, IndexUrl, Listen, LogFilter, LogFormat, OfExecution, OfJob,
-        PackageName, PackageVersion, PostgresUrl, RuntimeName, UrlTemplate, ZoneName,
+        Algorithms, ClaimName, DatabaseUrl, Folders, HostNames, HttpUrl, IndexUrl, IssuerUrls, Listen, LogFilter,
+        LogFormat, OfExecution, OfJob, PackageName, PackageVersion, PostgresUrl, RuntimeName, UrlTemplate, Words,
+        ZoneName,
     },
     value::{Shape, Value, Whole},
 };
@@ -50,6 +51,8 @@ pub(crate) struct Setting {
 pub(crate) enum Group {
     /// The service as others see it.
     Service,
+    /// Who may call.
+    Authentication,
     /// What is kept where.
     Storage,
     /// What jobs are run with.
@@ -66,13 +69,22 @@ pub(crate) enum Group {
 
 impl Group {
     /// In this order they are listed.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Service, Self::Storage, Self::Python, Self::Runs, Self::Retention, Self::Synchronizer, Self::Telemetry];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Service,
+        Self::Authentication,
+        Self::Storage,
+        Self::Python,
+        Self::Runs,
+        Self::Retention,
+        Self::Synchronizer,
+        Self::Telemetry,
+    ];
 
     /// Its heading.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Service => "Service",
+            Self::Authentication => "Authentication and authorization",
             Self::Storage => "Storage",
             Self::Python => "Python and VDK",
             Self::Runs => "Runs",
@@ -212,6 +224,92 @@ settings! {
     shutdown_grace_seconds: Whole<0, 600> {
         "shutdown_grace_seconds", "HOLDFAST_SHUTDOWN_GRACE_SECONDS", "shutdown-grace-seconds", Service,
         default Default::Text("10"), example "10"
+    }
+
+    /// The issuers whose access tokens let callers in, as tokens name them in `iss`. Without one, authentication is off:
+    /// nobody is asked who they are.
+    auth_issuers: IssuerUrls {
+        "auth.issuers", "HOLDFAST_AUTH_ISSUERS", "auth-issuers", Authentication,
+        default Default::Absent("none"), example "https://id.example.com/realms/data"
+    }
+    /// The addresses of the issuers' key sets, in the order of `auth.issuers`. They are read over https, or from this
+    /// machine.
+    auth_jwks_urls: IssuerUrls {
+        "auth.jwks_urls", "HOLDFAST_AUTH_JWKS_URLS", "auth-jwks-urls", Authentication,
+        default Default::Absent("those that the issuers name in `/.well-known/openid-configuration`"),
+        example "https://id.example.com/realms/data/certs"
+    }
+    /// The audiences of which a token has to have one (`aud`).
+    auth_audiences: Words {
+        "auth.audiences", "HOLDFAST_AUTH_AUDIENCES", "auth-audiences", Authentication,
+        default Default::Absent("any"), example "holdfast"
+    }
+    /// How tokens may be signed.
+    auth_algorithms: Algorithms {
+        "auth.algorithms", "HOLDFAST_AUTH_ALGORITHMS", "auth-algorithms", Authentication,
+        default Default::Text("RS256,RS384,RS512,PS256,PS384,PS512,ES256,ES384,EdDSA"), example "RS256,ES256"
+    }
+    /// How far the clocks of an issuer and of this service may differ.
+    auth_leeway_seconds: Whole<0, 600> {
+        "auth.leeway_seconds", "HOLDFAST_AUTH_LEEWAY_SECONDS", "auth-leeway-seconds", Authentication,
+        default Default::Text("60"), example "60"
+    }
+    /// The claim with the user's name. A token without it is taken for that of a team's OAuth application.
+    auth_user_claim: ClaimName {
+        "auth.user_claim", "HOLDFAST_AUTH_USER_CLAIM", "auth-user-claim", Authentication,
+        default Default::Text("username"), example "preferred_username"
+    }
+    /// A claim that must have one of the values in `auth.custom_claim_values`.
+    auth_custom_claim: Option<ClaimName> {
+        "auth.custom_claim", "HOLDFAST_AUTH_CUSTOM_CLAIM", "auth-custom-claim", Authentication,
+        default Default::Absent("none"), example "context_name"
+    }
+    /// The values that `auth.custom_claim` may have.
+    auth_custom_claim_values: Words {
+        "auth.custom_claim_values", "HOLDFAST_AUTH_CUSTOM_CLAIM_VALUES", "auth-custom-claim-values", Authentication,
+        default Default::Absent("any"), example "organisation-1,organisation-2"
+    }
+    /// The claim with a caller's roles: a list, or words in one text.
+    auth_authorities_claim: Option<ClaimName> {
+        "auth.authorities_claim", "HOLDFAST_AUTH_AUTHORITIES_CLAIM", "auth-authorities-claim", Authentication,
+        default Default::Absent("`scope`, or `scp`"), example "perms"
+    }
+    /// The roles of which a caller needs one.
+    auth_authorized_roles: Words {
+        "auth.authorized_roles", "HOLDFAST_AUTH_AUTHORIZED_ROLES", "auth-authorized-roles", Authentication,
+        default Default::Absent("none is needed"), example "data-jobs"
+    }
+    /// The claim with the teams of a user: a list, or names with commas in one text. With it, a user reads and changes what
+    /// belongs to these teams alone.
+    auth_teams_claim: Option<ClaimName> {
+        "auth.teams_claim", "HOLDFAST_AUTH_TEAMS_CLAIM", "auth-teams-claim", Authentication,
+        default Default::Absent("none: users are not limited to teams"), example "groups"
+    }
+    /// The roles of those who are not limited to their teams.
+    auth_admin_roles: Words {
+        "auth.admin_roles", "HOLDFAST_AUTH_ADMIN_ROLES", "auth-admin-roles", Authentication,
+        default Default::Absent("none"), example "data-jobs-admin"
+    }
+    /// The address of an authorization service that is asked before anything is done for a user.
+    auth_webhook_url: Option<HttpUrl> {
+        "auth.webhook_url", "HOLDFAST_AUTH_WEBHOOK_URL", "auth-webhook-url", Authentication,
+        default Default::Absent("none"), example "https://permissions.example.com/data-jobs"
+    }
+    /// How long that service may take to answer. Without an answer nobody gets in.
+    auth_webhook_timeout_seconds: Whole<1, 25> {
+        "auth.webhook_timeout_seconds", "HOLDFAST_AUTH_WEBHOOK_TIMEOUT_SECONDS", "auth-webhook-timeout-seconds",
+        Authentication, default Default::Text("5"), example "5"
+    }
+    /// Whether that service gets the user's own token with each question.
+    auth_webhook_forward_token: bool {
+        "auth.webhook_forward_token", "HOLDFAST_AUTH_WEBHOOK_FORWARD_TOKEN", "auth-webhook-forward-token",
+        Authentication, default Default::Text("false"), example "false"
+    }
+    /// Let several teams have jobs although authentication is on and jobs run as processes of one user, where one could
+    /// read what another one keeps.
+    auth_teams_trust_each_other: bool {
+        "auth.teams_trust_each_other", "HOLDFAST_AUTH_TEAMS_TRUST_EACH_OTHER", "auth-teams-trust-each-other",
+        Authentication, default Default::Text("false"), example "false"
     }
 
     /// The folder of the SQLite file, the key file and the run folders. Back it up. With SQLite one instance at a time

@@ -7,7 +7,10 @@ use std::{
     path::PathBuf,
 };
 
-use api::Template;
+use api::{
+    Template,
+    auth::{ALGORITHMS, Algorithm},
+};
 use model::deployment::PythonVersion;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
@@ -389,6 +392,107 @@ checked_text!(
 );
 
 checked_text!(
+    /// The name of a claim in a token.
+    ClaimName,
+    "the name of a claim",
+    |text| {
+        if (1..=200).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            Ok(())
+        } else {
+            Err("the name of a claim has 1 to 200 characters without blanks.".into())
+        }
+    }
+);
+
+/// The most entries of a list about callers.
+const WORDS_MAX: usize = 100;
+
+/// Some words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Words(pub(crate) Vec<String>);
+
+impl Value for Words {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        "a list of words".into()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let words = raw.parts(',');
+        if words.len() > WORDS_MAX { Err(format!("it has more than {WORDS_MAX} entries.")) } else { Ok(Self(words)) }
+    }
+
+    fn shown(&self) -> Json {
+        self.0.clone().into()
+    }
+}
+
+/// Addresses of issuers of tokens, exactly as they are written: the slash at the end of one counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct IssuerUrls(pub(crate) Vec<String>);
+
+impl Value for IssuerUrls {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        "a list of URLs with https or http".into()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
+        let Words(urls) = Words::parse(raw, base)?;
+        for text in &urls {
+            let url = Url::parse(text).map_err(|e| format!("an entry is not a URL ({e})."))?;
+            if !matches!(url.scheme(), "https" | "http") {
+                return Err("each entry must start with https:// or http://.".into());
+            }
+            if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+                return Err("an entry must not hold a user name, a password or a fragment.".into());
+            }
+        }
+        Ok(Self(urls))
+    }
+
+    fn shown(&self) -> Json {
+        self.0.clone().into()
+    }
+}
+
+/// How tokens may be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Algorithms(pub(crate) Vec<Algorithm>);
+
+impl Value for Algorithms {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        format!("a list of {}", ALGORITHMS.map(|known| format!("`{known:?}`")).join(", "))
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let find = |name: String| ALGORITHMS.into_iter().find(|known| format!("{known:?}") == name);
+        let found: Option<Vec<_>> = raw.parts(',').into_iter().map(find).collect();
+        found.filter(|found| !found.is_empty()).map(Self).ok_or_else(|| {
+            "it must have one algorithm or more, each by a pair of keys: with a shared secret, or without a signature, \
+             anybody could make a token."
+                .into()
+        })
+    }
+
+    fn shown(&self) -> Json {
+        self.0.iter().map(|algorithm| Json::from(format!("{algorithm:?}"))).collect()
+    }
+}
+
+checked_text!(
     /// The name of a Python package.
     PackageName,
     "the name of a Python package",
@@ -603,6 +707,19 @@ mod tests {
         assert!(parse::<LogFilter>("sync=loud").is_err());
         assert_eq!(parse::<PythonVersion>("3.11"), Ok(PythonVersion { major: 3, minor: 11 }));
         assert!(parse::<PythonVersion>("3").is_err());
+    }
+
+    #[test]
+    fn what_is_said_of_issuers_and_tokens_is_checked_where_it_comes_in() {
+        assert_eq!(parse::<IssuerUrls>("https://a.b/, http://localhost:1/x").unwrap().0.len(), 2);
+        for bad in ["a.b", "ftp://a.b", "https://u:p@a.b", "https://a.b#c"] {
+            assert!(parse::<IssuerUrls>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse::<Algorithms>("RS256, EdDSA").unwrap().0, [Algorithm::RS256, Algorithm::EdDSA]);
+        for bad in ["", "none", "HS256", "RS256,HS512", "rs256"] {
+            assert!(parse::<Algorithms>(bad).is_err(), "{bad}");
+        }
+        assert!(parse::<ClaimName>("https://a.b/groups").is_ok() && parse::<ClaimName>("two words").is_err());
     }
 
     #[test]

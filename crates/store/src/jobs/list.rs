@@ -203,6 +203,8 @@ pub struct JobQuery {
     pub names: Vec<String>,
     /// Patterns of teams with `%` for anything; each must match, in any case.
     pub teams: Vec<String>,
+    /// The teams that the caller may read, by their exact names; empty when that is all.
+    pub readable_teams: Vec<String>,
     /// Texts that the description contains, in any case.
     pub descriptions: Vec<String>,
     /// Texts that the Python version of the deployment contains.
@@ -465,6 +467,16 @@ impl JobQuery {
         }
         for team in &self.teams {
             narrowing.pattern("j.team_lower", team);
+        }
+        if !self.readable_teams.is_empty() {
+            let aside = narrowing.aside(way == Way::Walk);
+            for (column, teams) in [
+                ("j.team_lower", self.readable_teams.iter().map(|team| team.to_lowercase()).collect()),
+                ("j.team", self.readable_teams.clone()),
+            ] {
+                let marks: Vec<_> = teams.into_iter().map(|team| narrowing.conditions.text(team)).collect();
+                narrowing.conditions.and(&format!("{aside}{column} in ({})", marks.join(", ")));
+            }
         }
         for text in &self.descriptions {
             let contains = narrowing.contains(&["description"], text);

@@ -1,0 +1,212 @@
+//! What the claims of a token mean: the reference's model, and teams.
+
+use std::collections::BTreeSet;
+
+use model::{
+    Problem,
+    access::{refused, unknown_caller},
+    name::shown,
+};
+use serde_json::Value;
+
+use super::bearer::Claims;
+
+/// The longest name of a user.
+const USER_MAX_BYTES: usize = 200;
+
+/// The most teams that count of a token: each is a value of a statement.
+const TEAMS_MAX: usize = 500;
+
+/// What the reference puts in front of each authority.
+const AUTHORITY_PREFIX: &str = "SCOPE_";
+
+/// Where authorities are when the operator names no claim.
+const AUTHORITIES_CLAIMS: [&str; 2] = ["scope", "scp"];
+
+/// Which claims count, and for what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClaimRules {
+    /// The claim with the user's name. A token without it stands for a team's OAuth application.
+    pub user_claim: String,
+    /// A claim that must have one of some values.
+    pub custom_claim: Option<String>,
+    /// These values; empty when any counts.
+    pub custom_values: Vec<String>,
+    /// The claim with the authorities: a list, or words in one text. Without it, `scope` or `scp`.
+    pub authorities_claim: Option<String>,
+    /// The authorities of which a caller needs one; empty when none is needed.
+    pub authorized_roles: Vec<String>,
+    /// The claim with the teams of a user; without it, users are not limited to teams.
+    pub teams_claim: Option<String>,
+    /// The authorities of those who are not limited to their teams.
+    pub admin_roles: Vec<String>,
+}
+
+impl ClaimRules {
+    /// Checks what everybody needs who calls.
+    ///
+    /// # Errors
+    /// Forbidden: the caller is known, and has no business here.
+    pub(super) fn check(&self, claims: &Claims) -> Result<(), Problem> {
+        if let Some(name) = &self.custom_claim
+            && !self.custom_values.is_empty()
+        {
+            let given = claims.get(name).and_then(Value::as_str);
+            if !given.is_some_and(|given| self.custom_values.iter().any(|value| value == given)) {
+                return Err(refused(format!(
+                    "The claim {} of the access token has no value that counts here.",
+                    shown(name)
+                ))
+                .fix("Log in with an account of the right organisation, or ask the operator of this service."));
+            }
+        }
+        if !self.authorized_roles.is_empty() && !self.has_one_of(claims, &self.authorized_roles) {
+            return Err(refused("The access token has none of the roles that may use this service.")
+                .fix("Ask the operator of this service for the role."));
+        }
+        Ok(())
+    }
+
+    /// The user's name; `None` for a token that is not a user's.
+    ///
+    /// # Errors
+    /// Unauthenticated for a name that can't be one.
+    pub(super) fn user(&self, claims: &Claims) -> Result<Option<String>, Problem> {
+        let name = match claims.get(&self.user_claim) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(name)) => name.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(_) => String::new(),
+        };
+        if name.trim().is_empty() || name.len() > USER_MAX_BYTES || name.chars().any(char::is_control) {
+            return Err(unknown_caller(format!(
+                "The claim {} of its access token is not the name of a user.",
+                shown(&self.user_claim)
+            )));
+        }
+        Ok(Some(name))
+    }
+
+    /// The teams that a user is limited to.
+    pub(super) fn teams(&self, claims: &Claims) -> Option<BTreeSet<String>> {
+        let claim = self.teams_claim.as_ref()?;
+        if self.has_one_of(claims, &self.admin_roles) {
+            return None;
+        }
+        let names: Vec<&str> = match claims.get(claim) {
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+            // Names of teams have blanks in them.
+            Some(Value::String(names)) => names.split(',').collect(),
+            _ => Vec::new(),
+        };
+        Some(names.into_iter().map(str::trim).filter(|n| !n.is_empty()).take(TEAMS_MAX).map(str::to_owned).collect())
+    }
+
+    /// Nobody is known by the token: it is neither a user's nor a team's.
+    pub(super) fn nobody(&self) -> Problem {
+        refused(format!(
+            "The access token is not a user's, for it has no claim {}, and its subject is not the OAuth application of a \
+             team.",
+            shown(&self.user_claim)
+        ))
+        .fix("Have the team's OAuth application stored, or tell the operator of this service that users are not known.")
+    }
+
+    fn has_one_of(&self, claims: &Claims, roles: &[String]) -> bool {
+        let own = self.authorities(claims);
+        roles.iter().any(|role| {
+            let bare = role.strip_prefix(AUTHORITY_PREFIX);
+            own.iter().any(|authority| authority == role || Some(*authority) == bare)
+        })
+    }
+
+    fn authorities<'a>(&self, claims: &'a Claims) -> Vec<&'a str> {
+        let found = match &self.authorities_claim {
+            Some(name) => claims.get(name),
+            None => AUTHORITIES_CLAIMS.into_iter().find_map(|name| claims.get(name)),
+        };
+        match found {
+            Some(Value::String(words)) => words.split_whitespace().collect(),
+            Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The client id that a token of an OAuth application has: what follows the first colon of its subject.
+pub(super) fn client_id(claims: &Claims) -> Option<&str> {
+    let subject = claims.get("sub")?.as_str()?;
+    subject.split_once(':').map(|(_, id)| id).filter(|id| !id.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn claims(of: Value) -> Claims {
+        of.as_object().unwrap().clone()
+    }
+
+    fn list(of: &[&str]) -> Vec<String> {
+        of.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn one_of_the_roles_is_enough_with_and_without_the_references_prefix() {
+        for (claim, token, roles, allowed) in [
+            (None, json!({"scope": "openid run"}), vec!["run"], true),
+            (None, json!({"scp": ["run"]}), vec!["other", "SCOPE_run"], true),
+            (None, json!({"scope": "openid", "scp": ["run"]}), vec!["run"], false),
+            (None, json!({"scope": "SCOPE_run"}), vec!["run"], false),
+            (None, json!({"scope": 7}), vec!["run"], false),
+            (None, json!({}), vec![], true),
+            (Some("perms"), json!({"perms": ["org/a:admin"]}), vec!["org/a:admin"], true),
+            (Some("perms"), json!({"scope": "run"}), vec!["run"], false),
+        ] {
+            let rules = ClaimRules {
+                authorities_claim: claim.map(str::to_owned),
+                authorized_roles: list(&roles),
+                ..ClaimRules::default()
+            };
+            assert_eq!(rules.check(&claims(token.clone())).is_ok(), allowed, "{token} {roles:?}");
+        }
+    }
+
+    #[test]
+    fn a_custom_claim_counts_when_it_has_allowed_values() {
+        let rules = |values: &[&str]| ClaimRules {
+            custom_claim: Some("org".into()),
+            custom_values: list(values),
+            ..ClaimRules::default()
+        };
+        assert!(rules(&["a", "b"]).check(&claims(json!({"org": "b"}))).is_ok());
+        for token in [json!({}), json!({"org": "c"}), json!({"org": ["a"]})] {
+            assert!(rules(&["a", "b"]).check(&claims(token)).is_err());
+        }
+        assert!(rules(&[]).check(&claims(json!({}))).is_ok());
+    }
+
+    #[test]
+    fn teams_come_from_their_claim_and_an_admin_has_none() {
+        let rules =
+            ClaimRules { teams_claim: Some("groups".into()), admin_roles: list(&["admin"]), ..ClaimRules::default() };
+        let teams = |token| rules.teams(&claims(token)).map(|teams| teams.into_iter().collect::<Vec<_>>());
+        assert_eq!(teams(json!({"groups": ["b", "team one", 7, ""]})), Some(list(&["b", "team one"])));
+        assert_eq!(teams(json!({"groups": "team one, b"})), Some(list(&["b", "team one"])));
+        assert_eq!(teams(json!({})), Some(vec![]));
+        assert_eq!(teams(json!({"scope": "admin"})), None);
+        assert_eq!(ClaimRules::default().teams(&claims(json!({"groups": ["a"]}))), None);
+    }
+
+    #[test]
+    fn an_application_is_named_after_the_first_colon_of_the_subject() {
+        for (subject, id) in
+            [("client:app-1", Some("app-1")), ("a:b:c", Some("b:c")), ("app-1", None), ("client:", None), ("", None)]
+        {
+            assert_eq!(client_id(&claims(json!({"sub": subject}))), id);
+        }
+        assert_eq!(client_id(&claims(json!({"sub": 7}))), None);
+    }
+}

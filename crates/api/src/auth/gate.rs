@@ -1,0 +1,78 @@
+//! The operator's authorization service, as one request asks it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering},
+};
+
+use axum::http::StatusCode;
+use model::{
+    BoxFuture, Problem,
+    access::{Authorizer, Gate, Inquiry, Question, Verdict, refused},
+};
+use percent_encoding::percent_decode_str;
+
+/// Asks for one request, and remembers a refusal's status.
+#[derive(Debug)]
+pub(super) struct RequestGate {
+    authorizer: Arc<dyn Authorizer>,
+    path: String,
+    method: String,
+    token: Token,
+    refused_with: AtomicU16,
+}
+
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl RequestGate {
+    pub(super) fn new(authorizer: Arc<dyn Authorizer>, path: String, method: String, token: String) -> Self {
+        Self { authorizer, path, method, token: Token(token), refused_with: AtomicU16::new(0) }
+    }
+
+    /// The status of the refusal, when there was one.
+    pub(super) fn refused_with(&self) -> Option<StatusCode> {
+        StatusCode::from_u16(self.refused_with.load(Ordering::Relaxed)).ok()
+    }
+
+    async fn decide(&self, question: &Question<'_>) -> Result<(), Problem> {
+        // A list names no team of its own; the address has one, as the reference tells it.
+        let in_path = team_in(&self.path);
+        let team = question.team.or(in_path.as_deref());
+        let inquiry = Inquiry {
+            question: Question { team, ..*question },
+            path: &self.path,
+            method: &self.method,
+            token: &self.token.0,
+        };
+        match self.authorizer.authorize(&inquiry).await? {
+            Verdict::Allowed => Ok(()),
+            Verdict::Refused { code, text } => {
+                self.refused_with.store(code, Ordering::Relaxed);
+                let why = if text.is_empty() {
+                    "The authorization service of this installation says no, and not why.".to_owned()
+                } else {
+                    text
+                };
+                Err(refused(why).fix("Ask those who keep the permissions of this installation."))
+            }
+        }
+    }
+}
+
+impl Gate for RequestGate {
+    fn ask<'a>(&'a self, question: &'a Question<'a>) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(self.decide(question))
+    }
+}
+
+fn team_in(path: &str) -> Option<String> {
+    let rest = path.strip_prefix("/data-jobs/for-team/").or_else(|| path.strip_prefix("/data-jobs/teams/"))?;
+    let team = rest.split('/').next().filter(|team| !team.is_empty())?;
+    Some(percent_decode_str(team).decode_utf8_lossy().into_owned())
+}

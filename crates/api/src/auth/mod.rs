@@ -1,0 +1,175 @@
+//! Who calls: a bearer token becomes a caller, and what the caller may do is asked of the rule in `model::access` by every
+//! verb. Authentication is off unless the operator says who issues tokens.
+
+mod bearer;
+mod claims;
+mod gate;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use app::tokens::is_token_of_a_job;
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+pub use claims::ClaimRules;
+pub use jsonwebtoken::Algorithm;
+use model::{
+    Problem,
+    access::{Authorizer, Caller, KeySets, Standing, unknown_caller},
+    problem::Kind,
+};
+
+use crate::{Api, error::Failure};
+
+/// The longest token.
+const TOKEN_MAX_BYTES: usize = 16 * 1024;
+
+/// Where a job exchanges what it was given for a short token.
+pub const TOKEN_PATH: &str = "/data-jobs/oauth2/token";
+
+/// Routes that everybody may call, beside the probes: what they say may be known to strangers, or they ask for proof of
+/// their own. The reference has the same ones open.
+const OPEN: [(Method, &str); 5] = [
+    (Method::GET, "/"),
+    (Method::GET, "/data-jobs/graphql"),
+    (Method::GET, "/data-jobs/teams/{team_name}/oauth-credentials/client-id"),
+    (Method::POST, "/data-jobs/oauth-credentials/client-ids"),
+    (Method::POST, TOKEN_PATH),
+];
+
+/// Routes below these addresses are open too.
+const OPEN_BELOW: [&str; 3] = ["/data-jobs/debug/", "/data-jobs/api-docs", "/data-jobs/swagger-ui"];
+
+/// The signatures that can be asked for: all by a key pair. A shared secret would let who may check a token make one.
+pub const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+/// How callers are known.
+#[derive(Debug)]
+pub struct Authentication {
+    /// Whose tokens count.
+    pub issuers: Vec<String>,
+    /// Of whom a token has to be for one; empty when it does not matter.
+    pub audiences: Vec<String>,
+    /// How a token may be signed; what is not in [`ALGORITHMS`] never counts.
+    pub algorithms: Vec<Algorithm>,
+    /// How far clocks may differ, in seconds.
+    pub leeway_seconds: i64,
+    /// What the claims mean.
+    pub claims: ClaimRules,
+    /// The keys of the issuers.
+    pub keys: Arc<dyn KeySets>,
+    /// Whom to ask beside the rule.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// Whether only one team may have jobs here.
+    pub one_team: bool,
+}
+
+/// Finds out who calls. A request for an open route passes as it is; any other one needs a token that counts.
+pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let Some(auth) = &api.auth else { return next.run(request).await };
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::anonymous(""));
+    if is_open(&request) {
+        request.extensions_mut().insert(Caller { standing: Standing::Stranger, ..caller });
+        return next.run(request).await;
+    }
+    let token = match token(&request) {
+        Ok(token) => token.to_owned(),
+        Err(problem) => return with_challenge(Failure::from(problem).into_response(), false),
+    };
+    let (user, standing) = match known(&api, auth, &token).await {
+        Ok(known) => known,
+        Err(problem) => return with_challenge(Failure::from(problem).into_response(), true),
+    };
+    tracing::debug!(user, "the caller is known");
+    let gate = auth.authorizer.as_ref().map(|authorizer| {
+        let (path, method) = (request.uri().path().to_owned(), request.method().as_str().to_owned());
+        Arc::new(gate::RequestGate::new(Arc::clone(authorizer), path, method, token))
+    });
+    let asked = gate.clone().map(|gate| -> Arc<dyn model::access::Gate> { gate });
+    request.extensions_mut().insert(Caller { user, standing, gate: asked, one_team: auth.one_team, ..caller });
+    let mut response = next.run(request).await;
+    if let Some(status) = gate.and_then(|gate| gate.refused_with()) {
+        *response.status_mut() = status;
+    }
+    response
+}
+
+fn is_open(request: &Request) -> bool {
+    let Some(path) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else { return false };
+    let method = match *request.method() {
+        Method::HEAD => &Method::GET,
+        ref method => method,
+    };
+    OPEN.iter().any(|(open, route)| open == method && *route == path)
+        || OPEN_BELOW.iter().any(|base| path.starts_with(base))
+}
+
+/// The token in the header; there may be one only.
+fn token(request: &Request) -> Result<&str, Problem> {
+    let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
+    let (first, second) = (given.next(), given.next());
+    let Some(value) = first else { return Err(unknown_caller("It came without an access token.")) };
+    let text = value.to_str().ok().filter(|_| second.is_none());
+    let parts = text.and_then(|text| text.split_once(' '));
+    match parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim()) {
+        Some(token) if token.len() > TOKEN_MAX_BYTES => {
+            Err(unknown_caller(format!("Its access token has more than {TOKEN_MAX_BYTES} bytes.")))
+        }
+        Some(token) if !token.is_empty() => Ok(token),
+        _ => Err(unknown_caller("Its header Authorization does not hold one bearer token.")),
+    }
+}
+
+/// The caller's name and standing by a token.
+async fn known(api: &Api, auth: &Authentication, token: &str) -> Result<(String, Standing), Problem> {
+    if is_token_of_a_job(token) {
+        let job = app::tokens::read(&api.keys, &*api.clock, token)?;
+        return Ok((format!("job:{}", job.job_name), Standing::Job(job.job_id)));
+    }
+    let claims = bearer::verified(auth, token, api.clock.now()).await?;
+    auth.claims.check(&claims)?;
+    match auth.claims.user(&claims)? {
+        Some(user) => Ok((user, Standing::User { teams: auth.claims.teams(&claims) })),
+        None => {
+            let client_id = claims::client_id(&claims);
+            let teams = match client_id {
+                Some(id) => app::credentials::teams_of(&api.db, id).await?,
+                None => BTreeSet::new(),
+            };
+            if teams.is_empty() {
+                return Err(auth.claims.nobody());
+            }
+            Ok((format!("application:{}", client_id.unwrap_or_default()), Standing::Application { teams }))
+        }
+    }
+}
+
+/// Says how to be known, by RFC 6750, where nobody is.
+fn with_challenge(mut response: Response, with_token: bool) -> Response {
+    let challenge = match (response.status(), with_token) {
+        (StatusCode::UNAUTHORIZED, false) => "Bearer realm=\"holdfast\"",
+        (StatusCode::UNAUTHORIZED, true) => "Bearer realm=\"holdfast\", error=\"invalid_token\"",
+        (StatusCode::FORBIDDEN, true) => "Bearer realm=\"holdfast\", error=\"insufficient_scope\"",
+        _ => return response,
+    };
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response
+}
+
+/// Whether a problem is about who calls rather than about what is asked.
+pub(crate) fn is_about_the_caller(problem: &Problem) -> bool {
+    matches!(problem.kind, Kind::Unauthenticated | Kind::Forbidden)
+}

@@ -1,0 +1,91 @@
+//! Where a running job exchanges what it was given for a short token, by OAuth's rule (RFC 6749, section 6).
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use model::{Problem, problem::Kind};
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    Api,
+    error::{Answer, Failure},
+    input::whole_body,
+};
+
+/// The largest request for a token.
+const FORM_MAX_BYTES: usize = 8 * 1024;
+
+/// What is exchanged, as OAuth names its parts.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the document; the form is read part by part")]
+pub(crate) struct TokenRequest {
+    /// Always `refresh_token`.
+    #[schema(example = "refresh_token")]
+    grant_type: String,
+    /// The credential that a run has in `VDK_API_TOKEN`.
+    #[schema(example = "hfc1.0123456789abcdef.00")]
+    refresh_token: String,
+}
+
+/// A token, as OAuth names its parts.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TokenResponse {
+    /// The token, for the header Authorization.
+    access_token: String,
+    /// Always `Bearer`.
+    #[schema(example = "Bearer")]
+    token_type: &'static str,
+    /// For how many seconds it counts.
+    #[schema(example = 900)]
+    expires_in: i64,
+}
+
+/// Exchanges the credential of a deployed job for a short token.
+///
+/// A running job does this by itself. The token is good for the properties, the secrets and the list of executions of that
+/// job alone.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "Data Jobs Service",
+    security(()),
+    request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"),
+    responses(
+        (status = 200, description = "A token.", body = TokenResponse),
+        (status = 400, description = "The grant is not one that counts. `error` says so as OAuth does."),
+        (status = 404, description = "Authentication is off."),
+    )
+)]
+pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -> Answer<Json<TokenResponse>> {
+    if api.auth.is_none() {
+        return Err(Problem::not_found("No token was issued.", "Authentication is off here, so nobody needs one.")
+            .fix("Leave the token away.")
+            .into());
+    }
+    let body = whole_body(request, FORM_MAX_BYTES).await?;
+    let part = |name: &str| form_urlencoded::parse(&body).find(|(n, _)| n == name).map(|(_, value)| value);
+    if part("grant_type").as_deref() != Some("refresh_token") {
+        let problem = Problem::invalid("No token was issued.", "The only grant_type of this service is refresh_token.")
+            .fix("Log in at your organisation's own token endpoint; this one is for running jobs.");
+        return Err(Failure::from(problem).with("error", "unsupported_grant_type".into()));
+    }
+    let credential = part("refresh_token").unwrap_or_default();
+    match app::tokens::exchange(&api.db, &api.keys, &*api.clock, &credential).await {
+        Ok(token) => Ok(Json(TokenResponse {
+            access_token: token.expose_secret().to_owned(),
+            token_type: "Bearer",
+            expires_in: app::tokens::TOKEN_SECONDS,
+        })),
+        // OAuth has 400 for a grant that does not count.
+        Err(problem) if problem.kind == Kind::Unauthenticated => {
+            Err(Failure::refused(StatusCode::BAD_REQUEST, problem).with("error", "invalid_grant".into()))
+        }
+        Err(problem) => Err(problem.into()),
+    }
+}

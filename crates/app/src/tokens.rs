@@ -1,0 +1,48 @@
+//! The short token of a deployed job, for what it needs while it runs.
+
+use jiff::SignedDuration;
+use model::{Problem, access::unknown_caller, clock::Clock};
+use secrecy::SecretString;
+pub use store::tokens::Access;
+use store::{
+    Db,
+    keys::KeyRing,
+    tokens::{Credential, holder},
+};
+
+/// How long a short token counts.
+pub const TOKEN_SECONDS: i64 = 900;
+
+/// Exchanges the credential of a deployment for a short token. The credential counts as long as the deployment does: it
+/// ends with the job, and with the last run after a newer deployment took its place.
+///
+/// # Errors
+/// Unauthenticated for anything but a credential that counts.
+pub async fn exchange(db: &Db, keys: &KeyRing, clock: &dyn Clock, credential: &str) -> Result<SecretString, Problem> {
+    let unknown = || {
+        unknown_caller("The refresh token is not the credential of a job that is deployed.")
+            .fix("Deploy the job again; a run gets its credential by itself.")
+    };
+    let credential = Credential::read(keys, credential).ok_or_else(unknown)?;
+    let found = holder(&mut db.read().await?, &credential).await?;
+    let job_name = found.ok_or_else(unknown)?;
+    let expires_at = clock.now() + SignedDuration::from_secs(TOKEN_SECONDS);
+    Ok(Access { job_id: credential.job_id, job_name, expires_at }.seal(keys)?)
+}
+
+/// Whether a bearer token is one of a job, rather than of an issuer.
+pub fn is_token_of_a_job(token: &str) -> bool {
+    Access::is_one(token)
+}
+
+/// What a short token says, when it counts.
+///
+/// # Errors
+/// Unauthenticated for one that was not made here, or has expired.
+pub fn read(keys: &KeyRing, clock: &dyn Clock, token: &str) -> Result<Access, Problem> {
+    let access = Access::read(keys, token).ok_or_else(|| unknown_caller("Its token of a job was not issued here."))?;
+    if access.expires_at <= clock.now() {
+        return Err(unknown_caller("Its token of a job has expired."));
+    }
+    Ok(access)
+}

@@ -1,0 +1,44 @@
+//! How outside systems are spoken to.
+
+use std::time::Duration;
+
+use reqwest::{Client, Response, redirect::Policy};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A client that follows nobody elsewhere, and gives up in time. The environment has no say in where it goes.
+pub(crate) fn client(timeout: Duration) -> Client {
+    Client::builder()
+        .redirect(Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        .timeout(timeout)
+        .no_proxy()
+        .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .expect("the platform's certificate verifier and these settings make a client")
+}
+
+/// The whole body, when it has at most `max_bytes`.
+pub(crate) async fn body(mut response: Response, max_bytes: usize) -> Result<Vec<u8>, String> {
+    let mut all = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|error| told(&error))? {
+        if all.len() + part.len() > max_bytes {
+            return Err(format!("the answer has more than {max_bytes} bytes"));
+        }
+        all.extend_from_slice(&part);
+    }
+    Ok(all)
+}
+
+/// Why a request failed, without the address, which may hold what is not for everybody.
+pub(crate) fn told(error: &reqwest::Error) -> String {
+    let why = if error.is_timeout() {
+        "it did not answer in time"
+    } else if error.is_connect() {
+        "it can't be reached"
+    } else {
+        "the connection broke off"
+    };
+    why.to_owned()
+}

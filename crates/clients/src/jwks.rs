@@ -1,0 +1,262 @@
+//! The public keys of token issuers, by their JSON Web Key Sets.
+//!
+//! A set is read when the first token of its issuer comes, and kept. It is read again in the background when it has grown
+//! old, and at once when a token names a key that it does not have (the issuer changed its keys), but not more often than
+//! the pause allows: who makes up key ids can't make this service ask on and on. While an issuer is down, the keys that
+//! were read last go on to count.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use model::{BoxFuture, Problem, access::KeySets, name::shown};
+use reqwest::Client;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
+
+use crate::http;
+
+/// The largest answer of an issuer.
+const ANSWER_MAX_BYTES: usize = 256 * 1024;
+
+/// The most keys that an issuer has.
+const KEYS_MAX: usize = 100;
+
+/// The kinds of keys that can verify a signature and can be public. A shared secret is none.
+const KINDS: [&str; 3] = ["RSA", "EC", "OKP"];
+
+/// An issuer of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// As tokens name it in `iss`.
+    pub name: String,
+    /// The address of its key set; without one it is discovered by OpenID Connect's rule.
+    pub jwks_url: Option<String>,
+}
+
+/// How key sets are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Who may issue tokens.
+    pub issuers: Vec<Issuer>,
+    /// How long an issuer may take to answer.
+    pub timeout: Duration,
+    /// After how long a set is read again.
+    pub renew_after: Duration,
+    /// How long it takes at least from one reading to the next.
+    pub pause: Duration,
+}
+
+impl Options {
+    /// With what is usual for everything but the issuers.
+    pub fn new(issuers: Vec<Issuer>) -> Self {
+        Self {
+            issuers,
+            timeout: Duration::from_secs(5),
+            renew_after: Duration::from_secs(600),
+            pause: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The key sets of some issuers.
+#[derive(Debug)]
+pub struct Jwks {
+    issuers: Vec<Arc<Kept>>,
+    renew_after: Duration,
+}
+
+#[derive(Debug)]
+struct Kept {
+    issuer: Issuer,
+    http: Client,
+    pause: Duration,
+    known: RwLock<Option<Known>>,
+    /// Held by the one who reads; what came of the last time is in it.
+    reading: Arc<Mutex<Option<Tried>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    keys: Arc<[Value]>,
+    read_at: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Tried {
+    at: Instant,
+    failed: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
+}
+
+impl Jwks {
+    /// Key sets that nobody has read yet.
+    pub fn new(options: &Options) -> Self {
+        let http = http::client(options.timeout);
+        let kept = |issuer: &Issuer| {
+            Arc::new(Kept {
+                issuer: issuer.clone(),
+                http: http.clone(),
+                pause: options.pause,
+                known: RwLock::new(None),
+                reading: Arc::default(),
+            })
+        };
+        Self { issuers: options.issuers.iter().map(kept).collect(), renew_after: options.renew_after }
+    }
+
+    /// Reads the set of every issuer, to tell the operator early of one that can't be read.
+    pub async fn warm_up(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for kept in &self.issuers {
+            let mut tried = Arc::clone(&kept.reading).lock_owned().await;
+            kept.read(&mut tried).await;
+            if let Some(why) = tried.as_ref().and_then(|tried| tried.failed.as_deref()) {
+                problems.push(kept.unavailable(why));
+            }
+        }
+        problems
+    }
+
+    async fn find(&self, issuer: &str, key_id: Option<&str>) -> Result<Vec<Value>, Problem> {
+        let Some(kept) = self.issuers.iter().find(|kept| kept.issuer.name == issuer) else { return Ok(Vec::new()) };
+        if let Some(known) = kept.known() {
+            let fitting = known.fitting(key_id);
+            if !fitting.is_empty() {
+                if known.read_at.elapsed() > self.renew_after {
+                    kept.renew();
+                }
+                return Ok(fitting);
+            }
+        }
+        let mut tried = Arc::clone(&kept.reading).lock_owned().await;
+        // Whoever held the lock before may have read what is looked for.
+        let fitting = kept.known().map(|known| known.fitting(key_id)).unwrap_or_default();
+        if fitting.is_empty() && kept.may_read(&tried) {
+            kept.read(&mut tried).await;
+        }
+        if let Some(why) = tried.as_ref().and_then(|tried| tried.failed.as_deref())
+            && fitting.is_empty()
+        {
+            return Err(kept.unavailable(why));
+        }
+        Ok(kept.known().map(|known| known.fitting(key_id)).unwrap_or_default())
+    }
+}
+
+impl KeySets for Jwks {
+    fn keys<'a>(&'a self, issuer: &'a str, key_id: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Value>, Problem>> {
+        Box::pin(self.find(issuer, key_id))
+    }
+}
+
+impl Known {
+    /// The keys of this id, or all.
+    fn fitting(&self, key_id: Option<&str>) -> Vec<Value> {
+        let fits = |key: &&Value| key_id.is_none_or(|id| key.get("kid").and_then(Value::as_str) == Some(id));
+        self.keys.iter().filter(fits).cloned().collect()
+    }
+}
+
+impl Kept {
+    fn known(&self) -> Option<Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn may_read(&self, tried: &Option<Tried>) -> bool {
+        tried.as_ref().is_none_or(|tried| tried.at.elapsed() >= self.pause)
+    }
+
+    /// Reads the set again without anybody waiting for it.
+    fn renew(self: &Arc<Self>) {
+        let Ok(mut tried) = Arc::clone(&self.reading).try_lock_owned() else { return };
+        if self.may_read(&tried) {
+            let kept = Arc::clone(self);
+            tokio::spawn(async move { kept.read(&mut tried).await });
+        }
+    }
+
+    /// Reads the set. What was known before stays when that fails.
+    async fn read(&self, tried: &mut OwnedMutexGuard<Option<Tried>>) {
+        let failed = match self.fetch().await {
+            Ok(keys) => {
+                tracing::debug!(issuer = self.issuer.name, keys = keys.len(), "the keys of an issuer were read");
+                let known = Known { keys: keys.into(), read_at: Instant::now() };
+                *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
+                None
+            }
+            Err(why) => {
+                tracing::warn!(issuer = self.issuer.name, why, "the keys of an issuer can't be read");
+                Some(why)
+            }
+        };
+        **tried = Some(Tried { at: Instant::now(), failed });
+    }
+
+    async fn fetch(&self) -> Result<Vec<Value>, String> {
+        let address = match &self.issuer.jwks_url {
+            Some(url) => url.clone(),
+            None => self.discover().await?,
+        };
+        let set: KeySet = self.get(&address).await.map_err(|why| format!("its key set: {why}"))?;
+        if set.keys.len() > KEYS_MAX {
+            return Err(format!("its key set has more than {KEYS_MAX} keys"));
+        }
+        let text = |key: &Value, name: &str| key.get(name).and_then(Value::as_str).map(str::to_owned);
+        let verifies = |key: &Value| {
+            text(key, "kty").is_some_and(|kind| KINDS.contains(&&*kind))
+                && text(key, "use").is_none_or(|purpose| purpose == "sig")
+        };
+        Ok(set.keys.into_iter().filter(verifies).collect())
+    }
+
+    async fn discover(&self) -> Result<String, String> {
+        let base = self.issuer.name.trim_end_matches('/');
+        let found: Discovery = self
+            .get(&format!("{base}/.well-known/openid-configuration"))
+            .await
+            .map_err(|why| format!("its OpenID configuration: {why}"))?;
+        if found.issuer != self.issuer.name {
+            return Err(format!("its OpenID configuration is that of another issuer, {}", shown(&found.issuer)));
+        }
+        let safe = found.jwks_uri.starts_with("https://")
+            || (found.jwks_uri.starts_with("http://") && base.starts_with("http://"));
+        if safe {
+            Ok(found.jwks_uri)
+        } else {
+            Err("its OpenID configuration names a key set that is not on https".into())
+        }
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, address: &str) -> Result<T, String> {
+        let response = self.http.get(address).header("accept", "application/json").send().await;
+        let response = response.map_err(|error| http::told(&error))?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(format!("it answered with status {}", response.status().as_u16()));
+        }
+        let bytes = http::body(response, ANSWER_MAX_BYTES).await?;
+        serde_json::from_slice(&bytes).map_err(|_| "the answer is not what it should be".to_owned())
+    }
+
+    fn unavailable(&self, why: &str) -> Problem {
+        Problem::unavailable(
+            "The request was not carried out, because its sender can't be checked at the moment.",
+            format!("The keys of the issuer {} can't be read: {why}.", shown(&self.issuer.name)),
+        )
+    }
+}

@@ -1,0 +1,119 @@
+//! The operator's authorization service: a webhook with the body that the reference sends.
+//!
+//! It says yes with a 2xx and no with a 4xx, whose status and text reach the user. A 5xx is tried once more. Anything else,
+//! no answer among it, is neither: then nobody gets in.
+
+use std::time::Duration;
+
+use model::{
+    BoxFuture, Problem,
+    access::{Authorizer, Inquiry, Verdict},
+};
+use reqwest::{Client, Response};
+use serde::Serialize;
+
+use crate::http;
+
+/// How often a question is put again after a 5xx.
+const RETRIES_ON_5XX: usize = 1;
+
+/// The largest answer.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
+
+/// How much of an answer's text reaches the user.
+const TEXT_MAX_CHARS: usize = 2000;
+
+/// Where the service is, and what it may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The address that questions are posted to.
+    pub url: String,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Whether it gets the user's token, as the bearer of the question.
+    pub forward_token: bool,
+}
+
+/// The authorization service.
+#[derive(Debug)]
+pub struct Webhook {
+    http: Client,
+    options: Options,
+}
+
+/// A question as the reference puts it.
+#[derive(Serialize)]
+struct Body<'a> {
+    requester_user_id: &'a str,
+    requested_resource_team: &'a str,
+    requested_resource_name: &'static str,
+    requested_resource_id: &'a str,
+    requested_http_path: &'a str,
+    requested_http_verb: &'a str,
+    requested_resource_new_team: &'a str,
+    requested_permission: &'static str,
+}
+
+impl<'a> Body<'a> {
+    fn of(inquiry: &Inquiry<'a>) -> Self {
+        let Inquiry { question, path, method, .. } = *inquiry;
+        let team = question.team.unwrap_or_default();
+        Self {
+            requester_user_id: question.user,
+            requested_resource_team: team,
+            requested_resource_name: "data-job",
+            requested_resource_id: question.job.unwrap_or_default(),
+            requested_http_path: path,
+            requested_http_verb: method,
+            requested_resource_new_team: question.new_team.unwrap_or(team),
+            requested_permission: if question.action.changes() { "write" } else { "read" },
+        }
+    }
+}
+
+impl Webhook {
+    /// A service that nobody has spoken to yet.
+    pub fn new(options: Options) -> Self {
+        Self { http: http::client(options.timeout), options }
+    }
+
+    async fn send(&self, inquiry: &Inquiry<'_>) -> Result<Response, Problem> {
+        let mut request = self.http.post(&self.options.url).json(&Body::of(inquiry));
+        if self.options.forward_token {
+            request = request.bearer_auth(inquiry.token);
+        }
+        request.send().await.map_err(|error| unavailable(&http::told(&error)))
+    }
+
+    async fn decide(&self, inquiry: &Inquiry<'_>) -> Result<Verdict, Problem> {
+        let mut response = self.send(inquiry).await?;
+        for _ in 0..RETRIES_ON_5XX {
+            if response.status().is_server_error() {
+                response = self.send(inquiry).await?;
+            }
+        }
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Verdict::Allowed);
+        }
+        if !status.is_client_error() {
+            return Err(unavailable(&format!("it answered with status {}", status.as_u16())));
+        }
+        let bytes = http::body(response, ANSWER_MAX_BYTES).await.map_err(|why| unavailable(&why))?;
+        let text = String::from_utf8_lossy(&bytes).trim().chars().take(TEXT_MAX_CHARS).collect();
+        Ok(Verdict::Refused { code: status.as_u16(), text })
+    }
+}
+
+impl Authorizer for Webhook {
+    fn authorize<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> BoxFuture<'a, Result<Verdict, Problem>> {
+        Box::pin(self.decide(inquiry))
+    }
+}
+
+fn unavailable(why: &str) -> Problem {
+    Problem::unavailable(
+        "The request was not carried out, because nobody could say whether its sender may do this.",
+        format!("The authorization service of this installation was asked: {why}."),
+    )
+}
