@@ -348,9 +348,9 @@ pub async fn deleted(
     before: Option<(jiff::Timestamp, JobId)>,
     limit: Option<i64>,
 ) -> Result<(Vec<Deleted>, Option<(jiff::Timestamp, JobId)>), Problem> {
-    caller.may_with_team(Action::Read, team).await?;
     /// Jobs on a page when the caller does not say.
     const PAGE: i64 = 100;
+    caller.may_with_team(Action::Read, team).await?;
     let limit = limit.unwrap_or(PAGE);
     if !(1..=DELETED_PAGE_MAX).contains(&limit) {
         return Err(Problem::invalid(

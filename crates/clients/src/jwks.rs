@@ -147,7 +147,7 @@ impl Jwks {
         let mut tried = Arc::clone(&kept.reading).lock_owned().await;
         // Whoever held the lock before may have read what is looked for.
         let fitting = kept.known().map(|known| known.fitting(key_id)).unwrap_or_default();
-        if fitting.is_empty() && kept.may_read(&tried) {
+        if fitting.is_empty() && kept.may_read(tried.as_ref()) {
             kept.read(&mut tried).await;
         }
         if let Some(why) = tried.as_ref().and_then(|tried| tried.failed.as_deref())
@@ -178,14 +178,14 @@ impl Kept {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn may_read(&self, tried: &Option<Tried>) -> bool {
-        tried.as_ref().is_none_or(|tried| tried.at.elapsed() >= self.pause)
+    fn may_read(&self, tried: Option<&Tried>) -> bool {
+        tried.is_none_or(|tried| tried.at.elapsed() >= self.pause)
     }
 
     /// Reads the set again without anybody waiting for it.
     fn renew(self: &Arc<Self>) {
         let Ok(mut tried) = Arc::clone(&self.reading).try_lock_owned() else { return };
-        if self.may_read(&tried) {
+        if self.may_read(tried.as_ref()) {
             let kept = Arc::clone(self);
             tokio::spawn(async move { kept.read(&mut tried).await });
         }

@@ -146,7 +146,8 @@ mod tests {
     use super::*;
 
     fn claims(of: Value) -> Claims {
-        of.as_object().unwrap().clone()
+        let Value::Object(claims) = of else { panic!("{of}") };
+        claims
     }
 
     fn list(of: &[&str]) -> Vec<String> {

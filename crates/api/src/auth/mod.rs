@@ -5,7 +5,7 @@ mod bearer;
 mod claims;
 mod gate;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use app::tokens::is_token_of_a_job;
 use axum::{
@@ -141,20 +141,15 @@ async fn known(api: &Api, auth: &Authentication, token: &str) -> Result<(String,
     }
     let claims = bearer::verified(auth, token, api.clock.now()).await?;
     auth.claims.check(&claims)?;
-    match auth.claims.user(&claims)? {
-        Some(user) => Ok((user, Standing::User { teams: auth.claims.teams(&claims) })),
-        None => {
-            let client_id = claims::client_id(&claims);
-            let teams = match client_id {
-                Some(id) => app::credentials::teams_of(&api.db, id).await?,
-                None => BTreeSet::new(),
-            };
-            if teams.is_empty() {
-                return Err(auth.claims.nobody());
-            }
-            Ok((format!("application:{}", client_id.unwrap_or_default()), Standing::Application { teams }))
-        }
+    if let Some(user) = auth.claims.user(&claims)? {
+        return Ok((user, Standing::User { teams: auth.claims.teams(&claims) }));
     }
+    let Some(client_id) = claims::client_id(&claims) else { return Err(auth.claims.nobody()) };
+    let teams = app::credentials::teams_of(&api.db, client_id).await?;
+    if teams.is_empty() {
+        return Err(auth.claims.nobody());
+    }
+    Ok((format!("application:{client_id}"), Standing::Application { teams }))
 }
 
 /// Says how to be known, by RFC 6750, where nobody is.
