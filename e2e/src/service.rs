@@ -130,6 +130,7 @@ impl Service {
     ///
     /// # Panics
     /// When it does not come up.
+    #[must_use]
     pub fn another(&self) -> Self {
         let variables = self.options.variables.clone();
         let data_dir = Some(self.options.data_dir.clone());

@@ -35,7 +35,7 @@ pub(crate) fn folder_use(settings: &Settings) -> Use {
 /// # Errors
 /// When it can't be reached, can't be used, or refuses this user.
 pub(crate) async fn open(settings: &Settings, file: &Path) -> anyhow::Result<Db> {
-    Ok(open_once(settings, file).await?.with_context(|| told(settings, file))?)
+    open_once(settings, file).await?.with_context(|| told(settings, file))
 }
 
 /// Opens the database. A server that can't be reached is waited for; until then `listener` answers that the service is

@@ -39,7 +39,7 @@ impl Once {
 
     /// The name of a request that says these parts.
     pub fn new(key: String, parts: &[&[u8]]) -> Self {
-        Self { key, request_hash: hex::encode(&hash(parts)) }
+        Self { key, request_hash: hex::encode(hash(parts)) }
     }
 }
 

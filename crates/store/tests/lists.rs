@@ -144,6 +144,9 @@ async fn a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order(on
     assert_eq!(names(jobs::page(&mut tx, &late).await.unwrap()), all[80..100], "across the end of the schedules");
 }
 
+/// Whether a job belongs to what a query finds.
+type Is = fn(&jobs::JobSummary) -> bool;
+
 async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
@@ -161,7 +164,6 @@ async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
     let everything = found(&mut tx, &JobQuery::default()).await;
     assert_eq!(everything.len(), MANY_JOBS);
     let search = Search { text: "SALES".into(), fields: vec![SearchField::Name, SearchField::Description] };
-    type Is = fn(&jobs::JobSummary) -> bool;
     let cases: [(JobQuery, Is); 4] = [
         (JobQuery { search: Some(search), ..JobQuery::default() }, |job| job.job.name.as_str().contains("sales")),
         (JobQuery { descriptions: vec!["region 7 ".into()], ..JobQuery::default() }, |job| {

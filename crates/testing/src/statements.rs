@@ -38,10 +38,10 @@ impl Statements {
     /// # Panics
     /// When the database does not answer.
     pub async fn of<T>(&self, db: &Db, request: impl Future<Output = T>) -> (T, Vec<String>) {
-        settle(db).await;
+        Box::pin(settle(db)).await;
         take();
-        let answer = request.await;
-        settle(db).await;
+        let answer = Box::pin(request).await;
+        Box::pin(settle(db)).await;
         (answer, take())
     }
 }

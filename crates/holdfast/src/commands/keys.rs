@@ -1,6 +1,6 @@
 //! `holdfast keys`: the keys that secrets are encrypted with.
 
-use std::{collections::BTreeMap, io::Write, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, io::Write, path::Path};
 
 use anyhow::{Context, bail};
 use clap::{Arg, ArgMatches, Command};
@@ -121,6 +121,7 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
     Ok(out.flush()?)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form in which keys are read")]
 fn unfit(path: &Path, error: anyhow::Error) {
     let mut stderr = std::io::stderr();
     // Nothing can be done about a closed standard error.
@@ -147,7 +148,7 @@ async fn list(folder: &Path, db: &Db) -> anyhow::Result<String> {
             (false, true, _) => "needed until secrets are under the primary one",
         };
         let file = files.get(id).map_or_else(|| keys::path(folder, id), |(path, _)| path.clone());
-        told.push_str(&format!("{id:<16}  {rows:>8}  {state:<34}  {}\n", file.display()));
+        let _ = writeln!(told, "{id:<16}  {rows:>8}  {state:<34}  {}", file.display());
     }
     Ok(told)
 }
@@ -157,25 +158,22 @@ async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<Stri
         bail!("There is no key yet: the service makes the first one at its first start.");
     }
     let mut told = String::new();
-    let id = match to {
-        Some(id) => id.to_owned(),
-        None => {
-            let key = keys::add(folder).context("The new key file can't be made.")?;
-            told.push_str(&format!(
-                "Made the key {} in {}. Back it up now.\n",
-                key.id(),
-                keys::path(folder, key.id()).display()
-            ));
-            if !db.is_exclusive() {
-                told.push_str(&format!(
-                    "Copy the file to the folder `keys` of the data folder of every instance. When it is everywhere:\n  \
-                     holdfast keys rotate --to {}\n",
-                    key.id()
-                ));
-                return Ok(told);
-            }
-            key.id().to_owned()
+    let id = if let Some(id) = to {
+        id.to_owned()
+    } else {
+        let key = keys::add(folder).context("The new key file can't be made.")?;
+        let _ =
+            writeln!(told, "Made the key {} in {}. Back it up now.", key.id(), keys::path(folder, key.id()).display());
+        if !db.is_exclusive() {
+            let _ = writeln!(
+                told,
+                "Copy the file to the folder `keys` of the data folder of every instance. When it is everywhere:\n  \
+                     holdfast keys rotate --to {}",
+                key.id()
+            );
+            return Ok(told);
         }
+        key.id().to_owned()
     };
     let mut tx = db.write().await?;
     let former = store::keys::lock_primary(&mut tx).await?.unwrap_or_default();
@@ -189,10 +187,11 @@ async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<Stri
     store::keys::make_primary(&mut tx, &id).await?;
     record(&mut tx, "keys.rotate", format!("from {former} to {id}")).await?;
     tx.commit().await?;
-    told.push_str(&format!(
+    let _ = writeln!(
+        told,
         "Secrets are encrypted with the key {id} from now on. The service encrypts what is stored anew in the background;\n\
-         `holdfast keys list` tells when the key {former} is not needed any more.\n"
-    ));
+         `holdfast keys list` tells when the key {former} is not needed any more."
+    );
     Ok(told)
 }
 
