@@ -9,7 +9,10 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::{Problem, name::shown};
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned},
+};
 
 use crate::{error::Failure, limits::JSON_MAX_BYTES};
 
@@ -113,6 +116,17 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJsonBody
         }
         Ok(Self(from_json::<Option<T>>(&bytes)?.unwrap_or_default()))
     }
+}
+
+/// A whole number that may be absent, in whatever way JSON writes it: 240 and 240.0 are the same number.
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let whole = match number.as_i64() {
+        Some(whole) => i32::try_from(whole).ok(),
+        // Every whole number of 32 bits has an exact form there, and its digits are written without an exponent.
+        None => number.as_f64().and_then(|number| number.to_string().parse().ok()),
+    };
+    whole.map(Some).ok_or_else(|| de::Error::custom(format!("invalid value: {number}, expected i32")))
 }
 
 /// Reads JSON, and names the member that is wrong.

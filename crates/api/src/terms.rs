@@ -47,14 +47,15 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
 /// Gives the terms of a request to its caller, and answers 304 for what the caller has already.
 pub(crate) async fn read(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let may_change = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
     let held = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect::<Vec<_>>();
-    let request = if is_read {
-        request
-    } else {
+    let request = if may_change {
         match with_terms(&api, request).await {
             Ok(request) => request,
             Err(failure) => return failure.into_response(),
         }
+    } else {
+        request
     };
     let response = next.run(request).await;
     if is_read && response.status() == StatusCode::OK && is_held(&held, response.headers().get(ETAG)) {

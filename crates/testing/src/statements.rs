@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    pin::Pin,
     sync::{Mutex, PoisonError},
 };
 
@@ -37,12 +38,19 @@ impl Statements {
     ///
     /// # Panics
     /// When the database does not answer.
-    pub async fn of<T>(&self, db: &Db, request: impl Future<Output = T>) -> (T, Vec<String>) {
-        Box::pin(settle(db)).await;
-        take();
-        let answer = Box::pin(request).await;
-        Box::pin(settle(db)).await;
-        (answer, take())
+    pub fn of<'a, T: 'a>(
+        &'a self,
+        db: &'a Db,
+        request: impl Future<Output = T> + 'a,
+    ) -> Pin<Box<dyn Future<Output = (T, Vec<String>)> + 'a>> {
+        let request = Box::pin(request);
+        Box::pin(async move {
+            settle(db).await;
+            take();
+            let answer = request.await;
+            settle(db).await;
+            (answer, take())
+        })
     }
 }
 

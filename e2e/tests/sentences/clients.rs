@@ -5,7 +5,7 @@ use std::path::Path;
 use e2e::{job::Job, service::shared_on, vdk::client};
 use testing::{Database, for_each_database};
 use tokio::process::Command;
-use xtask::client::Client;
+use xtask::{client::Client, environment::variable};
 
 for_each_database!(
     every_operation_is_called_and_its_answer_accepted_by_the_generated_client,
@@ -75,7 +75,7 @@ async fn the_references_own_heartbeat_passes() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let settings = home.path().join("heartbeat.ini");
     std::fs::write(&settings, "[DEFAULT]\n").expect("a file");
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = variable("PATH").unwrap_or_default();
     let path = std::env::join_paths([heartbeat.commands()].into_iter().chain(std::env::split_paths(&path)));
     said(
         Command::new(heartbeat.heartbeat())

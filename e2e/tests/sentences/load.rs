@@ -129,6 +129,7 @@ impl Load {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the form in which requests are sent")]
 fn json_body(value: &Value) -> Option<(&'static str, Vec<u8>)> {
     Some(("application/json", value.to_string().into_bytes()))
 }

@@ -84,9 +84,11 @@ struct ResourcesChange {
     cpu_limit: Option<f64>,
     /// Memory set aside, in MiB.
     #[schema(minimum = 1, maximum = 16_777_216, example = 256)]
+    #[serde(default, deserialize_with = "crate::input::whole_number")]
     memory_request: Option<i32>,
     /// Memory at most, in MiB.
     #[schema(minimum = 1, maximum = 16_777_216, example = 512)]
+    #[serde(default, deserialize_with = "crate::input::whole_number")]
     memory_limit: Option<i32>,
 }
 

@@ -65,6 +65,7 @@ struct DataJobConfigDefinition {
     enable_execution_notifications: Option<bool>,
     /// How long after its time a missing start is reported, in minutes; 240 by default.
     #[schema(minimum = 0, maximum = 525_600, example = 240)]
+    #[serde(default, deserialize_with = "crate::input::whole_number")]
     notification_delay_period_minutes: Option<i32>,
 }
 

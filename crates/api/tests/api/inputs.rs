@@ -36,7 +36,10 @@ async fn a_bad_definition_of_a_job_is_refused_and_says_which_member_is_wrong() {
             json!({"job_name": "daily-sales", "config": {"generate_keytab": "yes"}}),
             "config.generate_keytab: invalid type: string \"yes\", expected a boolean",
         ),
-        (json!({"job_name": "daily-sales", "config": {"notification_delay_period_minutes": "240"}}), "expected i32"),
+        (
+            json!({"job_name": "daily-sales", "config": {"notification_delay_period_minutes": "240"}}),
+            "expected a JSON number",
+        ),
         (json!({"job_name": "daily-sales", "config": {"notification_delay_period_minutes": 1.5}}), "expected i32"),
         (json!({"job_name": "daily-sales", "config": {"notification_delay_period_minutes": -1}}), "notification_delay"),
         (
