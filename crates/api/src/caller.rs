@@ -1,6 +1,6 @@
 //! Who asks, and under which operation id: the outermost layer, which every response passes.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request, State},
@@ -11,7 +11,7 @@ use axum::{
 use model::access::Caller;
 use tracing::Instrument;
 
-use crate::Api;
+use crate::{Api, error::Failure, terms::Unreadable};
 
 /// The header that ties a request, its log lines and what it caused together.
 const OP_ID: HeaderName = HeaderName::from_static("x-opid");
@@ -26,9 +26,12 @@ const NO_ROUTE: &str = "none";
 pub(crate) struct By(pub(crate) Caller);
 
 impl<S: Sync> FromRequestParts<S> for By {
-    type Rejection = Infallible;
+    type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        if let Some(Unreadable(problem)) = parts.extensions.remove() {
+            return Err(problem.into());
+        }
         let caller = parts.extensions.get::<Caller>().cloned();
         Ok(Self(caller.unwrap_or_else(|| Caller::anonymous(""))))
     }

@@ -75,10 +75,22 @@ fn is_held(held: &[HeaderValue], tag: Option<&HeaderValue>) -> bool {
     })
 }
 
-async fn with_terms(api: &Api, request: Request) -> Result<Request, Failure> {
+/// Terms that can't be read. The operation refuses them: an address without one has other things to say.
+#[derive(Clone)]
+pub(crate) struct Unreadable(pub(crate) Problem);
+
+async fn with_terms(api: &Api, mut request: Request) -> Result<Request, Failure> {
     let headers = request.headers();
-    let only_if = only_if(headers)?;
-    let key = if request.method() == Method::POST { idempotency_key(headers)? } else { None };
+    let posted = request.method() == Method::POST;
+    let terms =
+        only_if(headers).and_then(|only_if| Ok((only_if, if posted { idempotency_key(headers)? } else { None })));
+    let (only_if, key) = match terms {
+        Ok(terms) => terms,
+        Err(problem) => {
+            request.extensions_mut().insert(Unreadable(problem));
+            return Ok(request);
+        }
+    };
     if only_if.is_none() && key.is_none() {
         return Ok(request);
     }
