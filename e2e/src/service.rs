@@ -141,13 +141,13 @@ impl Service {
     ///
     /// # Panics
     /// When it can't be started.
-    pub fn command(&self, name: &str) -> Output {
+    pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(&self.options.binary);
         for name in environment::names("HOLDFAST_") {
             command.env_remove(name);
         }
         command
-            .arg(name)
+            .args(arguments)
             .env("HOLDFAST_DATA_DIR", &self.options.data_dir)
             .env("HOLDFAST_CACHE_DIR", &self.options.cache_dir)
             .envs(&self.options.variables)

@@ -15,23 +15,11 @@ use crate::{Api, error::Failure};
 /// The most bytes of a JSON body.
 pub(crate) const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// How many requests are worked on at once.
-const REQUESTS_MAX: usize = 512;
-
-/// How long a request may take.
-const REQUEST_TIMEOUT_SECONDS: u64 = 60;
-
 /// How much is taken on at once, and how long an answer may take. Probes are outside of it.
 #[derive(Debug)]
 pub struct Limits {
     places: Semaphore,
     timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self::new(REQUESTS_MAX, Duration::from_secs(REQUEST_TIMEOUT_SECONDS))
-    }
 }
 
 impl Limits {

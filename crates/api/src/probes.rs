@@ -41,6 +41,10 @@ struct Components {
     service: Component,
     #[serde(skip_serializing_if = "Option::is_none")]
     runs: Option<Component>,
+    /// Present when the key that secrets are stored with is missing. Everything else is carried out, so the service is
+    /// ready all the same: if it were not, a key that is missing everywhere would take all instances away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<Component>,
 }
 
 /// One thing that the service needs.
@@ -99,9 +103,20 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
         status: Health::Up,
         reason: Some("they are on another machine; this instance carries out requests and never leads"),
     });
+    let keys = api.keys.lacks_primary().then_some(Component {
+        status: Health::Down,
+        reason: Some(
+            "the file of the primary key is missing here; secrets under other keys are read, and none is stored",
+        ),
+    });
     let body = Readiness {
         status: if ready { Health::Up } else { Health::Down },
-        components: Components { database: Component::unless(database), service: Component::unless(service), runs },
+        components: Components {
+            database: Component::unless(database),
+            service: Component::unless(service),
+            runs,
+            keys,
+        },
     };
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }

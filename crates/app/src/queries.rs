@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use model::{Problem, access::Caller, execution::Execution, name::JobId};
 use store::{Db, deployments::Reached, executions::page_by_job};
 pub use store::{
-    executions::{ExecutionQuery, ExecutionSort},
+    executions::{Detail, ExecutionQuery, ExecutionSort},
     jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, escape_like},
 };
 

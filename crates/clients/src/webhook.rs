@@ -9,10 +9,11 @@ use model::{
     BoxFuture, Problem,
     access::{Authorizer, Inquiry, Verdict},
 };
-use reqwest::{Client, Response};
+use reqwest::{Client, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use crate::http;
+use crate::{http, tokens::Tokens};
 
 /// How often a question is put again after a 5xx.
 const RETRIES_ON_5XX: usize = 1;
@@ -24,14 +25,25 @@ const ANSWER_MAX_BYTES: usize = 64 * 1024;
 const TEXT_MAX_CHARS: usize = 2000;
 
 /// Where the service is, and what it may have.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Options {
     /// The address that questions are posted to.
     pub url: String,
     /// How long an answer may take.
     pub timeout: Duration,
-    /// Whether it gets the user's token, as the bearer of the question.
-    pub forward_token: bool,
+    /// What it gets as the bearer of the question.
+    pub bearer: Bearer,
+}
+
+/// Whose token a question comes with.
+#[derive(Debug)]
+pub enum Bearer {
+    /// Nobody's.
+    None,
+    /// The token of the user that the question is about.
+    User,
+    /// One of this service's own.
+    Service(Tokens),
 }
 
 /// The authorization service.
@@ -78,9 +90,27 @@ impl Webhook {
     }
 
     async fn send(&self, inquiry: &Inquiry<'_>) -> Result<Response, Problem> {
+        match &self.options.bearer {
+            Bearer::None => self.send_with(inquiry, None).await,
+            Bearer::User => self.send_with(inquiry, Some(inquiry.token)).await,
+            Bearer::Service(tokens) => {
+                let send = async |token: &SecretString| self.send_with(inquiry, Some(token.expose_secret())).await;
+                let token = tokens.get(None).await.map_err(|why| nobody_let_in(&why))?;
+                let response = send(&token).await?;
+                if response.status() != StatusCode::UNAUTHORIZED {
+                    return Ok(response);
+                }
+                // It is about this service's token before it is about the user: one that was taken back is renewed.
+                let token = tokens.get(Some(&token)).await.map_err(|why| nobody_let_in(&why))?;
+                send(&token).await
+            }
+        }
+    }
+
+    async fn send_with(&self, inquiry: &Inquiry<'_>, token: Option<&str>) -> Result<Response, Problem> {
         let mut request = self.http.post(&self.options.url).json(&Body::of(inquiry));
-        if self.options.forward_token {
-            request = request.bearer_auth(inquiry.token);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
         }
         request.send().await.map_err(|error| unavailable(&http::told(&error)))
     }
@@ -116,4 +146,8 @@ fn unavailable(why: &str) -> Problem {
         "The request was not carried out, because nobody could say whether its sender may do this.",
         format!("The authorization service of this installation was asked: {why}."),
     )
+}
+
+fn nobody_let_in(why: &str) -> Problem {
+    unavailable(&format!("this service got no access token for it, for the token endpoint was asked and {why}"))
 }

@@ -6,7 +6,8 @@ use anyhow::{anyhow, bail};
 use api::auth::{Authentication, ClaimRules};
 use clients::{
     jwks::{self, Issuer, Jwks},
-    webhook::{self, Webhook},
+    tokens::{self, Tokens},
+    webhook::{self, Bearer, Webhook},
 };
 use model::access::{Authorizer, decide_one_team};
 use store::Db;
@@ -49,13 +50,7 @@ pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, 
         );
     }
     let keys = Arc::new(Jwks::new(&jwks::Options::new(issuers)));
-    let authorizer = settings.auth_webhook_url.as_ref().map(|url| -> Arc<dyn Authorizer> {
-        Arc::new(Webhook::new(webhook::Options {
-            url: url.as_str().to_owned(),
-            timeout: Duration::from_secs(settings.auth_webhook_timeout_seconds.get()),
-            forward_token: settings.auth_webhook_forward_token,
-        }))
-    });
+    let authorizer = authorizer(settings)?;
     let text = |name: &Option<crate::config::ClaimName>| name.as_ref().map(|name| name.as_str().to_owned());
     let auth = Authentication {
         issuers: names.clone(),
@@ -76,6 +71,40 @@ pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, 
         one_team: is_one_team(settings),
     };
     Ok(Some((auth, keys)))
+}
+
+/// The operator's authorization service; nothing when none is set.
+fn authorizer(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Authorizer>>> {
+    let timeout = Duration::from_secs(settings.auth_webhook_timeout_seconds.get());
+    let bearer = match (&settings.auth_webhook_token_url, settings.webhook_refresh_token()?) {
+        (Some(_), Some(_)) if settings.auth_webhook_forward_token => bail!(
+            "auth.webhook_forward_token is true and auth.webhook_token_url is set: the authorization service can't get the \
+             user's token and this service's as well. Remove one of the two."
+        ),
+        (Some(url), Some(_)) if !is_safe(url.as_str()) && !settings.insecure => bail!(
+            "auth.webhook_token_url is {}, where the refresh token would go without encryption. Use https, or accept the risk \
+             with --insecure.",
+            url.as_str()
+        ),
+        (Some(url), Some(refresh_token)) => {
+            Bearer::Service(Tokens::new(tokens::Options { url: url.as_str().parse()?, refresh_token, timeout }))
+        }
+        (None, None) if settings.auth_webhook_forward_token => Bearer::User,
+        (None, None) => Bearer::None,
+        _ => bail!(
+            "Of auth.webhook_token_url and auth.webhook_refresh_token_file only one is set. Set both, or remove it: without a \
+             pair of them no access token can be had."
+        ),
+    };
+    let Some(url) = &settings.auth_webhook_url else {
+        if matches!(bearer, Bearer::Service(_)) {
+            bail!(
+                "auth.webhook_token_url is set, and auth.webhook_url is not: there is nobody to send a token to. Set both."
+            );
+        }
+        return Ok(None);
+    };
+    Ok(Some(Arc::new(Webhook::new(webhook::Options { url: url.as_str().to_owned(), timeout, bearer }))))
 }
 
 /// Refuses to start where jobs of several teams could read each other although callers are asked who they are.

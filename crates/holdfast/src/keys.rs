@@ -149,7 +149,7 @@ pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, stop: Can
         if ring.set_primary(&primary) {
             tracing::info!(key = primary, "secrets are encrypted with another key from now on");
         }
-        let lacks = !ring.ids().contains(&primary);
+        let lacks = ring.lacks_primary();
         if lacks && missing.as_ref() != Some(&primary) {
             let file = path(&folder, &primary);
             tracing::error!(

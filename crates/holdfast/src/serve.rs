@@ -24,7 +24,7 @@ use runtime::local::{Confinement, LocalOptions, LocalRuntime};
 use sync::Synchronizer;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
@@ -35,9 +35,6 @@ use crate::{
     data_folder::DataFolder,
     database,
 };
-
-/// Requests that are answered at the same time; more are told to come again.
-const REQUESTS_MAX: usize = 512;
 
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -60,6 +57,8 @@ const NOT_FOR_JOBS: &[&str] = &["TMPDIR"];
 
 /// Serves until SIGTERM or Ctrl-C. Runs in progress go on.
 pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::Result<()> {
+    // Heard from here on: one that came while nobody listens would be lost.
+    let mut stop_signals = StopSignals::listen()?;
     let settings = &loaded.settings;
     let auth = authentication::of(settings)?;
     check_exposure(settings.listen, settings.runtime, auth.is_some(), settings.insecure)
@@ -85,8 +84,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     };
     let (db, interpreters) = tokio::select! {
         opened = opening => opened?,
-        signal = stop_signal() => {
-            tracing::info!(signal = signal?, "stopping before the database was reached");
+        signal = stop_signals.received() => {
+            tracing::info!(signal, "stopping before the database was reached");
             return Ok(());
         }
     };
@@ -168,7 +167,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         registry: Arc::new(Mutex::new(registry)),
         metrics,
         auth,
-        limits: Limits::new(REQUESTS_MAX, REQUEST_TIMEOUT),
+        limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),
     });
 
     let stop = CancellationToken::new();
@@ -191,7 +190,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     }
 
     tokio::select! {
-        signal = stop_signal() => tracing::info!(signal = signal?, "stopping; runs in progress go on"),
+        signal = stop_signals.received() => tracing::info!(signal, "stopping; runs in progress go on"),
         ended = &mut synchronizing => return Err(anyhow!("The synchronizer ended unexpectedly: {ended:?}.")),
     }
     let _ = ready.send(false);
@@ -213,14 +212,24 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     Ok(())
 }
 
-/// Waits for what tells a service to stop, and names it.
-async fn stop_signal() -> anyhow::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// What tells a service to stop. As long as it is there, no signal is lost.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one, and names it.
+    async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 fn discovery(surroundings: &Surroundings, settings: &Settings) -> Discovery {

@@ -296,8 +296,20 @@ pub struct ExecutionQuery {
     pub limit: i64,
     /// How many come before it.
     pub offset: i64,
-    /// Whether what they run can be left out.
-    pub without_revision: bool,
+    /// What of a run is wanted.
+    pub detail: Detail,
+}
+
+/// What of a run is read; less costs less where there are many. What is left out comes as absent, or as an empty text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// Which one it is, how it stands and when it was: identifiers, type, status, times, message.
+    Outcome,
+    /// All but what it runs.
+    Run,
+    /// All of it.
+    #[default]
+    Revision,
 }
 
 impl ExecutionQuery {
@@ -342,7 +354,7 @@ impl ExecutionQuery {
     }
 
     fn columns(&self) -> String {
-        if self.without_revision {
+        if self.detail < Detail::Revision {
             COLUMNS.replace("e.revision", "cast(null as text) as revision")
         } else {
             COLUMNS.into()
@@ -384,28 +396,52 @@ pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>>
     fetch(tx, sql, conditions.bound).await
 }
 
-/// A run as a page of jobs has it: an array in one text for each job. A row for each run would cost more than all else.
+/// A run as a page of jobs has it: an array in one text for each job. A row for each run would cost more than all else, and
+/// each member costs, so the array ends where nothing more is wanted.
 #[derive(serde::Deserialize)]
 struct Packed(
+    String,
     String,
     String,
     String,
     i64,
     Option<i64>,
     Option<i64>,
-    String,
-    String,
     Option<String>,
-    Option<String>,
-    Option<i64>,
-    Option<i64>,
-    Option<String>,
+    #[serde(default)] String,
+    #[serde(default)] Option<String>,
+    #[serde(default)] Option<i64>,
+    #[serde(default)] Option<i64>,
+    #[serde(default)] Option<String>,
 );
 
 /// The members of [`Packed`] in their order.
-const PACKED: &str =
-    "e.execution_id, e.type, e.status, e.submitted_at, e.started_at, e.ended_at, e.started_by, e.op_id,
-    e.message, e.arguments, e.scheduled_tick, e.cancel_requested_at, e.revision";
+const PACKED: [&str; 13] = [
+    "e.execution_id",
+    "e.type",
+    "e.status",
+    "e.op_id",
+    "e.submitted_at",
+    "e.started_at",
+    "e.ended_at",
+    "e.message",
+    "e.started_by",
+    "e.arguments",
+    "e.scheduled_tick",
+    "e.cancel_requested_at",
+    "e.revision",
+];
+
+impl Detail {
+    /// The members that are wanted.
+    fn packed(self) -> &'static [&'static str] {
+        match self {
+            Self::Outcome => &PACKED[..8],
+            Self::Run => &PACKED[..12],
+            Self::Revision => &PACKED,
+        }
+    }
+}
 
 #[derive(sqlx::FromRow)]
 struct PackedRow {
@@ -429,12 +465,12 @@ impl PackedRow {
                 team: team.clone(),
                 kind: Type::parse(&run.1).ok_or_else(|| corrupt("an execution type"))?,
                 status: Status::parse(&run.2).ok_or_else(|| corrupt("an execution status"))?,
-                submitted_at: instant(run.3)?,
-                started_at: instant_opt(run.4)?,
-                ended_at: instant_opt(run.5)?,
-                started_by: run.6,
-                op_id: run.7,
-                message: run.8,
+                op_id: run.3,
+                submitted_at: instant(run.4)?,
+                started_at: instant_opt(run.5)?,
+                ended_at: instant_opt(run.6)?,
+                message: run.7,
+                started_by: run.8,
                 arguments: run.9,
                 scheduled_tick: instant_opt(run.10)?,
                 cancel_requested_at: instant_opt(run.11)?,
@@ -473,8 +509,7 @@ fn by_job(query: &ExecutionQuery, shared: bool) -> Conditions {
     };
     let order = sort.order(query.descending, shared);
     let pack = if shared { "json_build_array" } else { "json_array" };
-    let packed =
-        if query.without_revision { PACKED.replace("e.revision", "cast(null as text)") } else { PACKED.into() };
+    let packed = query.detail.packed().join(", ");
     let sql = format!(
         "select j.job_id, j.name, j.team,
             (select '[' || string_agg(p.run, ',') || ']' from

@@ -156,6 +156,12 @@ impl KeyRing {
         changed
     }
 
+    /// Whether the primary key, as far as is known, is none of this instance's.
+    pub fn lacks_primary(&self) -> bool {
+        let known = self.known();
+        !known.keys.contains_key(&known.primary)
+    }
+
     /// All keys, the primary one first: what was made with a former one is still known by it.
     pub fn all(&self) -> Vec<Arc<SecretKey>> {
         let Known { keys, primary } = self.known();
@@ -316,7 +322,8 @@ mod tests {
         assert!(ring.key(old.id()).is_ok());
         kept.write().unwrap().push([8; 32]);
         assert_eq!(ring.reload(), (vec![], vec![old.id().to_owned()]));
-        assert!(ring.key(old.id()).is_err());
+        assert!(ring.key(old.id()).is_err() && ring.lacks_primary());
+        assert!(ring.set_primary(new.id()) && !ring.lacks_primary());
         assert!(!format!("{ring:?}").contains("8, 8"));
     }
 }

@@ -125,6 +125,9 @@ impl Pools {
                 ("statement_timeout", milliseconds(options.statement_timeout)),
                 ("lock_timeout", milliseconds(options.lock_timeout)),
                 ("idle_in_transaction_session_timeout", milliseconds(options.idle_in_transaction_timeout)),
+                // Every statement is small, or one of many at once: more processes for one of them are worth nothing, and
+                // their prospect makes the planner read whole tables.
+                ("max_parallel_workers_per_gather", "0".into()),
             ]);
             PgPoolOptions::new()
                 .max_connections(connections)

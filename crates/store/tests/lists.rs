@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use model::{
     deployment::Status as DeploymentStatus,
-    execution::Status,
+    execution::{Execution, Status},
     job::{DataJob, JobConfig},
     name::{JobId, JobName, TeamName},
 };
 use store::{
     Db, Tx,
-    executions::{self, ExecutionQuery, ExecutionSort},
+    executions::{self, Detail, ExecutionQuery, ExecutionSort},
     jobs::{self, DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField},
 };
 use testing::{Database, for_each_database};
@@ -294,11 +294,24 @@ async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
         offset: 3,
         statuses: vec![Status::Succeeded],
         started_until: Timestamp::from_second(NOW).ok(),
-        without_revision: true,
         ..query
     };
-    let rest = executions::page_by_job(&mut tx, &second).await.unwrap();
-    assert!(!rest.is_empty() && rest.iter().all(|run| run.status == Status::Succeeded && run.revision.is_none()));
+    let whole = executions::page_by_job(&mut tx, &second).await.unwrap();
+    assert!(!whole.is_empty() && whole.iter().all(|run| run.status == Status::Succeeded && run.revision.is_some()));
+    // What is left out is empty, and the rest is as it was.
+    let less = async |tx: &mut Tx, detail| {
+        executions::page_by_job(tx, &ExecutionQuery { detail, ..second.clone() }).await.unwrap()
+    };
+    let without = |run: &Execution| Execution { revision: None, ..run.clone() };
+    assert_eq!(less(&mut tx, Detail::Run).await, whole.iter().map(without).collect::<Vec<_>>());
+    let outcome = |run: &Execution| Execution {
+        started_by: String::new(),
+        arguments: None,
+        scheduled_tick: None,
+        cancel_requested_at: None,
+        ..without(run)
+    };
+    assert_eq!(less(&mut tx, Detail::Outcome).await, whole.iter().map(outcome).collect::<Vec<_>>());
 }
 
 async fn runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs(on: Database) {

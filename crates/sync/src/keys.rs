@@ -63,7 +63,7 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<Stuck>) -> R
     }
     let any_left = keys::any_other(&mut sync.db.read().await?, &primary).await?;
     if !any_left {
-        tracing::info!("no secret needs a former key any more; holdfast keys list shows those that can be removed");
+        tracing::info!("no secret needs a former key any more; `holdfast keys list` shows which are not needed");
     }
     let is_stuck = any_left && (total.damaged > 0 || !total.missing.is_empty());
     if is_stuck {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use app::{KeyRing, SecretKey, deployments::Missing, executions::StartRequest};
+use app::{KeyRing, SecretKey, credentials::Credentials, deployments::Missing, executions::StartRequest};
 use model::{
     BoxFuture, Problem,
     clock::Clock,
@@ -35,6 +35,7 @@ for_each_database!(
     a_request_with_a_key_that_three_instances_get_at_one_instant_is_carried_out_once,
     of_changes_that_know_the_same_state_one_is_accepted,
     of_three_who_bring_a_job_back_one_does,
+    credentials_that_three_instances_store_at_one_instant_are_those_of_one,
 );
 
 type Verb = for<'a> fn(&'a House, &'a Db, &'a str) -> BoxFuture<'a, Result<(), Problem>>;
@@ -616,5 +617,39 @@ async fn of_three_who_bring_a_job_back_one_does(on: Database) {
         let kinds: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err().map(|p| p.kind)).collect();
         assert_eq!(kinds.len(), 2, "{answers:?}");
         assert!(kinds.iter().all(|kind| matches!(kind, Kind::Conflict | Kind::NotFound)), "{answers:?}");
+    }
+}
+
+async fn credentials_that_three_instances_store_at_one_instant_are_those_of_one(on: Database) {
+    let mut house = House::new(on).await;
+    let keys = || vec![SecretKey::new([1; 32]), SecretKey::new([2; 32])];
+    let ids: Vec<_> = keys().iter().map(|key| key.id().to_owned()).collect();
+    house.keys = Arc::new(KeyRing::new(Box::new(keys), ids[0].clone()));
+    for round in 0..10 {
+        let (clock, caller, ring) = (house.clock.clone(), house.caller(), house.keys.clone());
+        let number = AtomicUsize::new(0);
+        let storing = at_once(&house, |db| {
+            let part = format!("{round}-{}", number.fetch_add(1, Ordering::Relaxed));
+            let (clock, caller, ring) = (clock.clone(), caller.clone(), ring.clone());
+            Box::pin(async move {
+                let stored =
+                    Credentials { client_id: format!("id-{part}"), client_secret: format!("secret-{part}").into() };
+                app::credentials::replace(&db, &ring, &*clock, &caller, TEAM, &stored).await
+            })
+        });
+        // Their secret is encrypted with whichever key is the primary one when it is stored.
+        let rotating = async {
+            let mut tx = house.db.write().await.unwrap();
+            store::keys::lock_primary(&mut tx).await.unwrap();
+            store::keys::make_primary(&mut tx, &ids[round % 2]).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        let (answers, ()) = tokio::join!(storing, rotating);
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        let found = app::credentials::read(&house.db, &house.keys, &house.caller(), TEAM).await.unwrap();
+        assert_eq!(found.client_id.replace("id", "secret"), found.told());
+        assert!(found.client_id.starts_with(&format!("id-{round}-")), "{}", found.client_id);
+        let teams = app::credentials::teams_of(&house.db, &found.client_id).await.unwrap();
+        assert_eq!(teams, [TEAM.to_owned()].into());
     }
 }

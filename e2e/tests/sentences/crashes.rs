@@ -82,3 +82,13 @@ async fn a_run_ends_once_with_its_whole_log_although_the_service_was_killed() {
     let executions = service.api().executions(name).await;
     assert_eq!(executions.len(), 3, "{executions:?}");
 }
+
+#[tokio::test]
+async fn a_service_that_is_told_to_stop_right_after_its_start_stops() {
+    // Of the moment in which it was not heard: the second or third time would have met it.
+    for _ in 0..10 {
+        let mut service = Service::start();
+        let status = service.stop();
+        assert!(status.success(), "{status}");
+    }
+}

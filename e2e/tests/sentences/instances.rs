@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::TcpListener,
+    os::unix::fs::OpenOptionsExt as _,
     time::{Duration, Instant},
 };
 
@@ -13,6 +15,7 @@ use e2e::{
     service::{Options, Service},
     wait,
 };
+use serde_json::json;
 use testing::{Database, Fresh, Server};
 
 /// Longer than the lease below, and than a server needs to come back.
@@ -110,7 +113,7 @@ async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_ta
 
     // A run is asked for there, and runs where runs are; its log is told where it is.
     let start = async |api: &Api, seconds: u64| {
-        let body = serde_json::json!({ "started_by": "test", "args": { "seconds": seconds } });
+        let body = json!({ "started_by": "test", "args": { "seconds": seconds } });
         api.post(&format!("/jobs/{name}/deployments/production/executions"), &body).await.is(202).location_id()
     };
     let id = start(&far.api(), 6).await;
@@ -128,10 +131,10 @@ async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_ta
     // While the site lives it is not taken; when it is lost, what ran there is over and not repeated.
     let lost = start(&far.api(), 600).await;
     second.api().log_says(name, &lost, "begun").await;
-    let refused = far.command("take-over-site");
+    let refused = far.command(&["take-over-site"]);
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("is alive"), "{refused:?}");
     second.kill();
-    let taken = far.command("take-over-site");
+    let taken = far.command(&["take-over-site"]);
     assert!(taken.status.success() && String::from_utf8_lossy(&taken.stdout).contains("other site: 1"), "{taken:?}");
     let ended = far.api().ended(name, &lost).await;
     assert_eq!(ended["status"], "platform_error", "{ended}");
@@ -145,4 +148,82 @@ async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_ta
     assert!(second.log().contains("never leads"), "{}", second.log());
     assert_eq!(fs::read_to_string(&ran).expect("a file").lines().count(), 3, "no run is repeated");
     assert!(far.is_running() && far.stop().success());
+}
+
+#[tokio::test]
+async fn a_key_is_rotated_while_instances_run_and_the_one_that_was_forgotten_says_so() {
+    const JOB: &str = "has-secrets";
+    let database = Database::Postgresql.fresh();
+    let near = Service::start_with(shared(database.url()));
+    let first_key = fs::read_to_string(near.data_dir().join("secret.key")).expect("the key");
+    let mut far = Service::start_with(shared(database.url()).file("data/secret.key", &first_key));
+    let said = |service: &Service, arguments: &[&str]| {
+        let output = service.command(&[&["keys"], arguments].concat());
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.success(), said)
+    };
+    let path = format!("/jobs/{JOB}/deployments/production/secrets");
+    let store = async |service: &Service, value: &str| service.api().put(&path, &json!({ "token": value })).await;
+    let read = async |service: &Service| service.api().get(&path).await;
+    let keys_of = async |service: &Service| {
+        let ready = service.api().get_at(&format!("{}/readyz", service.url())).await.is(200).json();
+        ready["components"]["keys"]["status"].as_str().map(str::to_owned)
+    };
+    let _ = near.api().create(JOB).await.is(201);
+    let _ = store(&near, "one").await.ok();
+    assert_eq!(read(&far).await.ok().json()["token"], "one");
+
+    // The file is made where it is asked for, and nothing else happens.
+    let (done, told) = said(&near, &["rotate"]);
+    assert!(done && told.contains("Copy the file"), "{told}");
+    let id = told.split_whitespace().nth(3).expect("the key").to_owned();
+    let file = format!("keys/{id}.key");
+    let (listed, list) = said(&near, &["list"]);
+    let state = |key: &str| list.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+    assert!(listed && state(&id).contains("not needed"), "{list}");
+    let former = list.lines().find(|line| line.contains(" primary ")).and_then(|l| l.split_whitespace().next());
+    let former = former.expect("the primary key").to_owned();
+    let (done, told) = said(&far, &["rotate", "--to", &id]);
+    assert!(!done && told.contains("There is no file"), "{told}");
+
+    // Far is forgotten: it goes on with everything that does not need the key.
+    let (done, told) = said(&near, &["rotate", "--to", &id]);
+    assert!(done && told.contains(&id), "{told}");
+    wait::until("the new key is the primary one here", wait::SOON, async || {
+        (store(&near, "two").await.status.is_success()).then_some(())
+    })
+    .await;
+    let answer = store(&far, "lost").await.is(503);
+    assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+    answer.sentences();
+    wait::until("it says that its key is missing", wait::SOON, async || {
+        (keys_of(&far).await.as_deref() == Some("DOWN")).then_some(())
+    })
+    .await;
+    assert!(far.log().contains("the file of the primary key is missing here"), "{}", far.log());
+    let _ = far.api().get(&format!("/jobs/{JOB}")).await.ok();
+    assert_eq!(keys_of(&near).await, None);
+
+    // It needs the file, and no restart.
+    let there = far.data_dir().join(&file);
+    fs::create_dir_all(there.parent().expect("a folder")).expect("a folder");
+    let new_key = fs::read(near.data_dir().join(&file)).expect("the new key");
+    let mut created = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&there).expect("a file");
+    created.write_all(&new_key).expect("the key is copied");
+    wait::until("it has the key", wait::SOON, async || keys_of(&far).await.is_none().then_some(())).await;
+    assert_eq!(read(&far).await.ok().json()["token"], "two");
+    let _ = store(&far, "three").await.ok();
+
+    // The former one is removed from each folder, and nobody misses it.
+    for service in [&near, &far] {
+        wait::until("the former key is not needed", wait::SOON, async || {
+            said(service, &["remove", &former]).0.then_some(())
+        })
+        .await;
+    }
+    far.stop();
+    far.start_again();
+    for service in [&near, &far] {
+        assert_eq!(read(service).await.ok().json()["token"], "three");
+    }
 }

@@ -11,6 +11,7 @@ use model::{
     access::{Authorizer, Gate, Inquiry, Question, Verdict, refused},
 };
 use percent_encoding::percent_decode_str;
+use tokio::sync::Mutex;
 
 /// Asks for one request, and remembers a refusal's status.
 #[derive(Debug)]
@@ -20,6 +21,18 @@ pub(super) struct RequestGate {
     method: String,
     token: Token,
     refused_with: AtomicU16,
+    /// What was asked last, and what came of it: the lists of one query put the same question. It is held while the service
+    /// is asked, so that they put it once.
+    last: Mutex<Option<(Asked, Result<(), Problem>)>>,
+}
+
+/// What tells one question of a request from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    changes: bool,
+    team: Option<String>,
+    new_team: Option<String>,
+    job: Option<String>,
 }
 
 struct Token(String);
@@ -32,7 +45,7 @@ impl std::fmt::Debug for Token {
 
 impl RequestGate {
     pub(super) fn new(authorizer: Arc<dyn Authorizer>, path: String, method: String, token: String) -> Self {
-        Self { authorizer, path, method, token: Token(token), refused_with: AtomicU16::new(0) }
+        Self { authorizer, path, method, token: Token(token), refused_with: AtomicU16::new(0), last: Mutex::default() }
     }
 
     /// The status of the refusal, when there was one.
@@ -41,6 +54,23 @@ impl RequestGate {
     }
 
     async fn decide(&self, question: &Question<'_>) -> Result<(), Problem> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let asked = Asked {
+            changes: question.action.changes(),
+            team: owned(question.team),
+            new_team: owned(question.new_team),
+            job: owned(question.job),
+        };
+        let mut last = self.last.lock().await;
+        if let Some((_, decided)) = last.as_ref().filter(|(same, _)| *same == asked) {
+            return decided.clone();
+        }
+        let decided = self.ask_service(question).await;
+        *last = Some((asked, decided.clone()));
+        decided
+    }
+
+    async fn ask_service(&self, question: &Question<'_>) -> Result<(), Problem> {
         // A list names no team of its own; the address has one, as the reference tells it.
         let in_path = team_in(&self.path);
         let team = question.team.or(in_path.as_deref());

@@ -1,8 +1,9 @@
 //! Executions in GraphQL: their own query, and those of each deployment in a page of jobs.
 
-use app::queries::{ExecutionQuery, ExecutionSort, PAGE_MAX};
+use app::queries::{Detail, ExecutionQuery, ExecutionSort, PAGE_MAX};
 use async_graphql::{
-    Context, Enum, InputObject, InputType, Name, Pos, SelectionField, SimpleObject, Value, resolver_utils::enum_value,
+    Context, Enum, InputObject, InputType, Lookahead, Name, Pos, SelectionField, SimpleObject, Value,
+    resolver_utils::enum_value,
 };
 use jiff::Timestamp;
 use model::{
@@ -102,7 +103,7 @@ pub(super) struct DataJobExecution {
     message: Option<String>,
     op_id: Option<String>,
     logs_url: Option<String>,
-    deployment: Option<DataJobExecutionDeployment>,
+    deployment: Option<Box<DataJobExecutionDeployment>>,
 }
 
 /// What a run runs; only the id as long as that is not settled.
@@ -171,13 +172,15 @@ pub(super) const FIELDS: &[(&str, &[&str])] = &[
 ];
 
 impl DataJobExecution {
-    pub(super) fn new(api: &Api, run: Execution, now: Timestamp) -> Self {
+    /// What is answered of a run that was read with this detail.
+    pub(super) fn new(api: &Api, run: Execution, detail: Detail, now: Timestamp) -> Self {
         let logs_url = api.logs_url_template.as_ref().map(|template| template.of_execution(&run, now));
-        let id = Some(run.job_name.to_string());
+        let id = || Some(run.job_name.to_string());
         let deployment = match run.revision {
-            None => DataJobExecutionDeployment { id, ..Default::default() },
-            Some(revision) => DataJobExecutionDeployment {
-                id,
+            None => (detail == Detail::Revision)
+                .then(|| Box::new(DataJobExecutionDeployment { id: id(), ..Default::default() })),
+            Some(revision) => Some(Box::new(DataJobExecutionDeployment {
+                id: id(),
                 enabled: Some(revision.enabled),
                 contacts: None,
                 job_version: Some(revision.job_version.to_string()),
@@ -189,7 +192,7 @@ impl DataJobExecution {
                 schedule: Some(DataJobSchedule::new(revision.schedule_cron)),
                 vdk_version: Some(revision.vdk_version),
                 status: None,
-            },
+            })),
         };
         Self {
             id: Some(run.id.to_string()),
@@ -203,7 +206,7 @@ impl DataJobExecution {
             op_id: Some(run.op_id),
             // The reference answers an empty text where no template is set.
             logs_url: Some(logs_url.unwrap_or_default()),
-            deployment: Some(deployment),
+            deployment,
         }
     }
 }
@@ -224,11 +227,12 @@ pub(super) async fn page(
     if !asked.field("content").exists() {
         query.limit = 0;
     }
-    query.without_revision = !asked.field("content").field("deployment").exists();
+    query.detail = detail(&asked.field("content"));
     let page = app::queries::executions(&api.db, caller, &query, with_total).await?;
     let now = api.clock.now();
+    let answered = |run| Some(DataJobExecution::new(api, run, query.detail, now));
     Ok(DataJobExecutionResponse {
-        content: AtOnce(Some(page.content.into_iter().map(|run| Some(DataJobExecution::new(api, run, now))).collect())),
+        content: AtOnce(Some(page.content.into_iter().map(answered).collect())),
         total_pages: page.total.map(|total| window.pages(total)),
         total_items: page.total,
     })
@@ -270,12 +274,20 @@ fn query(
     Ok(query)
 }
 
+/// What of runs is selected.
+pub(super) fn detail(runs: &Lookahead<'_>) -> Detail {
+    if runs.field("deployment").exists() {
+        Detail::Revision
+    } else if runs.field("startedBy").exists() {
+        Detail::Run
+    } else {
+        Detail::Outcome
+    }
+}
+
 /// What the selections of a deployment's executions ask for; `None` when there is none. They are read ahead, so that the
 /// runs of all deployments on a page come in one statement.
-pub(super) fn nested(
-    selections: &[SelectionField<'_>],
-    without_revision: bool,
-) -> Result<Option<ExecutionQuery>, Problem> {
+pub(super) fn nested(selections: &[SelectionField<'_>], detail: Detail) -> Result<Option<ExecutionQuery>, Problem> {
     let mut asked = None;
     for selection in selections {
         let arguments = selection
@@ -284,7 +296,7 @@ pub(super) fn nested(
         let window =
             Window::new(argument(&arguments, "pageNumber")?, argument(&arguments, "pageSize")?, NESTED_DEFAULT)?;
         let mut query = query(&window, argument(&arguments, "filter")?, argument(&arguments, "order")?)?;
-        query.without_revision = without_revision;
+        query.detail = detail;
         if asked.as_ref().is_some_and(|other| *other != query) {
             return Err(refused("executions: it is selected twice with different arguments.")
                 .fix("Select the executions of deployments once, or send two queries."));

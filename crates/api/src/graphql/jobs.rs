@@ -1,7 +1,7 @@
 //! Data jobs in GraphQL.
 
 use app::queries::{
-    DeploymentFilter, JobOnPage, JobPageRequest, JobQuery, JobSort, Measure, Search, SearchField, escape_like,
+    DeploymentFilter, Detail, JobOnPage, JobPageRequest, JobQuery, JobSort, Measure, Search, SearchField, escape_like,
 };
 use async_graphql::{
     ComplexObject, Context, Enum, InputObject, Lookahead, SimpleObject, Value, resolver_utils::enum_value,
@@ -321,7 +321,7 @@ pub(super) const FIELDS: &[(&str, &[&str])] = &[
 ];
 
 impl DataJob {
-    fn new(api: &Api, on_page: JobOnPage, now: Timestamp) -> Self {
+    fn new(api: &Api, on_page: JobOnPage, of_runs: Detail, now: Timestamp) -> Self {
         let JobOnPage { summary, deployment, executions } = on_page;
         let job = summary.job;
         let deployment = deployment.map(|reached| {
@@ -344,7 +344,7 @@ impl DataJob {
                 last_execution_duration: summary.last_execution_duration_seconds,
                 successful_executions: Some(summary.successful_executions),
                 failed_executions: Some(summary.failed_executions),
-                runs: executions.into_iter().map(|run| DataJobExecution::new(api, run, now)).collect(),
+                runs: executions.into_iter().map(|run| DataJobExecution::new(api, run, of_runs, now)).collect(),
             }
         });
         Self {
@@ -377,7 +377,7 @@ pub(super) async fn page(
     let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
     let deployments = asked.field("content").field("deployments");
     let runs = deployments.field("executions");
-    let executions = executions::nested(&runs.selection_fields(), !runs.field("deployment").exists())?;
+    let executions = executions::nested(&runs.selection_fields(), executions::detail(&runs))?;
     if executions.as_ref().is_some_and(|runs| runs.limit * window.limit > NESTED_MAX) {
         return Err(refused(format!(
             "The page has {} jobs with {} executions each; {NESTED_MAX} in all is the most.",
@@ -394,11 +394,12 @@ pub(super) async fn page(
         search.filter(|text| !text.trim().is_empty()).and_then(|text| searched(&asked.field("content"), text));
     query.limit = if asked.field("content").exists() { window.limit } else { 0 };
     query.offset = window.offset;
+    let of_runs = executions.as_ref().map_or(Detail::default(), |runs| runs.detail);
     let request = JobPageRequest { query, with_total, with_deployments: deployments.exists(), executions };
     let page = app::queries::jobs(&api.db, caller, &request).await?;
     let now = api.clock.now();
     Ok(DataJobPage {
-        content: AtOnce(Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, now))).collect())),
+        content: AtOnce(Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, of_runs, now))).collect())),
         total_pages: page.total.map(|total| window.pages(total)),
         total_items: page.total,
     })

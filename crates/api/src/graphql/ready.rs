@@ -115,6 +115,12 @@ impl<T: Ready> Ready for Option<T> {
     }
 }
 
+impl<T: Ready> Ready for Box<T> {
+    fn answer(&self, selection: &Selection) -> Value {
+        T::answer(self, selection)
+    }
+}
+
 impl<T: Ready> Ready for Vec<T> {
     fn answer(&self, selection: &Selection) -> Value {
         Value::List(self.iter().map(|element| element.answer(selection)).collect())

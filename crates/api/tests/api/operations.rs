@@ -5,7 +5,7 @@ use axum::{
     http::{Method, Request},
 };
 
-use crate::support::{Service, Wish, limits};
+use crate::support::{Service, Wish};
 
 #[tokio::test]
 async fn the_operation_id_of_a_request_is_given_back_and_kept() {
@@ -44,6 +44,12 @@ async fn probes_say_what_is_not_ready() {
         let request = Request::builder().uri(uri).header("host", "10.1.2.3:8092").body(Body::empty()).unwrap();
         assert_eq!(service.send(request).await.ok()["status"], "UP", "{uri}");
     }
+    // Without the key that secrets are stored with, everything else is carried out.
+    let primary = service.keys.ids().remove(0);
+    service.keys.set_primary("0123456789abcdef");
+    let keyless = service.get("/readyz").await.ok();
+    assert_eq!((&keyless["status"], &keyless["components"]["keys"]["status"]), (&"UP".into(), &"DOWN".into()));
+    service.keys.set_primary(&primary);
     service.ready.send(false).unwrap();
     let answer = service.get("/readyz").await;
     assert_eq!(answer.status, 503);
@@ -74,7 +80,7 @@ async fn without_a_database_everything_is_unavailable_and_says_when_to_come_agai
 
 #[tokio::test]
 async fn what_is_too_much_at_once_is_turned_away() {
-    let service = Service::with(Wish { limits: limits(0), ..Wish::default() }).await;
+    let service = Service::with(Wish { requests_max: Some(0), ..Wish::default() }).await;
     let answer = service.get("/data-jobs/for-team/t1/info").await;
     answer.refused(429);
     assert_eq!(answer.header("retry-after"), "5");

@@ -33,7 +33,7 @@ use store::{
     Db,
     deployments::Outcome,
     executions::{Ended, HandedOver},
-    keys::SecretKey,
+    keys::{KeyRing, SecretKey},
     leases::{self, Epoch},
 };
 use testing::{Database, Fresh};
@@ -187,6 +187,7 @@ pub(crate) struct Service {
     pub(crate) clock: Arc<TestClock>,
     pub(crate) runtime: Arc<TestRuntime>,
     pub(crate) ready: tokio::sync::watch::Sender<bool>,
+    pub(crate) keys: Arc<KeyRing>,
     /// What requests come with as their bearer token.
     pub(crate) bearer: Mutex<Option<String>>,
     router: Router,
@@ -196,7 +197,7 @@ pub(crate) struct Service {
 /// What a test wants otherwise.
 #[derive(Default)]
 pub(crate) struct Wish {
-    pub(crate) limits: Limits,
+    pub(crate) requests_max: Option<usize>,
     pub(crate) auth: Option<api::auth::Authentication>,
     pub(crate) panics: bool,
     pub(crate) templates: bool,
@@ -214,6 +215,7 @@ impl Service {
         let clock = Arc::new(TestClock { seconds: AtomicI64::new(1_710_000_000), ids: AtomicU64::new(0) });
         let runtime = Arc::new(TestRuntime { panics: wish.panics, ..TestRuntime::default() });
         let (ready, readiness) = tokio::sync::watch::channel(true);
+        let keys = Arc::new(KeyRing::from(SecretKey::new([7; 32])));
         let python = |minor| PythonVersion { major: 3, minor };
         let mut registry = Registry::default();
         let template = |text: &str, names| wish.templates.then(|| Template::parse(text, names).unwrap());
@@ -222,7 +224,7 @@ impl Service {
             db: db.clone(),
             clock: clock.clone(),
             runtime: runtime.clone(),
-            keys: Arc::new(SecretKey::new([7; 32]).into()),
+            keys: keys.clone(),
             archive_limits: ArchiveLimits {
                 archive_max_bytes: wish.archive_max_bytes.unwrap_or(archive_limits.archive_max_bytes),
                 ..archive_limits
@@ -244,9 +246,9 @@ impl Service {
             metrics: HttpMetrics::register(&mut registry),
             registry: Arc::new(Mutex::new(registry)),
             auth: wish.auth,
-            limits: wish.limits,
+            limits: Limits::new(wish.requests_max.unwrap_or(100), Duration::from_secs(60)),
         };
-        Self { db, clock, runtime, ready, bearer: Mutex::default(), router: api::router(Arc::new(api)), database }
+        Self { db, clock, runtime, ready, keys, bearer: Mutex::default(), router: api::router(Arc::new(api)), database }
     }
 
     /// Lets time pass.
@@ -412,9 +414,4 @@ pub(crate) fn archive(top: &str) -> Vec<u8> {
         zip.write_all(content.as_bytes()).unwrap();
     }
     zip.finish().unwrap().into_inner()
-}
-
-/// Limits for a test of them.
-pub(crate) fn limits(requests_max: usize) -> Limits {
-    Limits::new(requests_max, Duration::from_secs(60))
 }

@@ -14,7 +14,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use clients::webhook::{Options, Webhook};
+use clients::{
+    tokens::{self, Tokens},
+    webhook::{Bearer, Options, Webhook},
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -59,7 +62,7 @@ struct Scene {
     issuer: Issuer,
 }
 
-async fn scene(forward_token: bool) -> Scene {
+async fn scene(bearer: Bearer) -> Scene {
     let script = Shared::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/authorize", listener.local_addr().unwrap());
@@ -67,7 +70,7 @@ async fn scene(forward_token: bool) -> Scene {
     tokio::spawn(async move { axum::serve(listener, router).await });
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
-    let options = Options { url, timeout: Duration::from_millis(500), forward_token };
+    let options = Options { url, timeout: Duration::from_millis(500), bearer };
     let auth = Authentication { authorizer: Some(Arc::new(Webhook::new(options))), ..authentication(&issuer) };
     let service = service(auth).await;
     let token = key.sign(&claims(&issuer, json!({"username": "ann", "teams": ["t1", "t2", "team one"]})));
@@ -89,7 +92,7 @@ impl Scene {
 
 #[tokio::test]
 async fn the_service_is_asked_with_the_references_body_for_reads_too() {
-    let scene = scene(false).await;
+    let scene = scene(Bearer::None).await;
     let service = &scene.service;
     service.create("team one", "daily-sales").await;
     service.get("/data-jobs/for-team/team%20one/jobs/daily-sales").await.ok();
@@ -119,7 +122,7 @@ async fn the_service_is_asked_with_the_references_body_for_reads_too() {
 
 #[tokio::test]
 async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
-    let scene = scene(true).await;
+    let scene = scene(Bearer::User).await;
     scene.service.create("t1", "daily-sales").await;
     assert_eq!(scene.script.lock().unwrap().tokens, [format!("Bearer {}", scene.token)]);
     for (answers, status, why, asked) in [
@@ -147,6 +150,13 @@ async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
     scene.service.query(&[("query", "{jobs {content {jobName}}}")]).await.refused(403);
     let body = json!({"query": "{jobs {content {jobName}}}"});
     scene.service.post("/data-jobs/graphql", body).await.refused(403);
+    // The lists of a query are one question.
+    let lists = "{jobs {content {jobName}} again: jobs {content {jobName}} executions {content {id}}}";
+    for (answers, status) in [(&[(200, "")][..], 200), (&[(403, "No.")], 403)] {
+        scene.says(answers);
+        assert_eq!(scene.service.post("/data-jobs/graphql", json!({ "query": lists })).await.status, status);
+        assert_eq!(scene.asked().len(), 1);
+    }
     // What was refused was not done.
     scene.says(&[(403, "No.")]);
     scene.service.delete(JOB).await.refused(403);
@@ -155,7 +165,7 @@ async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
 
 #[tokio::test]
 async fn it_is_asked_for_users_alone_and_not_for_what_the_rule_refuses() {
-    let scene = scene(false).await;
+    let scene = scene(Bearer::None).await;
     let service = &scene.service;
     service.deploy("t1", "daily-sales").await;
     service
@@ -170,4 +180,61 @@ async fn it_is_asked_for_users_alone_and_not_for_what_the_rule_refuses() {
     service.with_token(&scene.token).get("/data-jobs/for-team/t9/jobs/daily-sales").await.refused(403);
     service.with_token("").get(JOB).await.refused(401);
     assert_eq!(scene.asked(), Vec::<Value>::new());
+}
+
+/// A token endpoint that gives what it is told to give, and keeps what it was sent.
+async fn token_endpoint(answers: &[(u16, &'static str)]) -> (Tokens, Arc<Mutex<Vec<String>>>) {
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let answers: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(answers.iter().copied().collect()));
+    let respond = {
+        let asked = Arc::clone(&asked);
+        move |body: String| async move {
+            asked.lock().unwrap().push(body);
+            let (status, text) = answers.lock().unwrap().pop_front().expect("one answer more");
+            (StatusCode::from_u16(status).unwrap(), text)
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/token", listener.local_addr().unwrap()).parse().unwrap();
+    let router = Router::new().route("/token", post(respond));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let options = tokens::Options { url, refresh_token: "long+lived".into(), timeout: Duration::from_secs(5) };
+    (Tokens::new(options), asked)
+}
+
+#[tokio::test]
+async fn with_a_refresh_token_it_is_asked_with_a_token_of_the_services_own() {
+    let (tokens, exchanged) = token_endpoint(&[
+        (200, r#"{"access_token": "first", "expires_in": 3600}"#),
+        (200, r#"{"access_token": "second", "expires_in": 3600}"#),
+        (200, r#"{"access_token": "third", "expires_in": 30}"#),
+        (200, r#"{"access_token": "fourth"}"#),
+        (400, r#"{"error": "invalid_grant", "hint": "long+lived"}"#),
+        (200, r#"{"token": "none"}"#),
+    ])
+    .await;
+    let scene = scene(Bearer::Service(tokens)).await;
+    let sent = || std::mem::take(&mut scene.script.lock().unwrap().tokens);
+    scene.service.create("t1", "daily-sales").await;
+    scene.service.get(JOB).await.ok();
+    // One token serves until it ends.
+    assert_eq!(sent(), ["Bearer first", "Bearer first"]);
+    assert_eq!(exchanged.lock().unwrap()[..], ["grant_type=refresh_token&refresh_token=long%2Blived"]);
+    // One that was taken back is renewed, once: then the word is about the user.
+    scene.says(&[(401, "Who are you?"), (200, "")]);
+    scene.service.get(JOB).await.ok();
+    scene.says(&[(401, "Who are you?"), (401, "Not you.")]);
+    assert!(scene.service.get(JOB).await.refused(401).contains("Not you."));
+    assert_eq!(sent(), ["Bearer first", "Bearer second", "Bearer second", "Bearer third"]);
+    // One that is about to end is not used again.
+    scene.says(&[]);
+    scene.service.get(JOB).await.ok();
+    assert_eq!(sent(), ["Bearer fourth"]);
+    // Without a token nobody is asked, and nobody gets in.
+    scene.says(&[(401, ""), (401, "")]);
+    for why in ["status 400", "is not JSON with an `access_token`"] {
+        let told = scene.service.get(JOB).await.refused(503);
+        assert!(told.contains(why) && !told.contains("long"), "{told}");
+    }
+    assert_eq!(sent(), ["Bearer fourth", "Bearer fourth"]);
 }

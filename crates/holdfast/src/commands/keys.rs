@@ -144,7 +144,7 @@ async fn list(folder: &Path, db: &Db) -> anyhow::Result<String> {
             (true, true, _) => "primary",
             (true, false, _) => "primary, its file is missing here",
             (false, false, _) => "needed, its file is missing here",
-            (false, true, 0) => "not needed, can be removed",
+            (false, true, 0) => "not needed",
             (false, true, _) => "needed until secrets are under the primary one",
         };
         let file = files.get(id).map_or_else(|| keys::path(folder, id), |(path, _)| path.clone());
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(found.expose_secret(), "correct horse");
         assert_eq!(store::secrets::reseal(&mut tx, &ring, "", 10).await.unwrap().done, 1);
         tx.commit().await.unwrap();
-        assert!(list(folder, &db).await.unwrap().contains("can be removed"));
+        assert!(list(folder, &db).await.unwrap().contains("not needed"));
         remove(folder, &db, &old).await.unwrap();
         assert!(!folder.join("secret.key").exists());
         let reopened = keys::open(folder, &db).await.unwrap();

@@ -35,6 +35,7 @@ impl Loaded {
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
         let flaws = [
             self.settings.database_password().err(),
+            self.settings.webhook_refresh_token().err(),
             self.settings.vdk_constraints().err(),
             self.settings.vdk_options().err(),
         ];

@@ -209,6 +209,11 @@ settings! {
         "max_upload_bytes", "HOLDFAST_MAX_UPLOAD_BYTES", "max-upload-bytes", Service,
         default Default::Text("33554432"), example "33554432"
     }
+    /// How many requests are worked on at once. More are told to come again (429), before any of their work is done.
+    requests_max: Whole<1, 100_000> {
+        "requests_max", "HOLDFAST_REQUESTS_MAX", "requests-max", Service,
+        default Default::Text("512"), example "512"
+    }
     /// The address of a page that shows the log of a run, for those who collect logs elsewhere. Clients open it instead
     /// of asking this service. `{{start_time}}` and `{{end_time}}` are milliseconds since 1970.
     logs_url_template: Option<UrlTemplate<OfExecution>> {
@@ -299,6 +304,17 @@ settings! {
     auth_webhook_timeout_seconds: Whole<1, 25> {
         "auth.webhook_timeout_seconds", "HOLDFAST_AUTH_WEBHOOK_TIMEOUT_SECONDS", "auth-webhook-timeout-seconds",
         Authentication, default Default::Text("5"), example "5"
+    }
+    /// The address of a token endpoint where this service gets access tokens of its own for `auth.webhook_url`, in exchange
+    /// for the token in `auth.webhook_refresh_token_file`.
+    auth_webhook_token_url: Option<HttpUrl> {
+        "auth.webhook_token_url", "HOLDFAST_AUTH_WEBHOOK_TOKEN_URL", "auth-webhook-token-url", Authentication,
+        default Default::Absent("none"), example "https://id.example.com/realms/data/token"
+    }
+    /// A file that holds the refresh token for `auth.webhook_token_url` and nothing else.
+    auth_webhook_refresh_token_file: Option<PathBuf> {
+        "auth.webhook_refresh_token_file", "HOLDFAST_AUTH_WEBHOOK_REFRESH_TOKEN_FILE", "auth-webhook-refresh-token-file",
+        Authentication, default Default::Absent("none"), example "/etc/holdfast/webhook-token"
     }
     /// Whether that service gets the user's own token with each question.
     auth_webhook_forward_token: bool {
@@ -500,6 +516,13 @@ impl Settings {
         let Some(path) = &self.database_password_file else { return Ok(None) };
         let text = named_file("database_password_file", path)?;
         Ok(Some(text.trim_end_matches(['\n', '\r']).into()))
+    }
+
+    /// The refresh token for the authorization service's token endpoint, when one is set.
+    pub(crate) fn webhook_refresh_token(&self) -> Result<Option<SecretString>, ConfigError> {
+        let Some(path) = &self.auth_webhook_refresh_token_file else { return Ok(None) };
+        let text = named_file("auth.webhook_refresh_token_file", path)?;
+        Ok(Some(text.trim().into()))
     }
 
     /// The constraints for VDK's packages, when a file of them is set.

@@ -659,12 +659,14 @@ fn sorted(query: &JobQuery, conditions: &str, way: Way, shared: bool) -> String 
     let order = format!("{aside}{column} {direction}{last}, {schedule} {aside}j.name {direction}");
     let window = format!("limit {} offset {}", query.limit, query.offset);
     if way == Way::Walk && query.offset > 0 && query.sort != JobSort::NextRun {
-        // What comes before the page is passed by without a look at its rows.
+        // What comes before the page is passed by without a look at its rows: PostgreSQL reads what is selected of each, and
+        // an order's index has the name.
+        let key = if shared { "name" } else { "job_id" };
         return format!(
             "select {COLUMNS}, s.next_tick
-             from (select j.job_id as id from data_job j where {conditions} order by {order} {window}) p
+             from (select j.{key} as id from data_job j where {conditions} order by {order} {window}) p
              cross join data_job j left join schedule s on s.schedule_id = j.schedule_id
-             where j.job_id = p.id order by {order}"
+             where j.{key} = p.id and j.deleted_at is null order by {order}"
         );
     }
     format!(

@@ -1,0 +1,99 @@
+//! Access tokens of the service's own, for an outside system that asks who is calling.
+//!
+//! A refresh token is exchanged for them (RFC 6749, section 6), as the reference does for its webhooks. A token is kept until
+//! shortly before its end.
+
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::http;
+
+/// The largest answer of a token endpoint.
+const ANSWER_MAX_BYTES: usize = 64 * 1024;
+
+/// How long before its end a token is not used any more.
+const RENEW_EARLY: Duration = Duration::from_secs(60);
+
+/// How long a token is kept whose end is not told.
+const KEPT_WITHOUT_END: Duration = Duration::from_secs(60);
+
+/// Where tokens come from, and what for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The address of the token endpoint.
+    pub url: Url,
+    /// What is exchanged there.
+    pub refresh_token: SecretString,
+    /// How long an answer may take.
+    pub timeout: Duration,
+}
+
+/// Gets access tokens, one at a time.
+#[derive(Debug)]
+pub struct Tokens {
+    http: Client,
+    options: Options,
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    token: SecretString,
+    until: Instant,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    access_token: SecretString,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+impl Tokens {
+    /// None has been got yet.
+    pub fn new(options: Options) -> Self {
+        Self { http: http::client(options.timeout), options, known: Mutex::new(None) }
+    }
+
+    /// The token to send now. One that `refused` names is not given again: it counts no more, whatever its end says.
+    ///
+    /// # Errors
+    /// Why there is none, as part of a sentence. It has nothing of the tokens.
+    pub(crate) async fn get(&self, refused: Option<&SecretString>) -> Result<SecretString, String> {
+        let mut known = self.known.lock().await;
+        let is_refused =
+            |known: &Known| refused.is_some_and(|token| token.expose_secret() == known.token.expose_secret());
+        if let Some(known) = known.as_ref().filter(|known| Instant::now() < known.until && !is_refused(known)) {
+            return Ok(known.token.clone());
+        }
+        let answer = self.exchange().await?;
+        let kept = answer
+            .expires_in
+            .map_or(KEPT_WITHOUT_END, |seconds| Duration::from_secs(seconds.min(86_400)).saturating_sub(RENEW_EARLY));
+        let got = answer.access_token.clone();
+        *known = Some(Known { token: answer.access_token, until: Instant::now() + kept });
+        Ok(got)
+    }
+
+    async fn exchange(&self) -> Result<Answer, String> {
+        let form = [("grant_type", "refresh_token"), ("refresh_token", self.options.refresh_token.expose_secret())];
+        let request = self.http.post(self.options.url.clone()).header("accept", "application/json").form(&form);
+        let response = request.send().await.map_err(|error| http::told(&error))?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(format!("it answered with status {}", status.as_u16()));
+        }
+        let bytes = http::body(response, ANSWER_MAX_BYTES).await?;
+        // The library's own words could have a part of the answer.
+        let answer: Answer =
+            serde_json::from_slice(&bytes).map_err(|_| "its answer is not JSON with an `access_token`".to_owned())?;
+        if answer.access_token.expose_secret().is_empty() {
+            return Err("its answer has an empty `access_token`".into());
+        }
+        Ok(answer)
+    }
+}
