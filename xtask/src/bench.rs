@@ -37,6 +37,9 @@ enum Part {
         /// How long each request is repeated by each number of clients.
         #[arg(long, default_value_t = 2)]
         seconds: u32,
+        /// Only the requests whose name contains this, and nothing else.
+        #[arg(long)]
+        only: Option<String>,
     },
 }
 
@@ -47,11 +50,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let (jobs, rounds) = (options.jobs.to_string(), options.rounds.to_string());
             bench("bench", &["--jobs", &jobs, "--rounds", &rounds])
         }
-        Some(Part::Api { database, jobs, runs, seconds }) => {
+        Some(Part::Api { database, jobs, runs, seconds, only }) => {
             client::install()?;
             let (runs, seconds) = (runs.to_string(), seconds.to_string());
             let arguments = ["--database", database, "--jobs", jobs, "--runs", &runs, "--seconds", &seconds];
-            bench("bench_api", &arguments)
+            let only: Vec<&str> = only.iter().flat_map(|only| ["--only", only]).collect();
+            bench("bench_api", &[&arguments[..], &only].concat())
         }
     }
 }

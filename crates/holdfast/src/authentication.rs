@@ -10,6 +10,7 @@ use clients::{
     webhook::{self, Bearer, Webhook},
 };
 use model::access::{Authorizer, decide_one_team};
+use secrecy::ExposeSecret;
 use store::Db;
 use url::{Host, Url};
 
@@ -77,6 +78,9 @@ pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, 
 fn authorizer(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Authorizer>>> {
     let timeout = Duration::from_secs(settings.auth_webhook_timeout_seconds.get());
     let bearer = match (&settings.auth_webhook_token_url, settings.webhook_refresh_token()?) {
+        (_, Some(token)) if token.expose_secret().is_empty() => {
+            bail!("The file that auth.webhook_refresh_token_file names is empty. Put the refresh token in it.")
+        }
         (Some(_), Some(_)) if settings.auth_webhook_forward_token => bail!(
             "auth.webhook_forward_token is true and auth.webhook_token_url is set: the authorization service can't get the \
              user's token and this service's as well. Remove one of the two."
@@ -132,4 +136,95 @@ fn is_safe(url: &str) -> bool {
         None => false,
     };
     url.scheme() == "https" || is_loopback
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use model::{
+        clock::{Clock, SystemClock},
+        job::{DataJob, JobConfig},
+        name::{JobId, JobName, TeamName},
+    };
+    use store::PostgresOptions;
+
+    use super::*;
+    use crate::config::{Flags, Surroundings, load};
+
+    const ISSUER: &str = "[auth]\nissuers = [\"https://id.example.com\"]\n";
+
+    fn settings(toml: &str) -> Settings {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("holdfast.toml"), toml).unwrap();
+        let surroundings = Surroundings {
+            variables: [].into(),
+            folder: folder.path().into(),
+            home: Some(folder.path().into()),
+            cores: 1,
+        };
+        load(&surroundings, &Flags::default()).unwrap().settings
+    }
+
+    #[test]
+    fn without_issuers_it_is_off_and_what_would_be_passed_over_is_refused() {
+        assert!(of(&settings("")).unwrap().is_none());
+        let (auth, _) = of(&settings(ISSUER)).unwrap().unwrap();
+        assert!(auth.authorizer.is_none() && auth.one_team);
+        let (auth, _) = of(&settings(&format!("{ISSUER}teams_trust_each_other = true"))).unwrap().unwrap();
+        assert!(!auth.one_team);
+        let webhook = "webhook_url = \"https://a.example\"\n";
+        let url = "webhook_token_url = \"https://id.example.com/token\"\n";
+        let insecure_url = "webhook_token_url = \"http://id.example.com/token\"\n";
+        let kept = tempfile::NamedTempFile::new().unwrap();
+        fs::write(kept.path(), "long-lived\n").unwrap();
+        let file = format!("webhook_refresh_token_file = \"{}\"\n", kept.path().display());
+        let empty = "webhook_refresh_token_file = \"/dev/null\"\n";
+        for (toml, why) in [
+            (format!("[auth]\n{webhook}"), "auth.issuers is not"),
+            (format!("{ISSUER}jwks_urls = [\"https://a.example\", \"https://b.example\"]"), "has 1 entries"),
+            (format!("{ISSUER}jwks_urls = [\"http://id.example.com/keys\"]"), "without encryption"),
+            ("[auth]\nissuers = [\"http://id.example.com\"]".into(), "without encryption"),
+            (format!("{ISSUER}{webhook}{url}"), "only one is set"),
+            (format!("{ISSUER}{webhook}{file}"), "only one is set"),
+            (format!("{ISSUER}{webhook}{url}{empty}"), "is empty"),
+            (format!("{ISSUER}{url}{file}"), "nobody to send a token to"),
+            (format!("{ISSUER}{webhook}{url}{file}webhook_forward_token = true"), "Remove one of the two"),
+            (format!("{ISSUER}{webhook}{insecure_url}{file}"), "without encryption"),
+        ] {
+            let error = of(&settings(&toml)).err().expect(&toml).to_string();
+            assert!(error.contains(why), "{toml}: {error}");
+        }
+        for toml in [
+            format!("insecure = true\n{ISSUER}jwks_urls = [\"http://id.example.com/keys\"]"),
+            "[auth]\nissuers = [\"http://localhost:8080\"]".into(),
+            format!("{ISSUER}{webhook}"),
+            format!("{ISSUER}{webhook}{url}{file}"),
+        ] {
+            assert!(of(&settings(&toml)).unwrap().is_some(), "{toml}");
+        }
+    }
+
+    #[tokio::test]
+    async fn jobs_of_several_teams_keep_the_service_from_starting_unless_they_trust_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("test.db").display());
+        let db = Db::open(&url, &PostgresOptions::default()).await.unwrap();
+        for team in ["one", "two"] {
+            let mut tx = db.write().await.unwrap();
+            let job = DataJob {
+                id: JobId(SystemClock.new_id()),
+                name: JobName::parse(&format!("job-of-{team}")).unwrap(),
+                team: TeamName::parse(team).unwrap(),
+                description: String::new(),
+                config: JobConfig::default(),
+            };
+            store::jobs::insert(&mut tx, &job, None, "test", SystemClock.now()).await.unwrap();
+            tx.commit().await.unwrap();
+            let started = check_teams(&settings(ISSUER), &db).await;
+            assert_eq!(started.is_ok(), team == "one", "{started:?}");
+        }
+        check_teams(&settings(""), &db).await.unwrap();
+        check_teams(&settings(&format!("{ISSUER}teams_trust_each_other = true")), &db).await.unwrap();
+    }
 }

@@ -13,10 +13,6 @@ use std::{io::Write, process::ExitCode};
 
 use commands::Invocation;
 
-/// An answer is thousands of small values: a quarter of its processor time went to the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Every run of the local runtime waits for its supervisor, so nothing is set up before it.
     if let Some(arguments) = commands::shim_arguments(std::env::args_os()) {

@@ -318,6 +318,23 @@ impl ExecutionQuery {
         !(self.jobs.is_empty() && self.job_names.is_empty() && self.teams.is_empty())
     }
 
+    /// Whether it is about the jobs of some teams, and these are few; they are counted up to a limit.
+    async fn names_teams_of_few_jobs(&self, tx: &mut Tx) -> Result<bool> {
+        if self.teams.is_empty() {
+            return Ok(false);
+        }
+        let mut jobs = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
+        self.of_jobs(&mut jobs);
+        let sql = format!(
+            "select count(*) from (select 1 from data_job j where {} limit {}) found",
+            jobs.sql,
+            FEW_JOBS_MAX + 1
+        );
+        let (count,): (i64,) =
+            on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), jobs.bound).fetch_one(c).await)?;
+        Ok(count <= FEW_JOBS_MAX)
+    }
+
     /// The conditions on jobs.
     fn of_jobs(&self, conditions: &mut Conditions) {
         for (column, values) in [
@@ -370,14 +387,23 @@ fn any_of(conditions: &mut Conditions, column: &str, values: Vec<String>) {
     conditions.and(&format!("{column} in ({})", marks.join(", ")));
 }
 
+/// Has PostgreSQL find the jobs first. By itself it takes the runs in their order and looks at the job of each, which is
+/// long where the jobs are few among many.
+const FEW_JOBS: &str =
+    "with few as materialized (select j.job_id, j.name, j.team, j.deleted_at from data_job j where {jobs}) ";
+
+/// Jobs whose runs are found and sorted rather than met along an order.
+const FEW_JOBS_MAX: i64 = 1000;
+
 /// One page of the runs that a query finds.
 pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>> {
     if query.limit <= 0 {
         return Ok(Vec::new());
     }
     let shared = tx.is_shared();
-    let mut conditions = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
-    query.of_jobs(&mut conditions);
+    let mut jobs = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
+    query.of_jobs(&mut jobs);
+    let mut conditions = Conditions { sql: jobs.sql.clone(), bound: jobs.bound };
     query.of_runs(&mut conditions, shared);
     // SQLite takes the tables of a cross join in this order.
     let tables = if query.names_jobs() || matches!(query.sort, ExecutionSort::JobName | ExecutionSort::Team) {
@@ -385,8 +411,13 @@ pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>>
     } else {
         "data_job_execution e cross join data_job j"
     };
+    let (first, tables) = if shared && query.names_teams_of_few_jobs(tx).await? {
+        (FEW_JOBS.replace("{jobs}", &jobs.sql), "few j cross join data_job_execution e")
+    } else {
+        (String::new(), tables)
+    };
     let sql = format!(
-        "select {} from {tables} where j.job_id = e.job_id and {} order by {} limit {} offset {}",
+        "{first}select {} from {tables} where j.job_id = e.job_id and {} order by {} limit {} offset {}",
         query.columns(),
         conditions.sql,
         query.sort.order(query.descending, shared),

@@ -40,6 +40,9 @@ struct Arguments {
     /// How long each request is repeated by each number of clients.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
+    /// Only the requests whose name contains this, and nothing else.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -132,6 +135,7 @@ fn cases() -> Vec<Case> {
         ("name, equal", vec![filter("jobName", Some(&JOB.to_uppercase()), None)]),
         ("name, prefix", vec![filter("jobName", Some("daily-*"), None)]),
         ("team, equal", vec![filter("config.team", Some(TEAM), None)]),
+        ("team, prefix that one job in ten has", vec![filter("config.team", Some("Team 09%"), None)]),
         (
             "team, by last execution",
             vec![filter("config.team", Some(TEAM), None), filter("deployments.lastExecutionTime", None, Some("DESC"))],
@@ -280,11 +284,15 @@ async fn measure(database: Database, jobs: usize, arguments: &Arguments) -> Resu
         "| request | clients | p50 ms | p95 ms | p99 ms | requests/s | CPU ms a request | of PostgreSQL | reference p50 ms (1,000 / 10,000) |"
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for case in cases() {
+    let only = arguments.only.as_deref().unwrap_or_default();
+    for case in cases().into_iter().filter(|case| case.name.contains(only)) {
         let url = format!("{}{}", fleet.service.url(), case.path);
         for clients in if case.crowd { &CLIENTS[..] } else { &CLIENTS[..1] } {
             row(&case, *clients, &crowd(&http, &url, None, *clients, longest, meter).await?);
         }
+    }
+    if !only.is_empty() {
+        return Ok(());
     }
     let start = Case { name: "start (accepted, 202)".into(), path: String::new(), reference: "", crowd: true };
     let starts = starts(fleet.service.url(), jobs);

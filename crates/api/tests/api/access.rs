@@ -478,6 +478,26 @@ async fn an_issuer_may_change_its_keys_and_may_be_down() {
 }
 
 #[tokio::test]
+async fn keys_that_have_grown_old_are_read_again_while_nobody_waits() {
+    let (old, new) = (Key::new("old"), Key::new("new"));
+    let issuer = Issuer::start(&[&old]).await;
+    let mut auth = authentication(&issuer);
+    let issuers = vec![clients::jwks::Issuer { name: issuer.name.clone(), jwks_url: None }];
+    let options = Options { pause: Duration::ZERO, renew_after: Duration::ZERO, ..Options::new(issuers) };
+    auth.keys = Arc::new(Jwks::new(&options));
+    let service = service(auth).await;
+    let token = |key: &Key| key.sign(&claims(&issuer, json!({"username": "ann", "teams": ["t1"]})));
+    service.with_token(&token(&old)).get(JOB).await.refused(404);
+    issuer.show(&[&new]);
+    // The one who asks is answered by what is known, and the key that is gone counts no more soon afterwards.
+    service.get(JOB).await.refused(404);
+    while service.get(JOB).await.status != 401 {
+        tokio::task::yield_now().await;
+    }
+    service.with_token(&token(&new)).get(JOB).await.refused(404);
+}
+
+#[tokio::test]
 async fn made_up_key_ids_do_not_make_the_service_ask_on_and_on() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
