@@ -192,7 +192,7 @@ mod tests {
             (format!("{ISSUER}{webhook}{url}{file}webhook_forward_token = true"), "Remove one of the two"),
             (format!("{ISSUER}{webhook}{insecure_url}{file}"), "without encryption"),
         ] {
-            let error = of(&settings(&toml)).err().expect(&toml).to_string();
+            let error = of(&settings(&toml)).expect_err(&toml).to_string();
             assert!(error.contains(why), "{toml}: {error}");
         }
         for toml in [
