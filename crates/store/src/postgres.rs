@@ -120,16 +120,24 @@ impl Pools {
         prepare(&direct, options).await?;
 
         let pool = |to: &PgConnectOptions, part: &str, connections: u32| {
-            let milliseconds = |d: Duration| d.as_millis().to_string();
-            let to = to.clone().application_name(&format!("{} {part}", options.application_name)).options([
-                ("statement_timeout", milliseconds(options.statement_timeout)),
-                ("lock_timeout", milliseconds(options.lock_timeout)),
-                ("idle_in_transaction_session_timeout", milliseconds(options.idle_in_transaction_timeout)),
-                // Every statement is small, or one of many at once: more processes for one of them are worth nothing, and
-                // their prospect makes the planner read whole tables.
-                ("max_parallel_workers_per_gather", "0".into()),
-            ]);
+            let to = to.clone().application_name(&format!("{} {part}", options.application_name));
+            // A pooler refuses these as parameters of a connection's start, so a statement sets them. Every statement is
+            // small, or one of many at once: more processes for one of them are worth nothing, and their prospect makes
+            // the planner read whole tables.
+            let session = format!(
+                "set statement_timeout = {}; set lock_timeout = {}; set idle_in_transaction_session_timeout = {};
+                 set max_parallel_workers_per_gather = 0",
+                options.statement_timeout.as_millis(),
+                options.lock_timeout.as_millis(),
+                options.idle_in_transaction_timeout.as_millis()
+            );
             PgPoolOptions::new()
+                .after_connect(move |connection, _| {
+                    let session = session.clone();
+                    Box::pin(
+                        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(session)).execute(connection).await.map(drop) },
+                    )
+                })
                 .max_connections(connections)
                 .acquire_timeout(options.acquire_timeout)
                 // What died while it lay idle is found by the statement that begins a transaction.
