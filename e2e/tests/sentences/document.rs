@@ -12,7 +12,7 @@ for_each_database!(the_service_does_what_its_document_says);
 
 /// Requests for each operation that are made up at random, beside those at the edges of what the document allows.
 fn random_requests() -> usize {
-    e2e::count(2, 600)
+    e2e::count(2, 420)
 }
 
 /// The fewest requests that a run makes.

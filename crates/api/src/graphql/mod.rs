@@ -261,6 +261,11 @@ struct DataJobQueryProblem {
             description = "The address has more than 64 KiB; `POST /data-jobs/graphql` takes larger queries. It comes from below \
                            the service's own layers: without a body and without an operation id."
         ),
+        (
+            status = 431,
+            description = "The address and the headers are too long together; as with 414, without a body and without an \
+                           operation id."
+        ),
     )
 )]
 pub(crate) async fn jobs_query(
@@ -321,10 +326,11 @@ pub(crate) struct Answered {
 fn page_of(data: Value) -> Value {
     let Value::Object(mut root) = data else { return Value::Null };
     let named = ["jobs", "executions"].into_iter().find(|name| root.contains_key(*name)).map(Name::new);
-    let Some(name) = named.or_else(|| root.keys().filter(|name| !name.starts_with("__")).min().cloned()) else {
-        return Value::Object(root);
+    let mut page = match named.or_else(|| root.keys().filter(|name| !name.starts_with("__")).min().cloned()) {
+        Some(name) => root.swap_remove(&name).unwrap_or_default(),
+        // What is asked of the schema alone is a page of nothing, too.
+        None => Value::Object(root),
     };
-    let mut page = root.swap_remove(&name).unwrap_or_default();
     if let Value::Object(members) = &mut page {
         for (member, absent) in [("content", Value::Null), ("totalPages", 0.into()), ("totalItems", 0.into())] {
             members.entry(Name::new(member)).or_insert(absent);

@@ -28,8 +28,9 @@ const REFUSALS: [(u16, &str, &str); 8] = [
     (503, "Unavailable", "Something that the service needs, such as its database, can't be reached at the moment."),
 ];
 
-/// The status of an address that is too long. It never reaches the service's own layers.
-const ADDRESS_TOO_LONG: &str = "414";
+/// The statuses of an address that is too long, or of one that is so with all headers. They never reach the service's own
+/// layers.
+const ADDRESS_TOO_LONG: [&str; 2] = ["414", "431"];
 
 /// The status of an answer that the caller has already. It has no body.
 const UNCHANGED: &str = "304";
@@ -240,7 +241,7 @@ fn part(name: &str) -> Parameter {
 
 /// Gives an answer the headers that all have, and a refusal its body.
 fn answer(status: &str, response: &mut Response) {
-    if status == ADDRESS_TOO_LONG {
+    if ADDRESS_TOO_LONG.contains(&status) {
         return;
     }
     response.headers.insert("X-OPID".into(), header("The operation id of the request.", text()));

@@ -46,6 +46,15 @@ async fn what_is_wrong_with_a_query_is_told_in_its_errors() {
 }
 
 #[tokio::test]
+async fn a_query_of_the_schema_alone_is_a_page_of_nothing_to_the_clients_that_get_pages() {
+    let service = Service::start().await;
+    let answer = service.query(&[("query", "{ __typename }")]).await.ok();
+    assert_eq!(answer["data"], json!({"__typename": "Query", "content": null, "totalPages": 0, "totalItems": 0}));
+    let answer = service.post("/data-jobs/graphql", json!({"query": "{ __typename }"})).await.ok();
+    assert_eq!(answer["data"], json!({"__typename": "Query"}));
+}
+
+#[tokio::test]
 async fn a_database_that_is_gone_is_told_by_the_status() {
     let service = Service::start().await;
     service.lose_database().await;

@@ -72,6 +72,13 @@ async fn names_and_teams_in_address_and_body_must_agree() {
 }
 
 #[tokio::test]
+async fn a_job_whose_name_can_be_none_is_unknown_and_not_a_mistake_of_the_body() {
+    let service = Service::start().await;
+    service.put("/data-jobs/for-team/t1/jobs/%11", r#"{"job_name": null, "config": {}}"#).await.refused(404);
+    service.put("/data-jobs/for-team/t1/jobs/%11", r#"{"job_name": "daily-sales", "config": {}}"#).await.refused(400);
+}
+
+#[tokio::test]
 async fn a_keytab_has_no_bytes_and_is_missing_only_when_it_was_switched_off() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;

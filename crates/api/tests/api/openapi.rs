@@ -167,7 +167,7 @@ fn every_operation_is_described_in_full() {
         for (status, response) in operation["responses"].as_object().unwrap() {
             let response = resolved(&document, response);
             assert!(response["description"].as_str().is_some_and(|d| !d.is_empty()), "{place}: {status}");
-            if status == "414" {
+            if status == "414" || status == "431" {
                 continue;
             }
             assert!(response["headers"]["X-OPID"].is_object(), "{place}: {status}");
