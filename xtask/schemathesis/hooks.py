@@ -51,7 +51,7 @@ TAKE_AWAY = ("dataJobDelete", "dataJobTeamUpdate", "sourcesDelete")
 @schemathesis.hook
 def filter_query(context, query):
     """An empty value is an absent one, as in the reference, and so no invalid one."""
-    return not query or all(query.get(name) not in ("", [""]) for name in ("mode", "execution_status"))
+    return not query or all(query.get(name) not in ("", [""]) for name in ("before", "mode", "execution_status"))
 
 
 @schemathesis.hook

@@ -319,16 +319,11 @@ pub(crate) async fn data_job_update(
     Path((team, name)): JobPath,
     JsonBody(mut body): JsonBody<DataJobDefinition>,
 ) -> Answer<StatusCode> {
-    let new_name = match body.job_name.take() {
-        Some(said) => said,
-        None => {
-            // No job has a name that can't be one.
-            if JobName::parse(&name).is_err() {
-                app::jobs::read(&api.db, &caller, &team, &name).await?;
-            }
-            name.clone()
-        }
-    };
+    if body.job_name.is_none() && JobName::parse(&name).is_err() {
+        // No job has a name that can't be one.
+        app::jobs::read(&api.db, &caller, &team, &name).await?;
+    }
+    let new_name = body.job_name.take().unwrap_or_else(|| name.clone());
     if let Some(said) = body.team.take().filter(|said| *said != team) {
         // An unknown job is unknown, whatever the body says.
         app::jobs::read(&api.db, &caller, &team, &name).await?;
