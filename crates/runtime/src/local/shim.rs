@@ -36,11 +36,11 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, setsid, wait},
 };
 
+use crate::logs::LogWriter;
 use super::{
     environment, folder,
     folder::{Held, LOCK_PATIENCE, LOCK_PAUSE, RunFolder},
     job,
-    logs::LogWriter,
     process::signal_descendants,
     spec::Spec,
 };
