@@ -597,30 +597,45 @@ pub struct Active {
     pub epoch: Epoch,
 }
 
-/// Of the runs that ticks started in a cluster, those that have no row yet.
-pub async fn unrecorded(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Vec<(ExecutionId, Ticked)>> {
+/// What is not as it should be of the runs that a place knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Runs that ticks started and that have no row yet.
+    pub new: Vec<(ExecutionId, Ticked)>,
+    /// Runs whose end is stored and that are still there.
+    pub over: Vec<ExecutionId>,
+}
+
+/// Compares the runs that a place knows with their rows.
+pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     /// Ids in a statement.
     const AT_ONCE: usize = 500;
-    let mut missing = Vec::new();
-    let mut ticked: Vec<_> = known.into_iter().filter_map(|run| Some((run.id, run.ticked?))).collect();
-    while !ticked.is_empty() {
-        let some = ticked.split_off(ticked.len().saturating_sub(AT_ONCE));
+    let mut unsettled = Unsettled::default();
+    for some in known.chunks(AT_ONCE) {
         let marks: Vec<_> = (1..=some.len()).map(|n| format!("${n}")).collect();
         let sql = format!(
-            "select execution_id from data_job_execution where execution_id in ({})",
+            "select execution_id, status from data_job_execution where execution_id in ({})",
             marks.join(", ")
         );
-        let recorded: Vec<(String,)> = on!(tx, c => {
+        let rows: Vec<(String, String)> = on!(tx, c => {
             let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
-            for (id, _) in &some {
-                statement = statement.bind(id.as_str());
+            for run in some {
+                statement = statement.bind(run.id.as_str());
             }
             statement.fetch_all(c).await
         })?;
-        let recorded: std::collections::HashSet<String> = recorded.into_iter().map(|(id,)| id).collect();
-        missing.extend(some.into_iter().filter(|(id, _)| !recorded.contains(id.as_str())));
+        let statuses: std::collections::HashMap<_, _> = rows.into_iter().collect();
+        for run in some {
+            match (statuses.get(run.id.as_str()), &run.ticked) {
+                (Some(status), _) if Status::parse(status).is_some_and(Status::is_final) => {
+                    unsettled.over.push(run.id.clone());
+                }
+                (None, Some(ticked)) => unsettled.new.push((run.id.clone(), ticked.clone())),
+                _ => {}
+            }
+        }
     }
-    Ok(missing)
+    Ok(unsettled)
 }
 
 /// Records a run that a tick started in a cluster. It holds its job's slot, unless another run does: then the two overlap,

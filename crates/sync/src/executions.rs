@@ -63,7 +63,7 @@ async fn round(
     followed: &mut HashMap<ExecutionId, Arc<Notify>>,
     tasks: &mut JoinSet<ExecutionId>,
 ) -> Result<(), StoreError> {
-    record_ticked(sync, term).await?;
+    record_ticked(sync, term, followed).await?;
     let (active, left_before) = {
         let mut tx = sync.db.read().await?;
         let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
@@ -83,6 +83,7 @@ async fn round(
             }
             continue;
         }
+        let mut is_fresh = false;
         let with = match handed_over {
             Some(_) if left_before.is_some_and(|since| epoch < since) => {
                 end_left_behind(sync, term, &execution).await?;
@@ -97,6 +98,7 @@ async fn round(
             None => match hand_over(sync, term, &execution).await? {
                 Some(with) => {
                     under_way += 1;
+                    is_fresh = true;
                     with
                 }
                 None => continue,
@@ -110,7 +112,7 @@ async fn round(
         let (sync, term) = (sync.clone(), term.clone());
         tasks.spawn(async move {
             let id = execution.id.clone();
-            follow(&sync, &term, execution, with, &cancel).await;
+            follow(&sync, &term, execution, with, is_fresh, &cancel).await;
             id
         });
     }
@@ -118,7 +120,11 @@ async fn round(
 }
 
 /// Gives a row to each run that a tick started where ticks need no service, also to those that ended meanwhile.
-async fn record_ticked(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
+async fn record_ticked(
+    sync: &Synchronizer,
+    term: &Term,
+    followed: &HashMap<ExecutionId, Arc<Notify>>,
+) -> Result<(), StoreError> {
     if !sync.runtime.fires_ticks() {
         return Ok(());
     }
@@ -129,11 +135,14 @@ async fn record_ticked(sync: &Synchronizer, term: &Term) -> Result<(), StoreErro
             return Ok(());
         }
     };
-    let new = {
+    let unsettled = {
         let mut tx = sync.db.read().await?;
-        store::executions::unrecorded(&mut tx, known).await?
+        store::executions::unsettled(&mut tx, known).await?
     };
-    for (id, run) in new {
+    for id in unsettled.over.iter().filter(|id| !followed.contains_key(*id)) {
+        forget(sync, id).await;
+    }
+    for (id, run) in unsettled.new {
         let with = ran(sync, &run).await?;
         let mut tx = sync.db.write().await?;
         let recorded = store::executions::record_ticked(&mut tx, term.epoch, &id, &run, with.as_ref()).await?;
@@ -235,16 +244,29 @@ async fn finish(
     Ok(())
 }
 
-/// Follows a run to its end, through failures of the runtime and of the database.
-async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: HandedOver, cancel: &Notify) {
+/// Follows a run to its end, through failures of the runtime and of the database. A fresh one was handed over just now: the
+/// runtime has nothing of it yet.
+async fn follow(
+    sync: &Synchronizer,
+    term: &Term,
+    execution: Execution,
+    with: HandedOver,
+    is_fresh: bool,
+    cancel: &Notify,
+) {
     let id = &execution.id;
     let mut attempt = 0_u32;
     let mut cancelling = false;
     let mut running = execution.status == Status::Running;
     let mut seen = if running { Seen::Running } else { Seen::Submitted };
+    let mut is_known_unstarted = is_fresh;
     loop {
+        let next = async {
+            // A start that was never tried needs no look whether it was.
+            if std::mem::take(&mut is_known_unstarted) { Ok(Stage::Unknown) } else { sync.runtime.next(id, &seen).await }
+        };
         let stage = tokio::select! {
-            stage = sync.runtime.next(id, &seen) => stage,
+            stage = next => stage,
             () = cancel.notified(), if !cancelling => {
                 match sync.runtime.cancel(id).await {
                     Ok(()) => cancelling = true,
@@ -351,6 +373,14 @@ async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: Ha
                 }
                 Err(error) => Err(error),
             },
+            // All tries to start it were this instance's, and none got through in its time.
+            Err(problem) if !running && is_fresh && is_past_deadline(sync, &execution) => {
+                let message = format!("Platform error. {}", paragraph(&problem));
+                match end_unstarted(sync, term, &execution, Status::PlatformError, &message).await {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
             Err(problem) => {
                 tracing::warn!(execution = %id, %problem, "a run can't be followed at the moment");
                 if !term.pause(DATABASE_RETRY).await {
@@ -424,6 +454,10 @@ async fn start(
     Ok(sync.runtime.start(&run).await)
 }
 
+fn is_past_deadline(sync: &Synchronizer, execution: &Execution) -> bool {
+    sync.clock.now() - sync.options.start_deadline > execution.submitted_at
+}
+
 /// Decides on a start that failed: the user's fault and a passed deadline end the run. `true` when it ended.
 async fn start_failed(
     sync: &Synchronizer,
@@ -434,9 +468,7 @@ async fn start_failed(
     tracing::warn!(execution = %execution.id, %problem, "a run could not be started");
     let status = match problem.fault {
         Fault::User => Status::UserError,
-        Fault::Platform if sync.clock.now() - sync.options.start_deadline > execution.submitted_at => {
-            Status::PlatformError
-        }
+        Fault::Platform if is_past_deadline(sync, execution) => Status::PlatformError,
         Fault::Platform => {
             // What the run needs may be gone: the deployment is looked at again, and made again where it is.
             let mut tx = sync.db.write().await?;

@@ -452,3 +452,191 @@ fn history(options: &ManifestOptions, schedule: Option<&Schedule>, since: Timest
 pub(crate) fn job_name(id: &ExecutionId) -> &str {
     id.as_str()
 }
+
+#[cfg(test)]
+mod tests {
+    use model::{
+        deployment::{Deployment, Mode},
+        job::Contacts,
+        name::{JobId, JobName, TeamName},
+        runtime::Artifact,
+        source::SourceVersion,
+    };
+
+    use super::*;
+
+    fn options() -> ManifestOptions {
+        ManifestOptions {
+            template: Template::default(),
+            resources: Resources {
+                cpu_request: Some(0.5),
+                cpu_limit: Some(0.5),
+                memory_request_mi: Some(1000),
+                memory_limit_mi: Some(1000),
+            },
+            vdk_resources: Resources { cpu_limit: Some(0.1), ..Resources::default() },
+            vdk_images: BTreeMap::new(),
+            pull_secrets: vec!["registry".into()],
+            pull_policy: "IfNotPresent".into(),
+            read_only_root: true,
+            has_token: true,
+            deadline_seconds: 43_200,
+            backoff_limit: 3,
+            start_deadline_seconds: 1800,
+            outage_window_seconds: 21_600,
+            default_zone: "UTC".into(),
+        }
+    }
+
+    fn blueprint() -> Blueprint {
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        Blueprint {
+            job_name: JobName::parse("daily-sales").unwrap(),
+            team: TeamName::parse("Sales & Co").unwrap(),
+            deployment: Deployment {
+                job_id: JobId(uuid::Uuid::nil()),
+                generation: 7,
+                job_version: SourceVersion::parse(&"a".repeat(40)).unwrap(),
+                python_version_asked: None,
+                python_version: PythonVersion { major: 3, minor: 11 },
+                vdk_version_asked: None,
+                vdk_version: "0.2".into(),
+                enabled: true,
+                mode: Mode::Release,
+                resources: Resources { memory_limit_mi: Some(2000), ..Resources::default() },
+                schedule_cron: Some("TZ=Europe/Sofia */10 * * * *".into()),
+                schedule_since: at,
+                contacts: Contacts::default(),
+                db_default_type: None,
+                enable_execution_notifications: true,
+                deployed_by: "someone".into(),
+                deployed_at: at,
+            },
+            variables: BTreeMap::from([
+                ("PRICE".to_owned(), "5$ or $(HOME)".to_owned()),
+                ("NODE".to_owned(), "$spec.nodeName".to_owned()),
+            ]),
+        }
+    }
+
+    fn run() -> Run {
+        Run {
+            id: ExecutionId::parse("daily-sales-1700000000").unwrap(),
+            blueprint: blueprint(),
+            artifact: Artifact::Image("registry/daily-sales:1".into()),
+            archive: Vec::new(),
+            arguments: Some(r#"{"q":"it's $(HOME) `id`"}"#.into()),
+            started_by: "manual/someone".into(),
+            op_id: "an operation".into(),
+            variables: BTreeMap::new(),
+            deadline_seconds: 60,
+            backoff_limit: 0,
+        }
+    }
+
+    fn owner() -> OwnerReference {
+        OwnerReference {
+            api_version: "batch/v1".into(),
+            kind: "CronJob".into(),
+            name: "daily-sales".into(),
+            uid: "uid".into(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }
+    }
+
+    #[test]
+    fn a_deployment_as_a_cron_job() {
+        let cron_job = cron_job(&options(), &blueprint(), "registry/daily-sales:1", "inputs").unwrap();
+        insta::assert_json_snapshot!(cron_job);
+    }
+
+    #[test]
+    fn a_run_as_a_job() {
+        insta::assert_json_snapshot!(manual_job(&options(), &run(), "registry/daily-sales:1", owner()));
+    }
+
+    #[test]
+    fn an_image_of_its_own_brings_vdk_where_the_jobs_image_has_none() {
+        let mut options = options();
+        options.vdk_images.insert(PythonVersion { major: 3, minor: 11 }, "registry/vdk:{vdk}".into());
+        let job = manual_job(&options, &run(), "registry/daily-sales:1", owner());
+        let pod = job.spec.unwrap().template.spec.unwrap();
+        let init = &pod.init_containers.unwrap()[0];
+        assert_eq!((init.name.as_str(), init.image.as_deref()), ("vdk", Some("registry/vdk:0.2")));
+        let main = &pod.containers[0];
+        assert_eq!(main.command.as_ref().unwrap()[..2], ["/bin/sh", "-c"]);
+        // The shell gets them as they are, behind its own name.
+        assert_eq!(main.args.as_ref().unwrap()[..2], ["./daily-sales", "--arguments"]);
+        assert!(!main.command.as_ref().unwrap()[2].contains("sales"));
+    }
+
+    #[test]
+    fn a_template_keeps_what_the_service_does_not_set() {
+        let text = "
+apiVersion: batch/v1
+kind: CronJob
+metadata: {annotations: {example.com/a: b}}
+spec:
+  schedule: ''
+  concurrencyPolicy: Allow
+  failedJobsHistoryLimit: 99
+  jobTemplate:
+    spec:
+      backoffLimit: 1
+      activeDeadlineSeconds: 60
+      template:
+        metadata: {annotations: {example.com/pod: yes-please}}
+        spec:
+          nodeSelector: {disk: fast}
+          restartPolicy: OnFailure
+          securityContext: {runAsUser: 2000}
+          volumes: [{name: more, emptyDir: {}}]
+          containers:
+            - {name: x, image: y, lifecycle: {preStop: {sleep: {seconds: 1}}}}
+            - {name: beside, image: beside:1}
+";
+        let options = ManifestOptions { template: Template::parse(text).unwrap(), ..options() };
+        let cron_job = cron_job(&options, &blueprint(), "i", "h").unwrap();
+        assert_eq!(cron_job.metadata.annotations.unwrap()["example.com/a"], "b");
+        let spec = cron_job.spec.unwrap();
+        assert_eq!((spec.concurrency_policy.as_deref(), spec.failed_jobs_history_limit), (Some("Forbid"), Some(99)));
+        let job = spec.job_template.spec.unwrap();
+        assert_eq!((job.backoff_limit, job.active_deadline_seconds), (Some(1), Some(60)));
+        let pod = job.template.spec.unwrap();
+        assert_eq!(pod.node_selector.unwrap()["disk"], "fast");
+        assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
+        assert_eq!(pod.security_context.unwrap().run_as_user, Some(2000));
+        assert!(pod.volumes.unwrap().iter().any(|volume| volume.name == "more"));
+        assert_eq!(pod.containers.len(), 2);
+        assert_eq!((pod.containers[0].name.as_str(), pod.containers[1].name.as_str()), ("daily-sales", "beside"));
+        assert!(pod.containers[0].lifecycle.is_some());
+        assert!(Template::parse("kind: Pod").is_err());
+    }
+
+    #[test]
+    fn a_disabled_or_unscheduled_deployment_is_suspended() {
+        let suspended = |change: fn(&mut Deployment)| {
+            let mut blueprint = blueprint();
+            change(&mut blueprint.deployment);
+            let spec = cron_job(&options(), &blueprint, "i", "h").unwrap().spec.unwrap();
+            (spec.suspend, spec.schedule)
+        };
+        assert_eq!(suspended(|_| {}), (Some(false), "*/10 * * * *".into()));
+        assert_eq!(suspended(|d| d.enabled = false).0, Some(true));
+        assert_eq!(suspended(|d| d.schedule_cron = None), (Some(true), NEVER.into()));
+    }
+
+    #[test]
+    fn as_many_finished_jobs_are_kept_as_may_end_in_the_outage_window() {
+        let kept = |cron: Option<&str>| {
+            let schedule = cron.map(|cron| Schedule::parse(cron, "UTC").unwrap());
+            history(&options(), schedule.as_ref(), Timestamp::UNIX_EPOCH)
+        };
+        // Both ends of six hours count.
+        assert_eq!(kept(Some("0 * * * *")), 7 + 2);
+        assert_eq!(kept(Some("* * * * *")), HISTORY_MAX);
+        assert_eq!(kept(Some("0 0 1 1 *")), 1 + 2);
+        assert_eq!(kept(None), 2);
+    }
+}

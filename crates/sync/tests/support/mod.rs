@@ -78,6 +78,10 @@ pub struct State {
     /// What starts answer from now on.
     pub start_answer: Option<Started>,
     pub news: Changes,
+    /// What looks answer as long as it is set: the place can't be seen.
+    pub unseen: Option<Problem>,
+    /// How often it was looked at.
+    pub looks: usize,
 }
 
 impl TestRuntime {
@@ -123,7 +127,13 @@ impl Runtime for TestRuntime {
     }
 
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
-        let made = self.state.lock().unwrap().made.get(&target.job_id).cloned();
+        let (made, unseen) = self.change(|s| {
+            s.looks += 1;
+            (s.made.get(&target.job_id).cloned(), s.unseen.clone())
+        });
+        if let Some(problem) = unseen {
+            return Box::pin(async { Err(problem) });
+        }
         Box::pin(async move { Ok(made.map_or(Observed::Missing, |inputs_hash| Observed::Present { inputs_hash })) })
     }
 
