@@ -6,7 +6,7 @@ use model::{clock::SharedClock, deployment::VersionDefaults, resources::Resource
 use runtime::kubernetes::{self, Connection, KubernetesOptions, KubernetesRuntime, ManifestOptions, Template};
 use sync::Builder;
 
-use crate::config::Settings;
+use crate::config::{ContextName, NamespaceName, RegistryName, Settings};
 
 /// How often a run that failed is tried again in a cluster when the settings do not say, as the reference has it.
 const BACKOFF_LIMIT: u32 = 3;
@@ -40,7 +40,7 @@ pub(crate) async fn plan(settings: &Settings) -> anyhow::Result<Plan> {
         ));
     }
     let form = settings.image_name.as_str();
-    let registry = settings.registry_url.as_ref().map(|url| url.as_str());
+    let registry = settings.registry_url.as_ref().map(RegistryName::as_str);
     if form.contains("{registry}") && registry.is_none() {
         return Err(anyhow!(
             "The setting image.name has {{registry}}, and registry_url is not set. Set registry_url \
@@ -58,8 +58,8 @@ pub(crate) async fn plan(settings: &Settings) -> anyhow::Result<Plan> {
         }
         None => Template::default(),
     };
-    let context = settings.kubernetes_context.as_ref().map(|context| context.as_str());
-    let namespace = settings.kubernetes_namespace.as_ref().map(|namespace| namespace.as_str());
+    let context = settings.kubernetes_context.as_ref().map(ContextName::as_str);
+    let namespace = settings.kubernetes_namespace.as_ref().map(NamespaceName::as_str);
     let connection = kubernetes::connect(context, namespace).await.context(
         "There is no way to a cluster. Set KUBECONFIG to a file that leads to one and kubernetes.context to its context, or \
          run the service in a pod.",

@@ -112,10 +112,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     }
     authentication::check_teams(settings, &db).await?;
     let (auth, issuers) = auth.unzip();
-    let versions = Arc::new(match &cluster {
-        Some(_) => cluster::versions(settings)?,
-        None => versions(settings, &interpreters)?,
-    });
+    let versions =
+        Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let clock: SharedClock = Arc::new(SystemClock);
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
     let (place, builder) = match cluster {

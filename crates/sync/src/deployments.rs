@@ -239,7 +239,7 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
     tracing::debug!(job = %work.job_name, generation = work.deployment.generation, ?planned, "planned");
     if plan::restores_reached(&planned, &work.rollout, &observed) {
         drop(place.take());
-        place = pools.builds.acquire().await.ok();
+        let _place = pools.builds.acquire().await.ok();
         match restore(sync, &work, &target).await? {
             Ok(mark) => {
                 let next = if let Plan::Wait(at) = planned { Some(at) } else { None };

@@ -285,10 +285,10 @@ fn keep_metadata(metadata: &mut ObjectMeta, live: &ObjectMeta) {
     };
     merged(&mut metadata.labels, &live.labels);
     merged(&mut metadata.annotations, &live.annotations);
-    metadata.uid = live.uid.clone();
-    metadata.resource_version = live.resource_version.clone();
-    metadata.owner_references = live.owner_references.clone();
-    metadata.finalizers = live.finalizers.clone();
+    metadata.uid.clone_from(&live.uid);
+    metadata.resource_version.clone_from(&live.resource_version);
+    metadata.owner_references.clone_from(&live.owner_references);
+    metadata.finalizers.clone_from(&live.finalizers);
 }
 
 /// An instant as the API server has it: whole seconds, none before it is over.

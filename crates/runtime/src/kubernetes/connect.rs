@@ -26,7 +26,7 @@ pub struct Connection {
 // The client has credentials.
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("server", &self.server).field("namespace", &self.namespace).finish()
+        f.debug_struct("Connection").field("server", &self.server).field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -179,7 +180,7 @@ fn joined(parts: Vec<(String, LogChunk)>) -> LogChunk {
                 all.text.push('\n');
             }
             let pod = name.split_once('-').map_or(name.as_str(), |(_, pod)| pod);
-            all.text.push_str(&format!("[... attempt {} in the pod {pod} ...]\n", number + 1));
+            let _ = writeln!(all.text, "[... attempt {} in the pod {pod} ...]", number + 1);
         }
         all.text.push_str(&chunk.text);
         all.omitted_bytes += chunk.omitted_bytes;

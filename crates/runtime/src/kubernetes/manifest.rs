@@ -19,7 +19,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{
         api::resource::Quantity,
-        apis::meta::v1::{ObjectMeta, OwnerReference},
+        apis::meta::v1::OwnerReference,
     },
 };
 use model::{

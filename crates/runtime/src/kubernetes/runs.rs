@@ -52,7 +52,7 @@ impl Runner {
     /// Starts a run, unless a tick came first.
     pub(crate) async fn start(&self, options: &ManifestOptions, run: &Run, image: &str) -> Result<Started, Problem> {
         let what = || format!("The run {} was not started.", run.id);
-        self.try_start(options, run, image).await.map_err(|fault| fault.into_problem(what()))?
+        Box::pin(self.try_start(options, run, image)).await.map_err(|fault| fault.into_problem(what()))?
     }
 
     async fn try_start(

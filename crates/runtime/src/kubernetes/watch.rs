@@ -16,6 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
+    core::PartialObjectMeta,
     runtime::watcher::{self, DefaultBackoff, Event},
 };
 use kube::runtime::WatchStreamExt;
@@ -112,13 +113,13 @@ impl Namespace {
     pub(crate) fn watch(self: &Arc<Self>, client: &kube::Client, namespace: &str, tasks: &mut JoinSet<()>) {
         let config = || watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
         let ours = || config().labels(names::JOB_ID);
-        let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
+        let cron_jobs: Api<PartialObjectMeta<CronJob>> = Api::namespaced(client.clone(), namespace);
         let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         tasks.spawn(self.clone().follow(
             "CronJobs",
             // All of them: what has a job's name and is not ours has to be known too.
-            watcher::metadata_watcher(cron_jobs, config()).backoff(DefaultBackoff::default()).boxed(),
+            watcher::watcher(cron_jobs, config()).backoff(DefaultBackoff::default()).boxed(),
             |object| (object.metadata.name.clone().unwrap_or_default(), Some(CronJobView::from(object))),
             Self::take_cron_job,
         ));
@@ -136,6 +137,7 @@ impl Namespace {
         ));
     }
 
+    #[expect(clippy::type_complexity, reason = "two functions that say what they are by their types")]
     async fn follow<K, T>(
         self: Arc<Self>,
         kind: &'static str,
@@ -275,7 +277,7 @@ impl Namespace {
     /// The bell of a Job. It rings after each news of the Job or its pods.
     pub(crate) fn bell(&self, job: &str) -> Bell<'_> {
         let mut state = self.state();
-        Bell { namespace: self, job: job.to_owned(), bell: state.bells.entry(job.to_owned()).or_default().clone() }
+        Bell { namespace: self, job: job.to_owned(), rung: state.bells.entry(job.to_owned()).or_default().clone() }
     }
 
     /// Waits for news that concern the synchronizer, and takes them.
@@ -309,13 +311,13 @@ impl State {
 pub(crate) struct Bell<'a> {
     namespace: &'a Namespace,
     job: String,
-    bell: Arc<Notify>,
+    rung: Arc<Notify>,
 }
 
 impl Bell<'_> {
     /// Rings for what comes after this call.
     pub(crate) fn rings(&self) -> tokio::sync::futures::Notified<'_> {
-        self.bell.notified()
+        self.rung.notified()
     }
 }
 
@@ -323,7 +325,7 @@ impl Drop for Bell<'_> {
     fn drop(&mut self) {
         let mut state = self.namespace.state();
         // The map has one, this one has one: nobody else waits.
-        if Arc::strong_count(&self.bell) <= 2 {
+        if Arc::strong_count(&self.rung) <= 2 {
             state.bells.remove(&self.job);
         }
     }

@@ -14,7 +14,7 @@ use model::{
 };
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::house::{FakeTools, House, id, known, options, run, target, within};
+use crate::house::{FakeTools, House, id, known, options, run, within};
 use runtime::local::LocalRuntime;
 
 /// Not a test: the service that the tests below kill. Its standard input says where and what.

@@ -27,15 +27,15 @@ fn environment(house: &House) -> Option<PathBuf> {
 async fn an_environment_is_made_once_and_then_observed() {
     let house = House::new().await;
     assert_eq!(house.runtime.observe(&target()).await.unwrap(), present());
-    let (a, b) = (wanted(), wanted());
-    let (one, two) = tokio::join!(house.runtime.apply(&target(), &a), house.runtime.apply(&target(), &b));
+    let (target, a, b) = (target(), wanted(), wanted());
+    let (one, two) = tokio::join!(house.runtime.apply(&target, &a), house.runtime.apply(&target, &b));
     one.unwrap();
     two.unwrap();
-    house.runtime.remove(&target()).await.unwrap();
-    assert_eq!(house.reopened().observe(&target()).await.unwrap(), present());
+    house.runtime.remove(&target).await.unwrap();
+    assert_eq!(house.reopened().observe(&target).await.unwrap(), present());
     assert_eq!(house.tools.built.load(Ordering::SeqCst), 1);
 
-    let nothing = Target { artifact: None, ..target() };
+    let nothing = Target { artifact: None, ..target };
     assert_eq!(house.runtime.observe(&nothing).await.unwrap(), Observed::Missing);
 }
 

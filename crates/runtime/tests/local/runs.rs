@@ -6,7 +6,7 @@ use model::{
     runtime::{Runtime, Seen, Stage},
 };
 
-use crate::house::{House, hung_up, id, known, target, within};
+use crate::house::{House, hung_up, id, known, within};
 
 #[tokio::test]
 async fn a_run_that_ends_well_has_its_log_and_its_times() {
