@@ -14,29 +14,35 @@ PATH=$PATH:/usr/sbin:/sbin
 STATE=$(cd "$1" && pwd)
 load_settings
 
-running() {
-  pid_of "$1" || fail "there is no $1 in this cluster, or it has ended already"
+# send SIGNAL NAME
+send() {
+  local pid
+  pid=$(pid_of "$2") || fail "there is no $2 in this cluster, or it has ended already"
+  kill "-$1" "$pid"
 }
 
-kubelet() {
-  pgrep --ns "$(running node-init)" --nslist pid -x kubelet
+send_kubelet() {
+  local init pid
+  init=$(pid_of node-init) || fail "there is no real node in this cluster, or it has ended already"
+  pid=$(pgrep --ns "$init" --nslist pid -x kubelet) || fail "no kubelet runs at the moment"
+  kill "-$1" $pid
 }
 
 case $2 in
   api-kill) stop api-server KILL ;;
-  api-freeze) kill -STOP "$(running api-server)" ;;
-  api-thaw) kill -CONT "$(running api-server)" ;;
+  api-freeze) send STOP api-server ;;
+  api-thaw) send CONT api-server ;;
   etcd-kill) stop etcd KILL ;;
   controllers-kill) stop controller-manager KILL ;;
   scheduler-kill) stop scheduler KILL ;;
   kubelet-stop)
     touch "$STATE/node/kubelet.stop"
-    kill "$(kubelet)"
+    send_kubelet TERM
     ;;
   kubelet-start) rm -f "$STATE/node/kubelet.stop" ;;
-  kubelet-restart) kill "$(kubelet)" ;;
-  kubelet-freeze) kill -STOP "$(kubelet)" ;;
-  kubelet-thaw) kill -CONT "$(kubelet)" ;;
+  kubelet-restart) send_kubelet TERM ;;
+  kubelet-freeze) send_kubelet STOP ;;
+  kubelet-thaw) send_kubelet CONT ;;
   net-cut) ip link set "$LINK" down ;;
   net-join)
     ip link set "$LINK" up

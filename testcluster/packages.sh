@@ -65,7 +65,20 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   fail "the test cluster needs programs that are not installed here; as root: apt-get install" $missing
 fi
 say "installing" $missing
+# Debian starts services as it installs them. Here their programs alone are wanted.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+  trap 'rm -f "$policy"' EXIT
+fi
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $missing
+installed=$missing
 missing=$(missing_packages)
 [ -z "$missing" ] || fail "apt-get installed these packages, but not what is needed of them:" $missing
+for package in containerd docker-registry; do
+  if grep -qx "$package" <<<"$installed" && command -v systemctl >/dev/null; then
+    systemctl disable --quiet "$package" || true
+  fi
+done
