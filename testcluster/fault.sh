@@ -29,6 +29,10 @@ send_kubelet() {
 }
 
 case $2 in
+  kubelet-* | net-* | node-*) [ "$WITH_NODE" = 1 ] || fail "this cluster has no real node" ;;
+esac
+
+case $2 in
   api-kill) stop api-server KILL ;;
   api-freeze) send STOP api-server ;;
   api-thaw) send CONT api-server ;;

@@ -9,6 +9,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::Write as _,
+    iter,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -127,7 +128,7 @@ impl Product {
     /// Its name in the cache.
     fn key(&self) -> Result<String> {
         let mut key = DefaultHasher::new();
-        for input in [&[self.script], self.inputs].concat() {
+        for input in iter::once(&self.script).chain(self.inputs) {
             (input, fs::read(scripts().join(input)).with_context(|| format!("testcluster/{input}"))?).hash(&mut key);
         }
         if self.name == JOB_IMAGE.name {
@@ -298,9 +299,7 @@ pub fn up(options: &Options) -> Result<Cluster> {
         command.env("PORT_BASE", port.to_string());
     }
     progress::during("starting the test cluster", || run(&mut command, &beside(&state, ".log")))?;
-    let mut cluster = Cluster::of(&state)?;
-    cluster._in_use = Some(Arc::new(in_use));
-    Ok(cluster)
+    Cluster::of(&state, Some(Arc::new(in_use)))
 }
 
 /// Takes a cluster down and removes its folder: processes, network and cgroups of it are gone then.
@@ -383,7 +382,7 @@ fn named(kubeconfig: &Path) -> Result<Cluster> {
     if let Some(state) = kubeconfig.parent()
         && state.join("addresses").exists()
     {
-        return Cluster::of(state);
+        return Cluster::of(state, None);
     }
     let registry = variable("HOLDFAST_TEST_REGISTRY")
         .context("HOLDFAST_TEST_KUBECONFIG names a cluster; name its registry in HOLDFAST_TEST_REGISTRY (host:port)")?;
@@ -413,7 +412,7 @@ fn python() -> Command {
 
 impl Cluster {
     /// The cluster of a folder, as it was brought up.
-    fn of(state: &Path) -> Result<Self> {
+    fn of(state: &Path, in_use: Option<Arc<File>>) -> Result<Self> {
         let path = state.join("addresses");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let addresses: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
@@ -427,7 +426,7 @@ impl Cluster {
             host_address: address("HOST_IP")?,
             kubectl: KUBERNETES.built()?.join("kubectl"),
             state: Some(state.to_owned()),
-            _in_use: None,
+            _in_use: in_use,
         })
     }
 

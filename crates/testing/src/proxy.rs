@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     fs,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -128,9 +128,9 @@ impl Proxy {
     /// When the file can't be written.
     pub fn kubeconfig_with_token(&self, token: &str) -> PathBuf {
         let file = tempfile::Builder::new().prefix("kubeconfig-").tempfile_in(self.folder.path()).expect("a file");
-        let path: &Path = &file.into_temp_path().keep().expect("a file");
-        fs::write(path, self.configuration(Some(token))).expect("a file");
-        path.to_owned()
+        let path = file.into_temp_path().keep().expect("a file");
+        fs::write(&path, self.configuration(Some(token))).expect("a file");
+        path
     }
 
     /// JSON is YAML.

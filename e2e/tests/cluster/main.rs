@@ -1,6 +1,6 @@
 //! The test cluster itself: what other tests rely on, each promise a test.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use e2e::wait;
 use serde_json::{Value, json};
@@ -168,8 +168,8 @@ async fn a_proxy_counts_what_is_asked_and_cuts_a_watch_in_the_middle() {
     let path = "/api/v1/namespaces/{namespace}/configmaps".to_owned();
     let counted =
         [("GET", 2), ("POST", 1), ("WATCH", 1)].map(|(method, count)| ((method.to_owned(), path.clone()), count));
-    assert_eq!(proxy.counts(), counted.into());
-    assert_eq!(proxy.writes(), [(("POST".to_owned(), path), 1)].into());
+    assert_eq!(proxy.counts(), BTreeMap::from(counted));
+    assert_eq!(proxy.writes(), BTreeMap::from([(("POST".to_owned(), path), 1)]));
 
     // A cut ends the watch with an error, and nothing gets through until it is restored.
     proxy.cut();
