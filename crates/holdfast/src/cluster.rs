@@ -53,8 +53,7 @@ pub(crate) async fn plan(settings: &Settings) -> anyhow::Result<Plan> {
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("The template {} can't be read.", path.display()))?;
-            Template::parse(&text)
-                .map_err(|why| anyhow!("The template {} can't be used: {why}", path.display()))?
+            Template::parse(&text).map_err(|why| anyhow!("The template {} can't be used: {why}", path.display()))?
         }
         None => Template::default(),
     };

@@ -210,7 +210,8 @@ pub async fn retry_all(tx: &mut Tx, now: Timestamp) -> Result<u64> {
     .map_err(Into::into)
 }
 
-const ROLLOUT_COLUMNS: &str = "r.reached_generation, r.inputs_hash, r.lock_key, r.image, r.mark, r.reached_at, r.status,
+const ROLLOUT_COLUMNS: &str =
+    "r.reached_generation, r.inputs_hash, r.lock_key, r.image, r.mark, r.reached_at, r.status,
     r.tried_generation, r.tried_inputs_hash, r.problem, r.attempts, r.retry_at, r.row_version";
 
 #[derive(sqlx::FromRow)]

@@ -613,10 +613,8 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     let mut unsettled = Unsettled::default();
     for some in known.chunks(AT_ONCE) {
         let marks: Vec<_> = (1..=some.len()).map(|n| format!("${n}")).collect();
-        let sql = format!(
-            "select execution_id, status from data_job_execution where execution_id in ({})",
-            marks.join(", ")
-        );
+        let sql =
+            format!("select execution_id, status from data_job_execution where execution_id in ({})", marks.join(", "));
         let rows: Vec<(String, String)> = on!(tx, c => {
             let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
             for run in some {

@@ -440,7 +440,10 @@ async fn roll_out(
             Err(problem) => return Ok(Err(problem)),
         },
         (MadeOf::Packages(..), Builder::Prebuilt(_)) => {
-            return Ok(Err(Problem::internal("Nothing was rolled out.", "Packages are not chosen where images come ready.")));
+            return Ok(Err(Problem::internal(
+                "Nothing was rolled out.",
+                "Packages are not chosen where images come ready.",
+            )));
         }
     };
     let token = match sync.token(&blueprint.job_name, &blueprint.deployment) {

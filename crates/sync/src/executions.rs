@@ -263,7 +263,11 @@ async fn follow(
     loop {
         let next = async {
             // A start that was never tried needs no look whether it was.
-            if std::mem::take(&mut is_known_unstarted) { Ok(Stage::Unknown) } else { sync.runtime.next(id, &seen).await }
+            if std::mem::take(&mut is_known_unstarted) {
+                Ok(Stage::Unknown)
+            } else {
+                sync.runtime.next(id, &seen).await
+            }
         };
         let stage = tokio::select! {
             stage = next => stage,

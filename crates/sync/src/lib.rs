@@ -17,9 +17,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use model::{
     Problem,
     clock::SharedClock,
+    deployment::Deployment,
     lock::Resolver,
     name::{JobName, TeamName},
-    deployment::Deployment,
     runtime::{Blueprint, JobOptions, Runtime, token_variables, variables},
 };
 use secrecy::ExposeSecret;

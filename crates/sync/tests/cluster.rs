@@ -125,7 +125,9 @@ async fn what_others_deleted_is_made_again_when_it_is_heard_of(on: Database) {
     let house = cluster(on).await;
     let job_id = house.deployed(NAME, None).await;
     let heard = |house: &House| {
-        house.runtime.change(|s| s.news = Changes { deployments: vec![NAME.into(), "unknown".into()], ..Changes::default() });
+        house
+            .runtime
+            .change(|s| s.news = Changes { deployments: vec![NAME.into(), "unknown".into()], ..Changes::default() });
     };
     // News of what is as it should be cost no write.
     let version = |house: &House| {
@@ -170,7 +172,9 @@ async fn what_failed_is_tried_again_as_soon_as_the_place_answers(on: Database) {
     house.create(NAME, None).await;
     house.runtime.change(|s| s.apply_answers = vec![Problem::unavailable("Not made.", "It does not answer.")]);
     house.deploy(NAME).await;
-    house.until("a try failed", async || house.runtime.change(|s| s.apply_answers.is_empty() && s.applied.len() == 1)).await;
+    house
+        .until("a try failed", async || house.runtime.change(|s| s.apply_answers.is_empty() && s.applied.len() == 1))
+        .await;
     // The clock of the test stands still, so the next try never comes by itself.
     house.runtime.change(|s| s.news.recovered = true);
     house.until("it is reached", async || house.reached(NAME).await.is_some()).await;

@@ -249,7 +249,7 @@ async fn answer(
     let connections = &mut *connections;
     let slot = if has_credentials { &mut connections.as_sent } else { &mut connections.as_identity };
     match forward(&shared.upstream, slot, has_credentials, request).await {
-        Ok(answer) => answer.map(BodyExt::boxed),
+        Ok(answer) => answer.map(http_body_util::BodyExt::boxed),
         Err(why) => failed(StatusCode::BAD_GATEWAY, &format!("the API server does not answer: {why}")),
     }
 }

@@ -46,14 +46,19 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
 
     // A person starts one, with arguments that no shell may read.
     vdk.ok(&["deploy", "--disable", "-n", NAME]).await;
-    place.becomes("the CronJob is suspended", "cronjob", NAME, |c| c.is_some_and(|c| c["spec"]["suspend"] == true)).await;
+    place
+        .becomes("the CronJob is suspended", "cronjob", NAME, |c| c.is_some_and(|c| c["spec"]["suspend"] == true))
+        .await;
     let arguments = json!({"text": "it's $(HOME) $HOME `id`\n\"quoted\" 世界"}).to_string();
     let said = vdk.json(&["execute", "--start", "-n", NAME, "--arguments", &arguments]).await;
     let id = said["execution_id"].as_str().expect("execution_id").to_owned();
     let ended = place.ended(NAME, &id).await;
     let log = api.log(NAME, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}\n{log}");
-    assert!(log.contains("it\\'s $(HOME) $HOME `id`\\n\"quoted\" 世界") || log.contains("it's $(HOME) $HOME `id`"), "{log}");
+    assert!(
+        log.contains("it\\'s $(HOME) $HOME `id`\\n\"quoted\" 世界") || log.contains("it's $(HOME) $HOME `id`"),
+        "{log}"
+    );
 
     // A run is cancelled; what it said until then stays.
     let said = vdk.json(&["execute", "--start", "-n", NAME, "--arguments", r#"{"seconds": 600}"#]).await;

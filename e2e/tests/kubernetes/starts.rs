@@ -28,11 +28,10 @@ async fn a_manual_run_keeps_ticks_away_until_it_is_over() {
     // Begun in the middle of a minute, so that it runs when the tick comes.
     wait::second_of_minute(20).await;
     let arguments = serde_json::json!({"args": {"seconds": 60}, "started_by": "a person"});
-    let id = api.post(&format!("/jobs/{name}/deployments/production/executions"), &arguments).await.is(202).location_id();
-    wait::until("it runs", LONGEST, async || {
-        (api.execution(name, &id).await["status"] == "running").then_some(())
-    })
-    .await;
+    let id =
+        api.post(&format!("/jobs/{name}/deployments/production/executions"), &arguments).await.is(202).location_id();
+    wait::until("it runs", LONGEST, async || (api.execution(name, &id).await["status"] == "running").then_some(()))
+        .await;
     let ended = place.ended(name, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}");
     let (start, end) = (seconds(&ended["start_time"]), seconds(&ended["end_time"]));

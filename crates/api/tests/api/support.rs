@@ -24,7 +24,9 @@ use model::{
     execution::Status,
     lock::LockKey,
     name::{ExecutionId, JobName},
-    runtime::{Artifact, Blueprint, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
+    runtime::{
+        Artifact, Blueprint, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted,
+    },
     source::ArchiveLimits,
 };
 use prometheus_client::registry::Registry;

@@ -372,8 +372,11 @@ impl Value for PythonVersions {
     }
 
     fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
-        let mut versions: Vec<PythonVersion> =
-            raw.parts(',').iter().map(|text| text.parse().map_err(|p: model::Problem| p.why)).collect::<Result<_, _>>()?;
+        let mut versions: Vec<PythonVersion> = raw
+            .parts(',')
+            .iter()
+            .map(|text| text.parse().map_err(|p: model::Problem| p.why))
+            .collect::<Result<_, _>>()?;
         versions.sort_unstable();
         versions.dedup();
         if versions.is_empty() { Err("it names none.".into()) } else { Ok(Self(versions)) }

@@ -92,9 +92,10 @@ impl Writer {
         let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
             _ if !is_ours(&live, target, written.as_ref()) => Observed::Foreign { owner: owner(&live.metadata) },
-            Some(written) if written.uid == live.uid().unwrap_or_default()
-                && spec_hash(live.spec.as_ref()) == written.spec_hash
-                && job_id(&live.metadata) == Some(target.job_id) =>
+            Some(written)
+                if written.uid == live.uid().unwrap_or_default()
+                    && spec_hash(live.spec.as_ref()) == written.spec_hash
+                    && job_id(&live.metadata) == Some(target.job_id) =>
             {
                 Observed::Present { inputs_hash: written.inputs_hash }
             }

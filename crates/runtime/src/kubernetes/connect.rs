@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use kube::{
-    Client, Config,
-    config::KubeConfigOptions,
-};
+use kube::{Client, Config, config::KubeConfigOptions};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +23,10 @@ pub struct Connection {
 // The client has credentials.
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("server", &self.server).field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("server", &self.server)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 

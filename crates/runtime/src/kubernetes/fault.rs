@@ -84,9 +84,11 @@ impl Fault {
     pub(crate) fn into_problem(self, what: impl Into<String>) -> Problem {
         let what = what.into();
         match self {
-            Self::Silent(why) => Problem::unavailable(what, format!("The cluster's API server can't be reached: {why}"))
-                .follows("Jobs in the cluster go on by themselves; this is tried again until it succeeds.")
-                .fix("Nothing, when the cluster is known to be away; else ask the operator to check the way to it."),
+            Self::Silent(why) => {
+                Problem::unavailable(what, format!("The cluster's API server can't be reached: {why}"))
+                    .follows("Jobs in the cluster go on by themselves; this is tried again until it succeeds.")
+                    .fix("Nothing, when the cluster is known to be away; else ask the operator to check the way to it.")
+            }
             Self::Refused(_, 422 | 400, _, message) => {
                 Problem::invalid(what, format!("The cluster refuses it as not valid: {message}"))
                     .follows("The last good version, if there is one, goes on running.")
@@ -97,14 +99,17 @@ impl Fault {
                     .follows("This is tried again until it succeeds.")
                     .fix("Ask the operator to raise the quota, or to remove what is not needed.")
             }
-            Self::Refused(_, 403 | 401, _, message) => {
-                Problem::unavailable(what, format!("The cluster does not allow it: {message}"))
-                    .follows("This is tried again until it succeeds.")
-                    .fix("Ask the operator to compare the service's role in the cluster with the one that is documented.")
-            }
+            Self::Refused(_, 403 | 401, _, message) => Problem::unavailable(
+                what,
+                format!("The cluster does not allow it: {message}"),
+            )
+            .follows("This is tried again until it succeeds.")
+            .fix("Ask the operator to compare the service's role in the cluster with the one that is documented."),
             Self::Refused(_, 404, _, message) => Problem::unavailable(what, format!("It is not there: {message}"))
                 .follows("This is tried again until it succeeds.")
-                .fix("If the namespace is gone, ask the operator to create it; the service then makes all in it again."),
+                .fix(
+                    "If the namespace is gone, ask the operator to create it; the service then makes all in it again.",
+                ),
             Self::Refused(_, code, _, message) => {
                 Problem::unavailable(what, format!("The cluster's API server answers {code}: {message}"))
                     .follows("This is tried again until it succeeds.")

@@ -88,8 +88,11 @@ impl Logs {
     pub(crate) async fn read(&self, id: &ExecutionId, pods: &[PodView]) -> Result<Option<LogChunk>, Fault> {
         let mut parts: Vec<(String, LogChunk)> = Vec::new();
         for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() || pod.init.is_some()) {
-            let to = self.folder.join("pulled").join(format!("{}-{}", pod.uid, self.pulls.fetch_add(1, Ordering::Relaxed)));
-            match tokio::time::timeout(PULL_TIMEOUT, stream(&self.pods, pod, false, to.clone(), self.log_max_bytes)).await {
+            let to =
+                self.folder.join("pulled").join(format!("{}-{}", pod.uid, self.pulls.fetch_add(1, Ordering::Relaxed)));
+            match tokio::time::timeout(PULL_TIMEOUT, stream(&self.pods, pod, false, to.clone(), self.log_max_bytes))
+                .await
+            {
                 Ok(Ok(())) => {
                     let chunk = self.read_folder(to.clone()).await;
                     let _ = spawn_blocking(move || fs::remove_dir_all(to)).await;

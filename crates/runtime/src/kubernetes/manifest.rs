@@ -17,10 +17,7 @@ use k8s_openapi::{
             SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
         },
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::OwnerReference,
-    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
 use model::{
     Problem,
@@ -57,7 +54,8 @@ impl Template {
     /// # Errors
     /// Why it is no CronJob, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let cron_job: CronJob = serde_saphyr::from_str(text).map_err(|e| format!("it is no CronJob of batch/v1: {e}."))?;
+        let cron_job: CronJob =
+            serde_saphyr::from_str(text).map_err(|e| format!("it is no CronJob of batch/v1: {e}."))?;
         Ok(Self(cron_job))
     }
 }
@@ -199,9 +197,7 @@ fn job_template(
     ]);
     let given = job_template.spec.take().unwrap_or_default();
     job_template.spec = Some(JobSpec {
-        active_deadline_seconds: given
-            .active_deadline_seconds
-            .or_else(|| i64::try_from(options.deadline_seconds).ok()),
+        active_deadline_seconds: given.active_deadline_seconds.or_else(|| i64::try_from(options.deadline_seconds).ok()),
         backoff_limit: given.backoff_limit.or_else(|| i32::try_from(options.backoff_limit).ok()),
         ttl_seconds_after_finished: i32::try_from(options.outage_window_seconds).ok(),
         template: pod_template(options, blueprint, image, given.template.clone()),
@@ -210,7 +206,12 @@ fn job_template(
     job_template
 }
 
-fn pod_template(options: &ManifestOptions, blueprint: &Blueprint, image: &str, given: PodTemplateSpec) -> PodTemplateSpec {
+fn pod_template(
+    options: &ManifestOptions,
+    blueprint: &Blueprint,
+    image: &str,
+    given: PodTemplateSpec,
+) -> PodTemplateSpec {
     let deployment = &blueprint.deployment;
     let mut metadata = given.metadata.unwrap_or_default();
     metadata.labels.get_or_insert_default().extend(labels(blueprint));
@@ -402,10 +403,7 @@ fn scratch(name: &str) -> Volume {
 }
 
 fn optional_secret(name: String) -> EnvFromSource {
-    EnvFromSource {
-        secret_ref: Some(SecretEnvSource { name, optional: Some(true) }),
-        ..EnvFromSource::default()
-    }
+    EnvFromSource { secret_ref: Some(SecretEnvSource { name, optional: Some(true) }), ..EnvFromSource::default() }
 }
 
 /// What the Pod Security profile "restricted" asks of a container.

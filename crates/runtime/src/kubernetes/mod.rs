@@ -31,17 +31,10 @@ use model::{
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
+use self::{apply::Writer, logs::Logs, runs::Runner, stage::Standing, view::JobView, watch::Namespace};
 pub use self::{
     connect::{ConnectError, Connection, connect},
     manifest::{ManifestOptions, Template},
-};
-use self::{
-    apply::Writer,
-    logs::Logs,
-    runs::Runner,
-    stage::Standing,
-    view::JobView,
-    watch::Namespace,
 };
 
 /// Who writes, as objects have it.
@@ -105,8 +98,7 @@ impl KubernetesRuntime {
             events: Api::namespaced(client.clone(), name),
         };
         let runner = api(client);
-        let writer =
-            Writer { cron_jobs: runner.cron_jobs.clone(), secrets: Api::namespaced(client.clone(), name) };
+        let writer = Writer { cron_jobs: runner.cron_jobs.clone(), secrets: Api::namespaced(client.clone(), name) };
         let logs = Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes);
         Self { options, namespace, writer, runner, logs, _watches: watches }
     }

@@ -57,11 +57,7 @@ pub(crate) fn token_secret(job: &JobName) -> String {
 /// The secret with a team's OAuth application, as the reference's operators name it: in lower case, and what a name of an
 /// object can't have becomes a dash.
 pub(crate) fn team_secret(team: &TeamName) -> String {
-    let name: String = team
-        .as_str()
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
+    let name: String =
+        team.as_str().to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     format!("team-oauth-{}", name.trim_matches('-'))
 }

@@ -90,9 +90,9 @@ fn cause(job: &JobView, pods: &[&PodView], last: Option<&ContainerEnd>) -> EndCa
     match last {
         Some(end) if end.reason == "OOMKilled" => EndCause::OutOfMemory,
         // What the kubelet says of containers that were lost with their node or its container engine.
-        Some(end) if end.reason == "Unknown" || end.reason == "ContainerStatusUnknown" => EndCause::TakenAway(
-            "the container was lost with its node, or with the container engine there".into(),
-        ),
+        Some(end) if end.reason == "Unknown" || end.reason == "ContainerStatusUnknown" => {
+            EndCause::TakenAway("the container was lost with its node, or with the container engine there".into())
+        }
         Some(end) if matches!(end.reason.as_str(), "StartError" | "ContainerCannotRun") => EndCause::NotStarted(
             format!("its container could not be started: {}", end.message.as_deref().unwrap_or("no reason is given")),
         ),
@@ -107,16 +107,15 @@ fn held(pod: &PodView) -> Option<Problem> {
         Problem::unavailable(what, why).follows("The run waits, and goes on by itself when the reason is gone.")
     };
     if let Some(message) = &pod.unschedulable {
-        return Some(
-            waits("The run can't be placed on a node.", format!("The scheduler says: {message}")).fix(
-                "Lower what the deployment asks for (cpu_request, memory_request), or ask the operator for nodes that fit.",
-            ),
-        );
+        return Some(waits("The run can't be placed on a node.", format!("The scheduler says: {message}")).fix(
+            "Lower what the deployment asks for (cpu_request, memory_request), or ask the operator for nodes that fit.",
+        ));
     }
-    let (container, (reason, message)) = [Some(("the job's container", &pod.main)), pod.init.as_ref().map(|(name, view)| (name.as_str(), view))]
-        .into_iter()
-        .flatten()
-        .find_map(|(name, view)| Some((name, view.waiting.as_ref()?)))?;
+    let (container, (reason, message)) =
+        [Some(("the job's container", &pod.main)), pod.init.as_ref().map(|(name, view)| (name.as_str(), view))]
+            .into_iter()
+            .flatten()
+            .find_map(|(name, view)| Some((name, view.waiting.as_ref()?)))?;
     match reason.as_str() {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => Some(
             waits("The image of the run can't be pulled.", format!("The node says of {container}: {reason}: {message}"))

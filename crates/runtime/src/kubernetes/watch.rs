@@ -14,12 +14,12 @@ use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
     core::v1::Pod,
 };
+use kube::runtime::WatchStreamExt;
 use kube::{
     Api,
     core::PartialObjectMeta,
     runtime::watcher::{self, DefaultBackoff, Event},
 };
-use kube::runtime::WatchStreamExt;
 use model::runtime::Changes;
 use tokio::{sync::Notify, task::JoinSet};
 

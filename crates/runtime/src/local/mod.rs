@@ -49,7 +49,6 @@ use tokio::{
 };
 
 pub use self::{confine::Confinement, environment::EnvironmentBuilder};
-use crate::logs;
 use self::{
     confine::Walls,
     environment::{Environments, Place},
@@ -57,6 +56,7 @@ use self::{
     keyed::Keyed,
     spec::Spec,
 };
+use crate::logs;
 
 /// The client writes its last words to the file that this names. Every process of a run inherits it.
 const TERMINATION_FILE_VARIABLE: &str = "VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE";

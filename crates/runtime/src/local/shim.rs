@@ -36,7 +36,6 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, setsid, wait},
 };
 
-use crate::logs::LogWriter;
 use super::{
     environment, folder,
     folder::{Held, LOCK_PATIENCE, LOCK_PAUSE, RunFolder},
@@ -44,6 +43,7 @@ use super::{
     process::signal_descendants,
     spec::Spec,
 };
+use crate::logs::LogWriter;
 
 const SUPERVISE: &str = "supervise";
 const JOB: &str = "job";
