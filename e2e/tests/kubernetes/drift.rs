@@ -51,7 +51,7 @@ async fn a_name_that_somebody_else_has_is_left_alone_until_it_is_free() {
     place.kubectl(&["create", "cronjob", name, "--image=theirs:1", "--schedule=0 0 1 1 *"]);
     let theirs = place.object("cronjob", name).expect("their CronJob");
     let job = Job::new(name).step("10_step.py", "pass");
-    api.create(name).await.is(201);
+    let _ = api.create(name).await.is(201);
     let version = api.deploy(&job).await;
     let rollout = wait::until("the rollout says why", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
@@ -64,7 +64,7 @@ async fn a_name_that_somebody_else_has_is_left_alone_until_it_is_free() {
     place.kubectl(&["delete", "cronjob", name]);
     api.reached(name, &version).await;
     place.kubectl(&["create", "job", "bystander", "--image=theirs:1"]);
-    api.delete(&format!("/jobs/{name}")).await.is(200);
+    let _ = api.delete(&format!("/jobs/{name}")).await.is(200);
     place.becomes("ours goes", "cronjob", name, |object| object.is_none()).await;
     assert!(place.object("job", "bystander").is_some());
 }

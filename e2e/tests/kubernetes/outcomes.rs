@@ -46,7 +46,7 @@ async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
 
     // Its image was not pushed.
     let without = job("without-image", "print('now it runs')");
-    api.create(without.name()).await.is(201);
+    let _ = api.create(without.name()).await.is(201);
     let version = api.deploy(&without).await;
     api.reached(without.name(), &version).await;
     let id = api.started(without.name()).await;
@@ -59,7 +59,7 @@ async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
     let huge = job("too-large", "print('never')");
     place.deployed(&huge).await;
     let change = json!({"resources": {"memory_request": 16_000_000, "memory_limit": 16_000_000}});
-    api.patch("/jobs/too-large/deployments/production", &change).await.is(202);
+    let _ = api.patch("/jobs/too-large/deployments/production", &change).await.is(202);
     place
         .becomes("the amounts are in the CronJob", "cronjob", "too-large", |cron_job| {
             cron_job.is_some_and(|c| c.to_string().contains("16000000Mi"))
@@ -68,7 +68,7 @@ async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
     let id = api.started("too-large").await;
     let waiting = place.says("too-large", &id, "placed on a node").await;
     assert_eq!(waiting["status"], "submitted", "{waiting}");
-    api.cancel("too-large", &id).await.is(200);
+    let _ = api.cancel("too-large", &id).await.is(200);
     assert_eq!(place.ended("too-large", &id).await["status"], "cancelled");
 
     // The namespace has no room for another pod.

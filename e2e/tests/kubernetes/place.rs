@@ -121,7 +121,7 @@ impl Place {
     /// Creates and deploys a job whose image is there, and waits until the cluster has it.
     pub(crate) async fn deployed(&self, job: &Job) -> String {
         let api = self.api();
-        api.create(job.name()).await.is(201);
+        let _ = api.create(job.name()).await.is(201);
         let version = api.deploy(job).await;
         self.push(job, &version);
         api.reached(job.name(), &version).await;
