@@ -86,6 +86,7 @@ async fn a_run_of_a_tick_that_is_gone_before_it_was_seen_is_told_as_vanished(on:
     let house = cluster(on).await;
     let job_id = house.deployed(NAME, Some("* * * * *")).await;
     let id = tick(&house, job_id, 1, Stage::Running(house.clock.now()));
+    recorded(&house, &id).await;
     house.until_status(NAME, &id, Status::Running).await;
     house.runtime.change(|s| s.stages.remove(&id));
     house.until_status(NAME, &id, Status::PlatformError).await;
@@ -169,11 +170,15 @@ async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
 
 async fn what_failed_is_tried_again_as_soon_as_the_place_answers(on: Database) {
     let house = cluster(on).await;
-    house.create(NAME, None).await;
+    let job_id = house.create(NAME, None).await;
     house.runtime.change(|s| s.apply_answers = vec![Problem::unavailable("Not made.", "It does not answer.")]);
     house.deploy(NAME).await;
     house
-        .until("a try failed", async || house.runtime.change(|s| s.apply_answers.is_empty() && s.applied.len() == 1))
+        .until("a try failed", async || {
+            let mut tx = house.db.read().await.unwrap();
+            let rollout = store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap();
+            rollout.status == model::deployment::Status::PlatformError
+        })
         .await;
     // The clock of the test stands still, so the next try never comes by itself.
     house.runtime.change(|s| s.news.recovered = true);
