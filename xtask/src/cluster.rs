@@ -488,7 +488,7 @@ impl Cluster {
     /// When the KUBECONFIG has no client certificate, or can't be read.
     pub fn administrator(&self) -> Result<Administrator> {
         let field = |place: &str, name: &str| {
-            let template = format!("{{{{index (index .{place}) \"{name}\" | base64decode}}}}");
+            let template = format!("{{{{index (index .{place} \"{name}\" | base64decode}}}}");
             let text = self.ask(&[
                 "config",
                 "view",

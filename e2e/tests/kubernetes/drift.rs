@@ -47,7 +47,7 @@ async fn what_others_change_add_or_delete_is_put_back() {
 async fn a_name_that_somebody_else_has_is_left_alone_until_it_is_free() {
     let place = Place::new("foreign", Database::Sqlite, Node::InNameOnly);
     let api = place.api();
-    let name = "taken";
+    let name = "is-taken";
     place.kubectl(&["create", "cronjob", name, "--image=theirs:1", "--schedule=0 0 1 1 *"]);
     let theirs = place.object("cronjob", name).expect("their CronJob");
     let job = Job::new(name).step("10_step.py", "pass");

@@ -19,7 +19,7 @@ async fn every_way_for_a_run_to_end_has_its_status() {
     let cases = [
         ("ends-well", "print('done')", "succeeded", ""),
         ("raises", "raise ValueError('a wrong value')", "user_error", "exit code 1"),
-        ("exits", "sys.exit(3)", "user_error", "exit code 3"),
+        ("exits-three", "sys.exit(3)", "user_error", "exit code 3"),
         ("is-killed", "os.kill(os.getpid(), 9)", "platform_error", "137"),
         ("eats-memory", "x = []\nwhile True: x.append(bytearray(10_000_000))", "user_error", "memory"),
         ("never-ends", "print('still here', flush=True)\ntime.sleep(600)", "user_error", "60 seconds"),
