@@ -6,6 +6,9 @@ use testing::Database;
 
 use crate::place::{Node, Place};
 
+/// A name as long as the service takes, which makes the names of its pods longer than a name may be.
+const FIFTY: &str = "a-job-whose-name-has-all-of-the-fifty-characters-1";
+
 fn job(name: &str, body: &str) -> Job {
     Job::new(name).step("10_step.py", body)
 }
@@ -17,10 +20,10 @@ async fn every_way_for_a_run_to_end_has_its_status() {
     });
     let api = place.api();
     let cases = [
-        ("ends-well", "print('done')", "succeeded", ""),
+        (FIFTY, "print('done')", "succeeded", ""),
         ("raises", "raise ValueError('a wrong value')", "user_error", "exit code 1"),
         ("exits-three", "sys.exit(3)", "user_error", "exit code 3"),
-        ("is-killed", "os.kill(os.getpid(), 9)", "platform_error", "137"),
+        ("is-killed", "os._exit(137)", "platform_error", "137"),
         ("eats-memory", "x = []\nwhile True: x.append(bytearray(10_000_000))", "user_error", "memory"),
         ("never-ends", "print('still here', flush=True)\ntime.sleep(600)", "user_error", "60 seconds"),
     ];
@@ -62,7 +65,7 @@ async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
     let _ = api.patch("/jobs/too-large/deployments/production", &change).await.is(202);
     place
         .becomes("the amounts are in the CronJob", "cronjob", "too-large", |cron_job| {
-            cron_job.is_some_and(|c| c.to_string().contains("16000000Mi"))
+            cron_job.is_some_and(|c| c.to_string().contains("15625Gi"))
         })
         .await;
     let id = api.started("too-large").await;

@@ -122,6 +122,10 @@ impl Place {
     pub(crate) async fn deployed(&self, job: &Job) -> String {
         let api = self.api();
         let _ = api.create(job.name()).await.is(201);
+        if !job.cron().is_empty() {
+            let schedule = json!({"config": {"schedule": {"schedule_cron": job.cron()}}});
+            let _ = api.put(&format!("/jobs/{}", job.name()), &schedule).await.is(200);
+        }
         let version = api.deploy(job).await;
         self.push(job, &version);
         api.reached(job.name(), &version).await;
