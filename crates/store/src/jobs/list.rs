@@ -339,10 +339,6 @@ impl Narrowing {
     fn pattern(&mut self, column: &str, pattern: &str) {
         let pattern = pattern.to_lowercase();
         let aside = self.aside(self.way == Way::Walk);
-        // PostgreSQL would rather sort ten thousand jobs of a prefix than meet fifty of them along the order; it has no index
-        // of this.
-        let apart = format!("({column} || '')");
-        let column = if self.shared && self.way == Way::Walk { &apart } else { column };
         let (prefix, whole) = match Shape::of(&pattern) {
             Shape::Equal(text) => {
                 let mark = self.conditions.text(text);
