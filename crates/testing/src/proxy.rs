@@ -91,13 +91,16 @@ impl Proxy {
     pub fn start(identity: &Identity) -> Self {
         let upstream = Upstream::new(identity).unwrap_or_else(|why| panic!("no proxy to {}: {why}", identity.url));
         let shared = Arc::new(Shared { upstream, is_cut: watch::Sender::new(false), state: Mutex::default() });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("a free port");
+        // Bound without a runtime: who starts one may be within one.
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        listener.set_nonblocking(true).expect("a socket that does not block");
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel();
         let serving = Arc::clone(&shared);
         let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
                 tokio::select! {
                     () = accept(&listener, &serving) => {}
                     _ = ended => {}
