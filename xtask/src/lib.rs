@@ -6,5 +6,6 @@ pub mod cache;
 pub mod client;
 pub mod environment;
 pub mod progress;
+pub mod promtool;
 pub mod schemathesis;
 pub mod service;

@@ -8,7 +8,7 @@ use xtask::{
     client,
     environment::variable,
     progress::{say, seconds},
-    schemathesis,
+    promtool, schemathesis,
 };
 
 /// What to run.
@@ -27,6 +27,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let client = client::install()?;
     say(format_args!("· stock client: {}", client.vdk().display()));
     schemathesis::install()?;
+    promtool::install()?;
     let built = binary::path(Profile::Dev)?;
     let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
     if !options.filters.is_empty() {

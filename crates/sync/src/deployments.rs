@@ -35,7 +35,9 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut looks: JoinSet<(JobId, bool)> = JoinSet::new();
     let mut sweep = tokio::time::interval(sync.options.sweep_interval);
     loop {
-        let wait = match find_due(sync, &in_flight).await {
+        let found = find_due(sync, &in_flight).await;
+        sync.gauges.looked(found.is_ok());
+        let wait = match found {
             Ok((due, wait)) => {
                 for job_id in due {
                     in_flight.insert(job_id);
@@ -136,6 +138,7 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
     tracing::debug!(job = %work.job_name, generation = work.deployment.generation, ?planned, "planned");
+    sync.gauges.planned(&planned);
     if plan::restores_reached(&planned, &work.rollout, &observed) {
         drop(place.take());
         place = pools.builds.acquire().await.ok();
@@ -161,9 +164,10 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
                 Ok(lock_inputs) => lock_inputs,
                 Err(problem) => return record_failure(sync, term, &work, &inputs, problem).await,
             };
-            let known = {
+            let (known, due) = {
                 let mut tx = sync.db.read().await?;
-                store::locks::find(&mut tx, &lock_inputs.key()).await?
+                let known = store::locks::find(&mut tx, &lock_inputs.key()).await?;
+                (known, store::metrics::due_since(&mut tx, job_id).await?)
             };
             // What has to be chosen or installed first takes its time elsewhere, and holds up no quick change.
             if !is_installed(sync, &target, known.as_ref()).await {
@@ -171,12 +175,15 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
                 place = pools.builds.acquire().await.ok();
             }
             tracing::info!(job = %work.job_name, generation = work.deployment.generation, ?reason, "rolling out");
+            let begun = tokio::time::Instant::now();
             let rolled_out = roll_out(sync, &work, &inputs, &lock_inputs, known).await?;
+            sync.gauges.applied(begun, &rolled_out);
             drop(place);
             match rolled_out {
                 Ok(lock) => {
                     let outcome = Outcome::Reached { inputs_hash: inputs, lock_key: lock.key };
                     record(sync, term, &work, &outcome).await?;
+                    sync.gauges.reached(due, sync.clock.now());
                     tracing::info!(job = %work.job_name, generation = work.deployment.generation, "reached");
                     sync.db.wake().executions.notify_one();
                     sync.db.wake().schedules.notify_one();
@@ -281,14 +288,19 @@ async fn roll_out(
 /// Records what became of a look. A row that moved meanwhile is still due and looked at again.
 async fn record(sync: &Synchronizer, term: &Term, work: &Work, outcome: &Outcome) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
-    store::deployments::record(&mut tx, term.epoch, work, outcome, sync.clock.now()).await?;
-    tx.commit().await
+    let recorded = store::deployments::record(&mut tx, term.epoch, work, outcome, sync.clock.now()).await?;
+    tx.commit().await?;
+    if recorded {
+        sync.gauges.recorded(work.deployment.job_id, outcome, sync.clock.now());
+    }
+    Ok(())
 }
 
 async fn record_removed(sync: &Synchronizer, term: &Term, work: &Work) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
     store::deployments::record_removed(&mut tx, term.epoch, work).await?;
     tx.commit().await?;
+    sync.gauges.removed(work.deployment.job_id, sync.clock.now());
     tracing::info!(job = %work.job_name, "the deployment is removed");
     Ok(())
 }

@@ -65,6 +65,7 @@ async fn round(
     followed: &mut HashMap<ExecutionId, Arc<Notify>>,
     tasks: &mut JoinSet<ExecutionId>,
 ) -> Result<(), StoreError> {
+    sync.gauges.watched();
     let (active, left_before) = {
         let mut tx = sync.db.read().await?;
         let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
@@ -192,6 +193,7 @@ async fn finish(
     let changed = store::executions::finish(&mut tx, term.epoch, id, ended).await?;
     tx.commit().await?;
     if changed {
+        sync.gauges.ended(ended.status);
         tracing::info!(execution = %id, status = ended.status.as_str(), "a run ended");
     }
     sync.db.wake().schedules.notify_one();
@@ -228,6 +230,9 @@ async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: Ha
         };
         let step = match stage {
             Ok(Stage::Running(at)) => {
+                if !running {
+                    sync.gauges.started(execution.submitted_at, Some(at));
+                }
                 running = true;
                 record_running(sync, term, id, at).await
             }
@@ -240,6 +245,9 @@ async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: Ha
                             Ended { status, message: &message, started_at: end.started_at, ended_at: end.ended_at };
                         match finish(sync, term, id, &ended, log.as_ref()).await {
                             Ok(()) => {
+                                if !running {
+                                    sync.gauges.started(execution.submitted_at, end.started_at);
+                                }
                                 forget(sync, id).await;
                                 return;
                             }

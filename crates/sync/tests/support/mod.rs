@@ -27,7 +27,7 @@ use store::{
     Db,
     keys::{KeyRing, SecretKey},
 };
-use sync::{Options, Synchronizer};
+use sync::{Options, Synchronizer, gauges::Gauges};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -240,6 +240,11 @@ impl House {
 
     /// Starts one more instance of the service.
     pub fn instance(&self, holder: &str, db: Db, exclusive: bool, lease: Duration) -> Instance {
+        self.instance_with(holder, db, exclusive, lease, Gauges::default())
+    }
+
+    /// Starts one more instance of the service, whose series a test sees.
+    pub fn instance_with(&self, holder: &str, db: Db, exclusive: bool, lease: Duration, gauges: Gauges) -> Instance {
         let options = Options {
             holder: holder.into(),
             exclusive,
@@ -264,7 +269,7 @@ impl House {
             runtime: self.runtime.clone(),
             keys: self.keys.clone(),
             resolver: Arc::new(TestResolver),
-            gauges: sync::gauges::Gauges::default(),
+            gauges,
             options: Arc::new(options),
         };
         let stop = CancellationToken::new();
