@@ -75,6 +75,11 @@ impl Job {
         &self.name
     }
 
+    /// Its cron expression; empty when it has none.
+    pub fn cron(&self) -> &str {
+        &self.schedule
+    }
+
     /// Its folder.
     pub fn path(&self) -> PathBuf {
         self.parent.path().join(&self.name)

@@ -30,6 +30,8 @@ pub struct Options {
     pub files: Vec<(String, String)>,
     /// A data folder that another service has.
     pub data_dir: Option<PathBuf>,
+    /// The address to listen on; a free port of the loopback address when there is none.
+    pub listen: Option<String>,
 }
 
 impl Options {
@@ -112,7 +114,7 @@ impl Service {
             binary: built(),
             data_dir,
             cache_dir: cache::service_folder().expect("the cache folder"),
-            listen: "127.0.0.1:0".into(),
+            listen: options.listen.unwrap_or_else(|| "127.0.0.1:0".into()),
             log: folder.path().join("service.log"),
             variables: options
                 .variables
@@ -134,7 +136,7 @@ impl Service {
     pub fn another(&self) -> Self {
         let variables = self.options.variables.clone();
         let data_dir = Some(self.options.data_dir.clone());
-        Self::start_with(Options { variables, data_dir, files: Vec::new() })
+        Self::start_with(Options { variables, data_dir, files: Vec::new(), listen: None })
     }
 
     /// Runs another command of the binary with the settings of this service.

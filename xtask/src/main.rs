@@ -1,7 +1,8 @@
-//! The one doorway for people and CI: `cargo xtask demo | check | test | bench`.
+//! The one doorway for people and CI: `cargo xtask demo | check | test | bench | cluster`.
 
 mod bench;
 mod check;
+mod cluster_command;
 mod demo;
 mod tests;
 
@@ -26,6 +27,8 @@ enum Task {
     Test(tests::Options),
     /// Measure, and print figures in Markdown.
     Bench(bench::Options),
+    /// A Kubernetes cluster for tests, on this machine.
+    Cluster(cluster_command::Options),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Task::Check(options) => check::run(options),
         Task::Test(options) => tests::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Cluster(options) => cluster_command::run(options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! Holdfast: a Control Service for data jobs. This crate is the program: commands, configuration and wiring.
 
 mod authentication;
+mod cluster;
 mod commands;
 mod config;
 mod data_folder;

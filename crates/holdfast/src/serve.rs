@@ -15,13 +15,14 @@ use jiff::SignedDuration;
 use model::{
     clock::{Clock, SharedClock, SystemClock},
     deployment::VersionDefaults,
-    runtime::{JobOptions, default_python},
+    runtime::{JobOptions, Runtime, default_python},
     source::ArchiveLimits,
 };
 use prometheus_client::registry::Registry;
 use python::{Discovery, Interpreter, Tools, ToolsOptions};
+use runtime::kubernetes::KubernetesRuntime;
 use runtime::local::{Confinement, LocalOptions, LocalRuntime};
-use sync::Synchronizer;
+use sync::{Builder, Synchronizer};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -30,8 +31,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authentication,
-    config::{Loaded, Settings, Surroundings, Value, check_exposure},
+    authentication, cluster,
+    config::{Loaded, RuntimeName, Settings, Surroundings, Value, check_exposure},
     data_folder::DataFolder,
     database,
 };
@@ -77,9 +78,15 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let address = listener.local_addr()?;
     let listener = listener.into_std()?;
     let file = folder.database();
+    // The way to a cluster is found before anything is waited for: a wrong one is told at once.
+    let cluster = match settings.runtime {
+        RuntimeName::Local => None,
+        RuntimeName::Kubernetes => Some(cluster::plan(settings).await?),
+    };
+    let local = cluster.is_none();
     let opening = async {
         tokio::try_join!(database::open_or_wait(settings, &file, listener.try_clone()?), async {
-            Ok(python::discover(&discovery(&surroundings, settings)).await)
+            Ok(if local { python::discover(&discovery(&surroundings, settings)).await } else { Vec::new() })
         })
     };
     let (db, interpreters) = tokio::select! {
@@ -96,46 +103,46 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         let shared = !db.is_exclusive();
         let keys =
             crate::keys::open(folder.path(), &db).await.map_err(|e| if shared { e.context(ONE_KEY) } else { e })?;
-        (keys, if shared { Some(folder.site(&db, &SystemClock, &turn).await?) } else { None })
+        // Runs in a cluster are seen by every instance.
+        (keys, if shared && local { Some(folder.site(&db, &SystemClock, &turn).await?) } else { None })
     };
     if let Some(site) = &site {
         store::sites::claim(&db, site).await?;
     }
     authentication::check_teams(settings, &db).await?;
     let (auth, issuers) = auth.unzip();
-    let versions = Arc::new(versions(settings, &interpreters)?);
+    let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let clock: SharedClock = Arc::new(SystemClock);
-    let tools = Arc::new(Tools::new(ToolsOptions {
-        cache_dir: settings.cache_folder(),
-        uv: settings.uv.clone(),
-        index_url: settings.index_url.as_ref().map(|url| url.expose().to_owned()),
-        environment: surroundings.for_tools(),
-        interpreters: interpreters.clone(),
-        vdk_constraints: vdk_constraints.clone(),
-    }));
-    let runtime = Arc::new(
-        LocalRuntime::open(local_options(
-            &surroundings,
-            settings,
-            &folder,
-            site,
-            interpreters,
-            tools.clone(),
-            clock.clone(),
-        )?)
-        .map_err(|p| anyhow!(crate::commands::sentences(&p)))?,
-    );
-    let mut registry = Registry::default();
-    let job_options = JobOptions {
-        token_url: auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH)),
-        ..vdk_options.for_jobs(settings.rest_api_url(address))
+    let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
+    let (place, builder) = if let Some(plan) = cluster {
+        let (runtime, builder) = plan.open(settings, token_url.is_some(), clock.clone());
+        tracing::warn!(
+            "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
+        );
+        (Place::Cluster(Arc::new(runtime)), builder)
+    } else {
+        let tools = Arc::new(Tools::new(ToolsOptions {
+            cache_dir: settings.cache_folder(),
+            uv: settings.uv.clone(),
+            index_url: settings.index_url.as_ref().map(|url| url.expose().to_owned()),
+            environment: surroundings.for_tools(),
+            interpreters: interpreters.clone(),
+            vdk_constraints: vdk_constraints.clone(),
+        }));
+        let options =
+            local_options(&surroundings, settings, &folder, site, interpreters, tools.clone(), clock.clone())?;
+        let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
+        (Place::Machine(Arc::new(runtime)), Builder::Packages(Arc::new(Locker::new(tools))))
     };
+    let runtime = place.runtime();
+    let mut registry = Registry::default();
+    let job_options = JobOptions { token_url, ..vdk_options.for_jobs(settings.rest_api_url(address)) };
     let synchronizer = Synchronizer {
         db: db.clone(),
         clock: clock.clone(),
         runtime: runtime.clone(),
         keys: keys.clone(),
-        resolver: Arc::new(Locker::new(tools)),
+        builder,
         options: Arc::new(sync_options(
             &surroundings,
             settings,
@@ -184,9 +191,11 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         let stop = serving_stop.clone();
         tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await })
     };
-    announce(address, settings, &folder, &versions, runtime.confinement())?;
-    for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
-        tracing::warn!("{warning}");
+    announce(address, settings, &folder, &versions, &place)?;
+    if let Place::Machine(runtime) = &place {
+        for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
+            tracing::warn!("{warning}");
+        }
     }
 
     if let Some(issuers) = issuers {
@@ -214,6 +223,37 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     db.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where jobs run.
+enum Place {
+    Machine(Arc<LocalRuntime>),
+    Cluster(Arc<KubernetesRuntime>),
+}
+
+impl Place {
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        match self {
+            Self::Machine(runtime) => runtime.clone(),
+            Self::Cluster(runtime) => runtime.clone(),
+        }
+    }
+
+    /// For people: where jobs are, and what keeps them apart.
+    fn told(&self) -> String {
+        match self {
+            Self::Machine(runtime) => match runtime.confinement() {
+                Confinement::Enforced => "kept out of the data folder by the kernel (Landlock)".to_owned(),
+                Confinement::Unavailable(why) => format!(
+                    "trusted code: they could read the data folder, for the kernel does not keep them out ({why})"
+                ),
+            },
+            Self::Cluster(runtime) => {
+                let connection = runtime.connection();
+                format!("in the namespace {} of the cluster at {}", connection.namespace, connection.server)
+            }
+        }
+    }
 }
 
 /// What tells a service to stop. As long as it is there, no signal is lost.
@@ -349,7 +389,7 @@ fn sync_options(
         vdk_constraints,
         job_options,
         run_deadline_seconds: settings.run_deadline_seconds.get(),
-        run_backoff_limit: u32::try_from(settings.run_backoff_limit.get()).unwrap_or(u32::MAX),
+        run_backoff_limit: settings.run_backoff_limit.map_or(0, |limit| limit.get().try_into().unwrap_or(u32::MAX)),
         start_deadline: SignedDuration::from_secs(settings.start_deadline_seconds.signed()),
         default_zone: settings.time_zone.as_str().to_owned(),
         executions_keep: days(settings.executions_keep_days.get()),
@@ -364,22 +404,16 @@ fn announce(
     settings: &Settings,
     folder: &DataFolder,
     versions: &VersionDefaults,
-    confinement: &Confinement,
+    place: &Place,
 ) -> anyhow::Result<()> {
     let url = format!("http://{address}");
-    let confinement = match confinement {
-        Confinement::Enforced => "kept out of the data folder by the kernel (Landlock)".to_owned(),
-        Confinement::Unavailable(why) => {
-            format!("trusted code: they could read the data folder, for the kernel does not keep them out ({why})")
-        }
-    };
     let mut out = std::io::stdout().lock();
     writeln!(out, "Holdfast listens on {url}")?;
     writeln!(out, "  data folder   {}", folder.path().display())?;
     writeln!(out, "  database      {}", settings.database_url.shown().as_str().unwrap_or_default())?;
     writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
     writeln!(out, "  VDK           {}", versions.vdk_version)?;
-    writeln!(out, "  jobs are      {confinement}")?;
+    writeln!(out, "  jobs are      {}", place.told())?;
     let callers = match settings.auth_issuers.0.len() {
         0 => "not asked who they are (authentication is off)".to_owned(),
         count => format!("known by the tokens of {count} issuer{} (auth.issuers)", if count == 1 { "" } else { "s" }),

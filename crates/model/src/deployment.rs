@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Problem,
     job::Contacts,
-    lock::LockKey,
     name::{JobId, shown},
     resources::Resources,
+    runtime::{Artifact, Mark},
     source::SourceVersion,
 };
 
@@ -454,8 +454,10 @@ pub struct Rollout {
     pub reached_generation: Option<i64>,
     /// The hash of all that went into what runs: generation, configuration and renderer.
     pub inputs_hash: Option<String>,
-    /// The lock of what runs.
-    pub lock_key: Option<LockKey>,
+    /// What runs is made of this.
+    pub artifact: Option<Artifact>,
+    /// What the runtime said when it made it.
+    pub mark: Option<Mark>,
     /// When it was reached.
     pub reached_at: Option<Timestamp>,
     /// The last outcome.

@@ -212,6 +212,8 @@ pub enum EndCause {
     Lost,
     /// The process could not be started, for this reason.
     NotStarted(String),
+    /// What it ran on took it away, as this says: a node that was lost or short of something.
+    TakenAway(String),
 }
 
 /// The `status` in the JSON object of VDK's termination message.
@@ -258,6 +260,15 @@ pub fn outcome(end: &RunEnd) -> (Status, String) {
         }
         EndCause::NotStarted(why) => {
             return (Status::PlatformError, format!("Platform error. The run could not be started: {why}"));
+        }
+        EndCause::TakenAway(why) => {
+            return (
+                Status::PlatformError,
+                format!(
+                    "Platform error. The run was ended from outside: {why}. It is not repeated, because it may have done \
+                     part of its work; start it again when that is safe."
+                ),
+            );
         }
         EndCause::Exited(code) => *code,
     };

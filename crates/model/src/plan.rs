@@ -78,8 +78,9 @@ pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Ob
                         format!("Generation {} was not rolled out.", d.generation),
                         format!("Its name is taken by something that this service did not make (owner: {owner})."),
                     )
-                    .follows("What stands there is left alone, and the deployment waits.")
-                    .fix("Remove or rename what stands there, or choose another name for the job."),
+                    .follows("What stands there is left alone, and the deployment waits until it is gone.")
+                    .fix("Remove or rename what stands there, or choose another name for the job.")
+                    .of_platform(),
                 ),
             };
         }
@@ -107,7 +108,7 @@ pub fn restores_reached(planned: &Plan, rollout: &Rollout, observed: &Observed) 
     matches!(planned, Plan::Blocked(_) | Plan::Wait(_))
         && rollout.reached_generation.is_some()
         && match observed {
-            Observed::Missing => true,
+            Observed::Missing | Observed::Changed { .. } => true,
             Observed::Present { inputs_hash } => rollout.inputs_hash.as_ref() != Some(inputs_hash),
             Observed::Foreign { .. } => false,
         }

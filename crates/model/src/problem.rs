@@ -130,6 +130,13 @@ impl Problem {
         Self::of(Kind::Internal, Fault::Platform, what, why)
     }
 
+    /// The same problem as one that passes without a change of what is asked for.
+    #[must_use]
+    pub fn of_platform(mut self) -> Self {
+        self.fault = Fault::Platform;
+        self
+    }
+
     /// The same problem with another third sentence.
     #[must_use]
     pub fn follows(mut self, consequences: impl Into<String>) -> Self {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     BoxFuture, Problem,
     deployment::{Deployment, PythonVersion},
-    execution::{ExecutionRevision, RunEnd},
+    execution::RunEnd,
     lock::{Lock, LockKey},
     name::{ExecutionId, JobId, JobName, TeamName},
 };
@@ -29,29 +29,40 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// How many runs it takes at once; the rest wait as SUBMITTED.
     fn parallel_runs_max(&self) -> usize;
 
-    /// A fingerprint of the configuration that goes into what it deploys. A changed one deploys anew.
-    fn fingerprint(&self) -> String;
+    /// Whether a run is started with its source; if not, the source is in the image.
+    fn takes_sources(&self) -> bool {
+        true
+    }
+
+    /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
+    fn fingerprint(&self, blueprint: &Blueprint) -> String;
 
     /// What exists of a deployment.
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>>;
 
-    /// Makes the deployment exist as wanted, so that it can be started.
-    fn apply<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<(), Problem>>;
+    /// Makes the deployment exist as wanted, so that it can be started. Answers what it needs to know what it made from what
+    /// others made of it.
+    fn apply<'a>(&'a self, target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>>;
 
     /// Removes what exists of a deployment. What runs goes on.
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>>;
 
     /// Starts a run. Done when its supervisor has taken it over; from then on it survives the service.
-    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<(), Problem>>;
+    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>>;
 
     /// Asks a run to end. Its end shows in [`Runtime::next`].
     fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>>;
 
     /// Every run that the runtime knows and that was not forgotten: active ones, and ended ones not yet recorded.
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<ExecutionId>, Problem>>;
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>>;
+
+    /// Waits until something changed that the loops did not do, and tells what. What exists at the beginning is no news.
+    fn changes(&self) -> BoxFuture<'_, Changes> {
+        Box::pin(std::future::pending())
+    }
 
     /// Waits for the next stage of a run: from `seen` to running, from running to its end.
-    fn next<'a>(&'a self, id: &'a ExecutionId, seen: Seen) -> BoxFuture<'a, Result<Stage, Problem>>;
+    fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>>;
 
     /// The log of a run so far. `None` when the runtime knows no such run.
     fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>>;
@@ -72,8 +83,35 @@ pub struct Target {
     pub job_name: JobName,
     /// The hash of all that went into what was reached, as the rollout row has it.
     pub inputs_hash: Option<String>,
-    /// The lock of what was reached.
-    pub lock_key: Option<LockKey>,
+    /// What was reached is made of this.
+    pub artifact: Option<Artifact>,
+    /// What the runtime said when it made it.
+    pub mark: Option<Mark>,
+}
+
+/// What a runtime remembers of an object that it made. Its words are the runtime's own; rows keep them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark(String);
+
+impl Mark {
+    /// The words as they are stored.
+    pub fn new(words: String) -> Self {
+        Self(words)
+    }
+
+    /// The words as they are stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a deployment's runs are made of beside its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Artifact {
+    /// Packages, which are installed where the run is.
+    Packages(LockKey),
+    /// An image by its full name, which has packages and source.
+    Image(String),
 }
 
 /// What was found of a deployment.
@@ -86,6 +124,11 @@ pub enum Observed {
         /// See [`crate::plan::inputs_hash`].
         inputs_hash: String,
     },
+    /// It is there, and somebody changed it.
+    Changed {
+        /// Who, as far as it says.
+        by: Option<String>,
+    },
     /// Something stands in its place that this service did not make.
     Foreign {
         /// Who made it, as far as it says.
@@ -93,19 +136,45 @@ pub enum Observed {
     },
 }
 
-/// A deployment to make.
+/// All that the rows and the operator say of a deployment, before anything is made of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Wanted {
+pub struct Blueprint {
     /// The job's name.
     pub job_name: JobName,
     /// The job's team.
     pub team: TeamName,
     /// Every field.
     pub deployment: Deployment,
+    /// The environment variables that are the same for each of its runs; see [`variables`].
+    pub variables: BTreeMap<String, String>,
+}
+
+/// A deployment to make.
+#[derive(Clone, PartialEq)]
+pub struct Wanted {
+    /// What it is made from.
+    pub blueprint: Blueprint,
     /// See [`crate::plan::inputs_hash`].
     pub inputs_hash: String,
-    /// Its packages.
-    pub lock: Lock,
+    /// What its runs are made of.
+    pub artifact: Artifact,
+    /// Its packages, where they are installed by the runtime.
+    pub lock: Option<Lock>,
+    /// The variables by which its runs are known to this service; see [`token_variables`]. They are secrets.
+    pub token: BTreeMap<String, String>,
+    /// Ticks before this instant are not made up for.
+    pub ticks_after: jiff::Timestamp,
+}
+
+// The token is a secret.
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wanted")
+            .field("blueprint", &self.blueprint)
+            .field("inputs_hash", &self.inputs_hash)
+            .field("artifact", &self.artifact)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A run to start.
@@ -113,21 +182,19 @@ pub struct Wanted {
 pub struct Run {
     /// Its id.
     pub id: ExecutionId,
-    /// The job.
-    pub job_id: JobId,
-    /// The job's name.
-    pub job_name: JobName,
-    /// The job's team.
-    pub team: TeamName,
     /// What it runs.
-    pub revision: ExecutionRevision,
-    /// The packages it runs with.
-    pub lock_key: LockKey,
-    /// Its source as a ZIP archive whose top folder has the job's name.
+    pub blueprint: Blueprint,
+    /// What it is made of beside its source.
+    pub artifact: Artifact,
+    /// Its source as a ZIP archive whose top folder has the job's name; empty when the runtime takes none.
     pub archive: Vec<u8>,
     /// `--arguments` as a JSON object.
     pub arguments: Option<String>,
-    /// The environment variables of a deployed job; see [`variables`].
+    /// Who started it.
+    pub started_by: String,
+    /// The operation id of the request.
+    pub op_id: String,
+    /// The environment variables of this run, beside those of the blueprint; see [`run_variables`]. Some are secrets.
     pub variables: BTreeMap<String, String>,
     /// How long it may take, in seconds.
     pub deadline_seconds: u64,
@@ -135,18 +202,78 @@ pub struct Run {
     pub backoff_limit: u32,
 }
 
+/// What became of a start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// It is on its way.
+    Running,
+    /// Another run of the job, which a tick started, came first; nothing of this one runs.
+    SteppedAside {
+        /// That run.
+        for_run: ExecutionId,
+    },
+}
+
+/// A run that a runtime knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownRun {
+    /// Its id.
+    pub id: ExecutionId,
+    /// Where it comes from, when the runtime started it by itself.
+    pub ticked: Option<Ticked>,
+}
+
+/// A run that a tick started without this service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticked {
+    /// The job.
+    pub job_id: JobId,
+    /// The generation that it runs, as far as it says.
+    pub generation: Option<i64>,
+    /// The tick.
+    pub tick: jiff::Timestamp,
+    /// When it was made.
+    pub created_at: jiff::Timestamp,
+}
+
+/// What changed without the loops.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Names of jobs whose deployment may not be what it was, or whose name was freed.
+    pub deployments: Vec<String>,
+    /// Whether there are runs that ticks started.
+    pub runs: bool,
+    /// Whether the place answers again after it did not.
+    pub recovered: bool,
+}
+
 /// What of a run was seen already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     /// It was handed over.
     Submitted,
+    /// Something keeps it from starting.
+    Held(Problem),
     /// Its process was started.
     Running,
+}
+
+impl Seen {
+    /// Whether this was not seen.
+    pub fn is_news(&self, held: &Problem) -> bool {
+        match self {
+            Self::Submitted => true,
+            Self::Held(problem) => problem.what != held.what,
+            Self::Running => false,
+        }
+    }
 }
 
 /// A stage of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
+    /// Something keeps it from starting.
+    Held(Problem),
     /// Its process was started at this instant.
     Running(jiff::Timestamp),
     /// Nothing of it is left.
@@ -226,28 +353,19 @@ pub fn token_variables(
     Ok(variables)
 }
 
-/// The environment variables that a deployed job expects, beside those that depend on where it runs (folders, files).
-///
-/// `deployment` is what runs; the last of system, options file and job configuration wins. `VDK_EXECUTION_ID` is set as
-/// well as `VDK_ATTEMPT_ID`: the stock client skips its own run when the id that it makes of the attempt does not start
-/// with the execution's.
+/// The environment variables that a deployed job expects and that are the same for each run, beside those that depend on
+/// where it runs (folders, files). The last of system, options file and job configuration wins.
 pub fn variables(
     options: &JobOptions,
     job: &JobName,
     team: &TeamName,
     deployment: &Deployment,
-    execution: &ExecutionId,
-    op_id: &str,
 ) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut set = |name: &str, value: String| {
         all.insert(name.to_owned(), value);
     };
     set("VDK_CONTROL_SERVICE_REST_API_URL", options.rest_api_url.clone());
-    set("VDK_EXECUTION_ID", execution.to_string());
-    set("VDK_ATTEMPT_ID", format!("{execution}-local"));
-    set("VDK_OP_ID", op_id.to_owned());
-    set("VDK_OP_ID_OVERRIDE", op_id.to_owned());
     set("VDK_JOB_TEAM", team.to_string());
     set("VDK_JOB_NAME", job.to_string());
     set("VDK_KEYTAB_PRINCIPAL", format!("pa__view_{job}"));
@@ -278,6 +396,19 @@ pub fn variables(
         }
     }
     all
+}
+
+/// The environment variables of one run; the operator's options and the deployment go over them.
+///
+/// `VDK_EXECUTION_ID` is set as well as `VDK_ATTEMPT_ID`: the stock client skips its own run when the id that it makes of
+/// the attempt does not start with the execution's.
+pub fn run_variables(execution: &ExecutionId, op_id: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("VDK_EXECUTION_ID".to_owned(), execution.to_string()),
+        ("VDK_ATTEMPT_ID".to_owned(), format!("{execution}-local")),
+        ("VDK_OP_ID".to_owned(), op_id.to_owned()),
+        ("VDK_OP_ID_OVERRIDE".to_owned(), op_id.to_owned()),
+    ])
 }
 
 /// The Python versions that the machine or the configuration offers, ascending.

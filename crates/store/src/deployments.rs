@@ -7,6 +7,7 @@ use model::{
     lock::LockKey,
     name::{JobId, JobName, TeamName},
     resources::Resources,
+    runtime::{Artifact, Mark},
     source::SourceVersion,
 };
 
@@ -183,24 +184,43 @@ pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> 
     Ok(())
 }
 
-/// Asks the synchronizer to look at every deployment: at the start of a term, and as a net in case something was missed.
-pub async fn make_all_due(tx: &mut Tx, now: Timestamp) -> Result<u64> {
-    let done = on!(tx, c => sqlx::query(
-        "update rollout set due_at = $1
-         where due_at is null and exists (select 1 from deployment d where d.job_id = rollout.job_id)",
+/// Has a rollout that waits for its next try tried now: what stood in its way may be gone.
+pub async fn retry(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
+    on!(tx, c => sqlx::query(
+        "update rollout set retry_at = $2, due_at = $2
+         where job_id = $1 and status = 'PLATFORM_ERROR' and due_at > $2",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// Has every rollout that waits for its next try tried now: what it waited for is back.
+pub async fn retry_all(tx: &mut Tx, now: Timestamp) -> Result<u64> {
+    on!(tx, c => sqlx::query(
+        "update rollout set retry_at = $1, due_at = $1 where status = 'PLATFORM_ERROR' and due_at > $1",
     )
     .bind(micros(now))
     .execute(c)
     .await
-    .map(|done| done.rows_affected()))?;
-    Ok(done)
+    .map(|done| done.rows_affected()))
+    .map_err(Into::into)
 }
+
+const ROLLOUT_COLUMNS: &str =
+    "r.reached_generation, r.inputs_hash, r.lock_key, r.image, r.mark, r.reached_at, r.status,
+    r.tried_generation, r.tried_inputs_hash, r.problem, r.attempts, r.retry_at, r.row_version";
 
 #[derive(sqlx::FromRow)]
 struct RolloutRow {
     reached_generation: Option<i64>,
     inputs_hash: Option<String>,
     lock_key: Option<String>,
+    image: Option<String>,
+    mark: Option<String>,
     reached_at: Option<i64>,
     status: String,
     tried_generation: Option<i64>,
@@ -218,7 +238,8 @@ impl TryFrom<RolloutRow> for Rollout {
         Ok(Self {
             reached_generation: row.reached_generation,
             inputs_hash: row.inputs_hash,
-            lock_key: row.lock_key.map(LockKey::stored),
+            artifact: artifact(row.lock_key, row.image),
+            mark: row.mark.map(Mark::new),
             reached_at: instant_opt(row.reached_at)?,
             status: Status::parse(&row.status).ok_or_else(|| corrupt("a rollout status"))?,
             tried_generation: row.tried_generation,
@@ -231,11 +252,23 @@ impl TryFrom<RolloutRow> for Rollout {
     }
 }
 
+/// What runs are made of, from the two columns that say it.
+pub(crate) fn artifact(lock_key: Option<String>, image: Option<String>) -> Option<Artifact> {
+    image.map(Artifact::Image).or_else(|| lock_key.map(LockKey::stored).map(Artifact::Packages))
+}
+
+/// The two columns that say what runs are made of.
+pub(crate) fn columns(artifact: &Artifact) -> (Option<&str>, Option<&str>) {
+    match artifact {
+        Artifact::Packages(lock_key) => (Some(lock_key.as_str()), None),
+        Artifact::Image(name) => (None, Some(name)),
+    }
+}
+
 /// How far a job's rollout got; absent before its first deployment.
 pub async fn rollout(tx: &mut Tx, job_id: JobId) -> Result<Option<Rollout>> {
     let row: Option<RolloutRow> = on!(tx, c => sqlx::query_as(
-        "select reached_generation, inputs_hash, lock_key, reached_at, status, tried_generation, tried_inputs_hash, problem, attempts,
-            retry_at, row_version from rollout where job_id = $1",
+        sqlx::AssertSqlSafe(format!("select {ROLLOUT_COLUMNS} from rollout r where r.job_id = $1")),
     )
     .bind(job_id.to_string())
     .fetch_optional(c)
@@ -325,6 +358,74 @@ pub async fn work(tx: &mut Tx, job_id: JobId) -> Result<Option<Work>> {
     }))
 }
 
+#[derive(sqlx::FromRow)]
+struct WorkRow {
+    #[sqlx(flatten)]
+    deployment: DeploymentRow,
+    #[sqlx(flatten)]
+    rollout: RolloutRow,
+    job_name: String,
+    team: String,
+    removed: bool,
+    due_at: Option<i64>,
+}
+
+const WORK: &str = "j.name as job_name, j.team, d.removed_at is not null as removed, r.due_at
+    from deployment d join rollout r on r.job_id = d.job_id join data_job j on j.job_id = d.job_id";
+
+impl TryFrom<WorkRow> for Work {
+    type Error = crate::StoreError;
+
+    fn try_from(row: WorkRow) -> Result<Self> {
+        Ok(Self {
+            job_name: JobName::parse(&row.job_name).map_err(|_| corrupt("a job name"))?,
+            team: TeamName::parse(&row.team).map_err(|_| corrupt("a team name"))?,
+            deployment: row.deployment.try_into()?,
+            removed: row.removed,
+            rollout: row.rollout.try_into()?,
+            requirements: None,
+        })
+    }
+}
+
+/// The work on the deployments that are not due, in the order of their ids, after that one; without requirements. Removed
+/// ones are among them.
+pub async fn page_of_work(tx: &mut Tx, after: Option<JobId>, limit: i64) -> Result<Vec<Work>> {
+    let sql = format!(
+        "select {COLUMNS}, {ROLLOUT_COLUMNS}, {WORK}
+         where r.due_at is null and d.job_id > $1 order by d.job_id limit $2"
+    );
+    let rows: Vec<WorkRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(after.map(|id| id.to_string()).unwrap_or_default())
+        .bind(limit)
+        .fetch_all(c)
+        .await)?;
+    rows.into_iter().map(Work::try_from).collect()
+}
+
+/// The work on the deployments of jobs of these names, at most 500, without requirements; and when each is due. Names of no
+/// job are passed over.
+pub async fn work_of_names(tx: &mut Tx, names: &[String]) -> Result<Vec<(Work, Option<Timestamp>)>> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let marks: Vec<_> = (1..=names.len()).map(|n| format!("${n}")).collect();
+    let sql = format!("select {COLUMNS}, {ROLLOUT_COLUMNS}, {WORK} where j.name in ({})", marks.join(", "));
+    let rows: Vec<WorkRow> = on!(tx, c => {
+        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+        for name in names {
+            statement = statement.bind(name.as_str());
+        }
+        statement.fetch_all(c).await
+    })?;
+    rows.into_iter()
+        .map(|row| {
+            let due_at = instant_opt(row.due_at)?;
+            Ok((row.try_into()?, due_at))
+        })
+        .collect()
+}
+
 /// What became of one look at a deployment.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -332,8 +433,17 @@ pub enum Outcome {
     Reached {
         /// The hash of all that went into it.
         inputs_hash: String,
-        /// Its packages.
-        lock_key: LockKey,
+        /// What it is made of.
+        artifact: Artifact,
+        /// What the runtime said when it made it.
+        mark: Option<Mark>,
+    },
+    /// The reached generation is as it should be again, after it was made anew.
+    Restored {
+        /// What the runtime said when it made it.
+        mark: Option<Mark>,
+        /// When the next look is due.
+        next: Option<Timestamp>,
     },
     /// It could not be reached.
     Failed {
@@ -358,7 +468,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
     let due = match outcome {
         Outcome::Reached { .. } => None,
         Outcome::Failed { retry_at, .. } => *retry_at,
-        Outcome::Looked(at) => *at,
+        Outcome::Looked(at) | Outcome::Restored { next: at, .. } => *at,
     };
     let unchanged = on!(tx, c => sqlx::query(
         "update rollout set leader_epoch = $2, row_version = row_version + 1,
@@ -379,17 +489,29 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
     }
     match outcome {
         Outcome::Looked(_) => {}
-        Outcome::Reached { inputs_hash, lock_key } => {
+        Outcome::Restored { mark, .. } => {
+            on!(tx, c => sqlx::query("update rollout set mark = $2 where job_id = $1")
+                .bind(&job_id)
+                .bind(mark.as_ref().map(Mark::as_str))
+                .execute(c)
+                .await
+                .map(drop))?;
+        }
+        Outcome::Reached { inputs_hash, artifact, mark } => {
+            let (lock_key, image) = columns(artifact);
             on!(tx, c => sqlx::query(
                 "update rollout set reached_generation = $2, inputs_hash = $3, lock_key = $4, reached_at = $5,
-                    status = 'SUCCESS', tried_generation = $2, tried_inputs_hash = $3, problem = null, attempts = 0, retry_at = null
+                    status = 'SUCCESS', tried_generation = $2, tried_inputs_hash = $3, problem = null, attempts = 0,
+                    retry_at = null, image = $6, mark = $7
                  where job_id = $1",
             )
             .bind(&job_id)
             .bind(generation)
             .bind(inputs_hash)
-            .bind(lock_key.as_str())
+            .bind(lock_key)
             .bind(micros(now))
+            .bind(image)
+            .bind(mark.as_ref().map(Mark::as_str))
             .execute(c)
             .await
             .map(drop))?;

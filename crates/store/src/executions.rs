@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use model::{
     deployment::Deployment,
     execution::{Execution, ExecutionRevision, Status, Type},
-    lock::LockKey,
     name::{ExecutionId, JobId, JobName, TeamName},
+    runtime::{Artifact, KnownRun, Ticked},
 };
 
 use crate::{
@@ -597,13 +597,103 @@ pub struct Active {
     pub epoch: Epoch,
 }
 
+/// What is not as it should be of the runs that a place knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Runs that ticks started and that have no row yet.
+    pub new: Vec<(ExecutionId, Ticked)>,
+    /// Runs whose end is stored and that are still there.
+    pub over: Vec<ExecutionId>,
+}
+
+/// Compares the runs that a place knows with their rows.
+pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
+    /// Ids in a statement.
+    const AT_ONCE: usize = 500;
+    let mut unsettled = Unsettled::default();
+    for some in known.chunks(AT_ONCE) {
+        let marks: Vec<_> = (1..=some.len()).map(|n| format!("${n}")).collect();
+        let sql =
+            format!("select execution_id, status from data_job_execution where execution_id in ({})", marks.join(", "));
+        let rows: Vec<(String, String)> = on!(tx, c => {
+            let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+            for run in some {
+                statement = statement.bind(run.id.as_str());
+            }
+            statement.fetch_all(c).await
+        })?;
+        let statuses: std::collections::HashMap<_, _> = rows.into_iter().collect();
+        for run in some {
+            match (statuses.get(run.id.as_str()), &run.ticked) {
+                (Some(status), _) if Status::parse(status).is_some_and(Status::is_final) => {
+                    unsettled.over.push(run.id.clone());
+                }
+                (None, Some(ticked)) => unsettled.new.push((run.id.clone(), ticked.clone())),
+                _ => {}
+            }
+        }
+    }
+    Ok(unsettled)
+}
+
+/// Records a run that a tick started in a cluster. It holds its job's slot, unless another run does: then the two overlap,
+/// and both are told. `false` when it was recorded before, or when the job is not known here.
+pub async fn record_ticked(
+    tx: &mut Tx,
+    epoch: Epoch,
+    id: &ExecutionId,
+    run: &Ticked,
+    with: Option<&HandedOver>,
+) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    crate::jobs::lock(tx, run.job_id).await?;
+    let (lock_key, image) = with.map_or((None, None), |with| crate::deployments::columns(&with.artifact));
+    let done = on!(tx, c => sqlx::query(
+        "insert into data_job_execution (execution_id, job_id, type, status, submitted_at, started_by, op_id, scheduled_tick,
+            holds_slot, leader_epoch, generation, revision, lock_key, image)
+         select $1, j.job_id, 'SCHEDULED', 'SUBMITTED', $3, 'scheduled/runtime', $1, $4,
+            not exists (select 1 from data_job_execution e where e.job_id = j.job_id and e.holds_slot), $5, $6, $7, $8, $9
+         from data_job j where j.job_id = $2
+         on conflict do nothing",
+    )
+    .bind(id.as_str())
+    .bind(run.job_id.to_string())
+    .bind(micros(run.created_at))
+    .bind(micros(run.tick))
+    .bind(epoch.0)
+    .bind(with.map(|with| with.revision.generation))
+    .bind(with.map(|with| to_json(&with.revision)))
+    .bind(lock_key)
+    .bind(image)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done == 1)
+}
+
+/// Tells what keeps a run from starting. `false` when it has started.
+pub async fn held(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, message: &str) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    let done = on!(tx, c => sqlx::query(
+        "update data_job_execution set message = $2, leader_epoch = $3
+         where execution_id = $1 and status = 'SUBMITTED' and leader_epoch <= $3",
+    )
+    .bind(id.as_str())
+    .bind(message.replace('\0', "\u{FFFD}"))
+    .bind(epoch.0)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done == 1)
+}
+
 /// What a run is handed over with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HandedOver {
     /// The deployment that it runs.
     pub revision: Deployment,
-    /// The packages that it runs with.
-    pub lock_key: LockKey,
+    /// What it is made of.
+    pub artifact: Artifact,
 }
 
 /// The active runs in the order of their acceptance, at most `limit`.
@@ -613,20 +703,20 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
         #[sqlx(flatten)]
         execution: ExecutionRow,
         lock_key: Option<String>,
+        image: Option<String>,
         leader_epoch: i64,
     }
     let sql = format!(
-        "select {COLUMNS}, e.lock_key, e.leader_epoch from data_job_execution e join data_job j on j.job_id = e.job_id
+        "select {COLUMNS}, e.lock_key, e.image, e.leader_epoch from data_job_execution e join data_job j on j.job_id = e.job_id
          where e.status in ('SUBMITTED', 'RUNNING') order by e.submitted_at, e.execution_id limit {limit}"
     );
     let rows: Vec<ActiveRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
     rows.into_iter()
-        .map(|ActiveRow { execution, lock_key, leader_epoch }| {
-            let handed_over = match (&execution.revision, lock_key) {
-                (Some(text), Some(key)) => Some(HandedOver {
-                    revision: from_json("the revision of an execution", text)?,
-                    lock_key: LockKey::stored(key),
-                }),
+        .map(|ActiveRow { execution, lock_key, image, leader_epoch }| {
+            let handed_over = match (&execution.revision, crate::deployments::artifact(lock_key, image)) {
+                (Some(text), Some(artifact)) => {
+                    Some(HandedOver { revision: from_json("the revision of an execution", text)?, artifact })
+                }
                 _ => None,
             };
             Ok(Active { handed_over, epoch: Epoch(leader_epoch), execution: execution.try_into()? })
@@ -638,8 +728,9 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
 /// `false` when it is not SUBMITTED any more, or was handed over already.
 pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &HandedOver) -> Result<bool> {
     leases::fence(tx, epoch).await?;
+    let (lock_key, image) = crate::deployments::columns(&with.artifact);
     let done = on!(tx, c => sqlx::query(
-        "update data_job_execution set generation = $2, revision = $3, leader_epoch = $4, lock_key = $5
+        "update data_job_execution set generation = $2, revision = $3, leader_epoch = $4, lock_key = $5, image = $6
          where execution_id = $1 and status = 'SUBMITTED' and revision is null and cancel_requested_at is null
            and leader_epoch <= $4",
     )
@@ -647,7 +738,8 @@ pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &Hande
     .bind(with.revision.generation)
     .bind(to_json(&with.revision))
     .bind(epoch.0)
-    .bind(with.lock_key.as_str())
+    .bind(lock_key)
+    .bind(image)
     .execute(c)
     .await
     .map(|done| done.rows_affected()))?;
@@ -658,7 +750,7 @@ pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &Hande
 pub async fn running(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, started_at: Timestamp) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     let done = on!(tx, c => sqlx::query(
-        "update data_job_execution set status = 'RUNNING', started_at = $2, leader_epoch = $3
+        "update data_job_execution set status = 'RUNNING', started_at = $2, leader_epoch = $3, message = null
          where execution_id = $1 and status = 'SUBMITTED' and leader_epoch <= $3",
     )
     .bind(id.as_str())

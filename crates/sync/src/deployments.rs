@@ -7,9 +7,9 @@ use model::{
     Problem,
     lock::{Lock, LockInputs},
     name::JobId,
-    plan::{self, Desired, Plan, inputs_hash, plan},
+    plan::{self, Desired, Plan, Reason, inputs_hash, plan},
     problem::Fault,
-    runtime::{Observed, Target, Wanted},
+    runtime::{Artifact, Blueprint, Mark, Observed, Target, Wanted},
 };
 use store::{
     StoreError,
@@ -17,23 +17,36 @@ use store::{
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{DATABASE_RETRY, Options, Synchronizer, Term, until};
+use crate::{Builder, DATABASE_RETRY, Options, Synchronizer, Term, until};
 
 /// The most looks that are begun before others end. Those that install wait for their turn without holding up the rest.
 const IN_FLIGHT_MAX: usize = 1000;
 
+/// The pause before a deployment is looked at again that could not be looked at, as if so many tries had failed.
+const LOOK_AGAIN_ATTEMPT: i32 = 5;
+
 /// The longest pause between two looks for what is due: a bell that another instance rang may not have been heard.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
+/// Looks that end within this time are followed by one question for what is due, not by one each: thousands may end at
+/// once.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Deployments that a sweep reads at once.
+const SWEEP_PAGE: i64 = 500;
+
 /// Looks at each deployment that is due until the term is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+    tokio::join!(look_at_due(sync, term), sweep_again_and_again(sync, term));
+}
+
+async fn look_at_due(sync: &Synchronizer, term: &Term) {
     let pools = Arc::new(Pools {
         looks: Semaphore::new(sync.options.parallelism),
         builds: Semaphore::new(sync.options.builds_parallelism),
     });
     let mut in_flight = HashSet::new();
     let mut looks: JoinSet<(JobId, bool)> = JoinSet::new();
-    let mut sweep = tokio::time::interval(sync.options.sweep_interval);
     loop {
         let found = find_due(sync, &in_flight).await;
         sync.gauges.looked(found.is_ok());
@@ -54,22 +67,22 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
             () = sync.db.wake().deployments.notified() => {}
             () = tokio::time::sleep(wait) => {}
             Some(ended) = looks.join_next() => {
-                match ended {
-                    Ok((job_id, done)) => {
-                        if !done && !term.pause(Duration::from_millis(50)).await {
-                            break;
-                        }
-                        in_flight.remove(&job_id);
-                    }
-                    // A look that panicked keeps its key until the next term, so that it can't spin.
-                    Err(error) => tracing::error!(%error, "a look at a deployment failed unexpectedly"),
-                }
-            }
-            _ = sweep.tick() => {
-                if let Err(error) = make_all_due(sync).await
-                    && !term.survives(&error)
-                {
+                if !term.pause(GATHER).await {
                     break;
+                }
+                let mut ended = Some(ended);
+                while let Some(end) = ended {
+                    match end {
+                        Ok((job_id, done)) => {
+                            if !done && !term.pause(Duration::from_millis(50)).await {
+                                break;
+                            }
+                            in_flight.remove(&job_id);
+                        }
+                        // A look that panicked keeps its key until the next term, so that it can't spin.
+                        Err(error) => tracing::error!(%error, "a look at a deployment failed unexpectedly"),
+                    }
+                    ended = looks.try_join_next();
                 }
             }
         }
@@ -83,10 +96,97 @@ struct Pools {
     builds: Semaphore,
 }
 
-async fn make_all_due(sync: &Synchronizer) -> Result<(), StoreError> {
+/// At the start of a term and then at its interval: the net below the watch.
+async fn sweep_again_and_again(sync: &Synchronizer, term: &Term) {
+    loop {
+        let pause = match sweep(sync, term).await {
+            Ok(()) => sync.options.sweep_interval,
+            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(_) => return,
+        };
+        if !term.pause(pause).await {
+            return;
+        }
+    }
+}
+
+/// Compares every deployment with what exists of it, and makes due what is out of step. Nothing is written when all is as
+/// it should be.
+async fn sweep(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
+    let begun = sync.clock.now();
+    let (mut after, mut looked_at, mut out_of_step) = (None, 0, 0);
+    loop {
+        let page = {
+            let mut tx = sync.db.read().await?;
+            store::deployments::page_of_work(&mut tx, after, SWEEP_PAGE).await?
+        };
+        let Some(last) = page.last() else { break };
+        after = Some(last.deployment.job_id);
+        looked_at += page.len();
+        if term.over.is_cancelled() {
+            return Ok(());
+        }
+        out_of_step += make_due_what_is_not_settled(sync, &page).await?;
+    }
+    let seconds = sync.clock.now().duration_since(begun).as_secs_f64();
+    tracing::debug!(looked_at, out_of_step, seconds, "swept");
+    Ok(())
+}
+
+/// Compares some deployments with what exists of them, and makes due what is out of step. Answers how many.
+pub(crate) async fn make_due_what_is_not_settled(sync: &Synchronizer, some: &[Work]) -> Result<usize, StoreError> {
+    let mut due = Vec::new();
+    for work in some {
+        let (_, inputs) = inputs_of(sync, work);
+        // What can't be looked at now is not out of step for that.
+        let Ok(observed) = sync.runtime.observe(&target_of(work)).await else { continue };
+        if !is_settled(work, &inputs, &observed, sync.clock.now()) {
+            due.push(work.deployment.job_id);
+        }
+    }
+    if due.is_empty() {
+        return Ok(0);
+    }
     let mut tx = sync.db.write().await?;
-    store::deployments::make_all_due(&mut tx, sync.clock.now()).await?;
-    tx.commit().await
+    for job_id in &due {
+        store::deployments::make_due(&mut tx, *job_id, sync.clock.now()).await?;
+    }
+    tx.commit().await?;
+    sync.db.wake().deployments.notify_one();
+    Ok(due.len())
+}
+
+/// Whether a look would change nothing.
+fn is_settled(work: &Work, inputs: &str, observed: &Observed, now: jiff::Timestamp) -> bool {
+    let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
+    let planned = plan(desired, inputs, &work.rollout, observed, now);
+    if plan::restores_reached(&planned, &work.rollout, observed) {
+        return false;
+    }
+    match planned {
+        Plan::Nothing => !work.removed,
+        // It is due at its own time.
+        Plan::Wait(_) => true,
+        Plan::Blocked(problem) => work.rollout.problem.as_ref() == Some(&problem),
+        Plan::Apply(_) | Plan::Remove => false,
+    }
+}
+
+/// What a deployment is made from, and the hash of all that goes into it.
+fn inputs_of(sync: &Synchronizer, work: &Work) -> (Blueprint, String) {
+    let blueprint = sync.blueprint(&work.job_name, &work.team, &work.deployment);
+    let inputs = inputs_hash(&work.deployment, &fingerprint(sync, &blueprint));
+    (blueprint, inputs)
+}
+
+fn target_of(work: &Work) -> Target {
+    Target {
+        job_id: work.deployment.job_id,
+        job_name: work.job_name.clone(),
+        inputs_hash: work.rollout.inputs_hash.clone(),
+        artifact: work.rollout.artifact.clone(),
+        mark: work.rollout.mark.clone(),
+    }
 }
 
 /// The deployments to begin with now, and how long until the next one is due.
@@ -124,15 +224,16 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
         store::deployments::forget(&mut tx, term.epoch, job_id).await?;
         return tx.commit().await;
     };
-    let inputs = inputs_hash(&work.deployment, &fingerprint(sync));
-    let target = Target {
-        job_id,
-        job_name: work.job_name.clone(),
-        inputs_hash: work.rollout.inputs_hash.clone(),
-        lock_key: work.rollout.lock_key.clone(),
-    };
+    let (blueprint, inputs) = inputs_of(sync, &work);
+    let target = target_of(&work);
     let observed = match sync.runtime.observe(&target).await {
         Ok(observed) => observed,
+        // What was reached is no worse for not being seen.
+        Err(problem) if !work.removed && work.rollout.reached_generation == Some(work.deployment.generation) => {
+            tracing::warn!(job = %work.job_name, %problem, "a deployment can't be looked at now");
+            let at = sync.clock.now() + plan::retry_delay(LOOK_AGAIN_ATTEMPT, jitter(sync));
+            return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+        }
         Err(problem) => return record_failure(sync, term, &work, &inputs, problem).await,
     };
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
@@ -141,11 +242,17 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
     sync.gauges.planned(&planned);
     if plan::restores_reached(&planned, &work.rollout, &observed) {
         drop(place.take());
-        place = pools.builds.acquire().await.ok();
-        if let Err(problem) = restore(sync, &work).await? {
-            tracing::warn!(job = %work.job_name, %problem, "the last good version could not be made again yet");
-            let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
-            return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+        let _place = pools.builds.acquire().await.ok();
+        match restore(sync, &work, &target).await? {
+            Ok(mark) => {
+                let next = if let Plan::Wait(at) = planned { Some(at) } else { None };
+                return record(sync, term, &work, &Outcome::Restored { mark, next }).await;
+            }
+            Err(problem) => {
+                tracing::warn!(job = %work.job_name, %problem, "the last good version could not be made again yet");
+                let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
+                return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+            }
         }
     }
     match planned {
@@ -160,28 +267,29 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
             Err(problem) => record_failure(sync, term, &work, &inputs, problem).await,
         },
         Plan::Apply(reason) => {
-            let lock_inputs = match lock_inputs(sync, &work) {
-                Ok(lock_inputs) => lock_inputs,
+            let made_of = match made_of(sync, &work).await? {
+                Ok(made_of) => made_of,
                 Err(problem) => return record_failure(sync, term, &work, &inputs, problem).await,
             };
-            let (known, due) = {
+            let due = {
                 let mut tx = sync.db.read().await?;
-                let known = store::locks::find(&mut tx, &lock_inputs.key()).await?;
-                (known, store::metrics::due_since(&mut tx, job_id).await?)
+                store::metrics::due_since(&mut tx, job_id).await?
             };
             // What has to be chosen or installed first takes its time elsewhere, and holds up no quick change.
-            if !is_installed(sync, &target, known.as_ref()).await {
+            if !is_at_hand(sync, &target, &made_of).await {
                 drop(place.take());
                 place = pools.builds.acquire().await.ok();
             }
             tracing::info!(job = %work.job_name, generation = work.deployment.generation, ?reason, "rolling out");
+            let ticks_after = ticks_after(&work, reason, sync.clock.now());
+            let plan = Rolling { target, blueprint, inputs: inputs.clone(), ticks_after };
             let begun = tokio::time::Instant::now();
-            let rolled_out = roll_out(sync, &work, &inputs, &lock_inputs, known).await?;
+            let rolled_out = roll_out(sync, plan, made_of).await?;
             sync.gauges.applied(begun, &rolled_out);
             drop(place);
             match rolled_out {
-                Ok(lock) => {
-                    let outcome = Outcome::Reached { inputs_hash: inputs, lock_key: lock.key };
+                Ok((artifact, mark)) => {
+                    let outcome = Outcome::Reached { inputs_hash: inputs, artifact, mark };
                     record(sync, term, &work, &outcome).await?;
                     sync.gauges.reached(due, sync.clock.now());
                     tracing::info!(job = %work.job_name, generation = work.deployment.generation, "reached");
@@ -195,39 +303,91 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
     }
 }
 
+/// From when on ticks count. A change counts from its acceptance; what only puts back what was there makes up for nothing.
+fn ticks_after(work: &Work, reason: Reason, now: jiff::Timestamp) -> jiff::Timestamp {
+    let since = work.deployment.schedule_since;
+    match reason {
+        Reason::New | Reason::Changed if work.rollout.reached_at.is_none_or(|reached| since >= reached) => since,
+        _ => now,
+    }
+}
+
 /// Makes what was reached again, for its runs, while the wanted generation can't be reached.
-async fn restore(sync: &Synchronizer, work: &Work) -> Result<Result<(), Problem>, StoreError> {
+async fn restore(
+    sync: &Synchronizer,
+    work: &Work,
+    target: &Target,
+) -> Result<Result<Option<Mark>, Problem>, StoreError> {
     let rollout = &work.rollout;
-    let (Some(generation), Some(inputs_hash), Some(key)) =
-        (rollout.reached_generation, &rollout.inputs_hash, &rollout.lock_key)
+    let (Some(generation), Some(inputs), Some(artifact)) =
+        (rollout.reached_generation, &rollout.inputs_hash, &rollout.artifact)
     else {
-        return Ok(Ok(()));
+        return Ok(Ok(rollout.mark.clone()));
     };
     let (deployment, lock) = {
         let mut tx = sync.db.read().await?;
         let deployment = store::revisions::find(&mut tx, work.deployment.job_id, generation).await?;
-        (deployment, store::locks::find(&mut tx, key).await?)
+        let lock = match artifact {
+            Artifact::Packages(key) => store::locks::find(&mut tx, key).await?.map(Some),
+            Artifact::Image(_) => Some(None),
+        };
+        (deployment, lock)
     };
     let (Some(deployment), Some(lock)) = (deployment, lock) else {
         return Err(StoreError::Corrupt { what: format!("generation {generation} of the job {}", work.job_name) });
     };
     tracing::info!(job = %work.job_name, generation, "making the last good version again");
-    let wanted = Wanted {
-        job_name: work.job_name.clone(),
-        team: work.team.clone(),
-        deployment,
-        inputs_hash: inputs_hash.clone(),
-        lock,
+    let token = match sync.token(&work.job_name, &deployment) {
+        Ok(token) => token,
+        Err(problem) => return Ok(Err(problem)),
     };
-    let made = sync.runtime.apply(&wanted).await;
+    let wanted = Wanted {
+        blueprint: sync.blueprint(&work.job_name, &work.team, &deployment),
+        inputs_hash: inputs.clone(),
+        artifact: artifact.clone(),
+        lock,
+        token,
+        ticks_after: sync.clock.now(),
+    };
+    let made = sync.runtime.apply(target, &wanted).await;
     sync.db.wake().executions.notify_one();
     Ok(made)
 }
 
-/// What of the configuration goes into every deployment.
-fn fingerprint(sync: &Synchronizer) -> String {
-    let Options { vdk_distribution, vdk_constraints, .. } = &*sync.options;
-    format!("{}\n{vdk_distribution}\n{vdk_constraints}", sync.runtime.fingerprint())
+/// All of the configuration that goes into a deployment.
+fn fingerprint(sync: &Synchronizer, blueprint: &Blueprint) -> String {
+    let runtime = sync.runtime.fingerprint(blueprint);
+    match &sync.builder {
+        Builder::Packages(_) => {
+            let Options { vdk_distribution, vdk_constraints, .. } = &*sync.options;
+            format!("{runtime}\n{vdk_distribution}\n{vdk_constraints}")
+        }
+        Builder::Prebuilt(name) => format!("{runtime}\n{}", name.of(blueprint)),
+    }
+}
+
+/// What a deployment is to be made of, as far as it is known before anything is chosen.
+enum MadeOf {
+    /// Packages that follow from these inputs, and were chosen before or not.
+    Packages(LockInputs, Option<Lock>),
+    /// An image of this name.
+    Image(String),
+}
+
+async fn made_of(sync: &Synchronizer, work: &Work) -> Result<Result<MadeOf, Problem>, StoreError> {
+    Ok(match &sync.builder {
+        Builder::Prebuilt(name) => {
+            Ok(MadeOf::Image(name.of(&sync.blueprint(&work.job_name, &work.team, &work.deployment))))
+        }
+        Builder::Packages(_) => match lock_inputs(sync, work) {
+            Ok(inputs) => {
+                let mut tx = sync.db.read().await?;
+                let known = store::locks::find(&mut tx, &inputs.key()).await?;
+                Ok(MadeOf::Packages(inputs, known))
+            }
+            Err(problem) => Err(problem),
+        },
+    })
 }
 
 /// What the packages of a deployment follow from.
@@ -246,43 +406,62 @@ fn lock_inputs(sync: &Synchronizer, work: &Work) -> Result<LockInputs, Problem> 
     })
 }
 
-/// Whether the packages of a deployment are chosen and installed already.
-async fn is_installed(sync: &Synchronizer, target: &Target, lock: Option<&Lock>) -> bool {
-    let Some(lock) = lock else { return false };
-    let target = Target { lock_key: Some(lock.key.clone()), inputs_hash: Some(String::new()), ..target.clone() };
-    matches!(sync.runtime.observe(&target).await, Ok(Observed::Present { .. }))
+/// Whether nothing has to be chosen or installed before the deployment can be made.
+async fn is_at_hand(sync: &Synchronizer, target: &Target, made_of: &MadeOf) -> bool {
+    match made_of {
+        MadeOf::Image(_) => true,
+        MadeOf::Packages(_, None) => false,
+        MadeOf::Packages(_, Some(lock)) => {
+            let artifact = Some(Artifact::Packages(lock.key.clone()));
+            let target = Target { artifact, inputs_hash: Some(String::new()), ..target.clone() };
+            matches!(sync.runtime.observe(&target).await, Ok(Observed::Present { .. }))
+        }
+    }
+}
+
+/// A rollout that was decided on.
+struct Rolling {
+    target: Target,
+    blueprint: Blueprint,
+    inputs: String,
+    ticks_after: jiff::Timestamp,
 }
 
 /// Chooses the packages, unless that was done before, and has the runtime make the deployment.
 async fn roll_out(
     sync: &Synchronizer,
-    work: &Work,
-    inputs: &str,
-    lock_inputs: &LockInputs,
-    known: Option<Lock>,
-) -> Result<Result<Lock, Problem>, StoreError> {
-    let lock = match known {
-        Some(lock) => lock,
-        None => match sync.resolver.lock(lock_inputs).await {
+    rolling: Rolling,
+    made_of: MadeOf,
+) -> Result<Result<(Artifact, Option<Mark>), Problem>, StoreError> {
+    let Rolling { target, blueprint, inputs, ticks_after } = rolling;
+    let (artifact, lock) = match (made_of, &sync.builder) {
+        (MadeOf::Image(name), _) => (Artifact::Image(name), None),
+        (MadeOf::Packages(_, Some(lock)), _) => (Artifact::Packages(lock.key.clone()), Some(lock)),
+        (MadeOf::Packages(lock_inputs, None), Builder::Packages(resolver)) => match resolver.lock(&lock_inputs).await {
             Ok(lock) => {
                 let mut tx = sync.db.write().await?;
                 store::locks::insert(&mut tx, &lock, sync.clock.now()).await?;
                 // The first one stored is the one that counts.
                 let stored = store::locks::find(&mut tx, &lock.key).await?;
                 tx.commit().await?;
-                stored.unwrap_or(lock)
+                let lock = stored.unwrap_or(lock);
+                (Artifact::Packages(lock.key.clone()), Some(lock))
             }
             Err(problem) => return Ok(Err(problem)),
         },
+        (MadeOf::Packages(..), Builder::Prebuilt(_)) => {
+            return Ok(Err(Problem::internal(
+                "Nothing was rolled out.",
+                "Packages are not chosen where images come ready.",
+            )));
+        }
     };
-    let wanted = Wanted {
-        job_name: work.job_name.clone(),
-        team: work.team.clone(),
-        deployment: work.deployment.clone(),
-        inputs_hash: inputs.to_owned(),
-        lock: lock.clone(),
+    let token = match sync.token(&blueprint.job_name, &blueprint.deployment) {
+        Ok(token) => token,
+        Err(problem) => return Ok(Err(problem)),
     };
-    Ok(sync.runtime.apply(&wanted).await.map(|()| lock))
+    let wanted = Wanted { blueprint, inputs_hash: inputs, artifact: artifact.clone(), lock, token, ticks_after };
+    Ok(sync.runtime.apply(&target, &wanted).await.map(|mark| (artifact, mark)))
 }
 
 /// Records what became of a look. A row that moved meanwhile is still due and looked at again.
@@ -305,6 +484,11 @@ async fn record_removed(sync: &Synchronizer, term: &Term, work: &Work) -> Result
     Ok(())
 }
 
+/// A number from 0 to 1 that spreads what failed together: the low bits of a random identifier.
+fn jitter(sync: &Synchronizer) -> f64 {
+    f64::from(sync.clock.new_id().as_fields().0) / f64::from(u32::MAX)
+}
+
 /// Records a failure: the platform's is tried again later, the user's waits for a change.
 async fn record_failure(
     sync: &Synchronizer,
@@ -318,9 +502,7 @@ async fn record_failure(
         Fault::Platform => {
             let same = work.rollout.tried_inputs_hash.as_deref() == Some(inputs);
             let attempts = if same { work.rollout.attempts.saturating_add(1) } else { 1 };
-            // The low bits of a random identifier spread what failed together.
-            let jitter = f64::from(sync.clock.new_id().as_fields().0) / f64::from(u32::MAX);
-            Some(sync.clock.now() + plan::retry_delay(attempts, jitter))
+            Some(sync.clock.now() + plan::retry_delay(attempts, jitter(sync)))
         }
     };
     tracing::warn!(job = %work.job_name, generation = work.deployment.generation, %problem, ?retry_at, "not rolled out");

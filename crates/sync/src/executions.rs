@@ -12,13 +12,11 @@ use model::{
     execution::{Execution, Status, outcome},
     name::ExecutionId,
     problem::Fault,
-    runtime::{LogChunk, Run, Seen, Stage, token_variables, variables},
+    runtime::{LogChunk, Run, Seen, Stage, Started, Ticked, run_variables},
 };
-use secrecy::ExposeSecret;
 use store::{
     StoreError,
     executions::{Active, Ended, HandedOver},
-    tokens::Credential,
 };
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -66,6 +64,7 @@ async fn round(
     tasks: &mut JoinSet<ExecutionId>,
 ) -> Result<(), StoreError> {
     sync.gauges.watched();
+    record_ticked(sync, term, followed).await?;
     let (active, left_before) = {
         let mut tx = sync.db.read().await?;
         let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
@@ -85,6 +84,7 @@ async fn round(
             }
             continue;
         }
+        let mut is_fresh = false;
         let with = match handed_over {
             Some(_) if left_before.is_some_and(|since| epoch < since) => {
                 end_left_behind(sync, term, &execution).await?;
@@ -99,6 +99,7 @@ async fn round(
             None => match hand_over(sync, term, &execution).await? {
                 Some(with) => {
                     under_way += 1;
+                    is_fresh = true;
                     with
                 }
                 None => continue,
@@ -112,11 +113,55 @@ async fn round(
         let (sync, term) = (sync.clone(), term.clone());
         tasks.spawn(async move {
             let id = execution.id.clone();
-            follow(&sync, &term, execution, with, &cancel).await;
+            follow(&sync, &term, execution, with, is_fresh, &cancel).await;
             id
         });
     }
     Ok(())
+}
+
+/// Gives a row to each run that a tick started where ticks need no service, also to those that ended meanwhile.
+async fn record_ticked(
+    sync: &Synchronizer,
+    term: &Term,
+    followed: &HashMap<ExecutionId, Arc<Notify>>,
+) -> Result<(), StoreError> {
+    if !sync.runtime.fires_ticks() {
+        return Ok(());
+    }
+    let known = match sync.runtime.runs().await {
+        Ok(known) => known,
+        Err(problem) => {
+            tracing::debug!(%problem, "runs that ticks started are recorded later");
+            return Ok(());
+        }
+    };
+    let unsettled = {
+        let mut tx = sync.db.read().await?;
+        store::executions::unsettled(&mut tx, known).await?
+    };
+    for id in unsettled.over.iter().filter(|id| !followed.contains_key(*id)) {
+        forget(sync, id).await;
+    }
+    for (id, run) in unsettled.new {
+        let with = ran(sync, &run).await?;
+        let mut tx = sync.db.write().await?;
+        let recorded = store::executions::record_ticked(&mut tx, term.epoch, &id, &run, with.as_ref()).await?;
+        tx.commit().await?;
+        if recorded {
+            tracing::info!(execution = %id, tick = %run.tick, "a tick started a run");
+        }
+    }
+    Ok(())
+}
+
+/// What a run of a tick runs: the generation that it names, or else the one that was reached.
+async fn ran(sync: &Synchronizer, run: &Ticked) -> Result<Option<HandedOver>, StoreError> {
+    let mut tx = sync.db.read().await?;
+    let rollout = store::deployments::rollout(&mut tx, run.job_id).await?.unwrap_or_default();
+    let Some(generation) = run.generation.or(rollout.reached_generation) else { return Ok(None) };
+    let revision = store::revisions::find(&mut tx, run.job_id, generation).await?;
+    Ok(revision.zip(rollout.artifact).map(|(revision, artifact)| HandedOver { revision, artifact }))
 }
 
 /// Chooses what a run runs and records it. `None` when it has to wait on, or ended because it never can start.
@@ -136,7 +181,7 @@ async fn hand_over(sync: &Synchronizer, term: &Term, execution: &Execution) -> R
         end_unstarted(sync, term, execution, Status::Cancelled, message).await?;
         return Ok(None);
     }
-    let (Some(revision), Some(lock_key)) = (reached, rollout.lock_key) else {
+    let (Some(revision), Some(artifact)) = (reached, rollout.artifact) else {
         // It waits for the first deployment, and fails with it.
         if let (RolloutStatus::UserError, Some(problem)) = (rollout.status, &rollout.problem) {
             let message = format!("User error. The job's first deployment failed. {}", paragraph(problem));
@@ -152,7 +197,7 @@ async fn hand_over(sync: &Synchronizer, term: &Term, execution: &Execution) -> R
         return Ok(None);
     };
     let mut tx = sync.db.write().await?;
-    let with = HandedOver { revision, lock_key };
+    let with = HandedOver { revision, artifact };
     let stored = store::executions::hand_over(&mut tx, term.epoch, &execution.id, &with).await?;
     tx.commit().await?;
     Ok(stored.then_some(with))
@@ -201,16 +246,33 @@ async fn finish(
     Ok(())
 }
 
-/// Follows a run to its end, through failures of the runtime and of the database.
-async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: HandedOver, cancel: &Notify) {
+/// Follows a run to its end, through failures of the runtime and of the database. A fresh one was handed over just now: the
+/// runtime has nothing of it yet.
+async fn follow(
+    sync: &Synchronizer,
+    term: &Term,
+    execution: Execution,
+    with: HandedOver,
+    is_fresh: bool,
+    cancel: &Notify,
+) {
     let id = &execution.id;
     let mut attempt = 0_u32;
     let mut cancelling = false;
     let mut running = execution.status == Status::Running;
+    let mut seen = if running { Seen::Running } else { Seen::Submitted };
+    let mut is_known_unstarted = is_fresh;
     loop {
-        let seen = if running { Seen::Running } else { Seen::Submitted };
+        let next = async {
+            // A start that was never tried needs no look whether it was.
+            if std::mem::take(&mut is_known_unstarted) {
+                Ok(Stage::Unknown)
+            } else {
+                sync.runtime.next(id, &seen).await
+            }
+        };
         let stage = tokio::select! {
-            stage = sync.runtime.next(id, seen) => stage,
+            stage = next => stage,
             () = cancel.notified(), if !cancelling => {
                 match sync.runtime.cancel(id).await {
                     Ok(()) => cancelling = true,
@@ -229,11 +291,17 @@ async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: Ha
             () = term.over.cancelled() => return,
         };
         let step = match stage {
+            Ok(Stage::Held(problem)) => {
+                let recorded = record_held(sync, term, id, &problem).await;
+                seen = Seen::Held(problem);
+                recorded
+            }
             Ok(Stage::Running(at)) => {
                 if !running {
                     sync.gauges.started(execution.submitted_at, Some(at));
                 }
                 running = true;
+                seen = Seen::Running;
                 record_running(sync, term, id, at).await
             }
             Ok(Stage::Ended(end)) => {
@@ -281,8 +349,26 @@ async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: Ha
                     Err(error) => Err(error),
                 }
             }
+            // It came of a tick and is gone before anybody saw how it ended.
+            Ok(Stage::Unknown) if execution.scheduled_tick.is_some() && sync.runtime.fires_ticks() => {
+                let message = "Platform error. The run of this tick vanished from the cluster before its result was seen: \
+                    somebody removed its Job. Whether it did its work is not known; start the job again when that is safe.";
+                match end_unstarted(sync, term, &execution, Status::PlatformError, message).await {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
             Ok(Stage::Unknown) => match start(sync, &execution, &with).await {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(Started::Running)) => Ok(()),
+                Ok(Ok(Started::SteppedAside { for_run })) => {
+                    let message = format!(
+                        "Skipping job execution due to another parallel running execution: {for_run}, which a tick started."
+                    );
+                    match end_unstarted(sync, term, &execution, Status::Skipped, &message).await {
+                        Ok(()) => return,
+                        Err(error) => Err(error),
+                    }
+                }
                 Ok(Err(problem)) => {
                     attempt += 1;
                     match start_failed(sync, term, &execution, &problem).await {
@@ -299,6 +385,14 @@ async fn follow(sync: &Synchronizer, term: &Term, execution: Execution, with: Ha
                 }
                 Err(error) => Err(error),
             },
+            // All tries to start it were this instance's, and none got through in its time.
+            Err(problem) if !running && is_fresh && is_past_deadline(sync, &execution) => {
+                let message = format!("Platform error. {}", paragraph(&problem));
+                match end_unstarted(sync, term, &execution, Status::PlatformError, &message).await {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
             Err(problem) => {
                 tracing::warn!(execution = %id, %problem, "a run can't be followed at the moment");
                 if !term.pause(DATABASE_RETRY).await {
@@ -326,52 +420,54 @@ async fn record_running(
     tx.commit().await
 }
 
+async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem: &Problem) -> Result<(), StoreError> {
+    tracing::warn!(execution = %id, %problem, "a run can't start yet");
+    let mut tx = sync.db.write().await?;
+    store::executions::held(&mut tx, term.epoch, id, &paragraph(problem)).await?;
+    tx.commit().await
+}
+
 /// Hands a run to the runtime.
 async fn start(
     sync: &Synchronizer,
     execution: &Execution,
-    HandedOver { revision, lock_key }: &HandedOver,
-) -> Result<Result<(), Problem>, StoreError> {
-    let archive = {
+    HandedOver { revision, artifact }: &HandedOver,
+) -> Result<Result<Started, Problem>, StoreError> {
+    let archive = if sync.runtime.takes_sources() {
         let mut tx = sync.db.read().await?;
-        store::sources::archive(&mut tx, execution.job_id, &revision.job_version).await?
+        let Some(archive) = store::sources::archive(&mut tx, execution.job_id, &revision.job_version).await? else {
+            return Ok(Err(Problem::not_found(
+                "The run was not started.",
+                "The source that it was to run was removed meanwhile.",
+            )));
+        };
+        archive
+    } else {
+        Vec::new()
     };
-    let Some(archive) = archive else {
-        return Ok(Err(Problem::not_found(
-            "The run was not started.",
-            "The source that it was to run was removed meanwhile.",
-        )));
-    };
-    let mut variables = variables(
-        &sync.options.job_options,
-        &execution.job_name,
-        &execution.team,
-        revision,
-        &execution.id,
-        &execution.op_id,
-    );
-    let credential = || -> Result<String, Problem> {
-        let of = Credential { job_id: execution.job_id, generation: revision.generation };
-        Ok(of.seal(&sync.keys)?.expose_secret().to_owned())
-    };
-    match token_variables(&sync.options.job_options, &execution.job_name, credential) {
+    let blueprint = sync.blueprint(&execution.job_name, &execution.team, revision);
+    let mut variables = run_variables(&execution.id, &execution.op_id);
+    match sync.token(&execution.job_name, revision) {
         Ok(token) => variables.extend(token),
         Err(problem) => return Ok(Err(problem)),
     }
     let run = Run {
         id: execution.id.clone(),
-        job_id: execution.job_id,
-        job_name: execution.job_name.clone(),
-        team: execution.team.clone(),
-        revision: revision.into(),
-        lock_key: lock_key.clone(),
+        blueprint,
+        artifact: artifact.clone(),
         archive,
         arguments: execution.arguments.clone(),
+        started_by: execution.started_by.clone(),
+        op_id: execution.op_id.clone(),
         variables,
         deadline_seconds: sync.options.run_deadline_seconds,
         backoff_limit: sync.options.run_backoff_limit,
     };
     Ok(sync.runtime.start(&run).await)
+}
+
+fn is_past_deadline(sync: &Synchronizer, execution: &Execution) -> bool {
+    sync.clock.now() - sync.options.start_deadline > execution.submitted_at
 }
 
 /// Decides on a start that failed: the user's fault and a passed deadline end the run. `true` when it ended.
@@ -384,9 +480,7 @@ async fn start_failed(
     tracing::warn!(execution = %execution.id, %problem, "a run could not be started");
     let status = match problem.fault {
         Fault::User => Status::UserError,
-        Fault::Platform if sync.clock.now() - sync.options.start_deadline > execution.submitted_at => {
-            Status::PlatformError
-        }
+        Fault::Platform if is_past_deadline(sync, execution) => Status::PlatformError,
         Fault::Platform => {
             // What the run needs may be gone: the deployment is looked at again, and made again where it is.
             let mut tx = sync.db.write().await?;
@@ -410,7 +504,7 @@ async fn forget(sync: &Synchronizer, id: &ExecutionId) {
 /// Drops what is left of runs whose end was stored before the last instance could drop it.
 async fn forget_strays(sync: &Synchronizer) {
     let Ok(known) = sync.runtime.runs().await else { return };
-    for id in known {
+    for id in known.into_iter().map(|run| run.id) {
         let Ok(mut tx) = sync.db.read().await else { return };
         match store::executions::find(&mut tx, &id).await {
             Ok(Some(execution)) if execution.status.is_final() => {

@@ -10,16 +10,20 @@ pub mod gauges;
 pub mod keys;
 pub mod leader;
 pub mod schedules;
+pub mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use model::{
     Problem,
     clock::SharedClock,
+    deployment::Deployment,
     lock::Resolver,
-    runtime::{JobOptions, Runtime},
+    name::{JobName, TeamName},
+    runtime::{Blueprint, JobOptions, Runtime, token_variables, variables},
 };
-use store::{Db, leases::Epoch};
+use secrecy::ExposeSecret;
+use store::{Db, leases::Epoch, tokens::Credential};
 use tokio_util::sync::CancellationToken;
 
 /// What the loops work with.
@@ -33,12 +37,21 @@ pub struct Synchronizer {
     pub runtime: Arc<dyn Runtime>,
     /// The keys that secrets are encrypted with.
     pub keys: Arc<store::keys::KeyRing>,
-    /// Who chooses packages.
-    pub resolver: Arc<dyn Resolver>,
+    /// What runs are made of.
+    pub builder: Builder,
     /// The operator's choices.
     pub options: Arc<Options>,
     /// What the loops tell of the whole.
     pub gauges: gauges::Gauges,
+}
+
+/// What makes that which runs are made of.
+#[derive(Debug, Clone)]
+pub enum Builder {
+    /// Packages are chosen here, and installed by the runtime.
+    Packages(Arc<dyn Resolver>),
+    /// Images come from elsewhere, under a name of this form.
+    Prebuilt(image::prebuilt::ImageName),
 }
 
 /// The operator's choices for the loops.
@@ -79,6 +92,25 @@ pub struct Options {
 }
 
 impl Synchronizer {
+    /// All that is known of a deployment before anything is made of it.
+    fn blueprint(&self, job_name: &JobName, team: &TeamName, deployment: &Deployment) -> Blueprint {
+        Blueprint {
+            job_name: job_name.clone(),
+            team: team.clone(),
+            variables: variables(&self.options.job_options, job_name, team, deployment),
+            deployment: deployment.clone(),
+        }
+    }
+
+    /// The variables by which runs of a deployment are known to this service.
+    fn token(&self, job_name: &JobName, deployment: &Deployment) -> Result<BTreeMap<String, String>, Problem> {
+        let credential = || -> Result<String, Problem> {
+            let of = Credential { job_id: deployment.job_id, generation: deployment.generation };
+            Ok(of.seal(&self.keys)?.expose_secret().to_owned())
+        };
+        token_variables(&self.options.job_options, job_name, credential)
+    }
+
     /// Leads whenever it can, until `shutdown`. What runs goes on without it. The series of jobs follow the rows all the
     /// time.
     pub async fn run(mut self, shutdown: CancellationToken) {
@@ -99,6 +131,7 @@ impl Synchronizer {
                 cleanup::run(self, &term),
                 gauges::run(self, &term),
                 keys::run(self, &term),
+                watch::run(self, &term),
             );
             tracing::info!(epoch = epoch.0, "the term of this instance is over");
         }

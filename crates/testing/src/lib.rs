@@ -1,8 +1,10 @@
-//! Fresh databases for tests, on SQLite and on a PostgreSQL that a test process starts for itself.
+//! Fresh databases for tests, on SQLite and on a PostgreSQL that a test process starts for itself; and a [`Proxy`] in
+//! front of a Kubernetes API server that a test may cut.
 //!
 //! A test that stores something takes a [`Database`] and is named in [`for_each_database!`], which runs it on both.
 
 mod install;
+mod proxy;
 mod server;
 mod statements;
 
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use store::{Db, PostgresOptions};
 use tempfile::TempDir;
 
+pub use proxy::{Identity, Proxy};
 pub use server::Server;
 pub use statements::Statements;
 

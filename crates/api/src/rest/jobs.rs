@@ -11,7 +11,7 @@ use axum::{
 use model::{
     Problem,
     job::{Contacts, DataJob, JobConfig},
-    name::{JobName, shown},
+    name::{JobName, TeamName, shown},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -319,8 +319,9 @@ pub(crate) async fn data_job_update(
     Path((team, name)): JobPath,
     JsonBody(mut body): JsonBody<DataJobDefinition>,
 ) -> Answer<StatusCode> {
-    if body.job_name.is_none() && JobName::parse(&name).is_err() {
-        // No job has a name that can't be one.
+    let can_be_none = TeamName::parse(&team).is_err() || (body.job_name.is_none() && JobName::parse(&name).is_err());
+    if can_be_none {
+        // No job has a name that can't be one, nor is it of such a team.
         app::jobs::read(&api.db, &caller, &team, &name).await?;
     }
     let new_name = body.job_name.take().unwrap_or_else(|| name.clone());

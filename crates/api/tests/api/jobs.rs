@@ -75,6 +75,7 @@ async fn names_and_teams_in_address_and_body_must_agree() {
 async fn a_job_whose_name_can_be_none_is_unknown_and_not_a_mistake_of_the_body() {
     let service = Service::start().await;
     service.put("/data-jobs/for-team/t1/jobs/%11", r#"{"job_name": null, "config": {}}"#).await.refused(404);
+    service.put("/data-jobs/for-team/%0F/jobs/daily-sales", r#"{"job_name": null, "config": {}}"#).await.refused(404);
     service.put("/data-jobs/for-team/t1/jobs/%11", r#"{"job_name": "daily-sales", "config": {}}"#).await.refused(400);
 }
 

@@ -24,7 +24,9 @@ use model::{
     execution::Status,
     lock::LockKey,
     name::{ExecutionId, JobName},
-    runtime::{LogChunk, Observed, Run, Runtime, Seen, Stage, Target, Wanted},
+    runtime::{
+        Artifact, Blueprint, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted,
+    },
     source::ArchiveLimits,
 };
 use prometheus_client::registry::Registry;
@@ -74,28 +76,28 @@ impl Runtime for TestRuntime {
     fn parallel_runs_max(&self) -> usize {
         1
     }
-    fn fingerprint(&self) -> String {
+    fn fingerprint(&self, _: &Blueprint) -> String {
         "test".into()
     }
     fn observe<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn apply<'a>(&'a self, _: &'a Wanted) -> BoxFuture<'a, Result<(), Problem>> {
+    fn apply<'a>(&'a self, _: &'a Target, _: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
         unreachable!("requests never ask for it")
     }
     fn remove<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn start<'a>(&'a self, _: &'a Run) -> BoxFuture<'a, Result<(), Problem>> {
+    fn start<'a>(&'a self, _: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
         unreachable!("requests never ask for it")
     }
     fn cancel<'a>(&'a self, _: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<ExecutionId>, Problem>> {
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn next<'a>(&'a self, _: &'a ExecutionId, _: Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
+    fn next<'a>(&'a self, _: &'a ExecutionId, _: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
         unreachable!("requests never ask for it")
     }
     fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
@@ -109,6 +111,10 @@ impl Runtime for TestRuntime {
     fn clean_up<'a>(&'a self, _: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
+}
+
+fn artifact() -> Artifact {
+    Artifact::Packages(LockKey::stored("lock".into()))
 }
 
 /// A response, read to its end.
@@ -346,7 +352,7 @@ impl Service {
 
     /// Does what the synchronizer does for one job: its wanted deployment is reached.
     pub(crate) async fn reach(&self, name: &str) {
-        let outcome = Outcome::Reached { inputs_hash: "hash".into(), lock_key: LockKey::stored("lock".into()) };
+        let outcome = Outcome::Reached { inputs_hash: "hash".into(), artifact: artifact(), mark: None };
         self.record(name, &outcome).await;
     }
 
@@ -371,7 +377,7 @@ impl Service {
         let mut tx = self.db.write().await.unwrap();
         let run = store::executions::find(&mut tx, &id).await.unwrap().unwrap();
         let wanted = store::deployments::find(&mut tx, run.job_id).await.unwrap().unwrap();
-        let handed_over = HandedOver { revision: wanted, lock_key: LockKey::stored("lock".into()) };
+        let handed_over = HandedOver { revision: wanted, artifact: artifact() };
         assert!(store::executions::hand_over(&mut tx, epoch, &id, &handed_over).await.unwrap());
         assert!(store::executions::running(&mut tx, epoch, &id, self.clock.now()).await.unwrap());
         tx.commit().await.unwrap();

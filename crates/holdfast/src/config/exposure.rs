@@ -18,7 +18,12 @@ pub(crate) fn check_exposure(
         return Ok(());
     }
     let why = match (authentication, runtime) {
-        (false, _) => {
+        (true, RuntimeName::Kubernetes) => return Ok(()),
+        (false, RuntimeName::Kubernetes) => {
+            "Other machines may reach this address, and without authentication everyone who does could run code in the \
+             cluster and read what jobs keep secret."
+        }
+        (false, RuntimeName::Local) => {
             "Other machines may reach this address, and without authentication everyone who does could run code on this \
              machine and read what jobs keep secret."
         }
@@ -71,5 +76,7 @@ mod tests {
         assert!(problem.countermeasures.contains("127.0.0.1:8092") && problem.countermeasures.contains("--insecure"));
         let problem = check_exposure(listen, RuntimeName::Local, true, false).unwrap_err();
         assert!(problem.why.contains("the local runtime"));
+        assert!(check_exposure(listen, RuntimeName::Kubernetes, true, false).is_ok());
+        assert!(check_exposure(listen, RuntimeName::Kubernetes, false, false).is_err());
     }
 }

@@ -369,14 +369,13 @@ mod tests {
     fn a_wrong_value_names_its_variable_or_its_flag_and_all_are_told_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let variables = [("HOLDFAST_LEASE_SECONDS", "soon"), ("HOLDFAST_LISTN", "x")];
-        let error = load(&surroundings(folder.path(), &variables), &flags(&[("runtime", "kubernetes")])).unwrap_err();
+        let error = load(&surroundings(folder.path(), &variables), &flags(&[("runtime", "docker")])).unwrap_err();
         assert_eq!(
             error.to_string(),
             "The configuration is not valid in 3 places.\n\n  \
              HOLDFAST_LISTN\n    There is no setting with the variable \"HOLDFAST_LISTN\".\n    \
              Did you mean HOLDFAST_LISTEN?\n\n  \
-             runtime (--runtime)\n    \"kubernetes\" is not accepted: kubernetes is not in this version, which runs jobs \
-             as processes of this machine only.\n    For example: --runtime=local\n\n  \
+             runtime (--runtime)\n    \"docker\" is not accepted: it must be local or kubernetes.\n    For example: --runtime=local\n\n  \
              lease_seconds (HOLDFAST_LEASE_SECONDS)\n    \"soon\" is not accepted: it must be a whole number from 3 to \
              300.\n    For example: HOLDFAST_LEASE_SECONDS=15"
         );

@@ -21,5 +21,5 @@ pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use report::markdown;
 pub(crate) use surroundings::Surroundings;
 pub(crate) use table::{Group, SETTINGS, Setting, Settings};
-pub(crate) use types::{ClaimName, DatabaseUrl, LogFormat, RuntimeName};
+pub(crate) use types::{ClaimName, ContextName, DatabaseUrl, LogFormat, NamespaceName, RegistryName, RuntimeName};
 pub(crate) use value::{Raw, Shape, Value};

@@ -14,9 +14,10 @@ use super::{
     options::VdkOptions,
     surroundings::Surroundings,
     types::{
-        Algorithms, ClaimName, DatabaseUrl, Folders, HostNames, HttpUrl, IndexUrl, IssuerUrls, Listen, LogFilter,
-        LogFormat, OfExecution, OfJob, PackageName, PackageVersion, PostgresUrl, RuntimeName, UrlTemplate, Words,
-        ZoneName,
+        Algorithms, ClaimName, ContextName, DatabaseUrl, Folders, HostNames, HttpUrl, ImageBuilderName, ImageForm,
+        ImagesByPython, IndexUrl, IssuerUrls, Listen, LogFilter, LogFormat, NamespaceName, OfExecution, OfJob,
+        PackageName, PackageVersion, PostgresUrl, PullPolicy, PythonVersions, RegistryName, RuntimeName, UrlTemplate,
+        Words, ZoneName,
     },
     value::{Shape, Value, Whole},
 };
@@ -59,6 +60,8 @@ pub(crate) enum Group {
     Python,
     /// How jobs run.
     Runs,
+    /// The cluster where jobs run.
+    Kubernetes,
     /// What is kept how long.
     Retention,
     /// The loop that makes the runtime follow the database.
@@ -69,12 +72,13 @@ pub(crate) enum Group {
 
 impl Group {
     /// In this order they are listed.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Service,
         Self::Authentication,
         Self::Storage,
         Self::Python,
         Self::Runs,
+        Self::Kubernetes,
         Self::Retention,
         Self::Synchronizer,
         Self::Telemetry,
@@ -88,6 +92,7 @@ impl Group {
             Self::Storage => "Storage",
             Self::Python => "Python and VDK",
             Self::Runs => "Runs",
+            Self::Kubernetes => "Kubernetes",
             Self::Retention => "Retention",
             Self::Synchronizer => "Synchronizer",
             Self::Telemetry => "Log and metrics",
@@ -419,7 +424,7 @@ settings! {
         default Default::Absent("none"), example "/etc/holdfast/vdk_options.ini"
     }
 
-    /// Where jobs run. This version runs them as processes of this machine only.
+    /// Where jobs run: as processes of this machine, or in a Kubernetes cluster.
     runtime: RuntimeName {
         "runtime", "HOLDFAST_RUNTIME", "runtime", Runs, default Default::Text("local"), example "local"
     }
@@ -438,9 +443,9 @@ settings! {
         default Default::Text("43200"), example "43200"
     }
     /// How often a run that failed is tried again.
-    run_backoff_limit: Whole<0, 10> {
+    run_backoff_limit: Option<Whole<0, 10>> {
         "run.backoff_limit", "HOLDFAST_RUN_BACKOFF_LIMIT", "run-backoff-limit", Runs,
-        default Default::Text("0"), example "0"
+        default Default::Absent("0, and 3 in a cluster"), example "0"
     }
     /// How late a run may start: after its tick, or after it was asked for.
     start_deadline_seconds: Whole<10, 604_800> {
@@ -455,6 +460,92 @@ settings! {
     /// The time zone of schedules that name none.
     time_zone: ZoneName {
         "time_zone", "HOLDFAST_TIME_ZONE", "time-zone", Runs, default Default::Text("UTC"), example "Europe/Sofia"
+    }
+
+    /// The context of the kubeconfig (`KUBECONFIG`, or `~/.kube/config`) that leads to the cluster.
+    kubernetes_context: Option<ContextName> {
+        "kubernetes.context", "HOLDFAST_KUBERNETES_CONTEXT", "kubernetes-context", Kubernetes,
+        default Default::Absent("the current one; in a pod without a kubeconfig, the pod's own cluster"),
+        example "production"
+    }
+    /// The namespace of the jobs. Objects in it that this service did not make are left alone.
+    kubernetes_namespace: Option<NamespaceName> {
+        "kubernetes.namespace", "HOLDFAST_KUBERNETES_NAMESPACE", "kubernetes-namespace", Kubernetes,
+        default Default::Absent("that of the context, or of the pod"), example "data-jobs"
+    }
+    /// A file with a CronJob in YAML or JSON that each job's is made from. What the service sets goes over it: names,
+    /// schedule, labels, the first container. Requests, limits, tolerations, affinity, further containers and volumes stay.
+    kubernetes_template_file: Option<PathBuf> {
+        "kubernetes.template_file", "HOLDFAST_KUBERNETES_TEMPLATE_FILE", "kubernetes-template-file", Kubernetes,
+        default Default::Absent("none"), example "/etc/holdfast/data-job.yaml"
+    }
+    /// The Python versions that deployments can have in the cluster; the images have to bring them.
+    kubernetes_python_versions: PythonVersions {
+        "kubernetes.python_versions", "HOLDFAST_KUBERNETES_PYTHON_VERSIONS", "kubernetes-python-versions", Kubernetes,
+        default Default::Text("3.9,3.10,3.11,3.12"), example "3.11,3.12"
+    }
+    /// Images that bring VDK to a job's image which has none, by Python version; `{vdk}` stands for the version of VDK.
+    kubernetes_vdk_images: ImagesByPython {
+        "kubernetes.vdk_images", "HOLDFAST_KUBERNETES_VDK_IMAGES", "kubernetes-vdk-images", Kubernetes,
+        default Default::Absent("none: the images of jobs have the `vdk` command"),
+        example "3.11=registry.example.com/vdk-3.11:{vdk}"
+    }
+    /// Names of the secrets in the namespace that images are pulled with.
+    kubernetes_pull_secrets: Words {
+        "kubernetes.pull_secrets", "HOLDFAST_KUBERNETES_PULL_SECRETS", "kubernetes-pull-secrets", Kubernetes,
+        default Default::Absent("none"), example "registry-credentials"
+    }
+    /// When nodes pull images.
+    kubernetes_pull_policy: PullPolicy {
+        "kubernetes.pull_policy", "HOLDFAST_KUBERNETES_PULL_POLICY", "kubernetes-pull-policy", Kubernetes,
+        default Default::Text("IfNotPresent"), example "IfNotPresent"
+    }
+    /// Whether the containers of jobs can write to their volumes alone.
+    kubernetes_read_only_root_filesystem: bool {
+        "kubernetes.read_only_root_filesystem", "HOLDFAST_KUBERNETES_READ_ONLY_ROOT_FILESYSTEM",
+        "kubernetes-read-only-root-filesystem", Kubernetes, default Default::Text("false"), example "true"
+    }
+    /// Processor time that a run may use at most when its deployment does not say, in thousandths of a core.
+    kubernetes_cpu_limit_millicores: Whole<1, 1_024_000> {
+        "kubernetes.cpu_limit_millicores", "HOLDFAST_KUBERNETES_CPU_LIMIT_MILLICORES",
+        "kubernetes-cpu-limit-millicores", Kubernetes, default Default::Text("500"), example "500"
+    }
+    /// Processor time that is set aside for a run when its deployment does not say, in thousandths of a core.
+    kubernetes_cpu_request_millicores: Whole<1, 1_024_000> {
+        "kubernetes.cpu_request_millicores", "HOLDFAST_KUBERNETES_CPU_REQUEST_MILLICORES",
+        "kubernetes-cpu-request-millicores", Kubernetes, default Default::Text("500"), example "100"
+    }
+    /// Memory that a run may use at most when its deployment does not say, in mebibytes.
+    kubernetes_memory_limit_mi: Whole<1, 16_777_216> {
+        "kubernetes.memory_limit_mi", "HOLDFAST_KUBERNETES_MEMORY_LIMIT_MI", "kubernetes-memory-limit-mi", Kubernetes,
+        default Default::Text("1000"), example "1000"
+    }
+    /// Memory that is set aside for a run when its deployment does not say, in mebibytes.
+    kubernetes_memory_request_mi: Whole<1, 16_777_216> {
+        "kubernetes.memory_request_mi", "HOLDFAST_KUBERNETES_MEMORY_REQUEST_MI", "kubernetes-memory-request-mi",
+        Kubernetes, default Default::Text("1000"), example "250"
+    }
+    /// How long the result of a run waits in the cluster to be recorded. An outage of this service that is shorter loses
+    /// none.
+    outage_window_seconds: Whole<600, 604_800> {
+        "outage_window_seconds", "HOLDFAST_OUTAGE_WINDOW_SECONDS", "outage-window-seconds", Kubernetes,
+        default Default::Text("21600"), example "21600"
+    }
+    /// Where the images of jobs come from. `prebuilt`: a team's own build pushes them under the name that `image.name`
+    /// gives.
+    image_builder: Option<ImageBuilderName> {
+        "image.builder", "HOLDFAST_IMAGE_BUILDER", "image-builder", Kubernetes,
+        default Default::Absent("none; with `runtime = kubernetes` it has to be set"), example "prebuilt"
+    }
+    /// The names of images, with `{registry}`, `{job}`, `{team}`, `{version}` (of the source), `{python}` and `{vdk}`.
+    image_name: ImageForm {
+        "image.name", "HOLDFAST_IMAGE_NAME", "image-name", Kubernetes,
+        default Default::Text("{registry}/{job}:{version}"), example "{registry}/{team}/{job}:{version}"
+    }
+    /// The registry that `{registry}` stands for, as the nodes of the cluster reach it.
+    registry_url: Option<RegistryName> {
+        "registry_url", "HOLDFAST_REGISTRY_URL", "registry-url", Kubernetes,
+        default Default::Absent("none"), example "registry.example.com/data-jobs"
     }
 
     /// How long ended executions and their logs are kept.

@@ -1,6 +1,7 @@
 //! The types of single settings: what is there is valid.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     marker::PhantomData,
     net::{Ipv4Addr, SocketAddr},
@@ -287,12 +288,134 @@ one_of!(
     /// Where jobs run.
     RuntimeName {
         /// As processes of this machine.
-        Local = "local"
+        Local = "local",
+        /// As Jobs of a cluster.
+        Kubernetes = "kubernetes"
     }
-    refused |other| (other == "kubernetes").then(|| {
-        "kubernetes is not in this version, which runs jobs as processes of this machine only.".into()
+);
+
+one_of!(
+    /// Where the images of jobs come from.
+    ImageBuilderName {
+        /// From elsewhere, under a name of a known form.
+        Prebuilt = "prebuilt"
+    }
+    refused |other| matches!(other, "embedded" | "job" | "command").then(|| {
+        format!("{other} is not in this version, which takes images that are built elsewhere (prebuilt).")
     })
 );
+
+one_of!(
+    /// When the nodes of a cluster pull an image.
+    PullPolicy {
+        /// When they have none of that name.
+        IfNotPresent = "IfNotPresent",
+        /// Before each run.
+        Always = "Always",
+        /// Never: they have it.
+        Never = "Never"
+    }
+);
+
+checked_text!(
+    /// The name of a namespace of a cluster.
+    NamespaceName,
+    "the name of a namespace",
+    |text| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if (1..=63).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('-') && !text.ends_with('-') {
+            Ok(())
+        } else {
+            Err("it has 1 to 63 lower-case letters, digits and dashes, and no dash at its ends.".into())
+        }
+    }
+);
+
+checked_text!(
+    /// The name of a context in a kubeconfig.
+    ContextName,
+    "the name of a context in the kubeconfig",
+    |text| if text.is_empty() { Err("it is empty.".into()) } else { Ok(()) }
+);
+
+checked_text!(
+    /// The form of the names of images; see [`image::prebuilt::ImageName`]. `{registry}` stands for the registry.
+    ImageForm,
+    "the name of an image with places in braces",
+    |text| image::prebuilt::ImageName::parse(&text.replace("{registry}", "registry")).map(drop).map_err(|p| p.why)
+);
+
+checked_text!(
+    /// A registry of images: a host, perhaps with a port and a path.
+    RegistryName,
+    "the host of a registry, perhaps with a port and a path",
+    |text| {
+        if text.contains("://") {
+            Err("it has no scheme in front.".into())
+        } else if text.is_empty() || text.ends_with('/') || text.chars().any(char::is_whitespace) {
+            Err("it is a host, perhaps with a port and a path, without a slash at its end.".into())
+        } else {
+            Ok(())
+        }
+    }
+);
+
+/// Python versions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PythonVersions(pub(crate) Vec<PythonVersion>);
+
+impl Value for PythonVersions {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        "a list of Python versions of two numbers".into()
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let mut versions: Vec<PythonVersion> = raw
+            .parts(',')
+            .iter()
+            .map(|text| text.parse().map_err(|p: model::Problem| p.why))
+            .collect::<Result<_, _>>()?;
+        versions.sort_unstable();
+        versions.dedup();
+        if versions.is_empty() { Err("it names none.".into()) } else { Ok(Self(versions)) }
+    }
+
+    fn shown(&self) -> Json {
+        self.0.iter().map(ToString::to_string).collect::<Vec<_>>().into()
+    }
+}
+
+/// Images by Python version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ImagesByPython(pub(crate) BTreeMap<PythonVersion, String>);
+
+impl Value for ImagesByPython {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        "a list of Python versions with an image each".into()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let entry = |text: &String| {
+            let (version, image) =
+                text.split_once('=').ok_or("each entry is a version, an equals sign and an image.".to_owned())?;
+            let version = version.trim().parse().map_err(|p: model::Problem| p.why)?;
+            Ok((version, image.trim().to_owned()))
+        };
+        raw.parts(',').iter().map(entry).collect::<Result<_, String>>().map(Self)
+    }
+
+    fn shown(&self) -> Json {
+        self.0.iter().map(|(version, image)| format!("{version}={image}")).collect::<Vec<_>>().into()
+    }
+}
 
 one_of!(
     /// How the service's own log is written.
@@ -662,9 +785,16 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_is_refused_as_not_in_this_version() {
-        assert!(parse::<RuntimeName>("kubernetes").unwrap_err().contains("not in this version"));
-        assert_eq!(parse::<RuntimeName>("docker"), Err("it must be local.".into()));
+    fn where_jobs_run_and_what_makes_images_is_one_of_some_words() {
+        assert_eq!(parse::<RuntimeName>("kubernetes"), Ok(RuntimeName::Kubernetes));
+        assert_eq!(parse::<RuntimeName>("docker"), Err("it must be local or kubernetes.".into()));
+        assert!(parse::<ImageBuilderName>("embedded").unwrap_err().contains("not in this version"));
+        for bad in ["", "-a", "A", "a_b", &"a".repeat(64)] {
+            assert!(parse::<NamespaceName>(bad).is_err(), "{bad}");
+        }
+        assert!(parse::<ImageForm>("{registry}/{job}:{version}").is_ok());
+        assert!(parse::<ImageForm>("{registry}/jobs:{version}").unwrap_err().contains("{job}"));
+        assert!(parse::<RegistryName>("https://registry.example.com").is_err());
     }
 
     #[test]

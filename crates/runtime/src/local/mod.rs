@@ -13,7 +13,6 @@ mod environment;
 mod folder;
 mod job;
 mod keyed;
-mod logs;
 mod process;
 pub mod shim;
 mod spec;
@@ -37,7 +36,9 @@ use model::{
     execution::{EndCause, RunEnd},
     lock::LockKey,
     name::ExecutionId,
-    runtime::{LogChunk, Observed, Run, Runtime, Seen, Stage, Target, Wanted},
+    runtime::{
+        Artifact, Blueprint, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted,
+    },
 };
 use python::Interpreter;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
@@ -55,6 +56,7 @@ use self::{
     keyed::Keyed,
     spec::Spec,
 };
+use crate::logs;
 
 /// The client writes its last words to the file that this names. Every process of a run inherits it.
 const TERMINATION_FILE_VARIABLE: &str = "VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE";
@@ -241,7 +243,7 @@ impl LocalRuntime {
             Before::TakenOver => return Ok(()),
             Before::Nothing { cancelled } => cancelled,
         };
-        let lock_key = run.lock_key.clone();
+        let Artifact::Packages(lock_key) = run.artifact.clone() else { return Err(no_images(what)) };
         let place = self.environments.present(&lock_key).map_err(|e| Problem::unavailable(&what, format!("{e}.")))?;
         let Some(place) = place else {
             return Err(Problem::unavailable(what, "The environment of its deployment is not there.")
@@ -260,6 +262,7 @@ impl LocalRuntime {
         let bin = place.folder.join("bin");
         let mut variables = self.options.pass_environment.clone();
         variables.extend(run.variables.clone());
+        variables.extend(run.blueprint.variables.clone());
         let search = variables.get("PATH").map_or_else(
             || format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()),
             |path| format!("{}:{path}", bin.display()),
@@ -277,7 +280,7 @@ impl LocalRuntime {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let mut arguments = vec!["run".to_owned(), format!("./{}", run.job_name)];
+        let mut arguments = vec!["run".to_owned(), format!("./{}", run.blueprint.job_name)];
         if let Some(json) = &run.arguments {
             arguments.extend(["--arguments".to_owned(), json.clone()]);
         }
@@ -356,7 +359,7 @@ impl LocalRuntime {
         }
     }
 
-    async fn next_stage(&self, id: &ExecutionId, seen: Seen) -> Result<Stage, Problem> {
+    async fn next_stage(&self, id: &ExecutionId, seen: &Seen) -> Result<Stage, Problem> {
         let what = format!("The state of the execution {id} can't be read.");
         let mut pause = BETWEEN_PAUSE.0;
         loop {
@@ -366,13 +369,13 @@ impl LocalRuntime {
             if let Some(end) = end {
                 return Ok(Stage::Ended(end));
             }
-            if let Some(at) = started.filter(|_| seen == Seen::Submitted) {
+            if let Some(at) = started.filter(|_| *seen != Seen::Running) {
                 return Ok(Stage::Running(at));
             }
             if let Ok(mut supervisor) = connect(&folder).await {
                 // Its first word says that the run was started, its hanging up that the run is over.
                 let mut word = [0; 64];
-                while supervisor.read(&mut word).await.is_ok_and(|n| n > 0) && seen == Seen::Running {}
+                while supervisor.read(&mut word).await.is_ok_and(|n| n > 0) && *seen == Seen::Running {}
                 continue;
             }
             let look = folder.clone();
@@ -497,7 +500,7 @@ fn prepare(runs: &Path, to: &RunFolder, run: &Run, spec: &Spec, cancelled: bool)
     for name in [folder::WORK, folder::HOME, folder::TMP, folder::OUT] {
         folder::make_private_folder(&new.path().join(name)).map_err(disk)?;
     }
-    unpack::unpack(&run.archive, &run.job_name, &new.path().join(folder::WORK))?;
+    unpack::unpack(&run.archive, &run.blueprint.job_name, &new.path().join(folder::WORK))?;
     let written = || {
         if cancelled {
             folder::create(&new.path().join(folder::CANCEL))?;
@@ -560,6 +563,10 @@ fn settle(folder: &RunFolder, clock: &SharedClock) -> io::Result<Settled> {
     Ok(Settled::LookAgain)
 }
 
+fn no_images(what: String) -> Problem {
+    Problem::internal(what, "It is made of an image, and this machine runs packages.")
+}
+
 /// Connects to a run's supervisor, by way of a descriptor: the address of a socket has at most 107 bytes.
 async fn connect(folder: &RunFolder) -> io::Result<UnixStream> {
     let inside = File::open(folder.path())?;
@@ -583,7 +590,7 @@ impl Runtime for LocalRuntime {
         self.options.parallel_runs_max
     }
 
-    fn fingerprint(&self) -> String {
+    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
         let mut hash = Sha256::new();
         hash.update(b"local 1\0");
         hash.update(self.options.vdk_distribution.as_bytes());
@@ -592,7 +599,7 @@ impl Runtime for LocalRuntime {
 
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
         Box::pin(async move {
-            let (Some(inputs_hash), Some(lock)) = (&target.inputs_hash, &target.lock_key) else {
+            let (Some(inputs_hash), Some(Artifact::Packages(lock))) = (&target.inputs_hash, &target.artifact) else {
                 return Ok(Observed::Missing);
             };
             let present = self.environments.present(lock).map_err(|e| {
@@ -603,10 +610,13 @@ impl Runtime for LocalRuntime {
         })
     }
 
-    fn apply<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<(), Problem>> {
+    fn apply<'a>(&'a self, _target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
         Box::pin(async move {
-            let requirement = self.vdk_requirement(&wanted.deployment.vdk_version);
-            self.environments.ensure(&wanted.lock, wanted.deployment.python_version, &requirement).await
+            let Some(lock) = &wanted.lock else { return Err(no_images("The deployment was not made.".into())) };
+            let deployment = &wanted.blueprint.deployment;
+            let requirement = self.vdk_requirement(&deployment.vdk_version);
+            self.environments.ensure(lock, deployment.python_version, &requirement).await?;
+            Ok(None)
         })
     }
 
@@ -615,15 +625,15 @@ impl Runtime for LocalRuntime {
         Box::pin(async { Ok(()) })
     }
 
-    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<(), Problem>> {
-        Box::pin(self.start_run(run))
+    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
+        Box::pin(async move { self.start_run(run).await.map(|()| Started::Running) })
     }
 
     fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.cancel_run(id))
     }
 
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<ExecutionId>, Problem>> {
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
         let runs = self.runs.clone();
         Box::pin(blocking("The runs of this machine can't be listed.", move || {
             let mut ids = Vec::new();
@@ -634,11 +644,11 @@ impl Runtime for LocalRuntime {
                 }
             }
             ids.sort_unstable();
-            Ok(ids)
+            Ok(ids.into_iter().map(|id| KnownRun { id, ticked: None }).collect())
         }))
     }
 
-    fn next<'a>(&'a self, id: &'a ExecutionId, seen: Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
+    fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
         Box::pin(self.next_stage(id, seen))
     }
 

@@ -40,10 +40,10 @@ use super::{
     environment, folder,
     folder::{Held, LOCK_PATIENCE, LOCK_PAUSE, RunFolder},
     job,
-    logs::LogWriter,
     process::signal_descendants,
     spec::Spec,
 };
+use crate::logs::LogWriter;
 
 const SUPERVISE: &str = "supervise";
 const JOB: &str = "job";

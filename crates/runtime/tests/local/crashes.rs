@@ -14,7 +14,7 @@ use model::{
 };
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::house::{FakeTools, House, id, options, run, within};
+use crate::house::{FakeTools, House, id, known, options, run, within};
 use runtime::local::LocalRuntime;
 
 /// Not a test: the service that the tests below kill. Its standard input says where and what.
@@ -69,8 +69,8 @@ async fn a_run_survives_the_killing_of_the_service_that_started_it() {
         assert!(!service.wait().unwrap().success());
 
         let later = house.reopened();
-        assert_eq!(later.runs().await.unwrap(), [id(1)]);
-        assert!(matches!(within(later.next(&id(1), Seen::Submitted)).await.unwrap(), Stage::Running(_)));
+        assert_eq!(later.runs().await.unwrap(), [known(1)]);
+        assert!(matches!(within(later.next(&id(1), &Seen::Submitted)).await.unwrap(), Stage::Running(_)));
         later.start(&house.run(1, "raise SystemExit('this must not run')")).await.unwrap();
         assert_eq!(house.supervisors(1).len(), 1);
         drop(connection);
@@ -116,7 +116,7 @@ async fn the_end_of_a_run_that_ended_while_nobody_looked_is_found() {
     let end = house.end(1).await;
     assert_eq!(end.cause, EndCause::Exited(3));
     let later = house.reopened();
-    assert_eq!(within(later.next(&id(1), Seen::Submitted)).await.unwrap(), Stage::Ended(end));
+    assert_eq!(within(later.next(&id(1), &Seen::Submitted)).await.unwrap(), Stage::Ended(end));
 }
 
 /// Makes the folder of run 1 as a crash left it.
@@ -151,7 +151,7 @@ async fn a_start_after_a_crash_at_any_point_before_the_job_runs_it_once() {
         let house = House::new().await;
         leave(&house);
         let later = house.reopened();
-        assert_eq!(within(later.next(&id(1), Seen::Submitted)).await.unwrap(), Stage::Unknown, "{point}");
+        assert_eq!(within(later.next(&id(1), &Seen::Submitted)).await.unwrap(), Stage::Unknown, "{point}");
         let run = house.run(1, "print('once')");
         later.start(&run).await.unwrap();
         later.start(&run).await.unwrap();
@@ -227,7 +227,7 @@ async fn a_service_that_waits_for_a_run_is_told_of_it_by_each_of_its_instances()
     let (_, connection) = house.meet().await;
     let other = house.reopened();
     let job = id(1);
-    let (one, two) = (house.runtime.next(&job, Seen::Running), other.next(&job, Seen::Running));
+    let (one, two) = (house.runtime.next(&job, &Seen::Running), other.next(&job, &Seen::Running));
     let release = async { drop(connection) };
     let (one, two, ()) = within(async { tokio::join!(one, two, release) }).await;
     assert_eq!(one.unwrap(), two.unwrap());
@@ -258,12 +258,12 @@ async fn a_run_that_goes_on_hangs_up_on_nobody() {
     house.runtime.start(&house.run(1, "meet().recv(1)")).await.unwrap();
     let (_, connection) = house.meet().await;
     let job = id(1);
-    let mut waiting = house.runtime.next(&job, Seen::Running);
+    let mut waiting = house.runtime.next(&job, &Seen::Running);
     // The supervisor answers the newcomer after it took the first connection in; the first still waits.
     tokio::select! {
         biased;
         _ = &mut waiting => panic!("it goes on"),
-        stage = house.runtime.next(&job, Seen::Submitted) => assert!(matches!(stage.unwrap(), Stage::Running(_))),
+        stage = house.runtime.next(&job, &Seen::Submitted) => assert!(matches!(stage.unwrap(), Stage::Running(_))),
     }
     drop(connection);
     assert!(matches!(within(waiting).await.unwrap(), Stage::Ended(_)));

@@ -127,7 +127,7 @@ async fn a_killed_supervisor_is_a_lost_run_and_takes_its_job_along() {
     house.runtime.start(&run).await.unwrap();
     let connections = [house.meet().await.1, house.meet().await.1];
     let job = id(1);
-    let waiting = house.runtime.next(&job, Seen::Running);
+    let waiting = house.runtime.next(&job, &Seen::Running);
     let [supervisor] = house.supervisors(1)[..] else { panic!("not one supervisor") };
     kill_process(supervisor, Signal::KILL).unwrap();
     let Stage::Ended(end) = within(waiting).await.unwrap() else { panic!("not ended") };

@@ -5,22 +5,12 @@ use std::{fs, path::PathBuf, sync::atomic::Ordering};
 use model::{
     Problem,
     execution::EndCause,
-    name::JobId,
     problem::Kind,
     runtime::{Observed, Runtime, Target},
 };
 use runtime::local::LocalRuntime;
 
-use crate::house::{House, id, interpreter, job, lock, options, wanted};
-
-fn target() -> Target {
-    Target {
-        job_id: JobId(uuid::Uuid::nil()),
-        job_name: job(),
-        inputs_hash: Some("inputs".into()),
-        lock_key: Some(lock().key),
-    }
-}
+use crate::house::{House, id, interpreter, lock, options, target, wanted};
 
 fn present() -> Observed {
     Observed::Present { inputs_hash: "inputs".into() }
@@ -37,15 +27,15 @@ fn environment(house: &House) -> Option<PathBuf> {
 async fn an_environment_is_made_once_and_then_observed() {
     let house = House::new().await;
     assert_eq!(house.runtime.observe(&target()).await.unwrap(), present());
-    let (a, b) = (wanted(), wanted());
-    let (one, two) = tokio::join!(house.runtime.apply(&a), house.runtime.apply(&b));
+    let (target, a, b) = (target(), wanted(), wanted());
+    let (one, two) = tokio::join!(house.runtime.apply(&target, &a), house.runtime.apply(&target, &b));
     one.unwrap();
     two.unwrap();
-    house.runtime.remove(&target()).await.unwrap();
-    assert_eq!(house.reopened().observe(&target()).await.unwrap(), present());
+    house.runtime.remove(&target).await.unwrap();
+    assert_eq!(house.reopened().observe(&target).await.unwrap(), present());
     assert_eq!(house.tools.built.load(Ordering::SeqCst), 1);
 
-    let nothing = Target { lock_key: None, ..target() };
+    let nothing = Target { artifact: None, ..target };
     assert_eq!(house.runtime.observe(&nothing).await.unwrap(), Observed::Missing);
 }
 
@@ -59,7 +49,7 @@ async fn a_half_made_environment_is_missing_and_made_anew() {
     let refused = house.runtime.start(&house.run(1, "")).await.unwrap_err();
     assert_eq!(refused.kind, Kind::Unavailable);
     assert_eq!(house.runtime.runs().await.unwrap(), []);
-    house.runtime.apply(&wanted()).await.unwrap();
+    house.runtime.apply(&target(), &wanted()).await.unwrap();
     assert!(!at.join("half").exists());
     assert_eq!(house.runtime.observe(&target()).await.unwrap(), present());
 }
@@ -70,10 +60,10 @@ async fn an_environment_that_can_not_be_made_leaves_nothing_and_says_why() {
     fs::remove_file(environment(&house).unwrap().join("complete")).unwrap();
     let why = Problem::invalid("The packages can't be installed.", "One of them is broken.");
     *house.tools.fails.lock().unwrap() = Some(why.clone());
-    assert_eq!(house.runtime.apply(&wanted()).await.unwrap_err(), why);
+    assert_eq!(house.runtime.apply(&target(), &wanted()).await.unwrap_err(), why);
     assert_eq!(environment(&house), None);
     *house.tools.fails.lock().unwrap() = None;
-    house.runtime.apply(&wanted()).await.unwrap();
+    house.runtime.apply(&target(), &wanted()).await.unwrap();
     assert_eq!(house.runtime.observe(&target()).await.unwrap(), present());
 }
 
@@ -87,13 +77,13 @@ async fn an_environment_of_an_interpreter_that_is_gone_or_replaced_is_missing() 
     };
     let none = with(Vec::new());
     assert_eq!(none.observe(&target()).await.unwrap(), Observed::Missing);
-    let problem = none.apply(&wanted()).await.unwrap_err();
+    let problem = none.apply(&target(), &wanted()).await.unwrap_err();
     assert_eq!(problem.kind, Kind::Unavailable);
     assert!(problem.why.contains("Python 3.11"), "{problem}");
 
     let newer = with(vec![python::Interpreter { full_version: "3.11.99".into(), ..interpreter() }]);
     assert_eq!(newer.observe(&target()).await.unwrap(), Observed::Missing);
-    newer.apply(&wanted()).await.unwrap();
+    newer.apply(&target(), &wanted()).await.unwrap();
     assert_eq!(newer.observe(&target()).await.unwrap(), present());
     assert_eq!(house.tools.built.load(Ordering::SeqCst), 2);
 }
@@ -145,6 +135,6 @@ async fn clean_up_keeps_what_is_wanted_fresh_or_in_use_and_drops_the_rest() {
     house.runtime.forget(&id(1)).await.unwrap();
     let left = fs::read_dir(house.data().join("environments")).unwrap().count();
     assert_eq!(left, 1, "by-lock alone");
-    house.runtime.apply(&wanted()).await.unwrap();
+    house.runtime.apply(&target(), &wanted()).await.unwrap();
     assert_eq!(house.runtime.observe(&target()).await.unwrap(), present());
 }

@@ -1,6 +1,7 @@
 //! A data folder with a runtime in it, and jobs that meet the test at a socket.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Cursor, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -17,12 +18,12 @@ use model::{
     BoxFuture, Problem,
     clock::SystemClock,
     deployment::{Mode, PythonVersion},
-    execution::{ExecutionRevision, RunEnd},
+    execution::RunEnd,
     job::Contacts,
     lock::{Lock, LockKey},
     name::{ExecutionId, JobId, JobName, TeamName},
     resources::Resources,
-    runtime::{Run, Runtime, Seen, Stage, Wanted},
+    runtime::{Artifact, Blueprint, KnownRun, Run, Runtime, Seen, Stage, Target, Wanted},
     source::SourceVersion,
 };
 use python::Interpreter;
@@ -134,43 +135,17 @@ pub(crate) fn id(number: u32) -> ExecutionId {
     ExecutionId::parse(&format!("some-job-{number}")).unwrap()
 }
 
+/// A run as the runtime lists it.
+pub(crate) fn known(number: u32) -> KnownRun {
+    KnownRun { id: id(number), ticked: None }
+}
+
 fn deployed_at() -> jiff::Timestamp {
     jiff::Timestamp::UNIX_EPOCH
 }
 
-pub(crate) fn run(number: u32, step: &str, meeting: &Path) -> Run {
-    Run {
-        id: id(number),
-        job_id: JobId(uuid::Uuid::nil()),
-        job_name: job(),
-        team: TeamName::parse("team").unwrap(),
-        revision: ExecutionRevision {
-            generation: 1,
-            job_version: SourceVersion::parse(&"a".repeat(40)).unwrap(),
-            python_version: PYTHON,
-            vdk_version: VDK.into(),
-            mode: Mode::Release,
-            enabled: true,
-            schedule_cron: None,
-            resources: Resources::default(),
-            deployed_by: "someone".into(),
-            deployed_at: deployed_at(),
-        },
-        lock_key: lock().key,
-        archive: archive(step),
-        arguments: None,
-        variables: [
-            ("MEET".to_owned(), meeting.to_str().unwrap().to_owned()),
-            ("VDK_ATTEMPT_ID".to_owned(), format!("{}-local", id(number))),
-        ]
-        .into(),
-        deadline_seconds: 3600,
-        backoff_limit: 0,
-    }
-}
-
-pub(crate) fn wanted() -> Wanted {
-    Wanted {
+fn blueprint() -> Blueprint {
+    Blueprint {
         job_name: job(),
         team: TeamName::parse("team").unwrap(),
         deployment: model::deployment::Deployment {
@@ -192,8 +167,47 @@ pub(crate) fn wanted() -> Wanted {
             deployed_by: "someone".into(),
             deployed_at: deployed_at(),
         },
+        variables: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn run(number: u32, step: &str, meeting: &Path) -> Run {
+    Run {
+        id: id(number),
+        blueprint: blueprint(),
+        artifact: Artifact::Packages(lock().key),
+        archive: archive(step),
+        arguments: None,
+        started_by: "someone".into(),
+        op_id: "op".into(),
+        variables: [
+            ("MEET".to_owned(), meeting.to_str().unwrap().to_owned()),
+            ("VDK_ATTEMPT_ID".to_owned(), format!("{}-local", id(number))),
+        ]
+        .into(),
+        deadline_seconds: 3600,
+        backoff_limit: 0,
+    }
+}
+
+pub(crate) fn target() -> Target {
+    Target {
+        job_id: JobId(uuid::Uuid::nil()),
+        job_name: job(),
+        inputs_hash: Some("inputs".into()),
+        artifact: Some(Artifact::Packages(lock().key)),
+        mark: None,
+    }
+}
+
+pub(crate) fn wanted() -> Wanted {
+    Wanted {
+        blueprint: blueprint(),
         inputs_hash: "inputs".into(),
-        lock: lock(),
+        artifact: Artifact::Packages(lock().key),
+        lock: Some(lock()),
+        token: BTreeMap::new(),
+        ticks_after: deployed_at(),
     }
 }
 
@@ -218,7 +232,7 @@ impl House {
         let mut options = options(&folder.path().join("data"), Arc::clone(&tools));
         change(&mut options);
         let runtime = LocalRuntime::open(options).unwrap();
-        runtime.apply(&wanted()).await.unwrap();
+        runtime.apply(&target(), &wanted()).await.unwrap();
         Self { folder, tools, runtime, meeting }
     }
 
@@ -306,7 +320,7 @@ pub(crate) async fn end(runtime: &LocalRuntime, number: u32) -> RunEnd {
 }
 
 async fn end_of(runtime: &LocalRuntime, id: &ExecutionId) -> RunEnd {
-    match within(runtime.next(id, Seen::Running)).await.unwrap() {
+    match within(runtime.next(id, &Seen::Running)).await.unwrap() {
         Stage::Ended(end) => end,
         other => panic!("{other:?}"),
     }

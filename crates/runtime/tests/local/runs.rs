@@ -6,13 +6,13 @@ use model::{
     runtime::{Runtime, Seen, Stage},
 };
 
-use crate::house::{House, hung_up, id, within};
+use crate::house::{House, hung_up, id, known, within};
 
 #[tokio::test]
 async fn a_run_that_ends_well_has_its_log_and_its_times() {
     let house = House::new().await;
     house.runtime.start(&house.run(1, "print('hello')")).await.unwrap();
-    let Stage::Running(started_at) = within(house.runtime.next(&id(1), Seen::Submitted)).await.unwrap() else {
+    let Stage::Running(started_at) = within(house.runtime.next(&id(1), &Seen::Submitted)).await.unwrap() else {
         panic!("not running")
     };
     let end = house.end(1).await;
@@ -160,7 +160,7 @@ async fn many_runs_at_once_do_not_meet() {
 async fn a_run_that_nobody_handed_over_is_unknown() {
     let house = House::new().await;
     for seen in [Seen::Submitted, Seen::Running] {
-        assert_eq!(within(house.runtime.next(&id(1), seen)).await.unwrap(), Stage::Unknown);
+        assert_eq!(within(house.runtime.next(&id(1), &seen)).await.unwrap(), Stage::Unknown);
     }
     assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
     house.runtime.cancel(&id(1)).await.unwrap();
@@ -175,14 +175,14 @@ async fn a_run_is_forgotten_when_it_has_ended_and_not_before() {
     house.runtime.start(&house.run(1, step)).await.unwrap();
     let (_, connection) = house.meet().await;
     assert_eq!(house.runtime.forget(&id(1)).await.unwrap_err().kind, Kind::Conflict);
-    assert_eq!(house.runtime.runs().await.unwrap(), [id(1)]);
+    assert_eq!(house.runtime.runs().await.unwrap(), [known(1)]);
     drop(connection);
     house.end(1).await;
     house.runtime.forget(&id(1)).await.unwrap();
     house.runtime.forget(&id(1)).await.unwrap();
     assert_eq!(house.runtime.runs().await.unwrap(), []);
     assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
-    assert_eq!(within(house.runtime.next(&id(1), Seen::Running)).await.unwrap(), Stage::Unknown);
+    assert_eq!(within(house.runtime.next(&id(1), &Seen::Running)).await.unwrap(), Stage::Unknown);
     let name = house.data().join("runs").join(id(1).as_str());
     assert!(!name.join("work").exists());
 

@@ -115,7 +115,7 @@ impl Gauges {
     /// The outcome of a look was recorded.
     pub(crate) fn recorded(&self, job: JobId, outcome: &Outcome, now: Timestamp) {
         let status = match outcome {
-            Outcome::Looked(_) => return,
+            Outcome::Looked(_) | Outcome::Restored { .. } => return,
             Outcome::Reached { .. } => DeploymentStatus::Success,
             Outcome::Failed { problem, .. } => match problem.fault {
                 Fault::User => DeploymentStatus::UserError,

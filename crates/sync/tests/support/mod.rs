@@ -20,14 +20,17 @@ use model::{
     job::JobConfig,
     lock::{Lock, LockInputs, LockKey, Resolver},
     name::{ExecutionId, JobId},
-    runtime::{JobOptions, LogChunk, Observed, Run, Runtime, Seen, Stage, Target, Wanted},
+    runtime::{
+        Blueprint, Changes, JobOptions, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target,
+        Ticked, Wanted,
+    },
     source::{Source, SourceVersion},
 };
 use store::{
     Db,
     keys::{KeyRing, SecretKey},
 };
-use sync::{Options, Synchronizer, gauges::Gauges};
+use sync::{Builder, Options, Synchronizer, gauges::Gauges};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +72,16 @@ pub struct State {
     pub cancelled: Vec<ExecutionId>,
     pub forgotten: Vec<ExecutionId>,
     pub parallel_runs_max: usize,
+    /// Whether ticks start runs without the service; then these are the ones that they started.
+    pub fires_ticks: bool,
+    pub ticked: HashMap<ExecutionId, Ticked>,
+    /// What starts answer from now on.
+    pub start_answer: Option<Started>,
+    pub news: Changes,
+    /// What looks answer as long as it is set: the place can't be seen.
+    pub unseen: Option<Problem>,
+    /// How often it was looked at.
+    pub looks: usize,
 }
 
 impl TestRuntime {
@@ -102,32 +115,39 @@ impl Runtime for TestRuntime {
     }
 
     fn fires_ticks(&self) -> bool {
-        false
+        self.state.lock().unwrap().fires_ticks
     }
 
     fn parallel_runs_max(&self) -> usize {
         self.state.lock().unwrap().parallel_runs_max
     }
 
-    fn fingerprint(&self) -> String {
+    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
         String::new()
     }
 
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
-        let made = self.state.lock().unwrap().made.get(&target.job_id).cloned();
+        let (made, unseen) = self.change(|s| {
+            s.looks += 1;
+            (s.made.get(&target.job_id).cloned(), s.unseen.clone())
+        });
+        if let Some(problem) = unseen {
+            return Box::pin(async { Err(problem) });
+        }
         Box::pin(async move { Ok(made.map_or(Observed::Missing, |inputs_hash| Observed::Present { inputs_hash })) })
     }
 
-    fn apply<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<(), Problem>> {
+    fn apply<'a>(&'a self, _target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
         Box::pin(async move {
-            self.change(|s| s.applied.push((wanted.deployment.job_id, wanted.deployment.generation)));
+            let deployment = &wanted.blueprint.deployment;
+            self.change(|s| s.applied.push((deployment.job_id, deployment.generation)));
             self.wait_while(|s| s.apply_blocked).await;
             self.change(|s| {
                 if !s.apply_answers.is_empty() {
                     return Err(s.apply_answers.remove(0));
                 }
-                s.made.insert(wanted.deployment.job_id, wanted.inputs_hash.clone());
-                Ok(())
+                s.made.insert(deployment.job_id, wanted.inputs_hash.clone());
+                Ok(None)
             })
         })
     }
@@ -140,12 +160,16 @@ impl Runtime for TestRuntime {
         Box::pin(async { Ok(()) })
     }
 
-    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<(), Problem>> {
-        self.change(|s| {
+    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
+        let answer = self.change(|s| {
             s.started.push(run.clone());
-            s.stages.insert(run.id.clone(), Stage::Running(Timestamp::UNIX_EPOCH));
+            let answer = s.start_answer.clone().unwrap_or(Started::Running);
+            if answer == Started::Running {
+                s.stages.insert(run.id.clone(), Stage::Running(Timestamp::UNIX_EPOCH));
+            }
+            answer
         });
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(answer) })
     }
 
     fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
@@ -153,14 +177,30 @@ impl Runtime for TestRuntime {
         Box::pin(async { Ok(()) })
     }
 
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<ExecutionId>, Problem>> {
-        let ids = self.state.lock().unwrap().stages.keys().cloned().collect();
-        Box::pin(async { Ok(ids) })
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
+        let known = {
+            let state = self.state.lock().unwrap();
+            let known = |id: &ExecutionId| KnownRun { id: id.clone(), ticked: state.ticked.get(id).cloned() };
+            state.stages.keys().map(known).collect()
+        };
+        Box::pin(async { Ok(known) })
     }
 
-    fn next<'a>(&'a self, id: &'a ExecutionId, seen: Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
+    fn changes(&self) -> BoxFuture<'_, Changes> {
+        Box::pin(async {
+            self.wait_while(|s| s.news == Changes::default()).await;
+            std::mem::take(&mut self.state.lock().unwrap().news)
+        })
+    }
+
+    fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
         Box::pin(async move {
-            self.wait_while(|s| seen == Seen::Running && matches!(s.stages.get(id), Some(Stage::Running(_)))).await;
+            self.wait_while(|s| match s.stages.get(id) {
+                Some(Stage::Running(_)) => *seen == Seen::Running,
+                Some(Stage::Held(problem)) => !seen.is_news(problem),
+                _ => false,
+            })
+            .await;
             Ok(self.state.lock().unwrap().stages.get(id).cloned().unwrap_or(Stage::Unknown))
         })
     }
@@ -173,6 +213,7 @@ impl Runtime for TestRuntime {
     fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
         self.change(|s| {
             s.stages.remove(id);
+            s.ticked.remove(id);
             s.forgotten.push(id.clone());
         });
         Box::pin(async { Ok(()) })
@@ -268,7 +309,7 @@ impl House {
             clock: self.clock.clone(),
             runtime: self.runtime.clone(),
             keys: self.keys.clone(),
-            resolver: Arc::new(TestResolver),
+            builder: Builder::Packages(Arc::new(TestResolver)),
             gauges,
             options: Arc::new(options),
         };

@@ -26,7 +26,7 @@ fn piece(folder: &Path, offset: u64) -> PathBuf {
 
 /// Writes a log. Never fails: what can't be written is left out, and shows as such.
 #[derive(Debug)]
-pub(super) struct LogWriter {
+pub(crate) struct LogWriter {
     folder: PathBuf,
     piece_max_bytes: u64,
     position: u64,
@@ -37,7 +37,7 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    pub(super) fn new(folder: PathBuf, log_max_bytes: u64) -> Self {
+    pub(crate) fn new(folder: PathBuf, log_max_bytes: u64) -> Self {
         let reserve = folder.join(RESERVE);
         let _ = File::create(&reserve).map(|file| fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES));
         Self {
@@ -50,7 +50,7 @@ impl LogWriter {
         }
     }
 
-    pub(super) fn append(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let Ok(written) = self.write_some(bytes) else {
                 self.open = None;
@@ -107,7 +107,7 @@ impl LogWriter {
     }
 
     /// Closes the log. If its last bytes were left out, an empty piece says so.
-    pub(super) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.open = None;
         let _ = fs::remove_file(self.folder.join(RESERVE));
         if self.is_cut {
@@ -116,7 +116,7 @@ impl LogWriter {
     }
 
     /// Gives up the tail, to make room on a full disk for something that matters more.
-    pub(super) fn drop_tail(&mut self) {
+    pub(crate) fn drop_tail(&mut self) {
         self.open = None;
         for offset in self.later.drain(..) {
             let _ = fs::remove_file(piece(&self.folder, offset));
@@ -125,7 +125,7 @@ impl LogWriter {
 }
 
 /// Reads a log: at most half of `log_max_bytes` from its beginning and as much from its end.
-pub(super) fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
+pub(crate) fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
     let half = usize::try_from((log_max_bytes / 2).max(1)).unwrap_or(usize::MAX);
     let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,0 +1,128 @@
+//! What the settings say of a cluster where jobs run.
+
+use anyhow::{Context, anyhow};
+use image::prebuilt::ImageName;
+use model::{clock::SharedClock, deployment::VersionDefaults, resources::Resources, runtime::default_python};
+use runtime::kubernetes::{self, Connection, KubernetesOptions, KubernetesRuntime, ManifestOptions, Template};
+use sync::Builder;
+
+use crate::config::{ContextName, NamespaceName, RegistryName, Settings};
+
+/// How often a run that failed is tried again in a cluster when the settings do not say, as the reference has it.
+const BACKOFF_LIMIT: u32 = 3;
+
+/// What the container that brings VDK may use, as the reference has it.
+const VDK_RESOURCES: Resources = Resources {
+    cpu_request: Some(0.1),
+    cpu_limit: Some(0.1),
+    memory_request_mi: Some(100),
+    memory_limit_mi: Some(100),
+};
+
+/// A cluster that the settings lead to, before anything is asked of it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    connection: Connection,
+    template: Template,
+    image_name: ImageName,
+}
+
+/// Reads what the settings name.
+///
+/// # Errors
+/// When there is no way to a cluster, or a setting is missing or wrong.
+pub(crate) async fn plan(settings: &Settings) -> anyhow::Result<Plan> {
+    if settings.image_builder.is_none() {
+        return Err(anyhow!(
+            "With runtime = kubernetes the setting image.builder has to be set. This version takes images that are built \
+             elsewhere: set image.builder = \"prebuilt\" (HOLDFAST_IMAGE_BUILDER=prebuilt), and image.name to the name \
+             under which they are pushed."
+        ));
+    }
+    let form = settings.image_name.as_str();
+    let registry = settings.registry_url.as_ref().map(RegistryName::as_str);
+    if form.contains("{registry}") && registry.is_none() {
+        return Err(anyhow!(
+            "The setting image.name has {{registry}}, and registry_url is not set. Set registry_url \
+             (HOLDFAST_REGISTRY_URL=registry.example.com/jobs), or write the registry into image.name."
+        ));
+    }
+    let image_name = ImageName::parse(&form.replace("{registry}", registry.unwrap_or_default()))
+        .map_err(|problem| anyhow!(crate::commands::sentences(&problem)))?;
+    let template = match &settings.kubernetes_template_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("The template {} can't be read.", path.display()))?;
+            Template::parse(&text).map_err(|why| anyhow!("The template {} can't be used: {why}", path.display()))?
+        }
+        None => Template::default(),
+    };
+    let context = settings.kubernetes_context.as_ref().map(ContextName::as_str);
+    let namespace = settings.kubernetes_namespace.as_ref().map(NamespaceName::as_str);
+    let connection = kubernetes::connect(context, namespace).await.context(
+        "There is no way to a cluster. Set KUBECONFIG to a file that leads to one and kubernetes.context to its context, or \
+         run the service in a pod.",
+    )?;
+    Ok(Plan { connection, template, image_name })
+}
+
+/// The Python and VDK versions that deployments can have.
+///
+/// # Errors
+/// When the default is not among those on offer.
+pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
+    let offered = settings.kubernetes_python_versions.0.clone();
+    if let Some(wanted) = settings.python_version
+        && !offered.contains(&wanted)
+    {
+        return Err(anyhow!(
+            "The setting python.version is {wanted}, which kubernetes.python_versions does not have. Add it there, or choose \
+             another default."
+        ));
+    }
+    let python_version =
+        default_python(&offered, settings.python_version).context("kubernetes.python_versions names none.")?;
+    Ok(VersionDefaults {
+        python_versions: offered,
+        python_version,
+        vdk_version: settings.vdk_version.as_str().to_owned(),
+    })
+}
+
+impl Plan {
+    /// Begins to watch the namespace.
+    pub(crate) fn open(self, settings: &Settings, has_token: bool, clock: SharedClock) -> (KubernetesRuntime, Builder) {
+        let cores = |millicores: u64| Some(f64::from(u32::try_from(millicores).unwrap_or(u32::MAX)) / 1000.0);
+        let mebibytes = |amount: u64| i32::try_from(amount).ok();
+        let manifest = ManifestOptions {
+            template: self.template,
+            resources: Resources {
+                cpu_request: cores(settings.kubernetes_cpu_request_millicores.get()),
+                cpu_limit: cores(settings.kubernetes_cpu_limit_millicores.get()),
+                memory_request_mi: mebibytes(settings.kubernetes_memory_request_mi.get()),
+                memory_limit_mi: mebibytes(settings.kubernetes_memory_limit_mi.get()),
+            },
+            vdk_resources: VDK_RESOURCES,
+            vdk_images: settings.kubernetes_vdk_images.0.clone(),
+            pull_secrets: settings.kubernetes_pull_secrets.0.clone(),
+            pull_policy: settings.kubernetes_pull_policy.as_str().to_owned(),
+            read_only_root: settings.kubernetes_read_only_root_filesystem,
+            has_token,
+            deadline_seconds: settings.run_deadline_seconds.get(),
+            backoff_limit: settings
+                .run_backoff_limit
+                .map_or(BACKOFF_LIMIT, |limit| limit.get().try_into().unwrap_or(u32::MAX)),
+            start_deadline_seconds: settings.start_deadline_seconds.get(),
+            outage_window_seconds: settings.outage_window_seconds.get(),
+            default_zone: settings.time_zone.as_str().to_owned(),
+        };
+        let runtime = KubernetesRuntime::open(KubernetesOptions {
+            connection: self.connection,
+            manifest,
+            logs_folder: settings.cache_folder().join("logs"),
+            log_max_bytes: settings.log_max_bytes.get(),
+            clock,
+        });
+        (runtime, Builder::Prebuilt(self.image_name))
+    }
+}

@@ -1,0 +1,86 @@
+//! Names of images that come ready from elsewhere, such as a team's own build.
+
+use std::fmt;
+
+use model::{Problem, name::shown, runtime::Blueprint};
+
+/// The form of an image's name, with places for what differs from deployment to deployment.
+///
+/// Places are `{job}`, `{team}` (in lower case, and with a dash for what a name of an image can't have), `{version}` (of
+/// the job's source), `{python}` (`3.11`) and `{vdk}` (the version of VDK).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageName(String);
+
+/// What may stand in braces.
+const PLACES: [&str; 5] = ["job", "team", "version", "python", "vdk"];
+
+/// The most characters of a form.
+const MAX_CHARS: usize = 500;
+
+impl ImageName {
+    /// Reads a form.
+    ///
+    /// # Errors
+    /// [`model::problem::Kind::Invalid`] when it names no image of its own for each job and version, or has a place that is
+    /// not known.
+    pub fn parse(raw: &str) -> Result<Self, Problem> {
+        let refuse = |why: String| {
+            Err(Problem::invalid(format!("The image name {} can't be used.", shown(raw)), why)
+                .fix("Write it like \"registry.example.com/jobs/{job}:{version}\"."))
+        };
+        if raw.is_empty() || raw.len() > MAX_CHARS || raw.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return refuse(format!("It has 1 to {MAX_CHARS} characters, and no blanks."));
+        }
+        let mut rest = raw;
+        while let Some((_, after)) = rest.split_once('{') {
+            let Some((place, after)) = after.split_once('}') else {
+                return refuse("A place in braces is not closed.".into());
+            };
+            if !PLACES.contains(&place) {
+                return refuse(format!("{{{place}}} is not known; there are {{{}}}.", PLACES.join("}, {")));
+            }
+            rest = after;
+        }
+        if !raw.contains("{job}") {
+            return refuse("Without {job} all jobs would have the same image.".into());
+        }
+        Ok(Self(raw.to_owned()))
+    }
+
+    /// The name for a deployment.
+    pub fn of(&self, blueprint: &Blueprint) -> String {
+        let deployment = &blueprint.deployment;
+        let team: String = blueprint
+            .team
+            .as_str()
+            .to_lowercase()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        self.0
+            .replace("{job}", blueprint.job_name.as_str())
+            .replace("{team}", team.trim_matches('-'))
+            .replace("{version}", deployment.job_version.as_str())
+            .replace("{python}", &deployment.python_version.to_string())
+            .replace("{vdk}", &deployment.vdk_version)
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_that_gives_all_jobs_one_image_is_refused() {
+        for raw in ["", "registry/jobs:1", "registry/{job", "registry/{job}:{tag}", "registry/{job}: {version}"] {
+            assert!(ImageName::parse(raw).is_err(), "{raw}");
+        }
+        assert!(ImageName::parse("localhost:5000/{team}/{job}:{version}-{python}-{vdk}").is_ok());
+    }
+}

@@ -1,0 +1,298 @@
+//! Makes one CronJob as it is wanted, and tells what became of it.
+//!
+//! An update is a PUT of the whole rendered object with the uid and the resource version that were read: what others added
+//! to its spec goes, and a change that comes between is not lost but read again. What others added to its *metadata* stays;
+//! no run depends on it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        batch::v1::{CronJob, CronJobSpec},
+        core::v1::Secret,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
+};
+use model::{
+    Problem,
+    name::JobName,
+    runtime::{Mark, Observed, Target},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    MANAGER,
+    fault::{Fault, call},
+    names,
+    view::{CronJobView, job_id},
+    watch::Namespace,
+};
+
+/// How often an update is tried that others keep overtaking.
+const TRIES: usize = 4;
+
+/// What is remembered of a CronJob as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Written {
+    uid: String,
+    generation: i64,
+    /// Of the spec as the server answered it, so that what it fills in is no drift.
+    spec_hash: String,
+    inputs_hash: String,
+}
+
+impl Written {
+    fn of(object: &CronJob) -> Self {
+        Self {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            generation: object.metadata.generation.unwrap_or_default(),
+            spec_hash: spec_hash(object.spec.as_ref()),
+            inputs_hash: object.annotations().get(names::INPUTS_HASH).cloned().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn read(mark: &Mark) -> Option<Self> {
+        serde_json::from_str(mark.as_str()).ok()
+    }
+
+    fn mark(&self) -> Mark {
+        Mark::new(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+fn spec_hash(spec: Option<&CronJobSpec>) -> String {
+    let bytes = serde_json::to_vec(&spec).unwrap_or_default();
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// CronJobs and the secrets beside them.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    pub(crate) cron_jobs: Api<CronJob>,
+    pub(crate) secrets: Api<Secret>,
+}
+
+impl Writer {
+    /// What is there of a deployment.
+    pub(crate) async fn observe(&self, namespace: &Namespace, target: &Target) -> Result<Observed, Fault> {
+        let name = target.job_name.as_str();
+        let written = target.mark.as_ref().and_then(Written::read);
+        if let (Some(written), Some(seen)) = (&written, namespace.cron_job(name))
+            && is_as_written(written, &seen, target)
+        {
+            return Ok(Observed::Present { inputs_hash: written.inputs_hash.clone() });
+        }
+        // What is known may be behind; what follows from this answer is a write.
+        let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
+        Ok(match written {
+            _ if !is_ours(&live, target, written.as_ref()) => Observed::Foreign { owner: owner(&live.metadata) },
+            Some(written)
+                if written.uid == live.uid().unwrap_or_default()
+                    && spec_hash(live.spec.as_ref()) == written.spec_hash
+                    && job_id(&live.metadata) == Some(target.job_id) =>
+            {
+                Observed::Present { inputs_hash: written.inputs_hash }
+            }
+            _ => Observed::Changed { by: last_writer(&live.metadata) },
+        })
+    }
+
+    /// Makes the CronJob so. `ticks_after` is the instant from which its schedule counts when it changes.
+    pub(crate) async fn apply(
+        &self,
+        target: &Target,
+        wanted: &CronJob,
+        ticks_after: Timestamp,
+    ) -> Result<Mark, Problem> {
+        let what = || format!("The CronJob {} was not written.", target.job_name);
+        let written = target.mark.as_ref().and_then(Written::read);
+        let mut last = None;
+        for _ in 0..TRIES {
+            match self.try_apply(target, written.as_ref(), wanted, ticks_after).await {
+                Ok(Ok(done)) => return Ok(done.mark()),
+                Ok(Err(problem)) => return Err(problem),
+                Err(fault) if fault.is_conflict() || fault.is_taken() => last = Some(fault),
+                Err(fault) => return Err(fault.into_problem(what())),
+            }
+        }
+        let why = last.map(|fault| fault.to_string()).unwrap_or_default();
+        Err(Problem::unavailable(what(), format!("Others changed it at the same time, {TRIES} times in a row. {why}"))
+            .follows("This is tried again until it succeeds.")
+            .fix("Ask the operator who else writes this object, and stop one of the two."))
+    }
+
+    async fn try_apply(
+        &self,
+        target: &Target,
+        written: Option<&Written>,
+        wanted: &CronJob,
+        ticks_after: Timestamp,
+    ) -> Result<Result<Written, Problem>, Fault> {
+        let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        let name = target.job_name.as_str();
+        let Some(live) = call(self.cron_jobs.get_opt(name)).await? else {
+            let made = call(self.cron_jobs.create(&params, wanted)).await?;
+            return Ok(Ok(Written::of(&made)));
+        };
+        if !is_ours(&live, target, written) {
+            return Ok(Err(name_taken(&target.job_name, &live.metadata)));
+        }
+        if live.metadata.deletion_timestamp.is_some() {
+            return Ok(Err(Problem::unavailable(
+                format!("The CronJob {name} was not written."),
+                "Somebody deletes it at this moment, and it is not gone yet.",
+            )
+            .follows("It is made again as soon as it is gone.")));
+        }
+        let live = if fires_otherwise(live.spec.as_ref(), wanted.spec.as_ref()) {
+            self.forget_ticks(live, ticks_after).await?
+        } else {
+            live
+        };
+        let mut object = wanted.clone();
+        keep_metadata(&mut object.metadata, &live.metadata);
+        let done = call(self.cron_jobs.replace(name, &params, &object)).await?;
+        Ok(Ok(Written::of(&done)))
+    }
+
+    /// Moves the last tick that counts as fired, so that no tick before `ticks_after` fires under the new schedule: the
+    /// controller makes up for what it thinks it missed.
+    async fn forget_ticks(&self, live: CronJob, ticks_after: Timestamp) -> Result<CronJob, Fault> {
+        let last = live.status.as_ref().and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0);
+        if last.is_some_and(|last| last >= ticks_after) {
+            return Ok(live);
+        }
+        let patch = serde_json::json!({
+            "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
+            "status": { "lastScheduleTime": seconds(ticks_after) },
+        });
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        call(self.cron_jobs.patch_status(&live.name_any(), &params, &Patch::Merge(&patch))).await
+    }
+
+    /// Removes the CronJob of a deployment. Its runs go on.
+    pub(crate) async fn remove(&self, target: &Target) -> Result<(), Fault> {
+        let name = target.job_name.as_str();
+        let written = target.mark.as_ref().and_then(Written::read);
+        let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(()) };
+        if !is_ours(&live, target, written.as_ref()) || live.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let params = DeleteParams {
+            // Without it the runs in progress die with the CronJob.
+            propagation_policy: Some(PropagationPolicy::Orphan),
+            preconditions: Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() }),
+            ..DeleteParams::default()
+        };
+        match call(self.cron_jobs.delete(name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(fault) if fault.is_missing() => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Makes a secret hold exactly this, or, when `data` is absent, exist. One that is not ours is left alone, if it is
+    /// there.
+    pub(crate) async fn keep_secret(
+        &self,
+        target: &Target,
+        name: &str,
+        data: Option<&BTreeMap<String, String>>,
+    ) -> Result<(), Fault> {
+        let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        let mut secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels: Some(BTreeMap::from([
+                    (names::JOB_ID.to_owned(), target.job_id.to_string()),
+                    (names::NAME.to_owned(), target.job_name.to_string()),
+                ])),
+                ..ObjectMeta::default()
+            },
+            string_data: data.cloned(),
+            type_: Some("Opaque".into()),
+            ..Secret::default()
+        };
+        match call(self.secrets.get_metadata_opt(name)).await? {
+            None => call(self.secrets.create(&params, &secret)).await.map(drop),
+            Some(live) if data.is_some() && job_id(&live.metadata) == Some(target.job_id) => {
+                secret.metadata.resource_version = live.metadata.resource_version;
+                secret.metadata.uid = live.metadata.uid;
+                call(self.secrets.replace(name, &params, &secret)).await.map(drop)
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether what is known of a CronJob is what was written. What is known may be older than what was written, never newer
+/// without a higher generation.
+fn is_as_written(written: &Written, seen: &CronJobView, target: &Target) -> bool {
+    seen.uid == written.uid && seen.generation <= written.generation && seen.job_id == Some(target.job_id)
+}
+
+/// Ours is what carries the job's id, or what we wrote and somebody took the label from.
+fn is_ours(live: &CronJob, target: &Target, written: Option<&Written>) -> bool {
+    job_id(&live.metadata) == Some(target.job_id)
+        || written.is_some_and(|written| live.uid().as_deref() == Some(&written.uid))
+}
+
+fn name_taken(job: &JobName, metadata: &ObjectMeta) -> Problem {
+    Problem::conflict(
+        format!("The CronJob {job} was not written."),
+        format!("Its name is taken by a CronJob that this service did not make (owner: {}).", owner(metadata)),
+    )
+    .follows("What stands there is left alone, and the deployment waits.")
+    .fix("Remove or rename what stands there, or choose another name for the job.")
+}
+
+/// Who made an object, as far as it says.
+fn owner(metadata: &ObjectMeta) -> String {
+    let managed_by = metadata.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/managed-by"));
+    let first_writer = || metadata.managed_fields.as_ref()?.first()?.manager.as_ref();
+    managed_by.or_else(first_writer).map_or_else(|| "unknown".to_owned(), Clone::clone)
+}
+
+/// Who wrote an object last beside us and the controllers' own status, as far as it says: clients choose their names.
+fn last_writer(metadata: &ObjectMeta) -> Option<String> {
+    metadata
+        .managed_fields
+        .iter()
+        .flatten()
+        .filter(|entry| entry.subresource.is_none() && entry.manager.as_deref() != Some(MANAGER))
+        .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
+        .and_then(|entry| entry.manager.clone())
+}
+
+/// Whether the two fire at other instants.
+fn fires_otherwise(live: Option<&CronJobSpec>, wanted: Option<&CronJobSpec>) -> bool {
+    let when = |spec: &CronJobSpec| (spec.schedule.clone(), spec.time_zone.clone(), spec.suspend.unwrap_or_default());
+    live.map(when) != wanted.map(when)
+}
+
+/// What others wrote into the metadata stays, and the object is named as the one that was read.
+fn keep_metadata(metadata: &mut ObjectMeta, live: &ObjectMeta) {
+    let ours = |name: &str| name.starts_with("holdfast/") || name.starts_with("com.vmware.taurus/");
+    let merged = |own: &mut Option<BTreeMap<String, String>>, live: &Option<BTreeMap<String, String>>| {
+        for (name, value) in live.iter().flatten().filter(|(name, _)| !ours(name)) {
+            own.get_or_insert_default().entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    };
+    merged(&mut metadata.labels, &live.labels);
+    merged(&mut metadata.annotations, &live.annotations);
+    metadata.uid.clone_from(&live.uid);
+    metadata.resource_version.clone_from(&live.resource_version);
+    metadata.owner_references.clone_from(&live.owner_references);
+    metadata.finalizers.clone_from(&live.finalizers);
+}
+
+/// An instant as the API server has it: whole seconds, none before it is over.
+fn seconds(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
+}

@@ -1,0 +1,640 @@
+//! What a deployment looks like in the cluster: a CronJob, and the Job of a run that a request started. Pure: the same
+//! revision, job and configuration give the same bytes.
+//!
+//! The shape is the reference's where operators and alert rules rely on it (names, labels and annotations on the job
+//! template, the container named as the job, optional secrets); where it is not, the safer choice is taken: the Pod
+//! Security profile "restricted", no restart within a pod, arguments that no shell reads.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec},
+        core::v1::{
+            Capabilities, Container, EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, LocalObjectReference,
+            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
+            SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+};
+use model::{
+    Problem,
+    deployment::PythonVersion,
+    name::ExecutionId,
+    resources::Resources,
+    runtime::{Blueprint, Run},
+    schedule::Schedule,
+};
+
+use super::names;
+
+/// Where a container's own files go, as the reference has it.
+const SCRATCH: (&str, &str) = ("tmpfs", "/var/tmp");
+/// Where VDK is when an image of its own brings it, as the reference has it.
+const VDK: (&str, &str) = ("vdk", "/vdk");
+/// Where a job finds its key table, as the reference has it.
+const KEYTAB_FOLDER: &str = "/credentials";
+/// The user and group that jobs run as, as the reference has it.
+const USER: i64 = 1000;
+/// A schedule for a job that has none. It is suspended beside that, so nothing comes of it; an instant that never comes
+/// makes the controller complain about each sync.
+const NEVER: &str = "@yearly";
+/// The most finished Jobs that a CronJob keeps of each kind.
+const HISTORY_MAX: usize = 100;
+
+/// A CronJob that each job's is made from.
+#[derive(Debug, Clone, Default)]
+pub struct Template(CronJob);
+
+impl Template {
+    /// Reads one in YAML or JSON.
+    ///
+    /// # Errors
+    /// Why it is no CronJob, for people.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let cron_job: CronJob =
+            serde_saphyr::from_str(text).map_err(|e| format!("it is no CronJob of batch/v1: {e}."))?;
+        Ok(Self(cron_job))
+    }
+}
+
+/// What the operator chose for what is made in the cluster.
+#[derive(Debug, Clone)]
+pub struct ManifestOptions {
+    /// A CronJob to start from; what this module sets goes over it.
+    pub template: Template,
+    /// What a run may use when its deployment does not say.
+    pub resources: Resources,
+    /// What the container that brings VDK may use.
+    pub vdk_resources: Resources,
+    /// The image that brings VDK, by Python version, with `{vdk}` for the version of VDK. Without one for a version, the
+    /// job's own image has the `vdk` command.
+    pub vdk_images: BTreeMap<PythonVersion, String>,
+    /// Secrets to pull images with.
+    pub pull_secrets: Vec<String>,
+    /// When images are pulled: `IfNotPresent`, `Always` or `Never`.
+    pub pull_policy: String,
+    /// Whether containers can't write but to their volumes.
+    pub read_only_root: bool,
+    /// Whether jobs get a token of this service from a secret.
+    pub has_token: bool,
+    /// How long a run may take.
+    pub deadline_seconds: u64,
+    /// How often a failed run is tried again.
+    pub backoff_limit: u32,
+    /// How late a tick may start its run.
+    pub start_deadline_seconds: u64,
+    /// How long the result of a run waits to be recorded.
+    pub outage_window_seconds: u64,
+    /// The time zone of schedules that name none.
+    pub default_zone: String,
+}
+
+/// The CronJob of a deployment.
+///
+/// # Errors
+/// [`model::problem::Kind::Invalid`] when the stored schedule can't be read (by a change of the rules).
+pub(crate) fn cron_job(
+    options: &ManifestOptions,
+    blueprint: &Blueprint,
+    image: &str,
+    inputs_hash: &str,
+) -> Result<CronJob, Problem> {
+    let deployment = &blueprint.deployment;
+    let schedule =
+        deployment.schedule_cron.as_deref().map(|cron| Schedule::parse(cron, &options.default_zone)).transpose()?;
+    let mut cron_job = options.template.0.clone();
+    let template = cron_job.spec.take();
+    let history = i32::try_from(history(options, schedule.as_ref(), deployment.schedule_since)).unwrap_or(i32::MAX);
+    let metadata = &mut cron_job.metadata;
+    metadata.name = Some(blueprint.job_name.to_string());
+    metadata.labels.get_or_insert_default().extend(labels(blueprint));
+    metadata.annotations.get_or_insert_default().extend([
+        (names::GENERATION.to_owned(), deployment.generation.to_string()),
+        (names::INPUTS_HASH.to_owned(), inputs_hash.to_owned()),
+        (names::TEAM.to_owned(), blueprint.team.to_string()),
+    ]);
+    let job_template = job_template(options, blueprint, image, template.as_ref().map(|spec| &spec.job_template));
+    let template = template.unwrap_or_default();
+    cron_job.spec = Some(CronJobSpec {
+        schedule: schedule.as_ref().map_or(NEVER, Schedule::expression).to_owned(),
+        time_zone: Some(schedule.as_ref().map_or(options.default_zone.as_str(), Schedule::zone).to_owned()),
+        suspend: Some(!deployment.enabled || schedule.is_none()),
+        concurrency_policy: Some("Forbid".into()),
+        starting_deadline_seconds: template
+            .starting_deadline_seconds
+            .or_else(|| i64::try_from(options.start_deadline_seconds).ok()),
+        // Both are set, or what ended while nobody looked is gone before it is recorded.
+        successful_jobs_history_limit: Some(template.successful_jobs_history_limit.unwrap_or(0).max(history)),
+        failed_jobs_history_limit: Some(template.failed_jobs_history_limit.unwrap_or(0).max(history)),
+        job_template,
+    });
+    Ok(cron_job)
+}
+
+/// The Job of a run that a request started. It is made suspended: it runs when it is let go, after it was seen that no
+/// tick came before it.
+pub(crate) fn manual_job(options: &ManifestOptions, run: &Run, image: &str, owner: OwnerReference) -> Job {
+    let blueprint = &run.blueprint;
+    let spec = options.template.0.spec.as_ref().map(|spec| &spec.job_template);
+    let JobTemplateSpec { metadata, spec } = job_template(options, blueprint, image, spec);
+    let mut metadata = metadata.unwrap_or_default();
+    metadata.name = Some(run.id.to_string());
+    metadata.owner_references = Some(vec![owner]);
+    metadata.annotations.get_or_insert_default().extend([
+        (names::MANUAL.to_owned(), "true".to_owned()),
+        (names::EXECUTION_TYPE.to_owned(), "manual".to_owned()),
+        (names::STARTED_BY.to_owned(), run.started_by.clone()),
+        (names::OP_ID.to_owned(), run.op_id.clone()),
+    ]);
+    let mut spec = spec.unwrap_or_default();
+    spec.suspend = Some(true);
+    if let Some(container) = spec.template.spec.as_mut().and_then(|pod| pod.containers.first_mut()) {
+        if let Some(arguments) = &run.arguments {
+            container.args.get_or_insert_default().extend(["--arguments".to_owned(), literal(arguments)]);
+        }
+        for variable in container.env.iter_mut().flatten() {
+            if matches!(variable.name.as_str(), "VDK_OP_ID" | "VDK_OP_ID_OVERRIDE") {
+                variable.value = Some(literal(&run.op_id));
+            }
+        }
+    }
+    Job { metadata, spec: Some(spec), status: None }
+}
+
+fn labels(blueprint: &Blueprint) -> [(String, String); 4] {
+    let deployment = &blueprint.deployment;
+    [
+        (names::JOB_ID.to_owned(), deployment.job_id.to_string()),
+        (names::TYPE.0.to_owned(), names::TYPE.1.to_owned()),
+        (names::NAME.to_owned(), blueprint.job_name.to_string()),
+        (names::VERSION.to_owned(), deployment.job_version.to_string()),
+    ]
+}
+
+fn job_template(
+    options: &ManifestOptions,
+    blueprint: &Blueprint,
+    image: &str,
+    template: Option<&JobTemplateSpec>,
+) -> JobTemplateSpec {
+    let deployment = &blueprint.deployment;
+    let mut job_template = template.cloned().unwrap_or_default();
+    let metadata = job_template.metadata.get_or_insert_default();
+    metadata.labels.get_or_insert_default().extend(labels(blueprint));
+    metadata.annotations.get_or_insert_default().extend([
+        (names::GENERATION.to_owned(), deployment.generation.to_string()),
+        (names::TEAM.to_owned(), blueprint.team.to_string()),
+        (names::SCHEDULE.to_owned(), deployment.schedule_cron.clone().unwrap_or_default()),
+        (names::EXECUTION_TYPE.to_owned(), "scheduled".to_owned()),
+        (names::STARTED_BY.to_owned(), "scheduled/runtime".to_owned()),
+        (names::DEPLOYED_BY.to_owned(), deployment.deployed_by.clone()),
+        (names::DEPLOYED_DATE.to_owned(), deployment.deployed_at.to_string()),
+        (names::PYTHON_VERSION.to_owned(), deployment.python_version.to_string()),
+        (names::UNSCHEDULED.to_owned(), deployment.schedule_cron.is_none().to_string()),
+    ]);
+    let given = job_template.spec.take().unwrap_or_default();
+    job_template.spec = Some(JobSpec {
+        active_deadline_seconds: given.active_deadline_seconds.or_else(|| i64::try_from(options.deadline_seconds).ok()),
+        backoff_limit: given.backoff_limit.or_else(|| i32::try_from(options.backoff_limit).ok()),
+        ttl_seconds_after_finished: i32::try_from(options.outage_window_seconds).ok(),
+        template: pod_template(options, blueprint, image, given.template.clone()),
+        ..given
+    });
+    job_template
+}
+
+fn pod_template(
+    options: &ManifestOptions,
+    blueprint: &Blueprint,
+    image: &str,
+    given: PodTemplateSpec,
+) -> PodTemplateSpec {
+    let deployment = &blueprint.deployment;
+    let mut metadata = given.metadata.unwrap_or_default();
+    metadata.labels.get_or_insert_default().extend(labels(blueprint));
+    let pod = given.spec.unwrap_or_default();
+    let vdk_image = options.vdk_images.get(&deployment.python_version);
+    let mut mounts = vec![mount(SCRATCH.0, SCRATCH.1, false), mount("keytab", KEYTAB_FOLDER, true)];
+    let mut volumes = vec![
+        scratch(SCRATCH.0),
+        Volume {
+            name: "keytab".into(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(names::keytab_secret(&blueprint.job_name)),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+    ];
+    if vdk_image.is_some() {
+        mounts.push(mount(VDK.0, VDK.1, false));
+        volumes.push(scratch(VDK.0));
+    }
+    let secrets = [
+        // Both are the reference's names: what operators put into them reaches every job, or those of a team.
+        optional_secret("builder-secrets".to_owned()),
+        optional_secret(names::team_secret(&blueprint.team)),
+    ];
+    let (mut containers, mut sidecars) = (pod.containers.into_iter(), Vec::new());
+    let main = containers.next();
+    sidecars.extend(containers);
+    let (command, arguments) = command(blueprint, vdk_image.is_some());
+    let main = Container {
+        name: blueprint.job_name.to_string(),
+        image: Some(image.to_owned()),
+        image_pull_policy: Some(options.pull_policy.clone()),
+        command: Some(command),
+        args: Some(arguments),
+        env: Some(environment(options, blueprint)),
+        env_from: Some(secrets.to_vec()),
+        resources: Some(requirements(deployment.resources.or(options.resources))),
+        volume_mounts: Some(mounts.clone()),
+        security_context: Some(restricted(options)),
+        ..main.unwrap_or_default()
+    };
+    let mut init_containers = pod.init_containers.unwrap_or_default();
+    if let Some(image) = vdk_image {
+        init_containers.push(Container {
+            name: "vdk".into(),
+            image: Some(image.replace("{vdk}", &deployment.vdk_version)),
+            image_pull_policy: Some(options.pull_policy.clone()),
+            command: Some(vec!["/bin/sh".into(), "-c".into(), COPY_VDK.into()]),
+            env_from: Some(secrets.to_vec()),
+            resources: Some(requirements(options.vdk_resources)),
+            volume_mounts: Some(mounts),
+            security_context: Some(restricted(options)),
+            ..Container::default()
+        });
+    }
+    let mut all_volumes = pod.volumes.unwrap_or_default();
+    all_volumes.extend(volumes);
+    let mut pull_secrets = pod.image_pull_secrets.unwrap_or_default();
+    pull_secrets.extend(options.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }));
+    PodTemplateSpec {
+        metadata: Some(metadata),
+        spec: Some(PodSpec {
+            containers: std::iter::once(main).chain(sidecars).collect(),
+            init_containers: (!init_containers.is_empty()).then_some(init_containers),
+            volumes: Some(all_volumes),
+            image_pull_secrets: (!pull_secrets.is_empty()).then_some(pull_secrets),
+            // A pod that restarts within itself is deleted at its last failure, and its log and last words with it.
+            restart_policy: Some("Never".into()),
+            automount_service_account_token: pod.automount_service_account_token.or(Some(false)),
+            security_context: Some(pod.security_context.unwrap_or_else(|| PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+                ..PodSecurityContext::default()
+            })),
+            ..pod
+        }),
+    }
+}
+
+/// What brings VDK into the volume: its packages and its command, wherever the image's Python keeps them.
+const COPY_VDK: &str = "cp -r \"$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')\" /vdk/ \
+                        && cp \"$(command -v vdk)\" /vdk/";
+
+/// What runs the job where another image brought VDK. The arguments stay what they are: the shell gets them as such.
+const RUN_WITH_VDK: &str = "export PYTHONPATH=\"$(python3 -c 'import sysconfig; \
+                            print(sysconfig.get_path(\"purelib\"))'):/vdk/site-packages\"; exec python3 /vdk/vdk run \"$@\"";
+
+/// Command and arguments of the job's container. More arguments can be added at the end of the latter.
+fn command(blueprint: &Blueprint, vdk_apart: bool) -> (Vec<String>, Vec<String>) {
+    let folder = format!("./{}", blueprint.job_name);
+    if vdk_apart {
+        // `$$` is the kubelet's way to write a dollar sign.
+        let script = literal(RUN_WITH_VDK);
+        return (vec!["/bin/sh".into(), "-c".into(), script, "vdk".into()], vec![folder]);
+    }
+    (vec!["vdk".into(), "run".into()], vec![folder])
+}
+
+/// The variables of a container, those of the pod first: others may name them.
+fn environment(options: &ManifestOptions, blueprint: &Blueprint) -> Vec<EnvVar> {
+    let of_label = format!("metadata.labels['{}']", names::JOB_OF_POD);
+    let mut all = vec![
+        field("VDK_EXECUTION_ID", &of_label),
+        field("HOLDFAST_POD_UID", "metadata.uid"),
+        // The stock client skips its own run when the id that it makes of the attempt does not start with the execution's:
+        // so it can't be the pod's name, which is cut for long names of jobs.
+        plain("VDK_ATTEMPT_ID", "$(VDK_EXECUTION_ID)-$(HOLDFAST_POD_UID)".to_owned()),
+        plain("VDK_OP_ID", "$(VDK_EXECUTION_ID)".to_owned()),
+        plain("VDK_OP_ID_OVERRIDE", "$(VDK_EXECUTION_ID)".to_owned()),
+    ];
+    let mut own = BTreeMap::from([
+        ("VDK_KEYTAB_FOLDER".to_owned(), KEYTAB_FOLDER.to_owned()),
+        ("VDK_BASE_CONFIG_FOLDER".to_owned(), SCRATCH.1.to_owned()),
+        ("VDK_TEMPORARY_WRITE_DIRECTORY".to_owned(), SCRATCH.1.to_owned()),
+    ]);
+    own.extend(blueprint.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
+    for (name, value) in own {
+        all.retain(|variable| variable.name != name);
+        // The reference's way to name a field of the pod.
+        all.push(match value.strip_prefix('$').filter(|path| is_field(path)) {
+            Some(path) => field(&name, path),
+            None => plain(&name, literal(&value)),
+        });
+    }
+    if options.has_token {
+        let secret = names::token_secret(&blueprint.job_name);
+        for name in ["VDK_API_TOKEN", "VDK_API_TOKEN_AUTHORIZATION_URL", "OAUTHLIB_INSECURE_TRANSPORT"] {
+            if all.iter().any(|variable| variable.name == name) {
+                continue;
+            }
+            all.push(EnvVar {
+                name: name.into(),
+                value_from: Some(EnvVarSource {
+                    secret_key_ref: Some(SecretKeySelector {
+                        name: secret.clone(),
+                        key: name.into(),
+                        optional: Some(name == "OAUTHLIB_INSECURE_TRANSPORT"),
+                    }),
+                    ..EnvVarSource::default()
+                }),
+                ..EnvVar::default()
+            });
+        }
+    }
+    all
+}
+
+/// A text as the kubelet has to get it, which takes `$(NAME)` for a variable's value and `$$` for a dollar sign.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+fn is_field(path: &str) -> bool {
+    ["metadata.", "spec.", "status."].iter().any(|part| path.starts_with(part))
+        && path.chars().all(|c| c.is_ascii_alphanumeric() || "._-/[]'".contains(c))
+}
+
+fn plain(name: &str, value: String) -> EnvVar {
+    EnvVar { name: name.into(), value: Some(value), ..EnvVar::default() }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.into(), ..ObjectFieldSelector::default() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn scratch(name: &str) -> Volume {
+    Volume { name: name.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
+}
+
+fn optional_secret(name: String) -> EnvFromSource {
+    EnvFromSource { secret_ref: Some(SecretEnvSource { name, optional: Some(true) }), ..EnvFromSource::default() }
+}
+
+/// What the Pod Security profile "restricted" asks of a container.
+fn restricted(options: &ManifestOptions) -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+        privileged: Some(false),
+        read_only_root_filesystem: Some(options.read_only_root),
+        ..SecurityContext::default()
+    }
+}
+
+fn requirements(resources: Resources) -> ResourceRequirements {
+    let quantities = |cpu: Option<f64>, memory_mi: Option<i32>| {
+        let mut all = BTreeMap::new();
+        // As the API server writes it back: thousandths of a core.
+        all.extend(cpu.map(|cores| ("cpu".to_owned(), Quantity(format!("{:.0}m", (cores * 1000.0).max(1.0))))));
+        all.extend(memory_mi.map(|mi| ("memory".to_owned(), Quantity(format!("{mi}Mi")))));
+        (!all.is_empty()).then_some(all)
+    };
+    ResourceRequirements {
+        requests: quantities(resources.cpu_request, resources.memory_request_mi),
+        limits: quantities(resources.cpu_limit, resources.memory_limit_mi),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// How many finished Jobs of a kind are kept: those that can end within the outage window, and two.
+fn history(options: &ManifestOptions, schedule: Option<&Schedule>, since: Timestamp) -> usize {
+    let Some(schedule) = schedule else { return 2 };
+    let window = SignedDuration::from_secs(i64::try_from(options.outage_window_seconds).unwrap_or(i64::MAX));
+    let mut ticks = 0;
+    let mut at = schedule.next_after(since);
+    let Some(end) = at.and_then(|first| first.checked_add(window).ok()) else { return 2 };
+    while let Some(tick) = at.filter(|tick| *tick <= end && ticks + 2 < HISTORY_MAX) {
+        ticks += 1;
+        at = schedule.next_after(tick);
+    }
+    ticks + 2
+}
+
+/// The name that an execution's Job has.
+pub(crate) fn job_name(id: &ExecutionId) -> &str {
+    id.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{
+        deployment::{Deployment, Mode},
+        job::Contacts,
+        name::{JobId, JobName, TeamName},
+        runtime::Artifact,
+        source::SourceVersion,
+    };
+
+    use super::*;
+
+    fn options() -> ManifestOptions {
+        ManifestOptions {
+            template: Template::default(),
+            resources: Resources {
+                cpu_request: Some(0.5),
+                cpu_limit: Some(0.5),
+                memory_request_mi: Some(1000),
+                memory_limit_mi: Some(1000),
+            },
+            vdk_resources: Resources { cpu_limit: Some(0.1), ..Resources::default() },
+            vdk_images: BTreeMap::new(),
+            pull_secrets: vec!["registry".into()],
+            pull_policy: "IfNotPresent".into(),
+            read_only_root: true,
+            has_token: true,
+            deadline_seconds: 43_200,
+            backoff_limit: 3,
+            start_deadline_seconds: 1800,
+            outage_window_seconds: 21_600,
+            default_zone: "UTC".into(),
+        }
+    }
+
+    fn blueprint() -> Blueprint {
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        Blueprint {
+            job_name: JobName::parse("daily-sales").unwrap(),
+            team: TeamName::parse("Sales & Co").unwrap(),
+            deployment: Deployment {
+                job_id: JobId(uuid::Uuid::nil()),
+                generation: 7,
+                job_version: SourceVersion::parse(&"a".repeat(40)).unwrap(),
+                python_version_asked: None,
+                python_version: PythonVersion { major: 3, minor: 11 },
+                vdk_version_asked: None,
+                vdk_version: "0.2".into(),
+                enabled: true,
+                mode: Mode::Release,
+                resources: Resources { memory_limit_mi: Some(2000), ..Resources::default() },
+                schedule_cron: Some("TZ=Europe/Sofia */10 * * * *".into()),
+                schedule_since: at,
+                contacts: Contacts::default(),
+                db_default_type: None,
+                enable_execution_notifications: true,
+                deployed_by: "someone".into(),
+                deployed_at: at,
+            },
+            variables: BTreeMap::from([
+                ("PRICE".to_owned(), "5$ or $(HOME)".to_owned()),
+                ("NODE".to_owned(), "$spec.nodeName".to_owned()),
+            ]),
+        }
+    }
+
+    fn run() -> Run {
+        Run {
+            id: ExecutionId::parse("daily-sales-1700000000").unwrap(),
+            blueprint: blueprint(),
+            artifact: Artifact::Image("registry/daily-sales:1".into()),
+            archive: Vec::new(),
+            arguments: Some(r#"{"q":"it's $(HOME) `id`"}"#.into()),
+            started_by: "manual/someone".into(),
+            op_id: "an operation".into(),
+            variables: BTreeMap::new(),
+            deadline_seconds: 60,
+            backoff_limit: 0,
+        }
+    }
+
+    fn owner() -> OwnerReference {
+        OwnerReference {
+            api_version: "batch/v1".into(),
+            kind: "CronJob".into(),
+            name: "daily-sales".into(),
+            uid: "uid".into(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }
+    }
+
+    #[test]
+    fn a_deployment_as_a_cron_job() {
+        let cron_job = cron_job(&options(), &blueprint(), "registry/daily-sales:1", "inputs").unwrap();
+        insta::assert_json_snapshot!(cron_job);
+    }
+
+    #[test]
+    fn a_run_as_a_job() {
+        insta::assert_json_snapshot!(manual_job(&options(), &run(), "registry/daily-sales:1", owner()));
+    }
+
+    #[test]
+    fn an_image_of_its_own_brings_vdk_where_the_jobs_image_has_none() {
+        let mut options = options();
+        options.vdk_images.insert(PythonVersion { major: 3, minor: 11 }, "registry/vdk:{vdk}".into());
+        let job = manual_job(&options, &run(), "registry/daily-sales:1", owner());
+        let pod = job.spec.unwrap().template.spec.unwrap();
+        let init = &pod.init_containers.unwrap()[0];
+        assert_eq!((init.name.as_str(), init.image.as_deref()), ("vdk", Some("registry/vdk:0.2")));
+        let main = &pod.containers[0];
+        assert_eq!(main.command.as_ref().unwrap()[..2], ["/bin/sh", "-c"]);
+        // The shell gets them as they are, behind its own name.
+        assert_eq!(main.args.as_ref().unwrap()[..2], ["./daily-sales", "--arguments"]);
+        assert!(!main.command.as_ref().unwrap()[2].contains("sales"));
+    }
+
+    #[test]
+    fn a_template_keeps_what_the_service_does_not_set() {
+        let text = "
+apiVersion: batch/v1
+kind: CronJob
+metadata: {annotations: {example.com/a: b}}
+spec:
+  schedule: ''
+  concurrencyPolicy: Allow
+  failedJobsHistoryLimit: 99
+  jobTemplate:
+    spec:
+      backoffLimit: 1
+      activeDeadlineSeconds: 60
+      template:
+        metadata: {annotations: {example.com/pod: yes-please}}
+        spec:
+          nodeSelector: {disk: fast}
+          restartPolicy: OnFailure
+          securityContext: {runAsUser: 2000}
+          volumes: [{name: more, emptyDir: {}}]
+          containers:
+            - {name: x, image: y, lifecycle: {preStop: {sleep: {seconds: 1}}}}
+            - {name: beside, image: beside:1}
+";
+        let options = ManifestOptions { template: Template::parse(text).unwrap(), ..options() };
+        let cron_job = cron_job(&options, &blueprint(), "i", "h").unwrap();
+        assert_eq!(cron_job.metadata.annotations.unwrap()["example.com/a"], "b");
+        let spec = cron_job.spec.unwrap();
+        assert_eq!((spec.concurrency_policy.as_deref(), spec.failed_jobs_history_limit), (Some("Forbid"), Some(99)));
+        let job = spec.job_template.spec.unwrap();
+        assert_eq!((job.backoff_limit, job.active_deadline_seconds), (Some(1), Some(60)));
+        let pod = job.template.spec.unwrap();
+        assert_eq!(pod.node_selector.unwrap()["disk"], "fast");
+        assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
+        assert_eq!(pod.security_context.unwrap().run_as_user, Some(2000));
+        assert!(pod.volumes.unwrap().iter().any(|volume| volume.name == "more"));
+        assert_eq!(pod.containers.len(), 2);
+        assert_eq!((pod.containers[0].name.as_str(), pod.containers[1].name.as_str()), ("daily-sales", "beside"));
+        assert!(pod.containers[0].lifecycle.is_some());
+        assert!(Template::parse("kind: Pod").is_err());
+    }
+
+    #[test]
+    fn a_disabled_or_unscheduled_deployment_is_suspended() {
+        let suspended = |change: fn(&mut Deployment)| {
+            let mut blueprint = blueprint();
+            change(&mut blueprint.deployment);
+            let spec = cron_job(&options(), &blueprint, "i", "h").unwrap().spec.unwrap();
+            (spec.suspend, spec.schedule)
+        };
+        assert_eq!(suspended(|_| {}), (Some(false), "*/10 * * * *".into()));
+        assert_eq!(suspended(|d| d.enabled = false).0, Some(true));
+        assert_eq!(suspended(|d| d.schedule_cron = None), (Some(true), NEVER.into()));
+    }
+
+    #[test]
+    fn as_many_finished_jobs_are_kept_as_may_end_in_the_outage_window() {
+        let kept = |cron: Option<&str>| {
+            let schedule = cron.map(|cron| Schedule::parse(cron, "UTC").unwrap());
+            history(&options(), schedule.as_ref(), Timestamp::UNIX_EPOCH)
+        };
+        // Both ends of six hours count.
+        assert_eq!(kept(Some("0 * * * *")), 7 + 2);
+        assert_eq!(kept(Some("* * * * *")), HISTORY_MAX);
+        assert_eq!(kept(Some("0 0 1 1 *")), 1 + 2);
+        assert_eq!(kept(None), 2);
+    }
+}

@@ -1,0 +1,307 @@
+//! Jobs in a Kubernetes cluster: a CronJob for each deployment, a Job for each run.
+//!
+//! The cluster schedules, places and restarts; this module writes what is wanted, tells what differs, and reads how runs
+//! ended. It keeps nothing that the cluster or the database has not: a new instance finds all of it again.
+
+mod apply;
+mod connect;
+mod fault;
+mod logs;
+mod manifest;
+mod names;
+mod runs;
+mod stage;
+mod view;
+mod watch;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::SignedDuration;
+use kube::{Api, Client};
+use model::{
+    BoxFuture, Problem,
+    clock::SharedClock,
+    lock::LockKey,
+    name::ExecutionId,
+    runtime::{
+        Artifact, Blueprint, Changes, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target,
+        Ticked, Wanted,
+    },
+};
+use sha2::{Digest, Sha256};
+use tokio::task::JoinSet;
+
+use self::{apply::Writer, logs::Logs, runs::Runner, stage::Standing, view::JobView, watch::Namespace};
+pub use self::{
+    connect::{ConnectError, Connection, connect},
+    manifest::{ManifestOptions, Template},
+};
+
+/// Who writes, as objects have it.
+const MANAGER: &str = "holdfast";
+
+/// The longest wait before a run is looked at without news of it, and for events that no watch brings.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// How long a Job may be without a pod before its events are asked for.
+const POD_EXPECTED: SignedDuration = SignedDuration::from_secs(5);
+
+/// How long the first lists of the namespace may take before answers are read one by one.
+const LISTED_MAX: Duration = Duration::from_secs(30);
+
+/// The most runs that are followed at once. They wait in rows beyond that.
+const RUNS_MAX: usize = 10_000;
+
+/// What a [`KubernetesRuntime`] needs to know.
+#[derive(Debug, Clone)]
+pub struct KubernetesOptions {
+    /// The cluster and the namespace of the jobs.
+    pub connection: Connection,
+    /// What is made there.
+    pub manifest: ManifestOptions,
+    /// A folder of this machine for logs on their way. It may be emptied while the service is down.
+    pub logs_folder: PathBuf,
+    /// How much of a run's log is kept, half of it from the beginning and half from the end.
+    pub log_max_bytes: u64,
+    /// The present instant.
+    pub clock: SharedClock,
+}
+
+/// Jobs in a cluster.
+pub struct KubernetesRuntime {
+    options: KubernetesOptions,
+    namespace: Arc<Namespace>,
+    writer: Writer,
+    runner: Runner,
+    logs: Logs,
+    /// The watches end with the runtime.
+    _watches: JoinSet<()>,
+}
+
+impl std::fmt::Debug for KubernetesRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubernetesRuntime").field("connection", &self.options.connection).finish_non_exhaustive()
+    }
+}
+
+impl KubernetesRuntime {
+    /// Begins to watch the namespace. A cluster that can't be reached is waited for.
+    pub fn open(options: KubernetesOptions) -> Self {
+        let Connection { client, namespace: name, .. } = &options.connection;
+        let namespace = Arc::new(Namespace::default());
+        let mut watches = JoinSet::new();
+        namespace.watch(client, name, &mut watches);
+        let api = |client: &Client| Runner {
+            cron_jobs: Api::namespaced(client.clone(), name),
+            jobs: Api::namespaced(client.clone(), name),
+            pods: Api::namespaced(client.clone(), name),
+            events: Api::namespaced(client.clone(), name),
+        };
+        let runner = api(client);
+        let writer = Writer { cron_jobs: runner.cron_jobs.clone(), secrets: Api::namespaced(client.clone(), name) };
+        let logs = Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes);
+        Self { options, namespace, writer, runner, logs, _watches: watches }
+    }
+
+    /// The cluster and the namespace of the jobs.
+    pub fn connection(&self) -> &Connection {
+        &self.options.connection
+    }
+
+    /// The image of a deployment.
+    fn image(artifact: &Artifact) -> Result<&str, Problem> {
+        match artifact {
+            Artifact::Image(name) => Ok(name),
+            Artifact::Packages(_) => Err(Problem::internal(
+                "The deployment was not made.",
+                "It has packages for a machine and no image for a cluster.",
+            )),
+        }
+    }
+
+    /// A Job and its pods, from what is known, or read afresh when nothing is.
+    async fn look(&self, name: &str) -> Result<Option<(JobView, Vec<view::PodView>)>, fault::Fault> {
+        if let Some((job, pods)) = self.namespace.job(name) {
+            return Ok(Some(((*job).clone(), pods)));
+        }
+        match self.runner.job(name).await? {
+            Some(job) => Ok(Some((job, self.runner.pods(name).await?))),
+            None => Ok(None),
+        }
+    }
+
+    async fn next_stage(&self, id: &ExecutionId, seen: &Seen) -> Result<Stage, Problem> {
+        let what = || format!("The run {id} can't be looked at.");
+        let name = manifest::job_name(id);
+        let bell = self.namespace.bell(name);
+        loop {
+            let rings = bell.rings();
+            tokio::pin!(rings);
+            // Registered before the look, so that news in between ring.
+            rings.as_mut().enable();
+            let Some((job, pods)) = self.look(name).await.map_err(|fault| fault.into_problem(what()))? else {
+                return Ok(Stage::Unknown);
+            };
+            self.logs.follow(id, &pods);
+            match stage::standing(&job, &pods, self.options.clock.now()) {
+                Standing::Ended(end) => return Ok(Stage::Ended(end)),
+                Standing::Running(at) if !matches!(seen, Seen::Running) => return Ok(Stage::Running(at)),
+                Standing::Held(problem) if seen.is_news(&problem) => return Ok(Stage::Held(problem)),
+                Standing::Waiting if pods.is_empty() && !job.suspended && self.is_late(&job) => {
+                    let refusal = self.runner.refusal(name).await.map_err(|fault| fault.into_problem(what()))?;
+                    if let Some(problem) = refusal.map(|message| stage::refused(&message))
+                        && seen.is_news(&problem)
+                    {
+                        return Ok(Stage::Held(problem));
+                    }
+                }
+                // Made by a former try that got no further: the start is to be gone through again.
+                Standing::Waiting if job.manual && job.suspended && !job.cancelled => return Ok(Stage::Unknown),
+                _ => {}
+            }
+            let _ = tokio::time::timeout(LOOK_MAX, rings).await;
+        }
+    }
+
+    fn is_late(&self, job: &JobView) -> bool {
+        self.options.clock.now().duration_since(job.created_at) > POD_EXPECTED
+    }
+
+    fn manifest_hash(&self, blueprint: &Blueprint) -> String {
+        // The image and the hash are known later; all else that goes into the object is here.
+        let rendered = manifest::cron_job(&self.options.manifest, blueprint, "", "");
+        let bytes = rendered.map(|cron_job| serde_json::to_vec(&cron_job).unwrap_or_default()).unwrap_or_default();
+        hex::encode(Sha256::digest(bytes))
+    }
+}
+
+impl Runtime for KubernetesRuntime {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn fires_ticks(&self) -> bool {
+        true
+    }
+
+    fn parallel_runs_max(&self) -> usize {
+        RUNS_MAX
+    }
+
+    fn takes_sources(&self) -> bool {
+        false
+    }
+
+    fn fingerprint(&self, blueprint: &Blueprint) -> String {
+        self.manifest_hash(blueprint)
+    }
+
+    fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
+        Box::pin(async move {
+            let what = || format!("The CronJob {} can't be looked at.", target.job_name);
+            // Thousands of first looks need no call each.
+            self.namespace.listed(LISTED_MAX).await;
+            self.writer.observe(&self.namespace, target).await.map_err(|fault| fault.into_problem(what()))
+        })
+    }
+
+    fn apply<'a>(&'a self, target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
+        Box::pin(async move {
+            let image = Self::image(&wanted.artifact)?;
+            let blueprint = &wanted.blueprint;
+            let cron_job = manifest::cron_job(&self.options.manifest, blueprint, image, &wanted.inputs_hash)?;
+            let what = || format!("The secrets of the job {} were not written.", blueprint.job_name);
+            // The volume that names it is not optional: a pod waits for it.
+            self.writer
+                .keep_secret(target, &names::keytab_secret(&blueprint.job_name), None)
+                .await
+                .map_err(|fault| fault.into_problem(what()))?;
+            if self.options.manifest.has_token {
+                self.writer
+                    .keep_secret(target, &names::token_secret(&blueprint.job_name), Some(&wanted.token))
+                    .await
+                    .map_err(|fault| fault.into_problem(what()))?;
+            }
+            self.writer.apply(target, &cron_job, wanted.ticks_after).await.map(Some)
+        })
+    }
+
+    fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            let what = || format!("The CronJob {} was not removed.", target.job_name);
+            self.writer.remove(target).await.map_err(|fault| fault.into_problem(what()))
+        })
+    }
+
+    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
+        Box::pin(async move {
+            let image = Self::image(&run.artifact)?;
+            Box::pin(self.runner.start(&self.options.manifest, run, image)).await
+        })
+    }
+
+    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            let what = || format!("The run {id} was not cancelled.");
+            self.runner.cancel(id).await.map(drop).map_err(|fault| fault.into_problem(what()))
+        })
+    }
+
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
+        Box::pin(async move {
+            if !self.namespace.listed(LISTED_MAX).await {
+                return Err(Problem::unavailable(
+                    "The runs in the cluster are not known.",
+                    "The cluster's API server can't be reached.",
+                ));
+            }
+            let known = self.namespace.jobs().into_iter().filter(|job| !job.terminating).filter_map(|job| {
+                Some(KnownRun {
+                    id: ExecutionId::parse(&job.name)?,
+                    ticked: job.tick.map(|tick| Ticked {
+                        job_id: job.job_id,
+                        generation: job.generation,
+                        tick,
+                        created_at: job.created_at,
+                    }),
+                })
+            });
+            Ok(known.collect())
+        })
+    }
+
+    fn changes(&self) -> BoxFuture<'_, Changes> {
+        Box::pin(self.namespace.changes())
+    }
+
+    fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
+        Box::pin(self.next_stage(id, seen))
+    }
+
+    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+        Box::pin(async move {
+            let what = || format!("The log of the run {id} can't be read.");
+            let name = manifest::job_name(id);
+            let pods = match self.namespace.pods(name) {
+                known if known.is_empty() => {
+                    self.runner.pods(name).await.map_err(|fault| fault.into_problem(what()))?
+                }
+                known => known,
+            };
+            self.logs.read(id, &pods).await.map_err(|fault| fault.into_problem(what()))
+        })
+    }
+
+    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            let what = || format!("What is left of the run {id} was not removed.");
+            self.runner.forget(id).await.map_err(|fault| fault.into_problem(what()))?;
+            self.logs.forget(id).await;
+            Ok(())
+        })
+    }
+
+    fn clean_up<'a>(&'a self, _keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async { Ok(()) })
+    }
+}

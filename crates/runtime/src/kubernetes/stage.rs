@@ -1,0 +1,284 @@
+//! What a Job and its pods say of a run. Pure.
+//!
+//! A run is over when its *Job* says so, never by one pod: another attempt may follow. What the last pod left behind (exit
+//! code, last words) tells how.
+
+use jiff::Timestamp;
+use model::{
+    Problem,
+    execution::{EndCause, RunEnd},
+};
+
+use super::view::{ContainerEnd, JobView, PodView};
+
+/// The most of a termination message that is kept, as the kubelet has it.
+const MESSAGE_MAX_BYTES: usize = 4096;
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing of it was started, and nothing is known to be in its way.
+    Waiting,
+    /// Nothing of it was started, for this reason.
+    Held(Problem),
+    /// Its first process was started at this instant.
+    Running(Timestamp),
+    /// It is over, and nothing of it is left.
+    Ended(RunEnd),
+}
+
+/// Where the run of this Job stands, by its pods.
+pub(crate) fn standing(job: &JobView, pods: &[PodView], now: Timestamp) -> Standing {
+    let mut pods: Vec<&PodView> = pods.iter().collect();
+    pods.sort_by_key(|pod| (pod.created_at, pod.name.clone()));
+    let started_at = pods.iter().filter_map(|pod| pod.main.started_at).min();
+    if let Some(terminal) = &job.terminal {
+        let last = pods.iter().rev().find_map(|pod| pod.main.ended.as_ref());
+        return Standing::Ended(RunEnd {
+            started_at: started_at.or(if terminal.complete { job.started_at } else { None }),
+            ended_at: terminal.at,
+            cause: cause(job, &pods, last),
+            termination_message: last.and_then(|end| end.message.as_deref()).map(cut),
+        });
+    }
+    if job.cancelled && job.suspended && job.active == 0 && pods.iter().all(|pod| pod.is_over()) {
+        let ended_at = pods.iter().filter_map(|pod| pod.main.ended.as_ref()?.at).max().unwrap_or(now);
+        return Standing::Ended(RunEnd { started_at, ended_at, cause: EndCause::Cancelled, termination_message: None });
+    }
+    if let Some(at) = started_at {
+        return Standing::Running(at);
+    }
+    pods.last().and_then(|pod| held(pod)).map_or(Standing::Waiting, Standing::Held)
+}
+
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(MESSAGE_MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+fn cause(job: &JobView, pods: &[&PodView], last: Option<&ContainerEnd>) -> EndCause {
+    let Some(terminal) = &job.terminal else { return EndCause::Lost };
+    if terminal.complete {
+        return EndCause::Exited(0);
+    }
+    if terminal.reason == "DeadlineExceeded" {
+        let seconds = u64::try_from(job.deadline_seconds.unwrap_or_default()).unwrap_or_default();
+        return EndCause::DeadlineExceeded(seconds);
+    }
+    let pod = pods.last();
+    if let Some(pod) = pod
+        && let Some(reason) = &pod.reason
+        && matches!(reason.as_str(), "Evicted" | "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated")
+    {
+        let on = pod.node.as_deref().unwrap_or("unknown");
+        let told = pod.message.as_deref().unwrap_or_default();
+        return EndCause::TakenAway(format!("the node {on} gave its pod up ({reason}: {told})"));
+    }
+    if let Some(pod) = pod
+        && let Some((name, init)) = &pod.init
+        && let Some(end) = &init.ended
+        && pod.main.started_at.is_none()
+    {
+        return EndCause::NotStarted(format!(
+            "the container {name} that prepares it ended with exit code {} ({})",
+            end.exit_code, end.reason
+        ));
+    }
+    match last {
+        Some(end) if end.reason == "OOMKilled" => EndCause::OutOfMemory,
+        // What the kubelet says of containers that were lost with their node or its container engine.
+        Some(end) if end.reason == "Unknown" || end.reason == "ContainerStatusUnknown" => {
+            EndCause::TakenAway("the container was lost with its node, or with the container engine there".into())
+        }
+        Some(end) if matches!(end.reason.as_str(), "StartError" | "ContainerCannotRun") => EndCause::NotStarted(
+            format!("its container could not be started: {}", end.message.as_deref().unwrap_or("no reason is given")),
+        ),
+        Some(end) => EndCause::Exited(end.exit_code),
+        None => EndCause::Lost,
+    }
+}
+
+/// What keeps a pod from starting, with what to do. `None` while it is on its way.
+fn held(pod: &PodView) -> Option<Problem> {
+    let waits = |what: &str, why: String| {
+        Problem::unavailable(what, why).follows("The run waits, and goes on by itself when the reason is gone.")
+    };
+    if let Some(message) = &pod.unschedulable {
+        return Some(waits("The run can't be placed on a node.", format!("The scheduler says: {message}")).fix(
+            "Lower what the deployment asks for (cpu_request, memory_request), or ask the operator for nodes that fit.",
+        ));
+    }
+    let (container, (reason, message)) =
+        [Some(("the job's container", &pod.main)), pod.init.as_ref().map(|(name, view)| (name.as_str(), view))]
+            .into_iter()
+            .flatten()
+            .find_map(|(name, view)| Some((name, view.waiting.as_ref()?)))?;
+    match reason.as_str() {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => Some(
+            waits("The image of the run can't be pulled.", format!("The node says of {container}: {reason}: {message}"))
+                .fix(
+                    "Push the image under the name that the deployment has, or ask the operator to check the secret to pull \
+                     it with.",
+                ),
+        ),
+        "CreateContainerConfigError" => Some(
+            waits(
+                "The container of the run can't be configured.",
+                format!("The node says of {container}: {message}. A secret or one of its keys is missing."),
+            )
+            .fix("Ask the operator to create what is missing; the service makes its own secrets again by itself."),
+        ),
+        "CreateContainerError" | "RunContainerError" => Some(
+            waits("The container of the run can't be created.", format!("The node says of {container}: {message}"))
+                .fix("Check that the image has what it is started with, and ask the operator what the node says."),
+        ),
+        _ => None,
+    }
+}
+
+/// What keeps a Job from getting a pod at all, by the words of the event that tells it.
+pub(crate) fn refused(message: &str) -> Problem {
+    let lower = message.to_lowercase();
+    let (what, fix) = if lower.contains("exceeded quota") || lower.contains("limitrange") || lower.contains("maximum") {
+        (
+            "The run would exceed a limit of the namespace.",
+            "Wait until other runs are over, lower what the deployment asks for, or ask the operator to raise the quota.",
+        )
+    } else {
+        ("The cluster refuses the run.", "Ask the operator which rule of the cluster refuses it.")
+    };
+    Problem::unavailable(what, format!("The API server says: {message}"))
+        .follows("The run waits, and goes on by itself when the reason is gone.")
+        .fix(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::name::JobId;
+
+    use super::*;
+    use crate::kubernetes::view::{ContainerView, Terminal};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn job() -> JobView {
+        JobView {
+            name: "daily-sales-1".into(),
+            uid: "u".into(),
+            job_id: JobId(uuid::Uuid::nil()),
+            generation: Some(1),
+            tick: None,
+            created_at: at(0),
+            manual: true,
+            cancelled: false,
+            suspended: false,
+            terminating: false,
+            deadline_seconds: Some(60),
+            active: 0,
+            started_at: Some(at(1)),
+            terminal: None,
+        }
+    }
+
+    fn failed(reason: &str) -> JobView {
+        let terminal = Terminal { complete: false, reason: reason.into(), message: String::new(), at: at(9) };
+        JobView { terminal: Some(terminal), ..job() }
+    }
+
+    fn pod(created: i64, main: ContainerView) -> PodView {
+        PodView {
+            name: format!("daily-sales-1-{created}"),
+            uid: String::new(),
+            job: "daily-sales-1".into(),
+            created_at: at(created),
+            terminating: false,
+            phase: if main.ended.is_some() { "Failed" } else { "Pending" }.into(),
+            reason: None,
+            message: None,
+            node: Some("node1".into()),
+            main_name: "daily-sales".into(),
+            main,
+            init: None,
+            unschedulable: None,
+        }
+    }
+
+    fn ended(exit_code: i32, reason: &str) -> ContainerView {
+        let end = ContainerEnd { exit_code, reason: reason.into(), message: Some("{}".into()), at: Some(at(8)) };
+        ContainerView { waiting: None, started_at: Some(at(2)), ended: Some(end) }
+    }
+
+    fn cause_of(job: &JobView, pods: &[PodView]) -> EndCause {
+        match standing(job, pods, at(10)) {
+            Standing::Ended(end) => end.cause,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_run_is_over_when_its_job_says_so_and_not_by_a_pod() {
+        let first = pod(1, ended(1, "Error"));
+        assert_eq!(standing(&job(), std::slice::from_ref(&first), at(10)), Standing::Running(at(2)));
+        let complete = JobView {
+            terminal: Some(Terminal { complete: true, reason: String::new(), message: String::new(), at: at(9) }),
+            ..job()
+        };
+        let second = pod(5, ended(0, "Completed"));
+        let Standing::Ended(end) = standing(&complete, &[second, first], at(10)) else { panic!() };
+        assert_eq!((end.cause, end.started_at, end.ended_at), (EndCause::Exited(0), Some(at(2)), at(9)));
+    }
+
+    #[test]
+    fn each_way_to_fail_is_told_apart() {
+        let lost = PodView { reason: Some("Evicted".into()), ..pod(1, ContainerView::default()) };
+        let cases = [
+            (failed("BackoffLimitExceeded"), vec![pod(1, ended(3, "Error"))], EndCause::Exited(3)),
+            (failed("BackoffLimitExceeded"), vec![pod(1, ended(137, "OOMKilled"))], EndCause::OutOfMemory),
+            (failed("DeadlineExceeded"), vec![], EndCause::DeadlineExceeded(60)),
+            (failed("BackoffLimitExceeded"), vec![], EndCause::Lost),
+        ];
+        for (job, pods, expected) in cases {
+            assert_eq!(cause_of(&job, &pods), expected);
+        }
+        assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[lost]), EndCause::TakenAway(_)));
+        let unknown = pod(1, ended(255, "Unknown"));
+        assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[unknown]), EndCause::TakenAway(_)));
+        let init = ContainerView { started_at: None, ..ended(1, "Error") };
+        let unprepared = PodView { init: Some(("vdk".into(), init)), ..pod(1, ContainerView::default()) };
+        assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[unprepared]), EndCause::NotStarted(_)));
+    }
+
+    #[test]
+    fn a_cancelled_run_is_over_when_its_last_pod_is() {
+        let cancelled = JobView { cancelled: true, suspended: true, active: 1, ..job() };
+        let running = ContainerView { started_at: Some(at(2)), ..ContainerView::default() };
+        assert_eq!(standing(&cancelled, &[pod(1, running)], at(10)), Standing::Running(at(2)));
+        let cancelled = JobView { active: 0, ..cancelled };
+        assert_eq!(cause_of(&cancelled, &[]), EndCause::Cancelled);
+        let done = JobView { cancelled: true, ..failed("BackoffLimitExceeded") };
+        assert_eq!(cause_of(&done, &[pod(1, ended(1, "Error"))]), EndCause::Exited(1));
+    }
+
+    #[test]
+    fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
+        let waiting = |reason: &str| ContainerView {
+            waiting: Some((reason.into(), "told by the node".into())),
+            ..ContainerView::default()
+        };
+        let held = |pod: PodView| match standing(&job(), &[pod], at(10)) {
+            Standing::Held(problem) => problem.what,
+            other => panic!("{other:?}"),
+        };
+        assert!(held(pod(1, waiting("ImagePullBackOff"))).contains("image"));
+        assert!(held(pod(1, waiting("CreateContainerConfigError"))).contains("configured"));
+        let unschedulable = PodView { unschedulable: Some("0/1 nodes".into()), ..pod(1, ContainerView::default()) };
+        assert!(held(unschedulable).contains("node"));
+        assert_eq!(standing(&job(), &[pod(1, waiting("ContainerCreating"))], at(10)), Standing::Waiting);
+        assert!(refused("pods is forbidden: exceeded quota: compute").what.contains("limit"));
+    }
+}

@@ -1,0 +1,255 @@
+//! What is kept in memory of the objects of the namespace: what decisions need, and no more.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        batch::v1::{CronJob, Job},
+        core::v1::{ContainerStatus, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::PartialObjectMeta;
+use model::name::JobId;
+
+use super::names;
+
+/// A CronJob, by its metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CronJobView {
+    pub(crate) uid: String,
+    /// Moves with the spec.
+    pub(crate) generation: i64,
+    /// Whose it is by its label.
+    pub(crate) job_id: Option<JobId>,
+}
+
+impl From<&PartialObjectMeta<CronJob>> for CronJobView {
+    fn from(object: &PartialObjectMeta<CronJob>) -> Self {
+        Self::of(&object.metadata)
+    }
+}
+
+impl CronJobView {
+    pub(crate) fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            job_id: job_id(metadata),
+        }
+    }
+}
+
+/// A Job of ours.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact that the Job states by itself")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JobView {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) job_id: JobId,
+    /// The generation of the deployment that it was made from.
+    pub(crate) generation: Option<i64>,
+    /// The tick that it is of; absent for one that a request started.
+    pub(crate) tick: Option<Timestamp>,
+    pub(crate) created_at: Timestamp,
+    /// Whether it was started by a request.
+    pub(crate) manual: bool,
+    /// Whether its cancellation was asked for.
+    pub(crate) cancelled: bool,
+    pub(crate) suspended: bool,
+    /// Whether somebody deletes it.
+    pub(crate) terminating: bool,
+    pub(crate) deadline_seconds: Option<i64>,
+    /// Pods that are not over.
+    pub(crate) active: i32,
+    pub(crate) started_at: Option<Timestamp>,
+    /// How it ended, once it has.
+    pub(crate) terminal: Option<Terminal>,
+}
+
+/// The end of a Job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Terminal {
+    pub(crate) complete: bool,
+    /// As the controller names it, such as `BackoffLimitExceeded`.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) at: Timestamp,
+}
+
+impl JobView {
+    /// Reads a Job. `None` when it is not one of ours.
+    pub(crate) fn of(job: &Job) -> Option<Self> {
+        let metadata = &job.metadata;
+        let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name));
+        let status = job.status.as_ref();
+        let spec = job.spec.as_ref();
+        // Failed and Complete come after all pods are gone; FailureTarget and SuccessCriteriaMet before.
+        let terminal = status
+            .and_then(|status| status.conditions.as_ref())
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.status == "True" && matches!(condition.type_.as_str(), "Complete" | "Failed"))
+            .map(|condition| Terminal {
+                complete: condition.type_ == "Complete",
+                reason: condition.reason.clone().unwrap_or_default(),
+                message: condition.message.clone().unwrap_or_default(),
+                at: status
+                    .and_then(|status| status.completion_time.as_ref())
+                    .or(condition.last_transition_time.as_ref())
+                    .map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            });
+        let created_at = metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let manual = annotation(names::MANUAL).is_some();
+        Some(Self {
+            name: metadata.name.clone()?,
+            uid: metadata.uid.clone().unwrap_or_default(),
+            job_id: job_id(metadata)?,
+            generation: annotation(names::GENERATION).and_then(|text| text.parse().ok()),
+            tick: (!manual)
+                .then(|| annotation(names::SCHEDULED_AT).and_then(|text| text.parse().ok()).unwrap_or(created_at)),
+            created_at,
+            manual,
+            cancelled: annotation(names::CANCELLED).is_some(),
+            suspended: spec.and_then(|spec| spec.suspend).unwrap_or_default(),
+            terminating: metadata.deletion_timestamp.is_some(),
+            deadline_seconds: spec.and_then(|spec| spec.active_deadline_seconds),
+            active: status.and_then(|status| status.active).unwrap_or_default(),
+            started_at: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
+            terminal,
+        })
+    }
+
+    /// Whether it may still run something.
+    pub(crate) fn is_over(&self) -> bool {
+        self.terminal.is_some()
+    }
+}
+
+/// A pod of a Job of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodView {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    /// The Job that it belongs to.
+    pub(crate) job: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) terminating: bool,
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    pub(crate) phase: String,
+    /// Why the pod as a whole failed, such as `Evicted`, or `DeadlineExceeded`.
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) node: Option<String>,
+    /// The job's own container.
+    pub(crate) main_name: String,
+    pub(crate) main: ContainerView,
+    /// A container before it that failed or waits.
+    pub(crate) init: Option<(String, ContainerView)>,
+    /// Why it can't be placed on a node, if it can't.
+    pub(crate) unschedulable: Option<String>,
+}
+
+/// A container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ContainerView {
+    /// Why it waits: reason and message.
+    pub(crate) waiting: Option<(String, String)>,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) ended: Option<ContainerEnd>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ContainerEnd {
+    pub(crate) exit_code: i32,
+    /// Such as `OOMKilled`, `Error` or `Completed`.
+    pub(crate) reason: String,
+    /// What it wrote to its termination message file, or what the kubelet says.
+    pub(crate) message: Option<String>,
+    pub(crate) at: Option<Timestamp>,
+}
+
+impl From<&ContainerStatus> for ContainerView {
+    fn from(status: &ContainerStatus) -> Self {
+        let state = status.state.as_ref();
+        let running = state.and_then(|state| state.running.as_ref());
+        let terminated = state.and_then(|state| state.terminated.as_ref());
+        Self {
+            waiting: state.and_then(|state| state.waiting.as_ref()).map(|waiting| {
+                (waiting.reason.clone().unwrap_or_default(), waiting.message.clone().unwrap_or_default())
+            }),
+            started_at: running
+                .and_then(|running| running.started_at.as_ref())
+                .or(terminated.and_then(|terminated| terminated.started_at.as_ref()))
+                .map(|time| time.0)
+                // A container that was never started has the zero instant here.
+                .filter(|at| *at > Timestamp::UNIX_EPOCH),
+            ended: terminated.map(|terminated| ContainerEnd {
+                exit_code: terminated.exit_code,
+                reason: terminated.reason.clone().unwrap_or_default(),
+                message: terminated.message.clone().filter(|text| !text.is_empty()),
+                at: terminated.finished_at.as_ref().map(|time| time.0).filter(|at| *at > Timestamp::UNIX_EPOCH),
+            }),
+        }
+    }
+}
+
+impl PodView {
+    /// Reads a pod. `None` when it belongs to no Job.
+    pub(crate) fn of(pod: &Pod) -> Option<Self> {
+        let metadata = &pod.metadata;
+        let label = |name: &str| metadata.labels.as_ref().and_then(|all| all.get(name));
+        let status = pod.status.clone().unwrap_or_default();
+        // The job's container is the first one of the spec; others may be an operator's or a webhook's.
+        let main_name = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.containers.first())
+            .map(|container| container.name.clone())
+            .unwrap_or_default();
+        let main = status
+            .container_statuses
+            .iter()
+            .flatten()
+            .find(|container| container.name == main_name)
+            .map(ContainerView::from)
+            .unwrap_or_default();
+        let init = status
+            .init_container_statuses
+            .iter()
+            .flatten()
+            .map(|container| (container.name.clone(), ContainerView::from(container)))
+            .find(|(_, view)| view.waiting.is_some() || view.ended.as_ref().is_some_and(|end| end.exit_code != 0));
+        let unschedulable = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .map(|condition| condition.message.clone().unwrap_or_default());
+        Some(Self {
+            name: metadata.name.clone()?,
+            uid: metadata.uid.clone().unwrap_or_default(),
+            job: label(names::JOB_OF_POD)?.clone(),
+            created_at: metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            terminating: metadata.deletion_timestamp.is_some(),
+            phase: status.phase.unwrap_or_default(),
+            reason: status.reason,
+            message: status.message,
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            main_name,
+            main,
+            init,
+            unschedulable,
+        })
+    }
+
+    /// Whether nothing of it runs any more.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
+/// Whose an object is by our label.
+pub(crate) fn job_id(metadata: &ObjectMeta) -> Option<JobId> {
+    metadata.labels.as_ref()?.get(names::JOB_ID)?.parse().ok().map(JobId)
+}

@@ -1,0 +1,332 @@
+//! The namespace as the API server last told it: three watches, trimmed on arrival, and bells for who waits on them.
+//!
+//! What is here may be behind. So it answers only what can do no harm when it is (an object that is as it was written, the
+//! stage of a run); whatever leads to a write is read afresh.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::Pod,
+};
+use kube::runtime::WatchStreamExt;
+use kube::{
+    Api,
+    core::PartialObjectMeta,
+    runtime::watcher::{self, DefaultBackoff, Event},
+};
+use model::runtime::Changes;
+use tokio::{sync::Notify, task::JoinSet};
+
+use super::{
+    names,
+    view::{CronJobView, JobView, PodView},
+};
+
+/// How many objects a page of a list has.
+const PAGE: u32 = 500;
+
+/// How long a watch may be silent before the connection is made anew, in seconds. A cluster that went away without a word
+/// is noticed after this time.
+const WATCH_SECONDS: u32 = 60;
+
+/// The objects of the namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Namespace {
+    state: Mutex<State>,
+    /// Rings when a list of all objects of a kind is complete.
+    listed: Notify,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    cron_jobs: Objects<CronJobView>,
+    jobs: Objects<Arc<JobView>>,
+    /// Pods by the Job that they belong to.
+    pods: Objects<Arc<PodView>>,
+    pods_of: HashMap<String, BTreeMap<String, Arc<PodView>>>,
+    /// Who waits for news of a Job.
+    bells: HashMap<String, Arc<Notify>>,
+    /// What the synchronizer was not told yet: names of CronJobs, and whether there are Jobs that ticks started.
+    news: HashSet<String>,
+    news_of_runs: bool,
+    recovered: bool,
+}
+
+/// Objects of a kind by name.
+#[derive(Debug)]
+struct Objects<T> {
+    all: HashMap<String, T>,
+    /// What a list in progress has brought so far.
+    listing: Option<HashMap<String, T>>,
+    /// Whether a list was complete once.
+    listed: bool,
+}
+
+impl<T> Default for Objects<T> {
+    fn default() -> Self {
+        Self { all: HashMap::new(), listing: None, listed: false }
+    }
+}
+
+impl<T: Clone + PartialEq> Objects<T> {
+    /// Takes an event in, and names what changed.
+    fn take(&mut self, event: Event<(String, Option<T>)>) -> Vec<String> {
+        match event {
+            Event::Init => {
+                self.listing = Some(HashMap::new());
+                Vec::new()
+            }
+            Event::InitApply((name, Some(object))) => {
+                self.listing.get_or_insert_default().insert(name, object);
+                Vec::new()
+            }
+            Event::InitApply((_, None)) => Vec::new(),
+            Event::InitDone => {
+                let new = self.listing.take().unwrap_or_default();
+                let old = std::mem::replace(&mut self.all, new);
+                self.listed = true;
+                let gone = old.keys().filter(|name| !self.all.contains_key(*name)).cloned();
+                let moved = self.all.iter().filter(|(name, object)| old.get(*name) != Some(*object));
+                gone.chain(moved.map(|(name, _)| name.clone())).collect()
+            }
+            Event::Apply((name, Some(object))) => {
+                let changed = self.all.get(&name) != Some(&object);
+                self.all.insert(name.clone(), object);
+                changed.then_some(name).into_iter().collect()
+            }
+            Event::Apply((name, None)) | Event::Delete((name, _)) => {
+                self.all.remove(&name).map(|_| name).into_iter().collect()
+            }
+        }
+    }
+}
+
+impl Namespace {
+    /// Watches the namespace until dropped with the tasks.
+    pub(crate) fn watch(self: &Arc<Self>, client: &kube::Client, namespace: &str, tasks: &mut JoinSet<()>) {
+        let config = || watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+        let ours = || config().labels(names::JOB_ID);
+        let cron_jobs: Api<PartialObjectMeta<CronJob>> = Api::namespaced(client.clone(), namespace);
+        let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        tasks.spawn(self.clone().follow(
+            "CronJobs",
+            // All of them: what has a job's name and is not ours has to be known too.
+            watcher::watcher(cron_jobs, config()).backoff(DefaultBackoff::default()).boxed(),
+            |object| (object.metadata.name.clone().unwrap_or_default(), Some(CronJobView::from(object))),
+            Self::take_cron_job,
+        ));
+        tasks.spawn(self.clone().follow(
+            "Jobs",
+            watcher::watcher(jobs, ours()).backoff(DefaultBackoff::default()).boxed(),
+            |object| (object.metadata.name.clone().unwrap_or_default(), JobView::of(object).map(Arc::new)),
+            Self::take_job,
+        ));
+        tasks.spawn(self.clone().follow(
+            "Pods",
+            watcher::watcher(pods, ours()).backoff(DefaultBackoff::default()).boxed(),
+            |object| (object.metadata.name.clone().unwrap_or_default(), PodView::of(object).map(Arc::new)),
+            Self::take_pod,
+        ));
+    }
+
+    #[expect(clippy::type_complexity, reason = "two functions that say what they are by their types")]
+    async fn follow<K, T>(
+        self: Arc<Self>,
+        kind: &'static str,
+        mut events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Unpin,
+        view: fn(&K) -> (String, Option<T>),
+        take: fn(&Self, Event<(String, Option<T>)>),
+    ) {
+        let mut failing = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    if std::mem::take(&mut failing) {
+                        tracing::info!(kind, "the cluster answers again");
+                        self.state().recovered = true;
+                        self.changed.notify_one();
+                    }
+                    let done = matches!(event, Event::InitDone);
+                    take(
+                        &self,
+                        match event {
+                            Event::Init => Event::Init,
+                            Event::InitApply(object) => Event::InitApply(view(&object)),
+                            Event::InitDone => Event::InitDone,
+                            Event::Apply(object) => Event::Apply(view(&object)),
+                            Event::Delete(object) => Event::Delete(view(&object)),
+                        },
+                    );
+                    if done {
+                        self.listed.notify_waiters();
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(kind, %error, "the cluster can't be watched; what is known of it may be behind");
+                    }
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_cron_job(&self, event: Event<(String, Option<CronJobView>)>) {
+        let mut state = self.state();
+        // What is there at the beginning is no news: whoever begins looks at all of it.
+        let is_first = !state.cron_jobs.listed;
+        let changed = state.cron_jobs.take(event);
+        if !is_first && !changed.is_empty() {
+            state.news.extend(changed);
+            self.changed.notify_one();
+        }
+    }
+
+    fn take_job(&self, event: Event<(String, Option<Arc<JobView>>)>) {
+        let mut state = self.state();
+        for name in state.jobs.take(event) {
+            if state.jobs.all.get(&name).is_some_and(|job| !job.manual) {
+                state.news_of_runs = true;
+                self.changed.notify_one();
+            }
+            state.ring(&name);
+        }
+    }
+
+    fn take_pod(&self, event: Event<(String, Option<Arc<PodView>>)>) {
+        let mut state = self.state();
+        let before = matches!(event, Event::InitDone).then(|| state.pods.all.clone());
+        let removed = match &event {
+            Event::Delete((name, _)) | Event::Apply((name, None)) => state.pods.all.get(name).cloned(),
+            _ => None,
+        };
+        let changed = state.pods.take(event);
+        for name in changed {
+            let now = state.pods.all.get(&name).cloned();
+            let old = removed.clone().or_else(|| before.as_ref().and_then(|before| before.get(&name).cloned()));
+            let Some(job) = now.as_ref().or(old.as_ref()).map(|pod| pod.job.clone()) else { continue };
+            let of_job = state.pods_of.entry(job.clone()).or_default();
+            match now {
+                Some(pod) => {
+                    of_job.insert(name, pod);
+                }
+                None => {
+                    of_job.remove(&name);
+                }
+            }
+            if of_job.is_empty() {
+                state.pods_of.remove(&job);
+            }
+            state.ring(&job);
+        }
+    }
+
+    /// Waits until all kinds were listed once, at most this long.
+    pub(crate) async fn listed(&self, most: Duration) -> bool {
+        let waiting = async {
+            loop {
+                let listed = self.listed.notified();
+                if self.is_listed() {
+                    return;
+                }
+                listed.await;
+            }
+        };
+        tokio::time::timeout(most, waiting).await.is_ok()
+    }
+
+    fn is_listed(&self) -> bool {
+        let state = self.state();
+        state.cron_jobs.listed && state.jobs.listed && state.pods.listed
+    }
+
+    /// What is known of a CronJob.
+    pub(crate) fn cron_job(&self, name: &str) -> Option<CronJobView> {
+        self.state().cron_jobs.all.get(name).cloned()
+    }
+
+    /// What is known of a Job and its pods.
+    pub(crate) fn job(&self, name: &str) -> Option<(Arc<JobView>, Vec<PodView>)> {
+        let state = self.state();
+        let job = state.jobs.all.get(name)?.clone();
+        let pods = state.pods_of.get(name).into_iter().flat_map(BTreeMap::values).map(|pod| (**pod).clone()).collect();
+        Some((job, pods))
+    }
+
+    /// The pods of a Job, which may be gone itself.
+    pub(crate) fn pods(&self, job: &str) -> Vec<PodView> {
+        self.state().pods_of.get(job).into_iter().flat_map(BTreeMap::values).map(|pod| (**pod).clone()).collect()
+    }
+
+    /// All Jobs of ours.
+    pub(crate) fn jobs(&self) -> Vec<Arc<JobView>> {
+        self.state().jobs.all.values().cloned().collect()
+    }
+
+    /// The bell of a Job. It rings after each news of the Job or its pods.
+    pub(crate) fn bell(&self, job: &str) -> Bell<'_> {
+        let mut state = self.state();
+        Bell { namespace: self, job: job.to_owned(), rung: state.bells.entry(job.to_owned()).or_default().clone() }
+    }
+
+    /// Waits for news that concern the synchronizer, and takes them.
+    pub(crate) async fn changes(&self) -> Changes {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state();
+                if !state.news.is_empty() || state.news_of_runs || state.recovered {
+                    return Changes {
+                        deployments: std::mem::take(&mut state.news).into_iter().collect(),
+                        runs: std::mem::take(&mut state.news_of_runs),
+                        recovered: std::mem::take(&mut state.recovered),
+                    };
+                }
+            }
+            changed.await;
+        }
+    }
+}
+
+impl State {
+    fn ring(&self, job: &str) {
+        if let Some(bell) = self.bells.get(job) {
+            bell.notify_waiters();
+        }
+    }
+}
+
+/// See [`Namespace::bell`].
+pub(crate) struct Bell<'a> {
+    namespace: &'a Namespace,
+    job: String,
+    rung: Arc<Notify>,
+}
+
+impl Bell<'_> {
+    /// Rings for what comes after this call.
+    pub(crate) fn rings(&self) -> tokio::sync::futures::Notified<'_> {
+        self.rung.notified()
+    }
+}
+
+impl Drop for Bell<'_> {
+    fn drop(&mut self) {
+        let mut state = self.namespace.state();
+        // The map has one, this one has one: nobody else waits.
+        if Arc::strong_count(&self.rung) <= 2 {
+            state.bells.remove(&self.job);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What the loops do where the place starts runs by itself, and others change what is there: a cluster.
+
+mod support;
+
+use jiff::SignedDuration;
+use model::{
+    Problem,
+    clock::Clock,
+    execution::{EndCause, RunEnd, Status, Type},
+    name::{ExecutionId, JobId},
+    runtime::{Changes, Stage, Started, Ticked},
+};
+use support::House;
+use testing::{Database, for_each_database};
+
+for_each_database!(
+    a_run_that_a_tick_started_has_a_row_and_its_true_end,
+    a_tick_that_ran_while_the_service_was_down_is_recorded_when_it_is_back,
+    a_run_of_a_tick_that_is_gone_before_it_was_seen_is_told_as_vanished,
+    a_start_after_a_tick_steps_aside_and_says_for_which_run,
+    what_keeps_a_run_from_starting_stands_on_its_row_until_it_runs,
+    what_others_deleted_is_made_again_when_it_is_heard_of,
+    a_place_that_can_not_be_seen_makes_no_deployment_worse,
+    what_failed_is_tried_again_as_soon_as_the_place_answers,
+);
+
+const NAME: &str = "example-job";
+
+async fn cluster(on: Database) -> House {
+    let mut house = House::new(on).await;
+    house.runtime.change(|s| s.fires_ticks = true);
+    house.start_instance();
+    house
+}
+
+/// Has a tick start a run, as a cluster does.
+fn tick(house: &House, job_id: JobId, number: i64, stage: Stage) -> ExecutionId {
+    let at = house.clock.now();
+    let id = ExecutionId::parse(&format!("{NAME}-{number}")).unwrap();
+    let ticked = Ticked { job_id, generation: Some(1), tick: at + SignedDuration::from_secs(number), created_at: at };
+    house.runtime.change(|s| {
+        s.ticked.insert(id.clone(), ticked);
+        s.stages.insert(id.clone(), stage);
+        s.news.runs = true;
+    });
+    id
+}
+
+async fn recorded(house: &House, id: &ExecutionId) {
+    house.until("the run has a row", async || house.executions(NAME).await.iter().any(|e| e.id == *id)).await;
+}
+
+async fn a_run_that_a_tick_started_has_a_row_and_its_true_end(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.deployed(NAME, Some("* * * * *")).await;
+    let id = tick(&house, job_id, 1, Stage::Running(house.clock.now()));
+    recorded(&house, &id).await;
+    house.until_status(NAME, &id, Status::Running).await;
+    let execution = house.execution(NAME, &id).await;
+    assert_eq!((execution.kind, execution.started_by.as_str()), (Type::Scheduled, "scheduled/runtime"));
+    assert_eq!((execution.op_id.as_str(), execution.revision.unwrap().generation), (id.as_str(), 1));
+    // It has the job's slot.
+    assert!(house.try_start(NAME).await.is_err());
+    house.runtime.end(&id, house.clock.now(), EndCause::OutOfMemory);
+    house.until_status(NAME, &id, Status::UserError).await;
+    house.until("its Job goes", async || house.runtime.change(|s| s.forgotten.contains(&id))).await;
+    house.start(NAME).await;
+}
+
+async fn a_tick_that_ran_while_the_service_was_down_is_recorded_when_it_is_back(on: Database) {
+    let mut house = cluster(on).await;
+    let job_id = house.deployed(NAME, Some("* * * * *")).await;
+    house.stop_instance().await;
+    let at = house.clock.now();
+    let end = RunEnd { started_at: Some(at), ended_at: at, cause: EndCause::Exited(0), termination_message: None };
+    let ids: Vec<_> = (1..=3).map(|number| tick(&house, job_id, number, Stage::Ended(end.clone()))).collect();
+    house.start_instance();
+    for id in &ids {
+        recorded(&house, id).await;
+        house.until_status(NAME, id, Status::Succeeded).await;
+    }
+    assert_eq!(house.executions(NAME).await.len(), 3);
+}
+
+async fn a_run_of_a_tick_that_is_gone_before_it_was_seen_is_told_as_vanished(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.deployed(NAME, Some("* * * * *")).await;
+    let id = tick(&house, job_id, 1, Stage::Running(house.clock.now()));
+    recorded(&house, &id).await;
+    house.until_status(NAME, &id, Status::Running).await;
+    house.runtime.change(|s| s.stages.remove(&id));
+    house.until_status(NAME, &id, Status::PlatformError).await;
+    assert!(house.execution(NAME, &id).await.message.unwrap().contains("vanished"));
+    assert!(house.runtime.change(|s| s.started.is_empty()), "nothing is started in its place");
+}
+
+async fn a_start_after_a_tick_steps_aside_and_says_for_which_run(on: Database) {
+    let house = cluster(on).await;
+    house.deployed(NAME, Some("* * * * *")).await;
+    let first = ExecutionId::parse("example-job-1").unwrap();
+    house.runtime.change(|s| s.start_answer = Some(Started::SteppedAside { for_run: first.clone() }));
+    let id = house.start(NAME).await;
+    house.until_status(NAME, &id, Status::Skipped).await;
+    assert!(house.execution(NAME, &id).await.message.unwrap().contains(first.as_str()));
+}
+
+async fn what_keeps_a_run_from_starting_stands_on_its_row_until_it_runs(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.deployed(NAME, Some("* * * * *")).await;
+    let why = Problem::unavailable("The image can't be pulled.", "There is none.").fix("Push it.");
+    let id = tick(&house, job_id, 1, Stage::Held(why));
+    recorded(&house, &id).await;
+    house
+        .until("its row says why", async || {
+            house.execution(NAME, &id).await.message.is_some_and(|m| m.contains("Push it."))
+        })
+        .await;
+    assert_eq!(house.execution(NAME, &id).await.status, Status::Submitted);
+    let at = house.clock.now();
+    house.runtime.change(|s| s.stages.insert(id.clone(), Stage::Running(at)));
+    house.until_status(NAME, &id, Status::Running).await;
+    assert_eq!(house.execution(NAME, &id).await.message, None);
+}
+
+async fn what_others_deleted_is_made_again_when_it_is_heard_of(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.deployed(NAME, None).await;
+    let heard = |house: &House| {
+        house
+            .runtime
+            .change(|s| s.news = Changes { deployments: vec![NAME.into(), "unknown".into()], ..Changes::default() });
+    };
+    // News of what is as it should be cost no write.
+    let version = |house: &House| {
+        let db = house.db.clone();
+        async move {
+            let mut tx = db.read().await.unwrap();
+            store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap().row_version
+        }
+    };
+    let (before, looks) = (version(&house).await, house.runtime.change(|s| s.looks));
+    heard(&house);
+    house.until("it is looked at", async || house.runtime.change(|s| s.looks) > looks).await;
+    assert_eq!(version(&house).await, before);
+    house.runtime.change(|s| s.made.remove(&job_id));
+    heard(&house);
+    house.until("it is made again", async || house.runtime.change(|s| s.made.contains_key(&job_id))).await;
+}
+
+async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.deployed(NAME, None).await;
+    house.runtime.change(|s| s.unseen = Some(Problem::unavailable("It can't be seen.", "It does not answer.")));
+    let mut tx = house.db.write().await.unwrap();
+    store::deployments::make_due(&mut tx, job_id, house.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    let looks = house.runtime.change(|s| s.looks);
+    house.wake();
+    house.until("it is looked at", async || house.runtime.change(|s| s.looks) > looks).await;
+    house
+        .until("it is due later", async || {
+            let mut tx = house.db.read().await.unwrap();
+            store::deployments::next_due(&mut tx, house.clock.now()).await.unwrap().is_some()
+        })
+        .await;
+    let mut tx = house.db.read().await.unwrap();
+    let rollout = store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap();
+    assert_eq!((rollout.status, rollout.problem), (model::deployment::Status::Success, None));
+}
+
+async fn what_failed_is_tried_again_as_soon_as_the_place_answers(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.create(NAME, None).await;
+    house.runtime.change(|s| s.apply_answers = vec![Problem::unavailable("Not made.", "It does not answer.")]);
+    house.deploy(NAME).await;
+    house
+        .until("a try failed", async || {
+            let mut tx = house.db.read().await.unwrap();
+            let rollout = store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap();
+            rollout.status == model::deployment::Status::PlatformError
+        })
+        .await;
+    // The clock of the test stands still, so the next try never comes by itself.
+    house.runtime.change(|s| s.news.recovered = true);
+    house.until("it is reached", async || house.reached(NAME).await.is_some()).await;
+}

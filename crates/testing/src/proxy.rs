@@ -1,0 +1,403 @@
+//! A proxy in front of a Kubernetes API server that a test may cut and slow down, and that counts what is asked.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    body::{Bytes, Incoming},
+    client::conn::http1::{SendRequest, handshake},
+    header::{AUTHORIZATION, HOST, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    },
+};
+
+/// Whom the proxy speaks for, and to which server.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The API server's URL, `https://host:port`.
+    pub url: String,
+    /// The certificate of who signed the server's, as PEM.
+    pub ca_certificate: String,
+    /// The client certificate that is shown, as PEM.
+    pub certificate: String,
+    /// The private key of it, as PEM.
+    pub private_key: String,
+}
+
+/// A proxy, HTTP/1.1 on the loopback address. It has a thread of its own, and ends when it is dropped.
+///
+/// A request with an `Authorization` header is passed on as it is; any other is made as the [`Identity`] of the proxy, by
+/// its client certificate. Watches and logs stream through. Connections that change their protocol (`exec`,
+/// `port-forward`) are answered 501.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    folder: TempDir,
+    shared: Arc<Shared>,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: Upstream,
+    /// Whether it is cut; connections watch it.
+    is_cut: watch::Sender<bool>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    delay: Duration,
+    counts: BTreeMap<(String, String), u64>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Proxy {
+    /// Starts one, with nothing cut and nothing delayed.
+    ///
+    /// # Panics
+    /// When the identity's URL, certificates or key are none, or no port is free.
+    pub fn start(identity: &Identity) -> Self {
+        let upstream = Upstream::new(identity).unwrap_or_else(|why| panic!("no proxy to {}: {why}", identity.url));
+        let shared = Arc::new(Shared { upstream, is_cut: watch::Sender::new(false), state: Mutex::default() });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0))).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (end, ended) = oneshot::channel();
+        let serving = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(&listener, &serving) => {}
+                    _ = ended => {}
+                }
+            });
+        });
+        let folder = tempfile::Builder::new().prefix("holdfast-proxy-").tempdir().expect("a temporary folder");
+        let proxy = Self { address, folder, shared, end: Some(end), thread: Some(thread) };
+        fs::write(proxy.kubeconfig(), proxy.configuration(None)).expect("a file");
+        proxy
+    }
+
+    /// Its address, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A KUBECONFIG with no credentials: who uses it acts as the proxy's identity. It goes with the proxy.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// A KUBECONFIG with a bearer token, which the proxy passes on. It goes with the proxy.
+    ///
+    /// `kubectl` and other programs written in Go keep tokens back on plain HTTP: they act as the proxy's identity.
+    ///
+    /// # Panics
+    /// When the file can't be written.
+    pub fn kubeconfig_with_token(&self, token: &str) -> PathBuf {
+        let file = tempfile::Builder::new().prefix("kubeconfig-").tempfile_in(self.folder.path()).expect("a file");
+        let path = file.into_temp_path().keep().expect("a file");
+        fs::write(&path, self.configuration(Some(token))).expect("a file");
+        path
+    }
+
+    /// JSON is YAML.
+    fn configuration(&self, token: Option<&str>) -> String {
+        let user = token.map_or(json!({}), |token| json!({"token": token}));
+        let configuration = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "proxy",
+            "clusters": [{"name": "proxy", "cluster": {"server": self.url()}}],
+            "users": [{"name": "proxy", "user": user}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
+        });
+        configuration.to_string()
+    }
+
+    /// Breaks all connections, also in the middle of an answer, and closes new ones without an answer.
+    pub fn cut(&self) {
+        self.shared.is_cut.send_replace(true);
+    }
+
+    /// Takes new connections again.
+    pub fn restore(&self) {
+        self.shared.is_cut.send_replace(false);
+    }
+
+    /// Holds each request that comes from now on back for so long, before it is passed on.
+    pub fn delay(&self, time: Duration) {
+        self.shared.state().delay = time;
+    }
+
+    /// How many requests there were since the start or [`Self::reset`], by method and path.
+    ///
+    /// A path stands for all objects of a kind: `/apis/batch/v1/namespaces/{namespace}/jobs/{name}/status`. What asks for a
+    /// stream of changes has the method `WATCH` in place of `GET`.
+    pub fn counts(&self) -> BTreeMap<(String, String), u64> {
+        self.shared.state().counts.clone()
+    }
+
+    /// Those of [`Self::counts`] that change something: neither `GET`, `WATCH` nor `HEAD`.
+    pub fn writes(&self) -> BTreeMap<(String, String), u64> {
+        let mut counts = self.counts();
+        counts.retain(|(method, _), _| !["GET", "WATCH", "HEAD"].contains(&method.as_str()));
+        counts
+    }
+
+    /// Begins to count anew.
+    pub fn reset(&self) {
+        self.shared.state().counts.clear();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    loop {
+        // A connection that is gone again is no reason to end, nor are too many of them.
+        let Ok((connection, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let mut is_cut = shared.is_cut.subscribe();
+        if *is_cut.borrow_and_update() {
+            continue;
+        }
+        let _ = connection.set_nodelay(true);
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            let client = tokio::sync::Mutex::new(Connections::default());
+            let (client, shared) = (&client, &shared);
+            let service =
+                service_fn(move |request| async move { Ok::<_, Infallible>(answer(shared, client, request).await) });
+            let served = http1::Builder::new().serve_connection(TokioIo::new(connection), service);
+            tokio::select! {
+                _ = served => {}
+                // A cut that was restored in between is one all the same.
+                _ = is_cut.changed() => {}
+            }
+        });
+    }
+}
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// The connections to the server that belong to one connection of a client.
+#[derive(Default)]
+struct Connections {
+    as_identity: Option<SendRequest<Incoming>>,
+    as_sent: Option<SendRequest<Incoming>>,
+}
+
+async fn answer(
+    shared: &Shared,
+    connections: &tokio::sync::Mutex<Connections>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let delay = {
+        let mut state = shared.state();
+        *state.counts.entry(kind(request.method(), request.uri())).or_default() += 1;
+        state.delay
+    };
+    tokio::time::sleep(delay).await;
+    if request.headers().contains_key(hyper::header::UPGRADE) {
+        return failed(StatusCode::NOT_IMPLEMENTED, "this proxy changes no protocols");
+    }
+    let has_credentials = request.headers().contains_key(AUTHORIZATION);
+    request.headers_mut().insert(HOST, shared.upstream.host.clone());
+    let mut connections = connections.lock().await;
+    let connections = &mut *connections;
+    let slot = if has_credentials { &mut connections.as_sent } else { &mut connections.as_identity };
+    match forward(&shared.upstream, slot, has_credentials, request).await {
+        Ok(answer) => answer.map(http_body_util::BodyExt::boxed),
+        Err(why) => failed(StatusCode::BAD_GATEWAY, &format!("the API server does not answer: {why}")),
+    }
+}
+
+async fn forward(
+    upstream: &Upstream,
+    slot: &mut Option<SendRequest<Incoming>>,
+    has_credentials: bool,
+    request: Request<Incoming>,
+) -> Result<Response<Incoming>, String> {
+    let is_usable = match slot {
+        Some(sender) => sender.ready().await.is_ok(),
+        None => false,
+    };
+    if !is_usable {
+        *slot = Some(upstream.connect(has_credentials).await?);
+    }
+    let sender = slot.as_mut().ok_or("no connection")?;
+    sender.send_request(request).await.map_err(|e| e.to_string())
+}
+
+fn failed(status: StatusCode, why: &str) -> Response<Body> {
+    let body = Full::new(Bytes::from(why.to_owned())).map_err(|never| match never {});
+    let mut answer = Response::new(body.boxed());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// What a request is counted as.
+fn kind(method: &Method, uri: &Uri) -> (String, String) {
+    let watches = uri.query().unwrap_or_default().split('&').any(|part| matches!(part, "watch=true" | "watch=1"));
+    let method = if watches && method == Method::GET { "WATCH" } else { method.as_str() };
+    (method.to_owned(), without_names(uri.path()))
+}
+
+/// The path with a placeholder for each name that someone gave.
+fn without_names(path: &str) -> String {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    // "" "api" version …, or "" "apis" group version …
+    let begin = match parts.get(1) {
+        Some(&"api") => 3,
+        Some(&"apis") => 4,
+        _ => return path.to_owned(),
+    };
+    let Some(resource) = parts.get_mut(begin..) else { return path.to_owned() };
+    match resource {
+        ["namespaces", namespace, _, rest @ ..] => {
+            *namespace = "{namespace}";
+            if let [name, ..] = rest {
+                *name = "{name}";
+            }
+        }
+        [_, name, ..] => *name = "{name}",
+        _ => {}
+    }
+    parts.join("/")
+}
+
+/// How the server is reached.
+struct Upstream {
+    address: (String, u16),
+    name: ServerName<'static>,
+    host: HeaderValue,
+    as_identity: TlsConnector,
+    as_sent: TlsConnector,
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Upstream {
+    fn new(identity: &Identity) -> Result<Self, String> {
+        let uri: Uri = identity.url.parse().map_err(|e| format!("{e}"))?;
+        let authority = uri.authority().ok_or("the URL names no host")?;
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let name = match host.parse::<IpAddr>() {
+            Ok(address) => ServerName::IpAddress(address.into()),
+            Err(_) => ServerName::try_from(host.clone()).map_err(|e| e.to_string())?,
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(identity.ca_certificate.as_bytes()) {
+            roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        }
+        let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| format!("the client certificate: {e}"))?;
+        let key = PrivateKeyDer::from_pem_slice(identity.private_key.as_bytes())
+            .map_err(|e| format!("the private key: {e}"))?;
+        let configuration = || {
+            ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| e.to_string())
+                .map(|builder| builder.with_root_certificates(roots.clone()))
+        };
+        let as_identity = configuration()?.with_client_auth_cert(chain, key).map_err(|e| e.to_string())?;
+        let as_sent = configuration()?.with_no_client_auth();
+        Ok(Self {
+            address: (host, authority.port_u16().unwrap_or(443)),
+            name,
+            host: HeaderValue::from_str(authority.as_str()).map_err(|e| e.to_string())?,
+            as_identity: TlsConnector::from(Arc::new(as_identity)),
+            as_sent: TlsConnector::from(Arc::new(as_sent)),
+        })
+    }
+
+    /// A new connection; it closes when what is given is dropped.
+    async fn connect(&self, has_credentials: bool) -> Result<SendRequest<Incoming>, String> {
+        let (host, port) = &self.address;
+        let connection = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| e.to_string())?;
+        let _ = connection.set_nodelay(true);
+        let connector = if has_credentials { &self.as_sent } else { &self.as_identity };
+        let encrypted = connector.connect(self.name.clone(), connection).await.map_err(|e| e.to_string())?;
+        let (sender, serving) = handshake(TokioIo::new(encrypted)).await.map_err(|e| e.to_string())?;
+        tokio::spawn(serving);
+        Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_counted_without_names() {
+        for (path, counted) in [
+            ("/version", "/version"),
+            ("/api/v1", "/api/v1"),
+            ("/api/v1/pods", "/api/v1/pods"),
+            ("/api/v1/nodes/node-0/status", "/api/v1/nodes/{name}/status"),
+            ("/api/v1/namespaces", "/api/v1/namespaces"),
+            ("/api/v1/namespaces/mine", "/api/v1/namespaces/{name}"),
+            ("/api/v1/namespaces/mine/pods", "/api/v1/namespaces/{namespace}/pods"),
+            ("/api/v1/namespaces/mine/pods/one/log", "/api/v1/namespaces/{namespace}/pods/{name}/log"),
+            ("/apis/batch/v1/cronjobs", "/apis/batch/v1/cronjobs"),
+            ("/apis/batch/v1/namespaces/mine/jobs/one", "/apis/batch/v1/namespaces/{namespace}/jobs/{name}"),
+        ] {
+            assert_eq!(without_names(path), counted);
+        }
+    }
+
+    #[test]
+    fn a_watch_is_told_from_a_list() {
+        let of = |uri: &'static str| kind(&Method::GET, &Uri::from_static(uri)).0;
+        assert_eq!(of("/api/v1/pods?limit=5&watch=true"), "WATCH");
+        assert_eq!(of("/api/v1/pods?watch=1"), "WATCH");
+        assert_eq!(of("/api/v1/pods?watch=false"), "GET");
+    }
+}

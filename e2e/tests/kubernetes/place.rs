@@ -1,0 +1,184 @@
+//! A service whose jobs run in a namespace of their own.
+
+use std::time::Duration;
+
+use e2e::{
+    api::Api,
+    job::Job,
+    service::{Options, Service},
+    vdk::Vdk,
+    wait,
+};
+use serde_json::{Value, json};
+use testing::Database;
+use xtask::{
+    cluster::{self, Namespace},
+    environment::workspace,
+};
+
+/// How long something in the cluster may take on a machine that is busy with other tests.
+pub(crate) const LONGEST: Duration = Duration::from_secs(180);
+
+/// The service and its namespace.
+pub(crate) struct Place {
+    pub(crate) service: Service,
+    pub(crate) namespace: Namespace,
+}
+
+/// What runs pods: the real node, or the one that says at once that they ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Node {
+    Real,
+    InNameOnly,
+}
+
+/// A template that has pods run on that node.
+fn template(node: Node) -> String {
+    let pod = match node {
+        Node::Real => json!({"nodeSelector": {"kubernetes.io/hostname": "node-0"}, "containers": []}),
+        Node::InNameOnly => json!({
+            "nodeSelector": {"type": "kwok"},
+            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
+            "containers": [],
+        }),
+    };
+    let job_template = json!({"spec": {"template": {"spec": pod}}});
+    let spec = json!({"schedule": "", "jobTemplate": job_template});
+    json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {}, "spec": spec}).to_string()
+}
+
+/// What lets the service in with the rights that it has in production, and no others.
+fn way_of_service(namespace: &Namespace) -> anyhow::Result<(String, String)> {
+    let role = std::fs::read_to_string(workspace().join("deploy/kubernetes/role.yaml"))?;
+    namespace.apply(&role)?;
+    namespace.ask(&["create", "serviceaccount", "holdfast"])?;
+    let account = format!("--serviceaccount={}:holdfast", namespace.name());
+    namespace.ask(&["create", "rolebinding", "holdfast", "--role=holdfast", &account])?;
+    let token = namespace.ask(&["create", "token", "holdfast", "--duration=24h"])?;
+    let administrator = namespace.cluster().administrator()?;
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {
+            "server": administrator.url,
+            "certificate-authority": "ca.crt",
+        }}],
+        "users": [{"name": "test", "user": {"token": token.trim()}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    Ok((kubeconfig.to_string(), administrator.ca_certificate))
+}
+
+impl Place {
+    /// A service on a database, with jobs in a new namespace.
+    pub(crate) fn new(name: &str, on: Database, node: Node) -> Self {
+        Self::with(name, on, node, |options| options)
+    }
+
+    /// The same with further settings.
+    pub(crate) fn with(name: &str, on: Database, node: Node, more: impl FnOnce(Options) -> Options) -> Self {
+        let cluster = cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
+        let namespace = cluster.namespace(name).unwrap_or_else(|e| panic!("{e:#}"));
+        let (kubeconfig, ca_certificate) = way_of_service(&namespace).unwrap_or_else(|e| panic!("{e:#}"));
+        let mut options = Options::on(on)
+            .set("HOLDFAST_RUNTIME", "kubernetes")
+            .set("KUBECONFIG", "{folder}/kubeconfig")
+            .file("kubeconfig", &kubeconfig)
+            .file("ca.crt", &ca_certificate)
+            .set("HOLDFAST_KUBERNETES_NAMESPACE", namespace.name())
+            .set("HOLDFAST_KUBERNETES_PYTHON_VERSIONS", "3.11")
+            .set("HOLDFAST_KUBERNETES_CPU_REQUEST_MILLICORES", "10")
+            .set("HOLDFAST_KUBERNETES_MEMORY_REQUEST_MI", "32")
+            .set("HOLDFAST_KUBERNETES_TEMPLATE_FILE", "{folder}/template.json")
+            .set("HOLDFAST_RUN_BACKOFF_LIMIT", "0")
+            .set("HOLDFAST_IMAGE_BUILDER", "prebuilt")
+            .set("HOLDFAST_REGISTRY_URL", &cluster.registry)
+            .set("HOLDFAST_IMAGE_NAME", &format!("{{registry}}/{}/{{job}}:{{version}}", namespace.name()))
+            .set("HOLDFAST_INSECURE", "true")
+            .set("HOLDFAST_ALLOWED_HOSTS", &cluster.host_address)
+            .set("HOLDFAST_LOG", "info,sync=debug,runtime=debug")
+            .file("template.json", &template(node));
+        options.listen = Some(format!("{}:0", cluster.host_address));
+        Self { service: Service::start_with(more(options)), namespace }
+    }
+
+    pub(crate) fn api(&self) -> Api {
+        self.service.api()
+    }
+
+    pub(crate) fn vdk(&self) -> Vdk {
+        self.service.vdk()
+    }
+
+    /// Does what a team's own build does: pushes the image of a version.
+    pub(crate) fn push(&self, job: &Job, version: &str) {
+        let name = format!("{}/{}:{version}", self.namespace.name(), job.name());
+        let cluster = self.namespace.cluster();
+        cluster.push_job_image(&job.path(), job.name(), &name).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+
+    /// Creates and deploys a job whose image is there, and waits until the cluster has it.
+    pub(crate) async fn deployed(&self, job: &Job) -> String {
+        let api = self.api();
+        let _ = api.create(job.name()).await.is(201);
+        if !job.cron().is_empty() {
+            let schedule = json!({"config": {"schedule": {"schedule_cron": job.cron()}}});
+            let _ = api.put(&format!("/jobs/{}", job.name()), &schedule).await.is(200);
+        }
+        let version = api.deploy(job).await;
+        self.push(job, &version);
+        api.reached(job.name(), &version).await;
+        version
+    }
+
+    /// An object of the namespace.
+    pub(crate) fn object(&self, kind: &str, name: &str) -> Option<Value> {
+        let text = self
+            .namespace
+            .ask(&["get", kind, name, "--ignore-not-found", "-o", "json"])
+            .unwrap_or_else(|e| panic!("{e:#}"));
+        (!text.trim().is_empty()).then(|| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// Waits until an object is as it should be.
+    pub(crate) async fn becomes(
+        &self,
+        what: &str,
+        kind: &str,
+        name: &str,
+        is: impl Fn(Option<&Value>) -> bool,
+    ) -> Option<Value> {
+        wait::until(what, LONGEST, async || {
+            let object = self.object(kind, name);
+            is(object.as_ref()).then_some(object)
+        })
+        .await
+    }
+
+    /// A command of `kubectl` that must succeed.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        self.namespace.ask(arguments).unwrap_or_else(|e| panic!("{e:#}"))
+    }
+
+    /// The execution once it has ended, which takes longer than on a machine: an image is pulled.
+    pub(crate) async fn ended(&self, job: &str, id: &str) -> Value {
+        let api = self.api();
+        wait::until(format!("the end of {id}"), LONGEST, async || {
+            let execution = api.execution(job, id).await;
+            let status = execution["status"].as_str().unwrap_or_default();
+            (!matches!(status, "submitted" | "running")).then_some(execution)
+        })
+        .await
+    }
+
+    /// The execution once its message says this.
+    pub(crate) async fn says(&self, job: &str, id: &str, text: &str) -> Value {
+        let api = self.api();
+        wait::until(format!("{id} says {text:?}"), LONGEST, async || {
+            let execution = api.execution(job, id).await;
+            execution["message"].as_str().unwrap_or_default().contains(text).then_some(execution)
+        })
+        .await
+    }
+}

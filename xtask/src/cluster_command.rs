@@ -1,0 +1,66 @@
+//! `cargo xtask cluster`
+
+use std::{io::Write as _, path::PathBuf};
+
+use anyhow::Result;
+use xtask::{cluster, progress::say};
+
+/// What to do with a cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Build what it is made of, without starting it.
+    Build,
+    /// Bring it up, or what is missing of it, and print the path of its KUBECONFIG.
+    Up {
+        /// Its folder [default: this checkout's, in the cache].
+        #[arg(long)]
+        state: Option<PathBuf>,
+        /// The first of its ten ports [default: free ones].
+        #[arg(long)]
+        port_base: Option<u16>,
+        /// Leave out the real node: pods run in name only, and root is not needed.
+        #[arg(long)]
+        no_node: bool,
+    },
+    /// Take it down: nothing of it is left.
+    Down {
+        /// Its folder [default: this checkout's, in the cache].
+        #[arg(long)]
+        state: Option<PathBuf>,
+    },
+    /// Do harm to it; `up` brings back what was killed.
+    Fault {
+        /// Its folder [default: this checkout's, in the cache].
+        #[arg(long)]
+        state: Option<PathBuf>,
+        /// One of those that testcluster/fault.sh lists, such as api-kill.
+        fault: String,
+    },
+}
+
+pub(crate) fn run(options: Options) -> Result<()> {
+    let folder = |state: Option<PathBuf>| match state {
+        Some(state) => Ok(std::path::absolute(state)?),
+        None => cluster::default_state(),
+    };
+    match options.what {
+        What::Build => cluster::build(),
+        What::Up { state, port_base, no_node } => {
+            let cluster = cluster::up(&cluster::Options { state, port_base, no_node })?;
+            writeln!(std::io::stdout(), "{}", cluster.kubeconfig.display())?;
+            Ok(())
+        }
+        What::Down { state } => {
+            cluster::down(&folder(state)?)?;
+            say("✓ the test cluster is gone");
+            Ok(())
+        }
+        What::Fault { state, fault } => cluster::fault(&folder(state)?, &fault),
+    }
+}
