@@ -147,6 +147,15 @@ impl Api {
         self.send_to(Method::GET, url, None).await
     }
 
+    /// The page of metrics as a scraper gets it that accepts these media types.
+    pub async fn scrape(&self, accept: &str) -> Answer {
+        let url = format!("{}/data-jobs/debug/prometheus", self.base);
+        let response =
+            self.http.get(&url).header("accept", accept).send().await.unwrap_or_else(|e| panic!("{url}: {e:?}"));
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer { asked: url, status, headers, bytes: response.bytes().await.expect("a body").to_vec() }
+    }
+
     /// GET
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, None).await

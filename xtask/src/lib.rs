@@ -7,5 +7,6 @@ pub mod client;
 pub mod cluster;
 pub mod environment;
 pub mod progress;
+pub mod promtool;
 pub mod schemathesis;
 pub mod service;

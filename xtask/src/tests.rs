@@ -15,7 +15,7 @@ use xtask::{
     cluster::{self, Building},
     environment::variable,
     progress::{say, seconds},
-    schemathesis,
+    promtool, schemathesis,
 };
 
 /// What to run.
@@ -67,6 +67,7 @@ fn run_tests(options: &Options, begun: Instant) -> Result<()> {
     let client = client::install()?;
     say(format_args!("· stock client: {}", client.vdk().display()));
     schemathesis::install()?;
+    promtool::install()?;
     let built = binary::path(Profile::Dev)?;
     let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
     if !options.filters.is_empty() {

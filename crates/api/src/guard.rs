@@ -15,7 +15,7 @@ use axum::{
 };
 use model::{Problem, name::shown};
 
-use crate::{Api, auth::TOKEN_PATH, error::Failure};
+use crate::{Api, auth::TOKEN_PATH, error::Failure, metrics::METRICS_PATH};
 
 /// The media types that a request's body may have.
 const BODY_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];
@@ -39,7 +39,11 @@ fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
     let Some(host) = authority(host) else {
         return Err(refused("Its Host header is missing or is no host name."));
     };
-    if !is_loopback(&host) && !hosts.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(host.host())) {
+    let is_known = is_loopback(&host)
+        || hosts.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(host.host()))
+        // Scrapers go to the address of each instance. A page that lured a browser here comes with a name.
+        || (request.uri().path() == METRICS_PATH && address(&host).is_some());
+    if !is_known {
         return Err(Problem::forbidden(
             "The request was refused.",
             format!("This service does not answer to the host name {}.", shown(host.host())),
@@ -92,10 +96,14 @@ fn authority(text: &str) -> Option<Authority> {
     (port.is_empty() || authority.port_u16().is_some()).then_some(authority)
 }
 
-fn is_loopback(authority: &Authority) -> bool {
+/// The address that a host is, when it is no name.
+fn address(authority: &Authority) -> Option<IpAddr> {
     let host = authority.host();
-    let address = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host).parse().ok()
+}
+
+fn is_loopback(authority: &Authority) -> bool {
+    authority.host().eq_ignore_ascii_case("localhost") || address(authority).is_some_and(|ip| ip.is_loopback())
 }
 
 /// Whether a page of this origin is one of this service. A proxy in front may have the port that its scheme implies.
@@ -157,6 +165,16 @@ mod tests {
             assert_eq!(checked(&[("host", host)]), Some(403), "{host}");
         }
         assert_eq!(checked(&[]), Some(403));
+    }
+
+    #[test]
+    fn metrics_are_read_under_any_address_and_under_no_strange_name() {
+        let scraped = |host: &str| {
+            let request = Request::builder().uri(METRICS_PATH).header("host", host).body(Body::empty()).unwrap();
+            check(&[], &request).is_ok()
+        };
+        assert!(scraped("10.1.2.3:8092") && scraped("[2001:db8::1]:8092") && scraped("localhost"));
+        assert!(!scraped("evil.example") && !scraped("10.1.2.3.evil.example") && !scraped(""));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod auth;
 mod caller;
 mod error;
+mod exposition;
 pub mod graphql;
 mod guard;
 mod home;
@@ -60,8 +61,8 @@ pub struct Api {
     pub api_version: String,
     /// Whether the service is ready for requests; false while it starts and while it stops.
     pub readiness: watch::Receiver<bool>,
-    /// What the metrics endpoint shows.
-    pub registry: Arc<Mutex<Registry>>,
+    /// What the metrics endpoint shows; absent when the operator switched it off.
+    pub registry: Option<Arc<Mutex<Registry>>>,
     /// The part of the registry that is about requests.
     pub metrics: HttpMetrics,
     /// How callers are known; absent when authentication is off and nobody is asked.

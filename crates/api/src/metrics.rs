@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     extract::State,
-    http::header::CONTENT_TYPE,
+    http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use model::Problem;
@@ -17,7 +17,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{Api, error::Answer};
+use crate::{Api, error::Answer, exposition::Format};
+
+/// Where the page is.
+pub(crate) const METRICS_PATH: &str = "/data-jobs/debug/prometheus";
 
 /// Upper bounds of the buckets, in seconds.
 const BUCKETS_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -61,22 +64,40 @@ impl HttpMetrics {
 
 /// Metrics for a scraper.
 ///
-/// Every series of the service, as OpenMetrics text.
+/// Every series of the service, as OpenMetrics text where a scraper asks for it, and as the text that all of them read
+/// otherwise.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Service",
-    responses((
-        status = 200,
-        description = "The series.",
-        body = String,
-        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    ))
+    responses(
+        (
+            status = 200,
+            description = "The series.",
+            content(
+                (String = "text/plain"),
+                (String = "application/openmetrics-text"),
+            ),
+        ),
+        (status = 404, description = "Metrics are switched off."),
+    )
 )]
-pub(crate) async fn prometheus(State(api): State<Arc<Api>>) -> Answer<Response> {
-    let mut text = String::new();
-    let registry = api.registry.lock().unwrap_or_else(PoisonError::into_inner);
-    prometheus_client::encoding::text::encode(&mut text, &registry)
-        .map_err(|_| Problem::internal("The metrics were not written.", "One of them can't be told as text."))?;
-    Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+pub(crate) async fn prometheus(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer<Response> {
+    let Some(registry) = api.registry.clone() else {
+        return Err(
+            Problem::not_found("There are no metrics.", "The operator switched them off (metrics_enabled).").into()
+        );
+    };
+    let format = Format::wanted(&headers);
+    let unsaid = || Problem::internal("The metrics were not written.", "One of them can't be told as text.");
+    // With thousands of jobs it takes a while, in which requests are served.
+    let text = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        let registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        prometheus_client::encoding::text::encode(&mut text, &registry).map(|()| format.page(&text))
+    })
+    .await
+    .map_err(|_| unsaid())?
+    .map_err(|_| unsaid())?;
+    Ok(([(CONTENT_TYPE, format.media_type())], text).into_response())
 }

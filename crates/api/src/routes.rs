@@ -57,7 +57,7 @@ pub(crate) fn operations() -> Table {
         .at("/data-jobs/api-docs", routes!(pages::api_docs))
         .at("/data-jobs/swagger-ui.html", routes!(pages::swagger_ui))
         .at("/data-jobs/swagger-ui/{file}", routes!(pages::swagger_ui_file))
-        .at("/data-jobs/debug/prometheus", routes!(metrics::prometheus))
+        .at(metrics::METRICS_PATH, routes!(metrics::prometheus))
 }
 
 /// Probes answer under any load and to any host: they say nothing that a stranger may not know.

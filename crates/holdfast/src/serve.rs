@@ -151,7 +151,11 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             vdk_constraints,
             job_options,
         )),
-        gauges: sync::gauges::Gauges::register(&mut registry),
+        gauges: if settings.metrics_enabled {
+            sync::gauges::Gauges::register(&mut registry)
+        } else {
+            sync::gauges::Gauges::default()
+        },
     };
     let metrics = HttpMetrics::register(&mut registry);
     let (ready, readiness) = watch::channel(true);
@@ -171,7 +175,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         source_url_template: settings.source_url_template.as_ref().map(|t| t.0.clone()),
         api_version: API_VERSION.to_owned(),
         readiness,
-        registry: Arc::new(Mutex::new(registry)),
+        registry: settings.metrics_enabled.then(|| Arc::new(Mutex::new(registry))),
         metrics,
         auth,
         limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),

@@ -16,6 +16,7 @@ pub mod keys;
 pub mod leases;
 pub mod locks;
 pub mod logs;
+pub mod metrics;
 mod migrate;
 mod postgres;
 pub mod properties;

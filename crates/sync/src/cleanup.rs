@@ -18,7 +18,9 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut delay = Duration::from_secs(30);
     while term.pause(delay).await {
         delay = INTERVAL;
-        if let Err(error) = round(sync, term).await
+        let done = round(sync, term).await;
+        sync.gauges.cleaned_up(done.is_ok());
+        if let Err(error) = done
             && !term.survives(&error)
         {
             return;

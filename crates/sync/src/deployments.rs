@@ -48,7 +48,9 @@ async fn look_at_due(sync: &Synchronizer, term: &Term) {
     let mut in_flight = HashSet::new();
     let mut looks: JoinSet<(JobId, bool)> = JoinSet::new();
     loop {
-        let wait = match find_due(sync, &in_flight).await {
+        let found = find_due(sync, &in_flight).await;
+        sync.gauges.looked(found.is_ok());
+        let wait = match found {
             Ok((due, wait)) => {
                 for job_id in due {
                     in_flight.insert(job_id);
@@ -237,6 +239,7 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
     tracing::debug!(job = %work.job_name, generation = work.deployment.generation, ?planned, "planned");
+    sync.gauges.planned(&planned);
     if plan::restores_reached(&planned, &work.rollout, &observed) {
         drop(place.take());
         let _place = pools.builds.acquire().await.ok();
@@ -268,6 +271,10 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
                 Ok(made_of) => made_of,
                 Err(problem) => return record_failure(sync, term, &work, &inputs, problem).await,
             };
+            let due = {
+                let mut tx = sync.db.read().await?;
+                store::metrics::due_since(&mut tx, job_id).await?
+            };
             // What has to be chosen or installed first takes its time elsewhere, and holds up no quick change.
             if !is_at_hand(sync, &target, &made_of).await {
                 drop(place.take());
@@ -276,12 +283,15 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
             tracing::info!(job = %work.job_name, generation = work.deployment.generation, ?reason, "rolling out");
             let ticks_after = ticks_after(&work, reason, sync.clock.now());
             let plan = Rolling { target, blueprint, inputs: inputs.clone(), ticks_after };
+            let begun = tokio::time::Instant::now();
             let rolled_out = roll_out(sync, plan, made_of).await?;
+            sync.gauges.applied(begun, &rolled_out);
             drop(place);
             match rolled_out {
                 Ok((artifact, mark)) => {
                     let outcome = Outcome::Reached { inputs_hash: inputs, artifact, mark };
                     record(sync, term, &work, &outcome).await?;
+                    sync.gauges.reached(due, sync.clock.now());
                     tracing::info!(job = %work.job_name, generation = work.deployment.generation, "reached");
                     sync.db.wake().executions.notify_one();
                     sync.db.wake().schedules.notify_one();
@@ -457,14 +467,19 @@ async fn roll_out(
 /// Records what became of a look. A row that moved meanwhile is still due and looked at again.
 async fn record(sync: &Synchronizer, term: &Term, work: &Work, outcome: &Outcome) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
-    store::deployments::record(&mut tx, term.epoch, work, outcome, sync.clock.now()).await?;
-    tx.commit().await
+    let recorded = store::deployments::record(&mut tx, term.epoch, work, outcome, sync.clock.now()).await?;
+    tx.commit().await?;
+    if recorded {
+        sync.gauges.recorded(work.deployment.job_id, outcome, sync.clock.now());
+    }
+    Ok(())
 }
 
 async fn record_removed(sync: &Synchronizer, term: &Term, work: &Work) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
     store::deployments::record_removed(&mut tx, term.epoch, work).await?;
     tx.commit().await?;
+    sync.gauges.removed(work.deployment.job_id, sync.clock.now());
     tracing::info!(job = %work.job_name, "the deployment is removed");
     Ok(())
 }

@@ -63,6 +63,7 @@ async fn round(
     followed: &mut HashMap<ExecutionId, Arc<Notify>>,
     tasks: &mut JoinSet<ExecutionId>,
 ) -> Result<(), StoreError> {
+    sync.gauges.watched();
     record_ticked(sync, term, followed).await?;
     let (active, left_before) = {
         let mut tx = sync.db.read().await?;
@@ -237,6 +238,7 @@ async fn finish(
     let changed = store::executions::finish(&mut tx, term.epoch, id, ended).await?;
     tx.commit().await?;
     if changed {
+        sync.gauges.ended(ended.status);
         tracing::info!(execution = %id, status = ended.status.as_str(), "a run ended");
     }
     sync.db.wake().schedules.notify_one();
@@ -295,6 +297,9 @@ async fn follow(
                 recorded
             }
             Ok(Stage::Running(at)) => {
+                if !running {
+                    sync.gauges.started(execution.submitted_at, Some(at));
+                }
                 running = true;
                 seen = Seen::Running;
                 record_running(sync, term, id, at).await
@@ -308,6 +313,9 @@ async fn follow(
                             Ended { status, message: &message, started_at: end.started_at, ended_at: end.ended_at };
                         match finish(sync, term, id, &ended, log.as_ref()).await {
                             Ok(()) => {
+                                if !running {
+                                    sync.gauges.started(execution.submitted_at, end.started_at);
+                                }
                                 forget(sync, id).await;
                                 return;
                             }

@@ -1,7 +1,7 @@
 //! Loops at their own pace that make the world follow the rows.
 //!
-//! Each file is a loop. A loop finds its work by a query, so that a lost wake-up costs latency and never work. All of
-//! them run within a term of leadership, and every row that they write names its epoch.
+//! Each file is a loop. A loop finds its work by a query, so that a lost wake-up costs latency and never work. Those that
+//! write run within a term of leadership, and every row that they write names its epoch.
 
 pub mod cleanup;
 pub mod deployments;
@@ -111,22 +111,27 @@ impl Synchronizer {
         token_variables(&self.options.job_options, job_name, credential)
     }
 
-    /// Leads whenever it can, until `shutdown`. What runs goes on without it.
+    /// Leads whenever it can, until `shutdown`. What runs goes on without it. The series of jobs follow the rows all the
+    /// time.
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.db = self.db.for_sync();
+        tokio::join!(gauges::follow_rows(&self, &shutdown), self.lead(&shutdown));
+    }
+
+    async fn lead(&self, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
-            let Some(epoch) = leader::acquire(&self, &shutdown).await else { return };
+            let Some(epoch) = leader::acquire(self, shutdown).await else { return };
             tracing::info!(epoch = epoch.0, "this instance leads");
             let term = Term { epoch, over: shutdown.child_token() };
             tokio::join!(
-                leader::renew(&self, &term),
-                deployments::run(&self, &term),
-                executions::run(&self, &term),
-                schedules::run(&self, &term),
-                cleanup::run(&self, &term),
-                gauges::run(&self, &term),
-                keys::run(&self, &term),
-                watch::run(&self, &term),
+                leader::renew(self, &term),
+                deployments::run(self, &term),
+                executions::run(self, &term),
+                schedules::run(self, &term),
+                cleanup::run(self, &term),
+                gauges::run(self, &term),
+                keys::run(self, &term),
+                watch::run(self, &term),
             );
             tracing::info!(epoch = epoch.0, "the term of this instance is over");
         }

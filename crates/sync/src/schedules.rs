@@ -113,6 +113,7 @@ async fn fire(sync: &Synchronizer, term: &Term, tick: &PendingTick, now: Timesta
     let Started::Accepted(id) = store::executions::insert(&mut tx, &new, now).await? else { return Ok(false) };
     store::schedules::clear_tick(&mut tx, tick.job_id, tick.tick).await?;
     tx.commit().await?;
+    sync.gauges.ticked(tick.tick, sync.clock.now());
     tracing::info!(execution = %id, tick = %tick.tick, "a tick starts a run");
     Ok(true)
 }

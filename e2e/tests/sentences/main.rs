@@ -9,5 +9,6 @@ mod document;
 mod instances;
 mod lifecycle;
 mod load;
+mod metrics;
 mod outcomes;
 mod starts;

@@ -105,14 +105,23 @@ async fn requests_are_counted_by_route_and_status() {
         service.get(uri).await;
     }
     let answer = service.get("/data-jobs/debug/prometheus").await;
+    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     let text = String::from_utf8(answer.bytes).unwrap();
     for line in [
         r#"holdfast_http_request_duration_seconds_count{method="GET",route="/data-jobs/for-team/{team_name}/info",status="200"} 2"#,
         r#"holdfast_http_request_duration_seconds_count{method="GET",route="none",status="404"} 2"#,
-        "# EOF",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+    assert!(!text.contains("# EOF"), "{text}");
+
+    let request = Request::builder()
+        .uri("/data-jobs/debug/prometheus")
+        .header("host", "10.1.2.3:8092")
+        .header("accept", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1");
+    let answer = service.send(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(answer.bytes.ends_with(b"# EOF\n"));
 }
 
 #[tokio::test]

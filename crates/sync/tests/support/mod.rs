@@ -30,7 +30,7 @@ use store::{
     Db,
     keys::{KeyRing, SecretKey},
 };
-use sync::{Builder, Options, Synchronizer};
+use sync::{Builder, Options, Synchronizer, gauges::Gauges};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -281,6 +281,11 @@ impl House {
 
     /// Starts one more instance of the service.
     pub fn instance(&self, holder: &str, db: Db, exclusive: bool, lease: Duration) -> Instance {
+        self.instance_with(holder, db, exclusive, lease, Gauges::default())
+    }
+
+    /// Starts one more instance of the service, whose series a test sees.
+    pub fn instance_with(&self, holder: &str, db: Db, exclusive: bool, lease: Duration, gauges: Gauges) -> Instance {
         let options = Options {
             holder: holder.into(),
             exclusive,
@@ -305,7 +310,7 @@ impl House {
             runtime: self.runtime.clone(),
             keys: self.keys.clone(),
             builder: Builder::Packages(Arc::new(TestResolver)),
-            gauges: sync::gauges::Gauges::default(),
+            gauges,
             options: Arc::new(options),
         };
         let stop = CancellationToken::new();

@@ -1,0 +1,245 @@
+//! What is told to whoever watches the service: [`stages`] what happens, `series` what the rows say of each job, and here
+//! what they say of the whole.
+
+mod series;
+pub(crate) mod stages;
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use jiff::Timestamp;
+use model::{
+    Problem, deployment::Status as DeploymentStatus, execution::Status, name::JobId, plan::Plan, problem::Fault,
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use store::{Db, StoreError, deployments::Outcome};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::{series::Series, stages::Stages};
+use crate::{Synchronizer, Term};
+
+/// How often the rows are counted.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// How often the series of jobs are read from the rows.
+const JOBS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How much longer the pause between two of these is at least than the reading itself: with more jobs than are read at
+/// once, the series are older and the database has its rest.
+const JOBS_REST: u32 = 20;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStatus {
+    status: &'static str,
+}
+
+/// The series of the synchronizer.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    deployments: Family<ByStatus, Gauge>,
+    rollouts_due: Gauge,
+    oldest_due_seconds: Gauge<f64, AtomicU64>,
+    executions: Family<ByStatus, Gauge>,
+    epoch: Gauge,
+    stages: Stages,
+    series: Series,
+    /// Whether anybody can see them: what nobody sees is not read from rows.
+    seen: bool,
+}
+
+impl Gauges {
+    /// Makes the series and shows them in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let gauges = Self { seen: true, ..Self::default() };
+        registry.register(
+            "holdfast_deployments",
+            "Jobs by the last outcome of their rollout",
+            gauges.deployments.clone(),
+        );
+        registry.register(
+            "holdfast_rollouts_due",
+            "Deployments that the synchronizer has to look at now",
+            gauges.rollouts_due.clone(),
+        );
+        registry.register(
+            "holdfast_rollouts_oldest_due_seconds",
+            "For how long the deployment that waits longest has been due",
+            gauges.oldest_due_seconds.clone(),
+        );
+        registry.register("holdfast_executions_active", "Executions that are not over", gauges.executions.clone());
+        registry.register(
+            "holdfast_leader_epoch",
+            "The term under which this instance leads; 0 while another does",
+            gauges.epoch.clone(),
+        );
+        gauges.stages.register(registry);
+        registry.register_collector(Box::new(gauges.series.clone()));
+        gauges
+    }
+
+    /// Reads the series of jobs from the rows, as every instance does by itself each few seconds.
+    ///
+    /// # Errors
+    /// When the database fails; then the series stay as they are.
+    pub async fn refresh(&self, db: &Db, now: Timestamp) -> Result<(), StoreError> {
+        let jobs = {
+            let mut tx = db.read().await?;
+            store::metrics::jobs(&mut tx).await?
+        };
+        self.series.show(jobs, now);
+        self.stages.series_refreshed(now);
+        Ok(())
+    }
+
+    /// A deployment was looked at, and this is to be done.
+    pub(crate) fn planned(&self, plan: &Plan) {
+        self.stages.planned(plan);
+    }
+
+    /// Something was applied, or not.
+    pub(crate) fn applied<T>(&self, begun: Instant, applied: &Result<T, Problem>) {
+        self.stages.applied(begun.elapsed(), applied.as_ref().err());
+    }
+
+    /// What was due is reached.
+    pub(crate) fn reached(&self, due: Option<Timestamp>, now: Timestamp) {
+        if let Some(due) = due {
+            self.stages.reached(due, now);
+        }
+    }
+
+    /// The outcome of a look was recorded.
+    pub(crate) fn recorded(&self, job: JobId, outcome: &Outcome, now: Timestamp) {
+        let status = match outcome {
+            Outcome::Looked(_) | Outcome::Restored { .. } => return,
+            Outcome::Reached { .. } => DeploymentStatus::Success,
+            Outcome::Failed { problem, .. } => match problem.fault {
+                Fault::User => DeploymentStatus::UserError,
+                Fault::Platform => DeploymentStatus::PlatformError,
+            },
+        };
+        self.rolled_out(job, status, now);
+    }
+
+    /// A deployment is gone.
+    pub(crate) fn removed(&self, job: JobId, now: Timestamp) {
+        self.rolled_out(job, DeploymentStatus::Success, now);
+    }
+
+    fn rolled_out(&self, job: JobId, status: DeploymentStatus, now: Timestamp) {
+        // Without a refresh now and then nothing would forget what is gone.
+        if self.seen {
+            self.series.rolled_out(job, status, now);
+        }
+    }
+
+    /// Deployments that are due were looked for.
+    pub(crate) fn looked(&self, successful: bool) {
+        self.stages.reference.looked(successful);
+    }
+
+    /// The runs in progress were looked at.
+    pub(crate) fn watched(&self) {
+        self.stages.reference.watched();
+    }
+
+    /// The process of a run was started.
+    pub(crate) fn started(&self, accepted: Timestamp, at: Option<Timestamp>) {
+        if let Some(at) = at {
+            self.stages.started(accepted, at);
+        }
+    }
+
+    /// A run ended.
+    pub(crate) fn ended(&self, status: Status) {
+        self.stages.ended(status);
+    }
+
+    /// A tick became a start.
+    pub(crate) fn ticked(&self, tick: Timestamp, now: Timestamp) {
+        self.stages.ticked(tick, now);
+    }
+
+    /// A round of cleaning up is over.
+    pub(crate) fn cleaned_up(&self, successful: bool) {
+        self.stages.reference.cleaned_up(successful.then(|| self.series.count()));
+    }
+}
+
+/// Keeps the series of jobs as the rows are, on an instance that leads as on one that does not.
+pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToken) {
+    if !sync.gauges.seen {
+        return;
+    }
+    loop {
+        let begun = Instant::now();
+        let refreshed = tokio::select! {
+            refreshed = sync.gauges.refresh(&sync.db, sync.clock.now()) => refreshed,
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(error) = refreshed {
+            tracing::warn!(%error, "the series of jobs could not be read; those of the last time are shown");
+        }
+        let pause = JOBS_INTERVAL.max(begun.elapsed() * JOBS_REST);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Counts rows until the term is over.
+pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+    sync.gauges.epoch.set(term.epoch.0);
+    sync.gauges.stages.leads();
+    loop {
+        let counted = tokio::select! {
+            counted = round(sync) => counted,
+            () = term.over.cancelled() => break,
+        };
+        if let Err(error) = counted
+            && !term.survives(&error)
+        {
+            break;
+        }
+        if !term.pause(INTERVAL).await {
+            break;
+        }
+    }
+    sync.gauges.epoch.set(0);
+    sync.gauges.stages.follows();
+    // What it counted gets old, and the next leader counts it.
+    sync.gauges.deployments.clear();
+    sync.gauges.executions.clear();
+    sync.gauges.rollouts_due.set(0);
+    sync.gauges.oldest_due_seconds.set(0.0);
+}
+
+async fn round(sync: &Synchronizer) -> Result<(), StoreError> {
+    let now = sync.clock.now();
+    let mut tx = sync.db.read().await?;
+    let jobs = store::jobs::deployment_counts(&mut tx).await?;
+    let (due, oldest) = store::deployments::backlog(&mut tx, now).await?;
+    let active = store::executions::active_counts(&mut tx).await?;
+    drop(tx);
+    for status in [
+        DeploymentStatus::None,
+        DeploymentStatus::Success,
+        DeploymentStatus::PlatformError,
+        DeploymentStatus::UserError,
+    ] {
+        let count = jobs.iter().find(|(s, _)| *s == status).map_or(0, |(_, count)| *count);
+        sync.gauges.deployments.get_or_create(&ByStatus { status: status.as_str() }).set(count);
+    }
+    for status in [Status::Submitted, Status::Running] {
+        let count = active.iter().find(|(s, _)| *s == status).map_or(0, |(_, count)| *count);
+        sync.gauges.executions.get_or_create(&ByStatus { status: status.as_str() }).set(count);
+    }
+    sync.gauges.rollouts_due.set(due);
+    sync.gauges.oldest_due_seconds.set(oldest.map_or(0.0, |at| now.duration_since(at).as_secs_f64()));
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! The series of jobs by which VDK's Control Service is watched, under its names: alert rules and boards go on working.
+//!
+//! They are made from rows, so every instance shows the same ones; outcomes of rollouts are counted where they happen.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use model::{deployment::Status as DeploymentStatus, execution::Status, job::Contacts, name::JobId};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+use store::metrics::{WatchedJob, WatchedRun};
+
+/// The label that every series of the reference has, and its value.
+const SERVICE: (&str, &str) = ("service", "data-jobs");
+
+/// How long an outcome is the largest of its summary, which forgets what is older.
+const LARGEST_REMEMBERED: SignedDuration = SignedDuration::from_mins(3);
+
+/// The series of jobs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Series(Arc<Mutex<Shown>>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    /// A scrape and a refresh hold no other up: each works on a list of its own.
+    jobs: Arc<Vec<WatchedJob>>,
+    /// Where in it a job is.
+    places: HashMap<JobId, usize>,
+    /// When it was read.
+    at: Option<Timestamp>,
+    /// By the job's id, for a namesake of a deleted job has a history of its own, and by the status.
+    outcomes: HashMap<(JobId, &'static str), Outcomes>,
+}
+
+/// How often a job's rollout ended so, and when the last time.
+#[derive(Debug, Clone, Copy)]
+struct Outcomes {
+    count: u64,
+    last: Timestamp,
+}
+
+impl Series {
+    /// Shows these jobs as they were at an instant, and nothing of any other.
+    pub(super) fn show(&self, jobs: Vec<WatchedJob>, at: Timestamp) {
+        let places: HashMap<_, _> = jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of a job that is not in the list because it is newer than the list, the outcome is newer too.
+        shown.outcomes.retain(|(job, _), outcomes| places.contains_key(job) || outcomes.last >= at);
+        (shown.jobs, shown.places, shown.at) = (Arc::new(jobs), places, Some(at));
+    }
+
+    /// Counts the outcome of a rollout.
+    pub(super) fn rolled_out(&self, job: JobId, status: DeploymentStatus, now: Timestamp) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = shown.outcomes.entry((job, status.as_str())).or_insert(Outcomes { count: 0, last: now });
+        outcomes.count += 1;
+        outcomes.last = now;
+    }
+
+    /// How many jobs are shown.
+    pub(super) fn count(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).jobs.len() as u64
+    }
+}
+
+/// The value of a termination status, by the reference's table.
+fn termination_value(status: Status) -> i64 {
+    match status {
+        Status::Succeeded => 0,
+        Status::PlatformError => 1,
+        Status::Submitted => 2,
+        Status::UserError => 3,
+        Status::Skipped => 4,
+        Status::Running => 5,
+        Status::Cancelled => 6,
+    }
+}
+
+/// The value of a deployment's status, by the reference's table. `None` where nothing was rolled out.
+fn deployment_value(status: DeploymentStatus) -> Option<i64> {
+    match status {
+        DeploymentStatus::None => None,
+        DeploymentStatus::Success => Some(0),
+        DeploymentStatus::PlatformError => Some(1),
+        DeploymentStatus::UserError => Some(3),
+    }
+}
+
+impl Collector for Series {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (jobs, outcomes, at) = {
+            let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let named = |((job, status), outcomes): (&(JobId, &'static str), &Outcomes)| {
+                Some((*shown.places.get(job)?, *status, *outcomes))
+            };
+            let mut outcomes: Vec<_> = shown.outcomes.iter().filter_map(named).collect();
+            outcomes.sort_by_key(|(place, status, _)| (*place, *status));
+            (Arc::clone(&shown.jobs), outcomes, shown.at)
+        };
+        if !jobs.is_empty() {
+            info(&mut encoder, &jobs)?;
+            let help = "How many minutes after its tick a start may be missing before somebody is told.";
+            let mut family =
+                encoder.encode_descriptor("taurus_datajob_notification_delay", help, None, MetricType::Gauge)?;
+            for job in &*jobs {
+                let labels = [("data_job", job.name.as_str()), SERVICE];
+                family.encode_family(&labels)?.encode_gauge(&job.notification_delay_minutes)?;
+            }
+        }
+        let runs: Vec<(&str, &WatchedRun)> =
+            jobs.iter().filter_map(|job| Some((job.name.as_str(), job.run.as_ref()?))).collect();
+        if !runs.is_empty() {
+            let help = "How a job's last run stands: 0 success, 1 platform error, 2 submitted, 3 user error, 5 running, \
+                        6 cancelled.";
+            let mut family =
+                encoder.encode_descriptor("taurus_datajob_termination_status", help, None, MetricType::Gauge)?;
+            for (job, run) in &runs {
+                let labels = [("data_job", *job), ("execution_id", run.id.as_str()), SERVICE];
+                family.encode_family(&labels)?.encode_gauge(&termination_value(run.status))?;
+            }
+        }
+        let deployed: Vec<(&str, i64)> =
+            jobs.iter().filter_map(|job| Some((job.name.as_str(), deployment_value(job.deployment)?))).collect();
+        if !deployed.is_empty() {
+            let help = "How a job's last rollout went: 0 success, 1 platform error, 3 user error.";
+            let mut family =
+                encoder.encode_descriptor("taurus_deployment_status_gauge", help, None, MetricType::Gauge)?;
+            for (job, value) in &deployed {
+                family.encode_family(&[("dataJob", *job), SERVICE])?.encode_gauge(value)?;
+            }
+        }
+        if !outcomes.is_empty() {
+            let outcomes = outcomes.iter().map(|(place, status, outcomes)| {
+                let labels = [("dataJob", jobs[*place].name.as_str()), ("status", *status), SERVICE];
+                (labels, *outcomes)
+            });
+            summary(&mut encoder, &outcomes.collect::<Vec<_>>(), at)?;
+        }
+        Ok(())
+    }
+}
+
+fn info(encoder: &mut DescriptorEncoder<'_>, jobs: &[WatchedJob]) -> fmt::Result {
+    let help = "Whose a job is and who hears of its runs; always 1.";
+    let mut family = encoder.encode_descriptor("taurus_datajob_info", help, None, MetricType::Gauge)?;
+    for job in jobs {
+        let Contacts {
+            notified_on_job_success: success,
+            notified_on_job_failure_user_error: user_error,
+            notified_on_job_failure_platform_error: platform_error,
+            ..
+        } = &job.contacts;
+        let (success, user_error, platform_error) = (success.join(";"), user_error.join(";"), platform_error.join(";"));
+        let labels = [
+            ("data_job", job.name.as_str()),
+            ("team", job.team.as_str()),
+            ("email_notified_on_success", success.as_str()),
+            ("email_notified_on_user_error", user_error.as_str()),
+            ("email_notified_on_platform_error", platform_error.as_str()),
+            SERVICE,
+        ];
+        family.encode_family(&labels)?.encode_gauge(&1_i64)?;
+    }
+    Ok(())
+}
+
+/// A summary without quantiles, said as a histogram without buckets: the library knows no summaries, and the page tells
+/// such a histogram as one.
+fn summary(
+    encoder: &mut DescriptorEncoder<'_>,
+    outcomes: &[([(&str, &str); 3], Outcomes)],
+    at: Option<Timestamp>,
+) -> fmt::Result {
+    const NAME: &str = "taurus_deployment_status_summary";
+    let help = "Rollouts of a job that this instance saw the end of, by outcome.";
+    let mut family = encoder.encode_descriptor(NAME, help, None, MetricType::Histogram)?;
+    for (labels, Outcomes { count, .. }) in outcomes {
+        #[expect(clippy::cast_precision_loss, reason = "no instance sees so many")]
+        let sum = *count as f64;
+        family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, *count, &[], None)?;
+    }
+    let help = "Whether a rollout of a job ended so within the last minutes: 1 or 0.";
+    let name = format!("{NAME}_max");
+    let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+    for (labels, Outcomes { last, .. }) in outcomes {
+        let recent = at.is_none_or(|at| at.duration_since(*last) < LARGEST_REMEMBERED);
+        family.encode_family(labels)?.encode_gauge(&i64::from(recent))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! What happens at each stage, counted and timed where it happens: on the instance that leads.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use model::{
+    Problem,
+    execution::Status,
+    plan::{Plan, Reason},
+    problem::Fault,
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Upper bounds of the buckets of all that takes from an instant to hours, in seconds.
+const BUCKETS_SECONDS: [f64; 14] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPlan {
+    result: &'static str,
+    /// Why something is applied; empty for every other result.
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStatus {
+    status: &'static str,
+}
+
+/// The series of the stages.
+#[derive(Debug, Clone)]
+pub(crate) struct Stages {
+    plans: Family<ByPlan, Counter>,
+    applies: Family<ByOutcome, Histogram, fn() -> Histogram>,
+    rollouts: Histogram,
+    starts: Histogram,
+    ended: Family<ByStatus, Counter>,
+    ticks: Histogram,
+    leader: Gauge,
+    terms: Counter,
+    series_refreshed: Gauge<f64, AtomicU64>,
+    pub(super) reference: ReferenceCounters,
+}
+
+/// Counters that another Control Service has under these names.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ReferenceCounters {
+    watches: Counter,
+    looks: Counter,
+    failed_looks: Counter,
+    cleanups: Counter,
+    cleaned_jobs: Counter,
+    failed_cleanups: Counter,
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(BUCKETS_SECONDS);
+        let stages = Self {
+            plans: Family::default(),
+            applies: Family::new_with_constructor(histogram),
+            rollouts: histogram(),
+            starts: histogram(),
+            ended: Family::default(),
+            ticks: histogram(),
+            leader: Gauge::default(),
+            terms: Counter::default(),
+            series_refreshed: Gauge::default(),
+            reference: ReferenceCounters::default(),
+        };
+        // A counter that is there from the start is one whose first event is seen.
+        for result in ["nothing", "wait", "blocked", "remove"] {
+            let _ = stages.plans.get_or_create(&ByPlan { result, reason: "" });
+        }
+        for reason in [Reason::New, Reason::Changed, Reason::Configuration, Reason::Missing, Reason::Drift] {
+            let _ = stages.plans.get_or_create(&apply(reason));
+        }
+        for outcome in [OUTCOME_DONE, fault(Fault::User), fault(Fault::Platform)] {
+            let _ = stages.applies.get_or_create(&ByOutcome { outcome });
+        }
+        for status in [Status::Succeeded, Status::UserError, Status::PlatformError, Status::Cancelled, Status::Skipped]
+        {
+            let _ = stages.ended.get_or_create(&ByStatus { status: status.as_str() });
+        }
+        stages
+    }
+}
+
+const OUTCOME_DONE: &str = "done";
+
+fn fault(fault: Fault) -> &'static str {
+    match fault {
+        Fault::User => "user_error",
+        Fault::Platform => "platform_error",
+    }
+}
+
+fn apply(reason: Reason) -> ByPlan {
+    let reason = match reason {
+        Reason::New => "new",
+        Reason::Changed => "changed",
+        Reason::Configuration => "configuration",
+        Reason::Missing => "missing",
+        Reason::Drift => "drift",
+    };
+    ByPlan { result: "apply", reason }
+}
+
+/// Clocks of two machines may differ by more than what is measured.
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).max(SignedDuration::ZERO).as_secs_f64()
+}
+
+impl Stages {
+    /// Shows the series in `registry`.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "holdfast_plans",
+            "Looks at a deployment by what was found to be done, and why where something is applied",
+            self.plans.clone(),
+        );
+        registry.register_with_unit(
+            "holdfast_apply_duration",
+            "How long it took to choose packages and make what runs, without the wait for a turn",
+            Unit::Seconds,
+            self.applies.clone(),
+        );
+        registry.register_with_unit(
+            "holdfast_rollout_duration",
+            "How long it took from when a deployment was due until it was reached",
+            Unit::Seconds,
+            self.rollouts.clone(),
+        );
+        registry.register_with_unit(
+            "holdfast_execution_start_delay",
+            "How long it took from an accepted start until its process ran",
+            Unit::Seconds,
+            self.starts.clone(),
+        );
+        registry.register("holdfast_executions_ended", "Runs that ended, by their final status", self.ended.clone());
+        registry.register_with_unit(
+            "holdfast_tick_delay",
+            "How long after its instant a tick of a schedule became an accepted start",
+            Unit::Seconds,
+            self.ticks.clone(),
+        );
+        registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());
+        registry.register("holdfast_leader_terms", "Terms of leadership that this instance began", self.terms.clone());
+        registry.register_with_unit(
+            "holdfast_job_series_refreshed_timestamp",
+            "When the series of jobs were read from the rows, in seconds since 1970; 0 before the first time",
+            Unit::Seconds,
+            self.series_refreshed.clone(),
+        );
+        self.reference.register(registry);
+    }
+
+    pub(super) fn planned(&self, plan: &Plan) {
+        let labels = match plan {
+            Plan::Nothing => ByPlan { result: "nothing", reason: "" },
+            Plan::Wait(_) => ByPlan { result: "wait", reason: "" },
+            Plan::Blocked(_) => ByPlan { result: "blocked", reason: "" },
+            Plan::Remove => ByPlan { result: "remove", reason: "" },
+            Plan::Apply(reason) => apply(*reason),
+        };
+        self.plans.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn applied(&self, took: Duration, problem: Option<&Problem>) {
+        let outcome = problem.map_or(OUTCOME_DONE, |problem| fault(problem.fault));
+        self.applies.get_or_create(&ByOutcome { outcome }).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn reached(&self, due: Timestamp, now: Timestamp) {
+        self.rollouts.observe(seconds(due, now));
+    }
+
+    pub(super) fn started(&self, accepted: Timestamp, at: Timestamp) {
+        self.starts.observe(seconds(accepted, at));
+    }
+
+    pub(super) fn ended(&self, status: Status) {
+        self.ended.get_or_create(&ByStatus { status: status.as_str() }).inc();
+    }
+
+    pub(super) fn ticked(&self, tick: Timestamp, now: Timestamp) {
+        self.ticks.observe(seconds(tick, now));
+    }
+
+    pub(super) fn leads(&self) {
+        self.leader.set(1);
+        self.terms.inc();
+    }
+
+    pub(super) fn follows(&self) {
+        self.leader.set(0);
+    }
+
+    pub(super) fn series_refreshed(&self, now: Timestamp) {
+        self.series_refreshed.set(now.as_duration().as_secs_f64());
+    }
+}
+
+impl ReferenceCounters {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            (
+                "taurus_datajob_watch_task_invocations_counter",
+                "Rounds in which the runs in progress were looked at",
+                &self.watches,
+            ),
+            (
+                "vdk_deploy_datajob_synchronizer_successful_invocations_counter",
+                "Rounds in which deployments that are due were looked for and found",
+                &self.looks,
+            ),
+            (
+                "vdk_deploy_datajob_synchronizer_failed_invocations_counter",
+                "Rounds in which deployments that are due could not be looked for",
+                &self.failed_looks,
+            ),
+            (
+                "vdk_execution_cleanup_task_datajob_invocations_counter",
+                "Rounds in which what is kept no longer was removed",
+                &self.cleanups,
+            ),
+            (
+                "vdk_execution_cleanup_task_datajob_successful_deletions_counter",
+                "Jobs that such a round cleaned up, one count a job and round whether or not something went",
+                &self.cleaned_jobs,
+            ),
+            (
+                "vdk_execution_cleanup_task_datajob_failed_deletions_counter",
+                "Rounds of cleaning up that failed before their end",
+                &self.failed_cleanups,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+
+    pub(super) fn watched(&self) {
+        self.watches.inc();
+    }
+
+    pub(super) fn looked(&self, successful: bool) {
+        if successful { &self.looks } else { &self.failed_looks }.inc();
+    }
+
+    pub(super) fn cleaned_up(&self, jobs: Option<u64>) {
+        self.cleanups.inc();
+        match jobs {
+            Some(jobs) => self.cleaned_jobs.inc_by(jobs),
+            None => self.failed_cleanups.inc(),
+        };
+    }
+}

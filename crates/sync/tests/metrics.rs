@@ -1,0 +1,349 @@
+//! What the series say of jobs and stages, and for how long.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use app::jobs::JobDefinition;
+use jiff::SignedDuration;
+use model::{
+    Problem,
+    clock::Clock,
+    deployment::DeploymentChange,
+    execution::{EndCause, RunEnd, Status},
+    job::{Contacts, JobConfig},
+    name::ExecutionId,
+    runtime::Stage,
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use support::{House, Instance, TEAM};
+use sync::gauges::Gauges;
+use testing::{Database, for_each_database};
+
+for_each_database!(
+    a_job_shows_its_owner_its_contacts_and_its_delay_from_its_creation_on,
+    a_run_shows_its_status_by_the_reference_s_values_until_the_next_one_is_accepted,
+    a_run_that_stepped_aside_leaves_the_status_of_the_one_before,
+    a_deployment_shows_its_last_outcome_as_long_as_it_is_there,
+    a_deleted_job_takes_its_series_along,
+    each_stage_is_counted_and_timed,
+);
+
+/// An instance whose series are looked at.
+struct Watched {
+    house: House,
+    gauges: Gauges,
+    registry: Registry,
+    instance: Instance,
+}
+
+impl Watched {
+    async fn start(on: Database) -> Self {
+        Self::of(House::new(on).await)
+    }
+
+    fn of(house: House) -> Self {
+        let (gauges, registry) = seen();
+        let instance = house.instance_with("test", house.db.clone(), true, Duration::from_secs(15), gauges.clone());
+        Self { house, gauges, registry, instance }
+    }
+
+    /// The samples whose names begin so, as the rows are now.
+    async fn samples(&self, beginning: &str) -> Vec<String> {
+        self.gauges.refresh(&self.house.db, self.house.clock.now()).await.unwrap();
+        samples(&self.registry, beginning)
+    }
+
+    async fn end(&self, job: &str, id: &ExecutionId, cause: EndCause, said: Option<&str>, status: Status) {
+        let at = self.house.clock.now();
+        let termination_message = said.map(|status| format!(r#"{{"vdk_version":"1","status":"{status}"}}"#));
+        let end = RunEnd { started_at: Some(at), ended_at: at, cause, termination_message };
+        self.house.runtime.change(|s| s.stages.insert(id.clone(), Stage::Ended(end)));
+        self.house.until_status(job, id, status).await;
+        // The next run has an end and a start of its own.
+        self.house.advance(SignedDuration::from_secs(10));
+    }
+
+    /// Starts a run and waits until its process runs.
+    async fn running(&self, job: &str) -> ExecutionId {
+        let id = self.house.start(job).await;
+        self.house.until_status(job, &id, Status::Running).await;
+        id
+    }
+
+    async fn update(&self, name: &str, team: &str, config: JobConfig) {
+        let House { db, clock, defaults, .. } = &self.house;
+        let definition = JobDefinition { name: name.into(), team: team.into(), description: String::new(), config };
+        let caller = self.house.caller();
+        app::jobs::update(db, &**clock, &caller, "UTC", defaults, TEAM, name, definition).await.unwrap();
+    }
+}
+
+fn seen() -> (Gauges, Registry) {
+    let mut registry = Registry::default();
+    let gauges = Gauges::register(&mut registry);
+    (gauges, registry)
+}
+
+fn samples(registry: &Registry, beginning: &str) -> Vec<String> {
+    let mut text = String::new();
+    encode(&mut text, registry).unwrap();
+    text.lines().filter(|line| line.starts_with(beginning)).map(Into::into).collect()
+}
+
+/// The termination status of the only job that there is.
+fn status(job: &str, id: &ExecutionId, value: i64) -> Vec<String> {
+    vec![format!(
+        r#"taurus_datajob_termination_status{{data_job="{job}",execution_id="{id}",service="data-jobs"}} {value}"#
+    )]
+}
+
+async fn a_job_shows_its_owner_its_contacts_and_its_delay_from_its_creation_on(on: Database) {
+    let watched = Watched::start(on).await;
+    assert_eq!(watched.samples("taurus_datajob").await.len(), 1, "the counter alone");
+    let info = |team: &str, success: &str, user: &str, platform: &str| {
+        vec![format!(
+            r#"taurus_datajob_info{{data_job="example-job",team="{team}",email_notified_on_success="{success}",email_notified_on_user_error="{user}",email_notified_on_platform_error="{platform}",service="data-jobs"}} 1"#
+        )]
+    };
+    let delay = |minutes: i32| {
+        vec![format!(r#"taurus_datajob_notification_delay{{data_job="example-job",service="data-jobs"}} {minutes}"#)]
+    };
+    watched.house.create("example-job", None).await;
+    assert_eq!(watched.samples("taurus_datajob_info{").await, info(TEAM, "", "", ""));
+    assert_eq!(watched.samples("taurus_datajob_notification_delay{").await, delay(240));
+
+    let mut config = JobConfig {
+        contacts: Contacts {
+            notified_on_job_success: vec!["one@example.com".into(), "two@example.com".into()],
+            notified_on_job_failure_user_error: vec!["\"the \\ team\"@example.com".into()],
+            notified_on_job_failure_platform_error: vec!["operator@example.com".into()],
+            notified_on_job_deploy: vec!["nobody@example.com".into()],
+        },
+        notification_delay_period_minutes: 30,
+        ..JobConfig::default()
+    };
+    watched.update("example-job", "another team", config.clone()).await;
+    let lists = ("one@example.com;two@example.com", r#"\"the \\ team\"@example.com"#, "operator@example.com");
+    assert_eq!(watched.samples("taurus_datajob_info{").await, info("another team", lists.0, lists.1, lists.2));
+    assert_eq!(watched.samples("taurus_datajob_notification_delay{").await, delay(30));
+
+    config.enable_execution_notifications = false;
+    let caller = watched.house.caller();
+    let definition = JobDefinition { team: "another team".into(), config, ..House::definition("example-job", None) };
+    let House { db, clock, defaults, .. } = &watched.house;
+    app::jobs::update(db, &**clock, &caller, "UTC", defaults, "another team", "example-job", definition).await.unwrap();
+    assert_eq!(watched.samples("taurus_datajob_info{").await, info("another team", "", "", ""));
+}
+
+async fn a_run_shows_its_status_by_the_reference_s_values_until_the_next_one_is_accepted(on: Database) {
+    let watched = Watched::start(on).await;
+    let house = &watched.house;
+    house.create("example-job", None).await;
+    assert!(watched.samples("taurus_datajob_termination_status{").await.is_empty(), "it never ran");
+    house.runtime.change(|s| s.apply_blocked = true);
+    house.deploy("example-job").await;
+    let id = house.start("example-job").await;
+    assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, 2));
+    house.runtime.change(|s| s.apply_blocked = false);
+    house.until_status("example-job", &id, Status::Running).await;
+    assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, 5));
+    watched.end("example-job", &id, EndCause::Exited(0), Some("Success"), Status::Succeeded).await;
+    assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, 0));
+    for (cause, said, ended, value) in [
+        (EndCause::Exited(1), Some("Platform error"), Status::PlatformError, 1),
+        (EndCause::Exited(1), Some("User error"), Status::UserError, 3),
+        (EndCause::Cancelled, None, Status::Cancelled, 6),
+    ] {
+        let id = watched.running("example-job").await;
+        assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, 5));
+        watched.end("example-job", &id, cause, said, ended).await;
+        assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, value));
+    }
+}
+
+async fn a_run_that_stepped_aside_leaves_the_status_of_the_one_before(on: Database) {
+    let watched = Watched::start(on).await;
+    watched.house.deployed("example-job", None).await;
+    let aside = watched.running("example-job").await;
+    watched.end("example-job", &aside, EndCause::Exited(0), Some("Skipped"), Status::Skipped).await;
+    assert!(watched.samples("taurus_datajob_termination_status{").await.is_empty(), "no run spoke so far");
+    let failed = watched.running("example-job").await;
+    watched.end("example-job", &failed, EndCause::Exited(1), Some("User error"), Status::UserError).await;
+    for _ in 0..2 {
+        let aside = watched.running("example-job").await;
+        watched.end("example-job", &aside, EndCause::Exited(0), Some("Skipped"), Status::Skipped).await;
+    }
+    assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &failed, 3));
+}
+
+async fn a_deployment_shows_its_last_outcome_as_long_as_it_is_there(on: Database) {
+    let watched = Watched::start(on).await;
+    let house = &watched.house;
+    let gauge = |value: i64| {
+        vec![format!(r#"taurus_deployment_status_gauge{{dataJob="example-job",service="data-jobs"}} {value}"#)]
+    };
+    let summary = |what: &str, status: &str, value: &str| {
+        format!(
+            r#"taurus_deployment_status_summary_{what}{{dataJob="example-job",status="{status}",service="data-jobs"}} {value}"#
+        )
+    };
+    house.create("example-job", None).await;
+    assert!(watched.samples("taurus_deployment").await.is_empty(), "nothing was deployed");
+    house.deploy("example-job").await;
+    house.until("it is reached", async || house.reached("example-job").await.is_some()).await;
+    assert_eq!(watched.samples("taurus_deployment_status_gauge").await, gauge(0));
+    for (version, problem, value) in [
+        ("1.1", Problem::invalid("It does not install.", "No such package."), 3),
+        ("1.2", Problem::unavailable("It does not install.", "The index is away."), 1),
+    ] {
+        house.runtime.change(|s| s.apply_answers = vec![problem]);
+        let wanted = DeploymentChange { vdk_version: Some(version.into()), ..DeploymentChange::default() };
+        house.change("example-job", wanted).await;
+        house
+            .until("the outcome is shown", async || {
+                watched.samples("taurus_deployment_status_gauge").await == gauge(value)
+            })
+            .await;
+    }
+    assert_eq!(
+        watched.samples("taurus_deployment_status_summary").await,
+        [
+            summary("sum", "PLATFORM_ERROR", "1.0"),
+            summary("count", "PLATFORM_ERROR", "1"),
+            summary("sum", "SUCCESS", "1.0"),
+            summary("count", "SUCCESS", "1"),
+            summary("sum", "USER_ERROR", "1.0"),
+            summary("count", "USER_ERROR", "1"),
+            summary("max", "PLATFORM_ERROR", "1"),
+            summary("max", "SUCCESS", "1"),
+            summary("max", "USER_ERROR", "1"),
+        ]
+    );
+    // The largest is forgotten after some minutes, in which the second try of the last one succeeds.
+    house.advance(SignedDuration::from_mins(4));
+    house
+        .until("it is tried again", async || watched.samples("taurus_deployment_status_gauge").await == gauge(0))
+        .await;
+    assert_eq!(
+        watched.samples("taurus_deployment_status_summary_max").await,
+        [summary("max", "PLATFORM_ERROR", "0"), summary("max", "SUCCESS", "1"), summary("max", "USER_ERROR", "0"),]
+    );
+    let caller = house.caller();
+    app::deployments::remove(&house.db, &*house.clock, &caller, TEAM, "example-job", "production").await.unwrap();
+    assert!(watched.samples("taurus_deployment_status_gauge").await.is_empty());
+    let three = summary("count", "SUCCESS", "3");
+    house
+        .until("the removal is counted", async || {
+            watched.samples("taurus_deployment_status_summary_count").await.contains(&three)
+        })
+        .await;
+}
+
+async fn a_deleted_job_takes_its_series_along(on: Database) {
+    let watched = Watched::start(on).await;
+    let house = &watched.house;
+    for name in ["first-job", "second-job"] {
+        house.deployed(name, None).await;
+        let id = watched.running(name).await;
+        watched.end(name, &id, EndCause::Exited(0), None, Status::Succeeded).await;
+    }
+    let of = async |name: &str| -> Vec<String> {
+        let series = watched.samples("taurus_").await;
+        let name = format!("=\"{name}\"");
+        series.into_iter().filter(|line| line.contains(&name)).collect()
+    };
+    let (first, second) = (of("first-job").await, of("second-job").await);
+    assert_eq!((first.len(), second.len()), (7, 7), "{first:#?}{second:#?}");
+    app::jobs::delete(&house.db, &*house.clock, &house.caller(), TEAM, "first-job").await.unwrap();
+    house.until("its deployment goes", async || house.runtime.change(|s| s.removed.len() == 1)).await;
+    house.until("all of it is gone", async || of("first-job").await.is_empty()).await;
+    assert_eq!(of("second-job").await, second);
+    // A namesake has a history of its own.
+    house.create("first-job", None).await;
+    let names: Vec<_> = of("first-job").await.iter().map(|line| line.split('{').next().unwrap().to_owned()).collect();
+    assert_eq!(names, ["taurus_datajob_info", "taurus_datajob_notification_delay"]);
+}
+
+async fn each_stage_is_counted_and_timed(on: Database) {
+    let watched = Watched::start(on).await;
+    let house = &watched.house;
+    house.runtime.change(|s| s.apply_blocked = true);
+    house.create("example-job", Some("* * * * *")).await;
+    house.deploy("example-job").await;
+    let id = house.start("example-job").await;
+    house.until("it is applied", async || house.runtime.change(|s| s.applied.len() == 1)).await;
+    house.advance(SignedDuration::from_secs(20));
+    house.runtime.change(|s| s.apply_blocked = false);
+    house.until_status("example-job", &id, Status::Running).await;
+    watched.end("example-job", &id, EndCause::Exited(0), None, Status::Succeeded).await;
+    // A tick, 30 s later; it is accepted a moment after its minute.
+    house.advance(SignedDuration::from_secs(31));
+    house.until("the tick has its run", async || house.executions("example-job").await.len() == 2).await;
+    let tick = house.executions("example-job").await.into_iter().find(|run| run.id != id).unwrap().id;
+    house.until_status("example-job", &tick, Status::Running).await;
+    watched.end("example-job", &tick, EndCause::OutOfMemory, None, Status::UserError).await;
+
+    let all = samples(&watched.registry, "");
+    let has = |sample: &str| assert!(all.iter().any(|line| line == sample), "{sample} is not in {all:#?}");
+    has(r#"holdfast_plans_total{result="apply",reason="new"} 1"#);
+    has(r#"holdfast_plans_total{result="apply",reason="drift"} 0"#);
+    has(r#"holdfast_plans_total{result="blocked",reason=""} 0"#);
+    has(r#"holdfast_apply_duration_seconds_count{outcome="done"} 1"#);
+    has(r#"holdfast_apply_duration_seconds_count{outcome="user_error"} 0"#);
+    has("holdfast_rollout_duration_seconds_sum 20.0");
+    has("holdfast_rollout_duration_seconds_count 1");
+    has(r#"holdfast_executions_ended_total{status="SUCCEEDED"} 1"#);
+    has(r#"holdfast_executions_ended_total{status="USER_ERROR"} 1"#);
+    has(r#"holdfast_executions_ended_total{status="CANCELLED"} 0"#);
+    has("holdfast_execution_start_delay_seconds_count 2");
+    has("holdfast_tick_delay_seconds_sum 1.0");
+    has("holdfast_tick_delay_seconds_count 1");
+    has("holdfast_leader 1");
+    has("holdfast_leader_terms_total 1");
+    for counter in ["taurus_datajob_watch_task_invocations", "vdk_deploy_datajob_synchronizer_successful_invocations"] {
+        let line = samples(&watched.registry, &format!("{counter}_counter_total ")).remove(0);
+        assert!(!line.ends_with(" 0"), "{line}");
+    }
+    has("vdk_deploy_datajob_synchronizer_failed_invocations_counter_total 0");
+    has("vdk_execution_cleanup_task_datajob_invocations_counter_total 0");
+    has("vdk_execution_cleanup_task_datajob_successful_deletions_counter_total 0");
+    has("vdk_execution_cleanup_task_datajob_failed_deletions_counter_total 0");
+
+    let (stop, task) = watched.instance;
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(
+        samples(&watched.registry, "holdfast_leader"),
+        ["holdfast_leader_epoch 0", "holdfast_leader 0", "holdfast_leader_terms_total 1"]
+    );
+}
+
+#[tokio::test]
+async fn every_instance_shows_every_job_and_one_of_them_leads() {
+    let house = House::new(Database::Postgresql).await;
+    let mut instances = Vec::new();
+    for holder in ["one", "two"] {
+        let (gauges, registry) = seen();
+        let db = house.fresh.open().await;
+        instances.push((house.instance_with(holder, db, false, Duration::from_secs(3), gauges), registry));
+    }
+    house.deployed("example-job", None).await;
+    let shown = |beginning: &str| -> Vec<Vec<String>> {
+        instances.iter().map(|(_, registry)| samples(registry, beginning)).collect()
+    };
+    house.until("both show it", async || shown("taurus_deployment_status_gauge{").iter().all(|s| s.len() == 1)).await;
+    for beginning in ["taurus_datajob_info{", "taurus_datajob_notification_delay{", "taurus_deployment_status_gauge{"] {
+        let shown = shown(beginning);
+        assert_eq!(shown[0], shown[1]);
+    }
+    let mut leaders: Vec<_> = shown("holdfast_leader ").concat();
+    leaders.sort();
+    assert_eq!(leaders, ["holdfast_leader 0", "holdfast_leader 1"]);
+    for ((stop, task), _) in instances {
+        stop.cancel();
+        task.await.unwrap();
+    }
+}
