@@ -11,6 +11,10 @@ use crate::config::{ContextName, NamespaceName, RegistryName, Settings};
 /// How often a run that failed is tried again in a cluster when the settings do not say, as the reference has it.
 const BACKOFF_LIMIT: u32 = 3;
 
+/// The shortest lease: changes are begun for so long after a sign of life that they are over before a follower leads, and
+/// that has to be longer than the pause between two signs.
+const LEASE_MIN_SECONDS: u64 = 10;
+
 /// What the container that brings VDK may use, as the reference has it.
 const VDK_RESOURCES: Resources = Resources {
     cpu_request: Some(0.1),
@@ -57,6 +61,13 @@ pub(crate) async fn plan(settings: &Settings) -> anyhow::Result<Plan> {
         }
         None => Template::default(),
     };
+    if settings.lease_seconds.get() < LEASE_MIN_SECONDS {
+        return Err(anyhow!(
+            "With a lease of {} seconds changes of the cluster could arrive after another instance leads. Set lease_seconds to \
+             {LEASE_MIN_SECONDS} or more.",
+            settings.lease_seconds.get()
+        ));
+    }
     let context = settings.kubernetes_context.as_ref().map(ContextName::as_str);
     let namespace = settings.kubernetes_namespace.as_ref().map(NamespaceName::as_str);
     let connection = kubernetes::connect(context, namespace).await.context(
@@ -121,6 +132,7 @@ impl Plan {
             manifest,
             logs_folder: settings.cache_folder().join("logs"),
             log_max_bytes: settings.log_max_bytes.get(),
+            ignore_paths: settings.kubernetes_ignore_paths.0.clone(),
             clock,
         });
         (runtime, Builder::Prebuilt(self.image_name))

@@ -1,6 +1,6 @@
 //! What the synchronizer asks of the place where jobs run.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     BoxFuture, Problem,
@@ -9,6 +9,9 @@ use crate::{
     lock::{Lock, LockKey},
     name::{ExecutionId, JobId, JobName, TeamName},
 };
+
+/// How long one change outside of the database takes at most, from when it is begun. A lease has to be longer.
+pub const CHANGE_MAX: Duration = Duration::from_secs(5);
 
 /// A place where jobs run: processes of this machine, or a cluster.
 ///
@@ -46,6 +49,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
 
     /// Removes what exists of a deployment. What runs goes on.
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>>;
+
+    /// Changes outside of the database may be begun for so long from now: for that time nobody else leads. Zero: none any
+    /// more. A runtime on one machine, which one instance has to itself, need not care.
+    fn may_write_for(&self, _time: Duration) {}
 
     /// Starts a run. Done when its supervisor has taken it over; from then on it survives the service.
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>>;

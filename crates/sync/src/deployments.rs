@@ -1,12 +1,14 @@
 //! Makes what runs follow what is wanted: one key at a time for each deployment, many deployments at once.
 
+mod wave;
+
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use image::requirements;
 use model::{
     Problem,
     lock::{Lock, LockInputs},
-    name::JobId,
+    name::{JobId, JobName},
     plan::{self, Desired, Plan, Reason, inputs_hash, plan},
     problem::Fault,
     runtime::{Artifact, Blueprint, Mark, Observed, Target, Wanted},
@@ -15,7 +17,12 @@ use store::{
     StoreError,
     deployments::{Outcome, Work},
 };
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+use self::wave::Concerned;
 
 use crate::{Builder, DATABASE_RETRY, Options, Synchronizer, Term, until};
 
@@ -37,7 +44,8 @@ const SWEEP_PAGE: i64 = 500;
 
 /// Looks at each deployment that is due until the term is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
-    tokio::join!(look_at_due(sync, term), sweep_again_and_again(sync, term));
+    let (swept, waves) = watch::channel(Concerned::default());
+    tokio::join!(look_at_due(sync, term), sweep_again_and_again(sync, term, &swept), wave::run(sync, term, waves));
 }
 
 async fn look_at_due(sync: &Synchronizer, term: &Term) {
@@ -97,10 +105,13 @@ struct Pools {
 }
 
 /// At the start of a term and then at its interval: the net below the watch.
-async fn sweep_again_and_again(sync: &Synchronizer, term: &Term) {
+async fn sweep_again_and_again(sync: &Synchronizer, term: &Term, swept: &watch::Sender<Concerned>) {
     loop {
         let pause = match sweep(sync, term).await {
-            Ok(()) => sync.options.sweep_interval,
+            Ok(concerned) => {
+                swept.send_replace(concerned);
+                sync.options.sweep_interval
+            }
             Err(error) if term.survives(&error) => DATABASE_RETRY,
             Err(_) => return,
         };
@@ -110,11 +121,12 @@ async fn sweep_again_and_again(sync: &Synchronizer, term: &Term) {
     }
 }
 
-/// Compares every deployment with what exists of it, and makes due what is out of step. Nothing is written when all is as
-/// it should be.
-async fn sweep(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
+/// Compares every deployment with what exists of it, and makes due what is out of step; what only the configuration made
+/// so is answered. Nothing is written when all is as it should be.
+async fn sweep(sync: &Synchronizer, term: &Term) -> Result<Concerned, StoreError> {
     let begun = sync.clock.now();
     let (mut after, mut looked_at, mut out_of_step) = (None, 0, 0);
+    let mut concerned = Vec::new();
     loop {
         let page = {
             let mut tx = sync.db.read().await?;
@@ -124,51 +136,78 @@ async fn sweep(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
         after = Some(last.deployment.job_id);
         looked_at += page.len();
         if term.over.is_cancelled() {
-            return Ok(());
+            return Ok(Concerned::default());
         }
-        out_of_step += make_due_what_is_not_settled(sync, &page).await?;
+        let found = make_due_what_is_out_of_step(sync, &page).await?;
+        out_of_step += found.out_of_step;
+        concerned.extend(found.concerned);
     }
     let seconds = sync.clock.now().duration_since(begun).as_secs_f64();
-    tracing::debug!(looked_at, out_of_step, seconds, "swept");
-    Ok(())
+    tracing::debug!(looked_at, out_of_step, concerned = concerned.len(), seconds, "swept");
+    Ok(Concerned { jobs: concerned, fleet: looked_at })
 }
 
-/// Compares some deployments with what exists of them, and makes due what is out of step. Answers how many.
-pub(crate) async fn make_due_what_is_not_settled(sync: &Synchronizer, some: &[Work]) -> Result<usize, StoreError> {
-    let mut due = Vec::new();
+/// What was found in a comparison.
+pub(crate) struct Found {
+    /// How many were made due.
+    out_of_step: usize,
+    /// What is as it was made, by a configuration that is no longer this one. It is not due for that: see [`wave`].
+    concerned: Vec<JobName>,
+}
+
+/// Compares some deployments with what exists of them, and makes due what is out of step by itself.
+pub(crate) async fn make_due_what_is_out_of_step(sync: &Synchronizer, some: &[Work]) -> Result<Found, StoreError> {
+    let (mut due, mut concerned) = (Vec::new(), Vec::new());
     for work in some {
         let (_, inputs) = inputs_of(sync, work);
         // What can't be looked at now is not out of step for that.
         let Ok(observed) = sync.runtime.observe(&target_of(work)).await else { continue };
-        if !is_settled(work, &inputs, &observed, sync.clock.now()) {
-            due.push(work.deployment.job_id);
+        match step(work, &inputs, &observed, sync.clock.now()) {
+            Step::Settled => {}
+            Step::Concerned => concerned.push(work.job_name.clone()),
+            Step::Out => due.push(work.deployment.job_id),
         }
     }
-    if due.is_empty() {
-        return Ok(0);
+    make_due(sync, &due).await?;
+    Ok(Found { out_of_step: due.len(), concerned })
+}
+
+async fn make_due(sync: &Synchronizer, jobs: &[JobId]) -> Result<(), StoreError> {
+    if jobs.is_empty() {
+        return Ok(());
     }
     let mut tx = sync.db.write().await?;
-    for job_id in &due {
+    for job_id in jobs {
         store::deployments::make_due(&mut tx, *job_id, sync.clock.now()).await?;
     }
     tx.commit().await?;
     sync.db.wake().deployments.notify_one();
-    Ok(due.len())
+    Ok(())
 }
 
-/// Whether a look would change nothing.
-fn is_settled(work: &Work, inputs: &str, observed: &Observed, now: jiff::Timestamp) -> bool {
+/// How a deployment and what exists of it go together.
+enum Step {
+    /// A look would change nothing.
+    Settled,
+    /// What exists is as it was made, and the configuration is another one now.
+    Concerned,
+    /// There is something to do.
+    Out,
+}
+
+fn step(work: &Work, inputs: &str, observed: &Observed, now: jiff::Timestamp) -> Step {
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, inputs, &work.rollout, observed, now);
     if plan::restores_reached(&planned, &work.rollout, observed) {
-        return false;
+        return Step::Out;
     }
     match planned {
-        Plan::Nothing => !work.removed,
+        Plan::Nothing if !work.removed => Step::Settled,
         // It is due at its own time.
-        Plan::Wait(_) => true,
-        Plan::Blocked(problem) => work.rollout.problem.as_ref() == Some(&problem),
-        Plan::Apply(_) | Plan::Remove => false,
+        Plan::Wait(_) => Step::Settled,
+        Plan::Blocked(problem) if work.rollout.problem.as_ref() == Some(&problem) => Step::Settled,
+        Plan::Apply(Reason::Configuration) if matches!(observed, Observed::Present { .. }) => Step::Concerned,
+        Plan::Nothing | Plan::Blocked(_) | Plan::Apply(_) | Plan::Remove => Step::Out,
     }
 }
 

@@ -23,6 +23,11 @@ const LOOK_MAX: Duration = Duration::from_millis(400);
 const LEADER_STOPS: f64 = 0.75;
 const FOLLOWER_TAKES_OVER: f64 = 0.85;
 
+/// In which part of the lease's time a leader begins to change something in a cluster, and how long one change takes at
+/// most. A lease that leaves no time between two signs of life is refused where it is set.
+const WRITES_BEGIN: f64 = 0.5;
+const CHANGE_MAX: Duration = model::runtime::CHANGE_MAX;
+
 /// How long a leader may take to hand the lease on.
 const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
 
@@ -120,6 +125,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
     // A sign of life counts from before it was sent.
     let mut alive = Instant::now();
     let mut lost = false;
+    let_write(sync, alive);
     while term.pause((lease / 5).min(until_end(alive, lease))).await {
         let sent = Instant::now();
         let renewing = leases::renew(&sync.db, SYNCHRONIZER, term.epoch);
@@ -129,7 +135,10 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
             tokio::time::timeout((lease / 5).min(until_end(alive, lease)), renewing).await
         };
         match answer {
-            Ok(Ok(true)) => alive = sent,
+            Ok(Ok(true)) => {
+                alive = sent;
+                let_write(sync, alive);
+            }
             Ok(Ok(false)) => {
                 tracing::warn!(epoch = term.epoch.0, "another instance leads");
                 lost = true;
@@ -143,6 +152,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
             term.over.cancel();
         }
     }
+    sync.runtime.may_write_for(Duration::ZERO);
     if lost {
         return;
     }
@@ -150,6 +160,14 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
     if !matches!(tokio::time::timeout(STEP_DOWN_MAX, step_down).await, Ok(Ok(()))) {
         tracing::warn!("the lease could not be handed on; another instance takes it when it has run out");
     }
+}
+
+/// Lets changes of the cluster begin that are over before a follower could lead.
+fn let_write(sync: &Synchronizer, alive: Instant) {
+    let lease = sync.options.lease;
+    let time = lease.mul_f64(WRITES_BEGIN).min(lease.mul_f64(FOLLOWER_TAKES_OVER).saturating_sub(CHANGE_MAX));
+    let left = (alive + time).saturating_duration_since(Instant::now());
+    sync.runtime.may_write_for(if sync.options.exclusive { Duration::MAX } else { left });
 }
 
 /// How long a leader may go on that showed its last sign of life at `alive`.

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use store::StoreError;
 
-use crate::{DATABASE_RETRY, Synchronizer, Term, deployments::make_due_what_is_not_settled};
+use crate::{DATABASE_RETRY, Synchronizer, Term, deployments::make_due_what_is_out_of_step};
 
 /// The pause after news, in which others gather: a namespace that goes away brings thousands at once.
 const GATHER: Duration = Duration::from_millis(50);
@@ -65,7 +65,7 @@ async fn compare(sync: &Synchronizer, names: &mut HashSet<String>, recovered: &m
                 None => idle.push(work),
             }
         }
-        make_due_what_is_not_settled(sync, &idle).await?;
+        make_due_what_is_out_of_step(sync, &idle).await?;
         if !waiting.is_empty() {
             let mut tx = sync.db.write().await?;
             for job_id in waiting {

@@ -14,10 +14,10 @@ use super::{
     options::VdkOptions,
     surroundings::Surroundings,
     types::{
-        Algorithms, ClaimName, ContextName, DatabaseUrl, Folders, HostNames, HttpUrl, ImageBuilderName, ImageForm,
-        ImagesByPython, IndexUrl, IssuerUrls, Listen, LogFilter, LogFormat, NamespaceName, OfExecution, OfJob,
-        PackageName, PackageVersion, PostgresUrl, PullPolicy, PythonVersions, RegistryName, RuntimeName, UrlTemplate,
-        Words, ZoneName,
+        Algorithms, ClaimName, ContextName, DatabaseUrl, FieldsOfSpec, Folders, HostNames, HttpUrl, ImageBuilderName,
+        ImageForm, ImagesByPython, IndexUrl, IssuerUrls, Listen, LogFilter, LogFormat, NamespaceName, OfExecution,
+        OfJob, PackageName, PackageVersion, PostgresUrl, PullPolicy, PythonVersions, RegistryName, RuntimeName,
+        UrlTemplate, Words, ZoneName,
     },
     value::{Shape, Value, Whole},
 };
@@ -504,6 +504,12 @@ settings! {
     kubernetes_read_only_root_filesystem: bool {
         "kubernetes.read_only_root_filesystem", "HOLDFAST_KUBERNETES_READ_ONLY_ROOT_FILESYSTEM",
         "kubernetes-read-only-root-filesystem", Kubernetes, default Default::Text("false"), example "true"
+    }
+    /// Fields of CronJobs that others may write, as JSON pointers: they keep the value that they have in the cluster.
+    kubernetes_ignore_paths: FieldsOfSpec {
+        "kubernetes.ignore_paths", "HOLDFAST_KUBERNETES_IGNORE_PATHS", "kubernetes-ignore-paths", Kubernetes,
+        default Default::Absent("none: what others change is put back"),
+        example "/spec/jobTemplate/spec/template/spec/priorityClassName"
     }
     /// Processor time that a run may use at most when its deployment does not say, in thousandths of a core.
     kubernetes_cpu_limit_millicores: Whole<1, 1_024_000> {

@@ -555,6 +555,36 @@ impl Value for Words {
     }
 }
 
+/// JSON pointers (RFC 6901) to fields of an object's `spec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FieldsOfSpec(pub(crate) Vec<String>);
+
+impl Value for FieldsOfSpec {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        "a list of JSON pointers that begin with `/spec/`".into()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
+        let Words(pointers) = Words::parse(raw, base)?;
+        for pointer in &pointers {
+            if pointer.strip_prefix("/spec/").is_none_or(|rest| rest.split('/').any(str::is_empty)) {
+                return Err(format!("{pointer:?} names no field: it must begin with /spec/, as /spec/suspend does."));
+            }
+        }
+        Ok(Self(pointers))
+    }
+
+    fn shown(&self) -> Json {
+        self.0.clone().into()
+    }
+}
+
 /// Addresses of issuers of tokens, exactly as they are written: the slash at the end of one counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct IssuerUrls(pub(crate) Vec<String>);
@@ -840,10 +870,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_issuers_and_tokens_is_checked_where_it_comes_in() {
+    fn what_is_said_of_issuers_tokens_and_fields_is_checked_where_it_comes_in() {
         assert_eq!(parse::<IssuerUrls>("https://a.b/, http://localhost:1/x").unwrap().0.len(), 2);
         for bad in ["a.b", "ftp://a.b", "https://u:p@a.b", "https://a.b#c"] {
             assert!(parse::<IssuerUrls>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse::<FieldsOfSpec>("/spec/suspend").unwrap().0, ["/spec/suspend"]);
+        for bad in ["spec/suspend", "/metadata/labels", "/spec", "/spec/", "/spec//suspend"] {
+            assert!(parse::<FieldsOfSpec>(bad).is_err(), "{bad}");
         }
         assert_eq!(parse::<Algorithms>("RS256, EdDSA").unwrap().0, [Algorithm::RS256, Algorithm::EdDSA]);
         for bad in ["", "none", "HS256", "RS256,HS512", "rs256"] {

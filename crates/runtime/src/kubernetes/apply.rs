@@ -20,17 +20,20 @@ use kube::{
 };
 use model::{
     Problem,
-    name::JobName,
+    clock::SharedClock,
+    name::{JobId, JobName},
     runtime::{Mark, Observed, Target},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
     MANAGER,
+    contest::{PutBack, carry_over},
     fault::{Fault, call},
     names,
-    view::{CronJobView, job_id},
+    view::{self, CronJobView, job_id},
     watch::Namespace,
 };
 
@@ -45,15 +48,19 @@ pub(crate) struct Written {
     /// Of the spec as the server answered it, so that what it fills in is no drift.
     spec_hash: String,
     inputs_hash: String,
+    /// What was changed by others and put back.
+    #[serde(default)]
+    put_back: PutBack,
 }
 
 impl Written {
-    fn of(object: &CronJob) -> Self {
+    fn of(object: &CronJob, spec: Value, ignored: &[String], put_back: PutBack) -> Self {
         Self {
             uid: object.metadata.uid.clone().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
-            spec_hash: spec_hash(object.spec.as_ref()),
-            inputs_hash: object.annotations().get(names::INPUTS_HASH).cloned().unwrap_or_default(),
+            spec_hash: spec_hash(spec, ignored),
+            inputs_hash: inputs_hash(object).unwrap_or_default().to_owned(),
+            put_back,
         }
     }
 
@@ -66,9 +73,18 @@ impl Written {
     }
 }
 
-fn spec_hash(spec: Option<&CronJobSpec>) -> String {
-    let bytes = serde_json::to_vec(&spec).unwrap_or_default();
-    hex::encode(Sha256::digest(bytes))
+fn inputs_hash(object: &CronJob) -> Option<&str> {
+    object.annotations().get(names::INPUTS_HASH).map(String::as_str)
+}
+
+fn spec_of(object: &CronJob) -> Value {
+    serde_json::to_value(&object.spec).unwrap_or_default()
+}
+
+/// Of a spec without the fields that others may keep.
+fn spec_hash(mut spec: Value, ignored: &[String]) -> String {
+    carry_over(&mut spec, &Value::Null, ignored);
+    hex::encode(Sha256::digest(spec.to_string()))
 }
 
 /// CronJobs and the secrets beside them.
@@ -76,6 +92,9 @@ fn spec_hash(spec: Option<&CronJobSpec>) -> String {
 pub(crate) struct Writer {
     pub(crate) cron_jobs: Api<CronJob>,
     pub(crate) secrets: Api<Secret>,
+    /// Fields of a CronJob's spec that others may keep, as JSON pointers into the spec.
+    pub(crate) ignored: Vec<String>,
+    pub(crate) clock: SharedClock,
 }
 
 impl Writer {
@@ -94,7 +113,7 @@ impl Writer {
             _ if !is_ours(&live, target, written.as_ref()) => Observed::Foreign { owner: owner(&live.metadata) },
             Some(written)
                 if written.uid == live.uid().unwrap_or_default()
-                    && spec_hash(live.spec.as_ref()) == written.spec_hash
+                    && spec_hash(spec_of(&live), &self.ignored) == written.spec_hash
                     && job_id(&live.metadata) == Some(target.job_id) =>
             {
                 Observed::Present { inputs_hash: written.inputs_hash }
@@ -103,19 +122,20 @@ impl Writer {
         })
     }
 
-    /// Makes the CronJob so. `ticks_after` is the instant from which its schedule counts when it changes.
+    /// Makes the CronJob so. `ticks_after` is the instant from which its schedule counts when it changes. Answers what was
+    /// written, and whether there was none before.
     pub(crate) async fn apply(
         &self,
         target: &Target,
         wanted: &CronJob,
         ticks_after: Timestamp,
-    ) -> Result<Mark, Problem> {
+    ) -> Result<(Mark, bool), Problem> {
         let what = || format!("The CronJob {} was not written.", target.job_name);
         let written = target.mark.as_ref().and_then(Written::read);
         let mut last = None;
         for _ in 0..TRIES {
             match self.try_apply(target, written.as_ref(), wanted, ticks_after).await {
-                Ok(Ok(done)) => return Ok(done.mark()),
+                Ok(Ok((done, is_new))) => return Ok((done.mark(), is_new)),
                 Ok(Err(problem)) => return Err(problem),
                 Err(fault) if fault.is_conflict() || fault.is_taken() => last = Some(fault),
                 Err(fault) => return Err(fault.into_problem(what())),
@@ -133,12 +153,12 @@ impl Writer {
         written: Option<&Written>,
         wanted: &CronJob,
         ticks_after: Timestamp,
-    ) -> Result<Result<Written, Problem>, Fault> {
+    ) -> Result<Result<(Written, bool), Problem>, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let name = target.job_name.as_str();
         let Some(live) = call(self.cron_jobs.get_opt(name)).await? else {
             let made = call(self.cron_jobs.create(&params, wanted)).await?;
-            return Ok(Ok(Written::of(&made)));
+            return Ok(Ok((Written::of(&made, spec_of(&made), &self.ignored, PutBack::default()), true)));
         };
         if !is_ours(&live, target, written) {
             return Ok(Err(name_taken(&target.job_name, &live.metadata)));
@@ -150,15 +170,34 @@ impl Writer {
             )
             .follows("It is made again as soon as it is gone.")));
         }
-        let live = if fires_otherwise(live.spec.as_ref(), wanted.spec.as_ref()) {
+        let before = spec_of(&live);
+        let mut put_back = written.map(|written| written.put_back.clone()).unwrap_or_default();
+        // A new deployment is written whoever fights over the old one.
+        let puts_back = written.is_some_and(|written| {
+            Some(written.inputs_hash.as_str()) == inputs_hash(wanted)
+                && spec_hash(before.clone(), &self.ignored) != written.spec_hash
+        });
+        if puts_back && let Some(field) = put_back.contested(&before, self.clock.now()) {
+            return Ok(Err(contested(&target.job_name, &field, &live.metadata)));
+        }
+        let mut object = wanted.clone();
+        if !self.ignored.is_empty() {
+            let mut spec = spec_of(wanted);
+            carry_over(&mut spec, &before, &self.ignored);
+            object.spec = serde_json::from_value(spec).unwrap_or(object.spec);
+        }
+        let live = if fires_otherwise(live.spec.as_ref(), object.spec.as_ref()) {
             self.forget_ticks(live, ticks_after).await?
         } else {
             live
         };
-        let mut object = wanted.clone();
         keep_metadata(&mut object.metadata, &live.metadata);
         let done = call(self.cron_jobs.replace(name, &params, &object)).await?;
-        Ok(Ok(Written::of(&done)))
+        let after = spec_of(&done);
+        if puts_back {
+            put_back.add(&before, &after, self.clock.now());
+        }
+        Ok(Ok((Written::of(&done, after, &self.ignored, put_back), false)))
     }
 
     /// Moves the last tick that counts as fired, so that no tick before `ticks_after` fires under the new schedule: the
@@ -229,6 +268,50 @@ impl Writer {
             Some(_) => Ok(()),
         }
     }
+
+    /// Makes a secret that may be gone or about to go stay: whoever read it before does not remove it any more.
+    pub(crate) async fn touch_secret(
+        &self,
+        target: &Target,
+        name: &str,
+        data: Option<&BTreeMap<String, String>>,
+    ) -> Result<(), Fault> {
+        if data.is_some() {
+            return self.keep_secret(target, name, data).await;
+        }
+        let patch = serde_json::json!({
+            "metadata": { "annotations": { names::KEPT_AT: self.clock.now().to_string() } },
+        });
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        match call(self.secrets.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
+            Ok(_) => Ok(()),
+            Err(fault) if fault.is_missing() => self.keep_secret(target, name, data).await,
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes a secret of ours, unless its job has a CronJob.
+    pub(crate) async fn forget_secret(&self, job_id: JobId, job: &JobName, name: &str) -> Result<(), Fault> {
+        // In this order: a CronJob that is made after it was looked for has moved the secret on, and the removal fails.
+        let Some(live) = call(self.secrets.get_metadata_opt(name)).await? else { return Ok(()) };
+        if view::job_id(&live.metadata) != Some(job_id)
+            || call(self.cron_jobs.get_metadata_opt(job.as_str())).await?.is_some()
+        {
+            return Ok(());
+        }
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: live.metadata.uid,
+                resource_version: live.metadata.resource_version,
+            }),
+            ..DeleteParams::default()
+        };
+        match call(self.secrets.delete(name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(fault) if fault.is_missing() || fault.is_conflict() => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
 }
 
 /// Whether what is known of a CronJob is what was written. What is known may be older than what was written, never newer
@@ -250,6 +333,22 @@ fn name_taken(job: &JobName, metadata: &ObjectMeta) -> Problem {
     )
     .follows("What stands there is left alone, and the deployment waits.")
     .fix("Remove or rename what stands there, or choose another name for the job.")
+}
+
+fn contested(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem {
+    Problem::unavailable(
+        format!("The CronJob {job} is not as it was deployed."),
+        format!(
+            "Another writer owns {field}: it was put back three times within ten minutes, and is changed again (last \
+             writer: {}).",
+            last_writer(metadata).as_deref().unwrap_or("unknown")
+        ),
+    )
+    .follows("The change is left alone for now, and the job runs by it. It is put back when nobody has changed it for a while.")
+    .fix(
+        "Ask the operator to stop the other writer, or to leave the field to it: by the setting kubernetes.ignore_paths, in \
+         which the field is written as a JSON pointer.",
+    )
 }
 
 /// Who made an object, as far as it says.

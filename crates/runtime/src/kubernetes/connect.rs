@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use kube::{Client, Config, config::KubeConfigOptions};
+use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
+use tower::filter::FilterLayer;
+
+use super::fence::Fence;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -14,6 +17,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(90);
 #[derive(Clone)]
 pub struct Connection {
     pub(super) client: Client,
+    pub(super) fence: Fence,
     /// The namespace of the jobs.
     pub namespace: String,
     /// The address of the API server, for people.
@@ -67,6 +71,14 @@ pub async fn connect(context: Option<&str>, namespace: Option<&str>) -> Result<C
     config.read_timeout = Some(READ_TIMEOUT);
     let server = config.cluster_url.to_string();
     let namespace = namespace.map_or_else(|| config.default_namespace.clone(), ToOwned::to_owned);
-    let client = Client::try_from(config).map_err(|source| ConnectError::Client { server: server.clone(), source })?;
-    Ok(Connection { client, namespace, server })
+    let fence = Fence::default();
+    let keeps_back = {
+        let fence = fence.clone();
+        move |request| fence.lets_through(request)
+    };
+    let client = ClientBuilder::try_from(config)
+        .map_err(|source| ConnectError::Client { server: server.clone(), source })?
+        .with_layer(&FilterLayer::new(keeps_back))
+        .build();
+    Ok(Connection { client, fence, namespace, server })
 }

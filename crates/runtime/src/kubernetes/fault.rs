@@ -4,8 +4,8 @@ use std::{future::IntoFuture, time::Duration};
 
 use model::Problem;
 
-/// How long a call may take. Shorter than what a lease leaves, so that none arrives after another instance leads.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call may take.
+const CALL_TIMEOUT: Duration = model::runtime::CHANGE_MAX;
 
 /// A call of the API server that did not do what was asked.
 #[derive(Debug, thiserror::Error)]

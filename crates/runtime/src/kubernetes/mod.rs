@@ -5,7 +5,9 @@
 
 mod apply;
 mod connect;
+mod contest;
 mod fault;
+mod fence;
 mod logs;
 mod manifest;
 mod names;
@@ -22,7 +24,7 @@ use model::{
     BoxFuture, Problem,
     clock::SharedClock,
     lock::LockKey,
-    name::ExecutionId,
+    name::{ExecutionId, JobId, JobName},
     runtime::{
         Artifact, Blueprint, Changes, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target,
         Ticked, Wanted,
@@ -63,6 +65,9 @@ pub struct KubernetesOptions {
     pub logs_folder: PathBuf,
     /// How much of a run's log is kept, half of it from the beginning and half from the end.
     pub log_max_bytes: u64,
+    /// Fields of a CronJob that others may write, as JSON pointers that begin with `/spec/`: they keep the value that they
+    /// have, and no change of them is put back.
+    pub ignore_paths: Vec<String>,
     /// The present instant.
     pub clock: SharedClock,
 }
@@ -98,7 +103,13 @@ impl KubernetesRuntime {
             events: Api::namespaced(client.clone(), name),
         };
         let runner = api(client);
-        let writer = Writer { cron_jobs: runner.cron_jobs.clone(), secrets: Api::namespaced(client.clone(), name) };
+        let in_spec = |pointer: &String| pointer.strip_prefix("/spec").map(ToOwned::to_owned);
+        let writer = Writer {
+            cron_jobs: runner.cron_jobs.clone(),
+            secrets: Api::namespaced(client.clone(), name),
+            ignored: options.ignore_paths.iter().filter_map(in_spec).collect(),
+            clock: options.clock.clone(),
+        };
         let logs = Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes);
         Self { options, namespace, writer, runner, logs, _watches: watches }
     }
@@ -163,6 +174,17 @@ impl KubernetesRuntime {
         }
     }
 
+    /// Removes the secrets of a job that has neither a CronJob nor a run.
+    async fn forget_secrets(&self, job_id: JobId, name: &JobName) -> Result<(), fault::Fault> {
+        if self.namespace.jobs().iter().any(|job| job.job_id == job_id && !job.is_over()) {
+            return Ok(());
+        }
+        for secret in [names::keytab_secret(name), names::token_secret(name)] {
+            self.writer.forget_secret(job_id, name, &secret).await?;
+        }
+        Ok(())
+    }
+
     fn is_late(&self, job: &JobView) -> bool {
         self.options.clock.now().duration_since(job.created_at) > POD_EXPECTED
     }
@@ -190,6 +212,10 @@ impl Runtime for KubernetesRuntime {
 
     fn takes_sources(&self) -> bool {
         false
+    }
+
+    fn may_write_for(&self, time: Duration) {
+        self.options.connection.fence.open_for(time);
     }
 
     fn fingerprint(&self, blueprint: &Blueprint) -> String {
@@ -222,14 +248,29 @@ impl Runtime for KubernetesRuntime {
                     .await
                     .map_err(|fault| fault.into_problem(what()))?;
             }
-            self.writer.apply(target, &cron_job, wanted.ticks_after).await.map(Some)
+            let (mark, is_new) = self.writer.apply(target, &cron_job, wanted.ticks_after).await?;
+            if is_new {
+                // The end of a former run may have taken them meanwhile; from now on it sees the CronJob, or that they moved.
+                for name in [names::keytab_secret(&blueprint.job_name), names::token_secret(&blueprint.job_name)] {
+                    let has_data = name == names::token_secret(&blueprint.job_name);
+                    if has_data && !self.options.manifest.has_token {
+                        continue;
+                    }
+                    self.writer
+                        .touch_secret(target, &name, has_data.then_some(&wanted.token))
+                        .await
+                        .map_err(|fault| fault.into_problem(what()))?;
+                }
+            }
+            Ok(Some(mark))
         })
     }
 
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let what = || format!("The CronJob {} was not removed.", target.job_name);
-            self.writer.remove(target).await.map_err(|fault| fault.into_problem(what()))
+            self.writer.remove(target).await.map_err(|fault| fault.into_problem(what()))?;
+            self.forget_secrets(target.job_id, &target.job_name).await.map_err(|fault| fault.into_problem(what()))
         })
     }
 
@@ -295,8 +336,13 @@ impl Runtime for KubernetesRuntime {
     fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let what = || format!("What is left of the run {id} was not removed.");
-            self.runner.forget(id).await.map_err(|fault| fault.into_problem(what()))?;
+            let job = self.runner.forget(id).await.map_err(|fault| fault.into_problem(what()))?;
             self.logs.forget(id).await;
+            if let Some((job_id, name)) = job
+                && self.namespace.cron_job(name.as_str()).is_none()
+            {
+                self.forget_secrets(job_id, &name).await.map_err(|fault| fault.into_problem(what()))?;
+            }
             Ok(())
         })
     }

@@ -15,6 +15,8 @@ pub(crate) const TEAM: &str = "holdfast/team";
 pub(crate) const MANUAL: &str = "holdfast/manual";
 /// On a Job whose cancellation was asked for.
 pub(crate) const CANCELLED: &str = "holdfast/cancelled";
+/// On a secret: when it was last seen to be needed.
+pub(crate) const KEPT_AT: &str = "holdfast/kept-at";
 
 /// The reference's label for objects of data jobs, and its value.
 pub(crate) const TYPE: (&str, &str) = ("com.vmware.taurus/type", "DataJob");

@@ -21,7 +21,7 @@ use kube::{
 };
 use model::{
     Problem,
-    name::ExecutionId,
+    name::{ExecutionId, JobId, JobName},
     runtime::{Run, Started},
 };
 
@@ -198,13 +198,16 @@ impl Runner {
         }
     }
 
-    /// Removes what is left of a run.
-    pub(crate) async fn forget(&self, id: &ExecutionId) -> Result<(), Fault> {
-        let Some(live) = call(self.jobs.get_metadata_opt(id.as_str())).await? else { return Ok(()) };
-        if job_id(&live.metadata).is_none() || live.metadata.deletion_timestamp.is_some() {
-            return Ok(());
+    /// Removes what is left of a run. Answers whose it was, when there was something.
+    pub(crate) async fn forget(&self, id: &ExecutionId) -> Result<Option<(JobId, JobName)>, Fault> {
+        let Some(live) = call(self.jobs.get_metadata_opt(id.as_str())).await? else { return Ok(None) };
+        let Some(job_id) = job_id(&live.metadata) else { return Ok(None) };
+        if live.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
         }
-        self.delete_by(id.as_str(), live.metadata.uid).await
+        let name = live.metadata.labels.as_ref().and_then(|labels| labels.get(names::NAME)).cloned();
+        self.delete_by(id.as_str(), live.metadata.uid).await?;
+        Ok(name.and_then(|name| JobName::parse(&name).ok()).map(|name| (job_id, name)))
     }
 
     /// A Job as it is now.

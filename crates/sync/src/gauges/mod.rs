@@ -45,6 +45,8 @@ pub struct Gauges {
     oldest_due_seconds: Gauge<f64, AtomicU64>,
     executions: Family<ByStatus, Gauge>,
     epoch: Gauge,
+    configuration_pending: Gauge,
+    configuration_stopped: Gauge,
     stages: Stages,
     series: Series,
     /// Whether anybody can see them: what nobody sees is not read from rows.
@@ -75,6 +77,16 @@ impl Gauges {
             "holdfast_leader_epoch",
             "The term under which this instance leads; 0 while another does",
             gauges.epoch.clone(),
+        );
+        registry.register(
+            "holdfast_configuration_pending",
+            "Deployments that run as a former configuration made them and wait for their wave",
+            gauges.configuration_pending.clone(),
+        );
+        registry.register(
+            "holdfast_configuration_stopped",
+            "Whether the changed configuration is not rolled out any further, for most of a wave failed: 1 or 0",
+            gauges.configuration_stopped.clone(),
         );
         gauges.stages.register(registry);
         registry.register_collector(Box::new(gauges.series.clone()));
@@ -164,6 +176,12 @@ impl Gauges {
         self.stages.ticked(tick, now);
     }
 
+    /// So many deployments wait for the changed configuration, and whether it goes no further.
+    pub(crate) fn concerned(&self, left: usize, stopped: bool) {
+        self.configuration_pending.set(i64::try_from(left).unwrap_or(i64::MAX));
+        self.configuration_stopped.set(stopped.into());
+    }
+
     /// A round of cleaning up is over.
     pub(crate) fn cleaned_up(&self, successful: bool) {
         self.stages.reference.cleaned_up(successful.then(|| self.series.count()));
@@ -211,6 +229,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         }
     }
     sync.gauges.epoch.set(0);
+    sync.gauges.concerned(0, false);
     sync.gauges.stages.follows();
     // What it counted gets old, and the next leader counts it.
     sync.gauges.deployments.clear();

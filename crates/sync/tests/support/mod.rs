@@ -244,6 +244,9 @@ pub struct House {
     pub runtime: Arc<TestRuntime>,
     pub defaults: VersionDefaults,
     pub keys: Arc<KeyRing>,
+    /// Part of the configuration of the instances that start from now on.
+    pub constraints: String,
+    pub sweep_interval: Duration,
     instance: Option<Instance>,
     pub fresh: Fresh,
 }
@@ -264,7 +267,8 @@ impl House {
         let defaults =
             VersionDefaults { python_versions: vec![version], python_version: version, vdk_version: "1".into() };
         let keys = Arc::new(SecretKey::new([7; 32]).into());
-        Self { db, clock, runtime, defaults, keys, instance: None, fresh }
+        let (constraints, sweep_interval) = (String::new(), Duration::from_secs(300));
+        Self { db, clock, runtime, defaults, keys, constraints, sweep_interval, instance: None, fresh }
     }
 
     /// A house whose synchronizer runs.
@@ -290,11 +294,11 @@ impl House {
             holder: holder.into(),
             exclusive,
             lease,
-            sweep_interval: Duration::from_secs(300),
+            sweep_interval: self.sweep_interval,
             parallelism: 8,
             builds_parallelism: 2,
             vdk_distribution: "vdk".into(),
-            vdk_constraints: String::new(),
+            vdk_constraints: self.constraints.clone(),
             job_options: JobOptions::default(),
             run_deadline_seconds: 60,
             run_backoff_limit: 0,
