@@ -84,7 +84,6 @@ async fn a_wave_that_fails_is_the_last_one_until_what_it_touched_is_well(on: Dat
 async fn what_was_lost_or_changed_waits_for_no_wave(on: Database) {
     let mut house = reconfigured(on).await;
     let before = made(&house);
-    let problem = || Problem::unavailable("It does not install.", "The index is away.");
     let lost: Vec<JobId> = before.keys().copied().take(10).collect();
     house.runtime.change(|s| {
         s.applied.clear();
@@ -92,7 +91,6 @@ async fn what_was_lost_or_changed_waits_for_no_wave(on: Database) {
             s.made.remove(job);
         }
     });
-    drop(problem);
     house.start_instance();
     house.until("what was lost is there", async || lost.iter().all(|job| made(&house).contains_key(job))).await;
     house.until("all are made anew", async || changed(&house, &before) == FLEET).await;
