@@ -65,7 +65,8 @@ impl Logs {
 
     /// Begins to follow the pods of a run that write a log, unless that was begun.
     pub(crate) fn follow(&self, id: &ExecutionId, pods: &[PodView]) {
-        for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() && pod.main.ended.is_none()) {
+        for pod in pods.iter().filter(|pod| !pod.is_over() && pod.main.started_at.is_some() && pod.main.ended.is_none())
+        {
             let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
             if followers.contains_key(&pod.uid) {
                 continue;
