@@ -1,6 +1,7 @@
 //! One of the two is away, the service or the API server, and the other goes on.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     process::{Child, Stdio},
 };
@@ -16,7 +17,7 @@ use crate::place::{LONGEST, Node, Place};
 /// What the cluster says of all Jobs that there ever were since it was begun, apart from the service.
 struct Witness {
     told: NamedTempFile,
-    kubectl: Child,
+    kubectl: RefCell<Child>,
 }
 
 impl Witness {
@@ -30,12 +31,12 @@ impl Witness {
             .stderr(Stdio::null())
             .spawn()
             .expect("kubectl");
-        Self { told, kubectl }
+        Self { told, kubectl: RefCell::new(kubectl) }
     }
 
     /// The Jobs, and how they ended as far as they have.
-    fn jobs(&mut self) -> BTreeMap<String, Option<&'static str>> {
-        assert!(self.kubectl.try_wait().expect("kubectl").is_none(), "nobody watches any more");
+    fn jobs(&self) -> BTreeMap<String, Option<&'static str>> {
+        assert!(self.kubectl.borrow_mut().try_wait().expect("kubectl").is_none(), "nobody watches any more");
         let text = std::fs::read_to_string(self.told.path()).expect("what was told");
         let mut jobs = BTreeMap::new();
         // The last line may not be whole yet.
@@ -49,20 +50,20 @@ impl Witness {
         jobs
     }
 
-    /// Whether each of these jobs had so many Jobs that are over.
-    fn had(&mut self, names: &[String], ticks: usize) -> bool {
+    /// Whether each of these jobs had so many Jobs that are over, beside these.
+    fn had(&self, names: &[String], ticks: usize, beside: &BTreeSet<String>) -> bool {
         let jobs = self.jobs();
-        names.iter().all(|job| {
-            let of_job = |name: &str| name.rsplit_once('-').is_some_and(|(of, _)| of == job);
-            jobs.iter().filter(|(name, end)| end.is_some() && of_job(name)).count() >= ticks
-        })
+        let over = || jobs.iter().filter(|(name, end)| end.is_some() && !beside.contains(*name));
+        let of = |name: &str, job: &str| name.rsplit_once('-').is_some_and(|(of, _)| of == job);
+        names.iter().all(|job| over().filter(|(name, _)| of(name, job)).count() >= ticks)
     }
 }
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        let _ = self.kubectl.kill();
-        let _ = self.kubectl.wait();
+        let kubectl = self.kubectl.get_mut();
+        let _ = kubectl.kill();
+        let _ = kubectl.wait();
     }
 }
 
@@ -82,6 +83,15 @@ fn is_over(row: &Value) -> bool {
     !matches!(row["status"].as_str(), Some("submitted" | "running"))
 }
 
+/// Waits until all CronJobs are, or none of them is.
+async fn suspended(place: &Place, all: bool) {
+    wait::until(format!("all CronJobs are suspended: {all}"), LONGEST, async || {
+        let told = place.kubectl(&["get", "cronjobs", "-o", "jsonpath={.items[*].spec.suspend}"]);
+        told.split(' ').all(|is| is == all.to_string()).then_some(())
+    })
+    .await;
+}
+
 /// Has jobs run each minute for some ticks, with the service away for those in the middle, and gives the rows, which are
 /// exactly those of the Jobs that the cluster made.
 async fn ticks_without_service(
@@ -90,37 +100,38 @@ async fn ticks_without_service(
     ticks: usize,
     away: usize,
 ) -> BTreeMap<String, Value> {
-    let mut witness = Witness::of(&place.namespace);
+    let witness = Witness::of(&place.namespace);
     for name in names {
         let schedule = json!({"config": {"schedule": {"schedule_cron": "* * * * *"}}});
         let _ = place.api().put(&format!("/jobs/{name}"), &schedule).await.is(200);
     }
-    // It dies in the middle of recording: some rows are there, and the first tick is not over for all.
-    wait::until("a run has a row", LONGEST, async || (!rows(place, names).await.is_empty()).then_some(())).await;
+    suspended(place, false).await;
+    // It dies in the middle of recording a tick.
+    let before = rows(place, names).await.len();
+    wait::until("a tick has a row", LONGEST, async || (rows(place, names).await.len() > before).then_some(())).await;
     place.service.kill();
     let before: BTreeSet<_> = witness.jobs().into_keys().collect();
     let longest = LONGEST * u32::try_from(away).expect("a count");
-    wait::until("ticks that nobody records", longest, async || witness.had(names, 1 + away).then_some(())).await;
-    let unrecorded = witness.jobs().into_keys().filter(|name| !before.contains(name)).count();
-    assert!(unrecorded >= names.len() * away, "{unrecorded} Jobs were made while the service was away");
-    place.service.start_again();
+    let alone = async || witness.had(names, away, &before).then_some(());
+    wait::until("ticks that nobody records", longest, alone).await;
+    let _ = place.service.start_again();
     let longest = LONGEST * u32::try_from(ticks).expect("a count");
-    wait::until("ticks after it", longest, async || witness.had(names, ticks).then_some(())).await;
+    wait::until("ticks after it", longest, async || witness.had(names, ticks, &BTreeSet::new()).then_some(())).await;
 
     for name in names {
         let path = format!("/jobs/{name}/deployments/production");
         let _ = place.api().patch(&path, &json!({"enabled": false})).await.is(202);
     }
-    wait::until("no tick comes any more", LONGEST, async || {
-        let suspended = place.kubectl(&["get", "cronjobs", "-o", "jsonpath={.items[*].spec.suspend}"]);
-        suspended.split(' ').all(|is| is == "true").then_some(())
-    })
-    .await;
+    suspended(place, true).await;
     wait::until("recorded Jobs are deleted", LONGEST, async || {
         place.kubectl(&["get", "jobs", "-o", "name"]).is_empty().then_some(())
     })
     .await;
-    let (jobs, rows) = (witness.jobs(), rows(place, names).await);
+    let rows = rows(place, names).await;
+    // What it is told may come a moment later.
+    let all = async || (witness.jobs().len() >= rows.len()).then_some(());
+    let _ = wait::attempt(wait::SOON, all).await;
+    let jobs = witness.jobs();
     assert_eq!(jobs.keys().collect::<Vec<_>>(), rows.keys().collect::<Vec<_>>(), "a row for each Job, and no other");
     for (id, row) in &rows {
         assert!(is_over(row), "{row}");

@@ -97,7 +97,9 @@ impl Logs {
                 Ok(Ok(())) => {
                     let chunk = self.read_folder(to.clone()).await;
                     let _ = spawn_blocking(move || fs::remove_dir_all(to)).await;
-                    parts.push((part_name(pod), chunk));
+                    if !is_apology(&chunk.text) {
+                        parts.push((part_name(pod), chunk));
+                    }
                 }
                 // The pod is gone, or the node has its log no more: what was followed counts.
                 Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => {}
@@ -169,6 +171,12 @@ impl Logs {
     }
 }
 
+/// Whether a node says in place of a log, and as if it were one, that it has it no more: it removes the containers of a pod
+/// that it evicts.
+fn is_apology(text: &str) -> bool {
+    text.starts_with("unable to retrieve container logs for ") && text.trim_end().lines().count() == 1
+}
+
 /// Sorts by creation.
 fn part_name(pod: &PodView) -> String {
     format!("{:015}-{}", pod.created_at.as_second(), pod.name)
@@ -233,4 +241,16 @@ fn new_writer(folder: &Path, log_max_bytes: u64) -> io::Result<LogWriter> {
     }
     fs::create_dir_all(folder)?;
     Ok(LogWriter::new(folder.to_owned(), log_max_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_has_a_log_no_more_says_so_in_its_place() {
+        assert!(is_apology("unable to retrieve container logs for containerd://c84892ee4a39"));
+        assert!(!is_apology("unable to retrieve container logs for containerd://c84892ee4a39\nsays this job"));
+        assert!(!is_apology("begun\n"));
+    }
 }

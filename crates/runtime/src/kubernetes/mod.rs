@@ -155,8 +155,8 @@ impl KubernetesRuntime {
                         return Ok(Stage::Held(problem));
                     }
                 }
-                Standing::Unprepared(pod) if self.is_late(pod.created_at) => {
-                    let told = self.runner.unmounted(&pod.name).await.map_err(|fault| fault.into_problem(what()))?;
+                Standing::Unprepared(pod, since) if self.is_late(since) => {
+                    let told = self.runner.unmounted(&pod).await.map_err(|fault| fault.into_problem(what()))?;
                     if let Some(problem) = told.map(|message| stage::unmounted(&message))
                         && seen.is_news(&problem)
                     {

@@ -19,8 +19,9 @@ const MESSAGE_MAX_BYTES: usize = 4096;
 pub(crate) enum Standing {
     /// Nothing of it was started, and nothing is known to be in its way.
     Waiting,
-    /// Nothing of it was started: the node of this pod has its volumes or its network not ready. Events say why.
-    Unprepared(PodView),
+    /// Nothing of it was started: the node of this pod, made at this instant, has its volumes or its network not ready.
+    /// Events say why.
+    Unprepared(String, Timestamp),
     /// Nothing of it was started, for this reason.
     Held(Problem),
     /// Its first process was started at this instant.
@@ -53,7 +54,7 @@ pub(crate) fn standing(job: &JobView, pods: &[PodView], now: Timestamp) -> Stand
     let Some(pod) = pods.into_iter().rev().find(|pod| !pod.is_over()) else { return Standing::Waiting };
     match held(pod) {
         Some(problem) => Standing::Held(problem),
-        None if pod.node.is_some() && pod.unprepared => Standing::Unprepared(pod.clone()),
+        None if pod.node.is_some() && pod.unprepared => Standing::Unprepared(pod.name.clone(), pod.created_at),
         None => Standing::Waiting,
     }
 }
@@ -372,7 +373,10 @@ mod tests {
         };
         assert!(held(before).contains("configured"));
         let unprepared = PodView { unprepared: true, ..pod(1, waiting("ContainerCreating")) };
-        assert_eq!(standing(&job(), std::slice::from_ref(&unprepared), at(10)), Standing::Unprepared(unprepared));
+        assert_eq!(
+            standing(&job(), std::slice::from_ref(&unprepared), at(10)),
+            Standing::Unprepared(unprepared.name.clone(), at(1))
+        );
         let problem = unmounted("MountVolume.SetUp failed for volume \"mine\" : secret \"mine-1\" not found");
         assert!(problem.countermeasures.contains("create the secret mine-1"), "{problem:?}");
         assert!(refused("pods is forbidden: exceeded quota: compute").what.contains("limit"));
