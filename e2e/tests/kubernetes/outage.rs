@@ -182,7 +182,7 @@ async fn runs_that_ended_while_the_service_was_away_have_their_true_status_and_l
 async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or_done_twice() {
     let (place, proxy) = Place::through_proxy("cut", Database::Sqlite, Node::Real);
     let api = place.api();
-    let (runs, waits, changes) = ("runs-on", "waits", "is-changed");
+    let (runs, waits, changes) = ("runs-on", "is-held", "is-changed");
     let body = "print('begun', flush=True)\nwhile not os.path.exists('/var/tmp/end'): time.sleep(0.2)\nprint('done')";
     place.deployed(&Job::new(runs).step("10_step.py", body)).await;
     place.deployed(&Job::new(waits).step("10_step.py", "print('begun')")).await;

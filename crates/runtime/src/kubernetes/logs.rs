@@ -40,6 +40,10 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// How long a log may be pulled.
 const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a log is asked for that the API server can't get from the node. A run is not left without its end for it: a node
+/// that was lost never answers.
+const NODE_SILENT_MAX: Duration = Duration::from_secs(60);
+
 /// How long the last words of a pod that is gone may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -54,13 +58,23 @@ pub(crate) struct Logs {
     pulls: AtomicU64,
     /// Followers by the pod's uid.
     followers: Mutex<HashMap<String, (ExecutionId, JoinHandle<()>)>>,
+    /// Since when the logs of runs can't be had from their nodes.
+    silent: Mutex<HashMap<ExecutionId, tokio::time::Instant>>,
 }
 
 impl Logs {
     /// Logs of the pods of `pods`, with `folder` for what is followed.
     pub(crate) fn new(pods: Api<Pod>, folder: PathBuf, log_max_bytes: u64) -> Self {
         let places = Arc::new(Semaphore::new(FOLLOWED_MAX));
-        Self { pods, folder, log_max_bytes, places, pulls: AtomicU64::new(0), followers: Mutex::default() }
+        Self {
+            pods,
+            folder,
+            log_max_bytes,
+            places,
+            pulls: AtomicU64::new(0),
+            followers: Mutex::default(),
+            silent: Mutex::default(),
+        }
     }
 
     /// Begins to follow the pods of a run that write a log, unless that was begun.
@@ -88,6 +102,7 @@ impl Logs {
     /// none of them.
     pub(crate) async fn read(&self, id: &ExecutionId, pods: &[PodView]) -> Result<Option<LogChunk>, Fault> {
         let mut parts: Vec<(String, LogChunk)> = Vec::new();
+        let mut given_up: Vec<(String, LogChunk)> = Vec::new();
         for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() || pod.init.is_some()) {
             let to =
                 self.folder.join("pulled").join(format!("{}-{}", pod.uid, self.pulls.fetch_add(1, Ordering::Relaxed)));
@@ -103,6 +118,11 @@ impl Logs {
                 }
                 // The pod is gone, or the node has its log no more: what was followed counts.
                 Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => {}
+                Ok(Err(fault)) if fault.is_refused() && self.is_silent_for_long(id) => {
+                    tracing::warn!(execution = %id, pod = pod.name, %fault, "the log of a pod is given up");
+                    let text = format!("[... the log could not be read from the node: {fault} ...]\n");
+                    given_up.push((part_name(pod), LogChunk { text, ..LogChunk::default() }));
+                }
                 Ok(Err(fault)) => return Err(fault),
                 Err(_) => return Err(Fault::Silent("The log was not read within a minute.".into())),
             }
@@ -112,6 +132,11 @@ impl Logs {
             if !parts.iter().any(|(known, _)| *known == name) {
                 let chunk = self.read_folder(self.folder.join(id.as_str()).join(&name)).await;
                 parts.push((name, chunk));
+            }
+        }
+        for (name, apology) in given_up {
+            if !parts.iter().any(|(known, _)| *known == name) {
+                parts.push((name, apology));
             }
         }
         if parts.is_empty() {
@@ -132,8 +157,15 @@ impl Logs {
                 of != id
             });
         }
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         let folder = self.folder.join(id.as_str());
         let _ = spawn_blocking(move || fs::remove_dir_all(folder)).await;
+    }
+
+    /// Notes that a log can't be had from its node, and tells whether that has been so for long.
+    fn is_silent_for_long(&self, id: &ExecutionId) -> bool {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.entry(id.clone()).or_insert_with(tokio::time::Instant::now).elapsed() >= NODE_SILENT_MAX
     }
 
     fn folder_of(&self, id: &ExecutionId, pod: &PodView) -> PathBuf {
