@@ -60,11 +60,6 @@ impl Fault {
         }
     }
 
-    /// Whether the API server answered at all.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.code().is_some()
-    }
-
     /// Whether the object is not there.
     pub(crate) fn is_missing(&self) -> bool {
         self.code() == Some(404)

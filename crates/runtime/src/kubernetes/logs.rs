@@ -110,6 +110,7 @@ impl Logs {
                 .await
             {
                 Ok(Ok(())) => {
+                    self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
                     let chunk = self.read_folder(to.clone()).await;
                     let _ = spawn_blocking(move || fs::remove_dir_all(to)).await;
                     if !is_apology(&chunk.text) {
@@ -118,13 +119,19 @@ impl Logs {
                 }
                 // The pod is gone, or the node has its log no more: what was followed counts.
                 Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => {}
-                Ok(Err(fault)) if fault.is_refused() && self.is_silent_for_long(id) => {
+                failed => {
+                    let silent = |_| Fault::Silent("The log was not read within a minute.".into());
+                    let fault = failed.map_err(silent).and_then(|done| done).err();
+                    // An API server that is away is waited for. One that answers speaks for a node that does not.
+                    let is_there = call(self.pods.get_metadata_opt(&pod.name)).await?.is_some();
+                    let Some(fault) = fault.filter(|_| is_there) else { continue };
+                    if !self.is_silent_for_long(id) {
+                        return Err(fault);
+                    }
                     tracing::warn!(execution = %id, pod = pod.name, %fault, "the log of a pod is given up");
                     let text = format!("[... the log could not be read from the node: {fault} ...]\n");
                     given_up.push((part_name(pod), LogChunk { text, ..LogChunk::default() }));
                 }
-                Ok(Err(fault)) => return Err(fault),
-                Err(_) => return Err(Fault::Silent("The log was not read within a minute.".into())),
             }
         }
         self.wait_for_last_words(id).await;
