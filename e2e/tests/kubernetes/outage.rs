@@ -162,7 +162,12 @@ async fn each_run_of_a_tick_has_its_one_row_though_the_service_was_away(on: Data
 
 #[tokio::test]
 async fn runs_that_ended_while_the_service_was_away_have_their_true_status_and_log() {
-    let mut place = Place::new("logs", Database::Sqlite, Node::Real);
+    // The client asks the service first whether another run goes on, and goes without an answer after some minutes.
+    let mut place = Place::with("logs", Database::Sqlite, Node::Real, |options| {
+        options
+            .set("HOLDFAST_VDK_OPTIONS_FILE", "{folder}/options.ini")
+            .file("options.ini", "[default]\nVDK_EXECUTION_SKIP_CHECKER_ENABLED = false\n")
+    });
     let names = ["goes-well", "goes-wrong"].map(ToOwned::to_owned);
     for (name, last) in names.iter().zip(["pass", "raise ValueError('a wrong value')"]) {
         let body = format!("print('this is', os.environ['VDK_EXECUTION_ID'], flush=True)\n{last}");
@@ -191,7 +196,8 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
     wait::until("it runs", LONGEST, async || (api.execution(runs, &run).await["status"] == "running").then_some(()))
         .await;
     let deployments = format!("/jobs/{changes}/deployments");
-    let reached = api.get(&deployments).await.ok().json();
+    let reached = async |job: &str| api.get(&format!("/jobs/{job}/deployments")).await.ok().json();
+    let (before, of_others) = (reached(changes).await, reached(runs).await);
 
     proxy.cut();
     let change = json!({"resources": {"memory_request": 48, "memory_limit": 480}});
@@ -208,7 +214,11 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
     place.kubectl(&["exec", &pod, "-c", runs, "--", "touch", "/var/tmp/end"]);
     place.kubectl(&["wait", "--for=condition=Complete", &format!("job/{run}"), "--timeout=180s"]);
     let _ = api.get_at(&format!("{}/readyz", place.service.url())).await.is(200);
-    assert_eq!(api.get(&deployments).await.ok().json(), reached, "what was reached stays");
+    assert_eq!(reached(runs).await, of_others, "what nobody changed is no worse");
+    let mut during = reached(changes).await;
+    assert_eq!(during[0]["status"], "PLATFORM_ERROR", "so the change went");
+    during[0]["status"] = before[0]["status"].clone();
+    assert_eq!(during, before, "what was reached before stays");
     assert_eq!(api.execution(runs, &run).await["status"], "running", "nobody knows better");
     assert_eq!(api.execution(waits, &start).await["status"], "submitted");
 
