@@ -346,3 +346,48 @@ impl Drop for Bell<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn job() -> (String, Option<Arc<JobView>>) {
+        let labels = json!({names::JOB_ID: "00000000-0000-0000-0000-000000000001"});
+        let job = json!({"metadata": {"name": "daily-sales-1", "labels": labels}});
+        let job: Job = serde_json::from_value(job).unwrap();
+        ("daily-sales-1".into(), JobView::of(&job).map(Arc::new))
+    }
+
+    fn pod(phase: &str) -> (String, Option<Arc<PodView>>) {
+        let labels = json!({names::JOB_OF_POD: "daily-sales-1"});
+        let pod = json!({"metadata": {"name": "daily-sales-1-abc", "labels": labels}, "status": {"phase": phase}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        ("daily-sales-1-abc".into(), PodView::of(&pod).map(Arc::new))
+    }
+
+    #[test]
+    fn the_last_that_was_seen_of_a_pod_stays_as_long_as_its_job() {
+        let namespace = Namespace::default();
+        namespace.take_job(Event::Apply(job()));
+        namespace.take_pod(Event::Apply(pod("Running")));
+        namespace.take_pod(Event::Delete(pod("Failed")));
+        let (_, pods) = namespace.job("daily-sales-1").unwrap();
+        assert_eq!(pods.iter().map(|pod| (pod.phase.as_str(), pod.gone)).collect::<Vec<_>>(), [("Failed", true)]);
+        assert!(namespace.pods("daily-sales-1").is_empty());
+        namespace.take_job(Event::Delete(job()));
+        assert!(namespace.state().gone_of.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_went_while_nobody_watched_is_as_it_was_seen_last() {
+        let namespace = Namespace::default();
+        namespace.take_job(Event::Apply(job()));
+        namespace.take_pod(Event::Apply(pod("Running")));
+        namespace.take_pod(Event::Init);
+        namespace.take_pod(Event::InitDone);
+        let (_, pods) = namespace.job("daily-sales-1").unwrap();
+        assert_eq!(pods.iter().map(|pod| (pod.phase.as_str(), pod.gone)).collect::<Vec<_>>(), [("Running", true)]);
+    }
+}
