@@ -208,6 +208,8 @@ pub enum EndCause {
     DeadlineExceeded(u64),
     /// It was stopped because it used more memory than it may.
     OutOfMemory,
+    /// It was stopped because it used more disk space than it may, as this says.
+    OutOfDisk(String),
     /// Its supervisor died (with the machine, or killed) before it could record an end.
     Lost,
     /// The process could not be started, for this reason.
@@ -247,6 +249,15 @@ pub fn outcome(end: &RunEnd) -> (Status, String) {
                 "User error. The run was stopped because it used more memory than its limit. Process the data in \
                  smaller parts, or raise the deployment's memory_limit."
                     .into(),
+            );
+        }
+        EndCause::OutOfDisk(told) => {
+            return (
+                Status::UserError,
+                format!(
+                    "User error. The run was stopped because it used more disk space than its limit: {told}. Process the \
+                     data in smaller parts, or ask the operator for a higher limit."
+                ),
             );
         }
         EndCause::Lost => {

@@ -28,7 +28,7 @@ const ACTIVE_MAX: i64 = 20_000;
 /// The longest pause between two rounds.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// The longest pause between two tries to hand a run over.
+/// The longest pause between two tries to hand a run over, or to read its log.
 const START_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Follows every active run until the term is over. The runs themselves go on.
@@ -257,7 +257,7 @@ async fn follow(
     cancel: &Notify,
 ) {
     let id = &execution.id;
-    let mut attempt = 0_u32;
+    let (mut attempt, mut log_attempt) = (0_u32, 0_u32);
     let mut cancelling = false;
     let mut running = execution.status == Status::Running;
     let mut seen = if running { Seen::Running } else { Seen::Submitted };
@@ -324,6 +324,10 @@ async fn follow(
                     }
                     Err(problem) => {
                         tracing::warn!(execution = %id, %problem, "the log of a run could not be read yet");
+                        log_attempt += 1;
+                        if !term.pause(START_RETRY_MAX.min(Duration::from_secs(1 << log_attempt.min(5)))).await {
+                            return;
+                        }
                         Ok(())
                     }
                 }

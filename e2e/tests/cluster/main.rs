@@ -66,7 +66,10 @@ fn log_at_end(namespace: &Namespace, phase: &str) -> String {
 #[test]
 fn the_cluster_has_a_real_node_and_one_in_name_only() {
     let nodes = shared().ask(&["get", "nodes", "-o", "name"]).expect("nodes");
-    assert_eq!(nodes.split_whitespace().collect::<Vec<_>>(), ["node/kwok-0", "node/node-0"]);
+    // Other tests may have nodes of their own for a while.
+    for node in ["node/kwok-0", "node/node-0"] {
+        assert!(nodes.split_whitespace().any(|name| name == node), "{nodes}");
+    }
 }
 
 #[test]

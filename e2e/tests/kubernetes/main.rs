@@ -2,6 +2,7 @@
 
 mod drift;
 mod lifecycle;
+mod outage;
 mod outcomes;
 mod place;
 mod starts;

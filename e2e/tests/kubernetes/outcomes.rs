@@ -1,10 +1,11 @@
 //! How runs end in a cluster, and what keeps them from starting.
 
-use e2e::job::Job;
-use serde_json::json;
+use e2e::{job::Job, wait};
+use serde_json::{Value, json};
 use testing::Database;
+use xtask::cluster::{self, Cluster};
 
-use crate::place::{Node, Place};
+use crate::place::{LONGEST, Node, Place, template_of};
 
 /// A name as long as the service takes, which makes the names of its pods longer than a name may be.
 const FIFTY: &str = "a-job-whose-name-has-all-of-the-fifty-characters-1";
@@ -81,4 +82,172 @@ async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
     assert_eq!(waiting["status"], "submitted", "{waiting}");
     place.kubectl(&["delete", "quota", "none"]);
     assert_eq!(place.ended(without.name(), &id).await["status"], "succeeded");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_missing_is_named_until_it_is_there() {
+    let base = cluster::shared().unwrap_or_else(|e| panic!("{e:#}")).base_image();
+    // A container of the operator's own, before the job's.
+    let from_secret = json!({"secretKeyRef": {"name": "of-the-template", "key": "password"}});
+    let before = json!({
+        "name": "before",
+        "image": base,
+        "command": ["true"],
+        "env": [{"name": "PASSWORD", "valueFrom": from_secret}],
+    });
+    let pod = json!({
+        "nodeSelector": {"kubernetes.io/hostname": "node-0"},
+        "initContainers": [before],
+        "containers": [],
+    });
+    let place = Place::with("secret", Database::Sqlite, Node::Real, |options| {
+        options.file("template.json", &template_of(&pod))
+    });
+    let name = "needs-secrets";
+    place.deployed(&job(name, "print('now it runs')")).await;
+    place.kubectl(&["delete", "secret", "data-job-keytab-needs-secrets"]);
+    let id = place.api().started(name).await;
+    for secret in ["data-job-keytab-needs-secrets", "of-the-template"] {
+        let waiting = place.says(name, &id, &format!("create the secret {secret}")).await;
+        assert_eq!(waiting["status"], "submitted", "{waiting}");
+        place.kubectl(&["create", "secret", "generic", secret, "--from-literal=password=mine"]);
+    }
+    let ended = place.ended(name, &id).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+}
+
+/// A node of the test's own whose kubelet is the test. It goes with the test.
+struct OwnNode {
+    name: String,
+    cluster: Cluster,
+}
+
+impl OwnNode {
+    /// Joins the cluster. Only pods that tolerate everything come here.
+    fn join(name: &str, place: &Place) -> Self {
+        let capacity = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});
+        let node = json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "spec": {"taints": [{"key": "holdfast-test/own", "effect": "NoSchedule"}]},
+            "status": {"capacity": capacity, "allocatable": capacity},
+        });
+        place.namespace.apply(&node.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
+        Self { name: name.to_owned(), cluster: place.namespace.cluster().clone() }
+    }
+
+    /// Says of the only pod what a kubelet says once its container runs.
+    async fn runs(&self, place: &Place) {
+        let here = format!("--field-selector=spec.nodeName={}", self.name);
+        let pod: Value = wait::until("a pod is placed on the node", LONGEST, async || {
+            let pods: Value =
+                serde_json::from_str(&place.kubectl(&["get", "pods", &here, "-o", "json"])).expect("JSON");
+            pods["items"].get(0).cloned()
+        })
+        .await;
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let running = json!({"running": {"startedAt": pod["metadata"]["creationTimestamp"]}});
+        let status = json!({"status": {"phase": "Running", "containerStatuses": [{
+            "name": pod["spec"]["containers"][0]["name"],
+            "image": pod["spec"]["containers"][0]["image"],
+            "imageID": "",
+            "ready": true,
+            "restartCount": 0,
+            "state": running,
+        }]}});
+        let name = text(&pod["metadata"]["name"]);
+        place.kubectl(&["patch", "pod", &name, "--subresource=status", "--type=merge", "-p", &status.to_string()]);
+    }
+
+    /// Is lost: whoever provides machines tells the cluster that it is no more.
+    fn lose(&self) -> anyhow::Result<()> {
+        self.cluster.ask(&["delete", "node", &self.name, "--ignore-not-found", "--wait=false"]).map(drop)
+    }
+}
+
+impl Drop for OwnNode {
+    fn drop(&mut self) {
+        let _ = self.lose();
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_node_is_lost_ends_as_a_platform_error_that_says_so() {
+    let node = format!("lost-{}", std::process::id());
+    let only_here = json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]);
+    let affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": only_here}});
+    let pod = json!({
+        "affinity": {"nodeAffinity": affinity},
+        // Also that the node is not ready: nobody but the test sends its heartbeats.
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [],
+    });
+    let place = Place::with("lost", Database::Sqlite, Node::InNameOnly, |options| {
+        options.file("template.json", &template_of(&pod))
+    });
+    let own = OwnNode::join(&node, &place);
+    let (api, name) = (place.api(), "loses-its-node");
+    place.deployed(&job(name, "pass")).await;
+    let id = api.started(name).await;
+    own.runs(&place).await;
+    wait::until("it runs", LONGEST, async || (api.execution(name, &id).await["status"] == "running").then_some(()))
+        .await;
+    own.lose().unwrap_or_else(|e| panic!("{e:#}"));
+    let ended = place.ended(name, &id).await;
+    assert_eq!(ended["status"], "platform_error", "{ended}");
+    let message = ended["message"].as_str().unwrap_or_default();
+    assert!(message.contains(&format!("node {node} was lost")), "{message}");
+}
+
+#[tokio::test]
+async fn a_run_that_is_evicted_ends_with_who_did_it_and_what_it_said_until_then() {
+    let pod = json!({
+        "nodeSelector": {"kubernetes.io/hostname": "node-0"},
+        "terminationGracePeriodSeconds": 2,
+        "containers": [],
+    });
+    let place = Place::with("evicted", Database::Sqlite, Node::Real, |options| {
+        options.file("template.json", &template_of(&pod))
+    });
+    let api = place.api();
+    let begun = async |name: &str, body: &str| {
+        place.deployed(&job(name, &format!("print('it has begun', flush=True)\n{body}\ntime.sleep(600)"))).await;
+        let id = api.started(name).await;
+        wait::until("it says something", LONGEST, async || {
+            api.log(name, &id).await.contains("it has begun").then_some(())
+        })
+        .await;
+        id
+    };
+
+    // A person empties the node.
+    let name = "is-evicted";
+    let id = begun(name, "").await;
+    let of_run = format!("--selector=batch.kubernetes.io/job-name={id}");
+    let pod = place.kubectl(&["get", "pods", &of_run, "-o", "jsonpath={.items[0].metadata.name}"]);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), eviction.to_string()).expect("a file");
+    let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", place.namespace.name());
+    place.kubectl(&["create", "--raw", &path, "-f", file.path().to_str().expect("a path")]);
+    let ended = place.ended(name, &id).await;
+    assert_eq!(ended["status"], "platform_error", "{ended}");
+    assert!(ended["message"].as_str().unwrap_or_default().contains("evicted from the node node-0"), "{ended}");
+    assert!(api.log(name, &id).await.contains("it has begun"), "the log of an evicted run stays");
+
+    // The node ends what fills more of its disk than it may.
+    let limit = json!({
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "disk"},
+        "spec": {"limits": [{"type": "Container", "default": {"ephemeral-storage": "20Mi"}}]},
+    });
+    place.namespace.apply(&limit.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
+    let name = "fills-the-disk";
+    let id = begun(name, "open('/var/tmp/big', 'wb').write(b'0' * 60_000_000)").await;
+    let ended = place.ended(name, &id).await;
+    assert_eq!(ended["status"], "user_error", "{ended}");
+    assert!(ended["message"].as_str().unwrap_or_default().contains("disk space"), "{ended}");
+    assert!(api.log(name, &id).await.contains("it has begun"), "the log of an evicted run stays");
 }

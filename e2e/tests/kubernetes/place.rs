@@ -10,7 +10,7 @@ use e2e::{
     wait,
 };
 use serde_json::{Value, json};
-use testing::Database;
+use testing::{Database, Identity, Proxy};
 use xtask::{
     cluster::{self, Namespace},
     environment::workspace,
@@ -42,6 +42,11 @@ fn template(node: Node) -> String {
             "containers": [],
         }),
     };
+    template_of(&pod)
+}
+
+/// A template with this as the spec of pods.
+pub(crate) fn template_of(pod: &Value) -> String {
     let job_template = json!({"spec": {"template": {"spec": pod}}});
     let spec = json!({"schedule": "", "jobTemplate": job_template});
     json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {}, "spec": spec}).to_string()
@@ -101,6 +106,25 @@ impl Place {
             .file("template.json", &template(node));
         options.listen = Some(format!("{}:0", cluster.host_address));
         Self { service: Service::start_with(more(options)), namespace }
+    }
+
+    /// A service that reaches the API server through a proxy.
+    pub(crate) fn through_proxy(name: &str, on: Database, node: Node) -> (Self, Proxy) {
+        let administrator =
+            cluster::shared().and_then(|cluster| cluster.administrator()).unwrap_or_else(|e| panic!("{e:#}"));
+        let proxy = Proxy::start(&Identity {
+            url: administrator.url.clone(),
+            ca_certificate: administrator.ca_certificate,
+            certificate: administrator.certificate,
+            private_key: administrator.private_key,
+        });
+        let place = Self::with(name, on, node, |mut options| {
+            for (_, content) in options.files.iter_mut().filter(|(name, _)| name == "kubeconfig") {
+                *content = content.replace(&administrator.url, &proxy.url());
+            }
+            options
+        });
+        (place, proxy)
     }
 
     pub(crate) fn api(&self) -> Api {

@@ -40,6 +40,10 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// How long a log may be pulled.
 const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a log is asked for that the API server can't get from the node. A run is not left without its end for it: a node
+/// that was lost never answers.
+const NODE_SILENT_MAX: Duration = Duration::from_secs(60);
+
 /// How long the last words of a pod that is gone may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -54,18 +58,29 @@ pub(crate) struct Logs {
     pulls: AtomicU64,
     /// Followers by the pod's uid.
     followers: Mutex<HashMap<String, (ExecutionId, JoinHandle<()>)>>,
+    /// Since when the logs of runs can't be had from their nodes.
+    silent: Mutex<HashMap<ExecutionId, tokio::time::Instant>>,
 }
 
 impl Logs {
     /// Logs of the pods of `pods`, with `folder` for what is followed.
     pub(crate) fn new(pods: Api<Pod>, folder: PathBuf, log_max_bytes: u64) -> Self {
         let places = Arc::new(Semaphore::new(FOLLOWED_MAX));
-        Self { pods, folder, log_max_bytes, places, pulls: AtomicU64::new(0), followers: Mutex::default() }
+        Self {
+            pods,
+            folder,
+            log_max_bytes,
+            places,
+            pulls: AtomicU64::new(0),
+            followers: Mutex::default(),
+            silent: Mutex::default(),
+        }
     }
 
     /// Begins to follow the pods of a run that write a log, unless that was begun.
     pub(crate) fn follow(&self, id: &ExecutionId, pods: &[PodView]) {
-        for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() && pod.main.ended.is_none()) {
+        for pod in pods.iter().filter(|pod| !pod.is_over() && pod.main.started_at.is_some() && pod.main.ended.is_none())
+        {
             let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
             if followers.contains_key(&pod.uid) {
                 continue;
@@ -87,6 +102,7 @@ impl Logs {
     /// none of them.
     pub(crate) async fn read(&self, id: &ExecutionId, pods: &[PodView]) -> Result<Option<LogChunk>, Fault> {
         let mut parts: Vec<(String, LogChunk)> = Vec::new();
+        let mut given_up: Vec<(String, LogChunk)> = Vec::new();
         for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() || pod.init.is_some()) {
             let to =
                 self.folder.join("pulled").join(format!("{}-{}", pod.uid, self.pulls.fetch_add(1, Ordering::Relaxed)));
@@ -94,14 +110,28 @@ impl Logs {
                 .await
             {
                 Ok(Ok(())) => {
+                    self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
                     let chunk = self.read_folder(to.clone()).await;
                     let _ = spawn_blocking(move || fs::remove_dir_all(to)).await;
-                    parts.push((part_name(pod), chunk));
+                    if !is_apology(&chunk.text) {
+                        parts.push((part_name(pod), chunk));
+                    }
                 }
                 // The pod is gone, or the node has its log no more: what was followed counts.
                 Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => {}
-                Ok(Err(fault)) => return Err(fault),
-                Err(_) => return Err(Fault::Silent("The log was not read within a minute.".into())),
+                failed => {
+                    let silent = |_| Fault::Silent("The log was not read within a minute.".into());
+                    let fault = failed.map_err(silent).and_then(|done| done).err();
+                    // An API server that is away is waited for. One that answers speaks for a node that does not.
+                    let is_there = call(self.pods.get_metadata_opt(&pod.name)).await?.is_some();
+                    let Some(fault) = fault.filter(|_| is_there) else { continue };
+                    if !self.is_silent_for_long(id) {
+                        return Err(fault);
+                    }
+                    tracing::warn!(execution = %id, pod = pod.name, %fault, "the log of a pod is given up");
+                    let text = format!("[... the log could not be read from the node: {fault} ...]\n");
+                    given_up.push((part_name(pod), LogChunk { text, ..LogChunk::default() }));
+                }
             }
         }
         self.wait_for_last_words(id).await;
@@ -109,6 +139,11 @@ impl Logs {
             if !parts.iter().any(|(known, _)| *known == name) {
                 let chunk = self.read_folder(self.folder.join(id.as_str()).join(&name)).await;
                 parts.push((name, chunk));
+            }
+        }
+        for (name, apology) in given_up {
+            if !parts.iter().any(|(known, _)| *known == name) {
+                parts.push((name, apology));
             }
         }
         if parts.is_empty() {
@@ -129,8 +164,15 @@ impl Logs {
                 of != id
             });
         }
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         let folder = self.folder.join(id.as_str());
         let _ = spawn_blocking(move || fs::remove_dir_all(folder)).await;
+    }
+
+    /// Notes that a log can't be had from its node, and tells whether that has been so for long.
+    fn is_silent_for_long(&self, id: &ExecutionId) -> bool {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.entry(id.clone()).or_insert_with(tokio::time::Instant::now).elapsed() >= NODE_SILENT_MAX
     }
 
     fn folder_of(&self, id: &ExecutionId, pod: &PodView) -> PathBuf {
@@ -166,6 +208,12 @@ impl Logs {
         let max = self.log_max_bytes;
         spawn_blocking(move || logs::read(&folder, max)).await.ok().and_then(Result::ok).unwrap_or_default()
     }
+}
+
+/// Whether a node says in place of a log, and as if it were one, that it has it no more: it removes the containers of a pod
+/// that it evicts.
+fn is_apology(text: &str) -> bool {
+    text.starts_with("unable to retrieve container logs for ") && text.trim_end().lines().count() == 1
 }
 
 /// Sorts by creation.
@@ -232,4 +280,16 @@ fn new_writer(folder: &Path, log_max_bytes: u64) -> io::Result<LogWriter> {
     }
     fs::create_dir_all(folder)?;
     Ok(LogWriter::new(folder.to_owned(), log_max_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_has_a_log_no_more_says_so_in_its_place() {
+        assert!(is_apology("unable to retrieve container logs for containerd://c84892ee4a39"));
+        assert!(!is_apology("unable to retrieve container logs for containerd://c84892ee4a39\nsays this job"));
+        assert!(!is_apology("begun\n"));
+    }
 }

@@ -18,7 +18,7 @@ mod watch;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 use model::{
     BoxFuture, Problem,
@@ -45,7 +45,7 @@ const MANAGER: &str = "holdfast";
 /// The longest wait before a run is looked at without news of it, and for events that no watch brings.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
-/// How long a Job may be without a pod before its events are asked for.
+/// How long a Job may be without a pod, and a pod without its volumes, before its events are asked for.
 const POD_EXPECTED: SignedDuration = SignedDuration::from_secs(5);
 
 /// How long the first lists of the namespace may take before answers are read one by one.
@@ -158,9 +158,17 @@ impl KubernetesRuntime {
                 Standing::Ended(end) => return Ok(Stage::Ended(end)),
                 Standing::Running(at) if !matches!(seen, Seen::Running) => return Ok(Stage::Running(at)),
                 Standing::Held(problem) if seen.is_news(&problem) => return Ok(Stage::Held(problem)),
-                Standing::Waiting if pods.is_empty() && !job.suspended && self.is_late(&job) => {
+                Standing::Waiting if pods.is_empty() && !job.suspended && self.is_late(job.created_at) => {
                     let refusal = self.runner.refusal(name).await.map_err(|fault| fault.into_problem(what()))?;
                     if let Some(problem) = refusal.map(|message| stage::refused(&message))
+                        && seen.is_news(&problem)
+                    {
+                        return Ok(Stage::Held(problem));
+                    }
+                }
+                Standing::Unprepared(pod, since) if self.is_late(since) => {
+                    let told = self.runner.unmounted(&pod).await.map_err(|fault| fault.into_problem(what()))?;
+                    if let Some(problem) = told.map(|message| stage::unmounted(&message))
                         && seen.is_news(&problem)
                     {
                         return Ok(Stage::Held(problem));
@@ -185,8 +193,8 @@ impl KubernetesRuntime {
         Ok(())
     }
 
-    fn is_late(&self, job: &JobView) -> bool {
-        self.options.clock.now().duration_since(job.created_at) > POD_EXPECTED
+    fn is_late(&self, created_at: Timestamp) -> bool {
+        self.options.clock.now().duration_since(created_at) > POD_EXPECTED
     }
 
     fn manifest_hash(&self, blueprint: &Blueprint) -> String {

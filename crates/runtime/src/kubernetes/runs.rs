@@ -224,8 +224,17 @@ impl Runner {
 
     /// Why the controller could make no pod for a Job, by its newest event.
     pub(crate) async fn refusal(&self, job: &str) -> Result<Option<String>, Fault> {
-        let of_job = format!("involvedObject.kind=Job,involvedObject.name={job},reason=FailedCreate");
-        let events = call(self.events.list(&ListParams::default().fields(&of_job).limit(50))).await?;
+        self.told("Job", job, "FailedCreate").await
+    }
+
+    /// Why the node can't give a pod its volumes, by its newest event.
+    pub(crate) async fn unmounted(&self, pod: &str) -> Result<Option<String>, Fault> {
+        self.told("Pod", pod, "FailedMount").await
+    }
+
+    async fn told(&self, kind: &str, name: &str, reason: &str) -> Result<Option<String>, Fault> {
+        let of_object = format!("involvedObject.kind={kind},involvedObject.name={name},reason={reason}");
+        let events = call(self.events.list(&ListParams::default().fields(&of_object).limit(50))).await?;
         Ok(events
             .items
             .into_iter()

@@ -19,6 +19,9 @@ const MESSAGE_MAX_BYTES: usize = 4096;
 pub(crate) enum Standing {
     /// Nothing of it was started, and nothing is known to be in its way.
     Waiting,
+    /// Nothing of it was started: the node of this pod, made at this instant, has its volumes or its network not ready.
+    /// Events say why.
+    Unprepared(String, Timestamp),
     /// Nothing of it was started, for this reason.
     Held(Problem),
     /// Its first process was started at this instant.
@@ -48,7 +51,12 @@ pub(crate) fn standing(job: &JobView, pods: &[PodView], now: Timestamp) -> Stand
     if let Some(at) = started_at {
         return Standing::Running(at);
     }
-    pods.last().and_then(|pod| held(pod)).map_or(Standing::Waiting, Standing::Held)
+    let Some(pod) = pods.into_iter().rev().find(|pod| !pod.is_over()) else { return Standing::Waiting };
+    match held(pod) {
+        Some(problem) => Standing::Held(problem),
+        None if pod.node.is_some() && pod.unprepared => Standing::Unprepared(pod.name.clone(), pod.created_at),
+        None => Standing::Waiting,
+    }
 }
 
 fn cut(text: &str) -> String {
@@ -69,13 +77,9 @@ fn cause(job: &JobView, pods: &[&PodView], last: Option<&ContainerEnd>) -> EndCa
         return EndCause::DeadlineExceeded(seconds);
     }
     let pod = pods.last();
-    if let Some(pod) = pod
-        && let Some(reason) = &pod.reason
-        && matches!(reason.as_str(), "Evicted" | "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated")
-    {
-        let on = pod.node.as_deref().unwrap_or("unknown");
-        let told = pod.message.as_deref().unwrap_or_default();
-        return EndCause::TakenAway(format!("the node {on} gave its pod up ({reason}: {told})"));
+    let taken = pod.and_then(|pod| taken_away(pod));
+    if let Some(cause) = taken {
+        return cause;
     }
     if let Some(pod) = pod
         && let Some((name, init)) = &pod.init
@@ -96,27 +100,56 @@ fn cause(job: &JobView, pods: &[&PodView], last: Option<&ContainerEnd>) -> EndCa
         Some(end) if matches!(end.reason.as_str(), "StartError" | "ContainerCannotRun") => EndCause::NotStarted(
             format!("its container could not be started: {}", end.message.as_deref().unwrap_or("no reason is given")),
         ),
-        Some(end) => EndCause::Exited(end.exit_code),
-        None => EndCause::Lost,
+        Some(end) if pod.is_some_and(|pod| pod.main.ended.is_some()) => EndCause::Exited(end.exit_code),
+        _ => EndCause::TakenAway("its pod was removed from the cluster before it ended".into()),
     }
+}
+
+/// Whether a pod was ended from outside, and by what.
+fn taken_away(pod: &PodView) -> Option<EndCause> {
+    let on = pod.node.as_deref().unwrap_or("unknown");
+    if let Some(reason) = &pod.reason
+        && matches!(reason.as_str(), "Evicted" | "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated")
+    {
+        let told = pod.message.as_deref().unwrap_or_default().trim().trim_end_matches('.');
+        // What the kubelet says of a limit of the pod's own; when the node itself is short, it speaks of the node.
+        if reason == "Evicted" && told.contains("exceed") && told.contains("limit") {
+            return Some(EndCause::OutOfDisk(told.to_owned()));
+        }
+        return Some(EndCause::TakenAway(format!("the node {on} gave its pod up ({reason}: {told})")));
+    }
+    let (reason, told) = pod.disruption.as_ref()?;
+    // What ended by itself, with words of its own, was not ended by what came upon it meanwhile.
+    if pod.main.ended.as_ref().is_some_and(|end| !matches!(end.exit_code, 137 | 143)) {
+        return None;
+    }
+    let what = match reason.as_str() {
+        "DeletionByPodGC" => format!("its node {on} was lost"),
+        "DeletionByTaintManager" => format!("its node {on} was lost, or may not be used any more"),
+        "EvictionByEvictionAPI" => format!("its pod was evicted from the node {on}"),
+        "PreemptionByScheduler" => format!("its pod had to make room on the node {on} for one that is more important"),
+        _ => format!("the node {on} gave its pod up"),
+    };
+    Some(EndCause::TakenAway(format!("{what} ({reason}: {})", told.trim().trim_end_matches('.'))))
 }
 
 /// What keeps a pod from starting, with what to do. `None` while it is on its way.
 fn held(pod: &PodView) -> Option<Problem> {
-    let waits = |what: &str, why: String| {
-        Problem::unavailable(what, why).follows("The run waits, and goes on by itself when the reason is gone.")
-    };
     if let Some(message) = &pod.unschedulable {
         return Some(waits("The run can't be placed on a node.", format!("The scheduler says: {message}")).fix(
             "Lower what the deployment asks for (cpu_request, memory_request), or ask the operator for nodes that fit.",
         ));
     }
-    let (container, (reason, message)) =
-        [Some(("the job's container", &pod.main)), pod.init.as_ref().map(|(name, view)| (name.as_str(), view))]
-            .into_iter()
-            .flatten()
-            .find_map(|(name, view)| Some((name, view.waiting.as_ref()?)))?;
-    match reason.as_str() {
+    // While a container before it waits, the job's own waits for that, and says nothing else.
+    [Some(("the job's container", &pod.main)), pod.init.as_ref().map(|(name, view)| (name.as_str(), view))]
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, view)| Some((name, view.waiting.as_ref()?)))
+        .find_map(|(name, (reason, message))| held_container(name, reason, message))
+}
+
+fn held_container(container: &str, reason: &str, message: &str) -> Option<Problem> {
+    match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => Some(
             waits("The image of the run can't be pulled.", format!("The node says of {container}: {reason}: {message}"))
                 .fix(
@@ -124,19 +157,39 @@ fn held(pod: &PodView) -> Option<Problem> {
                      it with.",
                 ),
         ),
-        "CreateContainerConfigError" => Some(
-            waits(
-                "The container of the run can't be configured.",
-                format!("The node says of {container}: {message}. A secret or one of its keys is missing."),
-            )
-            .fix("Ask the operator to create what is missing; the service makes its own secrets again by itself."),
-        ),
+        "CreateContainerConfigError" => {
+            Some(missing("The container of the run can't be configured.", &format!("of {container}: {message}")))
+        }
         "CreateContainerError" | "RunContainerError" => Some(
             waits("The container of the run can't be created.", format!("The node says of {container}: {message}"))
                 .fix("Check that the image has what it is started with, and ask the operator what the node says."),
         ),
         _ => None,
     }
+}
+
+fn waits(what: &str, why: String) -> Problem {
+    Problem::unavailable(what, why).follows("The run waits, and goes on by itself when the reason is gone.")
+}
+
+/// A pod that names something that is not there; `otherwise` is what happened when the node does not say what that is.
+fn missing(otherwise: &str, told: &str) -> Problem {
+    let named = ["secret", "configmap"].into_iter().find_map(|kind| {
+        let (_, rest) = told.split_once(&format!("{kind} \""))?;
+        let (name, rest) = rest.split_once('"')?;
+        rest.starts_with(" not found").then(|| format!("{kind} {name}"))
+    });
+    let (what, fix) = match named {
+        Some(named) => (format!("The {named}, which the run needs, is missing."), format!("create the {named}")),
+        None => (otherwise.to_owned(), "create what is missing".to_owned()),
+    };
+    waits(&what, format!("The node says {told}."))
+        .fix(format!("Ask the operator to {fix} in the namespace of the jobs, or to name another one."))
+}
+
+/// What keeps a pod from getting its volumes, by the words of the event that tells it.
+pub(crate) fn unmounted(message: &str) -> Problem {
+    missing("A volume of the run can't be mounted.", &format!("of the pod: {message}"))
 }
 
 /// What keeps a Job from getting a pod at all, by the words of the event that tells it.
@@ -205,6 +258,9 @@ mod tests {
             main,
             init: None,
             unschedulable: None,
+            unprepared: false,
+            disruption: None,
+            gone: false,
         }
     }
 
@@ -240,17 +296,49 @@ mod tests {
             (failed("BackoffLimitExceeded"), vec![pod(1, ended(3, "Error"))], EndCause::Exited(3)),
             (failed("BackoffLimitExceeded"), vec![pod(1, ended(137, "OOMKilled"))], EndCause::OutOfMemory),
             (failed("DeadlineExceeded"), vec![], EndCause::DeadlineExceeded(60)),
-            (failed("BackoffLimitExceeded"), vec![], EndCause::Lost),
         ];
         for (job, pods, expected) in cases {
             assert_eq!(cause_of(&job, &pods), expected);
         }
         assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[lost]), EndCause::TakenAway(_)));
+        assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[]), EndCause::TakenAway(_)));
         let unknown = pod(1, ended(255, "Unknown"));
         assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[unknown]), EndCause::TakenAway(_)));
         let init = ContainerView { started_at: None, ..ended(1, "Error") };
         let unprepared = PodView { init: Some(("vdk".into(), init)), ..pod(1, ContainerView::default()) };
         assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[unprepared]), EndCause::NotStarted(_)));
+    }
+
+    #[test]
+    fn what_ended_a_run_from_outside_is_told() {
+        let running = || ContainerView { started_at: Some(at(2)), ..ContainerView::default() };
+        let said = |pod: PodView| match cause_of(&failed("BackoffLimitExceeded"), &[pod]) {
+            EndCause::TakenAway(why) => why,
+            other => panic!("{other:?}"),
+        };
+        let disrupted = |reason: &str, main: ContainerView| PodView {
+            disruption: Some((reason.into(), "told by the cluster".into())),
+            gone: true,
+            ..pod(1, main)
+        };
+        assert!(said(disrupted("DeletionByPodGC", running())).contains("node1 was lost"));
+        assert!(said(disrupted("EvictionByEvictionAPI", ended(137, "Error"))).contains("evicted"));
+        assert!(said(PodView { gone: true, ..pod(1, running()) }).contains("removed"));
+        // An earlier attempt that failed by itself is not how the last one ended.
+        let attempts = [pod(1, ended(1, "Error")), PodView { gone: true, ..pod(5, running()) }];
+        assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &attempts), EndCause::TakenAway(_)));
+        // What fails while its node is emptied has failed by itself.
+        let own = disrupted("EvictionByEvictionAPI", ended(1, "Error"));
+        assert_eq!(cause_of(&failed("BackoffLimitExceeded"), &[own]), EndCause::Exited(1));
+        // A limit of its own is not the node's shortage.
+        let evicted = |message: &str| PodView {
+            reason: Some("Evicted".into()),
+            message: Some(message.into()),
+            ..pod(1, ended(137, "Error"))
+        };
+        let full = "Pod ephemeral local storage usage exceeds the total limit of containers 10Mi. ";
+        assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &[evicted(full)]), EndCause::OutOfDisk(_)));
+        assert!(said(evicted("The node was low on resource: memory.")).contains("low on resource"));
     }
 
     #[test]
@@ -279,6 +367,18 @@ mod tests {
         let unschedulable = PodView { unschedulable: Some("0/1 nodes".into()), ..pod(1, ContainerView::default()) };
         assert!(held(unschedulable).contains("node"));
         assert_eq!(standing(&job(), &[pod(1, waiting("ContainerCreating"))], at(10)), Standing::Waiting);
+        let before = PodView {
+            init: Some(("mine".into(), waiting("CreateContainerConfigError"))),
+            ..pod(1, waiting("PodInitializing"))
+        };
+        assert!(held(before).contains("configured"));
+        let unprepared = PodView { unprepared: true, ..pod(1, waiting("ContainerCreating")) };
+        assert_eq!(
+            standing(&job(), std::slice::from_ref(&unprepared), at(10)),
+            Standing::Unprepared(unprepared.name.clone(), at(1))
+        );
+        let problem = unmounted("MountVolume.SetUp failed for volume \"mine\" : secret \"mine-1\" not found");
+        assert!(problem.countermeasures.contains("create the secret mine-1"), "{problem:?}");
         assert!(refused("pods is forbidden: exceeded quota: compute").what.contains("limit"));
     }
 }

@@ -147,6 +147,12 @@ pub(crate) struct PodView {
     pub(crate) init: Option<(String, ContainerView)>,
     /// Why it can't be placed on a node, if it can't.
     pub(crate) unschedulable: Option<String>,
+    /// Whether its node does not have its volumes and its network ready yet.
+    pub(crate) unprepared: bool,
+    /// Who ended it from outside, as the cluster names it, and why: `DeletionByPodGC`, `EvictionByEvictionAPI`.
+    pub(crate) disruption: Option<(String, String)>,
+    /// Whether the object is not in the cluster any more, and this is what was seen of it last.
+    pub(crate) gone: bool,
 }
 
 /// A container.
@@ -220,12 +226,15 @@ impl PodView {
             .flatten()
             .map(|container| (container.name.clone(), ContainerView::from(container)))
             .find(|(_, view)| view.waiting.is_some() || view.ended.as_ref().is_some_and(|end| end.exit_code != 0));
-        let unschedulable = status
-            .conditions
-            .iter()
-            .flatten()
-            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-            .map(|condition| condition.message.clone().unwrap_or_default());
+        let condition = |type_: &str, is: &str| {
+            status.conditions.iter().flatten().find(|condition| condition.type_ == type_ && condition.status == is)
+        };
+        let unschedulable =
+            condition("PodScheduled", "False").map(|condition| condition.message.clone().unwrap_or_default());
+        let disruption = condition("DisruptionTarget", "True").map(|condition| {
+            (condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default())
+        });
+        let unprepared = condition("PodReadyToStartContainers", "True").is_none();
         Some(Self {
             name: metadata.name.clone()?,
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -240,12 +249,15 @@ impl PodView {
             main,
             init,
             unschedulable,
+            unprepared,
+            disruption,
+            gone: false,
         })
     }
 
     /// Whether nothing of it runs any more.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.phase.as_str(), "Succeeded" | "Failed")
+        self.gone || matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 }
 

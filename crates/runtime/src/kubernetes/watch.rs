@@ -51,6 +51,9 @@ struct State {
     /// Pods by the Job that they belong to.
     pods: Objects<Arc<PodView>>,
     pods_of: HashMap<String, BTreeMap<String, Arc<PodView>>>,
+    /// What was seen last of pods that are gone, by their Job, as long as that is there: a Job that failed says so only after
+    /// a pod that a lost node or an eviction took is removed, and how it ended was in that pod alone.
+    gone_of: HashMap<String, BTreeMap<String, Arc<PodView>>>,
     /// Who waits for news of a Job.
     bells: HashMap<String, Arc<Notify>>,
     /// What the synchronizer was not told yet: names of CronJobs, and whether there are Jobs that ticks started.
@@ -196,9 +199,13 @@ impl Namespace {
     fn take_job(&self, event: Event<(String, Option<Arc<JobView>>)>) {
         let mut state = self.state();
         for name in state.jobs.take(event) {
-            if state.jobs.all.get(&name).is_some_and(|job| !job.manual) {
-                state.news_of_runs = true;
-                self.changed.notify_one();
+            match state.jobs.all.get(&name) {
+                Some(job) if !job.manual => {
+                    state.news_of_runs = true;
+                    self.changed.notify_one();
+                }
+                Some(_) => {}
+                None => drop(state.gone_of.remove(&name)),
             }
             state.ring(&name);
         }
@@ -208,7 +215,9 @@ impl Namespace {
         let mut state = self.state();
         let before = matches!(event, Event::InitDone).then(|| state.pods.all.clone());
         let removed = match &event {
-            Event::Delete((name, _)) | Event::Apply((name, None)) => state.pods.all.get(name).cloned(),
+            // The last that is known of it comes with the news of its end.
+            Event::Delete((name, last)) => last.clone().or_else(|| state.pods.all.get(name).cloned()),
+            Event::Apply((name, None)) => state.pods.all.get(name).cloned(),
             _ => None,
         };
         let changed = state.pods.take(event);
@@ -227,6 +236,12 @@ impl Namespace {
             }
             if of_job.is_empty() {
                 state.pods_of.remove(&job);
+            }
+            if let Some(old) = old.filter(|old| !state.pods.all.contains_key(&old.name))
+                && state.jobs.all.contains_key(&job)
+            {
+                let last = Arc::new(PodView { gone: true, ..(*old).clone() });
+                state.gone_of.entry(job.clone()).or_default().insert(last.name.clone(), last);
             }
             state.ring(&job);
         }
@@ -256,11 +271,12 @@ impl Namespace {
         self.state().cron_jobs.all.get(name).cloned()
     }
 
-    /// What is known of a Job and its pods.
+    /// What is known of a Job and its pods, also of those that are gone.
     pub(crate) fn job(&self, name: &str) -> Option<(Arc<JobView>, Vec<PodView>)> {
         let state = self.state();
         let job = state.jobs.all.get(name)?.clone();
-        let pods = state.pods_of.get(name).into_iter().flat_map(BTreeMap::values).map(|pod| (**pod).clone()).collect();
+        let pods = [state.pods_of.get(name), state.gone_of.get(name)];
+        let pods = pods.into_iter().flatten().flat_map(BTreeMap::values).map(|pod| (**pod).clone()).collect();
         Some((job, pods))
     }
 
@@ -328,5 +344,50 @@ impl Drop for Bell<'_> {
         if Arc::strong_count(&self.rung) <= 2 {
             state.bells.remove(&self.job);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn job() -> (String, Option<Arc<JobView>>) {
+        let labels = json!({names::JOB_ID: "00000000-0000-0000-0000-000000000001"});
+        let job = json!({"metadata": {"name": "daily-sales-1", "labels": labels}});
+        let job: Job = serde_json::from_value(job).unwrap();
+        ("daily-sales-1".into(), JobView::of(&job).map(Arc::new))
+    }
+
+    fn pod(phase: &str) -> (String, Option<Arc<PodView>>) {
+        let labels = json!({names::JOB_OF_POD: "daily-sales-1"});
+        let pod = json!({"metadata": {"name": "daily-sales-1-abc", "labels": labels}, "status": {"phase": phase}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        ("daily-sales-1-abc".into(), PodView::of(&pod).map(Arc::new))
+    }
+
+    #[test]
+    fn the_last_that_was_seen_of_a_pod_stays_as_long_as_its_job() {
+        let namespace = Namespace::default();
+        namespace.take_job(Event::Apply(job()));
+        namespace.take_pod(Event::Apply(pod("Running")));
+        namespace.take_pod(Event::Delete(pod("Failed")));
+        let (_, pods) = namespace.job("daily-sales-1").unwrap();
+        assert_eq!(pods.iter().map(|pod| (pod.phase.as_str(), pod.gone)).collect::<Vec<_>>(), [("Failed", true)]);
+        assert!(namespace.pods("daily-sales-1").is_empty());
+        namespace.take_job(Event::Delete(job()));
+        assert!(namespace.state().gone_of.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_went_while_nobody_watched_is_as_it_was_seen_last() {
+        let namespace = Namespace::default();
+        namespace.take_job(Event::Apply(job()));
+        namespace.take_pod(Event::Apply(pod("Running")));
+        namespace.take_pod(Event::Init);
+        namespace.take_pod(Event::InitDone);
+        let (_, pods) = namespace.job("daily-sales-1").unwrap();
+        assert_eq!(pods.iter().map(|pod| (pod.phase.as_str(), pod.gone)).collect::<Vec<_>>(), [("Running", true)]);
     }
 }

@@ -1,0 +1,255 @@
+//! One of the two is away, the service or the API server, and the other goes on.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    process::{Child, Stdio},
+};
+
+use e2e::{count, job::Job, wait};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use testing::{Database, for_each_database};
+use xtask::cluster::Namespace;
+
+use crate::place::{LONGEST, Node, Place};
+
+/// What the cluster says of all Jobs that there ever were since it was begun, apart from the service.
+struct Witness {
+    told: NamedTempFile,
+    kubectl: RefCell<Child>,
+}
+
+impl Witness {
+    fn of(namespace: &Namespace) -> Self {
+        let told = NamedTempFile::new().expect("a file");
+        let line = r#"jsonpath={.metadata.name} {.status.conditions[?(@.status=="True")].type}{"\n"}"#;
+        let kubectl = namespace
+            .kubectl()
+            .args(["get", "jobs", "--watch", "-o", line])
+            .stdout(told.reopen().expect("the file"))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("kubectl");
+        Self { told, kubectl: RefCell::new(kubectl) }
+    }
+
+    /// The Jobs, and how they ended as far as they have.
+    fn jobs(&self) -> BTreeMap<String, Option<&'static str>> {
+        assert!(self.kubectl.borrow_mut().try_wait().expect("kubectl").is_none(), "nobody watches any more");
+        let text = std::fs::read_to_string(self.told.path()).expect("what was told");
+        let mut jobs = BTreeMap::new();
+        // The last line may not be whole yet.
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            let mut words = line.split(' ');
+            let name = words.next().unwrap_or_default().to_owned();
+            let end = words.find_map(|word| ["Complete", "Failed"].into_iter().find(|end| *end == word));
+            let known = jobs.entry(name).or_insert(None);
+            *known = end.or(*known);
+        }
+        jobs
+    }
+
+    /// Whether each of these jobs had so many Jobs that are over, beside these.
+    fn had(&self, names: &[String], ticks: usize, beside: &BTreeSet<String>) -> bool {
+        let jobs = self.jobs();
+        let over = || jobs.iter().filter(|(name, end)| end.is_some() && !beside.contains(*name));
+        let of = |name: &str, job: &str| name.rsplit_once('-').is_some_and(|(of, _)| of == job);
+        names.iter().all(|job| over().filter(|(name, _)| of(name, job)).count() >= ticks)
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let kubectl = self.kubectl.get_mut();
+        let _ = kubectl.kill();
+        let _ = kubectl.wait();
+    }
+}
+
+/// All executions by id.
+async fn rows(place: &Place, names: &[String]) -> BTreeMap<String, Value> {
+    let mut rows = BTreeMap::new();
+    for name in names {
+        for execution in place.api().executions(name).await {
+            let id = execution["id"].as_str().expect("id").to_owned();
+            assert!(rows.insert(id, execution).is_none(), "each Job has one row");
+        }
+    }
+    rows
+}
+
+fn is_over(row: &Value) -> bool {
+    !matches!(row["status"].as_str(), Some("submitted" | "running"))
+}
+
+/// Waits until all CronJobs are, or none of them is.
+async fn suspended(place: &Place, all: bool) {
+    wait::until(format!("all CronJobs are suspended: {all}"), LONGEST, async || {
+        let told = place.kubectl(&["get", "cronjobs", "-o", "jsonpath={.items[*].spec.suspend}"]);
+        told.split(' ').all(|is| is == all.to_string()).then_some(())
+    })
+    .await;
+}
+
+/// Has jobs run each minute for some ticks, with the service away for those in the middle, and gives the rows, which are
+/// exactly those of the Jobs that the cluster made.
+async fn ticks_without_service(
+    place: &mut Place,
+    names: &[String],
+    ticks: usize,
+    away: usize,
+) -> BTreeMap<String, Value> {
+    let witness = Witness::of(&place.namespace);
+    for name in names {
+        let schedule = json!({"config": {"schedule": {"schedule_cron": "* * * * *"}}});
+        let _ = place.api().put(&format!("/jobs/{name}"), &schedule).await.is(200);
+    }
+    suspended(place, false).await;
+    // It dies in the middle of recording a tick.
+    let before = rows(place, names).await.len();
+    wait::until("a tick has a row", LONGEST, async || (rows(place, names).await.len() > before).then_some(())).await;
+    place.service.kill();
+    let before: BTreeSet<_> = witness.jobs().into_keys().collect();
+    let longest = LONGEST * u32::try_from(away).expect("a count");
+    let alone = async || witness.had(names, away, &before).then_some(());
+    wait::until("ticks that nobody records", longest, alone).await;
+    let _ = place.service.start_again();
+    let longest = LONGEST * u32::try_from(ticks).expect("a count");
+    wait::until("ticks after it", longest, async || witness.had(names, ticks, &BTreeSet::new()).then_some(())).await;
+
+    for name in names {
+        let path = format!("/jobs/{name}/deployments/production");
+        let _ = place.api().patch(&path, &json!({"enabled": false})).await.is(202);
+    }
+    suspended(place, true).await;
+    wait::until("recorded Jobs are deleted", LONGEST, async || {
+        place.kubectl(&["get", "jobs", "-o", "name"]).is_empty().then_some(())
+    })
+    .await;
+    let rows = rows(place, names).await;
+    // What it is told may come a moment later.
+    let all = async || (witness.jobs().len() >= rows.len()).then_some(());
+    let _ = wait::attempt(wait::SOON, all).await;
+    let jobs = witness.jobs();
+    assert_eq!(jobs.keys().collect::<Vec<_>>(), rows.keys().collect::<Vec<_>>(), "a row for each Job, and no other");
+    for (id, row) in &rows {
+        assert!(is_over(row), "{row}");
+        let well = row["status"] == "succeeded";
+        assert_eq!(jobs[id], Some(if well { "Complete" } else { "Failed" }), "{row}");
+    }
+    rows
+}
+
+for_each_database!(each_run_of_a_tick_has_its_one_row_though_the_service_was_away);
+
+async fn each_run_of_a_tick_has_its_one_row_though_the_service_was_away(on: Database) {
+    // 60 runs, and 2,000 in the long tests.
+    let (jobs, ticks, away) = (count(20, 200), count(3, 10), count(1, 4));
+    let mut place = Place::new("away", on, Node::InNameOnly);
+    let names: Vec<String> = (0..jobs).map(|number| format!("ticks-{number:03}")).collect();
+    let api = place.api();
+    for name in &names {
+        // Nobody pulls an image there.
+        let _ = api.create(name).await.is(201);
+        let version = api.deploy(&Job::new(name).step("10_step.py", "pass")).await;
+        api.reached(name, &version).await;
+    }
+    let rows = ticks_without_service(&mut place, &names, ticks, away).await;
+    assert!(rows.len() >= jobs * ticks);
+    assert!(rows.values().all(|row| row["status"] == "succeeded"));
+}
+
+#[tokio::test]
+async fn runs_that_ended_while_the_service_was_away_have_their_true_status_and_log() {
+    // The client asks the service first whether another run goes on, and goes without an answer after some minutes.
+    let mut place = Place::with("logs", Database::Sqlite, Node::Real, |options| {
+        options
+            .set("HOLDFAST_VDK_OPTIONS_FILE", "{folder}/options.ini")
+            .file("options.ini", "[default]\nVDK_EXECUTION_SKIP_CHECKER_ENABLED = false\n")
+    });
+    let names = ["goes-well", "goes-wrong"].map(ToOwned::to_owned);
+    for (name, last) in names.iter().zip(["pass", "raise ValueError('a wrong value')"]) {
+        let body = format!("print('this is', os.environ['VDK_EXECUTION_ID'], flush=True)\n{last}");
+        place.deployed(&Job::new(name).step("10_step.py", &body)).await;
+    }
+    let rows = ticks_without_service(&mut place, &names, 2, 1).await;
+    for (id, row) in &rows {
+        let name = row["job_name"].as_str().expect("job_name");
+        let status = if name == "goes-well" { "succeeded" } else { "user_error" };
+        assert_eq!(row["status"], status, "{row}");
+        let log = place.api().log(name, id).await;
+        assert!(log.contains(&format!("this is {id}")), "{row}\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or_done_twice() {
+    let (place, proxy) = Place::through_proxy("cut", Database::Sqlite, Node::Real);
+    let api = place.api();
+    let (runs, waits, changes) = ("runs-on", "is-held", "is-changed");
+    let body = "print('begun', flush=True)\nwhile not os.path.exists('/var/tmp/end'): time.sleep(0.2)\nprint('done')";
+    place.deployed(&Job::new(runs).step("10_step.py", body)).await;
+    place.deployed(&Job::new(waits).step("10_step.py", "print('begun')")).await;
+    place.deployed(&Job::new(changes).schedule("0 3 * * *").step("10_step.py", "pass")).await;
+    let run = api.started(runs).await;
+    wait::until("it runs", LONGEST, async || (api.execution(runs, &run).await["status"] == "running").then_some(()))
+        .await;
+    let deployments = format!("/jobs/{changes}/deployments");
+    let reached = async |job: &str| api.get(&format!("/jobs/{job}/deployments")).await.ok().json();
+    let (before, of_others) = (reached(changes).await, reached(runs).await);
+
+    proxy.cut();
+    let change = json!({"resources": {"memory_request": 48, "memory_limit": 480}});
+    let _ = api.patch(&format!("{deployments}/production"), &change).await.is(202);
+    let start = api.started(waits).await;
+    let rollout = wait::until("the rollout says why", LONGEST, async || {
+        let rollout = api.get(&format!("{deployments}/production/rollout")).await.ok().json();
+        rollout["problem"].to_string().contains("API server can't be reached").then_some(rollout)
+    })
+    .await;
+    assert_ne!(rollout["phase"], "reached", "{rollout}");
+    let pods = format!("--selector=batch.kubernetes.io/job-name={run}");
+    let pod = place.kubectl(&["get", "pods", &pods, "-o", "jsonpath={.items[0].metadata.name}"]);
+    place.kubectl(&["exec", &pod, "-c", runs, "--", "touch", "/var/tmp/end"]);
+    place.kubectl(&["wait", "--for=condition=Complete", &format!("job/{run}"), "--timeout=180s"]);
+    let _ = api.get_at(&format!("{}/readyz", place.service.url())).await.is(200);
+    assert_eq!(reached(runs).await, of_others, "what nobody changed is no worse");
+    let mut during = reached(changes).await;
+    assert_eq!(during[0]["status"], "PLATFORM_ERROR", "so the change went");
+    during[0]["status"] = before[0]["status"].clone();
+    assert_eq!(during, before, "what was reached before stays");
+    assert_eq!(api.execution(runs, &run).await["status"], "running", "nobody knows better");
+    assert_eq!(api.execution(waits, &start).await["status"], "submitted");
+
+    proxy.reset();
+    proxy.restore();
+    let ended = place.ended(runs, &run).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+    assert!(api.log(runs, &run).await.contains("done"));
+    assert_eq!(place.ended(waits, &start).await["status"], "succeeded");
+    place
+        .becomes("the change reaches the cluster", "cronjob", changes, |cron_job| {
+            cron_job.is_some_and(|cron_job| cron_job.to_string().contains("480Mi"))
+        })
+        .await;
+    for id in [&run, &start] {
+        place.becomes("the Job of a recorded run goes", "job", id, |job| job.is_none()).await;
+    }
+    wait::until("the rollout is over", LONGEST, async || {
+        let rollout = api.get(&format!("{deployments}/production/rollout")).await.ok().json();
+        (rollout["phase"] == "reached").then_some(())
+    })
+    .await;
+    let writes = proxy.writes();
+    let of = |method: &str, resource: &str| {
+        let path = format!("/apis/batch/v1/namespaces/{{namespace}}/{resource}");
+        writes.get(&(method.to_owned(), path)).copied().unwrap_or_default()
+    };
+    // The changed CronJob; the held start, made and let go; the two Jobs that were recorded. Entering a Job in its CronJob's
+    // status is done again when the controller came between, and is not counted.
+    let told =
+        [of("PUT", "cronjobs/{name}"), of("POST", "jobs"), of("PATCH", "jobs/{name}"), of("DELETE", "jobs/{name}")];
+    assert_eq!(told, [1, 1, 1, 2], "{writes:?}");
+    assert_eq!(of("POST", "cronjobs") + of("DELETE", "cronjobs/{name}"), 0, "{writes:?}");
+}
