@@ -1,7 +1,9 @@
 //! Jobs in a real cluster, through the real binary and the released client.
 
 mod drift;
+mod history;
 mod lifecycle;
 mod outcomes;
 mod place;
 mod starts;
+mod ticks;
