@@ -324,6 +324,10 @@ async fn follow(
                     }
                     Err(problem) => {
                         tracing::warn!(execution = %id, %problem, "the log of a run could not be read yet");
+                        // The runtime answers with the end again at once.
+                        if !term.pause(DATABASE_RETRY).await {
+                            return;
+                        }
                         Ok(())
                     }
                 }

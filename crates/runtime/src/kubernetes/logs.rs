@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures::AsyncReadExt;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
 use model::{name::ExecutionId, runtime::LogChunk};
@@ -39,6 +40,9 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// How long a log may be pulled.
 const PULL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long after the end of a pod its node may be away before its log is given up.
+const NODE_PATIENCE: SignedDuration = SignedDuration::from_secs(120);
 
 /// How long the last words of a pod that is gone may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -85,7 +89,12 @@ impl Logs {
 
     /// The log of a run: of the pods that are there, and of those that were followed and are gone. `None` when there was
     /// none of them.
-    pub(crate) async fn read(&self, id: &ExecutionId, pods: &[PodView]) -> Result<Option<LogChunk>, Fault> {
+    pub(crate) async fn read(
+        &self,
+        id: &ExecutionId,
+        pods: &[PodView],
+        now: Timestamp,
+    ) -> Result<Option<LogChunk>, Fault> {
         let mut parts: Vec<(String, LogChunk)> = Vec::new();
         for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() || pod.init.is_some()) {
             let to =
@@ -100,6 +109,10 @@ impl Logs {
                 }
                 // The pod is gone, or the node has its log no more: what was followed counts.
                 Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => {}
+                // A run has to end, also when its node never comes back.
+                Ok(Err(fault)) if fault.is_of_node() && is_given_up(pod, &fault, now) => {
+                    tracing::warn!(pod = pod.name, %fault, "the node of a pod does not give its log; it is given up");
+                }
                 Ok(Err(fault)) => return Err(fault),
                 Err(_) => return Err(Fault::Silent("The log was not read within a minute.".into())),
             }
@@ -168,6 +181,14 @@ impl Logs {
     }
 }
 
+/// Whether a node that can't be asked is not waited for any more.
+fn is_given_up(pod: &PodView, fault: &Fault, now: Timestamp) -> bool {
+    // A node that has no address can't be asked, whether it is there or not.
+    let has_no_address = fault.to_string().contains("no preferred addresses found");
+    let ended_at = pod.main.ended.as_ref().and_then(|end| end.at);
+    has_no_address || ended_at.is_some_and(|at| now.duration_since(at) > NODE_PATIENCE)
+}
+
 /// Sorts by creation.
 fn part_name(pod: &PodView) -> String {
     format!("{:015}-{}", pod.created_at.as_second(), pod.name)
@@ -232,4 +253,45 @@ fn new_writer(folder: &Path, log_max_bytes: u64) -> io::Result<LogWriter> {
     }
     fs::create_dir_all(folder)?;
     Ok(LogWriter::new(folder.to_owned(), log_max_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use kube::core::Status;
+
+    use super::*;
+    use crate::kubernetes::{
+        names,
+        view::{ContainerEnd, ContainerView},
+    };
+
+    #[test]
+    fn the_log_on_a_node_that_is_away_is_given_up_after_a_time() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let end = ContainerEnd { exit_code: 0, reason: "Completed".into(), message: None, at: Some(at(100)) };
+        let pod = PodView {
+            main: ContainerView { ended: Some(end), ..ContainerView::default() },
+            ..PodView::of(&Pod {
+                metadata: ObjectMeta {
+                    name: Some("daily-sales-1-abcde".into()),
+                    labels: Some([(names::JOB_OF_POD.to_owned(), "daily-sales-1".to_owned())].into()),
+                    ..ObjectMeta::default()
+                },
+                ..Pod::default()
+            })
+            .unwrap()
+        };
+        let answers = |code: u16, message: &str| {
+            Fault::from(kube::Error::Api(Box::new(Status::failure(message, "InternalError").with_code(code))))
+        };
+        let away = answers(500, "dial tcp 198.18.0.2:10250: connect: no route to host");
+        assert!(away.is_of_node() && !answers(403, "no").is_of_node());
+        assert!(!is_given_up(&pod, &away, at(110)), "it may come back");
+        assert!(is_given_up(&pod, &away, at(300)));
+        // The way it answers for a node that has no address.
+        assert!(is_given_up(&pod, &answers(500, "no preferred addresses found; known addresses: []"), at(100)));
+        let going_on = PodView { main: ContainerView::default(), ..pod };
+        assert!(!is_given_up(&going_on, &away, at(300)), "it is not over");
+    }
 }
