@@ -236,7 +236,7 @@ impl Runtime for KubernetesRuntime {
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
         Box::pin(async move {
             let image = Self::image(&run.artifact)?;
-            Box::pin(self.runner.start(&self.options.manifest, run, image)).await
+            Box::pin(self.runner.start(&self.options.manifest, run, image, &*self.options.clock)).await
         })
     }
 
@@ -288,7 +288,7 @@ impl Runtime for KubernetesRuntime {
                 }
                 known => known,
             };
-            self.logs.read(id, &pods).await.map_err(|fault| fault.into_problem(what()))
+            self.logs.read(id, &pods, self.options.clock.now()).await.map_err(|fault| fault.into_problem(what()))
         })
     }
 
