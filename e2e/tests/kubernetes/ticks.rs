@@ -21,8 +21,8 @@ const ZONES: [(&str, &str, u64); 3] = [
 const QUIET: [&str; 4] = ["is-rescheduled", "is-enabled-again", "is-deleted", "is-suspended-by-hand"];
 const THEIRS: &str = "is-theirs";
 
-/// A CronJob as the reference makes it, and with it an owner that is not this service.
-fn theirs() -> Value {
+/// A CronJob as the reference makes it: one that is not this service's.
+fn theirs(schedule: &str) -> Value {
     let pod = json!({
         "restartPolicy": "OnFailure",
         "nodeSelector": {"type": "kwok"},
@@ -34,7 +34,8 @@ fn theirs() -> Value {
         "kind": "CronJob",
         "metadata": {"name": THEIRS},
         "spec": {
-            "schedule": "* * * * *",
+            "schedule": schedule,
+            "timeZone": ZONES[0].1,
             "suspend": true,
             "concurrencyPolicy": "Forbid",
             "startingDeadlineSeconds": 1800,
@@ -75,10 +76,11 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     let history = History::of(&place.namespace, "jobs");
     let suspended = |object: Option<&Value>, is: bool| object.is_some_and(|o| o["spec"]["suspend"] == is);
 
-    place.namespace.apply(&theirs().to_string()).expect("their CronJob");
     let begun = wait::now_seconds() / 60;
-    // Its last tick was seven minutes ago.
+    // The last tick was seven minutes ago.
     let hourly = format!("{} * * * *", (begun + ZONES[0].2 - 7) % 60);
+    let theirs = theirs(&hourly);
+    place.namespace.apply(&theirs.to_string()).expect("their CronJob");
     let mut jobs: Vec<_> =
         QUIET.map(|name| job(name, if name == QUIET[0] { &hourly } else { "* * * * *" })).into_iter().collect();
     let soon = begun + 3;
@@ -117,8 +119,10 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     for name in QUIET {
         place.kubectl(&["annotate", "cronjob", name, "example.com/note=mine"]);
     }
-    // What the controller does with a tick that it missed, when nobody keeps it from that.
-    place.kubectl(&["patch", "cronjob", THEIRS, "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#]);
+    // What the controller does with a past tick of a new schedule, when nobody keeps it from that.
+    for change in [r#"{"spec":{"schedule":"* * * * *"}}"#, r#"{"spec":{"suspend":false}}"#] {
+        place.kubectl(&["patch", "cronjob", THEIRS, "--type=merge", "-p", change]);
+    }
     let settled = wait::now_seconds() / 60;
     wait::until("their missed tick fires", LONGEST, async || {
         ticks(&history, THEIRS).iter().any(|tick| (missed..=settled).contains(tick)).then_some(())
@@ -133,26 +137,29 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
         assert!(!ticks.contains(&missed), "{name}: {ticks:?} has {missed}");
         let last = *ticks.iter().max().expect("a tick");
         for tick in settled + 1..=last {
-            assert_eq!(ticks.iter().filter(|each| **each == tick).count(), 1, "{name}: {ticks:?}, each from {settled}");
+            assert_eq!(
+                ticks.iter().filter(|each| **each == tick).count(),
+                1,
+                "{name}: {ticks:?}, not each once after {settled}"
+            );
         }
     }
     assert!(ticks(&history, QUIET[0]).iter().all(|tick| *tick > missed), "it had no tick before");
 
     // Theirs is theirs, and fires for them alone.
     let now = place.object("cronjob", THEIRS).expect("their CronJob");
-    assert_eq!(now["spec"]["jobTemplate"]["metadata"], theirs()["spec"]["jobTemplate"]["metadata"]);
-    assert_eq!((&now["metadata"]["generation"], &now["metadata"]["labels"]), (&json!(2), &Value::Null), "{now}");
+    assert_eq!(now["spec"]["jobTemplate"]["metadata"], theirs["spec"]["jobTemplate"]["metadata"]);
+    assert_eq!((&now["metadata"]["generation"], &now["metadata"]["labels"]), (&json!(3), &Value::Null), "{now}");
     assert_eq!(place.api().executions(THEIRS).await, Vec::<Value>::new());
     // When it is gone, ours comes, and begins with the next tick.
-    let theirs = ticks(&history, THEIRS);
+    let fired = ticks(&history, THEIRS);
     place.kubectl(&["delete", "cronjob", THEIRS]);
     place.api().reached(THEIRS, &their_version).await;
     let first = wait::until("the first tick of ours", LONGEST, async || {
         place.api().executions(THEIRS).await.into_iter().next()
     })
     .await;
-    let first_tick = tick(&first);
-    assert!(!theirs.contains(&first_tick), "{first} was run before: {theirs:?}");
+    assert!(!fired.contains(&tick(&first)), "{first} was run before: {fired:?}");
 
     for (name, zone, _) in ZONES {
         // The next one comes within four minutes.
