@@ -32,6 +32,8 @@ pub(crate) struct JobHistory {
     pub(crate) begun: Option<usize>,
     /// The position of the event that says that nothing of it runs any more.
     pub(crate) over: Option<usize>,
+    /// When it was made, in seconds since 1970.
+    pub(crate) created: u64,
     /// When it began, in seconds since 1970, as its status has it.
     pub(crate) start: Option<u64>,
     /// When it was complete, in seconds since 1970, as its status has it.
@@ -47,6 +49,7 @@ impl JobHistory {
         self.of = text(&object["metadata"]["labels"]["com.vmware.taurus/name"]);
         self.is_manual = annotations["holdfast/manual"].is_string();
         self.tick = annotations["batch.kubernetes.io/cronjob-scheduled-timestamp"].as_str().map(|at| seconds(at) / 60);
+        self.created = object["metadata"]["creationTimestamp"].as_str().map(seconds).unwrap_or_default();
         self.made += usize::from(event["type"] == "ADDED");
         self.is_gone = event["type"] == "DELETED";
         let is_over = self.is_gone
