@@ -54,6 +54,17 @@ pub async fn second_of_minute(seconds: u64) {
     let_pass(Duration::from_secs((seconds + 60 - now_seconds() % 60) % 60)).await;
 }
 
+/// Waits until this many milliseconds since 1970 are over.
+pub async fn until_millis(millis: u64) {
+    let_pass(Duration::from_millis(millis.saturating_sub(now_millis()))).await;
+}
+
+/// Milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "a test that waits for real ticks reads the real clock")]
+fn now_millis() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
 /// Seconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "a test that waits for real ticks reads the real clock")]
 pub fn now_seconds() -> u64 {

@@ -1,8 +1,10 @@
 //! Jobs in a real cluster, through the real binary and the released client.
 
 mod drift;
+mod history;
 mod lifecycle;
 mod outage;
 mod outcomes;
 mod place;
 mod starts;
+mod ticks;

@@ -32,6 +32,12 @@ pub(crate) enum Node {
     InNameOnly,
 }
 
+/// The minute since 1970 of the tick that an execution's id tells.
+pub(crate) fn tick(execution: &Value) -> u64 {
+    let id = execution["id"].as_str().expect("id");
+    id.rsplit_once('-').and_then(|(_, minutes)| minutes.parse().ok()).expect("<job>-<minutes>")
+}
+
 /// A template that has pods run on that node.
 fn template(node: Node) -> String {
     let pod = match node {
@@ -144,16 +150,37 @@ impl Place {
 
     /// Creates and deploys a job whose image is there, and waits until the cluster has it.
     pub(crate) async fn deployed(&self, job: &Job) -> String {
+        let version = self.asked_for(job).await;
+        self.push(job, &version);
+        self.api().reached(job.name(), &version).await;
+        version
+    }
+
+    /// Creates a job and asks for its deployment.
+    pub(crate) async fn asked_for(&self, job: &Job) -> String {
         let api = self.api();
         let _ = api.create(job.name()).await.is(201);
         if !job.cron().is_empty() {
-            let schedule = json!({"config": {"schedule": {"schedule_cron": job.cron()}}});
-            let _ = api.put(&format!("/jobs/{}", job.name()), &schedule).await.is(200);
+            self.reschedule(job.name(), job.cron()).await;
         }
-        let version = api.deploy(job).await;
-        self.push(job, &version);
-        api.reached(job.name(), &version).await;
-        version
+        api.deploy(job).await
+    }
+
+    /// Changes the schedule of a job.
+    pub(crate) async fn reschedule(&self, job: &str, cron: &str) {
+        let schedule = json!({"config": {"schedule": {"schedule_cron": cron}}});
+        let _ = self.api().put(&format!("/jobs/{job}"), &schedule).await.is(200);
+    }
+
+    /// Creates and deploys jobs for the node in name only, which pulls no image.
+    pub(crate) async fn deployed_in_name(&self, jobs: &[Job]) {
+        let mut versions = Vec::new();
+        for job in jobs {
+            versions.push(self.asked_for(job).await);
+        }
+        for (job, version) in jobs.iter().zip(&versions) {
+            self.api().reached(job.name(), version).await;
+        }
     }
 
     /// An object of the namespace.

@@ -70,6 +70,11 @@ impl Fault {
         self.code() == Some(400)
     }
 
+    /// Whether it could not ask the node that has the answer.
+    pub(crate) fn is_of_node(&self) -> bool {
+        self.code().is_some_and(|code| code >= 500)
+    }
+
     /// Whether the object moved since it was read.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Refused(_, 409, reason, _) if reason != "AlreadyExists")

@@ -125,7 +125,9 @@ impl Logs {
                     // An API server that is away is waited for. One that answers speaks for a node that does not.
                     let is_there = call(self.pods.get_metadata_opt(&pod.name)).await?.is_some();
                     let Some(fault) = fault.filter(|_| is_there) else { continue };
-                    if !self.is_silent_for_long(id) {
+                    // A node that has no address can't be asked, whether it is there or not.
+                    let has_no_address = fault.to_string().contains("no preferred addresses found");
+                    if !has_no_address && !self.is_silent_for_long(id) {
                         return Err(fault);
                     }
                     tracing::warn!(execution = %id, pod = pod.name, %fault, "the log of a pod is given up");

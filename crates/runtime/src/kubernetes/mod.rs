@@ -285,7 +285,7 @@ impl Runtime for KubernetesRuntime {
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
         Box::pin(async move {
             let image = Self::image(&run.artifact)?;
-            Box::pin(self.runner.start(&self.options.manifest, run, image)).await
+            Box::pin(self.runner.start(&self.options.manifest, run, image, &*self.options.clock)).await
         })
     }
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         batch::v1::{CronJob, Job},
@@ -21,8 +21,10 @@ use kube::{
 };
 use model::{
     Problem,
+    clock::Clock,
     name::{ExecutionId, JobId, JobName},
     runtime::{Run, Started},
+    schedule::Schedule,
 };
 
 use super::{
@@ -39,6 +41,14 @@ const TRIES: usize = 8;
 /// The pause before the next of these tries.
 const TRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long the controller may still act upon what it knew before a Job was entered in the list: it holds back its own
+/// writes to 20 a second, a few of them at once, and news take their time to reach it. A fraction of a second is usual.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
+/// How far ahead a tick may be that the controller may fire without knowing of a Job that was entered just now. Clocks of
+/// two machines differ as well.
+const TICK_AHEAD: SignedDuration = SignedDuration::from_secs(2);
+
 /// Jobs and pods of the namespace.
 #[derive(Debug, Clone)]
 pub(crate) struct Runner {
@@ -50,9 +60,15 @@ pub(crate) struct Runner {
 
 impl Runner {
     /// Starts a run, unless a tick came first.
-    pub(crate) async fn start(&self, options: &ManifestOptions, run: &Run, image: &str) -> Result<Started, Problem> {
+    pub(crate) async fn start(
+        &self,
+        options: &ManifestOptions,
+        run: &Run,
+        image: &str,
+        clock: &dyn Clock,
+    ) -> Result<Started, Problem> {
         let what = || format!("The run {} was not started.", run.id);
-        Box::pin(self.try_start(options, run, image)).await.map_err(|fault| fault.into_problem(what()))?
+        Box::pin(self.try_start(options, run, image, clock)).await.map_err(|fault| fault.into_problem(what()))?
     }
 
     async fn try_start(
@@ -60,6 +76,7 @@ impl Runner {
         options: &ManifestOptions,
         run: &Run,
         image: &str,
+        clock: &dyn Clock,
     ) -> Result<Result<Started, Problem>, Fault> {
         let name = run.blueprint.job_name.as_str();
         let Some(cron_job) = call(self.cron_jobs.get_opt(name)).await? else {
@@ -96,7 +113,10 @@ impl Runner {
             // A former try let it go already.
             return Ok(Ok(Started::Running));
         }
-        self.enter(name, &job).await?;
+        let cron_job = self.enter(name, &job).await?;
+        if awaits_tick(&cron_job, clock.now()) {
+            tokio::time::sleep(SETTLED_AFTER).await;
+        }
         if let Some(before) = self.unfinished_tick(run).await? {
             self.delete(&job).await?;
             return Ok(Ok(Started::SteppedAside { for_run: before }));
@@ -120,14 +140,14 @@ impl Runner {
         }))
     }
 
-    /// Enters a Job in its CronJob's list of active ones, where ticks see it.
-    async fn enter(&self, cron_job: &str, job: &Job) -> Result<(), Fault> {
+    /// Enters a Job in its CronJob's list of active ones, where ticks see it. Gives the CronJob as it was then.
+    async fn enter(&self, cron_job: &str, job: &Job) -> Result<CronJob, Fault> {
         let mut last = None;
         for _ in 0..TRIES {
             let live = call(self.cron_jobs.get_status(cron_job)).await?;
             let mut active = live.status.as_ref().and_then(|status| status.active.clone()).unwrap_or_default();
             if active.iter().any(|entry| entry.uid == job.uid()) {
-                return Ok(());
+                return Ok(live);
             }
             active.push(ObjectReference {
                 api_version: Some("batch/v1".into()),
@@ -144,7 +164,7 @@ impl Runner {
             });
             let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
             match call(self.cron_jobs.patch_status(cron_job, &params, &Patch::Merge(&patch))).await {
-                Ok(_) => return Ok(()),
+                Ok(entered) => return Ok(entered),
                 Err(fault) if fault.is_conflict() => last = Some(fault),
                 Err(fault) => return Err(fault),
             }
@@ -205,9 +225,32 @@ impl Runner {
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let name = live.metadata.labels.as_ref().and_then(|labels| labels.get(names::NAME)).cloned();
+        if !live.annotations().contains_key(names::MANUAL)
+            && let Some(tick) = live.annotations().get(names::SCHEDULED_AT)
+            && let Some(owner) = live.owner_references().iter().find(|owner| owner.kind == "CronJob")
+        {
+            self.keep_fired(owner, tick).await?;
+        }
+        let name = live.labels().get(names::NAME).and_then(|name| JobName::parse(name).ok());
         self.delete_by(id.as_str(), live.metadata.uid).await?;
-        Ok(name.and_then(|name| JobName::parse(&name).ok()).map(|name| (job_id, name)))
+        Ok(name.map(|name| (job_id, name)))
+    }
+
+    /// Has a tick count as fired before its Job goes. The controller notes it only after it made the Job, and begins anew
+    /// when somebody wrote in between: it must find the Job then, or the note, or it makes the Job a second time.
+    async fn keep_fired(&self, owner: &OwnerReference, tick: &str) -> Result<(), Fault> {
+        let Ok(tick) = tick.parse::<Timestamp>() else { return Ok(()) };
+        let Some(live) = call(self.cron_jobs.get_opt(&owner.name)).await? else { return Ok(()) };
+        let last = live.status.as_ref().and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0);
+        if live.uid().as_deref() != Some(&owner.uid) || last.is_some_and(|last| last >= tick) {
+            return Ok(());
+        }
+        let patch = serde_json::json!({
+            "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
+            "status": { "lastScheduleTime": tick.to_string() },
+        });
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        call(self.cron_jobs.patch_status(&owner.name, &params, &Patch::Merge(&patch))).await.map(drop)
     }
 
     /// A Job as it is now.
@@ -243,6 +286,21 @@ impl Runner {
     }
 }
 
+/// Whether there is a tick that the controller may be firing at this moment, or has held back.
+fn awaits_tick(cron_job: &CronJob, now: Timestamp) -> bool {
+    let Some(spec) = cron_job.spec.as_ref().filter(|spec| !spec.suspend.unwrap_or_default()) else { return false };
+    let Ok(schedule) = Schedule::parse(&spec.schedule, spec.time_zone.as_deref().unwrap_or("UTC")) else {
+        return false;
+    };
+    let fired = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
+    let made = cron_job.metadata.creation_timestamp.as_ref();
+    let since = fired.or(made).map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    // What is too late is not fired any more.
+    let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
+    let since = deadline.and_then(|deadline| now.checked_sub(deadline).ok()).map_or(since, |first| since.max(first));
+    schedule.latest_between(since, now + TICK_AHEAD).is_some()
+}
+
 fn not_deployed(run: &Run) -> Problem {
     Problem::unavailable(
         format!("The run {} was not started.", run.id),
@@ -250,4 +308,56 @@ fn not_deployed(run: &Run) -> Problem {
     )
     .follows("The deployment is made again, and then the start is tried again.")
     .fix("Nothing.")
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{
+        api::batch::v1::{CronJobSpec, CronJobStatus},
+        apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    };
+
+    use super::*;
+
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
+    }
+
+    #[test]
+    fn a_start_waits_for_a_tick_that_may_fire_at_this_moment() {
+        let cron_job = |last: Option<&str>, suspend: bool| CronJob {
+            metadata: ObjectMeta {
+                creation_timestamp: Some(Time(at("2024-05-01T10:20:00Z"))),
+                ..ObjectMeta::default()
+            },
+            spec: Some(CronJobSpec {
+                schedule: "15 * * * *".into(),
+                // The quarter past there is half past here.
+                time_zone: Some("Asia/Kathmandu".into()),
+                suspend: Some(suspend),
+                starting_deadline_seconds: Some(1800),
+                ..CronJobSpec::default()
+            }),
+            status: Some(CronJobStatus {
+                last_schedule_time: last.map(|last| Time(at(last))),
+                ..CronJobStatus::default()
+            }),
+        };
+        let cases = [
+            (None, "2024-05-01T10:25:00Z", false),
+            (None, "2024-05-01T10:29:57.9Z", false),
+            (None, "2024-05-01T10:29:58.5Z", true),
+            (None, "2024-05-01T10:30:00.1Z", true),
+            (Some("2024-05-01T10:30:00Z"), "2024-05-01T10:30:00.2Z", false),
+            (Some("2024-05-01T10:30:00Z"), "2024-05-01T11:29:00Z", false),
+            // Held back by a run until now.
+            (Some("2024-05-01T10:30:00Z"), "2024-05-01T11:45:00Z", true),
+            // Too late.
+            (Some("2024-05-01T08:30:00Z"), "2024-05-01T10:05:00Z", false),
+        ];
+        for (last, now, expected) in cases {
+            assert_eq!(awaits_tick(&cron_job(last, false), at(now)), expected, "{last:?} {now}");
+            assert!(!awaits_tick(&cron_job(last, true), at(now)), "it is suspended");
+        }
+    }
 }

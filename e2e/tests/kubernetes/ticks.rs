@@ -1,0 +1,186 @@
+//! Ticks with the real controller: runs are exactly those that the rules say, and none is of a tick that lies before.
+
+use e2e::{job::Job, wait};
+use serde_json::{Value, json};
+use testing::Database;
+
+use crate::{
+    history::History,
+    place::{LONGEST, Node, Place, tick},
+};
+
+/// The zone of schedules that name none, which is 5 hours and 30 minutes ahead, and zones that schedules name. The minutes
+/// of all of them differ from each other's and from those of UTC, and none has summer time.
+const ZONES: [(&str, &str, u64); 3] = [
+    ("of-default-zone", "Asia/Kolkata", 330),
+    ("of-zone", "Asia/Kathmandu", 345),
+    ("of-zone-too", "Australia/Eucla", 525),
+];
+
+/// Jobs that miss a tick, each in its way.
+const QUIET: [&str; 4] = ["is-rescheduled", "is-enabled-again", "is-deleted", "is-suspended-by-hand"];
+const THEIRS: &str = "is-theirs";
+
+/// A CronJob as the reference makes it: one that is not this service's.
+fn theirs(schedule: &str) -> Value {
+    let pod = json!({
+        "restartPolicy": "OnFailure",
+        "nodeSelector": {"type": "kwok"},
+        "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
+        "containers": [{"name": THEIRS, "image": "theirs:1"}],
+    });
+    json!({
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": THEIRS},
+        "spec": {
+            "schedule": schedule,
+            "timeZone": ZONES[0].1,
+            "suspend": true,
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": 1800,
+            "jobTemplate": {
+                "metadata": {
+                    "labels": {
+                        "com.vmware.taurus/type": "DataJob",
+                        "com.vmware.taurus/name": THEIRS,
+                        "com.vmware.taurus/version": "1",
+                    },
+                    "annotations": {"com.vmware.taurus/execution-type": "scheduled"},
+                },
+                "spec": {"backoffLimit": 3, "template": {"spec": pod}},
+            },
+        },
+    })
+}
+
+/// Each fourth minute from that one on, on a wall clock that is so many minutes ahead.
+fn each_fourth(minute: u64, ahead: u64) -> String {
+    format!("{}-59/4 * * * *", (minute + ahead) % 4)
+}
+
+fn job(name: &str, schedule: &str) -> Job {
+    Job::new(name).schedule(schedule).step("10_step.py", "pass")
+}
+
+/// The minutes of the ticks of a job that fired.
+fn ticks(history: &History, job: &str) -> Vec<u64> {
+    history.jobs().values().filter(|of| of.of == job && !of.is_manual).filter_map(|of| of.tick).collect()
+}
+
+#[tokio::test]
+async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
+    let mut place = Place::with("past-ticks", Database::Sqlite, Node::InNameOnly, |options| {
+        options.set("HOLDFAST_TIME_ZONE", ZONES[0].1)
+    });
+    let history = History::of(&place.namespace, "jobs");
+    let suspended = |object: Option<&Value>, is: bool| object.is_some_and(|o| o["spec"]["suspend"] == is);
+
+    let begun = wait::now_seconds() / 60;
+    // The last tick was seven minutes ago.
+    let hourly = format!("{} * * * *", (begun + ZONES[0].2 - 7) % 60);
+    let theirs = theirs(&hourly);
+    place.namespace.apply(&theirs.to_string()).expect("their CronJob");
+    let mut jobs: Vec<_> =
+        QUIET.map(|name| job(name, if name == QUIET[0] { &hourly } else { "* * * * *" })).into_iter().collect();
+    let soon = begun + 3;
+    for ((name, zone, ahead), prefix) in ZONES.iter().zip(["", "CRON_TZ=", "TZ="]) {
+        let named = if prefix.is_empty() { String::new() } else { format!("{prefix}{zone} ") };
+        jobs.push(job(name, &format!("{named}{}", each_fourth(soon, *ahead))));
+    }
+    place.deployed_in_name(&jobs).await;
+    let their_version = place.asked_for(&job(THEIRS, "* * * * *")).await;
+    for (name, zone, ahead) in ZONES {
+        let spec = &place.object("cronjob", name).expect("a CronJob")["spec"];
+        assert_eq!((&spec["timeZone"], &spec["schedule"]), (&json!(zone), &json!(each_fourth(soon, ahead))));
+    }
+
+    // A tick passes that the schedule of one does not have, that another one is switched off for, and that two can't fire.
+    place.vdk().ok(&["deploy", "--disable", "-n", QUIET[1]]).await;
+    place.becomes("it is suspended", "cronjob", QUIET[1], |o| suspended(o, true)).await;
+    place.service.stop();
+    place.kubectl(&["delete", "cronjob", QUIET[2]]);
+    place.kubectl(&["patch", "cronjob", QUIET[3], "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]);
+    let missed = wait::now_seconds() / 60 + 1;
+    wait::until_millis((missed * 60 + 5) * 1000).await;
+
+    // From now on all of them have ticks again.
+    place.service.start_again();
+    place.reschedule(QUIET[0], "* * * * *").await;
+    place.vdk().ok(&["deploy", "--enable", "-n", QUIET[1]]).await;
+    for name in QUIET {
+        place
+            .becomes("it has ticks again", "cronjob", name, |o| {
+                suspended(o, false) && o.is_some_and(|o| o["spec"]["schedule"] == "* * * * *")
+            })
+            .await;
+    }
+    // Each write has the controller look at once; another schedule alone does not.
+    for name in QUIET {
+        place.kubectl(&["annotate", "cronjob", name, "example.com/note=mine"]);
+    }
+    // What the controller does with a past tick of a new schedule, when nobody keeps it from that.
+    for change in [r#"{"spec":{"schedule":"* * * * *"}}"#, r#"{"spec":{"suspend":false}}"#] {
+        place.kubectl(&["patch", "cronjob", THEIRS, "--type=merge", "-p", change]);
+    }
+    let settled = wait::now_seconds() / 60;
+    wait::until("their missed tick fires", LONGEST, async || {
+        ticks(&history, THEIRS).iter().any(|tick| (missed..=settled).contains(tick)).then_some(())
+    })
+    .await;
+    for name in QUIET {
+        wait::until(format!("the next tick of {name}"), LONGEST, async || {
+            ticks(&history, name).iter().any(|tick| *tick > settled).then_some(())
+        })
+        .await;
+        let ticks = ticks(&history, name);
+        assert!(!ticks.contains(&missed), "{name}: {ticks:?} has {missed}");
+        let last = *ticks.iter().max().expect("a tick");
+        for tick in settled + 1..=last {
+            assert_eq!(
+                ticks.iter().filter(|each| **each == tick).count(),
+                1,
+                "{name}: {ticks:?}, not each once after {settled}"
+            );
+        }
+    }
+    assert!(ticks(&history, QUIET[0]).iter().all(|tick| *tick > missed), "it had no tick before");
+
+    // Theirs is theirs, and fires for them alone.
+    let now = place.object("cronjob", THEIRS).expect("their CronJob");
+    assert_eq!(now["spec"]["jobTemplate"]["metadata"], theirs["spec"]["jobTemplate"]["metadata"]);
+    assert_eq!((&now["metadata"]["generation"], &now["metadata"]["labels"]), (&json!(3), &Value::Null), "{now}");
+    assert_eq!(place.api().executions(THEIRS).await, Vec::<Value>::new());
+    // When it is gone, ours comes, and begins with the next tick.
+    let fired = ticks(&history, THEIRS);
+    place.kubectl(&["delete", "cronjob", THEIRS]);
+    place.api().reached(THEIRS, &their_version).await;
+    let first = wait::until("the first tick of ours", LONGEST, async || {
+        place.api().executions(THEIRS).await.into_iter().next()
+    })
+    .await;
+    assert!(!fired.contains(&tick(&first)), "{first} was run before: {fired:?}");
+
+    for (name, zone, _) in ZONES {
+        // The next one comes within four minutes.
+        wait::until(format!("a tick of {name}"), LONGEST * 2, async || {
+            (!ticks(&history, name).is_empty()).then_some(())
+        })
+        .await;
+        let ticks = ticks(&history, name);
+        assert!(ticks.iter().all(|tick| tick % 4 == soon % 4), "{name} in {zone}: {ticks:?}, from {soon} on");
+    }
+
+    // Each Job was made once and has one row.
+    for name in QUIET.iter().chain(ZONES.iter().map(|(name, ..)| name)) {
+        wait::until(format!("each run of {name} has its row"), LONGEST, async || {
+            let mut rows: Vec<_> = place.api().executions(name).await.iter().map(tick).collect();
+            rows.sort_unstable();
+            (rows == ticks(&history, name)).then_some(())
+        })
+        .await;
+    }
+    let jobs = history.jobs();
+    let twice: Vec<_> = jobs.iter().filter(|(_, job)| job.made != 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
