@@ -172,7 +172,8 @@ impl Server {
         let started = network.and_then(|network| Self::try_start_with(Some(network)));
         let server = started.unwrap_or_else(|why| panic!("{why}"));
         let sql = format!("alter role {ROLE} password '{password}'");
-        let done = server.client("psql").args(["-XAtq", "-d", "postgres", "-c", &sql]).output().expect("psql can be run");
+        let done =
+            server.client("psql").args(["-XAtq", "-d", "postgres", "-c", &sql]).output().expect("psql can be run");
         assert!(done.status.success(), "psql: {}", String::from_utf8_lossy(&done.stderr));
         server
     }

@@ -111,7 +111,8 @@ impl Inside {
     /// The pods of the service that nobody deletes.
     fn pods(&self) -> Vec<Value> {
         let of_service = "app.kubernetes.io/name=holdfast";
-        let list: Value = serde_json::from_str(&self.kubectl(&["get", "pods", "-l", of_service, "-o", "json"])).expect("JSON");
+        let list: Value =
+            serde_json::from_str(&self.kubectl(&["get", "pods", "-l", of_service, "-o", "json"])).expect("JSON");
         let pods = list["items"].as_array().expect("a list").iter();
         pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).cloned().collect()
     }
@@ -130,7 +131,8 @@ impl Inside {
 
     /// The epoch under which a pod leads: 0 when it does not lead, and nothing when it does not answer.
     fn epoch(&self, pod: &str) -> Option<u64> {
-        let path = format!("/api/v1/namespaces/{}/pods/{pod}:8092/proxy/data-jobs/debug/prometheus", self.service.name());
+        let path =
+            format!("/api/v1/namespaces/{}/pods/{pod}:8092/proxy/data-jobs/debug/prometheus", self.service.name());
         let page = self.service.ask(&["get", "--raw", &path]).ok()?;
         let gauge = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         let (leads, epoch): (u64, u64) = (gauge("holdfast_leader")?, gauge("holdfast_leader_epoch")?);
@@ -237,9 +239,10 @@ async fn two_instances_in_the_cluster_have_one_leader_and_outlive_it() {
     drop(forward);
 
     // The leader is killed: nobody steps down.
-    let id = pods.iter().find(|pod| pod["metadata"]["name"] == first.pod.as_str()).and_then(|pod| {
-        pod["status"]["containerStatuses"][0]["containerID"].as_str()?.strip_prefix("containerd://")
-    });
+    let id = pods
+        .iter()
+        .find(|pod| pod["metadata"]["name"] == first.pod.as_str())
+        .and_then(|pod| pod["status"]["containerStatuses"][0]["containerID"].as_str()?.strip_prefix("containerd://"));
     let fault = format!("container-kill={}", id.expect("a container"));
     inside.service.cluster().fault(&fault).unwrap_or_else(|e| panic!("{e:#}"));
     let second = inside.leader_after(first.epoch).await;

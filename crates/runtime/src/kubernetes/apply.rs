@@ -29,6 +29,7 @@ use sha2::{Digest, Sha256};
 use super::{
     MANAGER,
     fault::{Fault, call},
+    fence::Fence,
     names,
     view::{CronJobView, job_id},
     watch::Namespace,
@@ -76,6 +77,7 @@ fn spec_hash(spec: Option<&CronJobSpec>) -> String {
 pub(crate) struct Writer {
     pub(crate) cron_jobs: Api<CronJob>,
     pub(crate) secrets: Api<Secret>,
+    pub(crate) fence: Fence,
 }
 
 impl Writer {
@@ -136,8 +138,10 @@ impl Writer {
     ) -> Result<Result<Written, Problem>, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let name = target.job_name.as_str();
+        let mut object = wanted.clone();
+        self.fence.mark(&mut object.metadata);
         let Some(live) = call(self.cron_jobs.get_opt(name)).await? else {
-            let made = call(self.cron_jobs.create(&params, wanted)).await?;
+            let made = call(self.cron_jobs.create(&params, &object)).await?;
             return Ok(Ok(Written::of(&made)));
         };
         if !is_ours(&live, target, written) {
@@ -155,7 +159,6 @@ impl Writer {
         } else {
             live
         };
-        let mut object = wanted.clone();
         keep_metadata(&mut object.metadata, &live.metadata);
         let done = call(self.cron_jobs.replace(name, &params, &object)).await?;
         Ok(Ok(Written::of(&done)))

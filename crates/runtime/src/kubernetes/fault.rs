@@ -99,6 +99,15 @@ impl Fault {
                     .follows("This is tried again until it succeeds.")
                     .fix("Ask the operator to raise the quota, or to remove what is not needed.")
             }
+            Self::Refused(_, 403, _, message) if message.contains("holdfast-fencing") => Problem::unavailable(
+                what,
+                format!("Another instance has led since: {message}"),
+            )
+            .follows("This is tried again until it succeeds.")
+            .fix(
+                "Nothing, when another instance leads. If the database was restored from a backup, ask the operator \
+                         to delete the ConfigMap holdfast-epoch, once no instance with the former one is left.",
+            ),
             Self::Refused(_, 403 | 401, _, message) => Problem::unavailable(
                 what,
                 format!("The cluster does not allow it: {message}"),

@@ -6,6 +6,7 @@
 mod apply;
 mod connect;
 mod fault;
+mod fence;
 mod logs;
 mod manifest;
 mod names;
@@ -31,7 +32,7 @@ use model::{
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use self::{apply::Writer, logs::Logs, runs::Runner, stage::Standing, view::JobView, watch::Namespace};
+use self::{apply::Writer, fence::Fence, logs::Logs, runs::Runner, stage::Standing, view::JobView, watch::Namespace};
 pub use self::{
     connect::{ConnectError, Connection, connect},
     manifest::{ManifestOptions, Template},
@@ -73,6 +74,7 @@ pub struct KubernetesRuntime {
     namespace: Arc<Namespace>,
     writer: Writer,
     runner: Runner,
+    fence: Fence,
     logs: Logs,
     /// The watches end with the runtime.
     _watches: JoinSet<()>,
@@ -91,16 +93,22 @@ impl KubernetesRuntime {
         let namespace = Arc::new(Namespace::default());
         let mut watches = JoinSet::new();
         namespace.watch(client, name, &mut watches);
+        let fence = Fence::new(Api::namespaced(client.clone(), name));
         let api = |client: &Client| Runner {
             cron_jobs: Api::namespaced(client.clone(), name),
             jobs: Api::namespaced(client.clone(), name),
             pods: Api::namespaced(client.clone(), name),
             events: Api::namespaced(client.clone(), name),
+            fence: fence.clone(),
         };
         let runner = api(client);
-        let writer = Writer { cron_jobs: runner.cron_jobs.clone(), secrets: Api::namespaced(client.clone(), name) };
+        let writer = Writer {
+            cron_jobs: runner.cron_jobs.clone(),
+            secrets: Api::namespaced(client.clone(), name),
+            fence: fence.clone(),
+        };
         let logs = Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes);
-        Self { options, namespace, writer, runner, logs, _watches: watches }
+        Self { options, namespace, writer, runner, fence, logs, _watches: watches }
     }
 
     /// The cluster and the namespace of the jobs.
@@ -190,6 +198,11 @@ impl Runtime for KubernetesRuntime {
 
     fn takes_sources(&self) -> bool {
         false
+    }
+
+    fn lead(&self, epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {
+        self.fence.begin(epoch);
+        Box::pin(self.fence.raise(epoch))
     }
 
     fn fingerprint(&self, blueprint: &Blueprint) -> String {
