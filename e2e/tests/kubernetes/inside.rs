@@ -1,8 +1,11 @@
 //! The service in the cluster whose jobs it keeps, from the manifests that are shipped.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, ChildStdout, Stdio},
+    sync::{Arc, Mutex},
+    thread,
 };
 
 use e2e::{TEAM, api::Api, job::Job, wait};
@@ -18,6 +21,7 @@ use crate::place::LONGEST;
 
 /// What the shipped manifests have that is each operator's own.
 const IMAGE: &str = "registry.example.com/holdfast:0.1.0";
+const ADDRESS: &str = "http://holdfast.holdfast.svc.cluster.local:8092";
 const JOB_IMAGES: &str = "registry.example.com/data-jobs/";
 const AUTHENTICATION: &str = "    [auth]\n    issuers = [\"https://id.example.com/realms/data\"]\n";
 
@@ -25,7 +29,48 @@ const AUTHENTICATION: &str = "    [auth]\n    issuers = [\"https://id.example.co
 struct Inside {
     service: Namespace,
     jobs: Namespace,
+    door: Door,
     _database: Server,
+}
+
+/// An address of this machine that leads to whatever port it is turned to: the cluster of the tests has neither a proxy for
+/// Services nor DNS, and runs look for the service under one address.
+struct Door {
+    url: String,
+    target: Arc<Mutex<Option<String>>>,
+}
+
+impl Door {
+    fn new(address: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let target = Arc::<Mutex<Option<String>>>::default();
+        let turned_to = target.clone();
+        thread::spawn(move || {
+            for caller in listener.incoming().flatten() {
+                let to = turned_to.lock().expect("the door").clone();
+                if let Some(service) = to.and_then(|to| TcpStream::connect(to).ok()) {
+                    let _ = pass(&caller, &service).and_then(|()| pass(&service, &caller));
+                }
+            }
+        });
+        Ok(Self { url, target })
+    }
+
+    fn leads_to(&self, forward: &Forward) {
+        let to = forward.url.trim_start_matches("http://").to_owned();
+        *self.target.lock().expect("the door") = Some(to);
+    }
+}
+
+/// Passes on what one side says, beside the caller.
+fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
+    let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
+    thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    Ok(())
 }
 
 /// A pod of the service that leads.
@@ -54,13 +99,15 @@ fn shipped(name: &str) -> String {
 }
 
 /// The manifests with what is each operator's own.
-fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &str) -> String {
+fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &str, url: &str) -> String {
     let (service, jobs_name) = (format!("namespace: {}\n", service.name()), jobs.name());
     let changes = [
         ("namespace: holdfast\n", service.as_str()),
         ("namespace: data-jobs\n", &format!("namespace: {jobs_name}\n")),
         ("namespace = \"data-jobs\"\n", &format!("namespace = \"{jobs_name}\"\n{SMALL}")),
         (IMAGE, image),
+        (ADDRESS, url),
+        ("allowed_hosts = [", &format!("allowed_hosts = [\"{}\", ", cluster.host_address)),
         (JOB_IMAGES, &format!("{}/{jobs_name}/", cluster.registry)),
         // Nobody gives tokens here.
         (AUTHENTICATION, ""),
@@ -96,8 +143,9 @@ impl Inside {
         let key = format!("--from-literal=secret.key={}", "0123456789abcdef".repeat(4));
         service.ask(&["create", "secret", "generic", "holdfast-keys", &key])?;
         jobs.apply(&shipped("role.yaml"))?;
-        let inside = Self { service, jobs, _database: database };
-        let manifests = manifests(&cluster, &inside.service, &inside.jobs, &image);
+        let door = Door::new(&cluster.host_address)?;
+        let inside = Self { service, jobs, door, _database: database };
+        let manifests = manifests(&cluster, &inside.service, &inside.jobs, &image, &inside.door.url);
         // The objects name their namespaces: they are in two.
         cluster.apply(&manifests)?;
         Ok(inside)
@@ -207,7 +255,8 @@ fn lines(kubectl: &mut Child) -> BufReader<ChildStdout> {
 }
 
 fn job(name: &str) -> Job {
-    Job::new(name).schedule("0 0 1 1 *").step("10_step.py", "print('done in the cluster', flush=True)")
+    let body = "job_input.set_all_properties({'seen': 'yes'})\nprint('done in the cluster', flush=True)";
+    Job::new(name).schedule("0 0 1 1 *").step("10_step.py", body)
 }
 
 #[tokio::test]
@@ -226,6 +275,7 @@ async fn two_instances_in_the_cluster_have_one_leader_and_outlive_it() {
     inside.deploy(&format!("pod/{}", other(&first)), &job("through-a-pod")).await;
     inside.deploy("service/holdfast", &job("through-the-service")).await;
     let forward = inside.forward("service/holdfast");
+    inside.door.leads_to(&forward);
     let api = Api::new(&forward.url, TEAM);
     let id = api.started("through-the-service").await;
     let ended = wait::until(format!("the end of {id}"), LONGEST, async || {
