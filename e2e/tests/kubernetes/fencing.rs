@@ -22,18 +22,24 @@ impl Policy {
     fn of(namespace: &Namespace) -> Self {
         let path = workspace().join("deploy/kubernetes/fencing.yaml");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let policy =
-            Self { name: format!("holdfast-fencing-{}", namespace.name()), cluster: namespace.cluster().clone() };
-        let changes = [
-            ("ame: holdfast-fencing\n", format!("ame: {}\n", policy.name)),
-            ("metadata.name: data-jobs}", format!("metadata.name: {}}}", namespace.name())),
-        ];
-        let manifest = changes.into_iter().fold(text, |text, (from, to)| {
-            assert!(text.contains(from), "the shipped policy has no {from:?}");
-            text.replace(from, &to)
-        });
-        policy.cluster.apply(&manifest).unwrap_or_else(|e| panic!("{e:#}"));
-        policy
+        let cluster = namespace.cluster().clone();
+        let apply = |name: &str, namespace: &str| {
+            let changes = [
+                ("ame: holdfast-fencing\n", format!("ame: {name}\n")),
+                ("metadata.name: data-jobs}", format!("metadata.name: {namespace}}}")),
+            ];
+            let manifest = changes.into_iter().fold(text.clone(), |text, (from, to)| {
+                assert!(text.contains(from), "the shipped policy has no {from:?}");
+                text.replace(from, &to)
+            });
+            cluster.apply(&manifest).unwrap_or_else(|e| panic!("{e:#}"));
+        };
+        // It stays, and concerns no namespace: an API server that has lost its last policy of this kind does not see ConfigMaps
+        // for the next one until it is restarted.
+        apply("holdfast-fencing-stays", "none-has-this-name");
+        let name = format!("holdfast-fencing-{}", namespace.name());
+        apply(&name, namespace.name());
+        Self { name, cluster }
     }
 }
 

@@ -206,8 +206,10 @@ impl Inside {
         let mut command = self.service.kubectl();
         command.args(["port-forward", to, ":8092"]).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut kubectl = command.spawn().expect("kubectl");
-        let mut line = String::new();
-        lines(&mut kubectl).read_line(&mut line).expect("a line");
+        let (mut line, mut lines) = (String::new(), lines(&mut kubectl));
+        lines.read_line(&mut line).expect("a line");
+        // It says something about each connection, and ends when nobody listens.
+        thread::spawn(move || io::copy(&mut lines, &mut io::sink()));
         let port = line.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split(' ').next()).map(ToOwned::to_owned);
         let mut forward = Forward { kubectl, url: String::new() };
         forward.url = format!("http://127.0.0.1:{}", port.unwrap_or_else(|| panic!("no way to {to}: {line:?}")));
