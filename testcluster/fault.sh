@@ -7,6 +7,7 @@
 #   kubelet-freeze, kubelet-thaw
 #   net-cut, net-join                                the link between host and node
 #   node-kill                                        the node with all its containers, at once
+#   container-kill=ID                                one container of the node, as a crash of its program
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
@@ -29,7 +30,7 @@ send_kubelet() {
 }
 
 case $2 in
-  kubelet-* | net-* | node-*) [ "$WITH_NODE" = 1 ] || fail "this cluster has no real node" ;;
+  kubelet-* | net-* | node-* | container-*) [ "$WITH_NODE" = 1 ] || fail "this cluster has no real node" ;;
 esac
 
 case $2 in
@@ -55,6 +56,9 @@ case $2 in
   node-kill)
     stop node KILL
     rm -f "$STATE/pids/node-init"
+    ;;
+  container-kill=*)
+    ctr --address "$STATE/node/containerd.sock" --namespace k8s.io tasks kill --signal SIGKILL "${2#*=}"
     ;;
   *) fail "there is no fault $2; the comment at the top of $0 has all of them" ;;
 esac

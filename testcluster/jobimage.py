@@ -4,6 +4,8 @@
     jobimage.py archive HOST:PORT ARCHIVE REPOSITORY:TAG        an image archive that mkimage.py made
     jobimage.py job HOST:PORT BASE FOLDER NAME REPOSITORY:TAG   BASE (a repository:tag there) with a job's folder in one
                                                                 layer on top, at /job/NAME
+    jobimage.py program HOST:PORT BASE PATH REPOSITORY:TAG      BASE with a program in one layer on top, which is the entry
+                                                                point: /usr/local/bin/ and the name of its file
 
 Plain HTTP, no credentials. Standard library only.
 """
@@ -104,25 +106,24 @@ def push_archive(address, path, name):
         registry.put_manifest(repository, tag, manifest)
 
 
-def job_layer(folder, name):
-    """The folder as a layer: owned by the job's user, and the same bytes for the same content."""
+def layer_of(path, name, user):
+    """A file or a folder as a layer: owned by one user, and the same bytes for the same content."""
     layer = io.BytesIO()
 
     def normal(entry):
-        entry.uid = entry.gid = JOB_USER
+        entry.uid = entry.gid = user
         entry.uname = entry.gname = ""
         entry.mtime = 0
         entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
         return entry
 
     with tarfile.open(fileobj=layer, mode="w") as archive:
-        archive.add(folder, arcname=f"job/{name}", filter=normal)
+        archive.add(path, arcname=name, filter=normal)
     return layer.getvalue()
 
 
-def push_job(address, base, folder, job, name):
-    if not os.path.isdir(folder):
-        sys.exit(f"{folder} is no folder")
+def push_upon(address, base, layer, about, name, run=None):
+    """Puts a layer on the image BASE; `run` changes how the image is run."""
     repository, tag = split(name)
     base_repository, base_tag = split(base)
     registry = Registry(address)
@@ -132,12 +133,12 @@ def push_job(address, base, folder, job, name):
         if repository != base_repository:
             registry.mount(repository, part["digest"], base_repository)
 
-    layer = job_layer(folder, job)
     digest = digest_of(layer)
     registry.put_blob(repository, digest, len(layer), lambda: layer)
     manifest["layers"].append({"mediaType": LAYER, "digest": digest, "size": len(layer)})
     config["rootfs"]["diff_ids"].append(digest)
-    config["history"].append({"created": config["created"], "created_by": f"the job {job}"})
+    config["history"].append({"created": config["created"], "created_by": about})
+    config["config"].update(run or {})
 
     content = json.dumps(config, sort_keys=True).encode()
     registry.put_blob(repository, digest_of(content), len(content), lambda: content)
@@ -145,7 +146,21 @@ def push_job(address, base, folder, job, name):
     registry.put_manifest(repository, tag, json.dumps(manifest, sort_keys=True).encode())
 
 
-COMMANDS = {"archive": (push_archive, 3), "job": (push_job, 5)}
+def push_job(address, base, folder, job, name):
+    if not os.path.isdir(folder):
+        sys.exit(f"{folder} is no folder")
+    push_upon(address, base, layer_of(folder, f"job/{job}", JOB_USER), f"the job {job}", name)
+
+
+def push_program(address, base, path, name):
+    if not os.path.isfile(path):
+        sys.exit(f"{path} is no file")
+    place = f"usr/local/bin/{os.path.basename(path)}"
+    run = {"Entrypoint": [f"/{place}"], "Cmd": [], "WorkingDir": "/"}
+    push_upon(address, base, layer_of(path, place, 0), f"the program {os.path.basename(path)}", name, run)
+
+
+COMMANDS = {"archive": (push_archive, 3), "job": (push_job, 5), "program": (push_program, 4)}
 
 
 def main(arguments):

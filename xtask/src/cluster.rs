@@ -457,6 +457,14 @@ impl Cluster {
         said(self.kubectl().args(arguments))
     }
 
+    /// Creates or changes the objects of a manifest, YAML or JSON, each in the namespace that it names.
+    ///
+    /// # Errors
+    /// When the API server refuses; what it said is in the message.
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        given(self.kubectl().args(["apply", "-f", "-"]), manifest).map(drop)
+    }
+
     /// Makes a namespace whose name begins like this, and waits until pods can be made in it.
     ///
     /// # Errors
@@ -479,6 +487,16 @@ impl Cluster {
     /// When the folder can't be read, or the registry refuses or does not answer.
     pub fn push_job_image(&self, job_folder: &Path, job_name: &str, repository_and_tag: &str) -> Result<String> {
         said(python().arg("job").args([&self.registry, BASE]).arg(job_folder).args([job_name, repository_and_tag]))?;
+        Ok(format!("{}/{repository_and_tag}", self.registry))
+    }
+
+    /// Puts a program into an image, as its entry point upon [`Self::base_image`], and into the registry under
+    /// `repository:tag`. Gives the name that pods pull.
+    ///
+    /// # Errors
+    /// When the file can't be read, or the registry refuses or does not answer.
+    pub fn push_program_image(&self, program: &Path, repository_and_tag: &str) -> Result<String> {
+        said(python().arg("program").args([&self.registry, BASE]).arg(program).arg(repository_and_tag))?;
         Ok(format!("{}/{repository_and_tag}", self.registry))
     }
 

@@ -37,6 +37,12 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         true
     }
 
+    /// Begins a term of leadership: from the call on, what is written names its epoch. Done when the place knows that it is to
+    /// refuse what names an earlier one, if it can.
+    fn lead(&self, _epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
     fn fingerprint(&self, blueprint: &Blueprint) -> String;
 

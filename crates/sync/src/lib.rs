@@ -6,6 +6,7 @@
 pub mod cleanup;
 pub mod deployments;
 pub mod executions;
+pub mod fence;
 pub mod gauges;
 pub mod keys;
 pub mod leader;
@@ -125,6 +126,8 @@ impl Synchronizer {
             let term = Term { epoch, over: shutdown.child_token() };
             tokio::join!(
                 leader::renew(self, &term),
+                // Before those that write: what they write names the epoch.
+                fence::run(self, &term),
                 deployments::run(self, &term),
                 executions::run(self, &term),
                 schedules::run(self, &term),

@@ -1,4 +1,5 @@
-//! A PostgreSQL for one test process: own folder, a socket in it and nothing on the network, gone with the process.
+//! A PostgreSQL for one test process: own folder, a socket in it and, unless a test asks for it, nothing on the network; gone
+//! with the process.
 //!
 //! A small supervisor has the server as its child and reads commands from a pipe. When the pipe ends, because the test
 //! process is over however it ended, it stops the server and removes the folder.
@@ -6,7 +7,7 @@
 use std::{
     fs::Permissions,
     io::{BufRead, BufReader, Write},
-    net::TcpListener,
+    net::{IpAddr, TcpListener},
     os::unix::{
         fs::{MetadataExt, PermissionsExt, chown, symlink},
         process::CommandExt,
@@ -31,6 +32,9 @@ const NOBODY: u32 = 65534;
 /// The files of a server that encrypts.
 const CERTIFICATE: &str = "server.crt";
 const PRIVATE_KEY: &str = "server.key";
+
+/// Who gets in at a server that others than this machine reach.
+const ACCESS: &str = "access.conf";
 
 /// How long the server may take to start.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -73,8 +77,54 @@ pub struct Server {
     programs: PathBuf,
     supervisor: Mutex<Supervisor>,
     databases: AtomicU32,
-    /// Where it listens beside its socket, whose name has the port as well.
-    port: Option<u16>,
+    network: Option<Network>,
+}
+
+/// How a server is reached beside its socket, whose name has the port as well.
+#[derive(Debug)]
+enum Network {
+    /// From this machine, encrypted.
+    Encrypted { port: u16 },
+    /// At an address of this machine from wherever that is reached, with a password.
+    Open { address: IpAddr, port: u16, password: String },
+}
+
+impl Network {
+    fn encrypted() -> Result<Self, String> {
+        Ok(Self::Encrypted { port: free_port([127, 0, 0, 1].into())? })
+    }
+
+    fn open(address: IpAddr, password: &str) -> Result<Self, String> {
+        Ok(Self::Open { address, port: free_port(address)?, password: password.to_owned() })
+    }
+
+    fn port(&self) -> u16 {
+        match self {
+            Self::Encrypted { port } | Self::Open { port, .. } => *port,
+        }
+    }
+
+    /// What a server in this folder is started with, beside what every one is. What comes later wins.
+    fn settings(&self, folder: &Path, is_root: bool) -> Result<Vec<String>, String> {
+        let in_folder = |name: &str, file: &str| format!("{name}={}", folder.join(file).display());
+        let (address, more) = match self {
+            Self::Encrypted { .. } => {
+                certify(folder, is_root)?;
+                let files = [in_folder("ssl_cert_file", CERTIFICATE), in_folder("ssl_key_file", PRIVATE_KEY)];
+                ("localhost".to_owned(), [vec!["ssl=on".into()], files.to_vec()].concat())
+            }
+            Self::Open { address, .. } => {
+                put(folder, ACCESS, "local all all trust\nhost all all all scram-sha-256\n", is_root)?;
+                (address.to_string(), vec![in_folder("hba_file", ACCESS)])
+            }
+        };
+        Ok([vec![format!("listen_addresses={address}"), format!("port={}", self.port())], more].concat())
+    }
+}
+
+fn free_port(address: IpAddr) -> Result<u16, String> {
+    let listener = TcpListener::bind((address, 0)).and_then(|listener| listener.local_addr());
+    listener.map(|address| address.port()).map_err(|e| format!("{address} has no free port: {e}"))
 }
 
 #[derive(Debug)]
@@ -108,8 +158,24 @@ impl Server {
     /// # Panics
     /// When there is no PostgreSQL and none can be had.
     pub fn start_encrypted() -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port();
-        Self::try_start_with(Some(port)).unwrap_or_else(|why| panic!("{why}"))
+        let network = Network::encrypted();
+        network.and_then(|network| Self::try_start_with(Some(network))).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// A server of a test's own that the pods of a cluster reach, at an address of this machine and with a password of letters
+    /// and digits.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL and none can be had, or the address is not this machine's.
+    pub fn start_at(address: IpAddr, password: &str) -> Self {
+        let network = Network::open(address, password);
+        let started = network.and_then(|network| Self::try_start_with(Some(network)));
+        let server = started.unwrap_or_else(|why| panic!("{why}"));
+        let sql = format!("alter role {ROLE} password '{password}'");
+        let done =
+            server.client("psql").args(["-XAtq", "-d", "postgres", "-c", &sql]).output().expect("psql can be run");
+        assert!(done.status.success(), "psql: {}", String::from_utf8_lossy(&done.stderr));
+        server
     }
 
     /// The certificate of a server that encrypts.
@@ -128,21 +194,26 @@ impl Server {
         path
     }
 
-    /// A new, empty database of a server that encrypts: its URL over the network.
+    /// A new, empty database of a server that listens: its URL over the network.
     ///
     /// # Panics
     /// When the server refuses, or does not listen.
     pub fn database_over_network(&self) -> String {
         let url = self.database();
         let name = url.split('?').next().and_then(|url| url.rsplit('/').next()).expect("a name");
-        format!("postgres://{ROLE}@localhost:{}/{name}", self.port.expect("a server that listens"))
+        match self.network.as_ref().expect("a server that listens") {
+            Network::Encrypted { port } => format!("postgres://{ROLE}@localhost:{port}/{name}"),
+            Network::Open { address, port, password } => {
+                format!("postgres://{ROLE}:{password}@{address}:{port}/{name}?sslmode=disable")
+            }
+        }
     }
 
     fn try_start() -> Result<Self, String> {
         Self::try_start_with(None)
     }
 
-    fn try_start_with(port: Option<u16>) -> Result<Self, String> {
+    fn try_start_with(network: Option<Network>) -> Result<Self, String> {
         let mut installation = install::find()?;
         // A socket's path is short, wherever temporary files are.
         let folder = tempfile::Builder::new().prefix("holdfast-pg-").tempdir_in("/tmp").map_err(|e| e.to_string())?;
@@ -156,13 +227,8 @@ impl Server {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).map_err(|e| e.to_string())?;
         }
         let mut settings: Vec<String> = SETTINGS.iter().map(ToString::to_string).collect();
-        if let Some(port) = port {
-            certify(folder.path(), is_root)?;
-            // What comes later wins.
-            settings.extend(["listen_addresses=localhost".into(), "ssl=on".into(), format!("port={port}")]);
-            for (name, file) in [("ssl_cert_file", CERTIFICATE), ("ssl_key_file", PRIVATE_KEY)] {
-                settings.push(format!("{name}={}", folder.path().join(file).display()));
-            }
+        if let Some(network) = &network {
+            settings.extend(network.settings(folder.path(), is_root)?);
         }
         let (folder, programs) = (folder.keep(), installation.programs);
         let mut child = supervisor
@@ -180,7 +246,7 @@ impl Server {
         let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or("the supervisor has no output")?);
         let supervisor = Mutex::new(Supervisor { child, commands, answers });
-        let server = Self { folder, programs, supervisor, databases: AtomicU32::default(), port };
+        let server = Self { folder, programs, supervisor, databases: AtomicU32::default(), network };
         server.command("init")?;
         server.try_start_again()?;
         Ok(server)
@@ -194,7 +260,7 @@ impl Server {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let done = self.client("createdb").arg(&name).output().expect("createdb can be run");
         assert!(done.status.success(), "createdb: {}", String::from_utf8_lossy(&done.stderr));
-        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let port = self.network.as_ref().map_or(String::new(), |network| format!(":{}", network.port()));
         format!("postgres://{ROLE}@localhost{port}/{name}?host={}", self.folder.display())
     }
 
@@ -252,8 +318,8 @@ impl Server {
     fn client(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command.arg("-h").arg(&self.folder).args(["-U", ROLE]);
-        if let Some(port) = self.port {
-            command.args(["-p", &port.to_string()]);
+        if let Some(network) = &self.network {
+            command.args(["-p", &network.port().to_string()]);
         }
         command
     }
@@ -282,17 +348,22 @@ impl Drop for Server {
     }
 }
 
-/// Makes a certificate and its key in a folder, for a server that runs as nobody where tests run as root.
+/// Makes a certificate and its key in a folder.
 fn certify(folder: &Path, is_root: bool) -> Result<(), String> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(|e| e.to_string())?;
     for (name, text) in [(CERTIFICATE, made.cert.pem()), (PRIVATE_KEY, made.signing_key.serialize_pem())] {
-        let path = folder.join(name);
-        std::fs::write(&path, text)
-            .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o600)))
-            .and_then(|()| if is_root { chown(&path, Some(NOBODY), Some(NOBODY)) } else { Ok(()) })
-            .map_err(|e| format!("{}: {e}", path.display()))?;
+        put(folder, name, &text, is_root)?;
     }
     Ok(())
+}
+
+/// Makes a file for a server, which runs as nobody where tests run as root.
+fn put(folder: &Path, name: &str, text: &str, is_root: bool) -> Result<(), String> {
+    let path = folder.join(name);
+    std::fs::write(&path, text)
+        .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o600)))
+        .and_then(|()| if is_root { chown(&path, Some(NOBODY), Some(NOBODY)) } else { Ok(()) })
+        .map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// Whether everybody may run what is in a folder.

@@ -1,7 +1,9 @@
 //! Jobs in a real cluster, through the real binary and the released client.
 
 mod drift;
+mod fencing;
 mod history;
+mod inside;
 mod lifecycle;
 mod outage;
 mod outcomes;

@@ -32,6 +32,7 @@ use super::{
     MANAGER,
     contest::{PutBack, carry_over},
     fault::{Fault, call},
+    fence::Fence,
     names,
     view::{self, CronJobView, job_id},
     watch::Namespace,
@@ -95,6 +96,7 @@ pub(crate) struct Writer {
     /// Fields of a CronJob's spec that others may keep, as JSON pointers into the spec.
     pub(crate) ignored: Vec<String>,
     pub(crate) clock: SharedClock,
+    pub(crate) fence: Fence,
 }
 
 impl Writer {
@@ -156,8 +158,10 @@ impl Writer {
     ) -> Result<Result<(Written, bool), Problem>, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let name = target.job_name.as_str();
+        let mut object = wanted.clone();
+        self.fence.mark(&mut object.metadata);
         let Some(live) = call(self.cron_jobs.get_opt(name)).await? else {
-            let made = call(self.cron_jobs.create(&params, wanted)).await?;
+            let made = call(self.cron_jobs.create(&params, &object)).await?;
             return Ok(Ok((Written::of(&made, spec_of(&made), &self.ignored, PutBack::default()), true)));
         };
         if !is_ours(&live, target, written) {
@@ -180,7 +184,6 @@ impl Writer {
         if puts_back && let Some(field) = put_back.contested(&before, self.clock.now()) {
             return Ok(Err(contested(&target.job_name, &field, &live.metadata)));
         }
-        let mut object = wanted.clone();
         if !self.ignored.is_empty() {
             let mut spec = spec_of(wanted);
             carry_over(&mut spec, &before, &self.ignored);

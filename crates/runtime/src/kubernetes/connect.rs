@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
 use tower::filter::FilterLayer;
 
-use super::fence::Fence;
+use super::window::Window;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,7 +17,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(90);
 #[derive(Clone)]
 pub struct Connection {
     pub(super) client: Client,
-    pub(super) fence: Fence,
+    pub(super) window: Window,
     /// The namespace of the jobs.
     pub namespace: String,
     /// The address of the API server, for people.
@@ -71,14 +71,14 @@ pub async fn connect(context: Option<&str>, namespace: Option<&str>) -> Result<C
     config.read_timeout = Some(READ_TIMEOUT);
     let server = config.cluster_url.to_string();
     let namespace = namespace.map_or_else(|| config.default_namespace.clone(), ToOwned::to_owned);
-    let fence = Fence::default();
+    let window = Window::default();
     let keeps_back = {
-        let fence = fence.clone();
-        move |request| fence.lets_through(request)
+        let window = window.clone();
+        move |request| window.lets_through(request)
     };
     let client = ClientBuilder::try_from(config)
         .map_err(|source| ConnectError::Client { server: server.clone(), source })?
         .with_layer(&FilterLayer::new(keeps_back))
         .build();
-    Ok(Connection { client, fence, namespace, server })
+    Ok(Connection { client, window, namespace, server })
 }

@@ -70,11 +70,6 @@ impl Fault {
         self.code() == Some(400)
     }
 
-    /// Whether it could not ask the node that has the answer.
-    pub(crate) fn is_of_node(&self) -> bool {
-        self.code().is_some_and(|code| code >= 500)
-    }
-
     /// Whether the object moved since it was read.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Refused(_, 409, reason, _) if reason != "AlreadyExists")
@@ -104,6 +99,15 @@ impl Fault {
                     .follows("This is tried again until it succeeds.")
                     .fix("Ask the operator to raise the quota, or to remove what is not needed.")
             }
+            Self::Refused(_, 403, _, message) if message.contains("holdfast-fencing") => Problem::unavailable(
+                what,
+                format!("Another instance has led since: {message}"),
+            )
+            .follows("This is tried again until it succeeds.")
+            .fix(
+                "Nothing, when another instance leads. If the database was restored from a backup, ask the operator \
+                         to delete the ConfigMap holdfast-epoch, once no instance with the former one is left.",
+            ),
             Self::Refused(_, 403 | 401, _, message) => Problem::unavailable(
                 what,
                 format!("The cluster does not allow it: {message}"),

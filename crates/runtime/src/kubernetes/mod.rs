@@ -15,6 +15,7 @@ mod runs;
 mod stage;
 mod view;
 mod watch;
+mod window;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -33,7 +34,7 @@ use model::{
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use self::{apply::Writer, logs::Logs, runs::Runner, stage::Standing, view::JobView, watch::Namespace};
+use self::{apply::Writer, fence::Fence, logs::Logs, runs::Runner, stage::Standing, view::JobView, watch::Namespace};
 pub use self::{
     connect::{ConnectError, Connection, connect},
     manifest::{ManifestOptions, Template},
@@ -78,6 +79,7 @@ pub struct KubernetesRuntime {
     namespace: Arc<Namespace>,
     writer: Writer,
     runner: Runner,
+    fence: Fence,
     logs: Logs,
     /// The watches end with the runtime.
     _watches: JoinSet<()>,
@@ -96,11 +98,13 @@ impl KubernetesRuntime {
         let namespace = Arc::new(Namespace::default());
         let mut watches = JoinSet::new();
         namespace.watch(client, name, &mut watches);
+        let fence = Fence::new(Api::namespaced(client.clone(), name));
         let api = |client: &Client| Runner {
             cron_jobs: Api::namespaced(client.clone(), name),
             jobs: Api::namespaced(client.clone(), name),
             pods: Api::namespaced(client.clone(), name),
             events: Api::namespaced(client.clone(), name),
+            fence: fence.clone(),
         };
         let runner = api(client);
         let in_spec = |pointer: &String| pointer.strip_prefix("/spec").map(ToOwned::to_owned);
@@ -109,9 +113,10 @@ impl KubernetesRuntime {
             secrets: Api::namespaced(client.clone(), name),
             ignored: options.ignore_paths.iter().filter_map(in_spec).collect(),
             clock: options.clock.clone(),
+            fence: fence.clone(),
         };
         let logs = Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes);
-        Self { options, namespace, writer, runner, logs, _watches: watches }
+        Self { options, namespace, writer, runner, fence, logs, _watches: watches }
     }
 
     /// The cluster and the namespace of the jobs.
@@ -223,7 +228,12 @@ impl Runtime for KubernetesRuntime {
     }
 
     fn may_write_for(&self, time: Duration) {
-        self.options.connection.fence.open_for(time);
+        self.options.connection.window.open_for(time);
+    }
+
+    fn lead(&self, epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {
+        self.fence.begin(epoch);
+        Box::pin(self.fence.raise(epoch))
     }
 
     fn fingerprint(&self, blueprint: &Blueprint) -> String {

@@ -9,6 +9,8 @@ pub(crate) const JOB_ID: &str = "holdfast/job-id";
 pub(crate) const GENERATION: &str = "holdfast/generation";
 /// The hash of all that went into an object; see [`model::plan::inputs_hash`].
 pub(crate) const INPUTS_HASH: &str = "holdfast/inputs-hash";
+/// The epoch of the leader that wrote an object; never in what an object's hash is made of.
+pub(crate) const EPOCH: &str = "holdfast/epoch";
 /// The job's team as it is written; label values have no blanks.
 pub(crate) const TEAM: &str = "holdfast/team";
 /// On a Job that a request started, so that it is told from those of ticks.

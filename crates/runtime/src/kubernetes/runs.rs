@@ -5,7 +5,7 @@
 //! only after no unfinished Job of a tick was found. Whatever dies between leaves a suspended Job, which runs nothing, and
 //! is found by its name.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -30,6 +30,7 @@ use model::{
 use super::{
     MANAGER,
     fault::{Fault, call},
+    fence::Fence,
     manifest::{self, ManifestOptions},
     names,
     view::{JobView, PodView, job_id},
@@ -56,6 +57,7 @@ pub(crate) struct Runner {
     pub(crate) jobs: Api<Job>,
     pub(crate) pods: Api<Pod>,
     pub(crate) events: Api<Event>,
+    pub(crate) fence: Fence,
 }
 
 impl Runner {
@@ -93,7 +95,8 @@ impl Runner {
             controller: Some(true),
             block_owner_deletion: Some(true),
         };
-        let job = manifest::manual_job(options, run, image, owner);
+        let mut job = manifest::manual_job(options, run, image, owner);
+        self.fence.mark(&mut job.metadata);
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let job = match call(self.jobs.create(&params, &job)).await {
             Ok(job) => job,
@@ -122,7 +125,7 @@ impl Runner {
             return Ok(Ok(Started::SteppedAside { for_run: before }));
         }
         let patch = serde_json::json!({
-            "metadata": { "uid": job.uid() },
+            "metadata": { "uid": job.uid(), "annotations": BTreeMap::from([self.fence.annotation()]) },
             "spec": { "suspend": false },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
@@ -206,8 +209,9 @@ impl Runner {
     /// Asks a run to end: a suspended Job's pods are ended with their grace period, and the Job stays to be recorded. `false`
     /// when there is no such Job.
     pub(crate) async fn cancel(&self, id: &ExecutionId) -> Result<bool, Fault> {
+        let annotations = BTreeMap::from([(names::CANCELLED.to_owned(), "true".to_owned()), self.fence.annotation()]);
         let patch = serde_json::json!({
-            "metadata": { "annotations": { names::CANCELLED: "true" } },
+            "metadata": { "annotations": annotations },
             "spec": { "suspend": true },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };

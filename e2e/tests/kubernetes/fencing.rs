@@ -1,0 +1,155 @@
+//! The policy that refuses what a former leader writes.
+
+use std::process::Output;
+
+use e2e::{job::Job, wait};
+use serde_json::{Value, json};
+use testing::Database;
+use xtask::{
+    cluster::{Cluster, Namespace},
+    environment::workspace,
+};
+
+use crate::place::{LONGEST, Node, Place};
+
+/// The shipped policy for one namespace, under a name of its own: it belongs to the whole cluster.
+struct Policy {
+    name: String,
+    cluster: Cluster,
+}
+
+impl Policy {
+    fn of(namespace: &Namespace) -> Self {
+        let path = workspace().join("deploy/kubernetes/fencing.yaml");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let cluster = namespace.cluster().clone();
+        let apply = |name: &str, namespace: &str| {
+            let changes = [
+                ("ame: holdfast-fencing\n", format!("ame: {name}\n")),
+                ("metadata.name: data-jobs}", format!("metadata.name: {namespace}}}")),
+            ];
+            let manifest = changes.into_iter().fold(text.clone(), |text, (from, to)| {
+                assert!(text.contains(from), "the shipped policy has no {from:?}");
+                text.replace(from, &to)
+            });
+            cluster.apply(&manifest).unwrap_or_else(|e| panic!("{e:#}"));
+        };
+        // It stays, and concerns no namespace: an API server that has lost its last policy of this kind does not see ConfigMaps
+        // for the next one until it is restarted.
+        apply("holdfast-fencing-stays", "none-has-this-name");
+        let name = format!("holdfast-fencing-{}", namespace.name());
+        apply(&name, namespace.name());
+        Self { name, cluster }
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        let kinds = "validatingadmissionpolicybindings,validatingadmissionpolicies";
+        let _ = self.cluster.ask(&["delete", kinds, &self.name, "--ignore-not-found"]);
+    }
+}
+
+/// A CronJob or a Job as someone else than the service would write it, and what comes of a try to do so.
+fn written(place: &Place, kind: &str, name: &str, by: &str, epoch: Option<i64>) -> Result<(), String> {
+    let container = json!({"name": "one", "image": "theirs:1"});
+    let job = json!({"suspend": true, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}});
+    let spec = match kind {
+        "CronJob" => json!({"schedule": "@yearly", "suspend": true, "jobTemplate": {"spec": job}}),
+        _ => job,
+    };
+    let mut object = json!({"apiVersion": "batch/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    if let Some(epoch) = epoch {
+        object["metadata"]["annotations"] = json!({"holdfast/epoch": epoch.to_string()});
+    }
+    let file = place.service.beside().join(format!("{name}.json"));
+    std::fs::write(&file, object.to_string()).expect("a file");
+    let mut command = place.namespace.kubectl();
+    command.args(["create", "--dry-run=server", &format!("--field-manager={by}"), "-f"]).arg(file);
+    let Output { status, stderr, .. } = command.output().expect("kubectl");
+    if status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&stderr).into_owned()) }
+}
+
+/// The epoch that the cluster knows.
+fn known(place: &Place) -> Option<i64> {
+    place.object("configmap", "holdfast-epoch").and_then(|map| map["data"]["epoch"].as_str()?.parse().ok())
+}
+
+fn epoch_of(object: &Value) -> Option<i64> {
+    object["metadata"]["annotations"]["holdfast/epoch"].as_str()?.parse().ok()
+}
+
+#[tokio::test]
+async fn a_former_leader_is_refused_and_nobody_else() {
+    let mut place = Place::new("fencing", Database::Sqlite, Node::InNameOnly);
+    let policy = Policy::of(&place.namespace);
+    let name = "is-fenced";
+    let first = Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass");
+    place.deployed(&first).await;
+    let epoch = wait::until("the cluster knows the epoch", LONGEST, async || known(&place)).await;
+    let cron_job = place.object("cronjob", name).expect("a CronJob");
+    assert_eq!(epoch_of(&cron_job), Some(epoch), "{cron_job}");
+    assert!(!cron_job["spec"].to_string().contains("holdfast/epoch"), "runs would differ with each take-over");
+
+    // The API server takes a moment to know of a policy.
+    wait::until("the policy is in force", LONGEST, async || {
+        written(&place, "CronJob", "older", "holdfast", Some(epoch - 1)).err().filter(|e| e.contains(&policy.name))
+    })
+    .await;
+    for kind in ["CronJob", "Job"] {
+        let refused = |epoch: Option<i64>| {
+            let error = written(&place, kind, "refused", "holdfast", epoch).expect_err("it is refused");
+            assert!(error.contains(&policy.name), "{error}");
+        };
+        refused(Some(epoch - 1));
+        refused(None);
+        for (by, epoch) in
+            [("holdfast", Some(epoch)), ("holdfast", Some(epoch + 1)), ("someone", None), ("someone", Some(0))]
+        {
+            written(&place, kind, "taken", by, epoch).unwrap_or_else(|e| panic!("{kind} by {by} under {epoch:?}: {e}"));
+        }
+    }
+
+    // The service itself is not kept from its work: people's edits are undone, runs are started and recorded.
+    let vdk = place.vdk();
+    place.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", r#"{"spec":{"schedule":"* * * * *"}}"#]);
+    place
+        .becomes("the edit is undone", "cronjob", name, |o| o.is_some_and(|o| o["spec"]["schedule"] == "0 3 * * *"))
+        .await;
+    let id = vdk.start(name).await;
+    let ended = place.ended(name, &id).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+
+    // As if another instance had led since: this one is a former leader.
+    let later = json!({"data": {"epoch": (epoch + 1000).to_string()}}).to_string();
+    place.kubectl(&["patch", "configmap", "holdfast-epoch", "--type=merge", "-p", &later]);
+    let before = place.object("cronjob", name).expect("a CronJob");
+    let second = Job::new(name).schedule("0 3 * * *").step("10_step.py", "print('second')");
+    let api = place.api();
+    let version = api.deploy(&second).await;
+    place.push(&second, &version);
+    wait::until("the rollout says why", LONGEST, async || {
+        let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
+        rollout["problem"].to_string().contains("Another instance has led since").then_some(())
+    })
+    .await;
+    let after = place.object("cronjob", name).expect("a CronJob");
+    assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"], "nothing was written");
+
+    // A new term does not lower what the cluster knows.
+    place.service.stop();
+    place.service.start_again();
+    wait::until("the service says so", LONGEST, async || {
+        place.service.log().contains("delete the ConfigMap holdfast-epoch").then_some(())
+    })
+    .await;
+    assert_eq!(known(&place), Some(epoch + 1000));
+
+    // What an operator does after a restore.
+    place.kubectl(&["delete", "configmap", "holdfast-epoch"]);
+    api.reached(name, &version).await;
+    let raised = wait::until("the cluster knows the epoch again", LONGEST, async || known(&place)).await;
+    assert!(raised > epoch, "{raised} after {epoch}");
+    let cron_job = place.object("cronjob", name).expect("a CronJob");
+    assert_eq!(epoch_of(&cron_job), Some(raised), "{cron_job}");
+}
