@@ -1,5 +1,6 @@
 //! Jobs in a real cluster, through the real binary and the released client.
 
+mod convergence;
 mod drift;
 mod fencing;
 mod history;

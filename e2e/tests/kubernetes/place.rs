@@ -116,6 +116,16 @@ impl Place {
 
     /// A service that reaches the API server through a proxy.
     pub(crate) fn through_proxy(name: &str, on: Database, node: Node) -> (Self, Proxy) {
+        Self::through_proxy_with(name, on, node, |options| options)
+    }
+
+    /// The same with further settings.
+    pub(crate) fn through_proxy_with(
+        name: &str,
+        on: Database,
+        node: Node,
+        more: impl FnOnce(Options) -> Options,
+    ) -> (Self, Proxy) {
         let administrator =
             cluster::shared().and_then(|cluster| cluster.administrator()).unwrap_or_else(|e| panic!("{e:#}"));
         let proxy = Proxy::start(&Identity {
@@ -128,7 +138,7 @@ impl Place {
             for (_, content) in options.files.iter_mut().filter(|(name, _)| name == "kubeconfig") {
                 *content = content.replace(&administrator.url, &proxy.url());
             }
-            options
+            more(options)
         });
         (place, proxy)
     }

@@ -297,9 +297,10 @@ impl Writer {
     pub(crate) async fn forget_secret(&self, job_id: JobId, job: &JobName, name: &str) -> Result<(), Fault> {
         // In this order: a CronJob that is made after it was looked for has moved the secret on, and the removal fails.
         let Some(live) = call(self.secrets.get_metadata_opt(name)).await? else { return Ok(()) };
-        if view::job_id(&live.metadata) != Some(job_id)
-            || call(self.cron_jobs.get_metadata_opt(job.as_str())).await?.is_some()
-        {
+        let cron_job = call(self.cron_jobs.get_metadata_opt(job.as_str())).await?;
+        // One that is on its way out lets its Jobs go first.
+        let stays = cron_job.is_some_and(|cron_job| cron_job.metadata.deletion_timestamp.is_none());
+        if stays || view::job_id(&live.metadata) != Some(job_id) {
             return Ok(());
         }
         let params = DeleteParams {

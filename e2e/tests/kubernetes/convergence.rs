@@ -1,0 +1,301 @@
+//! From any state of database and cluster the service comes to what is wanted, and then writes nothing.
+
+use std::{collections::BTreeMap, process::Command};
+
+use e2e::{count, job::Job, service::Options, wait};
+use serde_json::{Value, json};
+use testing::{Database, Proxy};
+
+use crate::place::{LONGEST, Node, Place};
+
+/// What is done to a deployment while the service can't see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Nothing,
+    Deleted,
+    Rescheduled,
+    Added,
+    Unlabelled,
+    /// Its CronJob is gone, and somebody else's has the name.
+    Taken,
+    /// It was written, and the instance died before it recorded that.
+    NotRecorded,
+    /// What is recorded is of another time: a restored backup.
+    Stale,
+    /// Its removal was asked for, and not carried out.
+    Removed,
+    /// The job was deleted, and one of its name was made.
+    Namesake,
+    /// A change was asked for, and not carried out.
+    Changed,
+}
+
+const ALL: [Done; 11] = [
+    Done::Nothing,
+    Done::Deleted,
+    Done::Rescheduled,
+    Done::Added,
+    Done::Unlabelled,
+    Done::Taken,
+    Done::NotRecorded,
+    Done::Stale,
+    Done::Removed,
+    Done::Namesake,
+    Done::Changed,
+];
+
+const SWEEP_SECONDS: &str = "2";
+
+fn often_swept(options: Options) -> Options {
+    options.set("HOLDFAST_SYNC_SWEEP_INTERVAL_SECONDS", SWEEP_SECONDS)
+}
+
+/// The CronJobs of the namespace by name.
+fn cron_jobs(place: &Place) -> BTreeMap<String, Value> {
+    let list: Value = serde_json::from_str(&place.kubectl(&["get", "cronjobs", "-o", "json"])).expect("JSON");
+    let items = list["items"].as_array().expect("a list").iter();
+    items.map(|object| (object["metadata"]["name"].as_str().expect("a name").to_owned(), object.clone())).collect()
+}
+
+/// Changes the rows of a service that does not run.
+fn in_database(place: &Place, sql: &str) {
+    let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db:\n    db.executescript(sys.argv[2])\n";
+    let done = Command::new("python3")
+        .args(["-c", script])
+        .arg(place.service.data_dir().join("holdfast.db"))
+        .arg(sql)
+        .output()
+        .expect("python3");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn patch(place: &Place, name: &str, patch: &Value) {
+    place.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", &patch.to_string()]);
+}
+
+/// Waits for two more sweeps from their beginning to their end.
+async fn two_sweeps(place: &Place) {
+    let swept = || place.service.log().matches("swept").count();
+    let before = swept();
+    wait::until("two sweeps", LONGEST, async || (swept() >= before + 3).then_some(())).await;
+}
+
+/// Asserts that nothing is written any more, by whoever counts.
+async fn nothing_is_written(place: &Place, proxy: &Proxy) {
+    proxy.reset();
+    two_sweeps(place).await;
+    assert_eq!(proxy.writes(), BTreeMap::new());
+}
+
+#[tokio::test]
+async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing_is_written() {
+    let (mut place, proxy) = Place::through_proxy_with("converge", Database::Sqlite, Node::InNameOnly, often_swept);
+    // 200 on demand; here each state three times.
+    let jobs: Vec<_> = (0..count(33, 200))
+        .map(|n| Job::new(&format!("example-job-{n}")).schedule("0 3 * * *").step("10_step.py", "pass"))
+        .collect();
+    place.deployed_in_name(&jobs).await;
+    let before = cron_jobs(&place);
+    let states: Vec<(&str, Done)> =
+        jobs.iter().zip(ALL.iter().cycle()).map(|(job, done)| (job.name(), *done)).collect();
+
+    // Runs in progress.
+    for (name, done) in states.iter().filter(|(_, done)| !matches!(done, Done::Deleted | Done::Taken)).take(11) {
+        if *done == Done::Namesake {
+            continue;
+        }
+        let pod = json!({
+            "restartPolicy": "Never", "nodeSelector": {"there-is": "no-such-node"},
+            "containers": [{"name": "main", "image": "example:1"}],
+        });
+        let owner = json!({
+            "apiVersion": "batch/v1", "kind": "CronJob", "name": name, "uid": before[*name]["metadata"]["uid"],
+            "controller": true, "blockOwnerDeletion": true,
+        });
+        let run = json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {"name": format!("{name}-of-theirs"), "ownerReferences": [owner]},
+            "spec": {"template": {"spec": pod}},
+        });
+        place.namespace.apply(&run.to_string()).expect("a Job");
+    }
+    let uids = |place: &Place| place.kubectl(&["get", "jobs", "-o", "jsonpath={.items[*].metadata.uid}"]);
+    let runs_before = uids(&place);
+
+    proxy.cut();
+    let api = place.api();
+    for (name, done) in &states {
+        match done {
+            Done::Removed => drop(api.delete(&format!("/jobs/{name}/deployments/production")).await.ok()),
+            Done::Changed => place.reschedule(name, "30 4 * * *").await,
+            Done::Namesake => {
+                let _ = api.delete(&format!("/jobs/{name}")).await.ok();
+                place.asked_for(&Job::new(name).schedule("0 5 * * *").step("10_step.py", "pass")).await;
+            }
+            _ => {}
+        }
+    }
+    place.service.kill();
+    let mut theirs = BTreeMap::new();
+    for (name, done) in &states {
+        match done {
+            Done::Deleted => drop(place.kubectl(&["delete", "cronjob", name])),
+            Done::Rescheduled => patch(&place, name, &json!({"spec": {"schedule": "* * * * *"}})),
+            Done::Added => patch(
+                &place,
+                name,
+                &json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": {
+                    "initContainers": [{"name": "mine", "image": "mine:1"}], "priority": 0,
+                }}}}}}),
+            ),
+            Done::Unlabelled => drop(place.kubectl(&["label", "cronjob", name, "holdfast/job-id-"])),
+            Done::Taken => {
+                place.kubectl(&["delete", "cronjob", name]);
+                place.kubectl(&["create", "cronjob", name, "--image=theirs:1", "--schedule=0 0 1 1 *"]);
+                theirs.insert(*name, place.object("cronjob", name).expect("theirs")["metadata"]["resourceVersion"].clone());
+            }
+            Done::NotRecorded => in_database(
+                &place,
+                &format!(
+                    "update rollout set reached_generation = null, inputs_hash = null, image = null, mark = null,
+                        reached_at = null, tried_inputs_hash = null, tried_generation = null, status = 'NONE', due_at = 0
+                     where job_id = (select job_id from data_job where name = '{name}')"
+                ),
+            ),
+            Done::Stale => in_database(
+                &place,
+                &format!(
+                    "update rollout set inputs_hash = 'of another time', mark = null
+                     where job_id = (select job_id from data_job where name = '{name}')"
+                ),
+            ),
+            Done::Nothing | Done::Removed | Done::Namesake | Done::Changed => {}
+        }
+    }
+    proxy.restore();
+    let _ = place.service.start_again();
+
+    let wrong = |place: &Place| {
+        let now = cron_jobs(place);
+        let is_as_wanted = |name: &str, done: Done| match (done, now.get(name)) {
+            (Done::Removed, object) => object.is_none(),
+            (_, None) => false,
+            (Done::Taken, Some(object)) => object["metadata"]["resourceVersion"] == theirs[name],
+            (Done::Namesake, Some(object)) => {
+                let id = |object: &Value| object["metadata"]["labels"]["holdfast/job-id"].clone();
+                object["spec"]["schedule"] == "0 5 * * *" && id(object) != id(&before[name])
+            }
+            (Done::Changed, Some(object)) => object["spec"]["schedule"] == "30 4 * * *",
+            (_, Some(object)) => {
+                object["spec"] == before[name]["spec"]
+                    && object["metadata"]["labels"] == before[name]["metadata"]["labels"]
+            }
+        };
+        states.iter().filter(|(name, done)| !is_as_wanted(name, *done)).copied().collect::<Vec<_>>()
+    };
+    let converged = wait::attempt(LONGEST, async || wrong(&place).is_empty().then_some(())).await;
+    assert!(converged.is_some(), "{:?}", wrong(&place));
+    for name in theirs.keys() {
+        wait::until("it is told who has the name", LONGEST, async || {
+            let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
+            rollout["problem"].to_string().contains("taken").then_some(())
+        })
+        .await;
+    }
+    nothing_is_written(&place, &proxy).await;
+    assert_eq!(wrong(&place), []);
+    assert_eq!(uids(&place), runs_before, "no run died, and none began");
+}
+
+#[tokio::test]
+async fn what_others_do_to_many_at_once_is_put_back_and_nothing_else_is_written() {
+    let (place, proxy) = Place::through_proxy_with("many-edits", Database::Sqlite, Node::InNameOnly, often_swept);
+    // 100 of 1,000 on demand.
+    let (fleet, edited) = (count(60, 1000), count(12, 100));
+    let jobs: Vec<_> = (0..fleet)
+        .map(|n| Job::new(&format!("example-job-{n}")).schedule("0 3 * * *").step("10_step.py", "pass"))
+        .collect();
+    place.deployed_in_name(&jobs).await;
+    let before = cron_jobs(&place);
+    nothing_is_written(&place, &proxy).await;
+
+    proxy.reset();
+    for (n, job) in jobs.iter().take(edited).enumerate() {
+        match n % 3 {
+            0 => patch(&place, job.name(), &json!({"spec": {"schedule": "* * * * *"}})),
+            1 => patch(&place, job.name(), &json!({"spec": {"jobTemplate": {"metadata": {"labels": {"mine": "x"}}}}})),
+            _ => drop(place.kubectl(&["delete", "cronjob", job.name()])),
+        }
+    }
+    let specs = |objects: &BTreeMap<String, Value>| {
+        objects.iter().map(|(name, object)| (name.clone(), object["spec"].clone())).collect::<BTreeMap<_, _>>()
+    };
+    let wanted = specs(&before);
+    wait::until("all are as they were", LONGEST, async || (specs(&cron_jobs(&place)) == wanted).then_some(())).await;
+    two_sweeps(&place).await;
+    let cron_job = "/apis/batch/v1/namespaces/{namespace}/cronjobs/{name}";
+    let of = |method: &str, path: &str| {
+        proxy.writes().get(&(method.to_owned(), path.to_owned())).copied().unwrap_or_default()
+    };
+    let (edits, deletions) = (edited - edited / 3, edited / 3);
+    assert_eq!(of("PUT", cron_job), edits as u64, "one write an edit: {:?}", proxy.writes());
+    assert_eq!(of("POST", "/apis/batch/v1/namespaces/{namespace}/cronjobs"), deletions as u64, "{:?}", proxy.writes());
+    nothing_is_written(&place, &proxy).await;
+}
+
+#[tokio::test]
+async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
+    let place = Place::with("contested", Database::Sqlite, Node::InNameOnly, |options| {
+        options.set("HOLDFAST_KUBERNETES_IGNORE_PATHS", "/spec/startingDeadlineSeconds")
+    });
+    let name = "is-contested";
+    place.deployed_in_name(&[Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass")]).await;
+    let schedule_is = |schedule: &'static str| {
+        move |object: Option<&Value>| object.is_some_and(|object| object["spec"]["schedule"] == schedule)
+    };
+    let theirs = json!({"spec": {"schedule": "30 3 * * *", "startingDeadlineSeconds": 77}});
+    for _ in 0..3 {
+        place.kubectl(&[
+            "patch",
+            "cronjob",
+            name,
+            "--type=merge",
+            "--field-manager=autopilot",
+            "-p",
+            &theirs.to_string(),
+        ]);
+        let after = place.becomes("it is put back", "cronjob", name, schedule_is("0 3 * * *")).await.expect("it");
+        assert_eq!(after["spec"]["startingDeadlineSeconds"], 77, "what others may keep");
+    }
+    place.kubectl(&["patch", "cronjob", name, "--type=merge", "--field-manager=autopilot", "-p", &theirs.to_string()]);
+    let api = place.api();
+    let rollout = wait::until("it is told", LONGEST, async || {
+        let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
+        rollout["problem"].to_string().contains("spec.schedule").then_some(rollout)
+    })
+    .await;
+    assert!(rollout["problem"].to_string().contains("autopilot"), "{rollout}");
+    assert_eq!(place.object("cronjob", name).expect("it")["spec"]["schedule"], "30 3 * * *", "left alone");
+    // What the owner of the job wants is done all the same.
+    place.reschedule(name, "0 6 * * *").await;
+    place.becomes("the change is there", "cronjob", name, schedule_is("0 6 * * *")).await;
+    wait::until("nothing stands in the way", LONGEST, async || {
+        let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
+        (rollout["phase"] == "reached").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_secrets_of_a_job_go_with_it() {
+    let place = Place::new("secrets", Database::Sqlite, Node::InNameOnly);
+    let api = place.api();
+    let (name, secret) = ("goes-away", "data-job-keytab-goes-away");
+    place.deployed_in_name(&[Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass")]).await;
+    assert!(place.object("secret", secret).is_some());
+    place.kubectl(&["create", "secret", "generic", "data-job-keytab-of-theirs"]);
+    let _ = api.delete(&format!("/jobs/{name}")).await.ok();
+    place.becomes("it goes", "secret", secret, |object| object.is_none()).await;
+    assert!(place.object("cronjob", name).is_none());
+    assert!(place.object("secret", "data-job-keytab-of-theirs").is_some());
+}
