@@ -1,7 +1,7 @@
 //! What became of the objects of a namespace, event by event, in the API server's own order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     process::{Child, Stdio},
     sync::{Mutex, PoisonError},
 };
@@ -26,8 +26,8 @@ pub(crate) struct JobHistory {
     pub(crate) is_manual: bool,
     /// The minute since 1970 of its tick.
     pub(crate) tick: Option<u64>,
-    /// How often a Job of this name was made.
-    pub(crate) made: usize,
+    /// The Jobs of this name that could run something.
+    pub(crate) ran: BTreeSet<String>,
     /// The position of the event from which on it could run something.
     pub(crate) begun: Option<usize>,
     /// The position of the event that says that nothing of it runs any more.
@@ -50,14 +50,14 @@ impl JobHistory {
         self.is_manual = annotations["holdfast/manual"].is_string();
         self.tick = annotations["batch.kubernetes.io/cronjob-scheduled-timestamp"].as_str().map(|at| seconds(at) / 60);
         self.created = object["metadata"]["creationTimestamp"].as_str().map(seconds).unwrap_or_default();
-        self.made += usize::from(event["type"] == "ADDED");
         self.is_gone = event["type"] == "DELETED";
         let is_over = self.is_gone
             || object["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
                 condition["status"] == "True" && (condition["type"] == "Complete" || condition["type"] == "Failed")
             });
-        if self.begun.is_none() && object["spec"]["suspend"] != true && !is_over {
-            self.begun = Some(position);
+        if object["spec"]["suspend"] != true && !is_over {
+            self.begun = self.begun.or(Some(position));
+            self.ran.insert(text(&object["metadata"]["uid"]));
         }
         if is_over && self.over.is_none() {
             self.over = Some(position);

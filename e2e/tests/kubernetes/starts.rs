@@ -111,8 +111,9 @@ fn is_done_with(jobs: &BTreeMap<String, JobHistory>, of: &str, tick: u64) -> boo
 #[tokio::test]
 #[expect(clippy::print_stderr, reason = "how often which of two came first is chance, and worth to know")]
 async fn of_a_start_and_a_tick_at_one_instant_each_runs_alone() {
-    // 20 jobs in two minutes; with HOLDFAST_TEST_LONG=1 60 jobs in four, and so many hundred starts that race with 240 ticks.
-    let (jobs_max, minutes) = (e2e::count(20, 60), e2e::count(2, 4) as u64);
+    // 20 jobs in two minutes; with HOLDFAST_TEST_LONG=1 40 jobs in four, and so hundreds of starts that race with 160 ticks.
+    // Many more are more than the controllers do in a minute.
+    let (jobs_max, minutes) = (e2e::count(20, 40), e2e::count(2, 4) as u64);
     let place = Place::new("races", Database::Sqlite, Node::InNameOnly);
     let api = place.api();
     let (history, pods) = (History::of(&place.namespace, "jobs"), History::of(&place.namespace, "pods"));
@@ -185,9 +186,9 @@ async fn of_a_start_and_a_tick_at_one_instant_each_runs_alone() {
             _ => panic!("{row} {job:?}"),
         }
     }
-    // Each Job was made once and has one row, and each row a Job.
+    // Each ran once at most and has one row, and each row a Job.
     for (name, job) in &jobs {
-        assert_eq!(job.made, 1, "{name}: {job:?}");
+        assert!(job.ran.len() <= 1, "{name}: {job:?}");
         assert!(rows.contains_key(name) || job.tick.is_some_and(|tick| tick > last), "{name} has no row: {job:?}");
         held += usize::from(job.tick.is_some_and(|tick| job.start.is_some_and(|start| start > tick * 60 + 5)));
     }

@@ -120,7 +120,8 @@ impl Runner {
         if awaits_tick(&cron_job, clock.now()) {
             tokio::time::sleep(SETTLED_AFTER).await;
         }
-        if let Some(before) = self.unfinished_tick(run).await? {
+        if let Some((before, its_job)) = self.unfinished_tick(run).await? {
+            self.give_way(name, &job, &its_job).await?;
             self.delete(&job).await?;
             return Ok(Ok(Started::SteppedAside { for_run: before }));
         }
@@ -145,29 +146,41 @@ impl Runner {
 
     /// Enters a Job in its CronJob's list of active ones, where ticks see it. Gives the CronJob as it was then.
     async fn enter(&self, cron_job: &str, job: &Job) -> Result<CronJob, Fault> {
+        self.change_active(cron_job, |active| add(active, job)).await
+    }
+
+    /// Has the Job of a tick take the place of one that steps aside for it. The controller enters it by itself, but not when
+    /// somebody wrote in between: then it does when the list is empty, and that may be after the next tick.
+    async fn give_way(&self, cron_job: &str, job: &Job, to: &Job) -> Result<CronJob, Fault> {
+        self.change_active(cron_job, |active| {
+            let before = active.len();
+            active.retain(|entry| entry.uid != job.uid());
+            let removed = active.len() != before;
+            add(active, to) || removed
+        })
+        .await
+    }
+
+    /// Changes a CronJob's list of active Jobs. `change` tells whether it changed something.
+    async fn change_active(
+        &self,
+        cron_job: &str,
+        change: impl Fn(&mut Vec<ObjectReference>) -> bool,
+    ) -> Result<CronJob, Fault> {
         let mut last = None;
         for _ in 0..TRIES {
             let live = call(self.cron_jobs.get_status(cron_job)).await?;
             let mut active = live.status.as_ref().and_then(|status| status.active.clone()).unwrap_or_default();
-            if active.iter().any(|entry| entry.uid == job.uid()) {
+            if !change(&mut active) {
                 return Ok(live);
             }
-            active.push(ObjectReference {
-                api_version: Some("batch/v1".into()),
-                kind: Some("Job".into()),
-                name: job.metadata.name.clone(),
-                namespace: job.metadata.namespace.clone(),
-                uid: job.uid(),
-                resource_version: job.resource_version(),
-                ..ObjectReference::default()
-            });
             let patch = serde_json::json!({
                 "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
                 "status": { "active": active },
             });
             let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
             match call(self.cron_jobs.patch_status(cron_job, &params, &Patch::Merge(&patch))).await {
-                Ok(entered) => return Ok(entered),
+                Ok(changed) => return Ok(changed),
                 Err(fault) if fault.is_conflict() => last = Some(fault),
                 Err(fault) => return Err(fault),
             }
@@ -176,16 +189,15 @@ impl Runner {
         Err(last.unwrap_or_else(|| Fault::Silent("Others keep changing the CronJob.".into())))
     }
 
-    /// A run of the same job that a tick started and that is not over.
-    async fn unfinished_tick(&self, run: &Run) -> Result<Option<ExecutionId>, Fault> {
+    /// A run of the same job that a tick started and that is not over, with its Job.
+    async fn unfinished_tick(&self, run: &Run) -> Result<Option<(ExecutionId, Job)>, Fault> {
         let of_job = format!("{}={}", names::JOB_ID, run.blueprint.deployment.job_id);
         let jobs = call(self.jobs.list(&ListParams::default().labels(&of_job))).await?;
-        Ok(jobs
-            .items
-            .iter()
-            .filter_map(JobView::of)
-            .find(|job| !job.manual && !job.is_over() && !job.terminating)
-            .and_then(|job| ExecutionId::parse(&job.name)))
+        Ok(jobs.items.into_iter().find_map(|job| {
+            let view = JobView::of(&job)?;
+            let is_unfinished_tick = !view.manual && !view.is_over() && !view.terminating;
+            is_unfinished_tick.then(|| ExecutionId::parse(&view.name)).flatten().map(|id| (id, job))
+        }))
     }
 
     async fn delete(&self, job: &Job) -> Result<(), Fault> {
@@ -288,6 +300,23 @@ impl Runner {
             .max_by_key(|event| event.last_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
             .and_then(|event| event.message))
     }
+}
+
+/// Adds a Job to a list of active ones, unless it is there.
+fn add(active: &mut Vec<ObjectReference>, job: &Job) -> bool {
+    if active.iter().any(|entry| entry.uid == job.uid()) {
+        return false;
+    }
+    active.push(ObjectReference {
+        api_version: Some("batch/v1".into()),
+        kind: Some("Job".into()),
+        name: job.metadata.name.clone(),
+        namespace: job.metadata.namespace.clone(),
+        uid: job.uid(),
+        resource_version: job.resource_version(),
+        ..ObjectReference::default()
+    });
+    true
 }
 
 /// Whether there is a tick that the controller may be firing at this moment, or has held back.
