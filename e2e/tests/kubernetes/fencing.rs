@@ -81,10 +81,10 @@ fn epoch_of(object: &Value) -> Option<i64> {
 
 #[tokio::test]
 async fn a_former_leader_is_refused_and_nobody_else() {
-    let mut place = Place::new("fencing", Database::Sqlite, Node::InNameOnly);
+    let mut place = Place::new("fencing", Database::Sqlite, Node::Real);
     let policy = Policy::of(&place.namespace);
     let name = "is-fenced";
-    let first = Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass");
+    let first = Job::new(name).schedule("0 3 * * *").step("10_step.py", "time.sleep(600)");
     place.deployed(&first).await;
     let epoch = wait::until("the cluster knows the epoch", LONGEST, async || known(&place)).await;
     let cron_job = place.object("cronjob", name).expect("a CronJob");
@@ -110,22 +110,23 @@ async fn a_former_leader_is_refused_and_nobody_else() {
         }
     }
 
-    // The service itself is not kept from its work: people's edits are undone, runs are started and recorded.
-    let vdk = place.vdk();
+    // The service itself is not kept from its work: people's edits are undone, runs are started and cancelled.
+    let api = place.api();
     place.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", r#"{"spec":{"schedule":"* * * * *"}}"#]);
     place
         .becomes("the edit is undone", "cronjob", name, |o| o.is_some_and(|o| o["spec"]["schedule"] == "0 3 * * *"))
         .await;
-    let id = vdk.start(name).await;
-    let ended = place.ended(name, &id).await;
-    assert_eq!(ended["status"], "succeeded", "{ended}");
+    let id = api.started(name).await;
+    let let_go = |job: &Value| job["spec"]["suspend"] == false && epoch_of(job) == Some(epoch);
+    place.becomes("the run is let go", "job", &id, |job| job.is_some_and(let_go)).await;
+    let _ = api.cancel(name, &id).await.ok();
+    assert_eq!(place.ended(name, &id).await["status"], "cancelled");
 
     // As if another instance had led since: this one is a former leader.
     let later = json!({"data": {"epoch": (epoch + 1000).to_string()}}).to_string();
     place.kubectl(&["patch", "configmap", "holdfast-epoch", "--type=merge", "-p", &later]);
     let before = place.object("cronjob", name).expect("a CronJob");
     let second = Job::new(name).schedule("0 3 * * *").step("10_step.py", "print('second')");
-    let api = place.api();
     let version = api.deploy(&second).await;
     place.push(&second, &version);
     wait::until("the rollout says why", LONGEST, async || {
