@@ -107,7 +107,10 @@ pub fn fleet_job(number: usize) -> (String, String) {
 fn fill(url: &str, jobs: usize, runs: usize, rollouts: Rollouts) -> Result<()> {
     let begun = Instant::now();
     let status = Command::new(cargo())
-        .args(["run", "--quiet", "--package", "store", "--example", "fill", "--"])
+        .args(["run", "--quiet", "--package", "store", "--example", "fill"])
+        // Built as this program is.
+        .args((!cfg!(debug_assertions)).then_some("--release"))
+        .arg("--")
         .args([url, &jobs.to_string(), &runs.to_string()])
         .args((rollouts == Rollouts::Due).then_some("due"))
         .status()

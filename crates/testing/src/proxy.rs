@@ -83,6 +83,8 @@ enum Hindrance {
 #[derive(Debug, Default)]
 struct State {
     delay: Duration,
+    /// What logs of pods say, when the proxy answers for their nodes.
+    log: Option<String>,
     counts: BTreeMap<(String, String), u64>,
 }
 
@@ -200,6 +202,11 @@ impl Proxy {
         self.shared.hindered.send_modify(BTreeMap::clear);
     }
 
+    /// Answers requests for logs of pods itself from now on, with this text: a node in name only has none.
+    pub fn answer_logs(&self, text: &str) {
+        self.shared.state().log = Some(text.to_owned());
+    }
+
     /// How many requests there were since the start or [`Self::reset`], by method and path.
     ///
     /// A path stands for all objects of a kind: `/apis/batch/v1/namespaces/{namespace}/jobs/{name}/status`. What asks for a
@@ -272,10 +279,10 @@ async fn answer(
     connections: &tokio::sync::Mutex<Connections>,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
-    let delay = {
+    let (delay, log) = {
         let mut state = shared.state();
         *state.counts.entry(kind(request.method(), request.uri())).or_default() += 1;
-        state.delay
+        (state.delay, state.log.clone())
     };
     tokio::time::sleep(delay).await;
     let path = request.uri().path();
@@ -284,6 +291,9 @@ async fn answer(
     let is_refused = free.await.is_ok_and(|hindered| hindrance_of(path, &hindered).is_some());
     if is_refused {
         return failed(StatusCode::INTERNAL_SERVER_ERROR, "this proxy refuses what is about this object");
+    }
+    if let Some(log) = log.filter(|_| is_of_log(path)) {
+        return Response::new(whole(log));
     }
     if request.headers().contains_key(hyper::header::UPGRADE) {
         return failed(StatusCode::NOT_IMPLEMENTED, "this proxy changes no protocols");
@@ -317,10 +327,18 @@ async fn forward(
 }
 
 fn failed(status: StatusCode, why: &str) -> Response<Body> {
-    let body = Full::new(Bytes::from(why.to_owned())).map_err(|never| match never {});
-    let mut answer = Response::new(body.boxed());
+    let mut answer = Response::new(whole(why.to_owned()));
     *answer.status_mut() = status;
     answer
+}
+
+fn whole(text: String) -> Body {
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()
+}
+
+/// Whether a path is that of a pod's log.
+fn is_of_log(path: &str) -> bool {
+    path.contains("/pods/") && path.ends_with("/log")
 }
 
 /// What hinders a request for this path.
