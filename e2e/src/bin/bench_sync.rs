@@ -314,7 +314,7 @@ impl Place {
         });
         let deployed: Vec<_> = deployed.collect();
         ensure!(deployed.len() > 2 * FAILING, "too few deployments to measure with");
-        Ok(Self { deployed, fleet, cron_jobs, jobs, http, token, its_way, own_way, namespace })
+        Ok(Self { fleet, cron_jobs, jobs, deployed, http, token, its_way, own_way, namespace })
     }
 
     fn objects(&self, way: &Proxy, kind: &str) -> String {
@@ -336,16 +336,18 @@ impl Place {
     }
 
     /// Waits until nothing is due and nothing is written any more.
-    async fn settled(&self) {
-        let mut last = self.its_way.writes();
-        until("nothing goes on any more", LONGEST, async || {
+    async fn settled(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut before = self.its_way.writes();
+        loop {
             let_pass(QUIET).await;
             let now = self.its_way.writes();
-            let is_quiet = now == last && self.metric("holdfast_rollouts_due").await == 0.0;
-            last = now;
-            is_quiet.then_some(())
-        })
-        .await;
+            if now == before && self.metric("holdfast_rollouts_due").await < 1.0 {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < LONGEST, "it does not settle: {}", listed(&now));
+            before = now;
+        }
     }
 
     async fn first_pass(&mut self, arguments: &Arguments, table: &mut Table) -> Result<()> {
@@ -368,7 +370,7 @@ impl Place {
             "",
             "",
         );
-        self.settled().await;
+        self.settled().await?;
         Ok(())
     }
 
@@ -414,7 +416,7 @@ impl Place {
         );
         table.times("PATCH of resources → CronJob changed, meanwhile too", &changed, "p99 under 1 s");
         self.its_way.let_through();
-        self.settled().await;
+        self.settled().await?;
         Ok(())
     }
 
@@ -461,7 +463,7 @@ impl Place {
         };
         let looked_at = field("looked_at")?;
         ensure!(looked_at >= float(arguments.deployments), "a sweep of some: {swept}");
-        self.settled().await;
+        self.settled().await?;
         let writes: u64 = self.its_way.writes().values().sum();
         say(format_args!("{}", listed(&self.its_way.counts())));
         table.figure(
@@ -524,7 +526,7 @@ impl Place {
     }
 
     async fn runs(&mut self, arguments: &Arguments, table: &mut Table) -> Result<()> {
-        self.settled().await;
+        self.settled().await?;
         let ended = async |place: &Self| place.metric("holdfast_executions_ended_total").await;
         let meter = self.fleet.meter();
         self.its_way.reset();
@@ -576,7 +578,7 @@ impl Place {
     }
 
     async fn drift(&self, arguments: &Arguments, table: &mut Table) -> Result<()> {
-        self.settled().await;
+        self.settled().await?;
         let mut repaired = Vec::new();
         self.its_way.reset();
         for job in self.deployed.iter().cycle().take(arguments.edits) {
