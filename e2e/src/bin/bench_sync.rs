@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -72,6 +72,8 @@ const ONE: Duration = Duration::from_secs(120);
 const QUIET: Duration = Duration::from_secs(5);
 /// Between two starts, so that the end of one does not weigh on the start of the next.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Warnings of the service that are shown.
+const WARNINGS_SHOWN: usize = 10;
 /// A schedule that no job of the fleet has.
 const EDITED: &str = "7 7 7 7 *";
 
@@ -89,6 +91,7 @@ async fn main() -> Result<()> {
     place.starts(&arguments, &mut table).await?;
     place.runs(&arguments, &mut table).await?;
     place.drift(&arguments, &mut table).await?;
+    place.warnings();
     println!("{load}\n\n{}\n", machine());
     table.print();
     say(format_args!("\nmeasured in {}", seconds(begun.elapsed())));
@@ -160,24 +163,23 @@ struct Watched {
 impl Watched {
     /// Watches objects at this address, from now on.
     async fn start(http: &Client, url: &str) -> Result<Self> {
-        let list: Value = http.get(url).query(&[("limit", "1")]).send().await?.error_for_status()?.json().await?;
-        let version = list["metadata"]["resourceVersion"].as_str().context("a version")?.to_owned();
-        let query = [("watch", "true"), ("resourceVersion", &version), ("timeoutSeconds", "86400")];
-        let mut stream = http.get(url).query(&query).send().await?.error_for_status()?;
         let (objects, changed) = (Arc::<Mutex<Objects>>::default(), Arc::<Notify>::default());
-        let (to, bell, url) = (objects.clone(), changed.clone(), url.to_owned());
+        let mut version = list(http, url, &objects).await?;
+        let (http, url, to, bell) = (http.clone(), url.to_owned(), objects.clone(), changed.clone());
         let task = tokio::spawn(async move {
-            let mut rest = Vec::new();
-            while let Ok(Some(part)) = stream.chunk().await {
-                rest.extend_from_slice(&part);
-                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = rest.drain(..=end).collect();
-                    let event: Value = serde_json::from_slice(&line).expect("an event");
-                    take(&mut to.lock().unwrap_or_else(PoisonError::into_inner), &event);
+            loop {
+                if let Err(error) = follow(&http, &url, &version, &to, &bell).await {
+                    say(format_args!("  a watch ends: {error:#}"));
                 }
+                // A server that has too much to do ends watches.
+                version = loop {
+                    match list(&http, &url, &to).await {
+                        Ok(version) => break version,
+                        Err(_) => let_pass(PAUSE).await,
+                    }
+                };
                 bell.notify_waiters();
             }
-            say(format_args!("the watch of {url} ended"));
         });
         Ok(Self { objects, changed, task })
     }
@@ -216,13 +218,45 @@ impl Drop for Watched {
     }
 }
 
-fn take(objects: &mut Objects, event: &Value) {
-    let object = &event["object"];
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    if event["type"] == "DELETED" {
-        objects.remove(name);
-        return;
+/// Reads all objects, and gives the version from which on they can be watched.
+async fn list(http: &Client, url: &str, to: &Mutex<Objects>) -> Result<String> {
+    let list: Value = http.get(url).send().await?.error_for_status()?.json().await?;
+    let items = list["items"].as_array().context("a list")?;
+    let mut objects = to.lock().unwrap_or_else(PoisonError::into_inner);
+    let names: HashSet<&str> = items.iter().filter_map(|object| object["metadata"]["name"].as_str()).collect();
+    objects.retain(|name, _| names.contains(name.as_str()));
+    for object in items {
+        take(&mut objects, object);
     }
+    Ok(list["metadata"]["resourceVersion"].as_str().context("a version")?.to_owned())
+}
+
+/// Takes changes in until the server ends that.
+async fn follow(http: &Client, url: &str, version: &str, to: &Mutex<Objects>, bell: &Notify) -> Result<()> {
+    let query = [("watch", "true"), ("resourceVersion", version), ("timeoutSeconds", "86400")];
+    let mut stream = http.get(url).query(&query).send().await?.error_for_status()?;
+    let mut rest = Vec::new();
+    while let Some(part) = stream.chunk().await? {
+        rest.extend_from_slice(&part);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let event: Value = serde_json::from_slice(&line)?;
+            let mut objects = to.lock().unwrap_or_else(PoisonError::into_inner);
+            match event["type"].as_str() {
+                Some("ADDED" | "MODIFIED") => take(&mut objects, &event["object"]),
+                Some("DELETED") => {
+                    objects.remove(event["object"]["metadata"]["name"].as_str().unwrap_or_default());
+                }
+                _ => bail!("{}", event["object"]),
+            }
+        }
+        bell.notify_waiters();
+    }
+    Ok(())
+}
+
+fn take(objects: &mut Objects, object: &Value) {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let view = View::of(object);
     if objects.get(name).is_none_or(|(_, known)| *known != view) {
         objects.insert(name.to_owned(), (Instant::now(), view));
@@ -333,6 +367,16 @@ impl Place {
             (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
         };
         page.lines().filter_map(of).sum()
+    }
+
+    /// What the service complained of, for who asks why a figure is as it is.
+    fn warnings(&self) {
+        let log = self.fleet.service.log();
+        let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect();
+        say(format_args!("· {} warnings of the service; the last:", warnings.len()));
+        for line in &warnings[warnings.len().saturating_sub(WARNINGS_SHOWN)..] {
+            say(format_args!("    {line}"));
+        }
     }
 
     /// Waits until nothing is due and nothing is written any more.
