@@ -5,6 +5,8 @@
 
 pub mod api;
 pub mod job;
+pub mod kubernetes;
+pub mod measure;
 pub mod service;
 pub mod vdk;
 pub mod wait;

@@ -41,6 +41,15 @@ enum Part {
         #[arg(long)]
         only: Option<String>,
     },
+    /// How a real cluster follows the database, at many deployments.
+    Sync {
+        /// How many deployments there are.
+        #[arg(long, default_value_t = 10_000)]
+        deployments: u32,
+        /// On which database.
+        #[arg(long, default_value = "sqlite", value_parser = ["sqlite", "postgres"])]
+        database: String,
+    },
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -56,6 +65,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let arguments = ["--database", database, "--jobs", jobs, "--runs", &runs, "--seconds", &seconds];
             let only: Vec<&str> = only.iter().flat_map(|only| ["--only", only]).collect();
             bench("bench_api", &[&arguments[..], &only].concat())
+        }
+        Some(Part::Sync { deployments, database }) => {
+            bench("bench_sync", &["--deployments", &deployments.to_string(), "--database", database])
         }
     }
 }

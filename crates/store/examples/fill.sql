@@ -61,6 +61,9 @@ select job_id, 1, '{"job_id":"' || job_id || '","generation":1,"job_version":"' 
     deployed_at, deployed_by
 from deployment;
 
+insert into job_generation (name, generation)
+select j.name, d.generation from deployment d join data_job j on j.job_id = d.job_id;
+
 insert into rollout (job_id, reached_generation, inputs_hash, lock_key, reached_at, status, tried_generation,
     tried_inputs_hash, attempts, leader_epoch, row_version)
 select d.job_id, 1, 'filled', 'filled', d.deployed_at, j.deployment_status, 1, 'filled', 0, 0, 1

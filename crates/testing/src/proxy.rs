@@ -68,12 +68,23 @@ struct Shared {
     upstream: Upstream,
     /// Whether it is cut; connections watch it.
     is_cut: watch::Sender<bool>,
+    /// Objects, by name, whose requests don't get through.
+    hindered: watch::Sender<BTreeMap<String, Hindrance>>,
     state: Mutex<State>,
+}
+
+/// What becomes of requests about an object in place of an answer of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hindrance {
+    HeldBack,
+    Refused,
 }
 
 #[derive(Debug, Default)]
 struct State {
     delay: Duration,
+    /// What logs of pods say, when the proxy answers for their nodes.
+    log: Option<String>,
     counts: BTreeMap<(String, String), u64>,
 }
 
@@ -90,7 +101,12 @@ impl Proxy {
     /// When the identity's URL, certificates or key are none, or no port is free.
     pub fn start(identity: &Identity) -> Self {
         let upstream = Upstream::new(identity).unwrap_or_else(|why| panic!("no proxy to {}: {why}", identity.url));
-        let shared = Arc::new(Shared { upstream, is_cut: watch::Sender::new(false), state: Mutex::default() });
+        let shared = Arc::new(Shared {
+            upstream,
+            is_cut: watch::Sender::new(false),
+            hindered: watch::Sender::default(),
+            state: Mutex::default(),
+        });
         // Bound without a runtime: who starts one may be within one.
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket that does not block");
@@ -165,6 +181,32 @@ impl Proxy {
         self.shared.state().delay = time;
     }
 
+    /// Holds requests about objects of this name back until [`Self::let_through`]. Making one does not name it.
+    pub fn hold_back(&self, name: &str) {
+        self.hinder(name, Hindrance::HeldBack);
+    }
+
+    /// Answers requests about objects of this name with 500 until [`Self::let_through`]. Making one does not name it.
+    pub fn refuse(&self, name: &str) {
+        self.hinder(name, Hindrance::Refused);
+    }
+
+    fn hinder(&self, name: &str, how: Hindrance) {
+        self.shared.hindered.send_modify(|hindered| {
+            hindered.insert(name.to_owned(), how);
+        });
+    }
+
+    /// Lets all requests through again, also those that are held back.
+    pub fn let_through(&self) {
+        self.shared.hindered.send_modify(BTreeMap::clear);
+    }
+
+    /// Answers requests for logs of pods itself from now on, with this text: a node in name only has none.
+    pub fn answer_logs(&self, text: &str) {
+        self.shared.state().log = Some(text.to_owned());
+    }
+
     /// How many requests there were since the start or [`Self::reset`], by method and path.
     ///
     /// A path stands for all objects of a kind: `/apis/batch/v1/namespaces/{namespace}/jobs/{name}/status`. What asks for a
@@ -237,12 +279,22 @@ async fn answer(
     connections: &tokio::sync::Mutex<Connections>,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
-    let delay = {
+    let (delay, log) = {
         let mut state = shared.state();
         *state.counts.entry(kind(request.method(), request.uri())).or_default() += 1;
-        state.delay
+        (state.delay, state.log.clone())
     };
     tokio::time::sleep(delay).await;
+    let path = request.uri().path();
+    let mut hindered = shared.hindered.subscribe();
+    let free = hindered.wait_for(|hindered| hindrance_of(path, hindered) != Some(Hindrance::HeldBack));
+    let is_refused = free.await.is_ok_and(|hindered| hindrance_of(path, &hindered).is_some());
+    if is_refused {
+        return failed(StatusCode::INTERNAL_SERVER_ERROR, "this proxy refuses what is about this object");
+    }
+    if let Some(log) = log.filter(|_| is_of_log(path)) {
+        return Response::new(whole(log));
+    }
     if request.headers().contains_key(hyper::header::UPGRADE) {
         return failed(StatusCode::NOT_IMPLEMENTED, "this proxy changes no protocols");
     }
@@ -275,10 +327,23 @@ async fn forward(
 }
 
 fn failed(status: StatusCode, why: &str) -> Response<Body> {
-    let body = Full::new(Bytes::from(why.to_owned())).map_err(|never| match never {});
-    let mut answer = Response::new(body.boxed());
+    let mut answer = Response::new(whole(why.to_owned()));
     *answer.status_mut() = status;
     answer
+}
+
+fn whole(text: String) -> Body {
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed()
+}
+
+/// Whether a path is that of a pod's log.
+fn is_of_log(path: &str) -> bool {
+    path.contains("/pods/") && path.ends_with("/log")
+}
+
+/// What hinders a request for this path.
+fn hindrance_of(path: &str, hindered: &BTreeMap<String, Hindrance>) -> Option<Hindrance> {
+    path.split('/').find_map(|part| hindered.get(part).copied())
 }
 
 /// What a request is counted as.

@@ -15,6 +15,7 @@ use clap::Parser;
 use e2e::{
     api::Api,
     job::Job,
+    measure::{machine, memory, quantile},
     service::{Options, Service},
     wait::{let_pass, now_seconds, until},
 };
@@ -58,7 +59,7 @@ async fn main() -> Result<()> {
     let mut service = Service::start_with(Options::default().set("HOLDFAST_LOG", "warn"));
     let api = service.api();
     let_pass(REST).await;
-    let idle = memory(&mut service)?;
+    let idle = memory(service.process().id())?.0;
     table.figure("resident memory, idle", &format!("{idle:.1} MiB"), "");
 
     say("· deployments without installation");
@@ -86,7 +87,7 @@ async fn main() -> Result<()> {
     let_pass(REST).await;
     table.figure(
         &format!("resident memory, {} jobs deployed", arguments.jobs),
-        &format!("{:.1} MiB", memory(&mut service)?),
+        &format!("{:.1} MiB", memory(service.process().id())?.0),
         "",
     );
     let rounds = deployments(&api, &job, arguments.rounds).await;
@@ -134,28 +135,6 @@ impl Table {
             println!("| {} |", row.join(" | "));
         }
     }
-}
-
-/// The value below which this share of all lies.
-fn quantile(times: &[Duration], share: f64) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "small counts"
-    )]
-    let index = ((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1;
-    sorted[index]
-}
-
-/// Resident memory in MiB.
-fn memory(service: &mut Service) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", service.process().id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0)
 }
 
 /// A job whose step writes down when and how it was started.
@@ -250,28 +229,4 @@ async fn fill(api: &Api, jobs: usize) -> Duration {
     })
     .await;
     begun.elapsed()
-}
-
-/// What it was measured on.
-fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let field = |text: &str, name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "Measured with {} (release build) on {} × {}, {} of memory, Linux {}.",
-        version().unwrap_or_else(|| "holdfast".into()),
-        cores,
-        field(&read("/proc/cpuinfo"), "model name"),
-        field(&read("/proc/meminfo"), "MemTotal"),
-        read("/proc/sys/kernel/osrelease").trim(),
-    )
-}
-
-fn version() -> Option<String> {
-    let binary = xtask::environment::variable("HOLDFAST_BIN")?;
-    let output = Command::new(binary).arg("--version").output().ok()?;
-    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -4,9 +4,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::{
-    collections::BTreeMap,
-    fs,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,16 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use e2e::{
-    service::{Options, Service},
+    measure::{Fleet, Meter, Rollouts, fleet_job, load, memory},
+    service::Options,
     vdk,
 };
 use reqwest::Client;
 use serde_json::{Value, json};
-use testing::{Database, Fresh, Server};
-use xtask::{environment::cargo, progress::say};
+use testing::Database;
+use xtask::progress::say;
 
 /// Figures of one machine, from one run.
 #[derive(Debug, Parser)]
@@ -57,9 +56,6 @@ const LIST_MAX: Duration = Duration::from_secs(300);
 
 /// How many clients ask at once.
 const CLIENTS: [usize; 3] = [1, 8, 32];
-
-/// The kernel counts processor time in hundredths of a second.
-const TICK_MS: f64 = 10.0;
 
 /// The operations page's list, as its GraphQL library sends it.
 const PAGE: &str = "query jobsQuery($filter: [Predicate], $search: String, $pageNumber: Int, $pageSize: Int) { \
@@ -197,11 +193,7 @@ fn cases() -> Vec<Case> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!(
-        "Load of the machine before (1, 5, 15 minutes): {}.\n",
-        load.split(' ').take(3).collect::<Vec<_>>().join(", ")
-    );
+    println!("{}\n", load());
     for database in [Database::Sqlite, Database::Postgresql] {
         match (arguments.database, database) {
             (Databases::Sqlite, Database::Postgresql) | (Databases::Postgres, Database::Sqlite) => continue,
@@ -214,68 +206,12 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// A service on a fleet.
-struct Fleet {
-    service: Service,
-    database: Option<Fresh>,
-    bytes: u64,
-    ready: Duration,
-}
-
-impl Fleet {
-    /// The generator makes the schema; the service finds it as it would find its own.
-    fn start(database: Database, jobs: usize, runs: usize) -> Result<Self> {
-        let options = Options::default().set("HOLDFAST_LOG", "error");
-        if database == Database::Postgresql {
-            let fresh = database.fresh();
-            fill(fresh.url(), jobs, runs)?;
-            // As the server does by itself some time after.
-            fresh.psql("vacuum analyze");
-            let bytes = fresh.psql("select pg_database_size(current_database())").parse()?;
-            let mut service = Service::start_with(options.set("HOLDFAST_DATABASE_URL", fresh.url()));
-            let ready = service.process().ready_after();
-            return Ok(Self { service, database: Some(fresh), bytes, ready });
-        }
-        let mut service = Service::start_with(options);
-        service.stop();
-        let file = service.data_dir().join("holdfast.db");
-        fs::remove_file(&file).with_context(|| format!("no database at {}", file.display()))?;
-        for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
-            let _ = fs::remove_file(service.data_dir().join(beside));
-        }
-        fill(&format!("sqlite:{}", file.display()), jobs, runs)?;
-        let bytes = fs::metadata(&file)?.len();
-        let ready = service.start_again();
-        Ok(Self { service, database: None, bytes, ready })
-    }
-
-    /// Whose processor time is counted.
-    fn meter(&mut self) -> Meter {
-        let server = self.database.is_some().then(|| Server::shared().supervisor_id());
-        Meter { service: self.service.process().id(), server }
-    }
-}
-
-/// The processes of a fleet.
-#[derive(Clone, Copy)]
-struct Meter {
-    service: u32,
-    /// Above all processes of PostgreSQL.
-    server: Option<u32>,
-}
-
-impl Meter {
-    /// The processor time so far in ms, of the service and of PostgreSQL.
-    fn read(self) -> Result<(f64, f64)> {
-        Ok((cpu_ms(self.service)?, self.server.map_or(0.0, cpu_ms_below)))
-    }
-}
-
 async fn measure(database: Database, jobs: usize, arguments: &Arguments) -> Result<()> {
     let longest = Duration::from_secs(arguments.seconds);
     let name = if database == Database::Sqlite { "SQLite" } else { "PostgreSQL" };
     say(format_args!("· {name}: {jobs} jobs with {} executions each", arguments.runs));
-    let mut fleet = Fleet::start(database, jobs, arguments.runs)?;
+    let options = Options::default().set("HOLDFAST_LOG", "error");
+    let mut fleet = Fleet::start(database, jobs, arguments.runs, Rollouts::Done, options)?;
     let meter = fleet.meter();
     let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
     println!("### {name}: {jobs} jobs, {} executions each\n", arguments.runs);
@@ -322,12 +258,9 @@ fn starts(service: &str, jobs: usize) -> Vec<String> {
     (0..jobs.min(2000))
         .filter(|job| job % 10 != 9)
         .map(|job| {
-            let word = ["daily", "weekly", "hourly", "ingest", "report"][job % 5];
-            let about = ["sales", "orders", "costs", "stock", "payments", "returns", "customers"][job / 5 % 7];
-            format!(
-                "{service}/data-jobs/for-team/Team%20{:04}/jobs/{word}-{about}-{job:06}/deployments/production/executions",
-                job / 100
-            )
+            let (team, name) = fleet_job(job);
+            let team = team.replace(' ', "%20");
+            format!("{service}/data-jobs/for-team/{team}/jobs/{name}/deployments/production/executions")
         })
         .collect()
 }
@@ -359,18 +292,6 @@ async fn list_all(service: &str, meter: Meter) -> Result<String> {
         (after.0 - before.0) / 1000.0,
         (after.1 - before.1) / 1000.0
     ))
-}
-
-fn fill(url: &str, jobs: usize, runs: usize) -> Result<()> {
-    let begun = Instant::now();
-    let status = Command::new(cargo())
-        .args(["run", "--quiet", "--package", "store", "--example", "fill", "--"])
-        .args([url, &jobs.to_string(), &runs.to_string()])
-        .status()
-        .context("cargo cannot be started")?;
-    ensure!(status.success(), "the database was not filled");
-    say(format_args!("  filled in {:.0} s", begun.elapsed().as_secs_f64()));
-    Ok(())
 }
 
 /// What came of some clients that asked for some time.
@@ -447,46 +368,4 @@ fn row(case: &Case, clients: usize, figures: &Figures) {
         figures.server_cpu_ms / count.max(1) as f64,
         case.reference
     );
-}
-
-/// Processor time that a process has used, in user and system mode.
-fn cpu_ms(process: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, after) = stat.rsplit_once(") ").context("no stat")?;
-    let ticks: f64 = after.split(' ').skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
-    Ok(ticks * TICK_MS)
-}
-
-/// Processor time of all that goes back to a process, those that ended left out.
-fn cpu_ms_below(root: u32) -> f64 {
-    let parents: BTreeMap<u32, u32> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|process| Some((process, parent(process)?)))
-        .collect();
-    let is_below = |mut process: u32| {
-        while process != root {
-            let Some(above) = parents.get(&process) else { return false };
-            process = *above;
-        }
-        true
-    };
-    parents.keys().filter(|process| is_below(**process)).filter_map(|process| cpu_ms(*process).ok()).sum()
-}
-
-fn parent(process: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-}
-
-/// Resident memory in MiB, now and at most.
-fn memory(process: u32) -> Result<(f64, f64)> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let mib = |name: &str| -> Result<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
-        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kib / 1024.0)
-    };
-    Ok((mib("VmRSS:")?, mib("VmHWM:")?))
 }

@@ -137,16 +137,46 @@ fn a_container_beyond_its_memory_is_seen_as_oom_killed() {
     assert_eq!(namespace.told(&["get", "pod/one", "-o", path]), "OOMKilled");
 }
 
-#[tokio::test]
-async fn a_proxy_counts_what_is_asked_and_cuts_a_watch_in_the_middle() {
-    let namespace = namespace("proxy");
+fn proxy(namespace: &Namespace) -> Proxy {
     let administrator = namespace.cluster().administrator().unwrap_or_else(|e| panic!("{e:#}"));
-    let proxy = Proxy::start(&Identity {
+    Proxy::start(&Identity {
         url: administrator.url,
         ca_certificate: administrator.ca_certificate,
         certificate: administrator.certificate,
         private_key: administrator.private_key,
-    });
+    })
+}
+
+#[tokio::test]
+async fn a_proxy_holds_back_or_refuses_what_is_about_one_object() {
+    let namespace = namespace("hinders");
+    let proxy = proxy(&namespace);
+    let maps = format!("{}/api/v1/namespaces/{}/configmaps", proxy.url(), namespace.name());
+    let http = reqwest::Client::builder().no_proxy().timeout(LONGEST).build().expect("a client");
+    let status = async |name: &str| {
+        let answer = http.get(format!("{maps}/{name}")).send().await.expect("an answer");
+        answer.status().as_u16()
+    };
+    proxy.refuse("refused");
+    proxy.hold_back("held");
+    assert_eq!(status("refused").await, 500);
+    assert_eq!(status("other").await, 404);
+    let mut held = std::pin::pin!(status("held"));
+    // What is asked for later is answered, and the other is still waiting.
+    tokio::select! {
+        biased;
+        early = &mut held => panic!("{early} in spite of the proxy"),
+        later = status("other") => assert_eq!(later, 404),
+    }
+    proxy.let_through();
+    assert_eq!(held.await, 404);
+    assert_eq!(status("refused").await, 404);
+}
+
+#[tokio::test]
+async fn a_proxy_counts_what_is_asked_and_cuts_a_watch_in_the_middle() {
+    let namespace = namespace("proxy");
+    let proxy = proxy(&namespace);
     let maps = format!("{}/api/v1/namespaces/{}/configmaps", proxy.url(), namespace.name());
     let http = reqwest::Client::builder().no_proxy().timeout(LONGEST).build().expect("a client");
 

@@ -5,16 +5,16 @@ use std::time::Duration;
 use e2e::{
     api::Api,
     job::Job,
+    kubernetes::{settings, token_of_service},
     service::{Options, Service},
     vdk::Vdk,
     wait,
 };
 use serde_json::{Value, json};
 use testing::{Database, Identity, Proxy};
-use xtask::{
-    cluster::{self, Namespace},
-    environment::workspace,
-};
+use xtask::cluster::{self, Namespace};
+
+pub(crate) use e2e::kubernetes::{Node, template_of};
 
 /// How long something in the cluster may take on a machine that is busy with other tests.
 pub(crate) const LONGEST: Duration = Duration::from_secs(180);
@@ -25,47 +25,15 @@ pub(crate) struct Place {
     pub(crate) namespace: Namespace,
 }
 
-/// What runs pods: the real node, or the one that says at once that they ended well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Node {
-    Real,
-    InNameOnly,
-}
-
 /// The minute since 1970 of the tick that an execution's id tells.
 pub(crate) fn tick(execution: &Value) -> u64 {
     let id = execution["id"].as_str().expect("id");
     id.rsplit_once('-').and_then(|(_, minutes)| minutes.parse().ok()).expect("<job>-<minutes>")
 }
 
-/// A template that has pods run on that node.
-fn template(node: Node) -> String {
-    let pod = match node {
-        Node::Real => json!({"nodeSelector": {"kubernetes.io/hostname": "node-0"}, "containers": []}),
-        Node::InNameOnly => json!({
-            "nodeSelector": {"type": "kwok"},
-            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
-            "containers": [],
-        }),
-    };
-    template_of(&pod)
-}
-
-/// A template with this as the spec of pods.
-pub(crate) fn template_of(pod: &Value) -> String {
-    let job_template = json!({"spec": {"template": {"spec": pod}}});
-    let spec = json!({"schedule": "", "jobTemplate": job_template});
-    json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {}, "spec": spec}).to_string()
-}
-
 /// What lets the service in with the rights that it has in production, and no others.
 fn way_of_service(namespace: &Namespace) -> anyhow::Result<(String, String)> {
-    let role = std::fs::read_to_string(workspace().join("deploy/kubernetes/role.yaml"))?;
-    namespace.apply(&role)?;
-    namespace.ask(&["create", "serviceaccount", "holdfast"])?;
-    let account = format!("--serviceaccount={}:holdfast", namespace.name());
-    namespace.ask(&["create", "rolebinding", "holdfast", "--role=holdfast", &account])?;
-    let token = namespace.ask(&["create", "token", "holdfast", "--duration=24h"])?;
+    let token = token_of_service(namespace)?;
     let administrator = namespace.cluster().administrator()?;
     let kubeconfig = json!({
         "apiVersion": "v1",
@@ -75,7 +43,7 @@ fn way_of_service(namespace: &Namespace) -> anyhow::Result<(String, String)> {
             "server": administrator.url,
             "certificate-authority": "ca.crt",
         }}],
-        "users": [{"name": "test", "user": {"token": token.trim()}}],
+        "users": [{"name": "test", "user": {"token": token}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
     });
     Ok((kubeconfig.to_string(), administrator.ca_certificate))
@@ -92,24 +60,14 @@ impl Place {
         let cluster = cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
         let namespace = cluster.namespace(name).unwrap_or_else(|e| panic!("{e:#}"));
         let (kubeconfig, ca_certificate) = way_of_service(&namespace).unwrap_or_else(|e| panic!("{e:#}"));
-        let mut options = Options::on(on)
-            .set("HOLDFAST_RUNTIME", "kubernetes")
+        let mut options = settings(Options::on(on), &namespace, node)
             .set("KUBECONFIG", "{folder}/kubeconfig")
             .file("kubeconfig", &kubeconfig)
             .file("ca.crt", &ca_certificate)
-            .set("HOLDFAST_KUBERNETES_NAMESPACE", namespace.name())
             .set("HOLDFAST_KUBERNETES_PYTHON_VERSIONS", "3.11")
-            .set("HOLDFAST_KUBERNETES_CPU_REQUEST_MILLICORES", "10")
-            .set("HOLDFAST_KUBERNETES_MEMORY_REQUEST_MI", "32")
-            .set("HOLDFAST_KUBERNETES_TEMPLATE_FILE", "{folder}/template.json")
-            .set("HOLDFAST_RUN_BACKOFF_LIMIT", "0")
-            .set("HOLDFAST_IMAGE_BUILDER", "prebuilt")
-            .set("HOLDFAST_REGISTRY_URL", &cluster.registry)
-            .set("HOLDFAST_IMAGE_NAME", &format!("{{registry}}/{}/{{job}}:{{version}}", namespace.name()))
             .set("HOLDFAST_INSECURE", "true")
             .set("HOLDFAST_ALLOWED_HOSTS", &cluster.host_address)
-            .set("HOLDFAST_LOG", "info,sync=debug,runtime=debug")
-            .file("template.json", &template(node));
+            .set("HOLDFAST_LOG", "info,sync=debug,runtime=debug");
         options.listen = Some(format!("{}:0", cluster.host_address));
         Self { service: Service::start_with(more(options)), namespace }
     }

@@ -1,0 +1,70 @@
+//! What lets a service run jobs in a namespace of the test cluster.
+
+use anyhow::Result;
+use serde_json::json;
+use xtask::{cluster::Namespace, environment::workspace};
+
+use crate::service::Options;
+
+/// What runs pods: the real node, or the one that says at once that they ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// Pods run.
+    Real,
+    /// Pods are said to run and to succeed at once.
+    InNameOnly,
+}
+
+/// Where on that node pods go.
+pub fn placement(node: Node) -> serde_json::Value {
+    match node {
+        Node::Real => json!({"nodeSelector": {"kubernetes.io/hostname": "node-0"}}),
+        Node::InNameOnly => json!({
+            "nodeSelector": {"type": "kwok"},
+            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
+        }),
+    }
+}
+
+/// A template that has pods run on that node.
+fn template(node: Node) -> String {
+    let mut pod = placement(node);
+    pod["containers"] = json!([]);
+    template_of(&pod)
+}
+
+/// A template with this as the spec of pods.
+pub fn template_of(pod: &serde_json::Value) -> String {
+    let job_template = json!({"spec": {"template": {"spec": pod}}});
+    let spec = json!({"schedule": "", "jobTemplate": job_template});
+    json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {}, "spec": spec}).to_string()
+}
+
+/// A token of an account that has the rights that the service has in production, and no others.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub fn token_of_service(namespace: &Namespace) -> Result<String> {
+    let role = std::fs::read_to_string(workspace().join("deploy/kubernetes/role.yaml"))?;
+    namespace.apply(&role)?;
+    namespace.ask(&["create", "serviceaccount", "holdfast"])?;
+    let account = format!("--serviceaccount={}:holdfast", namespace.name());
+    namespace.ask(&["create", "rolebinding", "holdfast", "--role=holdfast", &account])?;
+    Ok(namespace.ask(&["create", "token", "holdfast", "--duration=24h"])?.trim().to_owned())
+}
+
+/// Settings for jobs in a namespace, on one of its nodes. `KUBECONFIG` is the caller's.
+#[must_use]
+pub fn settings(options: Options, namespace: &Namespace, node: Node) -> Options {
+    options
+        .set("HOLDFAST_RUNTIME", "kubernetes")
+        .set("HOLDFAST_KUBERNETES_NAMESPACE", namespace.name())
+        .set("HOLDFAST_KUBERNETES_CPU_REQUEST_MILLICORES", "10")
+        .set("HOLDFAST_KUBERNETES_MEMORY_REQUEST_MI", "32")
+        .set("HOLDFAST_KUBERNETES_TEMPLATE_FILE", "{folder}/template.json")
+        .file("template.json", &template(node))
+        .set("HOLDFAST_RUN_BACKOFF_LIMIT", "0")
+        .set("HOLDFAST_IMAGE_BUILDER", "prebuilt")
+        .set("HOLDFAST_REGISTRY_URL", &namespace.cluster().registry)
+        .set("HOLDFAST_IMAGE_NAME", &format!("{{registry}}/{}/{{job}}:{{version}}", namespace.name()))
+}
