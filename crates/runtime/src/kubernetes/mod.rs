@@ -179,8 +179,14 @@ impl KubernetesRuntime {
                         return Ok(Stage::Held(problem));
                     }
                 }
-                // Made by a former try that got no further: the start is to be gone through again.
-                Standing::Waiting if job.manual && job.suspended && !job.cancelled => return Ok(Stage::Unknown),
+                Standing::Waiting if job.manual && job.suspended && !job.cancelled => {
+                    // What is known may be behind the release of this Job, and what follows from this answer is a write.
+                    let live = self.runner.job(name).await.map_err(|fault| fault.into_problem(what()))?;
+                    if live.is_none_or(|live| live.suspended) {
+                        // Made by a former try that got no further: the start is to be gone through again.
+                        return Ok(Stage::Unknown);
+                    }
+                }
                 _ => {}
             }
             let _ = tokio::time::timeout(LOOK_MAX, rings).await;
