@@ -266,7 +266,10 @@ impl Runner {
             "status": { "lastScheduleTime": tick.to_string() },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        call(self.cron_jobs.patch_status(&owner.name, &params, &Patch::Merge(&patch))).await.map(drop)
+        call(self.cron_jobs.patch_status(&owner.name, &params, &Patch::Merge(&patch))).await?;
+        // Until the controller has read it.
+        tokio::time::sleep(SETTLED_AFTER).await;
+        Ok(())
     }
 
     /// A Job as it is now.
