@@ -106,7 +106,7 @@ impl Fault {
             .follows("This is tried again until it succeeds.")
             .fix(
                 "Nothing, when another instance leads. If the database was restored from a backup, ask the operator \
-                         to delete the ConfigMap holdfast-epoch, once no instance with the former one is left.",
+                 to delete the ConfigMap holdfast-epoch, once no instance with the former one is left.",
             ),
             Self::Refused(_, 403 | 401, _, message) => Problem::unavailable(
                 what,
