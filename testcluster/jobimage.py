@@ -4,6 +4,8 @@
     jobimage.py archive HOST:PORT ARCHIVE REPOSITORY:TAG        an image archive that mkimage.py made
     jobimage.py job HOST:PORT BASE FOLDER NAME REPOSITORY:TAG   BASE (a repository:tag there) with a job's folder in one
                                                                 layer on top, at /job/NAME
+    jobimage.py bare-job HOST:PORT BASE FOLDER NAME REPOSITORY:TAG
+                                                                the same without what BASE has in /usr/local
     jobimage.py program HOST:PORT BASE PATH REPOSITORY:TAG      BASE with a program in one layer on top, which is the entry
                                                                 point: /usr/local/bin/ and the name of its file
 
@@ -106,8 +108,9 @@ def push_archive(address, path, name):
         registry.put_manifest(repository, tag, manifest)
 
 
-def layer_of(path, name, user):
-    """A file or a folder as a layer: owned by one user, and the same bytes for the same content."""
+def layer_of(path, name, user, emptied=()):
+    """A file or a folder as a layer: owned by one user, and the same bytes for the same content. What lies in the folders
+    `emptied` of the image below is gone."""
     layer = io.BytesIO()
 
     def normal(entry):
@@ -119,6 +122,8 @@ def layer_of(path, name, user):
 
     with tarfile.open(fileobj=layer, mode="w") as archive:
         archive.add(path, arcname=name, filter=normal)
+        for folder in emptied:
+            archive.addfile(tarfile.TarInfo(f"{folder}/.wh..wh..opq"))
     return layer.getvalue()
 
 
@@ -152,6 +157,14 @@ def push_job(address, base, folder, job, name):
     push_upon(address, base, layer_of(folder, f"job/{job}", JOB_USER), f"the job {job}", name)
 
 
+def push_bare_job(address, base, folder, job, name):
+    if not os.path.isdir(folder):
+        sys.exit(f"{folder} is no folder")
+    # All that was installed beside the system's own Python.
+    layer = layer_of(folder, f"job/{job}", JOB_USER, emptied=["usr/local"])
+    push_upon(address, base, layer, f"the job {job} without VDK", name)
+
+
 def push_program(address, base, path, name):
     if not os.path.isfile(path):
         sys.exit(f"{path} is no file")
@@ -160,7 +173,7 @@ def push_program(address, base, path, name):
     push_upon(address, base, layer_of(path, place, 0), f"the program {os.path.basename(path)}", name, run)
 
 
-COMMANDS = {"archive": (push_archive, 3), "job": (push_job, 5), "program": (push_program, 4)}
+COMMANDS = {"archive": (push_archive, 3), "job": (push_job, 5), "bare-job": (push_bare_job, 5), "program": (push_program, 4)}
 
 
 def main(arguments):

@@ -8,6 +8,7 @@
 #   PORT_BASE                 the first of ten ports; a free one is chosen when it is not set
 #   WITH_NODE                 0 leaves out the real node, which needs root; 1 by default
 #   NODE_GRACE_SECONDS        how long a silent node stays Ready; 40 by default
+#   CONTROLLERS_QPS           how many calls a second each controller makes at most; 20 by default, as Kubernetes has it
 #   KEEP_CLIENTS              1 leaves the clients of an API server that is started again as they are
 #
 # Ports, network and WITH_NODE are chosen once and kept in STATE/settings until the cluster is taken down.
@@ -287,6 +288,8 @@ start_controllers() {
     --cluster-signing-key-file="$STATE/pki/ca.key" \
     --bind-address=127.0.0.1 \
     --secure-port="$CONTROLLER_PORT" \
+    --kube-api-qps="${CONTROLLERS_QPS:-20}" \
+    --kube-api-burst="$((${CONTROLLERS_QPS:-20} * 3 / 2))" \
     --node-monitor-grace-period="${NODE_GRACE_SECONDS:-40}s"
   start scheduler "$KUBERNETES/kube-scheduler" \
     --kubeconfig="$STATE/pki/scheduler.kubeconfig" \

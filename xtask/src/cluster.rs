@@ -490,6 +490,17 @@ impl Cluster {
         Ok(format!("{}/{repository_and_tag}", self.registry))
     }
 
+    /// The same as [`Self::push_job_image`], in an image that has Python and no VDK.
+    ///
+    /// # Errors
+    /// When the folder can't be read, or the registry refuses or does not answer.
+    pub fn push_bare_job_image(&self, job_folder: &Path, job_name: &str, repository_and_tag: &str) -> Result<String> {
+        said(
+            python().arg("bare-job").args([&self.registry, BASE]).arg(job_folder).args([job_name, repository_and_tag]),
+        )?;
+        Ok(format!("{}/{repository_and_tag}", self.registry))
+    }
+
     /// Puts a program into an image, as its entry point upon [`Self::base_image`], and into the registry under
     /// `repository:tag`. Gives the name that pods pull.
     ///

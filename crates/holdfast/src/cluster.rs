@@ -133,6 +133,7 @@ impl Plan {
             logs_folder: settings.cache_folder().join("logs"),
             log_max_bytes: settings.log_max_bytes.get(),
             ignore_paths: settings.kubernetes_ignore_paths.0.clone(),
+            adopt: settings.kubernetes_adopt,
             clock,
         });
         (runtime, Builder::Prebuilt(self.image_name))

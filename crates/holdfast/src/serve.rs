@@ -136,6 +136,11 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     };
     let runtime = place.runtime();
     let mut registry = Registry::default();
+    if let Place::Cluster(cluster) = &place
+        && settings.metrics_enabled
+    {
+        cluster.connection().calls.register(&mut registry);
+    }
     let job_options = JobOptions { token_url, ..vdk_options.for_jobs(settings.rest_api_url(address)) };
     let synchronizer = Synchronizer {
         db: db.clone(),

@@ -636,25 +636,36 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     Ok(unsettled)
 }
 
+/// What recording a run of a tick found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It was recorded before, or its job is not known here.
+    Known,
+    /// It is the one run of its job that is in progress.
+    Alone,
+    /// Another run of its job is in progress, as far as the rows have it: that one may just have ended.
+    Beside,
+}
+
 /// Records a run that a tick started in a cluster. It holds its job's slot, unless another run does: then the two overlap,
-/// and both are told. `false` when it was recorded before, or when the job is not known here.
+/// and both are told.
 pub async fn record_ticked(
     tx: &mut Tx,
     epoch: Epoch,
     id: &ExecutionId,
     run: &Ticked,
     with: Option<&HandedOver>,
-) -> Result<bool> {
+) -> Result<Recorded> {
     leases::fence(tx, epoch).await?;
     crate::jobs::lock(tx, run.job_id).await?;
     let (lock_key, image) = with.map_or((None, None), |with| crate::deployments::columns(&with.artifact));
-    let done = on!(tx, c => sqlx::query(
+    let alone: Option<(bool,)> = on!(tx, c => sqlx::query_as(
         "insert into data_job_execution (execution_id, job_id, type, status, submitted_at, started_by, op_id, scheduled_tick,
             holds_slot, leader_epoch, generation, revision, lock_key, image)
          select $1, j.job_id, 'SCHEDULED', 'SUBMITTED', $3, 'scheduled/runtime', $1, $4,
             not exists (select 1 from data_job_execution e where e.job_id = j.job_id and e.holds_slot), $5, $6, $7, $8, $9
          from data_job j where j.job_id = $2
-         on conflict do nothing",
+         on conflict do nothing returning holds_slot",
     )
     .bind(id.as_str())
     .bind(run.job_id.to_string())
@@ -665,10 +676,13 @@ pub async fn record_ticked(
     .bind(with.map(|with| to_json(&with.revision)))
     .bind(lock_key)
     .bind(image)
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected()))?;
-    Ok(done == 1)
+    .fetch_optional(c)
+    .await)?;
+    Ok(match alone {
+        None => Recorded::Known,
+        Some((true,)) => Recorded::Alone,
+        Some((false,)) => Recorded::Beside,
+    })
 }
 
 /// Tells what keeps a run from starting. `false` when it has started.

@@ -1,23 +1,27 @@
 //! What the rows say of all live jobs at once, for whoever watches them.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use model::{deployment::Status as DeploymentStatus, execution::Status, job::Contacts, name::JobId};
 
 use crate::{Result, Tx, corrupt, db::on, from_json, instant_opt};
 
-/// A live job as far as it is watched.
+/// A live job as far as it is watched. There may be a hundred thousand of them in memory: what many share is there once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedJob {
     /// The key of its rows.
     pub id: JobId,
     /// Its name.
-    pub name: String,
+    pub name: Box<str>,
     /// Its team.
-    pub team: String,
+    pub team: Arc<str>,
     /// Who hears of its runs; nobody when its notifications are off.
-    pub contacts: Contacts,
+    pub contacts: Arc<Contacts>,
     /// How long after a tick a missing start is reported, in minutes.
     pub notification_delay_minutes: i64,
     /// How its last rollout went.
@@ -30,7 +34,7 @@ pub struct WatchedJob {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedRun {
     /// Its id.
-    pub id: String,
+    pub id: Box<str>,
     /// Its status, which is never SKIPPED.
     pub status: Status,
 }
@@ -48,53 +52,100 @@ struct JobRow {
     last_execution_status: Option<String>,
 }
 
-/// Every live job, in no order and from one state of the database, in three statements at most. What a job's last run
-/// was stands with the job, so that it outlives the run's own row.
+/// What some jobs share.
+#[derive(Debug, Default)]
+struct Shared {
+    teams: HashSet<Arc<str>>,
+    contacts: HashMap<String, Arc<Contacts>>,
+    nobody: Arc<Contacts>,
+}
+
+impl Shared {
+    fn team(&mut self, team: &str) -> Arc<str> {
+        if let Some(known) = self.teams.get(team) {
+            return Arc::clone(known);
+        }
+        let team = Arc::<str>::from(team);
+        self.teams.insert(Arc::clone(&team));
+        team
+    }
+
+    fn contacts(&mut self, row: &JobRow) -> Result<Arc<Contacts>> {
+        if !row.enable_execution_notifications {
+            return Ok(Arc::clone(&self.nobody));
+        }
+        if let Some(known) = self.contacts.get(&row.contacts) {
+            return Ok(Arc::clone(known));
+        }
+        let contacts: Arc<Contacts> = Arc::new(from_json("the contacts of a job", &row.contacts)?);
+        self.contacts.insert(row.contacts.clone(), Arc::clone(&contacts));
+        Ok(contacts)
+    }
+}
+
+/// Every live job in the order of the ids, from one state of the database, in three statements. Rows are read one by one. What
+/// a job's last run was stands with the job, so that it outlives the run's own row.
 pub async fn jobs(tx: &mut Tx) -> Result<Vec<WatchedJob>> {
-    let rows: Vec<JobRow> = on!(tx, c => sqlx::query_as(
-        "select job_id, name, team, contacts, enable_execution_notifications, notification_delay_period_minutes,
-            deployment_status, last_execution_id, last_execution_status
-         from data_job where deleted_at is null",
-    )
-    .fetch_all(c)
-    .await)?;
-    let mut active = by_job(on!(tx, c => sqlx::query_as(
+    let mut active = by_job(on!(&mut *tx, c => sqlx::query_as(
         "select job_id, execution_id, status from data_job_execution
          where holds_slot and status in ('SUBMITTED', 'RUNNING')",
     )
     .fetch_all(c)
     .await)?);
-    let is_skipped = |row: &JobRow| row.last_execution_status.as_deref() == Some(Status::Skipped.as_str());
-    let mut before = if rows.iter().any(is_skipped) { before_skipped(tx).await? } else { HashMap::new() };
-    rows.into_iter()
-        .map(|row| {
-            let last = match active.remove(&row.job_id) {
-                Some(run) => Some(run),
-                None if is_skipped(&row) => before.remove(&row.job_id),
-                None => row.last_execution_id.zip(row.last_execution_status),
-            };
-            let run = last
-                .map(|(id, status)| {
-                    let status = Status::parse(&status).ok_or_else(|| corrupt("an execution status"))?;
-                    Ok::<_, crate::StoreError>(WatchedRun { id, status })
-                })
-                .transpose()?;
-            Ok(WatchedJob {
-                id: crate::job_id(&row.job_id)?,
-                name: row.name,
-                team: row.team,
-                contacts: if row.enable_execution_notifications {
-                    from_json("the contacts of a job", &row.contacts)?
-                } else {
-                    Contacts::default()
-                },
-                notification_delay_minutes: row.notification_delay_period_minutes,
-                deployment: DeploymentStatus::parse(&row.deployment_status)
-                    .ok_or_else(|| corrupt("a deployment status"))?,
-                run,
+    let mut before = before_skipped(tx).await?;
+    let mut shared = Shared::default();
+    let mut watched = |row: JobRow| {
+        let is_skipped = row.last_execution_status.as_deref() == Some(Status::Skipped.as_str());
+        let last = match active.remove(&row.job_id) {
+            Some(run) => Some(run),
+            None if is_skipped => before.remove(&row.job_id),
+            None => row.last_execution_id.clone().zip(row.last_execution_status.clone()),
+        };
+        let run = last
+            .map(|(id, status)| {
+                let status = Status::parse(&status).ok_or_else(|| corrupt("an execution status"))?;
+                Ok::<_, crate::StoreError>(WatchedRun { id: id.into(), status })
             })
+            .transpose()?;
+        Ok(WatchedJob {
+            id: crate::job_id(&row.job_id)?,
+            team: shared.team(&row.team),
+            contacts: shared.contacts(&row)?,
+            notification_delay_minutes: row.notification_delay_period_minutes,
+            deployment: DeploymentStatus::parse(&row.deployment_status)
+                .ok_or_else(|| corrupt("a deployment status"))?,
+            name: row.name.into(),
+            run,
         })
-        .collect()
+    };
+    let (mut jobs, mut problem) = (Vec::new(), None);
+    on!(tx, c => {
+        let mut rows = sqlx::query_as::<_, JobRow>(
+            "select job_id, name, team, contacts, enable_execution_notifications, notification_delay_period_minutes,
+                deployment_status, last_execution_id, last_execution_status
+             from data_job where deleted_at is null",
+        )
+        .fetch(c);
+        loop {
+            match rows.try_next().await {
+                Ok(Some(row)) => match watched(row) {
+                    Ok(job) => jobs.push(job),
+                    Err(error) => {
+                        problem = Some(error);
+                        break Ok(());
+                    }
+                },
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        }
+    })?;
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    jobs.sort_unstable_by_key(|job: &WatchedJob| job.id);
+    jobs.shrink_to_fit();
+    Ok(jobs)
 }
 
 /// Of each job whose last run stepped aside, the last one that did not.

@@ -18,9 +18,10 @@ use store::{
     deployments::{Outcome, Work},
 };
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     task::JoinSet,
 };
+use tracing::{Instrument, Span};
 
 use self::wave::Concerned;
 
@@ -252,7 +253,7 @@ async fn look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) ->
 }
 
 async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> Result<(), StoreError> {
-    let mut place = pools.looks.acquire().await.ok();
+    let place = pools.looks.acquire().await.ok();
     let work = {
         let mut tx = sync.db.read().await?;
         store::deployments::work(&mut tx, job_id).await?
@@ -263,55 +264,78 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
         store::deployments::forget(&mut tx, term.epoch, job_id).await?;
         return tx.commit().await;
     };
-    let (blueprint, inputs) = inputs_of(sync, &work);
-    let target = target_of(&work);
+    // On each line, whichever lines are wanted.
+    let span = tracing::error_span!(
+        "deployment",
+        job = %work.job_name,
+        generation = work.deployment.generation,
+        epoch = term.epoch.0,
+        op_id = tracing::field::Empty,
+    );
+    Box::pin(carry_out(sync, term, pools, place, &work).instrument(span)).await
+}
+
+/// Does what the plan says about a deployment.
+async fn carry_out(
+    sync: &Synchronizer,
+    term: &Term,
+    pools: &Pools,
+    mut place: Option<SemaphorePermit<'_>>,
+    work: &Work,
+) -> Result<(), StoreError> {
+    let job_id = work.deployment.job_id;
+    let (blueprint, inputs) = inputs_of(sync, work);
+    let target = target_of(work);
     let observed = match sync.runtime.observe(&target).await {
         Ok(observed) => observed,
         // What was reached is no worse for not being seen.
         Err(problem) if !work.removed && work.rollout.reached_generation == Some(work.deployment.generation) => {
-            tracing::warn!(job = %work.job_name, %problem, "a deployment can't be looked at now");
+            tracing::warn!(%problem, "a deployment can't be looked at now");
             let at = sync.clock.now() + plan::retry_delay(LOOK_AGAIN_ATTEMPT, jitter(sync));
-            return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+            return record(sync, term, work, &Outcome::Looked(Some(at))).await;
         }
-        Err(problem) => return record_failure(sync, term, &work, &inputs, problem).await,
+        Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
     };
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
-    tracing::debug!(job = %work.job_name, generation = work.deployment.generation, ?planned, "planned");
+    tracing::debug!(?planned, "planned");
     sync.gauges.planned(&planned);
     if plan::restores_reached(&planned, &work.rollout, &observed) {
         drop(place.take());
         let _place = pools.builds.acquire().await.ok();
-        match restore(sync, &work, &target).await? {
+        match restore(sync, work, &target).await? {
             Ok(mark) => {
                 let next = if let Plan::Wait(at) = planned { Some(at) } else { None };
-                return record(sync, term, &work, &Outcome::Restored { mark, next }).await;
+                return record(sync, term, work, &Outcome::Restored { mark, next }).await;
             }
             Err(problem) => {
-                tracing::warn!(job = %work.job_name, %problem, "the last good version could not be made again yet");
+                tracing::warn!(%problem, "the last good version could not be made again yet");
                 let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
-                return record(sync, term, &work, &Outcome::Looked(Some(at))).await;
+                return record(sync, term, work, &Outcome::Looked(Some(at))).await;
             }
         }
     }
     match planned {
-        Plan::Nothing if work.removed => record_removed(sync, term, &work).await,
-        Plan::Wait(at) => record(sync, term, &work, &Outcome::Looked(Some(at))).await,
+        Plan::Nothing if work.removed => record_removed(sync, term, work).await,
+        Plan::Wait(at) => record(sync, term, work, &Outcome::Looked(Some(at))).await,
         Plan::Blocked(problem) if work.rollout.problem.as_ref() != Some(&problem) => {
-            record_failure(sync, term, &work, &inputs, problem).await
+            record_failure(sync, term, work, &inputs, problem).await
         }
-        Plan::Nothing | Plan::Blocked(_) => record(sync, term, &work, &Outcome::Looked(None)).await,
+        Plan::Nothing | Plan::Blocked(_) => record(sync, term, work, &Outcome::Looked(None)).await,
         Plan::Remove => match sync.runtime.remove(&target).await {
-            Ok(()) => record_removed(sync, term, &work).await,
-            Err(problem) => record_failure(sync, term, &work, &inputs, problem).await,
+            Ok(()) => record_removed(sync, term, work).await,
+            Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
         },
         Plan::Apply(reason) => {
-            let made_of = match made_of(sync, &work).await? {
+            let made_of = match made_of(sync, work).await? {
                 Ok(made_of) => made_of,
-                Err(problem) => return record_failure(sync, term, &work, &inputs, problem).await,
+                Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
             };
             let due = {
                 let mut tx = sync.db.read().await?;
+                if let Some(op_id) = store::audit::op_id(&mut tx, job_id, work.deployment.generation).await? {
+                    Span::current().record("op_id", op_id);
+                }
                 store::metrics::due_since(&mut tx, job_id).await?
             };
             // What has to be chosen or installed first takes its time elsewhere, and holds up no quick change.
@@ -319,8 +343,8 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
                 drop(place.take());
                 place = pools.builds.acquire().await.ok();
             }
-            tracing::info!(job = %work.job_name, generation = work.deployment.generation, ?reason, "rolling out");
-            let ticks_after = ticks_after(&work, reason, sync.clock.now());
+            tracing::info!(?reason, "rolling out");
+            let ticks_after = ticks_after(work, reason, sync.clock.now());
             let plan = Rolling { target, blueprint, inputs: inputs.clone(), ticks_after };
             let begun = tokio::time::Instant::now();
             let rolled_out = roll_out(sync, plan, made_of).await?;
@@ -329,14 +353,14 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
             match rolled_out {
                 Ok((artifact, mark)) => {
                     let outcome = Outcome::Reached { inputs_hash: inputs, artifact, mark };
-                    record(sync, term, &work, &outcome).await?;
+                    record(sync, term, work, &outcome).await?;
                     sync.gauges.reached(due, sync.clock.now());
-                    tracing::info!(job = %work.job_name, generation = work.deployment.generation, "reached");
+                    tracing::info!("reached");
                     sync.db.wake().executions.notify_one();
                     sync.db.wake().schedules.notify_one();
                     Ok(())
                 }
-                Err(problem) => record_failure(sync, term, &work, &inputs, problem).await,
+                Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
             }
         }
     }
@@ -375,7 +399,7 @@ async fn restore(
     let (Some(deployment), Some(lock)) = (deployment, lock) else {
         return Err(StoreError::Corrupt { what: format!("generation {generation} of the job {}", work.job_name) });
     };
-    tracing::info!(job = %work.job_name, generation, "making the last good version again");
+    tracing::info!(restored = generation, "making the last good version again");
     let token = match sync.token(&work.job_name, &deployment) {
         Ok(token) => token,
         Err(problem) => return Ok(Err(problem)),
@@ -519,7 +543,7 @@ async fn record_removed(sync: &Synchronizer, term: &Term, work: &Work) -> Result
     store::deployments::record_removed(&mut tx, term.epoch, work).await?;
     tx.commit().await?;
     sync.gauges.removed(work.deployment.job_id, sync.clock.now());
-    tracing::info!(job = %work.job_name, "the deployment is removed");
+    tracing::info!("the deployment is removed");
     Ok(())
 }
 
@@ -544,7 +568,7 @@ async fn record_failure(
             Some(sync.clock.now() + plan::retry_delay(attempts, jitter(sync)))
         }
     };
-    tracing::warn!(job = %work.job_name, generation = work.deployment.generation, %problem, ?retry_at, "not rolled out");
+    tracing::warn!(%problem, ?retry_at, "not rolled out");
     let outcome = Outcome::Failed { inputs_hash: inputs.to_owned(), problem, retry_at };
     record(sync, term, work, &outcome).await?;
     // Runs that wait for the first deployment end with it.

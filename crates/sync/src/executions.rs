@@ -16,9 +16,10 @@ use model::{
 };
 use store::{
     StoreError,
-    executions::{Active, Ended, HandedOver},
+    executions::{Active, Ended, HandedOver, Recorded},
 };
 use tokio::{sync::Notify, task::JoinSet};
+use tracing::{Instrument, Span};
 
 use crate::{DATABASE_RETRY, Synchronizer, Term, paragraph};
 
@@ -111,13 +112,27 @@ async fn round(
         }
         followed.insert(execution.id.clone(), cancel.clone());
         let (sync, term) = (sync.clone(), term.clone());
-        tasks.spawn(async move {
+        let span = span_of(&execution, &with, &term);
+        let following = async move {
             let id = execution.id.clone();
             follow(&sync, &term, execution, with, is_fresh, &cancel).await;
             id
-        });
+        };
+        tasks.spawn(following.instrument(span));
     }
     Ok(())
+}
+
+/// What each line about a run has, whichever lines are wanted.
+fn span_of(execution: &Execution, with: &HandedOver, term: &Term) -> Span {
+    tracing::error_span!(
+        "run",
+        execution = %execution.id,
+        job = %execution.job_name,
+        generation = with.revision.generation,
+        epoch = term.epoch.0,
+        op_id = execution.op_id,
+    )
 }
 
 /// Gives a row to each run that a tick started where ticks need no service, also to those that ended meanwhile.
@@ -148,8 +163,17 @@ async fn record_ticked(
         let mut tx = sync.db.write().await?;
         let recorded = store::executions::record_ticked(&mut tx, term.epoch, &id, &run, with.as_ref()).await?;
         tx.commit().await?;
-        if recorded {
-            tracing::info!(execution = %id, tick = %run.tick, "a tick started a run");
+        match recorded {
+            Recorded::Known => {}
+            Recorded::Alone => tracing::info!(execution = %id, tick = %run.tick, "a tick started a run"),
+            Recorded::Beside => {
+                sync.gauges.overlapped();
+                tracing::warn!(
+                    execution = %id,
+                    tick = %run.tick,
+                    "a tick started a run while another run of the same job is in progress, as far as is known"
+                );
+            }
         }
     }
     Ok(())
@@ -277,7 +301,7 @@ async fn follow(
                 match sync.runtime.cancel(id).await {
                     Ok(()) => cancelling = true,
                     Err(problem) => {
-                        tracing::warn!(execution = %id, %problem, "a run could not be cancelled yet");
+                        tracing::warn!(%problem, "a run could not be cancelled yet");
                         cancel.notify_one();
                         if !term.pause(DATABASE_RETRY).await {
                             return;
@@ -323,7 +347,7 @@ async fn follow(
                         }
                     }
                     Err(problem) => {
-                        tracing::warn!(execution = %id, %problem, "the log of a run could not be read yet");
+                        tracing::warn!(%problem, "the log of a run could not be read yet");
                         log_attempt += 1;
                         if !term.pause(START_RETRY_MAX.min(Duration::from_secs(1 << log_attempt.min(5)))).await {
                             return;
@@ -398,7 +422,7 @@ async fn follow(
                 }
             }
             Err(problem) => {
-                tracing::warn!(execution = %id, %problem, "a run can't be followed at the moment");
+                tracing::warn!(%problem, "a run can't be followed at the moment");
                 if !term.pause(DATABASE_RETRY).await {
                     return;
                 }
@@ -425,7 +449,7 @@ async fn record_running(
 }
 
 async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem: &Problem) -> Result<(), StoreError> {
-    tracing::warn!(execution = %id, %problem, "a run can't start yet");
+    tracing::warn!(%problem, "a run can't start yet");
     let mut tx = sync.db.write().await?;
     store::executions::held(&mut tx, term.epoch, id, &paragraph(problem)).await?;
     tx.commit().await
@@ -481,7 +505,7 @@ async fn start_failed(
     execution: &Execution,
     problem: &Problem,
 ) -> Result<bool, StoreError> {
-    tracing::warn!(execution = %execution.id, %problem, "a run could not be started");
+    tracing::warn!(%problem, "a run could not be started");
     let status = match problem.fault {
         Fault::User => Status::UserError,
         Fault::Platform if is_past_deadline(sync, execution) => Status::PlatformError,

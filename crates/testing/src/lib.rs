@@ -1,5 +1,5 @@
-//! Fresh databases for tests, on SQLite and on a PostgreSQL that a test process starts for itself; and a [`Proxy`] in
-//! front of a Kubernetes API server that a test may cut.
+//! Fresh databases for tests, on SQLite and on a PostgreSQL that a test process starts for itself; a [`Proxy`] in front
+//! of a Kubernetes API server that a test may cut; and a [`Webhook`] that such a server asks about what is written.
 //!
 //! A test that stores something takes a [`Database`] and is named in [`for_each_database!`], which runs it on both.
 
@@ -7,6 +7,7 @@ mod install;
 mod proxy;
 mod server;
 mod statements;
+mod webhook;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 pub use proxy::{Identity, Proxy};
 pub use server::Server;
 pub use statements::Statements;
+pub use webhook::Webhook;
 
 /// A database that tests run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

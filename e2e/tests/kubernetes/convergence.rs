@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use e2e::{count, job::Job, service::Options, wait};
 use serde_json::{Value, json};
-use testing::{Database, Proxy};
+use testing::{Database, Proxy, Webhook};
 
 use crate::place::{LONGEST, Node, Place};
 
@@ -284,6 +284,85 @@ async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
         (rollout["phase"] == "reached").then_some(())
     })
     .await;
+}
+
+/// A webhook of the whole cluster that is asked about the CronJobs of one namespace; it goes when it is dropped.
+struct Admission<'a> {
+    place: &'a Place,
+    webhook: Webhook,
+}
+
+impl<'a> Admission<'a> {
+    fn of_cron_jobs(place: &'a Place, field: &str) -> Self {
+        let address = place.namespace.cluster().host_address.parse().expect("an address");
+        let webhook = Webhook::start(address, field);
+        let name = place.namespace.name();
+        let configuration = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [{
+                "name": "cron-jobs.example.com",
+                "clientConfig": webhook.client_config(),
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+                "rules": [{
+                    "apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["cronjobs"],
+                    "operations": ["CREATE", "UPDATE"],
+                }],
+                "failurePolicy": "Fail",
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }],
+        });
+        place.namespace.cluster().apply(&configuration.to_string()).expect("a webhook's configuration");
+        Self { place, webhook }
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        let namespace = &self.place.namespace;
+        let _ = namespace.ask(&["delete", "mutatingwebhookconfiguration", namespace.name(), "--ignore-not-found"]);
+    }
+}
+
+/// The worst of them: each write gets another value, so that no write is ever what was asked for.
+#[tokio::test]
+async fn a_webhook_that_adds_a_field_to_each_write_makes_no_loop() {
+    let (place, proxy) = Place::through_proxy_with("webhook", Database::Sqlite, Node::InNameOnly, often_swept);
+    let jobs = ["before-it", "after-it"].map(|name| Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass"));
+    place.deployed_in_name(&jobs[..1]).await;
+    let admission = Admission::of_cron_jobs(&place, "/spec/jobTemplate/metadata/annotations/example.com~1written");
+    let added =
+        |object: &Value| object["spec"]["jobTemplate"]["metadata"]["annotations"]["example.com/written"].clone();
+    // An API server asks only some time after it is told to.
+    wait::until("the webhook is asked", LONGEST, async || {
+        let probe = ["create", "cronjob", "probe", "--image=mine:1", "--schedule=0 3 * * *", "--dry-run=server"];
+        place.namespace.ask(&probe).map_or_else(
+            // A CronJob without annotations has no place for the field.
+            |refused| refused.to_string().contains("annotations").then_some(()),
+            |_| (admission.webhook.asked() > 0).then_some(()),
+        )
+    })
+    .await;
+    place.deployed_in_name(&jobs[1..]).await;
+    assert!(added(&place.object("cronjob", "after-it").expect("a CronJob")).is_string());
+    nothing_is_written(&place, &proxy).await;
+
+    // What was there before it is as it was, until somebody writes: then both changes are there, and one is put back.
+    proxy.reset();
+    for name in ["before-it", "after-it"] {
+        patch(&place, name, &json!({"spec": {"schedule": "* * * * *"}}));
+        place
+            .becomes("it is put back", "cronjob", name, |object| {
+                object.is_some_and(|object| object["spec"]["schedule"] == "0 3 * * *" && added(object).is_string())
+            })
+            .await;
+    }
+    two_sweeps(&place).await;
+    let replaced = ("PUT".to_owned(), "/apis/batch/v1/namespaces/{namespace}/cronjobs/{name}".to_owned());
+    assert_eq!(proxy.writes().get(&replaced), Some(&2), "one write an edit: {:?}", proxy.writes());
+    nothing_is_written(&place, &proxy).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The policy that refuses what a former leader writes.
 
-use std::process::Output;
+use std::{
+    collections::BTreeMap,
+    process::{Command, Output},
+};
 
 use e2e::{job::Job, wait};
 use serde_json::{Value, json};
@@ -153,4 +156,77 @@ async fn a_former_leader_is_refused_and_nobody_else() {
     assert!(raised > epoch, "{raised} after {epoch}");
     let cron_job = place.object("cronjob", name).expect("a CronJob");
     assert_eq!(epoch_of(&cron_job), Some(raised), "{cron_job}");
+}
+
+/// A process that stands still until this is dropped.
+struct Frozen(u32);
+
+impl Frozen {
+    fn new(process: u32) -> Self {
+        Self::signal(process, "-STOP");
+        Self(process)
+    }
+
+    fn signal(process: u32, signal: &str) {
+        let done = Command::new("kill").args([signal, &process.to_string()]).status().expect("kill");
+        assert!(done.success(), "kill {signal} {process}: {done}");
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        Self::signal(self.0, "-CONT");
+    }
+}
+
+/// It is frozen in the middle of a start, after it made the Job and before it lets it go, for longer than its lease.
+#[tokio::test]
+async fn a_leader_that_was_frozen_writes_nothing_when_it_goes_on() {
+    let (mut place, proxy) = Place::through_proxy_with("frozen", Database::Postgresql, Node::InNameOnly, |options| {
+        options.set("HOLDFAST_LEASE_SECONDS", "10")
+    });
+    let name = "is-started-late";
+    let leads = "this instance leads";
+    wait::until("the first leads", LONGEST, async || place.service.log().contains(leads).then_some(())).await;
+    let second = place.service.another();
+    let api = second.api();
+    // A start that is asked for shortly before a tick waits for that, which leaves the time to freeze it.
+    wait::second_of_minute(30).await;
+    let tick = wait::now_seconds() / 60 + 1;
+    place
+        .deployed_in_name(&[Job::new(name).schedule(&format!("{} * * * *", tick % 60)).step("10_step.py", "pass")])
+        .await;
+    wait::until_millis((tick * 60 - 1) * 1000).await;
+    let id = place.api().started(name).await;
+    place.becomes("the Job is made", "job", &id, |job| job.is_some_and(|job| job["spec"]["suspend"] == true)).await;
+    let frozen = Frozen::new(place.service.process().id());
+    assert!(!second.log().contains(leads));
+
+    // The other one takes over, and carries the start and the tick to their ends.
+    wait::until("the second leads", LONGEST, async || second.log().contains(leads).then_some(())).await;
+    wait::until("both runs are over", LONGEST, async || {
+        let runs = api.executions(name).await;
+        (runs.len() == 2 && runs.iter().all(|run| run["status"] == "succeeded")).then_some(())
+    })
+    .await;
+    wait::until("nothing of them is left", LONGEST, async || {
+        place.kubectl(&["get", "jobs", "-o", "name"]).trim().is_empty().then_some(())
+    })
+    .await;
+
+    proxy.reset();
+    drop(frozen);
+    wait::until("the first knows", LONGEST, async || {
+        ["another instance leads", "the lease ran out"]
+            .iter()
+            .any(|said| place.service.log().contains(said))
+            .then_some(())
+    })
+    .await;
+    // It answers again, and knows the end of what it began.
+    wait::until("the first says how it ended", LONGEST, async || {
+        (place.api().execution(name, &id).await["status"] == "succeeded").then_some(())
+    })
+    .await;
+    assert_eq!(proxy.writes(), BTreeMap::new());
 }

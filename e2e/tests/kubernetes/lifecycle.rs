@@ -78,3 +78,32 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
     vdk.ok(&["delete", "--yes", "-n", NAME]).await;
     place.becomes("the CronJob goes", "cronjob", NAME, |cron_job| cron_job.is_none()).await;
 }
+
+/// As the reference's installations have it: images of jobs bring Python alone.
+#[tokio::test]
+async fn a_job_whose_image_has_no_vdk_runs_with_that_of_another_image() {
+    let place = Place::with("brings-vdk", Database::Sqlite, Node::Real, |options| {
+        let cluster = xtask::cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
+        options.set("HOLDFAST_KUBERNETES_VDK_IMAGES", &format!("3.11={}", cluster.base_image()))
+    });
+    let api = place.api();
+    let name = "brings-no-vdk";
+    let job = Job::new(name).step(
+        "10_where.py",
+        "import vdk.internal\n\
+         print('from', list(vdk.internal.__path__)[0], 'with', job_input.get_arguments(), flush=True)",
+    );
+    let version = place.asked_for(&job).await;
+    let image = format!("{}/{name}:{version}", place.namespace.name());
+    place.namespace.cluster().push_bare_job_image(&job.path(), name, &image).unwrap_or_else(|e| panic!("{e:#}"));
+    api.reached(name, &version).await;
+    let arguments = json!({"text": "it's $(HOME) $HOME `id`"});
+    let start = json!({"args": arguments, "started_by": "a person"});
+    let answer = api.post(&format!("/jobs/{name}/deployments/production/executions"), &start).await.is(202);
+    let id = answer.location_id();
+    let ended = place.ended(name, &id).await;
+    let log = api.log(name, &id).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}\n{log}");
+    assert!(log.contains("from /vdk/site-packages/vdk/internal with"), "{log}");
+    assert!(log.contains("$(HOME) $HOME `id`"), "{log}");
+}

@@ -22,28 +22,28 @@ const QUIET: [&str; 4] = ["is-rescheduled", "is-enabled-again", "is-deleted", "i
 const THEIRS: &str = "is-theirs";
 
 /// A CronJob as the reference makes it: one that is not this service's.
-fn theirs(schedule: &str) -> Value {
+fn theirs(name: &str, schedule: &str, suspend: bool) -> Value {
     let pod = json!({
         "restartPolicy": "OnFailure",
         "nodeSelector": {"type": "kwok"},
         "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
-        "containers": [{"name": THEIRS, "image": "theirs:1"}],
+        "containers": [{"name": name, "image": "theirs:1"}],
     });
     json!({
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": {"name": THEIRS},
+        "metadata": {"name": name},
         "spec": {
             "schedule": schedule,
             "timeZone": ZONES[0].1,
-            "suspend": true,
+            "suspend": suspend,
             "concurrencyPolicy": "Forbid",
             "startingDeadlineSeconds": 1800,
             "jobTemplate": {
                 "metadata": {
                     "labels": {
                         "com.vmware.taurus/type": "DataJob",
-                        "com.vmware.taurus/name": THEIRS,
+                        "com.vmware.taurus/name": name,
                         "com.vmware.taurus/version": "1",
                     },
                     "annotations": {"com.vmware.taurus/execution-type": "scheduled"},
@@ -79,7 +79,7 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     let begun = wait::now_seconds() / 60;
     // The last tick was seven minutes ago.
     let hourly = format!("{} * * * *", (begun + ZONES[0].2 - 7) % 60);
-    let theirs = theirs(&hourly);
+    let theirs = theirs(THEIRS, &hourly, true);
     place.namespace.apply(&theirs.to_string()).expect("their CronJob");
     let mut jobs: Vec<_> =
         QUIET.map(|name| job(name, if name == QUIET[0] { &hourly } else { "* * * * *" })).into_iter().collect();
@@ -179,6 +179,109 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
             (rows == ticks(&history, name)).then_some(())
         })
         .await;
+    }
+    let jobs = history.jobs();
+    let twice: Vec<_> = jobs.iter().filter(|(_, job)| job.ran.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
+/// The service of the one that made them is shut down, and its jobs are deployed anew: shortly before a tick, with a tick that
+/// was missed, and with a run in progress.
+#[tokio::test]
+async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_tick() {
+    let place = Place::with("taken-over", Database::Sqlite, Node::InNameOnly, |options| {
+        options.set("HOLDFAST_TIME_ZONE", ZONES[0].1).set("HOLDFAST_KUBERNETES_ADOPT", "true")
+    });
+    let history = History::of(&place.namespace, "jobs");
+    let (firing, missed, busy, foreign, not_asked) =
+        ("is-firing", "has-missed", "is-busy", "is-no-job", "is-not-asked");
+    let objects = [
+        theirs(firing, "* * * * *", false),
+        theirs(missed, "* * * * *", true),
+        theirs(busy, "0 0 1 1 *", false),
+        theirs(not_asked, "0 0 1 1 *", false),
+    ];
+    for object in &objects {
+        place.namespace.apply(&object.to_string()).expect("their CronJob");
+    }
+    place.kubectl(&["create", "cronjob", foreign, "--image=mine:1", "--schedule=0 0 1 1 *"]);
+    let uid = |name: &str| place.object("cronjob", name).expect("a CronJob")["metadata"]["uid"].clone();
+    let uids = [firing, missed, busy].map(uid);
+    let run = json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {
+            "name": "is-busy-1",
+            "labels": objects[2]["spec"]["jobTemplate"]["metadata"]["labels"],
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": busy, "uid": uids[2], "controller": true}],
+        },
+        "spec": {"template": {"spec": {
+            "restartPolicy": "Never", "nodeSelector": {"there-is": "no-such-node"},
+            "containers": [{"name": busy, "image": "theirs:1"}],
+        }}},
+    });
+    place.namespace.apply(&run.to_string()).expect("their run");
+    wait::until("theirs fires", LONGEST, async || (!ticks(&history, firing).is_empty()).then_some(())).await;
+
+    // Twelve seconds for what takes two.
+    wait::second_of_minute(48).await;
+    let next = wait::now_seconds() / 60 + 1;
+    let mut versions = Vec::new();
+    for name in [firing, missed, busy, foreign] {
+        let schedule = if name == firing || name == missed { "* * * * *" } else { "0 0 1 1 *" };
+        versions.push(place.asked_for(&job(name, schedule)).await);
+    }
+    for (name, version) in [firing, missed, busy].iter().zip(&versions) {
+        place.api().reached(name, version).await;
+    }
+    for (name, before) in [firing, missed, busy].iter().zip(&uids) {
+        let now = place.object("cronjob", name).expect("a CronJob");
+        assert_eq!(&now["metadata"]["uid"], before, "it is the same one");
+        assert!(now["metadata"]["labels"]["holdfast/job-id"].is_string(), "and ours: {now}");
+    }
+
+    for name in [firing, missed] {
+        let ticks = wait::until(format!("two ticks of {name}"), LONGEST, async || {
+            let ticks = ticks(&history, name);
+            ticks.contains(&(next + 1)).then_some(ticks)
+        })
+        .await;
+        let last = *ticks.iter().max().expect("a tick");
+        for tick in next..=last {
+            assert_eq!(
+                ticks.iter().filter(|each| **each == tick).count(),
+                1,
+                "{name}: {ticks:?}, not each once from {next}"
+            );
+        }
+        if name == missed {
+            assert!(
+                ticks.iter().all(|tick| *tick >= next),
+                "{ticks:?}: what was missed before {next} is not made up for"
+            );
+        }
+        wait::until(format!("each run of {name} since then has its row"), LONGEST, async || {
+            let mut rows: Vec<_> = place.api().executions(name).await.iter().map(tick).collect();
+            rows.sort_unstable();
+            let mut of_ours: Vec<_> = self::ticks(&history, name).into_iter().filter(|tick| *tick >= next).collect();
+            of_ours.sort_unstable();
+            (rows == of_ours).then_some(())
+        })
+        .await;
+    }
+    // A run that began under the former service is one that a start must not join.
+    let id = place.api().started(busy).await;
+    assert_eq!(place.ended(busy, &id).await["status"], "skipped");
+
+    // What is no data job's, and what nobody deploys here, is left alone.
+    let rollout = wait::until("the rollout says why", LONGEST, async || {
+        let rollout = place.api().get(&format!("/jobs/{foreign}/deployments/production/rollout")).await.json();
+        rollout["problem"].to_string().contains("taken").then_some(rollout)
+    })
+    .await;
+    assert_ne!(rollout["phase"], "reached", "{rollout}");
+    for name in [foreign, not_asked] {
+        let now = place.object("cronjob", name).expect("a CronJob");
+        assert_eq!((&now["metadata"]["generation"], &now["metadata"]["labels"]), (&json!(1), &Value::Null), "{now}");
     }
     let jobs = history.jobs();
     let twice: Vec<_> = jobs.iter().filter(|(_, job)| job.ran.len() > 1).collect();

@@ -511,6 +511,12 @@ settings! {
         default Default::Absent("none: what others change is put back"),
         example "/spec/jobTemplate/spec/template/spec/priorityClassName"
     }
+    /// Whether CronJobs that another Control Service made for data jobs are taken over when a job of the same name is deployed.
+    /// Only for one that is shut down.
+    kubernetes_adopt: bool {
+        "kubernetes.adopt", "HOLDFAST_KUBERNETES_ADOPT", "kubernetes-adopt", Kubernetes, default Default::Text("false"),
+        example "true"
+    }
     /// Processor time that a run may use at most when its deployment does not say, in thousandths of a core.
     kubernetes_cpu_limit_millicores: Whole<1, 1_024_000> {
         "kubernetes.cpu_limit_millicores", "HOLDFAST_KUBERNETES_CPU_LIMIT_MILLICORES",

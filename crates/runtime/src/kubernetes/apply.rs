@@ -95,6 +95,8 @@ pub(crate) struct Writer {
     pub(crate) secrets: Api<Secret>,
     /// Fields of a CronJob's spec that others may keep, as JSON pointers into the spec.
     pub(crate) ignored: Vec<String>,
+    /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
+    pub(crate) adopts: bool,
     pub(crate) clock: SharedClock,
     pub(crate) fence: Fence,
 }
@@ -112,7 +114,9 @@ impl Writer {
         // What is known may be behind; what follows from this answer is a write.
         let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
-            _ if !is_ours(&live, target, written.as_ref()) => Observed::Foreign { owner: owner(&live.metadata) },
+            _ if !is_ours(&live, target, written.as_ref()) && !self.may_adopt(&live, target) => {
+                Observed::Foreign { owner: owner(&live.metadata) }
+            }
             Some(written)
                 if written.uid == live.uid().unwrap_or_default()
                     && spec_hash(spec_of(&live), &self.ignored) == written.spec_hash
@@ -164,7 +168,8 @@ impl Writer {
             let made = call(self.cron_jobs.create(&params, &object)).await?;
             return Ok(Ok((Written::of(&made, spec_of(&made), &self.ignored, PutBack::default()), true)));
         };
-        if !is_ours(&live, target, written) {
+        let is_adopted = !is_ours(&live, target, written);
+        if is_adopted && !self.may_adopt(&live, target) {
             return Ok(Err(name_taken(&target.job_name, &live.metadata)));
         }
         if live.metadata.deletion_timestamp.is_some() {
@@ -189,7 +194,8 @@ impl Writer {
             carry_over(&mut spec, &before, &self.ignored);
             object.spec = serde_json::from_value(spec).unwrap_or(object.spec);
         }
-        let live = if fires_otherwise(live.spec.as_ref(), object.spec.as_ref()) {
+        // What somebody did to it before is not known: a tick may be due that the next write would fire.
+        let live = if is_adopted || fires_otherwise(live.spec.as_ref(), object.spec.as_ref()) {
             self.forget_ticks(live, ticks_after).await?
         } else {
             live
@@ -201,6 +207,16 @@ impl Writer {
             put_back.add(&before, &after, self.clock.now());
         }
         Ok(Ok((Written::of(&done, after, &self.ignored, put_back), false)))
+    }
+
+    /// Whether a CronJob that is not ours is to be taken over: another Control Service's, for a job of this name.
+    fn may_adopt(&self, live: &CronJob, target: &Target) -> bool {
+        let labels = || live.spec.as_ref()?.job_template.metadata.as_ref()?.labels.as_ref();
+        let has = |name: &str, value: &str| labels().and_then(|labels| labels.get(name)).is_some_and(|v| v == value);
+        self.adopts
+            && job_id(&live.metadata).is_none()
+            && has(names::TYPE.0, names::TYPE.1)
+            && has(names::NAME, target.job_name.as_str())
     }
 
     /// Moves the last tick that counts as fired, so that no tick before `ticks_after` fires under the new schedule: the
@@ -336,7 +352,10 @@ fn name_taken(job: &JobName, metadata: &ObjectMeta) -> Problem {
         format!("Its name is taken by a CronJob that this service did not make (owner: {}).", owner(metadata)),
     )
     .follows("What stands there is left alone, and the deployment waits.")
-    .fix("Remove or rename what stands there, or choose another name for the job.")
+    .fix(
+        "Remove or rename what stands there, or choose another name for the job. If another Control Service made it, which is \
+         shut down, the operator can have it taken over: kubernetes.adopt.",
+    )
 }
 
 fn contested(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
-use tower::filter::FilterLayer;
+use tower::{filter::FilterLayer, layer::layer_fn};
 
-use super::window::Window;
+use super::{calls::Calls, window::Window};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,6 +18,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(90);
 pub struct Connection {
     pub(super) client: Client,
     pub(super) window: Window,
+    /// How the API server answers.
+    pub calls: Calls,
     /// The namespace of the jobs.
     pub namespace: String,
     /// The address of the API server, for people.
@@ -71,14 +73,16 @@ pub async fn connect(context: Option<&str>, namespace: Option<&str>) -> Result<C
     config.read_timeout = Some(READ_TIMEOUT);
     let server = config.cluster_url.to_string();
     let namespace = namespace.map_or_else(|| config.default_namespace.clone(), ToOwned::to_owned);
-    let window = Window::default();
+    let (window, calls) = (Window::default(), Calls::default());
     let keeps_back = {
         let window = window.clone();
         move |request| window.lets_through(request)
     };
     let client = ClientBuilder::try_from(config)
         .map_err(|source| ConnectError::Client { server: server.clone(), source })?
+        .with_layer(&layer_fn(|inner| calls.counted(inner)))
+        // Outside of the former: what is kept back is no call.
         .with_layer(&FilterLayer::new(keeps_back))
         .build();
-    Ok(Connection { client, window, namespace, server })
+    Ok(Connection { client, window, calls, namespace, server })
 }

@@ -297,7 +297,8 @@ fn pod_template(
 }
 
 /// What brings VDK into the volume: its packages and its command, wherever the image's Python keeps them.
-const COPY_VDK: &str = "cp -r \"$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')\" /vdk/ \
+const COPY_VDK: &str = "mkdir -p /vdk/site-packages \
+                        && cp -r \"$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')/.\" /vdk/site-packages/ \
                         && cp \"$(command -v vdk)\" /vdk/";
 
 /// What runs the job where another image brought VDK. The arguments stay what they are: the shell gets them as such.

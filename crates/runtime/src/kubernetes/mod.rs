@@ -4,8 +4,10 @@
 //! ended. It keeps nothing that the cluster or the database has not: a new instance finds all of it again.
 
 mod apply;
+mod calls;
 mod connect;
 mod contest;
+mod events;
 mod fault;
 mod fence;
 mod logs;
@@ -34,8 +36,18 @@ use model::{
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use self::{apply::Writer, fence::Fence, logs::Logs, runs::Runner, stage::Standing, view::JobView, watch::Namespace};
+use self::{
+    apply::Writer,
+    events::{About, Events},
+    fence::Fence,
+    logs::Logs,
+    runs::Runner,
+    stage::Standing,
+    view::JobView,
+    watch::Namespace,
+};
 pub use self::{
+    calls::Calls,
     connect::{ConnectError, Connection, connect},
     manifest::{ManifestOptions, Template},
 };
@@ -69,6 +81,8 @@ pub struct KubernetesOptions {
     /// Fields of a CronJob that others may write, as JSON pointers that begin with `/spec/`: they keep the value that they
     /// have, and no change of them is put back.
     pub ignore_paths: Vec<String>,
+    /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
+    pub adopt: bool,
     /// The present instant.
     pub clock: SharedClock,
 }
@@ -79,6 +93,7 @@ pub struct KubernetesRuntime {
     namespace: Arc<Namespace>,
     writer: Writer,
     runner: Runner,
+    events: Events,
     fence: Fence,
     logs: Logs,
     /// The watches end with the runtime.
@@ -103,7 +118,7 @@ impl KubernetesRuntime {
             cron_jobs: Api::namespaced(client.clone(), name),
             jobs: Api::namespaced(client.clone(), name),
             pods: Api::namespaced(client.clone(), name),
-            events: Api::namespaced(client.clone(), name),
+            adopts: options.adopt,
             fence: fence.clone(),
         };
         let runner = api(client);
@@ -112,11 +127,13 @@ impl KubernetesRuntime {
             cron_jobs: runner.cron_jobs.clone(),
             secrets: Api::namespaced(client.clone(), name),
             ignored: options.ignore_paths.iter().filter_map(in_spec).collect(),
+            adopts: options.adopt,
             clock: options.clock.clone(),
             fence: fence.clone(),
         };
+        let events = Events::new(Api::namespaced(client.clone(), name));
         let logs = Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes);
-        Self { options, namespace, writer, runner, fence, logs, _watches: watches }
+        Self { options, namespace, writer, runner, events, fence, logs, _watches: watches }
     }
 
     /// The cluster and the namespace of the jobs.
@@ -162,21 +179,27 @@ impl KubernetesRuntime {
             match stage::standing(&job, &pods, self.options.clock.now()) {
                 Standing::Ended(end) => return Ok(Stage::Ended(end)),
                 Standing::Running(at) if !matches!(seen, Seen::Running) => return Ok(Stage::Running(at)),
-                Standing::Held(problem) if seen.is_news(&problem) => return Ok(Stage::Held(problem)),
+                Standing::Held(problem) => {
+                    self.note_missing(&problem, &pods);
+                    if seen.is_news(&problem) {
+                        return Ok(Stage::Held(problem));
+                    }
+                }
                 Standing::Waiting if pods.is_empty() && !job.suspended && self.is_late(job.created_at) => {
-                    let refusal = self.runner.refusal(name).await.map_err(|fault| fault.into_problem(what()))?;
-                    if let Some(problem) = refusal.map(|message| stage::refused(&message))
+                    if let Some(problem) = self.told(About::RefusedPods, name, &what).await?.map(|m| stage::refused(&m))
                         && seen.is_news(&problem)
                     {
                         return Ok(Stage::Held(problem));
                     }
                 }
                 Standing::Unprepared(pod, since) if self.is_late(since) => {
-                    let told = self.runner.unmounted(&pod).await.map_err(|fault| fault.into_problem(what()))?;
-                    if let Some(problem) = told.map(|message| stage::unmounted(&message))
-                        && seen.is_news(&problem)
+                    if let Some(problem) =
+                        self.told(About::MissingVolumes, &pod, &what).await?.map(|m| stage::unmounted(&m))
                     {
-                        return Ok(Stage::Held(problem));
+                        self.note_missing(&problem, &pods);
+                        if seen.is_news(&problem) {
+                            return Ok(Stage::Held(problem));
+                        }
                     }
                 }
                 Standing::Waiting if job.manual && job.suspended && !job.cancelled => {
@@ -191,6 +214,19 @@ impl KubernetesRuntime {
             }
             let _ = tokio::time::timeout(LOOK_MAX, rings).await;
         }
+    }
+
+    /// Has a deployment made again whose run lacks a secret that is made with it.
+    fn note_missing(&self, problem: &Problem, pods: &[view::PodView]) {
+        for name in pods.iter().filter_map(|pod| JobName::parse(&pod.main_name).ok()) {
+            if [names::keytab_secret(&name), names::token_secret(&name)].iter().any(|own| stage::lacks(problem, own)) {
+                self.namespace.lacks_secret(name.as_str(), self.options.clock.now());
+            }
+        }
+    }
+
+    async fn told(&self, about: About, name: &str, what: &impl Fn() -> String) -> Result<Option<String>, Problem> {
+        self.events.told(about, name).await.map_err(|fault| fault.into_problem(what()))
     }
 
     /// Removes the secrets of a job that has neither a CronJob nor a run.
@@ -251,7 +287,13 @@ impl Runtime for KubernetesRuntime {
             let what = || format!("The CronJob {} can't be looked at.", target.job_name);
             // Thousands of first looks need no call each.
             self.namespace.listed(LISTED_MAX).await;
-            self.writer.observe(&self.namespace, target).await.map_err(|fault| fault.into_problem(what()))
+            let observed = self.writer.observe(&self.namespace, target).await;
+            Ok(match observed.map_err(|fault| fault.into_problem(what()))? {
+                Observed::Present { .. } if self.namespace.is_incomplete(target.job_name.as_str()) => {
+                    Observed::Changed { by: None }
+                }
+                observed => observed,
+            })
         })
     }
 
@@ -272,6 +314,7 @@ impl Runtime for KubernetesRuntime {
                     .await
                     .map_err(|fault| fault.into_problem(what()))?;
             }
+            self.namespace.has_secrets(blueprint.job_name.as_str());
             let (mark, is_new) = self.writer.apply(target, &cron_job, wanted.ticks_after).await?;
             if is_new {
                 // The end of a former run may have taken them meanwhile; from now on it sees the CronJob, or that they moved.
@@ -294,6 +337,7 @@ impl Runtime for KubernetesRuntime {
         Box::pin(async move {
             let what = || format!("The CronJob {} was not removed.", target.job_name);
             self.writer.remove(target).await.map_err(|fault| fault.into_problem(what()))?;
+            self.namespace.has_secrets(target.job_name.as_str());
             self.forget_secrets(target.job_id, &target.job_name).await.map_err(|fault| fault.into_problem(what()))
         })
     }
@@ -301,7 +345,8 @@ impl Runtime for KubernetesRuntime {
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
         Box::pin(async move {
             let image = Self::image(&run.artifact)?;
-            Box::pin(self.runner.start(&self.options.manifest, run, image, &*self.options.clock)).await
+            let known = self.namespace.cron_job(run.blueprint.job_name.as_str());
+            Box::pin(self.runner.start(&self.options.manifest, run, image, known, &*self.options.clock)).await
         })
     }
 

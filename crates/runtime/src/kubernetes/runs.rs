@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         batch::v1::{CronJob, Job},
-        core::v1::{Event, ObjectReference, Pod},
+        core::v1::{ObjectReference, Pod},
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
@@ -33,7 +33,7 @@ use super::{
     fence::Fence,
     manifest::{self, ManifestOptions},
     names,
-    view::{JobView, PodView, job_id},
+    view::{CronJobView, JobView, PodView, job_id},
 };
 
 /// How often the CronJob's list of active Jobs is written that others keep overtaking.
@@ -56,21 +56,23 @@ pub(crate) struct Runner {
     pub(crate) cron_jobs: Api<CronJob>,
     pub(crate) jobs: Api<Job>,
     pub(crate) pods: Api<Pod>,
-    pub(crate) events: Api<Event>,
+    /// Whether CronJobs of another Control Service are taken over.
+    pub(crate) adopts: bool,
     pub(crate) fence: Fence,
 }
 
 impl Runner {
-    /// Starts a run, unless a tick came first.
+    /// Starts a run, unless a tick came first. `known` is what is known of its CronJob.
     pub(crate) async fn start(
         &self,
         options: &ManifestOptions,
         run: &Run,
         image: &str,
+        known: Option<CronJobView>,
         clock: &dyn Clock,
     ) -> Result<Started, Problem> {
         let what = || format!("The run {} was not started.", run.id);
-        Box::pin(self.try_start(options, run, image, clock)).await.map_err(|fault| fault.into_problem(what()))?
+        Box::pin(self.try_start(options, run, image, known, clock)).await.map_err(|fault| fault.into_problem(what()))?
     }
 
     async fn try_start(
@@ -78,45 +80,39 @@ impl Runner {
         options: &ManifestOptions,
         run: &Run,
         image: &str,
+        known: Option<CronJobView>,
         clock: &dyn Clock,
     ) -> Result<Result<Started, Problem>, Fault> {
         let name = run.blueprint.job_name.as_str();
-        let Some(cron_job) = call(self.cron_jobs.get_opt(name)).await? else {
-            return Ok(Err(not_deployed(run)));
+        let is_of_job = |view: &CronJobView| view.job_id == Some(run.blueprint.deployment.job_id);
+        let (job, cron_job) = if let Some(known) = known.filter(is_of_job) {
+            // Whether that still holds is asked while the Job is made: it runs nothing yet.
+            tokio::try_join!(self.make(options, run, image, known.uid), call(self.cron_jobs.get_opt(name)))?
+        } else {
+            let live = call(self.cron_jobs.get_opt(name)).await?;
+            let Some(cron_job) = live.filter(|live| is_of_job(&CronJobView::of(&live.metadata))) else {
+                return Ok(Err(not_deployed(run)));
+            };
+            (self.make(options, run, image, cron_job.uid().unwrap_or_default()).await?, Some(cron_job))
         };
-        if job_id(&cron_job.metadata) != Some(run.blueprint.deployment.job_id) {
-            return Ok(Err(not_deployed(run)));
-        }
-        let owner = OwnerReference {
-            api_version: "batch/v1".into(),
-            kind: "CronJob".into(),
-            name: name.to_owned(),
-            uid: cron_job.uid().unwrap_or_default(),
-            controller: Some(true),
-            block_owner_deletion: Some(true),
-        };
-        let mut job = manifest::manual_job(options, run, image, owner);
-        self.fence.mark(&mut job.metadata);
-        let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        let job = match call(self.jobs.create(&params, &job)).await {
-            Ok(job) => job,
-            Err(fault) if fault.is_taken() => match self.claimed(run).await? {
-                Some(job) => job,
-                None => {
-                    return Ok(Err(Problem::unavailable(
-                        format!("The run {} was not started.", run.id),
-                        "A Job of its name is there that this service did not make, or that somebody deletes.",
-                    )
-                    .follows("The start is tried again.")));
-                }
-            },
-            Err(fault) => return Err(fault),
+        let Some(job) = job else {
+            return Ok(Err(Problem::unavailable(
+                format!("The run {} was not started.", run.id),
+                "A Job of its name is there that this service did not make, or that somebody deletes.",
+            )
+            .follows("The start is tried again.")));
         };
         if !job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default() {
             // A former try let it go already.
             return Ok(Ok(Started::Running));
         }
-        let cron_job = self.enter(name, &job).await?;
+        let owner = |job: &Job| job.owner_references().first().map(|owner| owner.uid.clone());
+        let Some(cron_job) = cron_job.filter(|live| live.uid().is_some() && live.uid() == owner(&job)) else {
+            // It was made for a CronJob that is gone, and would go with it.
+            self.delete(&job).await?;
+            return Ok(Err(not_deployed(run)));
+        };
+        let cron_job = Box::pin(self.enter(name, cron_job, &job)).await?;
         if awaits_tick(&cron_job, clock.now()) {
             tokio::time::sleep(SETTLED_AFTER).await;
         }
@@ -134,6 +130,33 @@ impl Runner {
         Ok(Ok(Started::Running))
     }
 
+    /// Makes the Job of a run, suspended, or finds that of a former try of the same start. `None` when the name is taken by
+    /// anything else.
+    async fn make(
+        &self,
+        options: &ManifestOptions,
+        run: &Run,
+        image: &str,
+        owner_uid: String,
+    ) -> Result<Option<Job>, Fault> {
+        let owner = OwnerReference {
+            api_version: "batch/v1".into(),
+            kind: "CronJob".into(),
+            name: run.blueprint.job_name.to_string(),
+            uid: owner_uid,
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        };
+        let mut job = manifest::manual_job(options, run, image, owner);
+        self.fence.mark(&mut job.metadata);
+        let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        match call(self.jobs.create(&params, &job)).await {
+            Ok(job) => Ok(Some(job)),
+            Err(fault) if fault.is_taken() => self.claimed(run).await,
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// The Job of a former try of the same start.
     async fn claimed(&self, run: &Run) -> Result<Option<Job>, Fault> {
         let job = call(self.jobs.get_opt(run.id.as_str())).await?;
@@ -144,15 +167,16 @@ impl Runner {
         }))
     }
 
-    /// Enters a Job in its CronJob's list of active ones, where ticks see it. Gives the CronJob as it was then.
-    async fn enter(&self, cron_job: &str, job: &Job) -> Result<CronJob, Fault> {
-        self.change_active(cron_job, |active| add(active, job)).await
+    /// Enters a Job in its CronJob's list of active ones, where ticks see it. `live` is the CronJob as it was read. Gives it
+    /// as it was then.
+    async fn enter(&self, cron_job: &str, live: CronJob, job: &Job) -> Result<CronJob, Fault> {
+        self.change_active(cron_job, Some(live), |active| add(active, job)).await
     }
 
     /// Has the Job of a tick take the place of one that steps aside for it. The controller enters it by itself, but not when
     /// somebody wrote in between: then it does when the list is empty, and that may be after the next tick.
     async fn give_way(&self, cron_job: &str, job: &Job, to: &Job) -> Result<CronJob, Fault> {
-        self.change_active(cron_job, |active| {
+        self.change_active(cron_job, None, |active| {
             let before = active.len();
             active.retain(|entry| entry.uid != job.uid());
             let removed = active.len() != before;
@@ -161,15 +185,20 @@ impl Runner {
         .await
     }
 
-    /// Changes a CronJob's list of active Jobs. `change` tells whether it changed something.
+    /// Changes a CronJob's list of active Jobs. `known` is the CronJob as it was read, and `change` tells whether it changed
+    /// something.
     async fn change_active(
         &self,
         cron_job: &str,
+        mut known: Option<CronJob>,
         change: impl Fn(&mut Vec<ObjectReference>) -> bool,
     ) -> Result<CronJob, Fault> {
         let mut last = None;
         for _ in 0..TRIES {
-            let live = call(self.cron_jobs.get_status(cron_job)).await?;
+            let live = match known.take() {
+                Some(known) => known,
+                None => call(self.cron_jobs.get_status(cron_job)).await?,
+            };
             let mut active = live.status.as_ref().and_then(|status| status.active.clone()).unwrap_or_default();
             if !change(&mut active) {
                 return Ok(live);
@@ -191,10 +220,16 @@ impl Runner {
 
     /// A run of the same job that a tick started and that is not over, with its Job.
     async fn unfinished_tick(&self, run: &Run) -> Result<Option<(ExecutionId, Job)>, Fault> {
-        let of_job = format!("{}={}", names::JOB_ID, run.blueprint.deployment.job_id);
+        let job_id = run.blueprint.deployment.job_id;
+        let of_job = if self.adopts {
+            // Also those that began before the CronJob was taken over.
+            format!("{}={},{}={}", names::TYPE.0, names::TYPE.1, names::NAME, run.blueprint.job_name)
+        } else {
+            format!("{}={job_id}", names::JOB_ID)
+        };
         let jobs = call(self.jobs.list(&ListParams::default().labels(&of_job))).await?;
         Ok(jobs.items.into_iter().find_map(|job| {
-            let view = JobView::of(&job)?;
+            let view = JobView::with(&job, job_id)?;
             let is_unfinished_tick = !view.manual && !view.is_over() && !view.terminating;
             is_unfinished_tick.then(|| ExecutionId::parse(&view.name)).flatten().map(|id| (id, job))
         }))
@@ -282,26 +317,6 @@ impl Runner {
         let of_job = format!("{}={job}", names::JOB_OF_POD);
         let pods = call(self.pods.list(&ListParams::default().labels(&of_job))).await?;
         Ok(pods.items.iter().filter_map(PodView::of).collect())
-    }
-
-    /// Why the controller could make no pod for a Job, by its newest event.
-    pub(crate) async fn refusal(&self, job: &str) -> Result<Option<String>, Fault> {
-        self.told("Job", job, "FailedCreate").await
-    }
-
-    /// Why the node can't give a pod its volumes, by its newest event.
-    pub(crate) async fn unmounted(&self, pod: &str) -> Result<Option<String>, Fault> {
-        self.told("Pod", pod, "FailedMount").await
-    }
-
-    async fn told(&self, kind: &str, name: &str, reason: &str) -> Result<Option<String>, Fault> {
-        let of_object = format!("involvedObject.kind={kind},involvedObject.name={name},reason={reason}");
-        let events = call(self.events.list(&ListParams::default().fields(&of_object).limit(50))).await?;
-        Ok(events
-            .items
-            .into_iter()
-            .max_by_key(|event| event.last_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
-            .and_then(|event| event.message))
     }
 }
 

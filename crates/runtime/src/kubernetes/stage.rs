@@ -180,11 +180,20 @@ fn missing(otherwise: &str, told: &str) -> Problem {
         rest.starts_with(" not found").then(|| format!("{kind} {name}"))
     });
     let (what, fix) = match named {
-        Some(named) => (format!("The {named}, which the run needs, is missing."), format!("create the {named}")),
+        Some(named) => (without(&named), format!("create the {named}")),
         None => (otherwise.to_owned(), "create what is missing".to_owned()),
     };
     waits(&what, format!("The node says {told}."))
         .fix(format!("Ask the operator to {fix} in the namespace of the jobs, or to name another one."))
+}
+
+/// Whether a run waits because this secret is missing.
+pub(crate) fn lacks(problem: &Problem, secret: &str) -> bool {
+    problem.what == without(&format!("secret {secret}"))
+}
+
+fn without(named: &str) -> String {
+    format!("The {named}, which the run needs, is missing.")
 }
 
 /// What keeps a pod from getting its volumes, by the words of the event that tells it.
@@ -379,6 +388,7 @@ mod tests {
         );
         let problem = unmounted("MountVolume.SetUp failed for volume \"mine\" : secret \"mine-1\" not found");
         assert!(problem.countermeasures.contains("create the secret mine-1"), "{problem:?}");
+        assert!(lacks(&problem, "mine-1") && !lacks(&problem, "mine"), "{problem:?}");
         assert!(refused("pods is forbidden: exceeded quota: compute").what.contains("limit"));
     }
 }

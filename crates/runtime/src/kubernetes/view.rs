@@ -79,6 +79,11 @@ pub(crate) struct Terminal {
 impl JobView {
     /// Reads a Job. `None` when it is not one of ours.
     pub(crate) fn of(job: &Job) -> Option<Self> {
+        Self::with(job, job_id(&job.metadata)?)
+    }
+
+    /// Reads a Job of the job with this id.
+    pub(crate) fn with(job: &Job, job_id: JobId) -> Option<Self> {
         let metadata = &job.metadata;
         let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name));
         let status = job.status.as_ref();
@@ -103,7 +108,7 @@ impl JobView {
         Some(Self {
             name: metadata.name.clone()?,
             uid: metadata.uid.clone().unwrap_or_default(),
-            job_id: job_id(metadata)?,
+            job_id,
             generation: annotation(names::GENERATION).and_then(|text| text.parse().ok()),
             tick: (!manual)
                 .then(|| annotation(names::SCHEDULED_AT).and_then(|text| text.parse().ok()).unwrap_or(created_at)),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
     core::v1::Pod,
@@ -35,6 +36,9 @@ const PAGE: u32 = 500;
 /// is noticed after this time.
 const WATCH_SECONDS: u32 = 60;
 
+/// How long a node may go on saying that a secret is missing which is there: it tries again each two minutes at the latest.
+const TOLD_AFTERWARDS: SignedDuration = SignedDuration::from_mins(3);
+
 /// The objects of the namespace.
 #[derive(Debug, Default)]
 pub(crate) struct Namespace {
@@ -56,6 +60,8 @@ struct State {
     gone_of: HashMap<String, BTreeMap<String, Arc<PodView>>>,
     /// Who waits for news of a Job.
     bells: HashMap<String, Arc<Notify>>,
+    /// CronJobs whose secrets somebody removed, as their runs said then, and whether they were made again since.
+    incomplete: HashMap<String, (Timestamp, bool)>,
     /// What the synchronizer was not told yet: names of CronJobs, and whether there are Jobs that ticks started.
     news: HashSet<String>,
     news_of_runs: bool,
@@ -294,6 +300,30 @@ impl Namespace {
     pub(crate) fn bell(&self, job: &str) -> Bell<'_> {
         let mut state = self.state();
         Bell { namespace: self, job: job.to_owned(), rung: state.bells.entry(job.to_owned()).or_default().clone() }
+    }
+
+    /// Notes that a CronJob lacks a secret that belongs to it, and tells the synchronizer. A node goes on saying so for a while
+    /// after it is there.
+    pub(crate) fn lacks_secret(&self, cron_job: &str, now: Timestamp) {
+        let mut state = self.state();
+        state.incomplete.retain(|_, (noted, _)| now.duration_since(*noted) < TOLD_AFTERWARDS);
+        if !state.incomplete.contains_key(cron_job) {
+            state.incomplete.insert(cron_job.to_owned(), (now, false));
+            state.news.insert(cron_job.to_owned());
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether a CronJob lacks a secret that belongs to it.
+    pub(crate) fn is_incomplete(&self, cron_job: &str) -> bool {
+        self.state().incomplete.get(cron_job).is_some_and(|(_, made_again)| !made_again)
+    }
+
+    /// Notes that a CronJob has its secrets.
+    pub(crate) fn has_secrets(&self, cron_job: &str) {
+        if let Some((_, made_again)) = self.state().incomplete.get_mut(cron_job) {
+            *made_again = true;
+        }
     }
 
     /// Waits for news that concern the synchronizer, and takes them.

@@ -32,6 +32,9 @@ const JOBS_INTERVAL: Duration = Duration::from_secs(5);
 /// once, the series are older and the database has its rest.
 const JOBS_REST: u32 = 20;
 
+/// How long after a scrape the series of jobs go on being read. Where nobody scrapes, a fleet is not read again and again.
+const JOBS_SEEN: Duration = Duration::from_secs(300);
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByStatus {
     status: &'static str,
@@ -176,6 +179,11 @@ impl Gauges {
         self.stages.ticked(tick, now);
     }
 
+    /// A tick started a run beside another one of the same job.
+    pub(crate) fn overlapped(&self) {
+        self.stages.overlapped();
+    }
+
     /// So many deployments wait for the changed configuration, and whether it goes no further.
     pub(crate) fn concerned(&self, left: usize, stopped: bool) {
         self.configuration_pending.set(i64::try_from(left).unwrap_or(i64::MAX));
@@ -203,8 +211,12 @@ pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToke
             tracing::warn!(%error, "the series of jobs could not be read; those of the last time are shown");
         }
         let pause = JOBS_INTERVAL.max(begun.elapsed() * JOBS_REST);
+        let rest = async {
+            tokio::time::sleep(pause).await;
+            sync.gauges.series.until_seen(JOBS_SEEN).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = rest => {}
             () = shutdown.cancelled() => return,
         }
     }

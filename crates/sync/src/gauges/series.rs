@@ -5,7 +5,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,6 +17,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 use store::metrics::{WatchedJob, WatchedRun};
+use tokio::{sync::Notify, time::Instant};
 
 /// The label that every series of the reference has, and its value.
 const SERVICE: (&str, &str) = ("service", "data-jobs");
@@ -25,14 +27,23 @@ const LARGEST_REMEMBERED: SignedDuration = SignedDuration::from_mins(3);
 
 /// The series of jobs.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Series(Arc<Mutex<Shown>>);
+pub(super) struct Series {
+    shown: Arc<Mutex<Shown>>,
+    seen: Arc<Seen>,
+}
+
+/// Whether anybody looks.
+#[derive(Debug, Default)]
+struct Seen {
+    last: Mutex<Option<Instant>>,
+    /// Rings at each look.
+    looked: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Shown {
-    /// A scrape and a refresh hold no other up: each works on a list of its own.
+    /// In the order of their ids. A scrape and a refresh hold no other up: each works on a list of its own.
     jobs: Arc<Vec<WatchedJob>>,
-    /// Where in it a job is.
-    places: HashMap<JobId, usize>,
     /// When it was read.
     at: Option<Timestamp>,
     /// By the job's id, for a namesake of a deleted job has a history of its own, and by the status.
@@ -49,16 +60,15 @@ struct Outcomes {
 impl Series {
     /// Shows these jobs as they were at an instant, and nothing of any other.
     pub(super) fn show(&self, jobs: Vec<WatchedJob>, at: Timestamp) {
-        let places: HashMap<_, _> = jobs.iter().enumerate().map(|(place, job)| (job.id, place)).collect();
-        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown();
         // Of a job that is not in the list because it is newer than the list, the outcome is newer too.
-        shown.outcomes.retain(|(job, _), outcomes| places.contains_key(job) || outcomes.last >= at);
-        (shown.jobs, shown.places, shown.at) = (Arc::new(jobs), places, Some(at));
+        shown.outcomes.retain(|(job, _), outcomes| place(&jobs, *job).is_some() || outcomes.last >= at);
+        (shown.jobs, shown.at) = (Arc::new(jobs), Some(at));
     }
 
     /// Counts the outcome of a rollout.
     pub(super) fn rolled_out(&self, job: JobId, status: DeploymentStatus, now: Timestamp) {
-        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown();
         let outcomes = shown.outcomes.entry((job, status.as_str())).or_insert(Outcomes { count: 0, last: now });
         outcomes.count += 1;
         outcomes.last = now;
@@ -66,8 +76,29 @@ impl Series {
 
     /// How many jobs are shown.
     pub(super) fn count(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).jobs.len() as u64
+        self.shown().jobs.len() as u64
     }
+
+    /// Waits until somebody looks, unless somebody has within this time.
+    pub(super) async fn until_seen(&self, within: Duration) {
+        loop {
+            let looked = self.seen.looked.notified();
+            let last = *self.seen.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < within) {
+                return;
+            }
+            looked.await;
+        }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where in a list a job is.
+fn place(jobs: &[WatchedJob], job: JobId) -> Option<usize> {
+    jobs.binary_search_by_key(&job, |job| job.id).ok()
 }
 
 /// The value of a termination status, by the reference's table.
@@ -95,10 +126,12 @@ fn deployment_value(status: DeploymentStatus) -> Option<i64> {
 
 impl Collector for Series {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        *self.seen.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.seen.looked.notify_one();
         let (jobs, outcomes, at) = {
-            let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let shown = self.shown();
             let named = |((job, status), outcomes): (&(JobId, &'static str), &Outcomes)| {
-                Some((*shown.places.get(job)?, *status, *outcomes))
+                Some((place(&shown.jobs, *job)?, *status, *outcomes))
             };
             let mut outcomes: Vec<_> = shown.outcomes.iter().filter_map(named).collect();
             outcomes.sort_by_key(|(place, status, _)| (*place, *status));
@@ -110,24 +143,24 @@ impl Collector for Series {
             let mut family =
                 encoder.encode_descriptor("taurus_datajob_notification_delay", help, None, MetricType::Gauge)?;
             for job in &*jobs {
-                let labels = [("data_job", job.name.as_str()), SERVICE];
+                let labels = [("data_job", &*job.name), SERVICE];
                 family.encode_family(&labels)?.encode_gauge(&job.notification_delay_minutes)?;
             }
         }
         let runs: Vec<(&str, &WatchedRun)> =
-            jobs.iter().filter_map(|job| Some((job.name.as_str(), job.run.as_ref()?))).collect();
+            jobs.iter().filter_map(|job| Some((&*job.name, job.run.as_ref()?))).collect();
         if !runs.is_empty() {
             let help = "How a job's last run stands: 0 success, 1 platform error, 2 submitted, 3 user error, 5 running, \
                         6 cancelled.";
             let mut family =
                 encoder.encode_descriptor("taurus_datajob_termination_status", help, None, MetricType::Gauge)?;
             for (job, run) in &runs {
-                let labels = [("data_job", *job), ("execution_id", run.id.as_str()), SERVICE];
+                let labels = [("data_job", *job), ("execution_id", &*run.id), SERVICE];
                 family.encode_family(&labels)?.encode_gauge(&termination_value(run.status))?;
             }
         }
         let deployed: Vec<(&str, i64)> =
-            jobs.iter().filter_map(|job| Some((job.name.as_str(), deployment_value(job.deployment)?))).collect();
+            jobs.iter().filter_map(|job| Some((&*job.name, deployment_value(job.deployment)?))).collect();
         if !deployed.is_empty() {
             let help = "How a job's last rollout went: 0 success, 1 platform error, 3 user error.";
             let mut family =
@@ -138,7 +171,7 @@ impl Collector for Series {
         }
         if !outcomes.is_empty() {
             let outcomes = outcomes.iter().map(|(place, status, outcomes)| {
-                let labels = [("dataJob", jobs[*place].name.as_str()), ("status", *status), SERVICE];
+                let labels = [("dataJob", &*jobs[*place].name), ("status", *status), SERVICE];
                 (labels, *outcomes)
             });
             summary(&mut encoder, &outcomes.collect::<Vec<_>>(), at)?;
@@ -156,11 +189,11 @@ fn info(encoder: &mut DescriptorEncoder<'_>, jobs: &[WatchedJob]) -> fmt::Result
             notified_on_job_failure_user_error: user_error,
             notified_on_job_failure_platform_error: platform_error,
             ..
-        } = &job.contacts;
+        } = &*job.contacts;
         let (success, user_error, platform_error) = (success.join(";"), user_error.join(";"), platform_error.join(";"));
         let labels = [
-            ("data_job", job.name.as_str()),
-            ("team", job.team.as_str()),
+            ("data_job", &*job.name),
+            ("team", &*job.team),
             ("email_notified_on_success", success.as_str()),
             ("email_notified_on_user_error", user_error.as_str()),
             ("email_notified_on_platform_error", platform_error.as_str()),

@@ -45,6 +45,7 @@ pub(crate) struct Stages {
     starts: Histogram,
     ended: Family<ByStatus, Counter>,
     ticks: Histogram,
+    overlaps: Counter,
     leader: Gauge,
     terms: Counter,
     series_refreshed: Gauge<f64, AtomicU64>,
@@ -72,6 +73,7 @@ impl Default for Stages {
             starts: histogram(),
             ended: Family::default(),
             ticks: histogram(),
+            overlaps: Counter::default(),
             leader: Gauge::default(),
             terms: Counter::default(),
             series_refreshed: Gauge::default(),
@@ -153,6 +155,11 @@ impl Stages {
             Unit::Seconds,
             self.ticks.clone(),
         );
+        registry.register(
+            "holdfast_executions_overlapping",
+            "Runs that a tick started in a cluster while another run of their job was in progress, as far as the rows had it",
+            self.overlaps.clone(),
+        );
         registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());
         registry.register("holdfast_leader_terms", "Terms of leadership that this instance began", self.terms.clone());
         registry.register_with_unit(
@@ -194,6 +201,10 @@ impl Stages {
 
     pub(super) fn ticked(&self, tick: Timestamp, now: Timestamp) {
         self.ticks.observe(seconds(tick, now));
+    }
+
+    pub(super) fn overlapped(&self) {
+        self.overlaps.inc();
     }
 
     pub(super) fn leads(&self) {

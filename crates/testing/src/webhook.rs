@@ -1,0 +1,144 @@
+//! A mutating admission webhook, as an API server asks it about what is written.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+};
+
+/// A webhook that sets one field of whatever it is asked about, each time to another value. It has a thread of its own, and
+/// ends when it is dropped.
+#[derive(Debug)]
+pub struct Webhook {
+    address: SocketAddr,
+    certificate: String,
+    asked: Arc<AtomicU64>,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Webhook {
+    /// Starts one on an address of this machine. `field` is the JSON pointer of what it sets to the number of times that it
+    /// was asked, as text.
+    ///
+    /// # Panics
+    /// When there can be no certificate, or no port is free.
+    pub fn start(address: IpAddr, field: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed([address.to_string()]).expect("a certificate");
+        let certificate = made.cert.pem();
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).expect("a private key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions of the protocol")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a certificate with its key");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        // Bound without a runtime: who starts one may be within one.
+        let listener = std::net::TcpListener::bind((address, 0)).expect("a free port");
+        listener.set_nonblocking(true).expect("a socket that does not block");
+        let address = listener.local_addr().expect("an address");
+        let (end, ended) = oneshot::channel();
+        let asked = Arc::new(AtomicU64::new(0));
+        let (counting, field) = (Arc::clone(&asked), field.to_owned());
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                tokio::select! {
+                    () = accept(&listener, &acceptor, &counting, &field) => {}
+                    _ = ended => {}
+                }
+            });
+        });
+        Self { address, certificate, asked, end: Some(end), thread: Some(thread) }
+    }
+
+    /// Where an API server finds it, and whom it trusts to be it: a `clientConfig`.
+    pub fn client_config(&self) -> Value {
+        json!({
+            "url": format!("https://{}/", self.address),
+            "caBundle": BASE64_STANDARD.encode(&self.certificate),
+        })
+    }
+
+    /// How often it was asked.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Webhook {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, asked: &Arc<AtomicU64>, field: &str) {
+    loop {
+        let Ok((connection, _)) = listener.accept().await else { continue };
+        let (acceptor, asked, field) = (acceptor.clone(), Arc::clone(asked), field.to_owned());
+        tokio::spawn(serve(connection, acceptor, asked, field));
+    }
+}
+
+async fn serve(connection: TcpStream, acceptor: TlsAcceptor, asked: Arc<AtomicU64>, field: String) {
+    let Ok(connection) = acceptor.accept(connection).await else { return };
+    let service = service_fn(|request: Request<Incoming>| {
+        let (asked, field) = (Arc::clone(&asked), field.clone());
+        async move {
+            let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let review: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let value = (asked.fetch_add(1, Ordering::AcqRel) + 1).to_string();
+            let patch = json!([{"op": "add", "path": field, "value": value}]).to_string();
+            let answer = json!({
+                "apiVersion": "admission.k8s.io/v1",
+                "kind": "AdmissionReview",
+                "response": {
+                    "uid": review["request"]["uid"],
+                    "allowed": true,
+                    "patchType": "JSONPatch",
+                    "patch": BASE64_STANDARD.encode(patch),
+                },
+            });
+            Ok::<_, Infallible>(
+                Response::builder()
+                    .header(hyper::header::CONTENT_TYPE, "application/json")
+                    .body(Full::new(Bytes::from(answer.to_string())))
+                    .expect("a response"),
+            )
+        }
+    });
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
+}
