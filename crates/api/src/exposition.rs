@@ -3,6 +3,8 @@
 //! The library writes OpenMetrics text. The older text of Prometheus has the same samples under other headings, and both
 //! know summaries, which the library does not: a histogram without buckets is one.
 
+use std::fmt::{self, Write};
+
 use axum::http::{HeaderMap, header::ACCEPT};
 
 /// How series are told as text.
@@ -49,48 +51,72 @@ impl Format {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
-
-    /// The library's text in this format.
-    pub(crate) fn page(self, library: &str) -> String {
-        let mut page = Page { format: self, text: String::with_capacity(library.len()), help: "", histogram: None };
-        for line in library.lines() {
-            page.line(line);
-        }
-        page.end_family();
-        page.text
-    }
 }
 
-/// A page that is being written.
-struct Page<'a> {
+/// Takes the library's text in, in pieces, and writes it in the format of the answer.
+pub(crate) struct Page<W> {
     format: Format,
-    text: String,
+    out: W,
+    /// The beginning of a line whose end has not come yet.
+    line: String,
     /// The help of the family that begins.
-    help: &'a str,
-    /// Where the type of a histogram stands that has shown no bucket so far.
-    histogram: Option<usize>,
+    help: String,
+    histogram: Option<Histogram>,
 }
 
-impl<'a> Page<'a> {
-    fn line(&mut self, line: &'a str) {
-        let Some(comment) = line.strip_prefix("# ") else {
-            // Of a histogram's samples only the names of buckets end so, and they all have labels.
-            if self.histogram.is_some() && line.split('{').next().is_some_and(|name| name.ends_with("_bucket")) {
-                self.histogram = None;
-            }
-            return self.push(line);
-        };
+/// A family of the type histogram that has shown no bucket so far.
+struct Histogram {
+    /// The heading up to the type.
+    heading: String,
+    samples: Vec<String>,
+}
+
+/// A histogram's sum and count come before its first bucket.
+const BEFORE_BUCKETS: usize = 2;
+
+impl<W: Write> Page<W> {
+    pub(crate) fn new(format: Format, out: W) -> Self {
+        Self { format, out, line: String::new(), help: String::new(), histogram: None }
+    }
+
+    /// Writes what is left, after all of the text has come.
+    pub(crate) fn finish(mut self) -> Result<W, fmt::Error> {
+        self.tell_histogram_as("summary")?;
+        Ok(self.out)
+    }
+
+    fn take_line(&mut self, line: &str) -> fmt::Result {
+        let Some(comment) = line.strip_prefix("# ") else { return self.take_sample(line) };
         if let Some(help) = comment.strip_prefix("HELP ") {
-            self.end_family();
-            self.help = help.split_once(' ').map_or("", |(_, help)| help);
+            self.tell_histogram_as("summary")?;
+            help.split_once(' ').map_or("", |(_, help)| help).clone_into(&mut self.help);
+            Ok(())
         } else if let Some((name, kind)) = comment.strip_prefix("TYPE ").and_then(|rest| rest.split_once(' ')) {
-            self.begin_family(name, kind);
-        } else if self.format == Format::OpenMetrics {
-            self.push(line);
+            self.begin_family(name, kind)
+        } else if self.format != Format::OpenMetrics {
+            Ok(())
+        } else if let Some(histogram) = &mut self.histogram {
+            // Its unit, before the first sample.
+            histogram.samples.push(line.to_owned());
+            Ok(())
+        } else {
+            self.push(line)
         }
     }
 
-    fn begin_family(&mut self, name: &str, kind: &str) {
+    fn take_sample(&mut self, line: &str) -> fmt::Result {
+        let Some(histogram) = &mut self.histogram else { return self.push(line) };
+        // Of a histogram's samples only the names of buckets end so, and they all have labels.
+        let is_bucket = line.split('{').next().is_some_and(|name| name.ends_with("_bucket"));
+        if !is_bucket && histogram.samples.iter().filter(|line| !line.starts_with('#')).count() < BEFORE_BUCKETS {
+            histogram.samples.push(line.to_owned());
+            return Ok(());
+        }
+        self.tell_histogram_as(if is_bucket { HISTOGRAM } else { "summary" })?;
+        self.push(line)
+    }
+
+    fn begin_family(&mut self, name: &str, kind: &str) -> fmt::Result {
         let (suffix, kind) = match (self.format, kind) {
             // In text a family is called as its samples are.
             (Format::Text, "counter") => ("_total", "counter"),
@@ -98,24 +124,39 @@ impl<'a> Page<'a> {
             (Format::Text, "unknown") => ("", "untyped"),
             (Format::Text | Format::OpenMetrics, kind) => ("", kind),
         };
-        let help = self.help;
-        self.push(&format!("# HELP {name}{suffix} {help}"));
-        for part in ["# TYPE ", name, suffix, " "] {
-            self.text.push_str(part);
+        let heading = format!("# HELP {name}{suffix} {}\n# TYPE {name}{suffix} ", self.help);
+        if kind == HISTOGRAM {
+            self.histogram = Some(Histogram { heading, samples: Vec::new() });
+            return Ok(());
         }
-        self.histogram = (kind == HISTOGRAM).then_some(self.text.len());
-        self.push(kind);
+        self.push(&(heading + kind))
     }
 
-    fn end_family(&mut self) {
-        if let Some(at) = self.histogram.take() {
-            self.text.replace_range(at..at + HISTOGRAM.len(), "summary");
-        }
+    fn tell_histogram_as(&mut self, kind: &str) -> fmt::Result {
+        let Some(Histogram { heading, samples }) = self.histogram.take() else { return Ok(()) };
+        self.push(&(heading + kind))?;
+        samples.iter().try_for_each(|sample| self.push(sample))
     }
 
-    fn push(&mut self, line: &str) {
-        self.text.push_str(line);
-        self.text.push('\n');
+    fn push(&mut self, line: &str) -> fmt::Result {
+        self.out.write_str(line)?;
+        self.out.write_char('\n')
+    }
+}
+
+impl<W: Write> Write for Page<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive('\n') {
+            self.line.push_str(piece);
+            if self.line.ends_with('\n') {
+                let mut line = std::mem::take(&mut self.line);
+                line.pop();
+                self.take_line(&line)?;
+                line.clear();
+                self.line = line;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -174,7 +215,7 @@ mod tests {
     struct Summary;
 
     impl Collector for Summary {
-        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
             let mut family = encoder.encode_descriptor("outcomes", "Outcomes", None, MetricType::Histogram)?;
             family.encode_family(&[("job", "a_bucket{")])?.encode_histogram::<NoLabelSet>(2.0, 2, &[], None)
         }
@@ -198,8 +239,17 @@ mod tests {
             leads 0\n\
             outcomes_sum{job=\"a_bucket{\"} 2.0\n\
             outcomes_count{job=\"a_bucket{\"} 2\n";
-        let text = Format::Text.page(&library);
-        let open_metrics = Format::OpenMetrics.page(&library);
+        let page = |format: Format, piece: usize| {
+            let mut page = Page::new(format, String::new());
+            // All of it is ASCII.
+            for piece in library.as_bytes().chunks(piece) {
+                page.write_str(std::str::from_utf8(piece).unwrap()).unwrap();
+            }
+            page.finish().unwrap()
+        };
+        let text = page(Format::Text, 1);
+        let open_metrics = page(Format::OpenMetrics, 7);
+        assert_eq!(text, page(Format::Text, library.len()), "however it comes in pieces");
         for page in [&text, &open_metrics] {
             let found: String = page.lines().filter(|l| !l.starts_with('#')).flat_map(|l| [l, "\n"]).collect();
             assert_eq!(found, samples);

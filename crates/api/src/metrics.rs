@@ -1,29 +1,49 @@
 //! Counts and times of requests, and the page that a scraper reads.
 
 use std::{
-    sync::{Arc, PoisonError},
+    fmt,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{
+    body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
+use futures::stream;
 use model::Problem;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, text},
     metrics::{family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use tokio::{runtime::Handle, sync::mpsc};
 
-use crate::{Api, error::Answer, exposition::Format};
+use crate::{
+    Api,
+    error::Answer,
+    exposition::{Format, Page},
+};
 
 /// Where the page is.
 pub(crate) const METRICS_PATH: &str = "/data-jobs/debug/prometheus";
 
 /// Upper bounds of the buckets, in seconds.
 const BUCKETS_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// How long a piece of the page is.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How many pieces wait for who reads slowly.
+const CHUNKS_WAITING: usize = 4;
+
+/// How long a piece waits for who reads slowly: scrapes come one after the other.
+const READ_MAX: Duration = Duration::from_secs(10);
 
 /// The methods that are counted by their name; any other counts as "other".
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -89,15 +109,51 @@ pub(crate) async fn prometheus(State(api): State<Arc<Api>>, headers: HeaderMap) 
         );
     };
     let format = Format::wanted(&headers);
-    let unsaid = || Problem::internal("The metrics were not written.", "One of them can't be told as text.");
-    // With thousands of jobs it takes a while, in which requests are served.
-    let text = tokio::task::spawn_blocking(move || {
-        let mut text = String::new();
+    let (sender, sent) = mpsc::channel(CHUNKS_WAITING);
+    let is_whole = Arc::new(AtomicBool::new(false));
+    let (runtime, end) = (Handle::current(), Arc::clone(&is_whole));
+    // With thousands of jobs it takes a while, in which requests are served, and the text is too long to keep.
+    tokio::task::spawn_blocking(move || {
+        let mut page = Page::new(format, Chunks { text: String::new(), runtime, sender });
         let registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
-        prometheus_client::encoding::text::encode(&mut text, &registry).map(|()| format.page(&text))
-    })
-    .await
-    .map_err(|_| unsaid())?
-    .map_err(|_| unsaid())?;
-    Ok(([(CONTENT_TYPE, format.media_type())], text).into_response())
+        let told = text::encode(&mut page, &registry).and_then(|()| page.finish());
+        // The end is noted before the sender goes, and with it the stream.
+        if told.and_then(|mut chunks| chunks.send().inspect(|()| end.store(true, Ordering::Release))).is_err() {
+            tracing::debug!("a scrape was broken off");
+        }
+    });
+    let body = Body::from_stream(stream::unfold(Some(sent), move |sent| {
+        let is_whole = Arc::clone(&is_whole);
+        async move {
+            let mut sent = sent?;
+            match sent.recv().await {
+                Some(chunk) => Some((Ok(chunk), Some(sent))),
+                None if is_whole.load(Ordering::Acquire) => None,
+                // So that nobody takes a part of it for all.
+                None => Some((Err(std::io::Error::other("the page of metrics was broken off")), None)),
+            }
+        }
+    }));
+    Ok(([(CONTENT_TYPE, format.media_type())], body).into_response())
+}
+
+/// Sends a page off in pieces.
+struct Chunks {
+    text: String,
+    runtime: Handle,
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Chunks {
+    fn send(&mut self) -> fmt::Result {
+        let chunk = Bytes::from(std::mem::take(&mut self.text));
+        self.runtime.block_on(self.sender.send_timeout(chunk, READ_MAX)).map_err(|_| fmt::Error)
+    }
+}
+
+impl fmt::Write for Chunks {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.text.push_str(text);
+        if self.text.len() >= CHUNK_BYTES { self.send() } else { Ok(()) }
+    }
 }

@@ -662,7 +662,11 @@ fn sorted(query: &JobQuery, conditions: &str, way: Way, shared: bool) -> String 
     let aside = if way == Way::Find && !shared { "+" } else { "" };
     let last = if optional { " nulls last" } else { "" };
     let schedule = if query.sort == JobSort::NextRun { format!("j.schedule_id {direction},") } else { String::new() };
-    let order = format!("{aside}{column} {direction}{last}, {schedule} {aside}j.name {direction}");
+    let order = if query.sort == JobSort::Name {
+        format!("{aside}{column} {direction}")
+    } else {
+        format!("{aside}{column} {direction}{last}, {schedule} {aside}j.name {direction}")
+    };
     let window = format!("limit {} offset {}", query.limit, query.offset);
     let by_index = query.sort == JobSort::Name && query.is_of_teams();
     if way == Way::Walk && (query.offset > 0 && query.sort != JobSort::NextRun || by_index) {
