@@ -15,7 +15,7 @@ use model::{
     execution::{EndCause, RunEnd, Status},
     job::{Contacts, JobConfig},
     name::ExecutionId,
-    runtime::Stage,
+    runtime::{Stage, Ticked},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use support::{House, Instance, TEAM};
@@ -29,6 +29,7 @@ for_each_database!(
     a_deployment_shows_its_last_outcome_as_long_as_it_is_there,
     a_deleted_job_takes_its_series_along,
     each_stage_is_counted_and_timed,
+    a_tick_that_starts_a_run_beside_another_one_is_counted,
 );
 
 /// An instance whose series are looked at.
@@ -319,6 +320,31 @@ async fn each_stage_is_counted_and_timed(on: Database) {
         samples(&watched.registry, "holdfast_leader"),
         ["holdfast_leader_epoch 0", "holdfast_leader 0", "holdfast_leader_terms_total 1"]
     );
+}
+
+async fn a_tick_that_starts_a_run_beside_another_one_is_counted(on: Database) {
+    let house = House::new(on).await;
+    house.runtime.change(|s| s.fires_ticks = true);
+    let watched = Watched::of(house);
+    let house = &watched.house;
+    let job_id = house.deployed("example-job", Some("* * * * *")).await;
+    let tick = |number: i64| {
+        let at = house.clock.now();
+        let id = ExecutionId::parse(&format!("example-job-{number}")).unwrap();
+        let tick = at + SignedDuration::from_secs(number);
+        house.runtime.change(|s| {
+            s.ticked.insert(id.clone(), Ticked { job_id, generation: Some(1), tick, created_at: at });
+            s.stages.insert(id.clone(), Stage::Running(at));
+            s.news.runs = true;
+        });
+        id
+    };
+    for (number, overlaps) in [(1, 0), (2, 1)] {
+        let id = tick(number);
+        house.until_status("example-job", &id, Status::Running).await;
+        let counted = samples(&watched.registry, "holdfast_executions_overlapping_total");
+        assert_eq!(counted, [format!("holdfast_executions_overlapping_total {overlaps}")]);
+    }
 }
 
 #[tokio::test]
