@@ -83,15 +83,46 @@ impl Shared {
     }
 }
 
-/// Every live job in the order of the ids, from one state of the database, in three statements. Rows are read one by one. What
-/// a job's last run was stands with the job, so that it outlives the run's own row.
-pub async fn jobs(tx: &mut Tx) -> Result<Vec<WatchedJob>> {
+/// What tells whether jobs may have changed since they were read. It is cheap to read where they are not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    totals: Totals,
+    /// The run in progress of each job that has one, with its status.
+    active: HashMap<String, (String, String)>,
+}
+
+/// Sums over all live jobs, as text: each change of one of them moves one. Instants are taken by their remainders, so that the
+/// sums stay small; a status weighs differently in each job, so that two that change places are seen.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+struct Totals {
+    jobs: i64,
+    definitions: String,
+    outcomes: String,
+    deployments: String,
+}
+
+const TOTALS: &str = "select count(*) as jobs,
+        cast(coalesce(sum(updated_at % 1000003 + row_version), 0) as text) as definitions,
+        cast(coalesce(sum(last_execution_end % 1000003 + successful_executions + 3 * failed_executions), 0) as text) as outcomes,
+        cast(coalesce(sum((created_at % 1000003 + 1) * case deployment_status
+            when 'NONE' then 0 when 'SUCCESS' then 1 when 'USER_ERROR' then 2 else 3 end), 0) as text) as deployments
+     from data_job where deleted_at is null";
+
+/// Every live job in the order of the ids, from one state of the database, and the mark of that state. `None` when it has the
+/// mark `known`. Rows are read one by one. What a job's last run was stands with the job, so that it outlives the run's own
+/// row.
+pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<WatchedJob>, Mark)>> {
+    let totals: Totals = on!(&mut *tx, c => sqlx::query_as(TOTALS).fetch_one(c).await)?;
     let mut active = by_job(on!(&mut *tx, c => sqlx::query_as(
         "select job_id, execution_id, status from data_job_execution
          where holds_slot and status in ('SUBMITTED', 'RUNNING')",
     )
     .fetch_all(c)
     .await)?);
+    let mark = Mark { totals, active: active.clone() };
+    if known == Some(&mark) {
+        return Ok(None);
+    }
     let mut before = before_skipped(tx).await?;
     let mut shared = Shared::default();
     let mut watched = |row: JobRow| {
@@ -145,7 +176,7 @@ pub async fn jobs(tx: &mut Tx) -> Result<Vec<WatchedJob>> {
     }
     jobs.sort_unstable_by_key(|job: &WatchedJob| job.id);
     jobs.shrink_to_fit();
-    Ok(jobs)
+    Ok(Some((jobs, mark)))
 }
 
 /// Of each job whose last run stepped aside, the last one that did not.

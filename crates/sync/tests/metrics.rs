@@ -341,6 +341,8 @@ async fn a_tick_that_starts_a_run_beside_another_one_is_counted(on: Database) {
     };
     for (number, overlaps) in [(1, 0), (2, 1)] {
         let id = tick(number);
+        let recorded = async || house.executions("example-job").await.iter().any(|run| run.id == id);
+        house.until("it has a row", recorded).await;
         house.until_status("example-job", &id, Status::Running).await;
         let counted = samples(&watched.registry, "holdfast_executions_overlapping_total");
         assert_eq!(counted, [format!("holdfast_executions_overlapping_total {overlaps}")]);

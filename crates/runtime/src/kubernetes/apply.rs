@@ -111,6 +111,10 @@ impl Writer {
         {
             return Ok(Observed::Present { inputs_hash: written.inputs_hash.clone() });
         }
+        // Of what was never written a write asks itself, and thousands of first looks need no call each.
+        if written.is_none() && namespace.cron_job(name).is_none() && namespace.is_listed() {
+            return Ok(Observed::Missing);
+        }
         // What is known may be behind; what follows from this answer is a write.
         let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
@@ -277,6 +281,14 @@ impl Writer {
             type_: Some("Opaque".into()),
             ..Secret::default()
         };
+        if data.is_none() && target.mark.is_none() {
+            // Nothing was written of it before: whether there is one, its making tells.
+            return match call(self.secrets.create(&params, &secret)).await {
+                Ok(_) => Ok(()),
+                Err(fault) if fault.is_taken() => Ok(()),
+                Err(fault) => Err(fault),
+            };
+        }
         match call(self.secrets.get_metadata_opt(name)).await? {
             None => call(self.secrets.create(&params, &secret)).await.map(drop),
             Some(live) if data.is_some() && job_id(&live.metadata) == Some(target.job_id) => {

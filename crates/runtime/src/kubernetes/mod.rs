@@ -316,7 +316,7 @@ impl Runtime for KubernetesRuntime {
             }
             self.namespace.has_secrets(blueprint.job_name.as_str());
             let (mark, is_new) = self.writer.apply(target, &cron_job, wanted.ticks_after).await?;
-            if is_new {
+            if is_new && self.namespace.jobs().iter().any(|job| job.job_id == target.job_id) {
                 // The end of a former run may have taken them meanwhile; from now on it sees the CronJob, or that they moved.
                 for name in [names::keytab_secret(&blueprint.job_name), names::token_secret(&blueprint.job_name)] {
                     let has_data = name == names::token_secret(&blueprint.job_name);

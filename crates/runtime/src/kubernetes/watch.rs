@@ -267,7 +267,8 @@ impl Namespace {
         tokio::time::timeout(most, waiting).await.is_ok()
     }
 
-    fn is_listed(&self) -> bool {
+    /// Whether all kinds were listed once.
+    pub(crate) fn is_listed(&self) -> bool {
         let state = self.state();
         state.cron_jobs.listed && state.jobs.listed && state.pods.listed
     }

@@ -32,6 +32,9 @@ const JOBS_INTERVAL: Duration = Duration::from_secs(5);
 /// once, the series are older and the database has its rest.
 const JOBS_REST: u32 = 20;
 
+/// How long the series of jobs are taken for unchanged because the sums over the rows are.
+const JOBS_READ_MAX: Duration = Duration::from_secs(300);
+
 /// How long after a scrape the series of jobs go on being read. Where nobody scrapes, a fleet is not read again and again.
 const JOBS_SEEN: Duration = Duration::from_secs(300);
 
@@ -101,11 +104,15 @@ impl Gauges {
     /// # Errors
     /// When the database fails; then the series stay as they are.
     pub async fn refresh(&self, db: &Db, now: Timestamp) -> Result<(), StoreError> {
-        let jobs = {
+        let known = self.series.mark(JOBS_READ_MAX);
+        let read = {
             let mut tx = db.read().await?;
-            store::metrics::jobs(&mut tx).await?
+            store::metrics::jobs(&mut tx, known.as_ref()).await?
         };
-        self.series.show(jobs, now);
+        match read {
+            Some((jobs, mark)) => self.series.show(jobs, mark, now),
+            None => self.series.stays(now),
+        }
         self.stages.series_refreshed(now);
         Ok(())
     }

@@ -16,7 +16,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
 };
-use store::metrics::{WatchedJob, WatchedRun};
+use store::metrics::{Mark, WatchedJob, WatchedRun};
 use tokio::{sync::Notify, time::Instant};
 
 /// The label that every series of the reference has, and its value.
@@ -44,8 +44,10 @@ struct Seen {
 struct Shown {
     /// In the order of their ids. A scrape and a refresh hold no other up: each works on a list of its own.
     jobs: Arc<Vec<WatchedJob>>,
-    /// When it was read.
+    /// When it was read, or found to be as it was read.
     at: Option<Timestamp>,
+    /// Of which state of the rows it is, and when all of them were read.
+    read: Option<(Mark, Instant)>,
     /// By the job's id, for a namesake of a deleted job has a history of its own, and by the status.
     outcomes: HashMap<(JobId, &'static str), Outcomes>,
 }
@@ -59,11 +61,23 @@ struct Outcomes {
 
 impl Series {
     /// Shows these jobs as they were at an instant, and nothing of any other.
-    pub(super) fn show(&self, jobs: Vec<WatchedJob>, at: Timestamp) {
+    pub(super) fn show(&self, jobs: Vec<WatchedJob>, mark: Mark, at: Timestamp) {
         let mut shown = self.shown();
         // Of a job that is not in the list because it is newer than the list, the outcome is newer too.
         shown.outcomes.retain(|(job, _), outcomes| place(&jobs, *job).is_some() || outcomes.last >= at);
-        (shown.jobs, shown.at) = (Arc::new(jobs), Some(at));
+        (shown.jobs, shown.at, shown.read) = (Arc::new(jobs), Some(at), Some((mark, Instant::now())));
+    }
+
+    /// At this instant the jobs were still as they are shown.
+    pub(super) fn stays(&self, at: Timestamp) {
+        self.shown().at = Some(at);
+    }
+
+    /// Of which state of the rows the jobs are shown, unless it was read longer ago than this.
+    pub(super) fn mark(&self, at_most: Duration) -> Option<Mark> {
+        let shown = self.shown();
+        let (mark, read) = shown.read.as_ref()?;
+        (read.elapsed() < at_most).then(|| mark.clone())
     }
 
     /// Counts the outcome of a rollout.
