@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     process::{Child, Stdio},
 };
 
@@ -10,7 +11,7 @@ use e2e::{count, job::Job, wait};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use testing::{Database, for_each_database};
-use xtask::cluster::Namespace;
+use xtask::cluster::{Cluster, Namespace};
 
 use crate::place::{LONGEST, Node, Place};
 
@@ -18,25 +19,39 @@ use crate::place::{LONGEST, Node, Place};
 struct Witness {
     told: NamedTempFile,
     kubectl: RefCell<Child>,
+    cluster: Cluster,
+    namespace: String,
 }
 
 impl Witness {
     fn of(namespace: &Namespace) -> Self {
         let told = NamedTempFile::new().expect("a file");
+        let (cluster, namespace) = (namespace.cluster().clone(), namespace.name().to_owned());
+        let kubectl = RefCell::new(Self::watch(&cluster, &namespace, &told));
+        Self { told, kubectl, cluster, namespace }
+    }
+
+    /// Adds to what was told, from now on.
+    fn watch(cluster: &Cluster, namespace: &str, told: &NamedTempFile) -> Child {
         let line = r#"jsonpath={.metadata.name} {.status.conditions[?(@.status=="True")].type}{"\n"}"#;
-        let kubectl = namespace
+        cluster
             .kubectl()
-            .args(["get", "jobs", "--watch", "-o", line])
-            .stdout(told.reopen().expect("the file"))
+            .args(["--namespace", namespace, "get", "jobs", "--watch", "-o", line])
+            .stdout(File::options().append(true).open(told.path()).expect("the file"))
             .stderr(Stdio::null())
             .spawn()
-            .expect("kubectl");
-        Self { told, kubectl: RefCell::new(kubectl) }
+            .expect("kubectl")
     }
 
     /// The Jobs, and how they ended as far as they have.
     fn jobs(&self) -> BTreeMap<String, Option<&'static str>> {
-        assert!(self.kubectl.borrow_mut().try_wait().expect("kubectl").is_none(), "nobody watches any more");
+        {
+            // A server that has too much to do ends watches; what is there is told again by the next one.
+            let mut kubectl = self.kubectl.borrow_mut();
+            if kubectl.try_wait().expect("kubectl").is_some() {
+                *kubectl = Self::watch(&self.cluster, &self.namespace, &self.told);
+            }
+        }
         let text = std::fs::read_to_string(self.told.path()).expect("what was told");
         let mut jobs = BTreeMap::new();
         // The last line may not be whole yet.
