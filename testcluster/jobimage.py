@@ -151,18 +151,15 @@ def push_upon(address, base, layer, about, name, run=None):
     registry.put_manifest(repository, tag, json.dumps(manifest, sort_keys=True).encode())
 
 
-def push_job(address, base, folder, job, name):
+def push_job(address, base, folder, job, name, emptied=()):
     if not os.path.isdir(folder):
         sys.exit(f"{folder} is no folder")
-    push_upon(address, base, layer_of(folder, f"job/{job}", JOB_USER), f"the job {job}", name)
+    push_upon(address, base, layer_of(folder, f"job/{job}", JOB_USER, emptied), f"the job {job}", name)
 
 
-def push_bare_job(address, base, folder, job, name):
-    if not os.path.isdir(folder):
-        sys.exit(f"{folder} is no folder")
+def push_bare_job(*arguments):
     # All that was installed beside the system's own Python.
-    layer = layer_of(folder, f"job/{job}", JOB_USER, emptied=["usr/local"])
-    push_upon(address, base, layer, f"the job {job} without VDK", name)
+    push_job(*arguments, emptied=["usr/local"])
 
 
 def push_program(address, base, path, name):

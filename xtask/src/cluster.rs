@@ -486,8 +486,7 @@ impl Cluster {
     /// # Errors
     /// When the folder can't be read, or the registry refuses or does not answer.
     pub fn push_job_image(&self, job_folder: &Path, job_name: &str, repository_and_tag: &str) -> Result<String> {
-        said(python().arg("job").args([&self.registry, BASE]).arg(job_folder).args([job_name, repository_and_tag]))?;
-        Ok(format!("{}/{repository_and_tag}", self.registry))
+        self.push_job("job", job_folder, job_name, repository_and_tag)
     }
 
     /// The same as [`Self::push_job_image`], in an image that has Python and no VDK.
@@ -495,9 +494,11 @@ impl Cluster {
     /// # Errors
     /// When the folder can't be read, or the registry refuses or does not answer.
     pub fn push_bare_job_image(&self, job_folder: &Path, job_name: &str, repository_and_tag: &str) -> Result<String> {
-        said(
-            python().arg("bare-job").args([&self.registry, BASE]).arg(job_folder).args([job_name, repository_and_tag]),
-        )?;
+        self.push_job("bare-job", job_folder, job_name, repository_and_tag)
+    }
+
+    fn push_job(&self, how: &str, folder: &Path, name: &str, repository_and_tag: &str) -> Result<String> {
+        said(python().arg(how).args([&self.registry, BASE]).arg(folder).args([name, repository_and_tag]))?;
         Ok(format!("{}/{repository_and_tag}", self.registry))
     }
 

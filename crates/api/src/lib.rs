@@ -22,7 +22,7 @@ mod routes;
 mod terms;
 mod waiting;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use model::{clock::SharedClock, deployment::VersionDefaults, runtime::Runtime, source::ArchiveLimits};
 use prometheus_client::registry::Registry;
@@ -62,7 +62,7 @@ pub struct Api {
     /// Whether the service is ready for requests; false while it starts and while it stops.
     pub readiness: watch::Receiver<bool>,
     /// What the metrics endpoint shows; absent when the operator switched it off.
-    pub registry: Option<Arc<Mutex<Registry>>>,
+    pub registry: Option<Arc<Registry>>,
     /// The part of the registry that is about requests.
     pub metrics: HttpMetrics,
     /// How callers are known; absent when authentication is off and nobody is asked.

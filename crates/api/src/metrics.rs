@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -22,7 +22,11 @@ use prometheus_client::{
     metrics::{family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     Api,
@@ -42,8 +46,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// How many pieces wait for who reads slowly.
 const CHUNKS_WAITING: usize = 4;
 
-/// How long a piece waits for who reads slowly: scrapes come one after the other.
-const READ_MAX: Duration = Duration::from_secs(10);
+/// How long a page may take, for whoever reads it slowly: a thread waits meanwhile.
+const PAGE_MAX: Duration = Duration::from_secs(60);
 
 /// The methods that are counted by their name; any other counts as "other".
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -114,8 +118,8 @@ pub(crate) async fn prometheus(State(api): State<Arc<Api>>, headers: HeaderMap) 
     let (runtime, end) = (Handle::current(), Arc::clone(&is_whole));
     // With thousands of jobs it takes a while, in which requests are served, and the text is too long to keep.
     tokio::task::spawn_blocking(move || {
-        let mut page = Page::new(format, Chunks { text: String::new(), runtime, sender });
-        let registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Instant::now() + PAGE_MAX;
+        let mut page = Page::new(format, Chunks { text: String::new(), until, runtime, sender });
         let told = text::encode(&mut page, &registry).and_then(|()| page.finish());
         // The end is noted before the sender goes, and with it the stream.
         if told.and_then(|mut chunks| chunks.send().inspect(|()| end.store(true, Ordering::Release))).is_err() {
@@ -140,6 +144,7 @@ pub(crate) async fn prometheus(State(api): State<Arc<Api>>, headers: HeaderMap) 
 /// Sends a page off in pieces.
 struct Chunks {
     text: String,
+    until: Instant,
     runtime: Handle,
     sender: mpsc::Sender<Bytes>,
 }
@@ -147,7 +152,9 @@ struct Chunks {
 impl Chunks {
     fn send(&mut self) -> fmt::Result {
         let chunk = Bytes::from(std::mem::take(&mut self.text));
-        self.runtime.block_on(self.sender.send_timeout(chunk, READ_MAX)).map_err(|_| fmt::Error)
+        // A timer needs the runtime from its making on.
+        let sent = self.runtime.block_on(async { timeout_at(self.until, self.sender.send(chunk)).await });
+        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(fmt::Error) }
     }
 }
 

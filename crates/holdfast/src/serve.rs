@@ -1,12 +1,6 @@
 //! `holdfast serve`: opens the data folder, wires the floors together and serves until it is told to stop.
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use api::{Api, HttpMetrics, Limits};
@@ -180,7 +174,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         source_url_template: settings.source_url_template.as_ref().map(|t| t.0.clone()),
         api_version: API_VERSION.to_owned(),
         readiness,
-        registry: settings.metrics_enabled.then(|| Arc::new(Mutex::new(registry))),
+        registry: settings.metrics_enabled.then(|| Arc::new(registry)),
         metrics,
         auth,
         limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),

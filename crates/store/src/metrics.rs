@@ -113,13 +113,13 @@ const TOTALS: &str = "select count(*) as jobs,
 /// row.
 pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<WatchedJob>, Mark)>> {
     let totals: Totals = on!(&mut *tx, c => sqlx::query_as(TOTALS).fetch_one(c).await)?;
-    let mut active = by_job(on!(&mut *tx, c => sqlx::query_as(
+    let active = by_job(on!(&mut *tx, c => sqlx::query_as(
         "select job_id, execution_id, status from data_job_execution
          where holds_slot and status in ('SUBMITTED', 'RUNNING')",
     )
     .fetch_all(c)
     .await)?);
-    let mark = Mark { totals, active: active.clone() };
+    let mark = Mark { totals, active };
     if known == Some(&mark) {
         return Ok(None);
     }
@@ -127,8 +127,8 @@ pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<Watch
     let mut shared = Shared::default();
     let mut watched = |row: JobRow| {
         let is_skipped = row.last_execution_status.as_deref() == Some(Status::Skipped.as_str());
-        let last = match active.remove(&row.job_id) {
-            Some(run) => Some(run),
+        let last = match mark.active.get(&row.job_id) {
+            Some(run) => Some(run.clone()),
             None if is_skipped => before.remove(&row.job_id),
             None => row.last_execution_id.clone().zip(row.last_execution_status.clone()),
         };

@@ -3,6 +3,7 @@
 //!
 //! A test that stores something takes a [`Database`] and is named in [`for_each_database!`], which runs it on both.
 
+mod background;
 mod install;
 mod proxy;
 mod server;

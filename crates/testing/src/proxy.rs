@@ -4,10 +4,9 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -25,7 +24,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{oneshot, watch},
+    sync::watch,
 };
 use tokio_rustls::{
     TlsConnector,
@@ -35,6 +34,8 @@ use tokio_rustls::{
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     },
 };
+
+use crate::background::Background;
 
 /// Whom the proxy speaks for, and to which server.
 #[derive(Debug, Clone)]
@@ -56,11 +57,9 @@ pub struct Identity {
 /// `port-forward`) are answered 501.
 #[derive(Debug)]
 pub struct Proxy {
-    address: SocketAddr,
+    background: Background,
     folder: TempDir,
     shared: Arc<Shared>,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -107,31 +106,19 @@ impl Proxy {
             hindered: watch::Sender::default(),
             state: Mutex::default(),
         });
-        // Bound without a runtime: who starts one may be within one.
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        listener.set_nonblocking(true).expect("a socket that does not block");
-        let address = listener.local_addr().expect("an address");
-        let (end, ended) = oneshot::channel();
         let serving = Arc::clone(&shared);
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).expect("a listener");
-                tokio::select! {
-                    () = accept(&listener, &serving) => {}
-                    _ = ended => {}
-                }
-            });
+        let background = Background::start(Ipv4Addr::LOCALHOST.into(), async move |listener| {
+            accept(&listener, &serving).await;
         });
         let folder = tempfile::Builder::new().prefix("holdfast-proxy-").tempdir().expect("a temporary folder");
-        let proxy = Self { address, folder, shared, end: Some(end), thread: Some(thread) };
+        let proxy = Self { background, folder, shared };
         fs::write(proxy.kubeconfig(), proxy.configuration(None)).expect("a file");
         proxy
     }
 
     /// Its address, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.background.address())
     }
 
     /// A KUBECONFIG with no credentials: who uses it acts as the proxy's identity. It goes with the proxy.
@@ -225,15 +212,6 @@ impl Proxy {
     /// Begins to count anew.
     pub fn reset(&self) {
         self.shared.state().counts.clear();
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -20,10 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -33,15 +29,15 @@ use tokio_rustls::{
     },
 };
 
+use crate::background::Background;
+
 /// A webhook that sets one field of whatever it is asked about, each time to another value. It has a thread of its own, and
 /// ends when it is dropped.
 #[derive(Debug)]
 pub struct Webhook {
-    address: SocketAddr,
+    background: Background,
     certificate: String,
     asked: Arc<AtomicU64>,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Webhook {
@@ -62,30 +58,18 @@ impl Webhook {
             .with_single_cert(chain, key)
             .expect("a certificate with its key");
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        // Bound without a runtime: who starts one may be within one.
-        let listener = std::net::TcpListener::bind((address, 0)).expect("a free port");
-        listener.set_nonblocking(true).expect("a socket that does not block");
-        let address = listener.local_addr().expect("an address");
-        let (end, ended) = oneshot::channel();
         let asked = Arc::new(AtomicU64::new(0));
         let (counting, field) = (Arc::clone(&asked), field.to_owned());
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).expect("a listener");
-                tokio::select! {
-                    () = accept(&listener, &acceptor, &counting, &field) => {}
-                    _ = ended => {}
-                }
-            });
+        let background = Background::start(address, async move |listener| {
+            accept(&listener, &acceptor, &counting, &field).await;
         });
-        Self { address, certificate, asked, end: Some(end), thread: Some(thread) }
+        Self { background, certificate, asked }
     }
 
     /// Where an API server finds it, and whom it trusts to be it: a `clientConfig`.
     pub fn client_config(&self) -> Value {
         json!({
-            "url": format!("https://{}/", self.address),
+            "url": format!("https://{}/", self.background.address()),
             "caBundle": BASE64_STANDARD.encode(&self.certificate),
         })
     }
@@ -93,15 +77,6 @@ impl Webhook {
     /// How often it was asked.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Webhook {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -250,7 +250,7 @@ impl Service {
             api_version: "0.1.0".into(),
             readiness,
             metrics: HttpMetrics::register(&mut registry),
-            registry: Some(Arc::new(Mutex::new(registry))),
+            registry: Some(Arc::new(registry)),
             auth: wish.auth,
             limits: Limits::new(wish.requests_max.unwrap_or(100), Duration::from_secs(60)),
         };

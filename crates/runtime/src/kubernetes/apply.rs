@@ -260,13 +260,13 @@ impl Writer {
     }
 
     /// Makes a secret hold exactly this, or, when `data` is absent, exist. One that is not ours is left alone, if it is
-    /// there.
+    /// there. Answers whether it was made now.
     pub(crate) async fn keep_secret(
         &self,
         target: &Target,
         name: &str,
         data: Option<&BTreeMap<String, String>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let mut secret = Secret {
             metadata: ObjectMeta {
@@ -281,22 +281,20 @@ impl Writer {
             type_: Some("Opaque".into()),
             ..Secret::default()
         };
-        if data.is_none() && target.mark.is_none() {
-            // Nothing was written of it before: whether there is one, its making tells.
-            return match call(self.secrets.create(&params, &secret)).await {
-                Ok(_) => Ok(()),
-                Err(fault) if fault.is_taken() => Ok(()),
-                Err(fault) => Err(fault),
-            };
-        }
-        match call(self.secrets.get_metadata_opt(name)).await? {
-            None => call(self.secrets.create(&params, &secret)).await.map(drop),
+        // Where nothing was written before, its making tells whether there is one.
+        let is_told_by_making = data.is_none() && target.mark.is_none();
+        let live = if is_told_by_making { None } else { call(self.secrets.get_metadata_opt(name)).await? };
+        match live {
+            None => match call(self.secrets.create(&params, &secret)).await {
+                Err(fault) if is_told_by_making && fault.is_taken() => Ok(false),
+                made => made.map(|_| true),
+            },
             Some(live) if data.is_some() && job_id(&live.metadata) == Some(target.job_id) => {
                 secret.metadata.resource_version = live.metadata.resource_version;
                 secret.metadata.uid = live.metadata.uid;
-                call(self.secrets.replace(name, &params, &secret)).await.map(drop)
+                call(self.secrets.replace(name, &params, &secret)).await.map(|_| false)
             }
-            Some(_) => Ok(()),
+            Some(_) => Ok(false),
         }
     }
 
@@ -308,7 +306,7 @@ impl Writer {
         data: Option<&BTreeMap<String, String>>,
     ) -> Result<(), Fault> {
         if data.is_some() {
-            return self.keep_secret(target, name, data).await;
+            return self.keep_secret(target, name, data).await.map(drop);
         }
         let patch = serde_json::json!({
             "metadata": { "annotations": { names::KEPT_AT: self.clock.now().to_string() } },
@@ -316,7 +314,7 @@ impl Writer {
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         match call(self.secrets.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
             Ok(_) => Ok(()),
-            Err(fault) if fault.is_missing() => self.keep_secret(target, name, data).await,
+            Err(fault) if fault.is_missing() => self.keep_secret(target, name, data).await.map(drop),
             Err(fault) => Err(fault),
         }
     }

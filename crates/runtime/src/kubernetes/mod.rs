@@ -303,30 +303,24 @@ impl Runtime for KubernetesRuntime {
             let blueprint = &wanted.blueprint;
             let cron_job = manifest::cron_job(&self.options.manifest, blueprint, image, &wanted.inputs_hash)?;
             let what = || format!("The secrets of the job {} were not written.", blueprint.job_name);
-            // The volume that names it is not optional: a pod waits for it.
-            self.writer
-                .keep_secret(target, &names::keytab_secret(&blueprint.job_name), None)
-                .await
-                .map_err(|fault| fault.into_problem(what()))?;
+            // The volume that names the first is not optional: a pod waits for it.
+            let mut secrets = vec![(names::keytab_secret(&blueprint.job_name), None)];
             if self.options.manifest.has_token {
-                self.writer
-                    .keep_secret(target, &names::token_secret(&blueprint.job_name), Some(&wanted.token))
-                    .await
-                    .map_err(|fault| fault.into_problem(what()))?;
+                secrets.push((names::token_secret(&blueprint.job_name), Some(&wanted.token)));
+            }
+            let mut all_made = true;
+            for (name, data) in &secrets {
+                let kept = self.writer.keep_secret(target, name, *data).await;
+                all_made &= kept.map_err(|fault| fault.into_problem(what()))?;
             }
             self.namespace.has_secrets(blueprint.job_name.as_str());
             let (mark, is_new) = self.writer.apply(target, &cron_job, wanted.ticks_after).await?;
-            if is_new && self.namespace.jobs().iter().any(|job| job.job_id == target.job_id) {
-                // The end of a former run may have taken them meanwhile; from now on it sees the CronJob, or that they moved.
-                for name in [names::keytab_secret(&blueprint.job_name), names::token_secret(&blueprint.job_name)] {
-                    let has_data = name == names::token_secret(&blueprint.job_name);
-                    if has_data && !self.options.manifest.has_token {
-                        continue;
-                    }
-                    self.writer
-                        .touch_secret(target, &name, has_data.then_some(&wanted.token))
-                        .await
-                        .map_err(|fault| fault.into_problem(what()))?;
+            // The end of a former run, of this job or of a namesake before it, may have taken them meanwhile; from now on it sees
+            // the CronJob, or that they moved. What was made just now, with no run of this job about, nobody takes.
+            if is_new && !(all_made && self.namespace.jobs().iter().all(|job| job.job_id != target.job_id)) {
+                for (name, data) in &secrets {
+                    let touched = self.writer.touch_secret(target, name, *data).await;
+                    touched.map_err(|fault| fault.into_problem(what()))?;
                 }
             }
             Ok(Some(mark))

@@ -17,7 +17,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 use store::metrics::{Mark, WatchedJob, WatchedRun};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
 /// The label that every series of the reference has, and its value.
 const SERVICE: (&str, &str) = ("service", "data-jobs");
@@ -29,15 +29,8 @@ const LARGEST_REMEMBERED: SignedDuration = SignedDuration::from_mins(3);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Series {
     shown: Arc<Mutex<Shown>>,
-    seen: Arc<Seen>,
-}
-
-/// Whether anybody looks.
-#[derive(Debug, Default)]
-struct Seen {
-    last: Mutex<Option<Instant>>,
-    /// Rings at each look.
-    looked: Notify,
+    /// When somebody looked last.
+    seen: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -95,14 +88,9 @@ impl Series {
 
     /// Waits until somebody looks, unless somebody has within this time.
     pub(super) async fn until_seen(&self, within: Duration) {
-        loop {
-            let looked = self.seen.looked.notified();
-            let last = *self.seen.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.is_some_and(|last| last.elapsed() < within) {
-                return;
-            }
-            looked.await;
-        }
+        let is_seen = |last: &Option<Instant>| last.is_some_and(|last| last.elapsed() < within);
+        // It fails when nobody can look any more, and this one can.
+        let _ = self.seen.subscribe().wait_for(is_seen).await;
     }
 
     fn shown(&self) -> MutexGuard<'_, Shown> {
@@ -140,8 +128,7 @@ fn deployment_value(status: DeploymentStatus) -> Option<i64> {
 
 impl Collector for Series {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        *self.seen.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        self.seen.looked.notify_one();
+        self.seen.send_replace(Some(Instant::now()));
         let (jobs, outcomes, at) = {
             let shown = self.shown();
             let named = |((job, status), outcomes): (&(JobId, &'static str), &Outcomes)| {
