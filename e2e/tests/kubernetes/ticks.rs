@@ -90,6 +90,11 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     }
     place.deployed_in_name(&jobs).await;
     let their_version = place.asked_for(&job(THEIRS, "* * * * *")).await;
+    wait::until("it is told how theirs could be had", LONGEST, async || {
+        let rollout = place.api().get(&format!("/jobs/{THEIRS}/deployments/production/rollout")).await.json();
+        rollout["problem"].to_string().contains("kubernetes.adopt").then_some(())
+    })
+    .await;
     for (name, zone, ahead) in ZONES {
         let spec = &place.object("cronjob", name).expect("a CronJob")["spec"];
         assert_eq!((&spec["timeZone"], &spec["schedule"]), (&json!(zone), &json!(each_fourth(soon, ahead))));

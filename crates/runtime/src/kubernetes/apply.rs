@@ -119,7 +119,7 @@ impl Writer {
         let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
             _ if !is_ours(&live, target, written.as_ref()) && !self.may_adopt(&live, target) => {
-                Observed::Foreign { owner: owner(&live.metadata) }
+                Observed::Foreign { owner: owner(&live, &target.job_name) }
             }
             Some(written)
                 if written.uid == live.uid().unwrap_or_default()
@@ -174,7 +174,7 @@ impl Writer {
         };
         let is_adopted = !is_ours(&live, target, written);
         if is_adopted && !self.may_adopt(&live, target) {
-            return Ok(Err(name_taken(&target.job_name, &live.metadata)));
+            return Ok(Err(name_taken(&target.job_name, &live)));
         }
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(Err(Problem::unavailable(
@@ -213,14 +213,9 @@ impl Writer {
         Ok(Ok((Written::of(&done, after, &self.ignored, put_back), false)))
     }
 
-    /// Whether a CronJob that is not ours is to be taken over: another Control Service's, for a job of this name.
+    /// Whether a CronJob that is not ours is to be taken over.
     fn may_adopt(&self, live: &CronJob, target: &Target) -> bool {
-        let labels = || live.spec.as_ref()?.job_template.metadata.as_ref()?.labels.as_ref();
-        let has = |name: &str, value: &str| labels().and_then(|labels| labels.get(name)).is_some_and(|v| v == value);
-        self.adopts
-            && job_id(&live.metadata).is_none()
-            && has(names::TYPE.0, names::TYPE.1)
-            && has(names::NAME, target.job_name.as_str())
+        self.adopts && is_another_services(live, &target.job_name)
     }
 
     /// Moves the last tick that counts as fired, so that no tick before `ticks_after` fires under the new schedule: the
@@ -356,16 +351,20 @@ fn is_ours(live: &CronJob, target: &Target, written: Option<&Written>) -> bool {
         || written.is_some_and(|written| live.uid().as_deref() == Some(&written.uid))
 }
 
-fn name_taken(job: &JobName, metadata: &ObjectMeta) -> Problem {
+/// Whether another Control Service made a CronJob for a job of this name, by what it labels.
+fn is_another_services(live: &CronJob, job: &JobName) -> bool {
+    let labels = || live.spec.as_ref()?.job_template.metadata.as_ref()?.labels.as_ref();
+    let has = |name: &str, value: &str| labels().and_then(|labels| labels.get(name)).is_some_and(|v| v == value);
+    job_id(&live.metadata).is_none() && has(names::TYPE.0, names::TYPE.1) && has(names::NAME, job.as_str())
+}
+
+fn name_taken(job: &JobName, live: &CronJob) -> Problem {
     Problem::conflict(
         format!("The CronJob {job} was not written."),
-        format!("Its name is taken by a CronJob that this service did not make (owner: {}).", owner(metadata)),
+        format!("Its name is taken by a CronJob that this service did not make (owner: {}).", owner(live, job)),
     )
     .follows("What stands there is left alone, and the deployment waits.")
-    .fix(
-        "Remove or rename what stands there, or choose another name for the job. If another Control Service made it, which is \
-         shut down, the operator can have it taken over: kubernetes.adopt.",
-    )
+    .fix("Remove or rename what stands there, or choose another name for the job.")
 }
 
 fn contested(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem {
@@ -384,11 +383,19 @@ fn contested(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem {
     )
 }
 
-/// Who made an object, as far as it says.
-fn owner(metadata: &ObjectMeta) -> String {
+/// Who made what has a job's name, as far as it says, and what can be done about it.
+fn owner(live: &CronJob, job: &JobName) -> String {
+    let metadata = &live.metadata;
     let managed_by = metadata.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/managed-by"));
     let first_writer = || metadata.managed_fields.as_ref()?.first()?.manager.as_ref();
-    managed_by.or_else(first_writer).map_or_else(|| "unknown".to_owned(), Clone::clone)
+    let name = managed_by.or_else(first_writer).map_or("unknown", String::as_str);
+    if is_another_services(live, job) {
+        format!(
+            "{name}; another Control Service for data jobs. Once that is shut down, kubernetes.adopt has it taken over"
+        )
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Who wrote an object last beside us and the controllers' own status, as far as it says: clients choose their names.
