@@ -47,6 +47,13 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
             let work = commands::keys::run(&loaded.settings, &task, &mut out);
             tasks()?.block_on(work)
         }
+        Invocation::Orphans { flags, task } => {
+            let loaded = config::load(&surroundings, &flags)?;
+            telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
+            let mut out = std::io::stdout();
+            let work = commands::orphans::run(&loaded.settings, &task, &mut out);
+            tasks()?.block_on(work)
+        }
         Invocation::TakeOverSite(flags) => {
             let loaded = config::load(&surroundings, &flags)?;
             telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;

@@ -382,6 +382,7 @@ fn sync_options(
         exclusive,
         lease: settings.lease_seconds.seconds(),
         sweep_interval: settings.sync_sweep_interval_seconds.seconds(),
+        removals_max_percent: settings.sync_removals_max_percent.get().try_into().unwrap_or(i64::MAX),
         parallelism: settings.sync_parallelism.count(),
         builds_parallelism: surroundings.cores.clamp(1, 4),
         vdk_distribution: settings.vdk_distribution.as_str().to_owned(),

@@ -102,6 +102,15 @@ pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Ob
     }
 }
 
+/// So many removals at once are carried out whatever the size of the fleet.
+const REMOVALS_FREE: i64 = 20;
+
+/// Whether so many removals at once are more than somebody may have meant: they wait until the operator raises the share.
+/// `fleet` is how many deployments there are with those that are to be removed, `most_percent` the share of it.
+pub fn removes_too_much(removals: i64, fleet: i64, most_percent: i64) -> bool {
+    removals > REMOVALS_FREE && removals.saturating_mul(100) > fleet.saturating_mul(most_percent)
+}
+
 /// Whether what was reached has to be made again beside the plan: the wanted generation can't be reached (yet), and what
 /// ran until then is gone. The last good version goes on running.
 pub fn restores_reached(planned: &Plan, rollout: &Rollout, observed: &Observed) -> bool {
@@ -178,6 +187,13 @@ mod tests {
     }
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    #[test]
+    fn removals_wait_that_are_many_and_more_than_a_share_of_the_fleet() {
+        assert!(!removes_too_much(20, 20, 0), "a few go, however small the fleet");
+        assert!(!removes_too_much(2500, 10_000, 25) && removes_too_much(2501, 10_000, 25));
+        assert!(removes_too_much(21, 21, 99) && !removes_too_much(21, 21, 100));
+    }
 
     #[test]
     fn what_was_reached_and_is_there_needs_nothing() {

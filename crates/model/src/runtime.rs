@@ -53,6 +53,12 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// others made of it.
     fn apply<'a>(&'a self, target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>>;
 
+    /// Everything that exists of deployments and says of itself that this service made it, whether or not a row knows it.
+    /// Nothing where a deployment is its row alone.
+    fn deployments(&self) -> BoxFuture<'_, Result<Vec<KnownDeployment>, Problem>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Removes what exists of a deployment. What runs goes on.
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>>;
 
@@ -225,6 +231,15 @@ pub enum Started {
         /// That run.
         for_run: ExecutionId,
     },
+}
+
+/// A deployment that a runtime knows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KnownDeployment {
+    /// The name of the object, which is the job's.
+    pub job_name: JobName,
+    /// The job, as the object says.
+    pub job_id: JobId,
 }
 
 /// A run that a runtime knows.

@@ -60,6 +60,10 @@ async fn fill(url: &str, jobs: &str, runs: &str, is_due: bool) -> Result<(), Box
     let options = PostgresOptions { statement_timeout: std::time::Duration::ZERO, ..PostgresOptions::default() };
     let db = Db::open(url, &options).await?;
     let mut tx = db.write().await?;
+    if let Tx::Sqlite(tx) = &mut tx {
+        // Rows come in the order of time, and most indexes are in another one.
+        sqlx::raw_sql("pragma cache_size = -2000000").execute(&mut **tx).await?;
+    }
     let last = match (is_due, &tx) {
         (true, _) => DUE,
         (false, Tx::Sqlite(_)) => NO_LEADER_SQLITE,

@@ -75,8 +75,11 @@ with recursive k(i) as (select 0 union all select i + 1 from k where i + 1 < {ru
 select j.name || '-' || cast(j.last_execution_start / 60000000 - 60 * k.i as text), j.job_id,
     case when k.i % 4 = 3 then 'MANUAL' else 'SCHEDULED' end,
     case when k.i > 0 then 'SUCCEEDED' else j.last_execution_status end,
-    j.last_execution_start - k.i * cast(3600000000 as bigint), j.last_execution_start - k.i * cast(3600000000 as bigint),
+    j.last_execution_start - k.i * cast(3600000000 as bigint) as submitted_at,
+    j.last_execution_start - k.i * cast(3600000000 as bigint),
     j.last_execution_end - k.i * cast(3600000000 as bigint), 'scheduled/' || j.name,
     j.name || '-' || cast(k.i as text), 'Success', null, j.last_execution_start - k.i * cast(3600000000 as bigint), false,
     1, v.content, 'filled', 0
-from data_job j join deployment_revision v on v.job_id = j.job_id cross join k;
+from data_job j join deployment_revision v on v.job_id = j.job_id cross join k
+-- As they come in a life: those of one minute stand together, those of one job do not.
+order by submitted_at;

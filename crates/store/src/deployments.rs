@@ -574,6 +574,33 @@ pub async fn record_removed(tx: &mut Tx, epoch: Epoch, work: &Work) -> Result<bo
     Ok(done == 1)
 }
 
+/// How many deployments are removed and not gone yet, and how many there are with them.
+pub async fn removals(tx: &mut Tx) -> Result<(i64, i64)> {
+    on!(tx, c => sqlx::query_as(
+        "select (select count(*) from deployment where removed_at is not null), (select count(*) from deployment)",
+    )
+    .fetch_one(c)
+    .await)
+    .map_err(Into::into)
+}
+
+/// Those of these jobs, at most 500, that have a deployment or one that is removed and not gone yet.
+pub async fn having(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<JobId>> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let marks: Vec<_> = (1..=jobs.len()).map(|n| format!("${n}")).collect();
+    let sql = format!("select job_id from deployment where job_id in ({})", marks.join(", "));
+    let rows: Vec<(String,)> = on!(tx, c => {
+        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+        for job_id in jobs {
+            statement = statement.bind(job_id.to_string());
+        }
+        statement.fetch_all(c).await
+    })?;
+    rows.iter().map(|(id,)| crate::job_id(id)).collect()
+}
+
 /// A reached deployment: what runs, and how its rollout stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reached {

@@ -1,17 +1,19 @@
 //! Makes what runs follow what is wanted: one key at a time for each deployment, many deployments at once.
 
+mod orphans;
 mod wave;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use image::requirements;
+use jiff::SignedDuration;
 use model::{
     Problem,
     lock::{Lock, LockInputs},
     name::{JobId, JobName},
     plan::{self, Desired, Plan, Reason, inputs_hash, plan},
     problem::Fault,
-    runtime::{Artifact, Blueprint, Mark, Observed, Target, Wanted},
+    runtime::{Artifact, Blueprint, KnownDeployment, Mark, Observed, Target, Wanted},
 };
 use store::{
     StoreError,
@@ -23,6 +25,7 @@ use tokio::{
 };
 use tracing::{Instrument, Span};
 
+pub use self::orphans::orphans;
 use self::wave::Concerned;
 
 use crate::{Builder, DATABASE_RETRY, Options, Synchronizer, Term, until};
@@ -39,6 +42,9 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Looks that end within this time are followed by one question for what is due, not by one each: thousands may end at
 /// once.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// The pause before a removal is looked at again that was held back.
+const HELD_BACK: SignedDuration = SignedDuration::from_secs(60);
 
 /// Deployments that a sweep reads at once.
 const SWEEP_PAGE: i64 = 500;
@@ -107,8 +113,14 @@ struct Pools {
 
 /// At the start of a term and then at its interval: the net below the watch.
 async fn sweep_again_and_again(sync: &Synchronizer, term: &Term, swept: &watch::Sender<Concerned>) {
+    let mut orphans = Vec::new();
     loop {
-        let pause = match sweep(sync, term).await {
+        let swept_all = async {
+            let concerned = sweep(sync, term).await?;
+            look_for_orphans(sync, &mut orphans).await?;
+            Ok(concerned)
+        };
+        let pause = match swept_all.await {
             Ok(concerned) => {
                 swept.send_replace(concerned);
                 sync.options.sweep_interval
@@ -146,6 +158,19 @@ async fn sweep(sync: &Synchronizer, term: &Term) -> Result<Concerned, StoreError
     let seconds = sync.clock.now().duration_since(begun).as_secs_f64();
     tracing::debug!(looked_at, out_of_step, concerned = concerned.len(), seconds, "swept");
     Ok(Concerned { jobs: concerned, fleet: looked_at })
+}
+
+/// Looks for what stands under this service's mark and has no row; `known` is what was found before.
+async fn look_for_orphans(sync: &Synchronizer, known: &mut Vec<KnownDeployment>) -> Result<(), StoreError> {
+    match orphans(&sync.db, &*sync.runtime).await? {
+        Ok(found) => {
+            orphans::tell(&found, known);
+            sync.gauges.orphaned(found.len());
+            *known = found;
+        }
+        Err(problem) => tracing::debug!(%problem, "orphans can't be looked for now"),
+    }
+    Ok(())
 }
 
 /// What was found in a comparison.
@@ -322,6 +347,10 @@ async fn carry_out(
             record_failure(sync, term, work, &inputs, problem).await
         }
         Plan::Nothing | Plan::Blocked(_) => record(sync, term, work, &Outcome::Looked(None)).await,
+        Plan::Remove if observed != Observed::Missing && sync.holds_removals_back().await? => {
+            tracing::debug!("the removal is held back: so many at once that nobody may have meant it");
+            record(sync, term, work, &Outcome::Looked(Some(sync.clock.now() + HELD_BACK))).await
+        }
         Plan::Remove => match sync.runtime.remove(&target).await {
             Ok(()) => record_removed(sync, term, work).await,
             Err(problem) => record_failure(sync, term, work, &inputs, problem).await,

@@ -21,10 +21,11 @@ use model::{
     deployment::Deployment,
     lock::Resolver,
     name::{JobName, TeamName},
+    plan,
     runtime::{Blueprint, JobOptions, Runtime, token_variables, variables},
 };
 use secrecy::ExposeSecret;
-use store::{Db, leases::Epoch, tokens::Credential};
+use store::{Db, StoreError, leases::Epoch, tokens::Credential};
 use tokio_util::sync::CancellationToken;
 
 /// What the loops work with.
@@ -66,6 +67,8 @@ pub struct Options {
     pub lease: Duration,
     /// How often every deployment is looked at, whether or not something was heard of it.
     pub sweep_interval: Duration,
+    /// Removals at once of more than this part of all deployments, in percent, wait.
+    pub removals_max_percent: i64,
     /// Looks at deployments at the same time.
     pub parallelism: usize,
     /// Deployments whose packages are chosen and installed at the same time.
@@ -101,6 +104,13 @@ impl Synchronizer {
             variables: variables(&self.options.job_options, job_name, team, deployment),
             deployment: deployment.clone(),
         }
+    }
+
+    /// Whether what is to be removed waits for the operator, because it is too much at once.
+    async fn holds_removals_back(&self) -> Result<bool, StoreError> {
+        let mut tx = self.db.read().await?;
+        let (removals, fleet) = store::deployments::removals(&mut tx).await?;
+        Ok(plan::removes_too_much(removals, fleet, self.options.removals_max_percent))
     }
 
     /// The variables by which runs of a deployment are known to this service.
@@ -151,8 +161,8 @@ pub struct Term {
 impl Term {
     /// Ends the term when a write was refused because another leads; logs any other failure of the database. Answers
     /// whether the loop may go on.
-    fn survives(&self, error: &store::StoreError) -> bool {
-        if let store::StoreError::Fenced { epoch } = error {
+    fn survives(&self, error: &StoreError) -> bool {
+        if let StoreError::Fenced { epoch } = error {
             tracing::warn!(epoch, "another instance leads; this one stops following rows");
             self.over.cancel();
             return false;

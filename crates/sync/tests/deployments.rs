@@ -2,12 +2,17 @@
 
 mod support;
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 use model::{
     Problem,
+    clock::Clock,
     deployment::{DeploymentChange, Status},
 };
+use prometheus_client::registry::Registry;
 use support::House;
+use sync::gauges::Gauges;
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -18,6 +23,8 @@ for_each_database!(
     a_change_during_a_rollout_is_not_lost,
     slow_installations_hold_up_no_quick_change,
     a_namesake_starts_above_every_generation_before_it_and_inherits_nothing,
+    removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed,
+    removals_of_what_is_gone_already_wait_for_nobody,
 );
 
 async fn rollout(house: &House, id: model::name::JobId) -> model::deployment::Rollout {
@@ -119,7 +126,7 @@ async fn a_namesake_starts_above_every_generation_before_it_and_inherits_nothing
     let first = house.deployed("example-job", None).await;
     let run = house.start("example-job").await;
     house.until_status("example-job", &run, model::execution::Status::Running).await;
-    house.runtime.end(&run, model::clock::Clock::now(&*house.clock), model::execution::EndCause::Exited(0));
+    house.runtime.end(&run, house.clock.now(), model::execution::EndCause::Exited(0));
     house.until_status("example-job", &run, model::execution::Status::Succeeded).await;
     let properties = serde_json::from_str("{\"a\": 1}").unwrap();
     app::properties::replace(&house.db, &*house.clock, &house.caller(), support::TEAM, "example-job", &properties)
@@ -137,4 +144,64 @@ async fn a_namesake_starts_above_every_generation_before_it_and_inherits_nothing
     assert!(read.is_empty());
     house.deploy("example-job").await;
     house.until("it is reached", async || house.reached("example-job").await.is_some_and(|g| g > generation)).await;
+}
+
+/// A fleet of which as much was removed at once as a hand that slips removes, by a service that is down.
+async fn mostly_removed(on: Database) -> House {
+    let mut house = House::running(on).await;
+    for n in 0..40 {
+        house.deployed(&format!("example-job-{n}"), None).await;
+    }
+    house.stop_instance().await;
+    for n in 0..30 {
+        app::jobs::delete(&house.db, &*house.clock, &house.caller(), support::TEAM, &format!("example-job-{n}"))
+            .await
+            .unwrap();
+    }
+    house
+}
+
+async fn removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed(on: Database) {
+    let mut house = mostly_removed(on).await;
+    house.removals_max_percent = 70;
+    let mut registry = Registry::default();
+    let gauges = Gauges::register(&mut registry);
+    let (stop, task) = house.instance_with("first", house.db.clone(), true, Duration::from_secs(15), gauges);
+    // What is wanted goes on being made meanwhile.
+    house.deployed("another-job", None).await;
+    house
+        .until("each removal was looked at, and is due later", async || {
+            let mut tx = house.db.read().await.unwrap();
+            let now = house.clock.now();
+            let (due, _) = store::deployments::backlog(&mut tx, now).await.unwrap();
+            due == 0 && store::deployments::next_due(&mut tx, now).await.unwrap().is_some()
+        })
+        .await;
+    assert_eq!(house.runtime.change(|s| (s.removed.len(), s.made.len())), (0, 41));
+    house
+        .until("it is told", async || {
+            let mut page = String::new();
+            prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+            page.contains("holdfast_removals_held_back 30\n")
+        })
+        .await;
+    stop.cancel();
+    task.await.unwrap();
+    house.removals_max_percent = 75;
+    house.start_instance();
+    house.advance(SignedDuration::from_mins(1));
+    house.until("they go", async || house.runtime.change(|s| s.removed.len()) == 30).await;
+    assert_eq!(house.runtime.change(|s| s.made.len()), 11);
+}
+
+async fn removals_of_what_is_gone_already_wait_for_nobody(on: Database) {
+    let mut house = mostly_removed(on).await;
+    house.runtime.change(|s| s.made.clear());
+    house.start_instance();
+    house
+        .until("the rows are gone", async || {
+            let mut tx = house.db.read().await.unwrap();
+            store::deployments::removals(&mut tx).await.unwrap() == (0, 10)
+        })
+        .await;
 }

@@ -102,7 +102,18 @@ fn filter(property: &str, pattern: Option<&str>, sort: Option<&str>) -> Value {
 const JOB: &str = "daily-orders-000005";
 const TEAM: &str = "Team 0000";
 
-fn cases() -> Vec<Case> {
+/// What no execution of the fleet is.
+const NONE: &str = "running (none is)";
+
+/// A pattern of the teams that begin as the last one of a fleet: a tenth of them where the fleet is a power of ten.
+fn tenth_of_teams(jobs: usize) -> String {
+    let last = (jobs / 100).max(1) - 1;
+    let begin = last / 10usize.pow(last.checked_ilog10().unwrap_or(0));
+    let width = 4 - last.checked_ilog10().unwrap_or(0) as usize;
+    format!("Team {begin:0width$}%")
+}
+
+fn cases(jobs: usize) -> Vec<Case> {
     let whole = json!({"pageNumber": 1, "pageSize": 50, "search": "",
         "filter": [filter("jobName", None, Some("ASC"))]});
     let mut cases = vec![
@@ -131,7 +142,7 @@ fn cases() -> Vec<Case> {
         ("name, equal", vec![filter("jobName", Some(&JOB.to_uppercase()), None)]),
         ("name, prefix", vec![filter("jobName", Some("daily-*"), None)]),
         ("team, equal", vec![filter("config.team", Some(TEAM), None)]),
-        ("team, prefix that one job in ten has", vec![filter("config.team", Some("Team 09%"), None)]),
+        ("team, prefix that one job in ten has", vec![filter("config.team", Some(&tenth_of_teams(jobs)), None)]),
         (
             "team, by last execution",
             vec![filter("config.team", Some(TEAM), None), filter("deployments.lastExecutionTime", None, Some("DESC"))],
@@ -183,7 +194,7 @@ fn cases() -> Vec<Case> {
         ("of a job", json!({"jobNameIn": [JOB]})),
         ("of a team", json!({"teamNameIn": [TEAM]})),
         ("failed", json!({"statusIn": ["USER_ERROR", "PLATFORM_ERROR"]})),
-        ("running", json!({"statusIn": ["RUNNING"]})),
+        (NONE, json!({"statusIn": ["RUNNING"]})),
     ] {
         cases.push(list(&format!("executions, filter: {name}"), RUNS, &json!({ "filter": filter })));
     }
@@ -221,8 +232,11 @@ async fn measure(database: Database, jobs: usize, arguments: &Arguments) -> Resu
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     let only = arguments.only.as_deref().unwrap_or_default();
-    for case in cases().into_iter().filter(|case| case.name.contains(only)) {
+    for case in cases(jobs).into_iter().filter(|case| case.name.contains(only)) {
         let url = format!("{}{}", fleet.service.url(), case.path);
+        let answer = http.get(&url).send().await?.text().await?;
+        let is_empty = answer.contains("\"content\":[]");
+        ensure!(is_empty == case.name.contains(NONE), "{:?} measures nothing: it is answered {answer}", case.name);
         for clients in if case.crowd { &CLIENTS[..] } else { &CLIENTS[..1] } {
             row(&case, *clients, &crowd(&http, &url, None, *clients, longest, meter).await?);
         }

@@ -4,19 +4,13 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Write, path::Path};
 
 use anyhow::{Context, bail};
 use clap::{Arg, ArgMatches, Command};
-use model::{
-    access::Caller,
-    clock::{Clock, SystemClock},
-};
-use store::{Db, Tx};
+use store::Db;
 
+use super::record;
 use crate::{
     config::{DatabaseUrl, Settings},
     database, keys,
 };
-
-/// Who the audit trail says it was.
-const OPERATOR: &str = "operator";
 
 /// What to do with the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,14 +213,10 @@ async fn remove(folder: &Path, db: &Db, id: &str) -> anyhow::Result<String> {
     Ok(format!("Removed {}. Backups of the database from before the rotation still need it.\n", path.display()))
 }
 
-async fn record(tx: &mut Tx, action: &'static str, detail: String) -> anyhow::Result<()> {
-    let caller = Caller { user: OPERATOR.into(), ..Caller::anonymous(SystemClock.new_id().simple().to_string()) };
-    Ok(store::audit::record_of_service(tx, &caller, action, detail, SystemClock.now()).await?)
-}
-
 #[cfg(test)]
 mod tests {
     use model::{
+        clock::{Clock, SystemClock},
         job::{DataJob, JobConfig},
         name::{JobId, JobName, TeamName},
     };

@@ -2,11 +2,17 @@
 
 pub(crate) mod config;
 pub(crate) mod keys;
+pub(crate) mod orphans;
 pub(crate) mod take_over_site;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use model::{
+    access::Caller,
+    clock::{Clock, SystemClock},
+};
+use store::Tx;
 
 use crate::config::{Flags, Group, Raw, SETTINGS, Setting, Shape};
 
@@ -30,6 +36,13 @@ pub(crate) enum Invocation {
         flags: Flags,
         /// What to do with the keys.
         task: keys::Task,
+    },
+    /// `holdfast orphans …`
+    Orphans {
+        /// As `serve` has them.
+        flags: Flags,
+        /// What to do with the orphans.
+        task: orphans::Task,
     },
     /// `holdfast openapi`
     Openapi,
@@ -55,6 +68,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             let (task, matches) = keys::Task::of(matches);
             Ok(Invocation::Keys { flags: flags(matches), task })
         }
+        Some(("orphans", matches)) => {
+            let (task, matches) = orphans::Task::of(matches);
+            Ok(Invocation::Orphans { flags: flags(matches), task })
+        }
         Some(("take-over-site", matches)) => Ok(Invocation::TakeOverSite(flags(matches))),
         Some(("openapi", _)) => Ok(Invocation::Openapi),
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
@@ -73,6 +90,15 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
 pub(crate) fn sentences(problem: &model::Problem) -> String {
     let model::Problem { what, why, consequences, countermeasures, .. } = problem;
     format!("{what}\n  {why}\n  {consequences}\n  {countermeasures}")
+}
+
+/// Who the audit trail says it was.
+const OPERATOR: &str = "operator";
+
+/// Writes what an operator did into the audit trail.
+async fn record(tx: &mut Tx, action: &'static str, detail: String) -> anyhow::Result<()> {
+    let caller = Caller { user: OPERATOR.into(), ..Caller::anonymous(SystemClock.new_id().simple().to_string()) };
+    Ok(store::audit::record_of_service(tx, &caller, action, detail, SystemClock.now()).await?)
 }
 
 fn command() -> Command {
@@ -131,6 +157,7 @@ fn command() -> Command {
                 ),
         )
         .subcommand(keys::command(with_settings))
+        .subcommand(orphans::command(with_settings))
         .subcommand(
             Command::new("openapi")
                 .about("Print the description of the API as OpenAPI 3.1 (JSON).")

@@ -582,6 +582,12 @@ settings! {
         "sync.sweep_interval_seconds", "HOLDFAST_SYNC_SWEEP_INTERVAL_SECONDS", "sync-sweep-interval-seconds",
         Synchronizer, default Default::Text("300"), example "300"
     }
+    /// How large a part of all deployments may be removed at once, in percent, when that is more than 20. More waits, and is
+    /// told, until there are fewer or this is set higher: nobody may have meant it.
+    sync_removals_max_percent: Whole<0, 100> {
+        "sync.removals_max_percent", "HOLDFAST_SYNC_REMOVALS_MAX_PERCENT", "sync-removals-max-percent", Synchronizer,
+        default Default::Text("25"), example "25"
+    }
     /// How many deployments are worked on at once.
     sync_parallelism: Whole<1, 1_024> {
         "sync.parallelism", "HOLDFAST_SYNC_PARALLELISM", "sync-parallelism", Synchronizer,

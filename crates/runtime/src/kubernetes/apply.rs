@@ -284,7 +284,8 @@ impl Writer {
                 Err(fault) if is_told_by_making && fault.is_taken() => Ok(false),
                 made => made.map(|_| true),
             },
-            Some(live) if data.is_some() && job_id(&live.metadata) == Some(target.job_id) => {
+            // One that a former job of the name left is this job's now: only one has the name.
+            Some(live) if data.is_some() && job_id(&live.metadata).is_some() => {
                 secret.metadata.resource_version = live.metadata.resource_version;
                 secret.metadata.uid = live.metadata.uid;
                 call(self.secrets.replace(name, &params, &secret)).await.map(|_| false)
@@ -389,6 +390,12 @@ fn owner(live: &CronJob, job: &JobName) -> String {
     let managed_by = metadata.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/managed-by"));
     let first_writer = || metadata.managed_fields.as_ref()?.first()?.manager.as_ref();
     let name = managed_by.or_else(first_writer).map_or("unknown", String::as_str);
+    if let Some(other) = job_id(metadata) {
+        return format!(
+            "{name}, for another job of this name, whose id is {other}. If that is a job that the database does not know, \
+             `holdfast orphans remove {job}` removes it"
+        );
+    }
     if is_another_services(live, job) {
         format!(
             "{name}; another Control Service for data jobs. Once that is shut down, kubernetes.adopt has it taken over"

@@ -29,8 +29,8 @@ use model::{
     lock::LockKey,
     name::{ExecutionId, JobId, JobName},
     runtime::{
-        Artifact, Blueprint, Changes, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target,
-        Ticked, Wanted,
+        Artifact, Blueprint, Changes, KnownDeployment, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage,
+        Started, Target, Ticked, Wanted,
     },
 };
 use sha2::{Digest, Sha256};
@@ -150,6 +150,14 @@ impl KubernetesRuntime {
                 "It has packages for a machine and no image for a cluster.",
             )),
         }
+    }
+
+    /// Waits until the objects of the namespace are known, and says else what is not.
+    async fn await_lists(&self, what: &str) -> Result<(), Problem> {
+        if self.namespace.listed(LISTED_MAX).await {
+            return Ok(());
+        }
+        Err(Problem::unavailable(what, "The cluster's API server can't be reached."))
     }
 
     /// A Job and its pods, from what is known, or read afresh when nothing is.
@@ -327,6 +335,13 @@ impl Runtime for KubernetesRuntime {
         })
     }
 
+    fn deployments(&self) -> BoxFuture<'_, Result<Vec<KnownDeployment>, Problem>> {
+        Box::pin(async move {
+            self.await_lists("The CronJobs of the cluster are not known.").await?;
+            Ok(self.namespace.deployments())
+        })
+    }
+
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let what = || format!("The CronJob {} was not removed.", target.job_name);
@@ -353,12 +368,7 @@ impl Runtime for KubernetesRuntime {
 
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
         Box::pin(async move {
-            if !self.namespace.listed(LISTED_MAX).await {
-                return Err(Problem::unavailable(
-                    "The runs in the cluster are not known.",
-                    "The cluster's API server can't be reached.",
-                ));
-            }
+            self.await_lists("The runs in the cluster are not known.").await?;
             let known = self.namespace.jobs().into_iter().filter(|job| !job.terminating).filter_map(|job| {
                 Some(KnownRun {
                     id: ExecutionId::parse(&job.name)?,

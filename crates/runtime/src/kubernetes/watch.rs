@@ -21,7 +21,10 @@ use kube::{
     core::PartialObjectMeta,
     runtime::watcher::{self, DefaultBackoff, Event},
 };
-use model::runtime::Changes;
+use model::{
+    name::JobName,
+    runtime::{Changes, KnownDeployment},
+};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
@@ -276,6 +279,15 @@ impl Namespace {
     /// What is known of a CronJob.
     pub(crate) fn cron_job(&self, name: &str) -> Option<CronJobView> {
         self.state().cron_jobs.all.get(name).cloned()
+    }
+
+    /// The CronJobs of ours, by the names that jobs can have.
+    pub(crate) fn deployments(&self) -> Vec<KnownDeployment> {
+        let state = self.state();
+        let ours = state.cron_jobs.all.iter().filter_map(|(name, seen)| {
+            Some(KnownDeployment { job_name: JobName::parse(name).ok()?, job_id: seen.job_id? })
+        });
+        ours.collect()
     }
 
     /// What is known of a Job and its pods, also of those that are gone.

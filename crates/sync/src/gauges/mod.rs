@@ -8,7 +8,12 @@ use std::{sync::atomic::AtomicU64, time::Duration};
 
 use jiff::Timestamp;
 use model::{
-    Problem, deployment::Status as DeploymentStatus, execution::Status, name::JobId, plan::Plan, problem::Fault,
+    Problem,
+    deployment::Status as DeploymentStatus,
+    execution::Status,
+    name::JobId,
+    plan::{self, Plan},
+    problem::Fault,
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -53,6 +58,8 @@ pub struct Gauges {
     epoch: Gauge,
     configuration_pending: Gauge,
     configuration_stopped: Gauge,
+    removals_held_back: Gauge,
+    orphans: Gauge,
     stages: Stages,
     series: Series,
     /// Whether anybody can see them: what nobody sees is not read from rows.
@@ -93,6 +100,16 @@ impl Gauges {
             "holdfast_configuration_stopped",
             "Whether the changed configuration is not rolled out any further, for most of a wave failed: 1 or 0",
             gauges.configuration_stopped.clone(),
+        );
+        registry.register(
+            "holdfast_removals_held_back",
+            "Removed deployments whose objects stay for now, because more than the set share of the fleet is to go at once",
+            gauges.removals_held_back.clone(),
+        );
+        registry.register(
+            "holdfast_orphans",
+            "Deployments in the cluster under this service's mark that its database does not know",
+            gauges.orphans.clone(),
         );
         gauges.stages.register(registry);
         registry.register_collector(Box::new(gauges.series.clone()));
@@ -197,6 +214,27 @@ impl Gauges {
         self.configuration_stopped.set(stopped.into());
     }
 
+    /// So much stands under this service's mark and has no row.
+    pub(crate) fn orphaned(&self, count: usize) {
+        self.orphans.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// So many removals are held back, of so many deployments.
+    fn held_back(&self, removals: i64, fleet: i64, most_percent: i64) {
+        let before = self.removals_held_back.set(removals);
+        if removals > 0 && before == 0 {
+            tracing::error!(
+                removals,
+                fleet,
+                most_percent,
+                "so many deployments are to be removed at once that nobody may have meant it. What they run stays as it is until \
+                 they are fewer, or until sync.removals_max_percent is set higher and the service started again"
+            );
+        } else if removals == 0 && before > 0 {
+            tracing::info!("removals are not held back any more");
+        }
+    }
+
     /// A round of cleaning up is over.
     pub(crate) fn cleaned_up(&self, successful: bool) {
         self.stages.reference.cleaned_up(successful.then(|| self.series.count()));
@@ -255,6 +293,8 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     sync.gauges.executions.clear();
     sync.gauges.rollouts_due.set(0);
     sync.gauges.oldest_due_seconds.set(0.0);
+    sync.gauges.removals_held_back.set(0);
+    sync.gauges.orphaned(0);
 }
 
 async fn round(sync: &Synchronizer) -> Result<(), StoreError> {
@@ -263,7 +303,11 @@ async fn round(sync: &Synchronizer) -> Result<(), StoreError> {
     let jobs = store::jobs::deployment_counts(&mut tx).await?;
     let (due, oldest) = store::deployments::backlog(&mut tx, now).await?;
     let active = store::executions::active_counts(&mut tx).await?;
+    let (removals, fleet) = store::deployments::removals(&mut tx).await?;
     drop(tx);
+    let most_percent = sync.options.removals_max_percent;
+    let held_back = if plan::removes_too_much(removals, fleet, most_percent) { removals } else { 0 };
+    sync.gauges.held_back(held_back, fleet, most_percent);
     for status in [
         DeploymentStatus::None,
         DeploymentStatus::Success,

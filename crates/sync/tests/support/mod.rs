@@ -247,6 +247,7 @@ pub struct House {
     /// Part of the configuration of the instances that start from now on.
     pub constraints: String,
     pub sweep_interval: Duration,
+    pub removals_max_percent: i64,
     instance: Option<Instance>,
     pub fresh: Fresh,
 }
@@ -268,7 +269,18 @@ impl House {
             VersionDefaults { python_versions: vec![version], python_version: version, vdk_version: "1".into() };
         let keys = Arc::new(SecretKey::new([7; 32]).into());
         let (constraints, sweep_interval) = (String::new(), Duration::from_secs(300));
-        Self { db, clock, runtime, defaults, keys, constraints, sweep_interval, instance: None, fresh }
+        Self {
+            db,
+            clock,
+            runtime,
+            defaults,
+            keys,
+            constraints,
+            sweep_interval,
+            removals_max_percent: 25,
+            instance: None,
+            fresh,
+        }
     }
 
     /// A house whose synchronizer runs.
@@ -295,6 +307,7 @@ impl House {
             exclusive,
             lease,
             sweep_interval: self.sweep_interval,
+            removals_max_percent: self.removals_max_percent,
             parallelism: 8,
             builds_parallelism: 2,
             vdk_distribution: "vdk".into(),
