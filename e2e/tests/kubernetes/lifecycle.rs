@@ -1,6 +1,11 @@
 //! The life of one job in a cluster, as the stock client lives it.
 
-use e2e::{job::Job, wait};
+use e2e::{
+    issuer::{API_TOKEN, Issuer},
+    job::Job,
+    vdk::Vdk,
+    wait,
+};
 use serde_json::json;
 use testing::{Database, for_each_database};
 
@@ -106,4 +111,57 @@ async fn a_job_whose_image_has_no_vdk_runs_with_that_of_another_image() {
     assert_eq!(ended["status"], "succeeded", "{ended}\n{log}");
     assert!(log.contains("from /vdk/site-packages/vdk/internal with"), "{log}");
     assert!(log.contains("$(HOME) $HOME `id`"), "{log}");
+}
+
+async fn reached(vdk: &Vdk, name: &str, version: &str) {
+    wait::until("the deployment is reached", LONGEST, async || {
+        let shown = vdk.json(&["deploy", "--show", "-n", name]).await;
+        (shown[0]["job_version"] == version).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_in_a_cluster_is_known_by_its_own_token_and_not_by_that_of_a_namesake() {
+    let issuer = Issuer::start().await;
+    let place = Place::with("own-token", Database::Sqlite, Node::Real, |options| issuer.trusted(options));
+    let vdk = place.vdk().with("OAUTHLIB_INSECURE_TRANSPORT", "1");
+    let _ = issuer.login(&vdk, API_TOKEN).await.ok();
+    let name = "knows-itself";
+    let job = Job::new(name).step(
+        "10_count.py",
+        "runs = int(job_input.get_property('runs', 0)) + 1\n\
+         job_input.set_all_properties({'runs': runs})\n\
+         print('this is run', runs)",
+    );
+    let secret = format!("holdfast-token-{name}");
+    let mut left = None;
+    for round in ["first", "namesake"] {
+        vdk.ok(&["create", "--cloud", "-n", name]).await;
+        let version = vdk.deploy(&job).await;
+        place.push(&job, &version);
+        reached(&vdk, name, &version).await;
+        let id = vdk.start(name).await;
+        let ended = wait::until("the run ends", LONGEST, async || {
+            let shown = vdk.execution(name, &id).await;
+            (!shown["end_time"].is_null()).then_some(shown)
+        })
+        .await;
+        let log = vdk.log(name, &id).await;
+        assert_eq!(ended["status"], "succeeded", "{round}: {ended}\n{log}");
+        assert!(log.contains("this is run 1"), "{round}: {log}");
+        let own = place.object("secret", &secret).expect("a secret");
+        if let Some(left) = left.replace(own.clone()) {
+            assert_ne!(left["data"], own["data"]);
+        }
+        let pods = place.kubectl(&["get", "cronjob,job,pod", "-o", "yaml"]);
+        assert!(!pods.contains("hfc1."), "a token stands in a manifest");
+
+        vdk.ok(&["delete", "--yes", "-n", name]).await;
+        place.becomes("its secret goes", "secret", &secret, |secret| secret.is_none()).await;
+        // As where a run of the deleted job keeps it, or the service was away when that ended.
+        let mut again = own;
+        again["metadata"] = json!({"name": secret, "labels": again["metadata"]["labels"]});
+        place.namespace.apply(&again.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
+    }
 }
