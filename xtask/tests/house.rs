@@ -28,16 +28,16 @@ const ARROWS_OF_TESTS: [(&str, &[&str]); 4] = [
     ("store", &["testing"]),
 ];
 
-/// Libraries that belong to some floors alone.
+/// Libraries that belong to some floors alone, and to the end-to-end tests where these play a service's neighbour.
 const ONLY: [(&str, &[&str]); 8] = [
-    ("axum", &["api", "holdfast"]),
+    ("axum", &["api", "holdfast", "e2e"]),
     ("async-graphql", &["api"]),
     ("sqlx", &["store"]),
     ("kube", &["runtime", "holdfast"]),
     ("reqwest", &["clients", "image", "runtime", "e2e"]),
     ("clap", &["holdfast", "xtask", "e2e"]),
     ("chacha20poly1305", &["store"]),
-    ("jsonwebtoken", &["api"]),
+    ("jsonwebtoken", &["api", "e2e"]),
 ];
 
 /// What the pure crate must never know.

@@ -36,7 +36,7 @@ struct Arguments {
     /// How many executions each deployed job has.
     #[arg(long, default_value_t = 20)]
     runs: usize,
-    /// How long each request is repeated by each number of clients.
+    /// How long each request is repeated by each number of clients, in seconds for each fleet.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Only the requests whose name contains this, and nothing else.
@@ -53,6 +53,9 @@ enum Databases {
 
 /// How long the stock client may take to list all jobs.
 const LIST_MAX: Duration = Duration::from_secs(300);
+
+/// In so many rounds the fleets are asked in turn, so that what else the machine does falls on all of them.
+const ROUNDS: u32 = 4;
 
 /// How many clients ask at once.
 const CLIENTS: [usize; 3] = [1, 8, 32];
@@ -204,67 +207,122 @@ fn cases(jobs: usize) -> Vec<Case> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    ensure!(!arguments.jobs.is_empty(), "--jobs names no size");
     println!("{}\n", load());
     for database in [Database::Sqlite, Database::Postgresql] {
         match (arguments.database, database) {
-            (Databases::Sqlite, Database::Postgresql) | (Databases::Postgres, Database::Sqlite) => continue,
-            _ => {}
-        }
-        for jobs in &arguments.jobs {
-            measure(database, *jobs, &arguments).await?;
+            (Databases::Sqlite, Database::Postgresql) | (Databases::Postgres, Database::Sqlite) => {}
+            _ => measure(database, &arguments).await?,
         }
     }
     Ok(())
 }
 
-async fn measure(database: Database, jobs: usize, arguments: &Arguments) -> Result<()> {
-    let longest = Duration::from_secs(arguments.seconds);
-    let name = if database == Database::Sqlite { "SQLite" } else { "PostgreSQL" };
-    say(format_args!("· {name}: {jobs} jobs with {} executions each", arguments.runs));
-    let options = Options::default().set("HOLDFAST_LOG", "error");
-    let mut fleet = Fleet::start(database, jobs, arguments.runs, Rollouts::Done, options)?;
-    let meter = fleet.meter();
+/// A fleet of a size, and what is asked of it.
+struct Measured {
+    jobs: usize,
+    fleet: Fleet,
+    meter: Meter,
+    cases: Vec<Case>,
+    starts: Vec<String>,
+}
+
+impl Measured {
+    fn start(database: Database, jobs: usize, arguments: &Arguments) -> Result<Self> {
+        say(format_args!("· {jobs} jobs with {} executions each", arguments.runs));
+        let options = Options::default().set("HOLDFAST_LOG", "error");
+        let mut fleet = Fleet::start(database, jobs, arguments.runs, Rollouts::Done, options)?;
+        let (meter, starts) = (fleet.meter(), starts(fleet.service.url(), jobs));
+        Ok(Self { jobs, fleet, meter, cases: cases(jobs), starts })
+    }
+}
+
+async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
+    let (name, is_server) = match database {
+        Database::Sqlite => ("SQLite", false),
+        Database::Postgresql => ("PostgreSQL", true),
+    };
+    say(format_args!("{name}"));
+    let fleets: Vec<_> =
+        arguments.jobs.iter().map(|jobs| Measured::start(database, *jobs, arguments)).collect::<Result<_>>()?;
     let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-    println!("### {name}: {jobs} jobs, {} executions each\n", arguments.runs);
-    println!("{}\n", size(fleet.bytes, jobs, arguments.runs, fleet.ready));
-    println!(
-        "| request | clients | p50 ms | p95 ms | p99 ms | requests/s | CPU ms a request | of PostgreSQL | reference p50 ms (1,000 / 10,000) |"
-    );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("### {name}\n");
+    let sizes: Vec<_> = fleets.iter().map(|of| format!("{} jobs", thousands(of.jobs))).collect();
+    println!("| request | clients | {} | largest to smallest | reference |", sizes.join(" | "));
+    println!("| --- | ---: |{} ---: | --- |", " ---: |".repeat(fleets.len()));
     let only = arguments.only.as_deref().unwrap_or_default();
-    for case in cases(jobs).into_iter().filter(|case| case.name.contains(only)) {
-        let url = format!("{}{}", fleet.service.url(), case.path);
-        let answer = http.get(&url).send().await?.text().await?;
-        let is_empty = answer.contains("\"content\":[]");
-        ensure!(is_empty == case.name.contains(NONE), "{:?} measures nothing: it is answered {answer}", case.name);
+    let turn = Duration::from_secs(arguments.seconds) / ROUNDS;
+    for (index, case) in fleets[0].cases.iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
+        let mut urls = Vec::new();
+        for of in &fleets {
+            let url = format!("{}{}", of.fleet.service.url(), of.cases[index].path);
+            let answer = http.get(&url).send().await?.text().await?;
+            let is_empty = answer.contains("\"content\":[]");
+            ensure!(is_empty == case.name.contains(NONE), "{:?} measures nothing: it is answered {answer}", case.name);
+            urls.push(url);
+        }
         for clients in if case.crowd { &CLIENTS[..] } else { &CLIENTS[..1] } {
-            row(&case, *clients, &crowd(&http, &url, None, *clients, longest, meter).await?);
+            let mut figures = vec![Figures::default(); fleets.len()];
+            for _ in 0..ROUNDS {
+                for ((of, url), figures) in fleets.iter().zip(&urls).zip(&mut figures) {
+                    figures.add(crowd(&http, url, None, *clients, turn, of.meter).await?);
+                }
+            }
+            row(case, *clients, figures, is_server);
         }
     }
     if !only.is_empty() {
         return Ok(());
     }
     let start = Case { name: "start (accepted, 202)".into(), path: String::new(), reference: "", crowd: true };
-    let starts = starts(fleet.service.url(), jobs);
-    for (clients, part) in CLIENTS.iter().zip(starts.chunks(starts.len().div_ceil(CLIENTS.len()).max(1))) {
-        row(&start, *clients, &crowd(&http, "", Some(part.to_vec()), *clients, longest, meter).await?);
+    for (index, clients) in CLIENTS.iter().enumerate() {
+        let mut figures = vec![Figures::default(); fleets.len()];
+        for round in 0..ROUNDS as usize {
+            for (of, figures) in fleets.iter().zip(&mut figures) {
+                let parts = CLIENTS.len() * ROUNDS as usize;
+                let part = of.starts.iter().skip(index * ROUNDS as usize + round).step_by(parts).cloned().collect();
+                figures.add(crowd(&http, "", Some(part), *clients, turn, of.meter).await?);
+            }
+        }
+        row(&start, *clients, figures, is_server);
     }
-    println!("\nThe stock client, `vdk list -a`: {}.", list_all(fleet.service.url(), meter).await?);
-    let (now, most) = memory(meter.service)?;
-    println!("Resident memory afterwards: {now:.1} MiB, {most:.1} MiB at most.\n");
+    println!(
+        "\n| fleet | database | a million executions | start to ready | `vdk list -a` | of it processor time{} | resident memory at most |",
+        if is_server { ": service, PostgreSQL" } else { "" }
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for of in &fleets {
+        let listed = list_all(of.fleet.service.url(), of.meter, is_server).await?;
+        let (_, most) = memory(of.meter.service)?;
+        println!("| {} | {} | {listed} | {most:.1} MiB |", thousands(of.jobs), size(of, arguments.runs));
+    }
+    println!();
     Ok(())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "bytes of one disk")]
-fn size(bytes: u64, jobs: usize, runs: usize, ready: Duration) -> String {
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bytes of one disk"
+)]
+fn size(of: &Measured, runs: usize) -> String {
     const MIB: f64 = 1024.0 * 1024.0;
-    let executions = (jobs - jobs / 10) * runs;
+    let (bytes, executions) = (of.fleet.bytes as f64, (of.jobs - of.jobs / 10) * runs);
     format!(
-        "Database {:.0} MiB, {:.2} GiB a million executions with what belongs to them; start to ready {} ms.",
-        bytes as f64 / MIB,
-        bytes as f64 / executions.max(1) as f64 * 1_000_000.0 / MIB / 1024.0,
-        ready.as_millis()
+        "{} MiB | {:.2} GiB | {} ms",
+        thousands((bytes / MIB) as usize),
+        bytes / executions.max(1) as f64 * 1_000_000.0 / MIB / 1024.0,
+        of.fleet.ready.as_millis()
     )
+}
+
+/// A count with its thousands apart.
+fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let groups: Vec<_> =
+        digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into_owned()).collect();
+    groups.join(",")
 }
 
 /// Where deployed jobs are started, each at most once.
@@ -280,7 +338,7 @@ fn starts(service: &str, jobs: usize) -> Vec<String> {
 }
 
 /// Has the stock client list all jobs, and says how long it took.
-async fn list_all(service: &str, meter: Meter) -> Result<String> {
+async fn list_all(service: &str, meter: Meter, is_server: bool) -> Result<String> {
     let home = tempfile::tempdir()?;
     let (begun, before) = (Instant::now(), meter.read()?);
     let output = tokio::process::Command::new(vdk::client().vdk())
@@ -292,28 +350,42 @@ async fn list_all(service: &str, meter: Meter) -> Result<String> {
         .kill_on_drop(true)
         .output();
     let Ok(output) = tokio::time::timeout(LIST_MAX, output).await else {
-        return Ok(format!("no end within {} s", LIST_MAX.as_secs()));
+        return Ok(format!("no end within {} s |", LIST_MAX.as_secs()));
     };
     let (output, took, after) = (output?, begun.elapsed(), meter.read()?);
     if !output.status.success() {
         bail!("vdk list -a: {}", String::from_utf8_lossy(&output.stderr));
     }
     let listed: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    Ok(format!(
-        "{} jobs in {:.1} s, of which the service's processor time is {:.1} s and PostgreSQL's {:.1} s",
-        listed.len(),
-        took.as_secs_f64(),
-        (after.0 - before.0) / 1000.0,
-        (after.1 - before.1) / 1000.0
-    ))
+    ensure!(!listed.is_empty(), "vdk list -a lists nothing");
+    let (took, service, server) = (took.as_secs_f64(), (after.0 - before.0) / 1000.0, (after.1 - before.1) / 1000.0);
+    let server = if is_server { format!(", {server:.1}") } else { String::new() };
+    Ok(format!("{took:.1} s | {service:.1}{server} s"))
 }
 
 /// What came of some clients that asked for some time.
+#[derive(Debug, Clone, Default)]
 struct Figures {
     times: Vec<Duration>,
     elapsed: Duration,
     cpu_ms: f64,
     server_cpu_ms: f64,
+}
+
+impl Figures {
+    fn add(&mut self, more: Self) {
+        self.times.extend(more.times);
+        self.elapsed += more.elapsed;
+        self.cpu_ms += more.cpu_ms;
+        self.server_cpu_ms += more.server_cpu_ms;
+    }
+
+    /// The time in ms that this share of the requests, in percent, took at most; of sorted times.
+    fn ms(&self, percent: usize) -> f64 {
+        let count = self.times.len();
+        let index = (count * percent).div_ceil(100).clamp(1, count.max(1)) - 1;
+        self.times.get(index).map_or(0.0, |time| 1000.0 * time.as_secs_f64())
+    }
 }
 
 /// Has clients ask without a pause; with `starts`, each posts to the next address until there is none left.
@@ -359,27 +431,34 @@ async fn crowd(
     for each in asking {
         times.extend(each.await??);
     }
-    times.sort();
     let (elapsed, after) = (begun.elapsed(), meter.read()?);
     Ok(Figures { times, elapsed, cpu_ms: after.0 - before.0, server_cpu_ms: after.1 - before.1 })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "small counts")]
-fn row(case: &Case, clients: usize, figures: &Figures) {
-    let count = figures.times.len();
-    let ms = |percent: usize| {
-        let index = (count * percent).div_ceil(100).clamp(1, count.max(1)) - 1;
-        figures.times.get(index).map_or(0.0, |time| 1000.0 * time.as_secs_f64())
+/// Prints a line: for each fleet p50 / p95 / p99 in ms, processor time in ms a request, requests a second.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small counts"
+)]
+fn row(case: &Case, clients: usize, mut figures: Vec<Figures>, is_server: bool) {
+    let cells: Vec<_> = figures
+        .iter_mut()
+        .map(|of| {
+            of.times.sort();
+            let count = of.times.len().max(1) as f64;
+            let server = if is_server { format!(" + {:.2}", of.server_cpu_ms / count) } else { String::new() };
+            let [p50, p95, p99] = [50, 95, 99].map(|percent| of.ms(percent));
+            let rate = thousands((of.times.len() as f64 / of.elapsed.as_secs_f64()) as usize);
+            format!("{p50:.1} / {p95:.1} / {p99:.1}, {:.2}{server}, {rate}", of.cpu_ms / count)
+        })
+        .collect();
+    let is_alone = clients == 1;
+    let ratio = match figures.as_slice() {
+        [smallest, .., largest] if is_alone => format!("{:.1}", largest.ms(50) / smallest.ms(50)),
+        _ => String::new(),
     };
-    println!(
-        "| {} | {clients} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {:.2} | {} |",
-        case.name,
-        ms(50),
-        ms(95),
-        ms(99),
-        count as f64 / figures.elapsed.as_secs_f64(),
-        figures.cpu_ms / count.max(1) as f64,
-        figures.server_cpu_ms / count.max(1) as f64,
-        case.reference
-    );
+    let reference = if is_alone { case.reference } else { "" };
+    println!("| {} | {clients} | {} | {ratio} | {reference} |", case.name, cells.join(" | "));
 }

@@ -54,8 +54,9 @@ impl Witness {
         }
         let text = std::fs::read_to_string(self.told.path()).expect("what was told");
         let mut jobs = BTreeMap::new();
-        // The last line may not be whole yet.
-        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        // The last line may not be whole yet, and a server that ends a watch may tell why in an object without a name.
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        for line in lines.filter(|line| !line.starts_with(' ')) {
             let mut words = line.split(' ');
             let name = words.next().unwrap_or_default().to_owned();
             let end = words.find_map(|word| ["Complete", "Failed"].into_iter().find(|end| *end == word));
