@@ -225,12 +225,7 @@ impl Writer {
         if last.is_some_and(|last| last >= ticks_after) {
             return Ok(live);
         }
-        let patch = serde_json::json!({
-            "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
-            "status": { "lastScheduleTime": seconds(ticks_after) },
-        });
-        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        call(self.cron_jobs.patch_status(&live.name_any(), &params, &Patch::Merge(&patch))).await
+        patch_status(&self.cron_jobs, &live, serde_json::json!({ "lastScheduleTime": seconds(ticks_after) })).await
     }
 
     /// Removes the CronJob of a deployment. Its runs go on.
@@ -414,6 +409,16 @@ fn last_writer(metadata: &ObjectMeta) -> Option<String> {
         .filter(|entry| entry.subresource.is_none() && entry.manager.as_deref() != Some(MANAGER))
         .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
         .and_then(|entry| entry.manager.clone())
+}
+
+/// Changes the status of a CronJob, unless somebody changed the object since it was read.
+pub(crate) async fn patch_status(cron_jobs: &Api<CronJob>, live: &CronJob, status: Value) -> Result<CronJob, Fault> {
+    let patch = serde_json::json!({
+        "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
+        "status": status,
+    });
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    call(cron_jobs.patch_status(&live.name_any(), &params, &Patch::Merge(&patch))).await
 }
 
 /// Whether the two fire at other instants.

@@ -29,6 +29,7 @@ use model::{
 
 use super::{
     MANAGER,
+    apply::patch_status,
     fault::{Fault, call},
     fence::Fence,
     manifest::{self, ManifestOptions},
@@ -116,10 +117,11 @@ impl Runner {
         if awaits_tick(&cron_job, clock.now()) {
             tokio::time::sleep(SETTLED_AFTER).await;
         }
-        if let Some((before, its_job)) = self.unfinished_tick(run).await? {
-            self.give_way(name, &job, &its_job).await?;
+        let ticks = self.unfinished_ticks(run.blueprint.deployment.job_id, &run.blueprint.job_name).await?;
+        if let Some((before, _)) = ticks.first() {
+            self.give_way(name, &job, &ticks).await?;
             self.delete(&job).await?;
-            return Ok(Ok(Started::SteppedAside { for_run: before }));
+            return Ok(Ok(Started::SteppedAside { for_run: before.clone() }));
         }
         let patch = serde_json::json!({
             "metadata": { "uid": job.uid(), "annotations": BTreeMap::from([self.fence.annotation()]) },
@@ -170,28 +172,25 @@ impl Runner {
     /// Enters a Job in its CronJob's list of active ones, where ticks see it. `live` is the CronJob as it was read. Gives it
     /// as it was then.
     async fn enter(&self, cron_job: &str, live: CronJob, job: &Job) -> Result<CronJob, Fault> {
-        self.change_active(cron_job, Some(live), |active| add(active, job)).await
+        self.change_notes(cron_job, Some(live), |notes| notes.enter(job)).await
     }
 
-    /// Has the Job of a tick take the place of one that steps aside for it. The controller enters it by itself, but not when
-    /// somebody wrote in between: then it does when the list is empty, and that may be after the next tick.
-    async fn give_way(&self, cron_job: &str, job: &Job, to: &Job) -> Result<CronJob, Fault> {
-        self.change_active(cron_job, None, |active| {
-            let before = active.len();
-            active.retain(|entry| entry.uid != job.uid());
-            let removed = active.len() != before;
-            add(active, to) || removed
+    /// Has the Jobs of ticks take the place of one that steps aside for them.
+    async fn give_way(&self, cron_job: &str, job: &Job, to: &[(ExecutionId, Job)]) -> Result<CronJob, Fault> {
+        self.change_notes(cron_job, None, |notes| {
+            let removed = notes.remove(job);
+            notes.fire_all(to) || removed
         })
         .await
     }
 
-    /// Changes a CronJob's list of active Jobs. `known` is the CronJob as it was read, and `change` tells whether it changed
+    /// Changes what a CronJob's status notes. `known` is the CronJob as it was read, and `change` tells whether it changed
     /// something.
-    async fn change_active(
+    async fn change_notes(
         &self,
         cron_job: &str,
         mut known: Option<CronJob>,
-        change: impl Fn(&mut Vec<ObjectReference>) -> bool,
+        change: impl Fn(&mut Notes) -> bool,
     ) -> Result<CronJob, Fault> {
         let mut last = None;
         for _ in 0..TRIES {
@@ -199,16 +198,11 @@ impl Runner {
                 Some(known) => known,
                 None => call(self.cron_jobs.get_status(cron_job)).await?,
             };
-            let mut active = live.status.as_ref().and_then(|status| status.active.clone()).unwrap_or_default();
-            if !change(&mut active) {
+            let mut notes = Notes::of(&live);
+            if !change(&mut notes) {
                 return Ok(live);
             }
-            let patch = serde_json::json!({
-                "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
-                "status": { "active": active },
-            });
-            let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-            match call(self.cron_jobs.patch_status(cron_job, &params, &Patch::Merge(&patch))).await {
+            match patch_status(&self.cron_jobs, &live, notes.into_status()).await {
                 Ok(changed) => return Ok(changed),
                 Err(fault) if fault.is_conflict() => last = Some(fault),
                 Err(fault) => return Err(fault),
@@ -218,21 +212,21 @@ impl Runner {
         Err(last.unwrap_or_else(|| Fault::Silent("Others keep changing the CronJob.".into())))
     }
 
-    /// A run of the same job that a tick started and that is not over, with its Job.
-    async fn unfinished_tick(&self, run: &Run) -> Result<Option<(ExecutionId, Job)>, Fault> {
-        let job_id = run.blueprint.deployment.job_id;
+    /// The runs of a job that ticks started and that are not over, with their Jobs.
+    async fn unfinished_ticks(&self, job_id: JobId, name: &JobName) -> Result<Vec<(ExecutionId, Job)>, Fault> {
         let of_job = if self.adopts {
             // Also those that began before the CronJob was taken over.
-            format!("{}={},{}={}", names::TYPE.0, names::TYPE.1, names::NAME, run.blueprint.job_name)
+            format!("{}={},{}={name}", names::TYPE.0, names::TYPE.1, names::NAME)
         } else {
             format!("{}={job_id}", names::JOB_ID)
         };
         let jobs = call(self.jobs.list(&ListParams::default().labels(&of_job))).await?;
-        Ok(jobs.items.into_iter().find_map(|job| {
+        let unfinished = jobs.items.into_iter().filter_map(|job| {
             let view = JobView::with(&job, job_id)?;
             let is_unfinished_tick = !view.manual && !view.is_over() && !view.terminating;
             is_unfinished_tick.then(|| ExecutionId::parse(&view.name)).flatten().map(|id| (id, job))
-        }))
+        });
+        Ok(unfinished.collect())
     }
 
     async fn delete(&self, job: &Job) -> Result<(), Fault> {
@@ -276,35 +270,37 @@ impl Runner {
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        if !live.annotations().contains_key(names::MANUAL)
-            && let Some(tick) = live.annotations().get(names::SCHEDULED_AT)
-            && let Some(owner) = live.owner_references().iter().find(|owner| owner.kind == "CronJob")
-        {
-            self.keep_fired(owner, tick).await?;
-        }
         let name = live.labels().get(names::NAME).and_then(|name| JobName::parse(name).ok());
+        if !live.annotations().contains_key(names::MANUAL)
+            && let Some(tick) = live.annotations().get(names::SCHEDULED_AT).and_then(|tick| tick.parse().ok())
+            && let Some(owner) = live.owner_references().iter().find(|owner| owner.kind == "CronJob")
+            && let Some(name) = &name
+        {
+            Box::pin(self.keep_fired(owner, tick, job_id, name)).await?;
+        }
         self.delete_by(id.as_str(), live.metadata.uid).await?;
         Ok(name.map(|name| (job_id, name)))
     }
 
     /// Has a tick count as fired before its Job goes. The controller notes it only after it made the Job, and begins anew
     /// when somebody wrote in between: it must find the Job then, or the note, or it makes the Job a second time.
-    async fn keep_fired(&self, owner: &OwnerReference, tick: &str) -> Result<(), Fault> {
-        let Ok(tick) = tick.parse::<Timestamp>() else { return Ok(()) };
+    async fn keep_fired(
+        &self,
+        owner: &OwnerReference,
+        tick: Timestamp,
+        job_id: JobId,
+        name: &JobName,
+    ) -> Result<(), Fault> {
         let Some(live) = call(self.cron_jobs.get_opt(&owner.name)).await? else { return Ok(()) };
-        let last = live.status.as_ref().and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0);
-        if live.uid().as_deref() != Some(&owner.uid) || last.is_some_and(|last| last >= tick) {
+        let mut notes = Notes::of(&live);
+        if live.uid().as_deref() != Some(&owner.uid) || !notes.fired_at(tick) {
             return Ok(());
         }
-        let patch = serde_json::json!({
-            "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
-            "status": { "lastScheduleTime": tick.to_string() },
-        });
-        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        call(self.cron_jobs.patch_status(&owner.name, &params, &Patch::Merge(&patch))).await?;
-        // Until the controller has read it.
+        patch_status(&self.cron_jobs, &live, notes.into_status()).await?;
+        // Until the controller has read it. It may have been about to note the next tick, and that is lost to this write.
         tokio::time::sleep(SETTLED_AFTER).await;
-        Ok(())
+        let ticks = self.unfinished_ticks(job_id, name).await?;
+        self.change_notes(&owner.name, None, |notes| notes.fire_all(&ticks)).await.map(drop)
     }
 
     /// A Job as it is now.
@@ -320,21 +316,73 @@ impl Runner {
     }
 }
 
-/// Adds a Job to a list of active ones, unless it is there.
-fn add(active: &mut Vec<ObjectReference>, job: &Job) -> bool {
-    if active.iter().any(|entry| entry.uid == job.uid()) {
-        return false;
+/// What the status of a CronJob notes of its Jobs, and what decides whether the controller makes another one. It enters what
+/// it made by itself, unless somebody wrote in between: then it does so only until the next tick is due, and a Job that it
+/// forgot does not hold that one back. So whoever writes here enters what was forgotten.
+#[derive(Debug, Clone, PartialEq)]
+struct Notes {
+    active: Vec<ObjectReference>,
+    last_fired: Option<Timestamp>,
+}
+
+impl Notes {
+    fn of(cron_job: &CronJob) -> Self {
+        let status = cron_job.status.as_ref();
+        Self {
+            active: status.and_then(|status| status.active.clone()).unwrap_or_default(),
+            last_fired: status.and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0),
+        }
     }
-    active.push(ObjectReference {
-        api_version: Some("batch/v1".into()),
-        kind: Some("Job".into()),
-        name: job.metadata.name.clone(),
-        namespace: job.metadata.namespace.clone(),
-        uid: job.uid(),
-        resource_version: job.resource_version(),
-        ..ObjectReference::default()
-    });
-    true
+
+    /// Enters a Job in the list of active ones. Tells whether it was not there.
+    fn enter(&mut self, job: &Job) -> bool {
+        if self.active.iter().any(|entry| entry.uid == job.uid()) {
+            return false;
+        }
+        self.active.push(ObjectReference {
+            api_version: Some("batch/v1".into()),
+            kind: Some("Job".into()),
+            name: job.metadata.name.clone(),
+            namespace: job.metadata.namespace.clone(),
+            uid: job.uid(),
+            resource_version: job.resource_version(),
+            ..ObjectReference::default()
+        });
+        true
+    }
+
+    /// Takes a Job out of the list of active ones. Tells whether it was there.
+    fn remove(&mut self, job: &Job) -> bool {
+        let before = self.active.len();
+        self.active.retain(|entry| entry.uid != job.uid());
+        self.active.len() != before
+    }
+
+    /// Has a tick count as fired. Tells whether it did not, nor one after it.
+    fn fired_at(&mut self, tick: Timestamp) -> bool {
+        let is_news = self.last_fired.is_none_or(|last| last < tick);
+        if is_news {
+            self.last_fired = Some(tick);
+        }
+        is_news
+    }
+
+    /// Enters Jobs of ticks, which count as fired from then on. Tells whether anything of that is new.
+    fn fire_all(&mut self, ticks: &[(ExecutionId, Job)]) -> bool {
+        ticks.iter().fold(false, |changed, (_, job)| {
+            let entered = self.enter(job);
+            let tick = job.annotations().get(names::SCHEDULED_AT).and_then(|tick| tick.parse().ok());
+            tick.is_some_and(|tick| self.fired_at(tick)) || entered || changed
+        })
+    }
+
+    fn into_status(self) -> serde_json::Value {
+        let mut status = serde_json::json!({ "active": self.active });
+        if let Some(last) = self.last_fired {
+            status["lastScheduleTime"] = last.to_string().into();
+        }
+        status
+    }
 }
 
 /// Whether there is a tick that the controller may be firing at this moment, or has held back.
@@ -372,6 +420,32 @@ mod tests {
 
     fn at(time: &str) -> Timestamp {
         time.parse().unwrap()
+    }
+
+    #[test]
+    fn the_job_of_a_tick_that_the_controller_forgot_is_noted_as_it_would_have_been() {
+        let job = |name: &str, tick: Option<&str>| Job {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                uid: Some(format!("uid of {name}")),
+                annotations: tick.map(|tick| BTreeMap::from([(names::SCHEDULED_AT.to_owned(), tick.to_owned())])),
+                ..ObjectMeta::default()
+            },
+            ..Job::default()
+        };
+        let started = job("started", None);
+        let mut notes = Notes { active: Vec::new(), last_fired: Some(at("2024-05-01T10:29:00Z")) };
+        assert!(notes.enter(&started) && !notes.enter(&started));
+        let tick = |time| vec![(ExecutionId::parse("ticks-1").unwrap(), job("ticks-1", Some(time)))];
+        let (forgotten, before) = (tick("2024-05-01T10:30:00Z"), tick("2024-05-01T10:15:00Z"));
+        assert!(notes.remove(&started) && notes.fire_all(&forgotten));
+        let status = notes.clone().into_status();
+        assert_eq!(status["active"][0]["uid"], "uid of ticks-1", "{status}");
+        assert_eq!(status["lastScheduleTime"], "2024-05-01T10:30:00Z");
+        assert!(!notes.fire_all(&forgotten) && !notes.fire_all(&before), "nothing new");
+        assert_eq!(notes.into_status(), status);
+        let none = Notes { active: Vec::new(), last_fired: None };
+        assert_eq!(none.into_status(), serde_json::json!({"active": []}), "a time that there is not is not written");
     }
 
     #[test]
