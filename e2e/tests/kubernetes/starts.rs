@@ -57,6 +57,9 @@ fn seconds(time: &Value) -> u64 {
 /// How long before a minute begins the first start of a race is asked for, and how long after the first one the last.
 const RACE: (u64, u64) = (1500, 5000);
 
+/// How long the controller may take until it acts upon the end of a run.
+const CONTROLLER_HEARS_SECONDS: u64 = 5;
+
 fn is_over(execution: &Value) -> bool {
     !matches!(execution["status"].as_str(), Some("submitted" | "running"))
 }
@@ -93,12 +96,13 @@ async fn race(api: Api, name: String, at_millis: u64) -> Vec<String> {
 }
 
 /// The ticks of a job that have no run though the rules ask for one. A tick that waits for a run until the next one comes
-/// is not run any more.
+/// is not run any more, nor is one of which the controller hears too late that the run is over.
 fn unmet(jobs: &BTreeMap<String, JobHistory>, of: &str, ticks: RangeInclusive<u64>) -> Vec<u64> {
     let of_job: Vec<_> = jobs.values().filter(|job| job.of == of && job.begun.is_some()).collect();
     let is_run = |tick: u64| of_job.iter().any(|job| job.tick == Some(tick));
     let is_held_at = |second: u64| {
-        of_job.iter().any(|job| job.created <= second && job.completion.is_none_or(|completion| completion >= second))
+        let until = second - CONTROLLER_HEARS_SECONDS;
+        of_job.iter().any(|job| job.created <= second && job.completion.is_none_or(|completion| completion >= until))
     };
     ticks.filter(|tick| !is_run(*tick) && !is_held_at((tick + 1) * 60)).collect()
 }
