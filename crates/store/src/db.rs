@@ -22,6 +22,9 @@ const ACQUIRE_TIMEOUT_SECONDS: u64 = 5;
 /// Connections that read at the same time on SQLite.
 const SQLITE_READERS: u32 = 4;
 
+/// Prepared statements that a connection to a file keeps. Those of lists take tens of kilobytes each.
+const STATEMENTS_KEPT_MAX: usize = 40;
+
 /// Rows that SQLite's threads read ahead of their takers.
 const ROWS_WAITING_MAX: usize = 1000;
 
@@ -146,7 +149,8 @@ impl Db {
             .pragma("case_sensitive_like", "on")
             .pragma("wal_autocheckpoint", "1000")
             // Rows that wait to be taken: each wait costs two changes of threads, and no statement answers many more.
-            .row_buffer_size(ROWS_WAITING_MAX);
+            .row_buffer_size(ROWS_WAITING_MAX)
+            .statement_cache_capacity(STATEMENTS_KEPT_MAX);
         let pool = |connections: u32| {
             SqlitePoolOptions::new()
                 .max_connections(connections)

@@ -318,6 +318,11 @@ impl ExecutionQuery {
         !(self.jobs.is_empty() && self.job_names.is_empty() && self.teams.is_empty())
     }
 
+    /// Whether it is about some jobs that may be more than one.
+    fn is_of_several_jobs(&self) -> bool {
+        !self.teams.is_empty() || self.jobs.len() > 1 || self.job_names.len() > 1
+    }
+
     /// Whether it is about the jobs of some teams, and these are few; they are counted up to a limit.
     async fn names_teams_of_few_jobs(&self, tx: &mut Tx) -> Result<bool> {
         if self.teams.is_empty() {
@@ -416,14 +421,24 @@ pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>>
     } else {
         (String::new(), tables)
     };
-    let sql = format!(
-        "{first}select {} from {tables} where j.job_id = e.job_id and {} order by {} limit {} offset {}",
-        query.columns(),
-        conditions.sql,
-        query.sort.order(query.descending, shared),
-        query.limit,
-        query.offset
-    );
+    let (columns, order) = (query.columns(), query.sort.order(query.descending, shared));
+    let found = |columns: &str| {
+        format!(
+            "select {columns} from {tables} where j.job_id = e.job_id and {} order by {order} limit {} offset {}",
+            conditions.sql, query.limit, query.offset
+        )
+    };
+    let sql = if query.is_of_several_jobs() {
+        // All that are found are sorted: of those that don't come onto the page only what an index has is read.
+        format!(
+            "{first}select {columns}
+             from ({}) p cross join data_job_execution e cross join data_job j
+             where e.execution_id = p.execution_id and j.job_id = e.job_id order by {order}",
+            found("e.execution_id")
+        )
+    } else {
+        format!("{first}{}", found(&columns))
+    };
     fetch(tx, sql, conditions.bound).await
 }
 
