@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use e2e::{
-    measure::{Fleet, Meter, Rollouts, fleet_job, load, memory},
+    measure::{Fleet, Meter, Rollouts, fleet_job, load, memory, quantile},
     service::Options,
     vdk,
 };
@@ -268,7 +268,7 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
                     figures.add(crowd(&http, url, None, *clients, turn, of.meter).await?);
                 }
             }
-            row(case, *clients, figures, is_server);
+            row(case, *clients, &figures, is_server);
         }
     }
     if !only.is_empty() {
@@ -284,7 +284,7 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
                 figures.add(crowd(&http, "", Some(part), *clients, turn, of.meter).await?);
             }
         }
-        row(&start, *clients, figures, is_server);
+        row(&start, *clients, &figures, is_server);
     }
     println!(
         "\n| fleet | database | a million executions | start to ready | `vdk list -a` | of it processor time{} | resident memory at most |",
@@ -380,11 +380,9 @@ impl Figures {
         self.server_cpu_ms += more.server_cpu_ms;
     }
 
-    /// The time in ms that this share of the requests, in percent, took at most; of sorted times.
-    fn ms(&self, percent: usize) -> f64 {
-        let count = self.times.len();
-        let index = (count * percent).div_ceil(100).clamp(1, count.max(1)) - 1;
-        self.times.get(index).map_or(0.0, |time| 1000.0 * time.as_secs_f64())
+    /// The time in ms that this share of the requests took at most; 0 when there were none.
+    fn ms(&self, share: f64) -> f64 {
+        if self.times.is_empty() { 0.0 } else { 1000.0 * quantile(&self.times, share).as_secs_f64() }
     }
 }
 
@@ -442,21 +440,20 @@ async fn crowd(
     clippy::cast_sign_loss,
     reason = "small counts"
 )]
-fn row(case: &Case, clients: usize, mut figures: Vec<Figures>, is_server: bool) {
+fn row(case: &Case, clients: usize, figures: &[Figures], is_server: bool) {
     let cells: Vec<_> = figures
-        .iter_mut()
+        .iter()
         .map(|of| {
-            of.times.sort();
             let count = of.times.len().max(1) as f64;
             let server = if is_server { format!(" + {:.2}", of.server_cpu_ms / count) } else { String::new() };
-            let [p50, p95, p99] = [50, 95, 99].map(|percent| of.ms(percent));
+            let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| of.ms(share));
             let rate = thousands((of.times.len() as f64 / of.elapsed.as_secs_f64()) as usize);
             format!("{p50:.1} / {p95:.1} / {p99:.1}, {:.2}{server}, {rate}", of.cpu_ms / count)
         })
         .collect();
     let is_alone = clients == 1;
-    let ratio = match figures.as_slice() {
-        [smallest, .., largest] if is_alone => format!("{:.1}", largest.ms(50) / smallest.ms(50)),
+    let ratio = match figures {
+        [smallest, .., largest] if is_alone => format!("{:.1}", largest.ms(0.5) / smallest.ms(0.5)),
         _ => String::new(),
     };
     let reference = if is_alone { case.reference } else { "" };

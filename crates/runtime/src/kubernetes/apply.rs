@@ -221,8 +221,7 @@ impl Writer {
     /// Moves the last tick that counts as fired, so that no tick before `ticks_after` fires under the new schedule: the
     /// controller makes up for what it thinks it missed.
     async fn forget_ticks(&self, live: CronJob, ticks_after: Timestamp) -> Result<CronJob, Fault> {
-        let last = live.status.as_ref().and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0);
-        if last.is_some_and(|last| last >= ticks_after) {
+        if last_fired(&live).is_some_and(|last| last >= ticks_after) {
             return Ok(live);
         }
         patch_status(&self.cron_jobs, &live, serde_json::json!({ "lastScheduleTime": seconds(ticks_after) })).await
@@ -409,6 +408,11 @@ fn last_writer(metadata: &ObjectMeta) -> Option<String> {
         .filter(|entry| entry.subresource.is_none() && entry.manager.as_deref() != Some(MANAGER))
         .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
         .and_then(|entry| entry.manager.clone())
+}
+
+/// The last tick that counts as fired.
+pub(crate) fn last_fired(cron_job: &CronJob) -> Option<Timestamp> {
+    Some(cron_job.status.as_ref()?.last_schedule_time.as_ref()?.0)
 }
 
 /// Changes the status of a CronJob, unless somebody changed the object since it was read.

@@ -29,7 +29,7 @@ use model::{
 
 use super::{
     MANAGER,
-    apply::patch_status,
+    apply::{last_fired, patch_status},
     fault::{Fault, call},
     fence::Fence,
     manifest::{self, ManifestOptions},
@@ -117,7 +117,7 @@ impl Runner {
         if awaits_tick(&cron_job, clock.now()) {
             tokio::time::sleep(SETTLED_AFTER).await;
         }
-        let ticks = self.unfinished_ticks(run.blueprint.deployment.job_id, &run.blueprint.job_name).await?;
+        let ticks = self.unfinished_ticks(run.blueprint.deployment.job_id, name).await?;
         if let Some((before, _)) = ticks.first() {
             self.give_way(name, &job, &ticks).await?;
             self.delete(&job).await?;
@@ -212,11 +212,11 @@ impl Runner {
         Err(last.unwrap_or_else(|| Fault::Silent("Others keep changing the CronJob.".into())))
     }
 
-    /// The runs of a job that ticks started and that are not over, with their Jobs.
-    async fn unfinished_ticks(&self, job_id: JobId, name: &JobName) -> Result<Vec<(ExecutionId, Job)>, Fault> {
+    /// The runs of a job that ticks started and that are not over, with their Jobs. The CronJob is named as the job.
+    async fn unfinished_ticks(&self, job_id: JobId, cron_job: &str) -> Result<Vec<(ExecutionId, Job)>, Fault> {
         let of_job = if self.adopts {
             // Also those that began before the CronJob was taken over.
-            format!("{}={},{}={name}", names::TYPE.0, names::TYPE.1, names::NAME)
+            format!("{}={},{}={cron_job}", names::TYPE.0, names::TYPE.1, names::NAME)
         } else {
             format!("{}={job_id}", names::JOB_ID)
         };
@@ -270,27 +270,20 @@ impl Runner {
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let name = live.labels().get(names::NAME).and_then(|name| JobName::parse(name).ok());
         if !live.annotations().contains_key(names::MANUAL)
             && let Some(tick) = live.annotations().get(names::SCHEDULED_AT).and_then(|tick| tick.parse().ok())
             && let Some(owner) = live.owner_references().iter().find(|owner| owner.kind == "CronJob")
-            && let Some(name) = &name
         {
-            Box::pin(self.keep_fired(owner, tick, job_id, name)).await?;
+            Box::pin(self.keep_fired(owner, tick, job_id)).await?;
         }
+        let name = live.labels().get(names::NAME).and_then(|name| JobName::parse(name).ok());
         self.delete_by(id.as_str(), live.metadata.uid).await?;
         Ok(name.map(|name| (job_id, name)))
     }
 
     /// Has a tick count as fired before its Job goes. The controller notes it only after it made the Job, and begins anew
     /// when somebody wrote in between: it must find the Job then, or the note, or it makes the Job a second time.
-    async fn keep_fired(
-        &self,
-        owner: &OwnerReference,
-        tick: Timestamp,
-        job_id: JobId,
-        name: &JobName,
-    ) -> Result<(), Fault> {
+    async fn keep_fired(&self, owner: &OwnerReference, tick: Timestamp, job_id: JobId) -> Result<(), Fault> {
         let Some(live) = call(self.cron_jobs.get_opt(&owner.name)).await? else { return Ok(()) };
         let mut notes = Notes::of(&live);
         if live.uid().as_deref() != Some(&owner.uid) || !notes.fired_at(tick) {
@@ -299,7 +292,7 @@ impl Runner {
         patch_status(&self.cron_jobs, &live, notes.into_status()).await?;
         // Until the controller has read it. It may have been about to note the next tick, and that is lost to this write.
         tokio::time::sleep(SETTLED_AFTER).await;
-        let ticks = self.unfinished_ticks(job_id, name).await?;
+        let ticks = self.unfinished_ticks(job_id, &owner.name).await?;
         self.change_notes(&owner.name, None, |notes| notes.fire_all(&ticks)).await.map(drop)
     }
 
@@ -327,10 +320,9 @@ struct Notes {
 
 impl Notes {
     fn of(cron_job: &CronJob) -> Self {
-        let status = cron_job.status.as_ref();
         Self {
-            active: status.and_then(|status| status.active.clone()).unwrap_or_default(),
-            last_fired: status.and_then(|status| status.last_schedule_time.as_ref()).map(|time| time.0),
+            active: cron_job.status.as_ref().and_then(|status| status.active.clone()).unwrap_or_default(),
+            last_fired: last_fired(cron_job),
         }
     }
 
@@ -391,9 +383,8 @@ fn awaits_tick(cron_job: &CronJob, now: Timestamp) -> bool {
     let Ok(schedule) = Schedule::parse(&spec.schedule, spec.time_zone.as_deref().unwrap_or("UTC")) else {
         return false;
     };
-    let fired = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
     let made = cron_job.metadata.creation_timestamp.as_ref();
-    let since = fired.or(made).map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let since = last_fired(cron_job).or(made.map(|time| time.0)).unwrap_or(Timestamp::UNIX_EPOCH);
     // What is too late is not fired any more.
     let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
     let since = deadline.and_then(|deadline| now.checked_sub(deadline).ok()).map_or(since, |first| since.max(first));
