@@ -1,6 +1,6 @@
 //! An issuer of tokens, as operators have one: OpenID configuration, key set, and a token endpoint that knows one person.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use axum::{
@@ -23,9 +23,15 @@ use crate::{
 pub const API_TOKEN: &str = "correct-horse";
 
 /// See the module.
-#[derive(Debug)]
 pub struct Issuer {
     name: String,
+    key: Arc<EncodingKey>,
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuer").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Issuer {
@@ -40,14 +46,12 @@ impl Issuer {
         let key = Arc::new(EncodingKey::from_ec_der(pair.to_pkcs8v1().expect("a key").as_ref()));
         let public = Jwk::from_encoding_key(&key, Algorithm::ES256).expect("a public key");
         let configuration = json!({"issuer": name, "jwks_uri": format!("{name}/keys")});
-        let issued_by = name.clone();
+        let (issued_by, signing_key) = (name.clone(), Arc::clone(&key));
         let issue = async move |form: String| -> Result<Json<Value>, StatusCode> {
             if form != format!("grant_type=refresh_token&refresh_token={API_TOKEN}") {
                 return Err(StatusCode::BAD_REQUEST);
             }
-            let claims = json!({"iss": issued_by, "aud": "holdfast", "exp": wait::now_seconds() + 3600, "sub": "1",
-                                "username": "ann", "teams": [TEAM]});
-            let token = encode(&Header::new(Algorithm::ES256), &claims, &key).expect("a token");
+            let token = token(&issued_by, &signing_key, "ann", TEAM);
             Ok(Json(json!({"access_token": token, "token_type": "bearer", "expires_in": 3600})))
         };
         let router = Router::new()
@@ -55,7 +59,12 @@ impl Issuer {
             .route("/keys", get(async move || Json(json!({"keys": [public]}))))
             .route("/token", post(issue));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { name }
+        Self { name, key }
+    }
+
+    /// An access token of a user who belongs to one team; it is valid for an hour.
+    pub fn token(&self, user: &str, team: &str) -> String {
+        token(&self.name, &self.key, user, team)
     }
 
     /// The service's settings with which it believes this issuer.
@@ -71,4 +80,10 @@ impl Issuer {
     pub async fn login(&self, vdk: &Vdk, token: &str) -> Said {
         vdk.run_bare(&["login", "-t", "api-token", "-a", token, "-u", &format!("{}/token", self.name)]).await
     }
+}
+
+fn token(issuer: &str, key: &EncodingKey, user: &str, team: &str) -> String {
+    let claims = json!({"iss": issuer, "aud": "holdfast", "exp": wait::now_seconds() + 3600, "sub": "1",
+                        "username": user, "teams": [team]});
+    encode(&Header::new(Algorithm::ES256), &claims, key).expect("a token")
 }

@@ -4,6 +4,7 @@
 //! can't, and [`wait::until`] is the only place that sleeps.
 
 pub mod api;
+pub mod cgroup;
 pub mod issuer;
 pub mod job;
 pub mod kubernetes;

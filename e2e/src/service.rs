@@ -32,6 +32,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// The address to listen on; a free port of the loopback address when there is none.
     pub listen: Option<String>,
+    /// Another binary than that of the development profile.
+    pub binary: Option<PathBuf>,
 }
 
 impl Options {
@@ -111,7 +113,7 @@ impl Service {
         }
         let is_guest = options.data_dir.is_some();
         let options = service::Options {
-            binary: built(),
+            binary: options.binary.clone().unwrap_or_else(built),
             data_dir,
             cache_dir: cache::service_folder().expect("the cache folder"),
             listen: options.listen.unwrap_or_else(|| "127.0.0.1:0".into()),
@@ -136,7 +138,13 @@ impl Service {
     pub fn another(&self) -> Self {
         let variables = self.options.variables.clone();
         let data_dir = Some(self.options.data_dir.clone());
-        Self::start_with(Options { variables, data_dir, files: Vec::new(), listen: None })
+        Self::start_with(Options {
+            variables,
+            data_dir,
+            files: Vec::new(),
+            listen: None,
+            binary: Some(self.options.binary.clone()),
+        })
     }
 
     /// Runs another command of the binary with the settings of this service.

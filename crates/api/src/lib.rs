@@ -28,6 +28,7 @@ use model::{clock::SharedClock, deployment::VersionDefaults, runtime::Runtime, s
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+pub use app::memory::MemoryBudget;
 pub use limits::Limits;
 pub use links::Template;
 pub use metrics::HttpMetrics;
@@ -69,4 +70,6 @@ pub struct Api {
     pub auth: Option<auth::Authentication>,
     /// How much is taken on at once.
     pub limits: Limits,
+    /// The bytes that all requests may hold at once.
+    pub memory: MemoryBudget,
 }

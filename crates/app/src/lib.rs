@@ -9,6 +9,7 @@ pub mod deployments;
 pub mod executions;
 pub mod history;
 pub mod jobs;
+pub mod memory;
 mod once;
 pub mod properties;
 pub mod queries;

@@ -178,6 +178,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         metrics,
         auth,
         limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),
+        memory: api::MemoryBudget::new(settings.memory_budget_mib.count()),
     });
 
     let stop = CancellationToken::new();

@@ -208,6 +208,7 @@ pub(crate) struct Wish {
     pub(crate) panics: bool,
     pub(crate) templates: bool,
     pub(crate) archive_max_bytes: Option<usize>,
+    pub(crate) memory_budget_mib: Option<usize>,
 }
 
 impl Service {
@@ -253,6 +254,7 @@ impl Service {
             registry: Some(Arc::new(registry)),
             auth: wish.auth,
             limits: Limits::new(wish.requests_max.unwrap_or(100), Duration::from_secs(60)),
+            memory: app::memory::MemoryBudget::new(wish.memory_budget_mib.unwrap_or(192)),
         };
         Self { db, clock, runtime, ready, keys, bearer: Mutex::default(), router: api::router(Arc::new(api)), database }
     }

@@ -129,7 +129,7 @@ impl Default {
 impl Setting {
     /// The unit that its name ends in.
     pub(crate) fn unit(&self) -> Option<&'static str> {
-        ["seconds", "days", "bytes"].into_iter().find(|unit| self.key.ends_with(&format!("_{unit}")))
+        ["seconds", "days", "bytes", "mib"].into_iter().find(|unit| self.key.ends_with(&format!("_{unit}")))
     }
 
     /// Its example as `holdfast.toml` writes it.
@@ -218,6 +218,12 @@ settings! {
     requests_max: Whole<1, 100_000> {
         "requests_max", "HOLDFAST_REQUESTS_MAX", "requests-max", Service,
         default Default::Text("512"), example "512"
+    }
+    /// The memory that request bodies, archives and rows of responses may take at once, over all requests. A request that
+    /// would exceed it is rejected with 429.
+    memory_budget_mib: Whole<64, 1_048_576> {
+        "memory_budget_mib", "HOLDFAST_MEMORY_BUDGET_MIB", "memory-budget-mib", Service,
+        default Default::Text("192"), example "192"
     }
     /// The address of a page that shows the log of a run, for those who collect logs elsewhere. Clients open it instead
     /// of asking this service. `{{start_time}}` and `{{end_time}}` are milliseconds since 1970.
