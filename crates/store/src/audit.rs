@@ -6,7 +6,13 @@ use model::{
     name::{JobId, TeamName},
 };
 
-use crate::{Result, Tx, db::on, instant, micros};
+use crate::{
+    Result, Tx,
+    db::on,
+    instant,
+    meter::{RowBytes, bytes_of, metered_rows},
+    micros,
+};
 
 /// An accepted change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,17 +125,24 @@ struct KeptRow {
     detail: Option<String>,
 }
 
+impl RowBytes for KeptRow {
+    fn text_bytes(&self) -> usize {
+        bytes_of([Some(&self.by), Some(&self.op_id), Some(&self.action), self.team.as_ref(), self.detail.as_ref()])
+    }
+}
+
 /// The events of a job below the id `before`, newest first, at most `limit`. Those of a namesake are not among them.
 pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result<Vec<Kept>> {
-    let rows: Vec<KeptRow> = on!(tx, c => sqlx::query_as(
+    let rows = metered_rows!(
+        tx,
+        sqlx::query_as::<_, KeptRow>(
         "select event_id, at, by, op_id, action, team, generation, detail from audit_event
          where job_id = $1 and event_id < $2 order by event_id desc limit $3",
     )
     .bind(job_id.to_string())
     .bind(before)
     .bind(limit)
-    .fetch_all(c)
-    .await)?;
+    )?;
     rows.into_iter()
         .map(|row| {
             Ok(Kept {

@@ -3,30 +3,21 @@
 use std::{
     ops::{Deref, DerefMut},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
-use sqlx::{
-    Connection, PgConnection, Postgres, Sqlite, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
-};
+use sqlx::{PgConnection, Postgres};
 
 use crate::{
-    Result, StoreError, Wake, migrate,
+    Meter, Result, StoreError, Wake, migrate,
     postgres::{Pools as PostgresPools, PostgresOptions},
+    sqlite::{Pools as SqlitePools, SqliteTx},
 };
 
-/// How long a verb waits for the one connection that writes SQLite before it answers that the database is busy.
-const ACQUIRE_TIMEOUT_SECONDS: u64 = 5;
-
-/// Connections that read at the same time on SQLite.
-const SQLITE_READERS: u32 = 4;
-
-/// Prepared statements that a connection to a file keeps. Those of lists take tens of kilobytes each.
-const STATEMENTS_KEPT_MAX: usize = 40;
-
-/// Rows that SQLite's threads read ahead of their takers.
-const ROWS_WAITING_MAX: usize = 1000;
+/// How long the statements of a caller's read may take: on SQLite all of a transaction together, on PostgreSQL each. It is
+/// also how long the statement of a request that was given up may go on.
+pub const CALLERS_READ_SECONDS_MAX: u64 = 10;
 
 /// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
 /// one is for a server that vanished without a word.
@@ -36,16 +27,18 @@ const ANSWER_MAX: Duration = Duration::from_secs(45);
 #[derive(Debug, Clone)]
 pub struct Db {
     pools: Pools,
+    user: User,
+    callers_read_max: Duration,
+    meter: Option<Arc<dyn Meter>>,
     wake: Wake,
 }
 
-/// SQLite has one connection that writes and several that only read: a second writer would fail at once where it read
-/// first, whatever the busy time-out. On PostgreSQL callers, loops and the lease have pools of their own, so that none of
-/// them starves another.
+/// Callers and loops have connections of their own, so that none of them starves the other; on PostgreSQL the lease has
+/// them too.
 #[derive(Debug, Clone)]
 enum Pools {
-    Sqlite { write: SqlitePool, read: SqlitePool },
-    Postgres { pools: PostgresPools, user: User },
+    Sqlite(SqlitePools),
+    Postgres(PostgresPools),
 }
 
 /// Who draws connections.
@@ -59,7 +52,7 @@ enum User {
 #[derive(Debug)]
 pub enum Tx {
     /// On SQLite.
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Sqlite(SqliteTx),
     /// On PostgreSQL.
     Postgres(PostgresTx),
 }
@@ -69,6 +62,7 @@ pub enum Tx {
 pub struct PostgresTx {
     tx: sqlx::Transaction<'static, Postgres>,
     writes: bool,
+    meter: Option<Arc<dyn Meter>>,
 }
 
 impl Deref for PostgresTx {
@@ -102,14 +96,6 @@ macro_rules! on {
 }
 pub(crate) use on;
 
-/// Whether a connection can begin a transaction. Where the disk is full SQLite rolls back by itself, so that the rollback
-/// that follows fails and the connection counts as within a transaction for ever: it is closed, and a new one opened.
-async fn is_fit(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
-    // Lets a rollback that is still queued come to its end.
-    connection.ping().await?;
-    Ok(!connection.is_in_transaction())
-}
-
 /// Gives a server up that does not answer.
 pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     match tokio::time::timeout(ANSWER_MAX, statement).await {
@@ -137,33 +123,7 @@ impl Db {
     /// [`StoreError::Unavailable`] when the file can't be opened, [`StoreError::SchemaTooNew`] when only a newer program
     /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
     pub async fn open_sqlite(path: &Path) -> Result<Self> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // A 2xx is a promise that outlives a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(ACQUIRE_TIMEOUT_SECONDS))
-            // As on PostgreSQL.
-            .pragma("case_sensitive_like", "on")
-            .pragma("wal_autocheckpoint", "1000")
-            // Rows that wait to be taken: each wait costs two changes of threads, and no statement answers many more.
-            .row_buffer_size(ROWS_WAITING_MAX)
-            .statement_cache_capacity(STATEMENTS_KEPT_MAX);
-        let pool = |connections: u32| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(Duration::from_secs(ACQUIRE_TIMEOUT_SECONDS))
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .test_before_acquire(false)
-                .before_acquire(|connection, _| Box::pin(is_fit(connection)))
-        };
-        let write = pool(1).connect_with(options.clone()).await?;
-        migrate::sqlite(&write).await?;
-        let read = pool(SQLITE_READERS).connect_with(options.read_only(true)).await?;
-        let db = Self { pools: Pools::Sqlite { write, read }, wake: Wake::default() };
+        let db = Self::new(Pools::Sqlite(SqlitePools::open(path).await?), Wake::default());
         db.ping().await?;
         migrate::complete(&db).await?;
         Ok(db)
@@ -177,26 +137,39 @@ impl Db {
     /// when the schema was changed by hand.
     pub async fn open_postgres(url: &str, options: &PostgresOptions) -> Result<Self> {
         let (pools, wake) = PostgresPools::open(url, options).await?;
-        let db = Self { pools: Pools::Postgres { pools, user: User::Callers }, wake };
+        let db = Self::new(Pools::Postgres(pools), wake);
         db.ping().await?;
         migrate::complete(&db).await?;
         Ok(db)
     }
 
-    /// The same database for loops: they have connections of their own on PostgreSQL, and what they ring for stays within
-    /// this instance.
+    fn new(pools: Pools, wake: Wake) -> Self {
+        let callers_read_max = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
+        Self { pools, user: User::Callers, callers_read_max, meter: None, wake }
+    }
+
+    /// The same database for loops: they have connections of their own, statements without the time limit of callers, and
+    /// what they ring for stays within this instance.
     #[must_use]
     pub fn for_sync(&self) -> Self {
-        let pools = match &self.pools {
-            Pools::Sqlite { .. } => self.pools.clone(),
-            Pools::Postgres { pools, .. } => Pools::Postgres { pools: pools.clone(), user: User::Loops },
-        };
-        Self { pools, wake: self.wake.within_instance() }
+        Self { user: User::Loops, wake: self.wake.within_instance(), ..self.clone() }
+    }
+
+    /// The same database with another limit than [`CALLERS_READ_SECONDS_MAX`].
+    #[must_use]
+    pub fn with_callers_read_max(&self, callers_read_max: Duration) -> Self {
+        Self { callers_read_max, ..self.clone() }
+    }
+
+    /// The same database, with the rows of lists counted as they are read.
+    #[must_use]
+    pub fn metered(&self, meter: Arc<dyn Meter>) -> Self {
+        Self { meter: Some(meter), ..self.clone() }
     }
 
     /// Whether no other instance can use this database.
     pub fn is_exclusive(&self) -> bool {
-        matches!(self.pools, Pools::Sqlite { .. })
+        matches!(self.pools, Pools::Sqlite(_))
     }
 
     /// The bells to ring after a commit.
@@ -206,28 +179,34 @@ impl Db {
 
     /// Begins a transaction that may write.
     pub async fn write(&self) -> Result<Tx> {
-        match &self.pools {
-            Pools::Sqlite { write, .. } => Ok(Tx::Sqlite(write.begin_with("begin immediate").await?)),
-            Pools::Postgres { pools, user: User::Callers } => postgres_write(pools.begin_callers(WRITE).await?),
-            Pools::Postgres { pools, user: User::Loops } => postgres_write(pools.begin_loops(WRITE).await?),
+        match (&self.pools, self.user) {
+            (Pools::Sqlite(pools), _) => Ok(Tx::Sqlite(pools.begin_write().await?)),
+            (Pools::Postgres(pools), User::Callers) => postgres_write(pools.begin_callers(WRITE.into()).await?),
+            (Pools::Postgres(pools), User::Loops) => postgres_write(pools.begin_loops(WRITE.into()).await?),
         }
     }
 
-    /// Begins a transaction that only reads, from one state of the database.
+    /// Begins a transaction that only reads, from one state of the database. For callers it is limited in time.
     pub async fn read(&self) -> Result<Tx> {
-        let tx = match &self.pools {
-            Pools::Sqlite { read, .. } => return Ok(Tx::Sqlite(read.begin().await?)),
-            Pools::Postgres { pools, user: User::Callers } => pools.begin_callers(READ).await?,
-            Pools::Postgres { pools, user: User::Loops } => pools.begin_loops(READ).await?,
+        let tx = match (&self.pools, self.user) {
+            (Pools::Sqlite(pools), User::Callers) => {
+                return Ok(Tx::Sqlite(pools.begin_callers(self.callers_read_max, self.meter.clone()).await?));
+            }
+            (Pools::Sqlite(pools), User::Loops) => return Ok(Tx::Sqlite(pools.begin_loops().await?)),
+            (Pools::Postgres(pools), User::Callers) => {
+                let limit = self.callers_read_max.as_millis();
+                pools.begin_callers(format!("{READ}; set local statement_timeout = {limit}")).await?
+            }
+            (Pools::Postgres(pools), User::Loops) => pools.begin_loops(READ.into()).await?,
         };
-        Ok(Tx::Postgres(PostgresTx { tx, writes: false }))
+        Ok(Tx::Postgres(PostgresTx { tx, writes: false, meter: self.meter.clone() }))
     }
 
     /// Begins a transaction on the lease, which no other work holds up.
     pub(crate) async fn lease(&self) -> Result<Tx> {
         match &self.pools {
-            Pools::Sqlite { .. } => self.write().await,
-            Pools::Postgres { pools, .. } => postgres_write(pools.begin_lease(WRITE).await?),
+            Pools::Sqlite(_) => self.write().await,
+            Pools::Postgres(pools) => postgres_write(pools.begin_lease(WRITE.into()).await?),
         }
     }
 
@@ -245,14 +224,11 @@ impl Db {
         migrate::check(oldest.map(|(value,)| value))
     }
 
-    /// Closes every connection, after those who use one are done.
+    /// Closes every connection. Those who use one have a few seconds to end, then their statements are interrupted.
     pub async fn close(&self) {
         match &self.pools {
-            Pools::Sqlite { write, read } => {
-                read.close().await;
-                write.close().await;
-            }
-            Pools::Postgres { pools, .. } => pools.close().await,
+            Pools::Sqlite(pools) => pools.close().await,
+            Pools::Postgres(pools) => pools.close().await,
         }
     }
 }
@@ -263,7 +239,7 @@ const READ: &str = "begin isolation level repeatable read read only";
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands at the end of what can fail")]
 fn postgres_write(tx: sqlx::Transaction<'static, Postgres>) -> Result<Tx> {
-    Ok(Tx::Postgres(PostgresTx { tx, writes: true }))
+    Ok(Tx::Postgres(PostgresTx { tx, writes: true, meter: None }))
 }
 
 impl Tx {
@@ -286,6 +262,14 @@ impl Tx {
         match self {
             Self::Postgres(PostgresTx { writes: true, .. }) => clause,
             Self::Postgres(_) | Self::Sqlite(_) => "",
+        }
+    }
+
+    /// What counts the rows of lists.
+    pub(crate) fn meter(&self) -> Option<Arc<dyn Meter>> {
+        match self {
+            Self::Sqlite(tx) => tx.meter(),
+            Self::Postgres(tx) => tx.meter.clone(),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     db::on,
     from_json, instant, instant_opt,
     leases::{self, Epoch},
+    meter::{RowBytes, metered_rows},
     micros, to_json,
 };
 
@@ -610,6 +611,18 @@ pub struct Reached {
     pub status: Status,
 }
 
+#[derive(sqlx::FromRow)]
+struct ReachedRow {
+    content: String,
+    status: String,
+}
+
+impl RowBytes for ReachedRow {
+    fn text_bytes(&self) -> usize {
+        self.content.len()
+    }
+}
+
 /// The reached deployments of a page of jobs, removed ones left out.
 pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
     if jobs.is_empty() {
@@ -623,15 +636,15 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
          where r.job_id in ({})",
         marks.join(", ")
     );
-    let rows: Vec<(String, String)> = on!(tx, c => {
-        let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+    let rows = metered_rows!(tx, {
+        let mut statement = sqlx::query_as::<_, ReachedRow>(sqlx::AssertSqlSafe(sql));
         for id in jobs {
             statement = statement.bind(id.to_string());
         }
-        statement.fetch_all(c).await
+        statement
     })?;
     rows.into_iter()
-        .map(|(content, status)| {
+        .map(|ReachedRow { content, status }| {
             Ok(Reached {
                 deployment: from_json("a revision", &content)?,
                 status: Status::parse(&status).ok_or_else(|| corrupt("a rollout status"))?,

@@ -17,6 +17,7 @@ use crate::{
     db::on,
     from_json, instant, instant_opt,
     leases::{self, Epoch},
+    meter::{RowBytes, bytes_of, metered_rows},
     micros, to_json,
 };
 
@@ -131,6 +132,14 @@ struct ExecutionRow {
 
 const COLUMNS: &str = "e.execution_id, e.job_id, j.name, j.team, e.type, e.status, e.submitted_at, e.started_at,
     e.ended_at, e.started_by, e.op_id, e.message, e.arguments, e.scheduled_tick, e.cancel_requested_at, e.revision";
+
+impl RowBytes for ExecutionRow {
+    fn text_bytes(&self) -> usize {
+        let texts = [&self.execution_id, &self.name, &self.team, &self.started_by, &self.op_id];
+        let optional = [self.message.as_ref(), self.arguments.as_ref(), self.revision.as_ref()];
+        bytes_of(texts.map(Some).into_iter().chain(optional))
+    }
+}
 
 impl TryFrom<ExecutionRow> for Execution {
     type Error = StoreError;
@@ -305,11 +314,13 @@ pub struct ExecutionQuery {
 pub enum Detail {
     /// Which one it is, how it stands and when it was: identifiers, type, status, times, message.
     Outcome,
-    /// All but what it runs.
+    /// All but what it runs and its arguments.
     Run,
+    /// All but its arguments.
+    Revision,
     /// All of it.
     #[default]
-    Revision,
+    Whole,
 }
 
 impl ExecutionQuery {
@@ -376,11 +387,14 @@ impl ExecutionQuery {
     }
 
     fn columns(&self) -> String {
-        if self.detail < Detail::Revision {
-            COLUMNS.replace("e.revision", "cast(null as text) as revision")
-        } else {
-            COLUMNS.into()
+        let mut columns = COLUMNS.to_owned();
+        for (column, needed) in [("e.revision", Detail::Revision), ("e.arguments", Detail::Whole)] {
+            if self.detail < needed {
+                let name = column.trim_start_matches("e.");
+                columns = columns.replace(column, &format!("cast(null as text) as {name}"));
+            }
         }
+        columns
     }
 }
 
@@ -461,6 +475,9 @@ struct Packed(
     #[serde(default)] Option<String>,
 );
 
+/// What a run takes beside its texts once it is unpacked.
+const UNPACKED_RUN_BYTES: usize = 512;
+
 /// The members of [`Packed`] in their order.
 const PACKED: [&str; 13] = [
     "e.execution_id",
@@ -480,11 +497,12 @@ const PACKED: [&str; 13] = [
 
 impl Detail {
     /// The members that are wanted.
-    fn packed(self) -> &'static [&'static str] {
+    fn packed(self) -> Vec<&'static str> {
         match self {
-            Self::Outcome => &PACKED[..8],
-            Self::Run => &PACKED[..12],
-            Self::Revision => &PACKED,
+            Self::Outcome => PACKED[..8].to_vec(),
+            Self::Run => PACKED[..9].to_vec(),
+            Self::Revision => PACKED.into_iter().map(|m| if m == "e.arguments" { "null" } else { m }).collect(),
+            Self::Whole => PACKED.to_vec(),
         }
     }
 }
@@ -495,6 +513,13 @@ struct PackedRow {
     name: String,
     team: String,
     runs: Option<String>,
+}
+
+impl RowBytes for PackedRow {
+    fn text_bytes(&self) -> usize {
+        let runs = self.runs.as_ref().map_or(0, |runs| runs.matches("[\"").count());
+        runs * UNPACKED_RUN_BYTES + bytes_of([Some(&self.job_id), Some(&self.name), Some(&self.team), self.runs.as_ref()])
+    }
 }
 
 impl PackedRow {
@@ -534,8 +559,7 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
         return Ok(Vec::new());
     }
     let Conditions { sql, bound } = by_job(query, tx.is_shared());
-    let rows: Vec<PackedRow> =
-        on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), bound).fetch_all(c).await)?;
+    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), bound))?;
     let mut executions = Vec::new();
     for row in rows {
         row.unpack(&mut executions)?;
@@ -568,8 +592,7 @@ fn by_job(query: &ExecutionQuery, shared: bool) -> Conditions {
 }
 
 async fn fetch(tx: &mut Tx, sql: String, bound: Vec<Bound>) -> Result<Vec<Execution>> {
-    let rows: Vec<ExecutionRow> =
-        on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), bound).fetch_all(c).await)?;
+    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, ExecutionRow>(sqlx::AssertSqlSafe(sql)), bound))?;
     executions(rows)
 }
 

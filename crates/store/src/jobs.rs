@@ -11,7 +11,13 @@ use model::{
     name::{JobId, JobName, TeamName},
 };
 
-use crate::{Result, Tx, corrupt, db::on, from_json, micros, storable, to_json};
+use crate::{
+    Result, Tx, corrupt,
+    db::on,
+    from_json,
+    meter::{RowBytes, bytes_of},
+    micros, storable, to_json,
+};
 pub use list::{
     DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, count, escape_like, page, page_of,
 };
@@ -29,6 +35,13 @@ pub(crate) struct JobRow {
     generate_keytab: bool,
     enable_execution_notifications: bool,
     notification_delay_period_minutes: i64,
+}
+
+impl RowBytes for JobRow {
+    fn text_bytes(&self) -> usize {
+        let texts = [&self.job_id, &self.name, &self.team, &self.description, &self.contacts];
+        bytes_of(texts.map(Some).into_iter().chain([self.db_default_type.as_ref(), self.schedule_cron.as_ref()]))
+    }
 }
 
 impl TryFrom<JobRow> for DataJob {

@@ -16,6 +16,7 @@ pub mod keys;
 pub mod leases;
 pub mod locks;
 pub mod logs;
+mod meter;
 pub mod metrics;
 mod migrate;
 mod postgres;
@@ -26,11 +27,14 @@ mod sealed;
 pub mod secrets;
 pub mod sites;
 pub mod sources;
+mod sqlite;
 pub mod tokens;
 pub mod wake;
 
-pub use db::{Db, PostgresTx, Tx};
+pub use db::{CALLERS_READ_SECONDS_MAX, Db, PostgresTx, Tx};
+pub use meter::Meter;
 pub use postgres::PostgresOptions;
+pub use sqlite::SqliteTx;
 pub use wake::{Bell, Wake};
 
 /// Why the database did not do what was asked.
@@ -45,6 +49,12 @@ pub enum StoreError {
     /// More callers than connections: none became free in time, although the database answers.
     #[error("no connection to the database became free in time")]
     Crowded,
+    /// A statement took longer than the limit, or is of a shape that the database does not work on.
+    #[error("a statement was given up, because it takes too long")]
+    TooExpensive(#[source] sqlx::Error),
+    /// The rows that were read hold more memory than they may.
+    #[error("the rows hold more memory than they may")]
+    Refused(model::Problem),
     /// The database went away while it was asked to commit: the change may be stored or not.
     #[error("the database did not say whether the change is stored")]
     Uncertain(#[source] sqlx::Error),
@@ -112,6 +122,13 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        let error = match error {
+            sqlx::Error::Decode(cause) => match cause.downcast::<meter::Refused>() {
+                Ok(refused) => return Self::Refused(refused.0),
+                Err(cause) => sqlx::Error::Decode(cause),
+            },
+            error => error,
+        };
         match &error {
             sqlx::Error::Database(e)
                 if e.is_unique_violation() || e.is_foreign_key_violation() || e.is_check_violation() =>
@@ -120,9 +137,23 @@ impl From<sqlx::Error> for StoreError {
             }
             // Its byte sequence is valid UTF-8: it came from a Rust string.
             sqlx::Error::Database(e) if e.code().as_deref() == Some("22021") => Self::Unstorable,
+            error_ if is_too_expensive(error_) => Self::TooExpensive(error),
             error_ if is_unavailable(error_) => Self::Unavailable(error),
             _ => Self::Statement(error),
         }
+    }
+}
+
+/// Whether the database ended a statement that took too long, or refused one as too complex.
+fn is_too_expensive(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(e) = error else { return false };
+    match (e.try_downcast_ref::<sqlx::sqlite::SqliteError>(), e.code().as_deref()) {
+        // INTERRUPT.
+        (Some(_), Some("9")) => true,
+        (Some(_), _) => e.message().starts_with("Expression tree is too large"),
+        // Query canceled, statement too complex.
+        (None, Some(code)) => matches!(code, "57014" | "54001"),
+        (None, None) => false,
     }
 }
 
@@ -204,6 +235,16 @@ impl From<StoreError> for model::Problem {
             )
             .follows("Nothing was changed.")
             .fix("Try again in a few seconds."),
+            StoreError::Refused(problem) => problem.clone(),
+            StoreError::TooExpensive(cause) => {
+                tracing::warn!(error = %error, %cause, "a statement was given up");
+                Self::overloaded(
+                    "The request was not carried out.",
+                    format!("The database took too long for it (limit {CALLERS_READ_SECONDS_MAX} seconds)."),
+                )
+                .follows("Nothing was changed.")
+                .fix("Try again in a few seconds.")
+            }
             StoreError::Uncertain(cause) => {
                 tracing::warn!(error = %error, %cause, "the database went away during a commit");
                 Self::unavailable(

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::task::AbortHandle;
@@ -19,6 +19,9 @@ use crate::{Result, StoreError, Wake, db::answered, migrate, wake};
 
 /// The oldest PostgreSQL that is supported.
 const OLDEST_VERSION: i32 = 14;
+
+/// How long [`Pools::close`] waits for transactions in progress. The server rolls back those whose connection ends.
+const CLOSE_MAX: Duration = Duration::from_secs(4);
 
 /// How PostgreSQL is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +138,7 @@ impl Pools {
                 .after_connect(move |connection, _| {
                     let session = session.clone();
                     Box::pin(
-                        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(session)).execute(connection).await.map(drop) },
+                        async move { sqlx::raw_sql(AssertSqlSafe(session)).execute(connection).await.map(drop) },
                     )
                 })
                 .max_connections(connections)
@@ -157,34 +160,37 @@ impl Pools {
         Ok((Self { callers, crowd, loops, lease, listen, tasks }, wake))
     }
 
-    pub(crate) async fn begin_callers(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
-        self.crowd.judge(begin(&self.callers, statement).await)
+    pub(crate) async fn begin_callers(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
+        self.crowd.judge(begin(&self.callers, &statement).await)
     }
 
-    pub(crate) async fn begin_loops(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
-        begin(&self.loops, statement).await
+    pub(crate) async fn begin_loops(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
+        begin(&self.loops, &statement).await
     }
 
-    pub(crate) async fn begin_lease(&self, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
-        begin(&self.lease, statement).await
+    pub(crate) async fn begin_lease(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
+        begin(&self.lease, &statement).await
     }
 
     pub(crate) async fn close(&self) {
         for task in &self.tasks.0 {
             task.abort();
         }
-        for pool in [&self.listen, &self.callers, &self.loops, &self.lease] {
-            pool.close().await;
+        let pools = [&self.listen, &self.callers, &self.loops, &self.lease];
+        let closing = futures::future::join_all(pools.map(PgPool::close));
+        if tokio::time::timeout(CLOSE_MAX, closing).await.is_err() {
+            let wait_seconds = CLOSE_MAX.as_secs();
+            tracing::warn!(wait_seconds, "transactions on the database did not end; leaving them to be rolled back");
         }
     }
 }
 
 /// Begins a transaction on a connection that is alive: those that died while they lay idle are dropped on the way.
-async fn begin(pool: &PgPool, statement: &'static str) -> Result<Transaction<'static, Postgres>> {
+async fn begin(pool: &PgPool, statement: &str) -> Result<Transaction<'static, Postgres>> {
     let most = pool.options().get_max_connections();
     let mut dead = 0;
     loop {
-        match answered(pool.begin_with(statement)).await {
+        match answered(pool.begin_with(AssertSqlSafe(statement.to_owned()))).await {
             Ok(tx) => return Ok(tx),
             Err(error) if dead < most && has_died(&error) => dead += 1,
             Err(error) => return Err(error.into()),

@@ -3,7 +3,13 @@
 use jiff::Timestamp;
 use model::{deployment::Deployment, name::JobId};
 
-use crate::{Result, Tx, db::on, from_json, micros, to_json};
+use crate::{
+    Result, Tx,
+    db::on,
+    from_json,
+    meter::{RowBytes, metered_rows},
+    micros, to_json,
+};
 
 /// Keeps a generation.
 pub async fn insert(tx: &mut Tx, deployment: &Deployment, now: Timestamp) -> Result<()> {
@@ -34,16 +40,28 @@ pub async fn find(tx: &mut Tx, job_id: JobId, generation: i64) -> Result<Option<
     row.map(|(content,)| from_json("a revision", &content)).transpose()
 }
 
+#[derive(sqlx::FromRow)]
+struct ContentRow {
+    content: String,
+}
+
+impl RowBytes for ContentRow {
+    fn text_bytes(&self) -> usize {
+        self.content.len()
+    }
+}
+
 /// The generations of a job below `before`, newest first, at most `limit`.
 pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result<Vec<Deployment>> {
-    let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
-        "select content from deployment_revision where job_id = $1 and generation < $2
-         order by generation desc limit $3",
-    )
-    .bind(job_id.to_string())
-    .bind(before)
-    .bind(limit)
-    .fetch_all(c)
-    .await)?;
-    rows.iter().map(|(content,)| from_json("a revision", content)).collect()
+    let rows = metered_rows!(
+        tx,
+        sqlx::query_as::<_, ContentRow>(
+            "select content from deployment_revision where job_id = $1 and generation < $2
+             order by generation desc limit $3",
+        )
+        .bind(job_id.to_string())
+        .bind(before)
+        .bind(limit)
+    )?;
+    rows.iter().map(|row| from_json("a revision", &row.content)).collect()
 }

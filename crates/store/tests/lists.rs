@@ -19,6 +19,7 @@ for_each_database!(
     what_is_absent_comes_last_both_ways,
     pages_of_many_found_jobs_follow_each_other_by_name,
     words_are_found_in_any_case_and_follow_every_change,
+    a_text_is_compared_as_a_whole_however_long_it_is,
     rows_of_an_older_program_are_completed_at_the_next_start,
     runs_of_a_page_of_jobs_are_the_newest_of_each,
     runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs,
@@ -274,6 +275,44 @@ async fn rows_of_an_older_program_are_completed_at_the_next_start(on: Database) 
     }
 }
 
+async fn a_text_is_compared_as_a_whole_however_long_it_is(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let mut tx = db.write().await.unwrap();
+    for (number, end) in [(1, "of Monday"), (2, "of Tuesday"), (3, "of Monday and Tuesday")] {
+        let job = DataJob {
+            id: JobId(uuid::Uuid::from_u128(number)),
+            name: JobName::parse(&format!("daily-sales-{number}")).unwrap(),
+            team: TeamName::parse("a team").unwrap(),
+            description: format!("The sales of all shops in all countries, the figures {end}"),
+            config: JobConfig::default(),
+        };
+        assert!(jobs::insert(&mut tx, &job, None, "test", Timestamp::UNIX_EPOCH).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    let mut tx = db.read().await.unwrap();
+    for (text, expected) in [
+        ("SALES of all shops in all countries, the figures of monday", vec!["daily-sales-1", "daily-sales-3"]),
+        ("the sales of all shops in all countries", vec!["daily-sales-1", "daily-sales-2", "daily-sales-3"]),
+        ("sales of all shops in all countries, the figures of tuesday", vec!["daily-sales-2"]),
+        ("sales of all shops in all countries, the figures of 100%", vec![]),
+        ("shops", vec!["daily-sales-1", "daily-sales-2", "daily-sales-3"]),
+    ] {
+        let search = Search { text: text.into(), fields: vec![SearchField::Name, SearchField::Description] };
+        for query in [
+            JobQuery { descriptions: vec![text.into()], limit: 10, ..JobQuery::default() },
+            JobQuery { search: Some(search.clone()), limit: 10, ..JobQuery::default() },
+            JobQuery { search: Some(search.clone()), sort: JobSort::Team, limit: 10, ..JobQuery::default() },
+            JobQuery { search: Some(search), teams: vec!["a team".into()], limit: 10, ..JobQuery::default() },
+        ] {
+            assert_eq!(jobs::count(&mut tx, &query).await.unwrap(), i64::try_from(expected.len()).unwrap(), "{text}");
+            let page = jobs::page(&mut tx, &query).await.unwrap();
+            let names: Vec<_> = page.iter().map(|summary| summary.job.name.as_str()).collect();
+            assert_eq!(names, expected, "{text}");
+        }
+    }
+}
+
 async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
@@ -302,15 +341,17 @@ async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
     let less = async |tx: &mut Tx, detail| {
         executions::page_by_job(tx, &ExecutionQuery { detail, ..second.clone() }).await.unwrap()
     };
-    let without = |run: &Execution| Execution { revision: None, ..run.clone() };
-    assert_eq!(less(&mut tx, Detail::Run).await, whole.iter().map(without).collect::<Vec<_>>());
-    let outcome = |run: &Execution| Execution {
-        started_by: String::new(),
+    let revision = |run: &Execution| Execution { arguments: None, ..run.clone() };
+    assert_eq!(less(&mut tx, Detail::Revision).await, whole.iter().map(revision).collect::<Vec<_>>());
+    let run = |run: &Execution| Execution {
         arguments: None,
+        revision: None,
         scheduled_tick: None,
         cancel_requested_at: None,
-        ..without(run)
+        ..run.clone()
     };
+    assert_eq!(less(&mut tx, Detail::Run).await, whole.iter().map(run).collect::<Vec<_>>());
+    let outcome = |one: &Execution| Execution { started_by: String::new(), ..run(one) };
     assert_eq!(less(&mut tx, Detail::Outcome).await, whole.iter().map(outcome).collect::<Vec<_>>());
 }
 

@@ -14,7 +14,9 @@ use crate::{
     bound::{Bound, Conditions, bind_all},
     corrupt,
     db::on,
-    instant_opt, storable,
+    instant_opt,
+    meter::{RowBytes, metered_rows},
+    storable,
 };
 
 /// What a list shows of a job beside the job itself.
@@ -55,6 +57,12 @@ struct SummaryRow {
     last_execution_duration_seconds: Option<i64>,
     successful_executions: i64,
     failed_executions: i64,
+}
+
+impl RowBytes for SummaryRow {
+    fn text_bytes(&self) -> usize {
+        self.job.text_bytes()
+    }
 }
 
 impl TryFrom<SummaryRow> for JobSummary {
@@ -235,6 +243,10 @@ const FOUND_MAX: i64 = 1000;
 /// The fewest characters that an index of trigrams helps with.
 const TRIGRAM_CHARS: usize = 3;
 
+/// The most characters that are looked up in the index of trigrams: SQLite can't be interrupted while it compares the
+/// places of each of them. The rest of a longer text is compared with the rows that were found.
+const TRIGRAMS_MAX_CHARS: usize = 24;
+
 /// How the jobs of a page are come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -268,6 +280,27 @@ impl Shape {
     }
 }
 
+/// How the words of a job are looked for.
+struct Words {
+    /// A condition that the index `data_job_words` serves, where it helps.
+    found: Option<String>,
+    /// A condition on `data_job_text` as `t`, where the index does not say all.
+    compared: Option<String>,
+}
+
+impl Words {
+    /// The tables with their conditions, `t` among them if `with_text`.
+    fn rows(&self, with_text: bool) -> String {
+        const JOINED: &str = "data_job_words cross join data_job_text t where t.text_id = data_job_words.rowid and ";
+        match (&self.found, &self.compared) {
+            (Some(found), Some(compared)) => format!("{JOINED}{found} and {compared}"),
+            (Some(found), None) if with_text => format!("{JOINED}{found}"),
+            (Some(found), None) => format!("data_job_words where {found}"),
+            (None, compared) => format!("data_job_text t where {}", compared.as_deref().unwrap_or("true")),
+        }
+    }
+}
+
 /// Conditions on jobs, one after the other.
 struct Narrowing {
     conditions: Conditions,
@@ -289,31 +322,38 @@ impl Narrowing {
         if aside && !self.shared { "+" } else { "" }
     }
 
-    /// The words of jobs that have this text in one of the columns: a table as `t`, and a condition on it.
-    fn words(&mut self, columns: &[&str], text: &str) -> (&'static str, String) {
+    /// The words of jobs that have this text in one of the columns.
+    fn words(&mut self, columns: &[&str], text: &str) -> Words {
         let text = text.to_lowercase();
-        if !self.shared && self.way == Way::Find && text.chars().count() >= TRIGRAM_CHARS {
-            let phrase = format!("{{{}}} : \"{}\"", columns.join(" "), text.replace('"', "\"\""));
+        let chars = text.chars().count();
+        let by_trigrams = !self.shared && self.way == Way::Find && chars >= TRIGRAM_CHARS;
+        let found = by_trigrams.then(|| {
+            let start: String = text.chars().take(TRIGRAMS_MAX_CHARS).collect();
+            let phrase = format!("{{{}}} : \"{}\"", columns.join(" "), start.replace('"', "\"\""));
             let mark = self.conditions.text(phrase);
-            return ("data_job_words", format!("data_job_words match {mark}"));
-        }
-        let mark = self.conditions.text(format!("%{}%", escape_like(&text)));
-        let likes: Vec<_> = columns.iter().map(|column| format!("t.{column} like {mark} escape '\\'")).collect();
-        ("data_job_text t", format!("({})", likes.join(" or ")))
+            format!("data_job_words match {mark}")
+        });
+        let compared = (!by_trigrams || chars > TRIGRAMS_MAX_CHARS).then(|| {
+            let mark = self.conditions.text(format!("%{}%", escape_like(&text)));
+            let likes: Vec<_> = columns.iter().map(|column| format!("t.{column} like {mark} escape '\\'")).collect();
+            format!("({})", likes.join(" or "))
+        });
+        Words { found, compared }
     }
 
     /// That one of the columns contains a text.
     fn contains(&mut self, columns: &[&str], text: &str) -> String {
-        match (self.way, self.words(columns, text)) {
-            (Way::Find, ("data_job_words", words)) => format!(
-                "j.job_id in (select t.job_id from data_job_text t
-                    where t.text_id in (select rowid from data_job_words where {words}))"
-            ),
-            (Way::Find, (_, words)) => {
-                format!("j.job_id in (select t.job_id from data_job_text t where {words})")
+        let words = self.words(columns, text);
+        match self.way {
+            Way::Find => {
+                let of_index = "t.text_id in (select rowid from data_job_words where ";
+                let found = words.found.map(|found| format!("{of_index}{found})"));
+                let both: Vec<_> = found.into_iter().chain(words.compared).collect();
+                format!("j.job_id in (select t.job_id from data_job_text t where {})", both.join(" and "))
             }
-            (Way::Walk, (_, words)) => {
-                format!("exists (select 1 from data_job_text t where t.job_id = j.job_id and {words})")
+            Way::Walk => {
+                let compared = words.compared.unwrap_or_default();
+                format!("exists (select 1 from data_job_text t where t.job_id = j.job_id and {compared})")
             }
         }
     }
@@ -607,8 +647,7 @@ pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>) -> Resul
 }
 
 async fn summaries(tx: &mut Tx, Conditions { sql, bound }: Conditions) -> Result<Vec<JobSummary>> {
-    let rows: Vec<SummaryRow> =
-        on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), bound).fetch_all(c).await)?;
+    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, SummaryRow>(sqlx::AssertSqlSafe(sql)), bound))?;
     rows.into_iter().map(JobSummary::try_from).collect()
 }
 
@@ -630,13 +669,11 @@ async fn is_a_part(tx: &mut Tx, found: i64) -> Result<bool> {
 fn words_by_name(query: &JobQuery, shared: bool) -> Result<Option<Conditions>> {
     let Some((columns, text)) = query.only_words().filter(|_| query.sort == JobSort::Name) else { return Ok(None) };
     let mut narrowing = Narrowing { conditions: Conditions::default(), way: Way::Find, shared };
-    let texts = match narrowing.words(&columns, text) {
-        ("data_job_words", words) => {
-            format!("data_job_words cross join data_job_text t where t.text_id = data_job_words.rowid and {words}")
-        }
-        (table, words) if shared => format!("{table} where {words}"),
-        _ => return Ok(None),
-    };
+    let words = narrowing.words(&columns, text);
+    if words.found.is_none() && !shared {
+        return Ok(None);
+    }
+    let texts = words.rows(true);
     storable(narrowing.conditions.texts())?;
     let direction = if query.descending { "desc" } else { "asc" };
     let aside = narrowing.aside(true);
@@ -732,8 +769,8 @@ fn rows_found(query: &JobQuery, shared: bool) -> Result<Conditions> {
     if let Some((columns, text)) = query.only_words() {
         let mut narrowing = Narrowing { conditions: Conditions::default(), way: Way::Find, shared };
         // Only live jobs have words.
-        let (table, words) = narrowing.words(&columns, text);
-        narrowing.conditions.sql = format!("from {table} where {words}");
+        let words = narrowing.words(&columns, text);
+        narrowing.conditions.sql = format!("from {}", words.rows(false));
         storable(narrowing.conditions.texts())?;
         return Ok(narrowing.conditions);
     }

@@ -1,0 +1,155 @@
+//! Statements that take long: they end at their limit and with those who waited for them, and hold up nobody else.
+
+use std::time::{Duration, Instant};
+
+use store::{Db, PostgresOptions, Result, StoreError, Tx};
+use testing::{Database, Fresh, for_each_database};
+use tokio::task::JoinHandle;
+
+for_each_database!(
+    a_callers_statement_ends_at_its_limit_and_its_connection_is_used_again,
+    the_statement_of_a_reader_who_went_away_ends_and_gives_its_connection_back,
+    readers_of_callers_hold_up_no_loop,
+    closing_waits_for_no_statement,
+);
+
+/// Far longer than any test.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// A limit that no test reaches on SQLite, where a statement ends with the test; on PostgreSQL it would not.
+fn limit_on(on: Database) -> Duration {
+    if on == Database::Sqlite { FOREVER } else { Duration::from_secs(8) }
+}
+
+/// The readers of callers that tests open databases with: those of SQLite, and those of `testing::options`.
+fn readers(on: Database) -> usize {
+    if on == Database::Sqlite { 4 } else { 8 }
+}
+
+/// Counts to a thousand billions.
+async fn count_for_ever(tx: &mut Tx) -> Result<()> {
+    let counted = match tx {
+        Tx::Sqlite(tx) => {
+            sqlx::query("with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n")
+                .fetch_one(&mut **tx)
+                .await
+                .map(drop)
+        }
+        Tx::Postgres(tx) => sqlx::query("select count(*) from generate_series(1, 1000000000000) n where n < 0")
+            .fetch_one(&mut **tx)
+            .await
+            .map(drop),
+    };
+    Ok(counted?)
+}
+
+/// Takes all readers of callers, and answers when each of them works.
+async fn take_all_readers(db: &Db, on: Database) -> Vec<JoinHandle<Result<()>>> {
+    let mut taken = Vec::new();
+    for _ in 0..readers(on) {
+        let mut tx = db.read().await.unwrap();
+        taken.push(tokio::spawn(async move { count_for_ever(&mut tx).await }));
+    }
+    // Each has handed its statement over before others are served.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    taken
+}
+
+/// The statements of this database that its server works on.
+fn working(fresh: &Fresh) -> String {
+    fresh.psql(
+        "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' and query like '%generate_series(1,%'",
+    )
+}
+
+async fn a_callers_statement_ends_at_its_limit_and_its_connection_is_used_again(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await.with_callers_read_max(Duration::from_millis(300));
+    for _ in 0..readers(on) + 1 {
+        let begun = Instant::now();
+        let mut tx = db.read().await.unwrap();
+        let ended = count_for_ever(&mut tx).await;
+        assert!(matches!(ended, Err(StoreError::TooExpensive(_))), "{ended:?}");
+        assert!((250..5000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    }
+    let problem = model::Problem::from(count_for_ever(&mut db.read().await.unwrap()).await.unwrap_err());
+    assert!(problem.why.contains("limit 10 seconds"), "{problem}");
+    for _ in 0..readers(on) + 1 {
+        db.ping().await.unwrap();
+    }
+}
+
+async fn the_statement_of_a_reader_who_went_away_ends_and_gives_its_connection_back(on: Database) {
+    let fresh = on.fresh();
+    // SQLite ends a statement when it is dropped, PostgreSQL at its limit.
+    let limit = if on == Database::Sqlite { FOREVER } else { Duration::from_secs(2) };
+    let db = fresh.open().await.with_callers_read_max(limit);
+    let taken = take_all_readers(&db, on).await;
+    if on == Database::Postgresql {
+        assert_eq!(working(&fresh), readers(on).to_string());
+    }
+    for reader in taken {
+        reader.abort();
+        assert!(reader.await.unwrap_err().is_cancelled());
+    }
+    let begun = Instant::now();
+    let all: Vec<_> = futures::future::join_all((0..readers(on)).map(|_| async {
+        loop {
+            match db.read().await {
+                Ok(tx) => return tx,
+                Err(StoreError::Crowded | StoreError::Unavailable(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }))
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(all.len(), readers(on));
+    drop(all);
+    db.ping().await.unwrap();
+    if on == Database::Postgresql {
+        assert_eq!(working(&fresh), "0");
+    }
+}
+
+async fn readers_of_callers_hold_up_no_loop(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await.with_callers_read_max(limit_on(on));
+    let taken = take_all_readers(&db, on).await;
+    let begun = Instant::now();
+    for _ in 0..20 {
+        db.for_sync().ping().await.unwrap();
+        db.for_sync().write().await.unwrap().commit().await.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    if on == Database::Sqlite {
+        let refused = db.read().await;
+        assert!(matches!(refused, Err(StoreError::Crowded)), "{refused:?}");
+    }
+    for reader in taken {
+        reader.abort();
+    }
+}
+
+async fn closing_waits_for_no_statement(on: Database) {
+    let fresh = on.fresh();
+    let options = PostgresOptions { statement_timeout: limit_on(on), ..testing::options() };
+    let db = fresh.open_with(&options).await.with_callers_read_max(limit_on(on));
+    let taken = take_all_readers(&db, on).await;
+    let loops = db.for_sync();
+    let mut of_loop = loops.read().await.unwrap();
+    let looping = tokio::spawn(async move { count_for_ever(&mut of_loop).await });
+    let begun = Instant::now();
+    db.close().await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    if on == Database::Sqlite {
+        for ended in taken.into_iter().chain([looping]) {
+            assert!(matches!(ended.await.unwrap(), Err(StoreError::TooExpensive(_))));
+        }
+    } else {
+        for unended in taken.into_iter().chain([looping]) {
+            unended.abort();
+        }
+    }
+    assert!(matches!(db.read().await, Err(StoreError::Unavailable(_))));
+}
