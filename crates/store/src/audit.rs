@@ -136,12 +136,12 @@ pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result
     let rows = metered_rows!(
         tx,
         sqlx::query_as::<_, KeptRow>(
-        "select event_id, at, by, op_id, action, team, generation, detail from audit_event
+            "select event_id, at, by, op_id, action, team, generation, detail from audit_event
          where job_id = $1 and event_id < $2 order by event_id desc limit $3",
-    )
-    .bind(job_id.to_string())
-    .bind(before)
-    .bind(limit)
+        )
+        .bind(job_id.to_string())
+        .bind(before)
+        .bind(limit)
     )?;
     rows.into_iter()
         .map(|row| {

@@ -212,10 +212,16 @@ impl Db {
 
     /// Whether the database answers, and with a schema that this program can work with.
     ///
+    /// A connection of the loops is used: however many callers wait for theirs, the database answers all the same.
+    ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::SchemaTooNew`].
     pub async fn ping(&self) -> Result<()> {
-        let mut tx = self.read().await?;
+        let mut tx = match self.for_sync().read().await {
+            // It answers, and others at that.
+            Err(StoreError::Crowded) => return Ok(()),
+            begun => begun?,
+        };
         let oldest: Option<(String,)> = on!(&mut tx, c => sqlx::query_as(
             "select value from service_state where name = 'schema.oldest_program'",
         )

@@ -518,7 +518,8 @@ struct PackedRow {
 impl RowBytes for PackedRow {
     fn text_bytes(&self) -> usize {
         let runs = self.runs.as_ref().map_or(0, |runs| runs.matches("[\"").count());
-        runs * UNPACKED_RUN_BYTES + bytes_of([Some(&self.job_id), Some(&self.name), Some(&self.team), self.runs.as_ref()])
+        runs * UNPACKED_RUN_BYTES
+            + bytes_of([Some(&self.job_id), Some(&self.name), Some(&self.team), self.runs.as_ref()])
     }
 }
 

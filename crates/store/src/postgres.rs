@@ -137,9 +137,7 @@ impl Pools {
             PgPoolOptions::new()
                 .after_connect(move |connection, _| {
                     let session = session.clone();
-                    Box::pin(
-                        async move { sqlx::raw_sql(AssertSqlSafe(session)).execute(connection).await.map(drop) },
-                    )
+                    Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(session)).execute(connection).await.map(drop) })
                 })
                 .max_connections(connections)
                 .acquire_timeout(options.acquire_timeout)

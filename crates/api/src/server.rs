@@ -1,0 +1,537 @@
+//! The HTTP/1.1 server: accepts connections and ends those that hold resources without making progress.
+//!
+//! A connection waits for a request, is handled, sends its response, and waits again. Each state has a time limit, so that
+//! neither half-sent heads nor slow readers stay. When every connection is taken, the one that has waited longest for a
+//! complete request makes room: probes get in however many strangers hold connections open
+//! ([decision 0039](../../../docs/decisions/0039-a-server-that-makes-room.md)).
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use app::memory::{MemoryBudget, Reservation};
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+};
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use crate::limits::Place;
+
+/// The most bytes of a request's line and headers, and of what is read or written at once on a connection.
+const BUFFER_MAX_BYTES: usize = 128 * 1024;
+
+/// A head up to this size is not reserved in the memory budget.
+const SMALL_HEAD_BYTES: usize = 8 * 1024;
+
+/// A response that is blocked by its reader must move this many bytes within [`ServerLimits::stall_max`].
+const PROGRESS_BYTES: usize = 32 * 1024;
+
+/// The pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a connection that is to make room may take for it, and how many are asked to for one that comes. A request that
+/// is complete at that very moment is worked on.
+const EVICTION_MAX: Duration = Duration::from_millis(100);
+const EVICTIONS_MAX: usize = 3;
+
+/// How long a request that is on its way is awaited when the server stops.
+const STOP_HEAD_MAX: Duration = Duration::from_secs(1);
+
+/// Limits of connections.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerLimits {
+    /// The most connections at once.
+    pub connections_max: usize,
+    /// How long the line and the headers of a request may take.
+    pub head_max: Duration,
+    /// How long a connection may wait for its next request.
+    pub idle_max: Duration,
+    /// How long a response may be blocked by its reader without progress.
+    pub stall_max: Duration,
+    /// How long a response that is being sent keeps its place among the requests in progress.
+    pub place_max: Duration,
+    /// How long a response may take to be sent.
+    pub response_max: Duration,
+}
+
+impl ServerLimits {
+    /// The usual time limits with at most this many connections.
+    pub fn new(connections_max: usize) -> Self {
+        Self {
+            connections_max,
+            head_max: Duration::from_secs(10),
+            idle_max: Duration::from_secs(75),
+            stall_max: Duration::from_secs(15),
+            place_max: Duration::from_secs(60),
+            response_max: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `stop`, then ends after the requests in progress. When the future is dropped, every
+/// connection ends at once.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ServerLimits,
+    memory: MemoryBudget,
+    stop: CancellationToken,
+) {
+    let server = Arc::new(Server {
+        limits,
+        memory,
+        places: Arc::new(Semaphore::new(limits.connections_max)),
+        evictable: Mutex::default(),
+        stop: stop.clone(),
+        abort: CancellationToken::new(),
+    });
+    let _abort = server.abort.clone().drop_guard();
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => match server.room().await {
+                Some(permit) => {
+                    connections.spawn(connection(Arc::clone(&server), stream, peer, permit, router.clone()));
+                }
+                None => tracing::debug!(%peer, "a connection was refused: every other one is working on a request"),
+            },
+            Err(error) if is_of_peer(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection can't be accepted; trying again");
+                server.evict();
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// Whether a connection broke before it was accepted.
+fn is_of_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[derive(Debug)]
+struct Server {
+    limits: ServerLimits,
+    memory: MemoryBudget,
+    places: Arc<Semaphore>,
+    evictable: Mutex<Evictable>,
+    stop: CancellationToken,
+    abort: CancellationToken,
+}
+
+/// The connections that may be ended to make room, in this order.
+#[derive(Debug, Default)]
+struct Evictable {
+    last: u64,
+    connections: BTreeMap<Rank, Arc<Notify>>,
+}
+
+/// Connections without a complete request go first, then those that send a response; the oldest of each first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    is_sending: bool,
+    since: u64,
+}
+
+impl Server {
+    fn evictable(&self) -> MutexGuard<'_, Evictable> {
+        self.evictable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection that is to go first. `false` when each works on a request.
+    fn evict(&self) -> bool {
+        let first = self.evictable().connections.pop_first();
+        first.inspect(|(_, evicted)| evicted.notify_one()).is_some()
+    }
+
+    /// Room for one more connection, if need be that of another one.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            return Some(permit);
+        }
+        for _ in 0..EVICTIONS_MAX {
+            if !self.evict() {
+                break;
+            }
+            if let Ok(Ok(permit)) = timeout(EVICTION_MAX, Arc::clone(&self.places).acquire_owned()).await {
+                return Some(permit);
+            }
+        }
+        None
+    }
+}
+
+/// What a connection does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for its first request.
+    New,
+    /// Waits for another request.
+    Idle,
+    /// Reads the head of a request.
+    Head,
+    /// Works on a request.
+    Handling,
+    /// Sends a response.
+    Sending,
+}
+
+/// The state of one connection, which its reader, its writer and its service follow.
+#[derive(Debug)]
+struct Progress {
+    server: Arc<Server>,
+    evicted: Arc<Notify>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    since: Instant,
+    rank: Option<Rank>,
+    head_bytes: usize,
+    /// For the bytes of a large head.
+    reserved: Option<Reservation>,
+    /// The place of the request among those in progress.
+    place: Option<Place>,
+    /// The whole body was handed to the writer.
+    is_complete: bool,
+}
+
+impl Progress {
+    fn new(server: Arc<Server>) -> Self {
+        let state = State {
+            phase: Phase::New,
+            since: Instant::now(),
+            rank: None,
+            head_bytes: 0,
+            reserved: None,
+            place: None,
+            is_complete: false,
+        };
+        let progress = Self { server, evicted: Arc::default(), state: Mutex::new(state) };
+        progress.enter(&mut progress.state(), Phase::New);
+        progress
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, state: &mut State, phase: Phase) {
+        (state.phase, state.since) = (phase, Instant::now());
+        // The place in the order is that of the beginning of the wait, not that of the first byte of the head.
+        if phase != Phase::Head {
+            let mut evictable = self.server.evictable();
+            if let Some(rank) = state.rank.take() {
+                evictable.connections.remove(&rank);
+            }
+            if phase != Phase::Handling {
+                evictable.last += 1;
+                let rank = Rank { is_sending: phase == Phase::Sending, since: evictable.last };
+                evictable.connections.insert(rank, Arc::clone(&self.evicted));
+                state.rank = Some(rank);
+            }
+        }
+    }
+
+    /// Bytes came in. `false` when there is no memory for a head of this size.
+    fn read(&self, bytes: usize) -> bool {
+        let mut state = self.state();
+        match state.phase {
+            Phase::New | Phase::Idle => self.enter(&mut state, Phase::Head),
+            Phase::Head => {}
+            Phase::Handling | Phase::Sending => return true,
+        }
+        state.head_bytes += bytes;
+        if state.head_bytes <= SMALL_HEAD_BYTES {
+            return true;
+        }
+        // The buffer of a connection may be twice as large as what it holds.
+        let most = (2 * state.head_bytes).min(BUFFER_MAX_BYTES);
+        let reserved = state.reserved.get_or_insert_with(|| self.server.memory.reservation());
+        reserved.grow(most.saturating_sub(reserved.bytes())).is_ok()
+    }
+
+    /// A request is complete up to its body.
+    fn begin(&self) {
+        self.enter(&mut self.state(), Phase::Handling);
+    }
+
+    /// The response begins.
+    fn respond(&self, place: Option<Place>) {
+        let mut state = self.state();
+        (state.place, state.is_complete) = (place, false);
+        self.enter(&mut state, Phase::Sending);
+    }
+
+    /// The whole response was handed to the writer.
+    fn complete(&self) {
+        self.state().is_complete = true;
+    }
+
+    /// Nothing waits to be written.
+    fn flushed(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Sending && state.is_complete {
+            (state.place, state.reserved, state.head_bytes) = (None, None, 0);
+            self.enter(&mut state, Phase::Idle);
+        }
+    }
+
+    /// When the next limit is reached; `None` while a request is worked on, which has limits of its own.
+    fn deadline(&self) -> Option<Instant> {
+        let limits = &self.server.limits;
+        let state = self.state();
+        let most = match state.phase {
+            Phase::New | Phase::Head => limits.head_max,
+            Phase::Idle => limits.idle_max,
+            Phase::Handling => return None,
+            Phase::Sending if state.place.is_some() => limits.place_max,
+            Phase::Sending => limits.response_max,
+        };
+        Some(state.since + most)
+    }
+
+    /// A limit is reached. `false` when the connection has to end.
+    fn late(&self) -> bool {
+        let place = self.state().place.take();
+        place.inspect(Place::release).is_some()
+    }
+
+    fn is_handling(&self) -> bool {
+        self.state().phase == Phase::Handling
+    }
+
+    /// Whether no request is complete.
+    fn is_waiting(&self) -> bool {
+        matches!(self.state().phase, Phase::New | Phase::Idle | Phase::Head)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(rank) = self.state().rank {
+            self.server.evictable().connections.remove(&rank);
+        }
+    }
+}
+
+async fn connection(
+    server: Arc<Server>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    router: Router,
+) {
+    let _ = stream.set_nodelay(true);
+    let progress = Arc::new(Progress::new(Arc::clone(&server)));
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&progress)));
+    let of_service = Arc::clone(&progress);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (router, progress) = (router.clone(), Arc::clone(&of_service));
+        async move {
+            progress.begin();
+            let Ok(mut response) = router.oneshot(request).await;
+            progress.respond(response.extensions_mut().remove());
+            Ok::<_, std::convert::Infallible>(response.map(|inner| SentBody { inner, progress }))
+        }
+    });
+    let serving = http1::Builder::new().max_buf_size(BUFFER_MAX_BYTES).serve_connection(io, service);
+    let mut serving = pin!(serving);
+    let (mut evicted, mut stop) = (pin!(progress.evicted.notified()), pin!(server.stop.cancelled()));
+    let (mut abort, mut timer) = (pin!(server.abort.cancelled()), pin!(sleep(server.limits.head_max)));
+    let mut stopping: Option<Instant> = None;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+            return Poll::Ready(ended.err().map(|error| error.to_string()));
+        }
+        if abort.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some("the server stopped".into()));
+        }
+        if evicted.as_mut().poll(cx).is_ready() {
+            if !progress.is_handling() {
+                return Poll::Ready(Some("it made room for another connection".into()));
+            }
+            evicted.set(progress.evicted.notified());
+            let _ = evicted.as_mut().poll(cx);
+        }
+        if stopping.is_none() && stop.as_mut().poll(cx).is_ready() {
+            stopping = Some(Instant::now());
+            serving.as_mut().graceful_shutdown();
+            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+                return Poll::Ready(ended.err().map(|error| error.to_string()));
+            }
+        }
+        loop {
+            let mut deadline = progress.deadline();
+            if let Some(at) = stopping.filter(|_| progress.is_waiting()) {
+                deadline = deadline.map(|deadline| deadline.min(at + STOP_HEAD_MAX));
+            }
+            let Some(deadline) = deadline else { return Poll::Pending };
+            // The timer is moved only where it would be late: a request that is quick leaves it as it is.
+            if deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if Instant::now() >= deadline && !progress.late() {
+                return Poll::Ready(Some("it made no progress in time".into()));
+            }
+            let next = progress.deadline().unwrap_or_else(|| Instant::now() + server.limits.idle_max);
+            timer.as_mut().reset(next.max(Instant::now() + Duration::from_millis(1)));
+        }
+    })
+    .await;
+    if let Some(why) = ended {
+        tracing::debug!(%peer, why, "a connection ended");
+    }
+    drop(permit);
+}
+
+/// A response body that says when it is over.
+struct SentBody {
+    inner: Body,
+    progress: Arc<Progress>,
+}
+
+impl HttpBody for SentBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for SentBody {
+    fn drop(&mut self) {
+        self.progress.complete();
+    }
+}
+
+/// A stream whose reads and writes are followed.
+struct Watched {
+    stream: TcpStream,
+    progress: Arc<Progress>,
+    stall: Stall,
+}
+
+/// How long a writer was blocked for the last [`PROGRESS_BYTES`].
+struct Stall {
+    blocked: Duration,
+    since: Option<Instant>,
+    moved: usize,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watched {
+    fn new(stream: TcpStream, progress: Arc<Progress>) -> Self {
+        Self { stream, progress, stall: Stall { blocked: Duration::ZERO, since: None, moved: 0, timer: None } }
+    }
+
+    fn written(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let stall = &mut self.stall;
+        match wrote {
+            Poll::Ready(Ok(bytes)) => {
+                stall.blocked += stall.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+                stall.moved += bytes;
+                if stall.moved >= PROGRESS_BYTES {
+                    (stall.moved, stall.blocked) = (0, Duration::ZERO);
+                }
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let most = self.progress.server.limits.stall_max;
+                let end = *stall.since.get_or_insert_with(Instant::now) + most.saturating_sub(stall.blocked);
+                let timer = stall.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+                if timer.deadline() != end {
+                    timer.as_mut().reset(end);
+                }
+                timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let bytes = buffer.filled().len() - before;
+        if bytes > 0 && !self.progress.read(bytes) {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, wrote)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.written(cx, wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.progress.flushed();
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
