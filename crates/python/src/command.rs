@@ -11,6 +11,8 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::open_files;
+
 /// Bytes kept of the beginning and of the end of each stream; what is between is dropped.
 const KEPT_BYTES: usize = 32 * 1024;
 
@@ -69,6 +71,7 @@ impl Command {
     pub(crate) async fn run(mut self) -> std::io::Result<Ended> {
         let mut child = self.inner.spawn()?;
         let mut group = Group(child.id());
+        open_files::restore_in(child.id());
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(std::io::Error::other("its output is not connected"));
         };

@@ -8,9 +8,11 @@ mod command;
 mod environment;
 mod fault;
 mod interpreters;
+mod open_files;
 mod tools;
 mod wheels;
 
 pub use interpreters::{Discovery, Interpreter, SUPPORTED, discover, supported};
+pub use open_files::{open_files_of_children, raise_open_files};
 pub use tools::{BUILD_CONSTRAINTS, DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Tools, ToolsOptions};
 pub use wheels::{Wheels, checked, constraints_for};

@@ -11,7 +11,9 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit, setsid,
+};
 
 use super::{folder, spec::Spec};
 
@@ -43,6 +45,10 @@ fn start(run: &Path, attempt: u32, supervisor: Option<Pid>) -> Result<std::conve
     setsid().map_err(|e| io("session", e.into()))?;
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     let spec = Spec::read(run).map_err(|e| io("its specification can't be read", e))?;
+    if let Some(soft) = spec.open_files {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum });
+    }
     if let Some(walls) = &spec.walls {
         walls.apply()?;
     }

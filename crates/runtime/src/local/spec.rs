@@ -33,6 +33,9 @@ pub(super) struct Spec {
     /// Before the second attempt; doubles with each.
     pub(super) backoff_milliseconds: u64,
     pub(super) log_max_bytes: u64,
+    /// The job's soft limit of open files; absent when it is that of the service.
+    #[serde(default)]
+    pub(super) open_files: Option<u64>,
     /// Absent when the job may read what the service may.
     pub(super) walls: Option<Walls>,
 }
