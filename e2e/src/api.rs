@@ -149,11 +149,15 @@ impl Api {
 
     /// The page of metrics as a scraper gets it that accepts these media types.
     pub async fn scrape(&self, accept: &str) -> Answer {
-        let url = format!("{}/data-jobs/debug/prometheus", self.base);
+        self.scrape_at(&format!("{}/data-jobs/debug/prometheus", self.base), accept).await
+    }
+
+    /// The same page at an address of its own.
+    pub async fn scrape_at(&self, url: &str, accept: &str) -> Answer {
         let response =
-            self.http.get(&url).header("accept", accept).send().await.unwrap_or_else(|e| panic!("{url}: {e:?}"));
+            self.http.get(url).header("accept", accept).send().await.unwrap_or_else(|e| panic!("{url}: {e:?}"));
         let (status, headers) = (response.status(), response.headers().clone());
-        Answer { asked: url, status, headers, bytes: response.bytes().await.expect("a body").to_vec() }
+        Answer { asked: url.to_owned(), status, headers, bytes: response.bytes().await.expect("a body").to_vec() }
     }
 
     /// GET

@@ -175,6 +175,11 @@ impl Service {
         &self.url
     }
 
+    /// The address of its metrics, when they have one of their own.
+    pub fn metrics_url(&self) -> Option<String> {
+        self.log().lines().find_map(|line| Some(line.trim().strip_prefix("metrics ")?.trim().to_owned()))
+    }
+
     /// Its data folder.
     pub fn data_dir(&self) -> &Path {
         &self.options.data_dir

@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use model::access::Caller;
+use model::{Problem, access::Caller};
 use tracing::Instrument;
 
 use crate::{Api, error::Failure, terms::Unreadable};
@@ -22,6 +22,11 @@ const OP_ID_MAX_CHARS: usize = 100;
 /// The route of requests that no route matched, in logs and metrics: addresses themselves would be without end.
 const NO_ROUTE: &str = "none";
 
+/// Marks a response that no operation gave: it counts as a request without a route, so that strangers can't make a series
+/// for each method of each route.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unrouted;
+
 /// The caller of an operation.
 pub(crate) struct By(pub(crate) Caller);
 
@@ -32,8 +37,11 @@ impl<S: Sync> FromRequestParts<S> for By {
         if let Some(Unreadable(problem)) = parts.extensions.remove() {
             return Err(problem.into());
         }
-        let caller = parts.extensions.get::<Caller>().cloned();
-        Ok(Self(caller.unwrap_or_else(|| Caller::anonymous(""))))
+        // Every request has one; without it nobody could say what may be done.
+        let caller = parts.extensions.get::<Caller>().cloned().ok_or_else(|| {
+            Problem::internal("The request was not carried out.", "The service did not find out who sent it.")
+        })?;
+        Ok(Self(caller))
     }
 }
 
@@ -46,7 +54,7 @@ pub(crate) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
     };
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
-    request.extensions_mut().insert(Caller::anonymous(op_id.clone()));
+    request.extensions_mut().insert(first_caller(&op_id));
 
     let span = tracing::info_span!("request", op_id, %method, route);
     let start = tokio::time::Instant::now();
@@ -56,7 +64,8 @@ pub(crate) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
         let latency_ms = latency.as_secs_f64() * 1000.0;
         tracing::debug!(status = status.as_u16(), latency_ms, "answered");
     });
-    api.metrics.observe(method.as_str(), &route, status.as_u16(), latency);
+    let counted = if response.extensions().get::<Unrouted>().is_some() { NO_ROUTE } else { &route };
+    api.metrics.observe(method.as_str(), counted, status.as_u16(), latency);
 
     let headers = response.headers_mut();
     headers.insert(OP_ID, HeaderValue::from_str(&op_id).expect("an operation id is printable ASCII"));
@@ -65,6 +74,32 @@ pub(crate) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
     response
 }
 
+/// Whom a request comes from until authentication says more.
+fn first_caller(op_id: &str) -> Caller {
+    Caller::unauthenticated(op_id)
+}
+
 fn is_op_id(id: &str) -> bool {
     (1..=OP_ID_MAX_CHARS).contains(&id.len()) && id.bytes().all(|b| (b' '..=b'~').contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Extension, Router, body::Body, http::StatusCode, routing::get};
+    use model::access::Standing;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn asked(router: Router) -> StatusCode {
+        router.oneshot(Request::new(Body::empty())).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn a_handler_without_a_caller_fails_and_a_request_begins_as_a_stranger_s() {
+        let handler = async |By(caller): By| assert_eq!(caller.standing, Standing::Stranger);
+        assert_eq!(asked(Router::new().route("/", get(handler))).await, StatusCode::INTERNAL_SERVER_ERROR);
+        let identified = Router::new().route("/", get(handler)).layer(Extension(first_caller("op")));
+        assert_eq!(asked(identified).await, StatusCode::OK);
+    }
 }

@@ -16,6 +16,8 @@ use model::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::caller::Unrouted;
+
 /// How long a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: &str = "5";
 
@@ -113,14 +115,17 @@ pub(crate) async fn unknown_route(request: Request) -> Failure {
 }
 
 /// An operation has this address, but not with this method.
-pub(crate) async fn wrong_method(request: Request) -> Failure {
-    Failure::refused(
+pub(crate) async fn wrong_method(request: Request) -> Response {
+    let mut response = Failure::refused(
         StatusCode::METHOD_NOT_ALLOWED,
         Problem::invalid(
             format!("{} {} was not carried out.", request.method(), shown(request.uri().path())),
             "The address exists, but has no operation with this method.",
         ),
     )
+    .into_response();
+    response.extensions_mut().insert(Unrouted);
+    response
 }
 
 /// A handler panicked: a fault of the service, and of this one request only.

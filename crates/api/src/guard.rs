@@ -2,7 +2,8 @@
 //!
 //! A service on loopback that runs code can be reached by any page that the same person has open: a name that resolves to
 //! 127.0.0.1, a form that posts across origins. So the host must be known, a foreign origin is refused, and what changes
-//! something comes in a media type that a form can't have. Nothing is ever allowed across origins.
+//! something comes in a media type that a form can't have. Nothing is ever allowed across origins, but one thing: a link on
+//! another site may open a page of this service in a tab of its own.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,7 +16,7 @@ use axum::{
 };
 use model::{Problem, name::shown};
 
-use crate::{Api, auth::TOKEN_PATH, error::Failure, metrics::METRICS_PATH};
+use crate::{Api, auth::TOKEN_PATH, caller::Unrouted, error::Failure, metrics::METRICS_PATH, openapi::RouteMarks};
 
 /// The media types that a request's body may have.
 const BODY_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];
@@ -25,15 +26,27 @@ const BODY_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 
 /// Refuses what a strange page could have sent.
-pub(crate) async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    match check(&api.hosts, &request) {
+pub(crate) async fn guard(
+    State((api, marks)): State<(Arc<Api>, Arc<RouteMarks>)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match check(&api.hosts, marks.is_page(&request), &request) {
         Ok(()) => next.run(request).await,
-        Err(failure) => failure.into_response(),
+        Err(failure) => {
+            let mut response = failure.into_response();
+            response.extensions_mut().insert(Unrouted);
+            response
+        }
     }
 }
 
-fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
+fn check(hosts: &[String], is_page: bool, request: &Request) -> Result<(), Failure> {
     let headers = request.headers();
+    // A proxy in front could have decided by the other one (RFC 9112, section 3.2).
+    if headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(Problem::invalid("The request was refused.", "It has more than one Host header.").into());
+    }
     // An address with a host counts before the header; HTTP/2 has only that.
     let host = request.uri().authority().map(Authority::as_str).or(text(headers, &header::HOST)).unwrap_or_default();
     let Some(host) = authority(host) else {
@@ -56,7 +69,7 @@ fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
     {
         return Err(refused(&format!("It comes from a page of another origin, {}.", shown(origin))));
     }
-    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") && !(is_page && is_navigation(headers)) {
         return Err(refused("It comes from a page of another site."));
     }
     if !request.method().is_safe() && !request.body().is_end_stream() {
@@ -77,6 +90,12 @@ fn check(hosts: &[String], request: &Request) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether a browser follows a link in a tab, as opposed to a frame, a picture or a script.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let says = |name: &str, value: &str| headers.get(name).is_some_and(|given| given == value);
+    says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document")
 }
 
 fn refused(why: &str) -> Failure {
@@ -132,7 +151,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        check(&["holdfast.example".into()], &request).err().map(|f| f.into_response().status().as_u16())
+        check(&["holdfast.example".into()], false, &request).err().map(|f| f.into_response().status().as_u16())
     }
 
     #[test]
@@ -171,7 +190,7 @@ mod tests {
     fn metrics_are_read_under_any_address_and_under_no_strange_name() {
         let scraped = |host: &str| {
             let request = Request::builder().uri(METRICS_PATH).header("host", host).body(Body::empty()).unwrap();
-            check(&[], &request).is_ok()
+            check(&[], false, &request).is_ok()
         };
         assert!(scraped("10.1.2.3:8092") && scraped("[2001:db8::1]:8092") && scraped("localhost"));
         assert!(!scraped("evil.example") && !scraped("10.1.2.3.evil.example") && !scraped(""));

@@ -1,20 +1,33 @@
 //! What a request brings, read in one way by all operations: each refusal says which part is wrong, and is a 4xx.
 
-use std::str::FromStr;
+use std::{
+    error::Error,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use app::memory::{MemoryBudget, Reservation};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
-    http::{header, request::Parts},
+    http::{StatusCode, header, request::Parts},
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use model::{Problem, name::shown};
+use http_body_util::BodyExt;
+use model::{
+    Problem,
+    access::{Caller, Standing},
+    name::shown,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned},
 };
 
-use crate::{error::Failure, limits::JSON_MAX_BYTES};
+use crate::{
+    Api,
+    error::Failure,
+    limits::{BodyTooSlow, JSON_MAX_BYTES, STRANGER_JSON_MAX_BYTES},
+};
 
 /// The variable parts of the path, with their percent-encoding undone.
 #[derive(FromRequestParts)]
@@ -91,31 +104,56 @@ impl Query {
 /// A JSON body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
-        let bytes = whole_body(request, JSON_MAX_BYTES).await?;
-        if bytes.trim_ascii().is_empty() {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        let Some(body) = json_body(request, api).await? else {
             return Err(Problem::invalid("The request's body is not valid.", "It is empty, and must be JSON.").into());
-        }
-        Ok(Self(from_json(&bytes)?))
+        };
+        Ok(Self(from_json(&body)?))
     }
 }
 
 /// A JSON body that may be left out, or null.
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJsonBody<T> {
+impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
-        let bytes = whole_body(request, JSON_MAX_BYTES).await?;
-        if bytes.trim_ascii().is_empty() {
-            return Ok(Self(T::default()));
-        }
-        Ok(Self(from_json::<Option<T>>(&bytes)?.unwrap_or_default()))
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        let Some(body) = json_body(request, api).await? else { return Ok(Self(T::default())) };
+        Ok(Self(from_json::<Option<T>>(&body)?.unwrap_or_default()))
     }
+}
+
+/// Reads a JSON body, and reserves what its values may take once they are parsed. `None` when it is blank.
+async fn json_body(request: Request, api: &Api) -> Result<Option<Bytes>, Failure> {
+    let is_stranger = request.extensions().get::<Caller>().is_none_or(|c| c.standing == Standing::Stranger);
+    let max_bytes = if is_stranger { STRANGER_JSON_MAX_BYTES } else { JSON_MAX_BYTES };
+    let memory = RequestMemory::of(&api.memory, &request);
+    let body = whole_body(&api.memory, request, max_bytes).await?;
+    if body.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    memory.grow(parsed_bytes(&body))?;
+    Ok(Some(body))
+}
+
+/// How much memory the values of a JSON text may take: its texts, and a value for each member and element.
+fn parsed_bytes(json: &[u8]) -> usize {
+    const VALUE_BYTES: usize = 48;
+    let (mut values, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b':' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    json.len().saturating_add(values.saturating_mul(VALUE_BYTES))
 }
 
 /// A whole number that may be absent, in whatever way JSON writes it: 240 and 240.0 are the same number.
@@ -151,22 +189,115 @@ fn sentence(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// Reads the whole body, up to `max_bytes` of it.
-pub(crate) async fn whole_body(request: Request, max_bytes: usize) -> Result<Bytes, Failure> {
-    let too_large = || {
-        Problem::too_large(
-            "The request was not carried out.",
-            format!("Its body has more than {max_bytes} bytes, the most that fits here."),
-        )
-    };
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > max_bytes as u64) {
-        return Err(too_large().into());
+/// The memory that is reserved for a request until it is answered. Clones share one reservation.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestMemory(Arc<Mutex<Reservation>>);
+
+impl RequestMemory {
+    pub(crate) fn new(budget: &MemoryBudget) -> Self {
+        Self(Arc::new(Mutex::new(budget.reservation())))
     }
-    let body: Body = request.into_body();
-    match Limited::new(body, max_bytes).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large().into()),
-        Err(_) => Err(Problem::invalid("The request was not carried out.", "Its body ended too early.").into()),
+
+    /// The reservation of this request. Without one around it, a reservation of its own.
+    pub(crate) fn of(budget: &MemoryBudget, request: &Request) -> Self {
+        request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self::new(budget))
+    }
+
+    /// Reserves `bytes` more.
+    pub(crate) fn grow(&self, bytes: usize) -> Result<(), Problem> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).grow(bytes)
+    }
+}
+
+/// A body that a layer has read already.
+#[derive(Clone)]
+struct Buffered(Bytes);
+
+/// Reads the body ahead of the handler, which gets the same bytes.
+pub(crate) async fn buffered(
+    budget: &MemoryBudget,
+    mut request: Request,
+    max_bytes: usize,
+) -> Result<(Request, Bytes), Failure> {
+    let memory = RequestMemory::of(budget, &request);
+    let most = max_of(&request, max_bytes)?;
+    let body = std::mem::take(request.body_mut());
+    let bytes = collected(&memory, body, most, max_bytes).await?;
+    request.extensions_mut().insert(Buffered(bytes.clone()));
+    request.extensions_mut().insert(memory);
+    Ok((request, bytes))
+}
+
+/// Reads the whole body, up to `max_bytes` of it. Its memory is reserved as the bytes arrive, until the request is answered.
+pub(crate) async fn whole_body(budget: &MemoryBudget, request: Request, max_bytes: usize) -> Result<Bytes, Failure> {
+    let most = max_of(&request, max_bytes)?;
+    let memory = RequestMemory::of(budget, &request);
+    if let Some(Buffered(bytes)) = request.extensions().get() {
+        return if bytes.len() > max_bytes { Err(too_large(max_bytes)) } else { Ok(bytes.clone()) };
+    }
+    collected(&memory, request.into_body(), most, max_bytes).await
+}
+
+/// The most bytes that the body can have: what the request announces, or the limit.
+fn max_of(request: &Request, max_bytes: usize) -> Result<usize, Failure> {
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let Some(announced) = announced else { return Ok(max_bytes) };
+    usize::try_from(announced).ok().filter(|bytes| *bytes <= max_bytes).ok_or_else(|| too_large(max_bytes))
+}
+
+fn too_large(max_bytes: usize) -> Failure {
+    Problem::too_large(
+        "The request was not carried out.",
+        format!("Its body has more than {max_bytes} bytes, the most that fits here."),
+    )
+    .into()
+}
+
+/// Copies the pieces of a body into one buffer that grows as they arrive. A piece on its own may keep more memory than its
+/// bytes.
+async fn collected(memory: &RequestMemory, mut body: Body, most: usize, max_bytes: usize) -> Result<Bytes, Failure> {
+    const FIRST_BYTES: usize = 8 * 1024;
+    let mut whole: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(|error| broken_body(&error))?.into_data() else { continue };
+        let length = whole.len() + piece.len();
+        if length > max_bytes {
+            return Err(too_large(max_bytes));
+        }
+        if length > whole.capacity() {
+            let capacity = (2 * whole.capacity()).max(FIRST_BYTES).min(most).max(length);
+            memory.grow(capacity - whole.capacity())?;
+            whole.reserve_exact(capacity - whole.len());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.into())
+}
+
+/// Why a body could not be read to its end.
+pub(crate) fn broken_body(error: &axum::Error) -> Failure {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
+            return Failure::refused(
+                StatusCode::REQUEST_TIMEOUT,
+                Problem::invalid("The request was not carried out.", format!("Its body arrived too slowly: {slow}."))
+                    .fix("Send it again over a faster connection."),
+            );
+        }
+        cause = error.source();
+    }
+    Problem::invalid("The request was not carried out.", "Its body ended too early.").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parsed_json_is_reserved_by_its_values_and_not_by_commas_in_its_texts() {
+        assert_eq!(parsed_bytes(br#""a,b,[{:""#), 9);
+        assert_eq!(parsed_bytes(br#""\",""#), 6);
+        assert_eq!(parsed_bytes(br#"{"a":[1,2]}"#), 11 + 4 * 48);
     }
 }

@@ -19,20 +19,22 @@ pub mod openapi;
 mod probes;
 mod rest;
 mod routes;
+mod server;
 mod terms;
 mod waiting;
 
 use std::sync::Arc;
 
 use model::{clock::SharedClock, deployment::VersionDefaults, runtime::Runtime, source::ArchiveLimits};
-use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 pub use app::memory::MemoryBudget;
 pub use limits::Limits;
 pub use links::Template;
-pub use metrics::HttpMetrics;
+pub use metrics::{HttpMetrics, MetricsAccess, MetricsPage, MetricsToken, router as metrics_router};
+pub use probes::answers;
 pub use routes::router;
+pub use server::{ServerLimits, serve};
 pub use waiting::router as waiting_router;
 
 /// What the handlers use.
@@ -63,7 +65,9 @@ pub struct Api {
     /// Whether the service is ready for requests; false while it starts and while it stops.
     pub readiness: watch::Receiver<bool>,
     /// What the metrics endpoint shows; absent when the operator switched it off.
-    pub registry: Option<Arc<Registry>>,
+    pub metrics_page: Option<MetricsPage>,
+    /// Where the metrics endpoint is, and who may read it.
+    pub metrics_access: MetricsAccess,
     /// The part of the registry that is about requests.
     pub metrics: HttpMetrics,
     /// How callers are known; absent when authentication is off and nobody is asked.

@@ -1,56 +1,272 @@
-//! How much is taken on at once, and how long an answer may take.
+//! Limits of requests: how many are in progress at once, how long a response may take, and how long a body may be awaited.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
+use app::memory::Reservation;
 use axum::{
+    BoxError,
+    body::{Body, Bytes, HttpBody},
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use hyper::body::{Frame, SizeHint};
 use model::Problem;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep_until, timeout},
+};
 
-use crate::{Api, error::Failure};
+use crate::{Api, auth, error::Failure, input::RequestMemory};
 
 /// The most bytes of a JSON body.
 pub(crate) const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// How much is taken on at once, and how long an answer may take. Probes are outside of it.
+/// The most bytes of a JSON body from a caller who is not authenticated although authentication is on.
+pub(crate) const STRANGER_JSON_MAX_BYTES: usize = 256 * 1024;
+
+/// A response up to this size is not reserved in the memory budget.
+const SMALL_RESPONSE_BYTES: usize = 64 * 1024;
+
+/// How long the next piece of a request body is awaited.
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// The same for a caller who is not authenticated, and how long the whole body is awaited then.
+const STRANGER_BODY_PAUSE_MAX: Duration = Duration::from_secs(5);
+const STRANGER_BODY_MAX: Duration = Duration::from_secs(10);
+
+/// Callers who are not authenticated get one place of this many.
+const STRANGERS_PART: usize = 8;
+
+/// Limits of all requests together. Probes are outside of them.
 #[derive(Debug)]
 pub struct Limits {
-    places: Semaphore,
+    places: Arc<Semaphore>,
+    /// Places of callers who are not authenticated, so that they can't take all of them.
+    strangers: Arc<Semaphore>,
+    requests_max: usize,
     timeout: Duration,
 }
 
 impl Limits {
     /// At most `requests_max` requests at once, each answered within `timeout`.
     pub fn new(requests_max: usize, timeout: Duration) -> Self {
-        Self { places: Semaphore::new(requests_max), timeout }
+        Self {
+            places: Arc::new(Semaphore::new(requests_max)),
+            strangers: Arc::new(Semaphore::new(requests_max.div_ceil(STRANGERS_PART))),
+            requests_max,
+            timeout,
+        }
     }
 }
 
-/// Turns away what is too much at once, before any of it is done, and gives up on what takes too long.
-pub(crate) async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let Ok(_place) = api.limits.places.try_acquire() else {
-        return Failure::from(
-            Problem::overloaded(
-                "The request was not carried out.",
-                "The service works on as many requests as it takes on at once.",
-            )
-            .follows("Nothing was changed.")
-            .fix("Try again in a few seconds."),
-        )
-        .into_response();
-    };
-    match timeout(api.limits.timeout, next.run(request)).await {
-        Ok(response) => response,
+/// The place of a request among those in progress. The response keeps it until its last byte is sent, or until the server
+/// takes it away from a slow reader.
+#[derive(Debug, Clone)]
+pub(crate) struct Place(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
+
+impl Place {
+    /// Gives the place to other requests.
+    pub(crate) fn release(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Rejects requests beyond the limit before any of their work is done, and gives up on those that take too long.
+pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let limits = &api.limits;
+    let is_stranger = api.auth.is_some() && auth::is_open(&request);
+    let mut permits = Vec::new();
+    for places in is_stranger.then_some(&limits.strangers).into_iter().chain([&limits.places]) {
+        match Arc::clone(places).try_acquire_owned() {
+            Ok(permit) => permits.push(permit),
+            Err(_) => return crowded(limits.requests_max).into_response(),
+        }
+    }
+    let place = Place(Arc::new(Mutex::new(permits)));
+    let memory = RequestMemory::new(&api.memory);
+    request.extensions_mut().insert(memory.clone());
+    if !request.body().is_end_stream() {
+        let waits = if is_stranger {
+            BodyWaits { pause_max: STRANGER_BODY_PAUSE_MAX, total_max: STRANGER_BODY_MAX }
+        } else {
+            BodyWaits { pause_max: BODY_PAUSE_MAX, total_max: limits.timeout }
+        };
+        request = request.map(|body| Body::new(AwaitedBody::new(body, waits)));
+    }
+    let may_change = !request.method().is_safe();
+    match timeout(limits.timeout, next.run(request)).await {
+        Ok(response) if response.body().is_end_stream() => response,
+        Ok(mut response) => {
+            let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
+            let mut reserved = api.memory.reservation();
+            // A response that waits in memory for its reader counts as the requests in progress do.
+            if bytes > SMALL_RESPONSE_BYTES
+                && !response.extensions().get::<Shared>().is_some()
+                && let Err(problem) = reserved.grow(bytes)
+                && !may_change
+            {
+                return Failure::from(problem).into_response();
+            }
+            response.extensions_mut().insert(place.clone());
+            response.map(|inner| Body::new(PlacedBody { inner, _place: place, _reserved: reserved }))
+        }
         Err(_) => Failure::from(
             Problem::unavailable(
                 "The request was given up.",
-                format!("It took longer than {} seconds.", api.limits.timeout.as_secs()),
+                format!("It took longer than {} seconds.", limits.timeout.as_secs()),
             )
             .follows("What it was to change may or may not have been changed."),
         )
         .into_response(),
+    }
+}
+
+fn crowded(requests_max: usize) -> Failure {
+    Problem::overloaded(
+        "The request was not carried out.",
+        format!("Too many concurrent requests (limit {requests_max}, `requests_max`)."),
+    )
+    .follows("Nothing was changed.")
+    .fix("Try again in a few seconds.")
+    .into()
+}
+
+/// Marks a response whose body is no memory of its own: it is shared by all readers, or streamed from elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shared;
+
+/// A response body that keeps the place of its request, and the memory that it takes.
+struct PlacedBody {
+    inner: Body,
+    _place: Place,
+    _reserved: Reservation,
+}
+
+impl HttpBody for PlacedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// How long a body is awaited.
+#[derive(Debug, Clone, Copy)]
+struct BodyWaits {
+    pause_max: Duration,
+    total_max: Duration,
+}
+
+/// A request body that ends with an error if the client does not send it in time.
+struct AwaitedBody {
+    inner: Body,
+    waits: BodyWaits,
+    begun: Instant,
+    /// Runs while a piece is awaited.
+    timer: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
+}
+
+impl AwaitedBody {
+    fn new(inner: Body, waits: BodyWaits) -> Self {
+        Self { inner, waits, begun: Instant::now(), timer: None, is_waiting: false }
+    }
+}
+
+/// A request body that the client did not send in time.
+#[derive(Debug)]
+pub(crate) struct BodyTooSlow {
+    waits: BodyWaits,
+    paused: bool,
+}
+
+impl fmt::Display for BodyTooSlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.paused {
+            write!(f, "nothing of it came for {} s", self.waits.pause_max.as_secs_f64())
+        } else {
+            write!(f, "it was not complete after {} s", self.waits.total_max.as_secs_f64())
+        }
+    }
+}
+
+impl std::error::Error for BodyTooSlow {}
+
+impl HttpBody for AwaitedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            this.is_waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let end = this.begun + this.waits.total_max;
+        let pause_end = Instant::now() + this.waits.pause_max;
+        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(pause_end.min(end))));
+        if !std::mem::replace(&mut this.is_waiting, true) {
+            timer.as_mut().reset(pause_end.min(end));
+        }
+        ready!(timer.as_mut().poll(cx));
+        let paused = timer.deadline() < end;
+        Poll::Ready(Some(Err(Box::new(BodyTooSlow { waits: this.waits, paused }))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    fn dripping(pause: Duration, pieces: usize) -> Body {
+        let drops = stream::iter(0..pieces).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::io::Error>(Bytes::from_static(b"x"))
+        });
+        Body::from_stream(drops)
+    }
+
+    async fn read(waits: BodyWaits, pause: Duration, pieces: usize) -> Result<usize, String> {
+        let body = Body::new(AwaitedBody::new(dripping(pause, pieces), waits));
+        to_bytes(body, usize::MAX).await.map(|bytes| bytes.len()).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_body_is_awaited_as_long_as_it_comes_and_not_longer_than_in_total() {
+        const NEVER: Duration = Duration::from_secs(3600);
+        let waits = |pause_max, total_max| BodyWaits { pause_max, total_max };
+        let moment = Duration::from_millis(20);
+        assert_eq!(read(waits(NEVER, NEVER), moment, 3).await, Ok(3));
+        assert_eq!(read(waits(moment, NEVER), NEVER, 1).await, Err("nothing of it came for 0.02 s".into()));
+        assert_eq!(read(waits(NEVER, moment), NEVER, 1).await, Err("it was not complete after 0.02 s".into()));
+        // However often a piece comes.
+        assert_eq!(read(waits(NEVER, moment * 3), moment, 1000).await, Err("it was not complete after 0.06 s".into()));
     }
 }

@@ -1,37 +1,48 @@
 //! Counts and times of requests, and the page that a scraper reads.
+//!
+//! The library encodes a metric under its lock, and every request takes that lock to be counted. So a page is rendered into
+//! memory first, and sent when no lock is held: one rendering at a time, which all readers of the next second share.
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
+use app::memory::{MemoryBudget, Reservation};
 use axum::{
+    Router,
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderMap, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, HeaderValue,
+        header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE},
+    },
+    middleware,
     response::{IntoResponse, Response},
+    routing::get,
 };
 use futures::stream;
-use model::Problem;
+use model::{
+    Problem,
+    problem::{Fault, Kind},
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tokio::{
-    runtime::Handle,
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    Api,
-    error::Answer,
+    Api, caller,
+    error::{self, Answer, Failure},
     exposition::{Format, Page},
+    guard,
+    limits::Shared,
 };
 
 /// Where the page is.
@@ -41,13 +52,13 @@ pub(crate) const METRICS_PATH: &str = "/data-jobs/debug/prometheus";
 const BUCKETS_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// How long a piece of the page is.
-const CHUNK_BYTES: usize = 64 * 1024;
+const PIECE_BYTES: usize = 64 * 1024;
 
-/// How many pieces wait for who reads slowly.
-const CHUNKS_WAITING: usize = 4;
+/// How long a page is shown before another one is rendered.
+const PAGE_SHARED: Duration = Duration::from_secs(1);
 
-/// How long a page may take, for whoever reads it slowly: a thread waits meanwhile.
-const PAGE_MAX: Duration = Duration::from_secs(60);
+/// The most pages in memory at once. While slow readers hold that many, others get the newest one, however old it is.
+const PAGES_MAX: usize = 4;
 
 /// The methods that are counted by their name; any other counts as "other".
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -79,10 +90,153 @@ impl HttpMetrics {
         Self { duration }
     }
 
-    pub(crate) fn observe(&self, method: &str, route: &str, status: u16, latency: Duration) {
+    /// Counts a request by the route that it matched.
+    pub fn observe(&self, method: &str, route: &str, status: u16, latency: Duration) {
         let method = METHODS.into_iter().find(|known| *known == method).unwrap_or("other");
         let labels = RequestLabels { method, route: route.to_owned(), status };
         self.duration.get_or_create(&labels).observe(latency.as_secs_f64());
+    }
+}
+
+/// Where the metrics endpoint is, and who may read it.
+#[derive(Debug, Default)]
+pub struct MetricsAccess {
+    /// Whether the endpoint has a listener of its own ([`crate::metrics_router`]) and is not on the main one.
+    pub has_own_listener: bool,
+    /// The bearer token that a scraper needs; absent when none is asked for.
+    pub token: Option<MetricsToken>,
+}
+
+impl MetricsAccess {
+    /// Whether the endpoint is out of the reach of those who reach the API. Mail addresses are shown only then.
+    pub fn is_restricted(&self) -> bool {
+        self.has_own_listener || self.token.is_some()
+    }
+
+    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let bearer = given.next().filter(|_| given.next().is_none()).and_then(|value| {
+            let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        if bearer.is_some_and(|given| token.is(given)) {
+            return Ok(());
+        }
+        Err(Problem {
+            what: "The metrics were not shown.".into(),
+            why: "The request has no valid metrics token.".into(),
+            consequences: "Nothing was read.".into(),
+            countermeasures:
+                "Have the scraper send the token of `metrics_token_file` as \"Authorization: Bearer <token>\".".into(),
+            kind: Kind::Unauthenticated,
+            fault: Fault::User,
+        })
+    }
+}
+
+/// The bearer token of scrapers. Only its hash is kept.
+pub struct MetricsToken([u8; 32]);
+
+impl MetricsToken {
+    /// Keeps a token.
+    pub fn new(token: &SecretString) -> Self {
+        Self(Sha256::digest(token.expose_secret().as_bytes()).into())
+    }
+
+    /// Compares in constant time: equal hashes, whatever the length of what is given.
+    fn is(&self, given: &str) -> bool {
+        let given: [u8; 32] = Sha256::digest(given.as_bytes()).into();
+        self.0.iter().zip(given).fold(0, |different, (ours, given)| different | (ours ^ given)) == 0
+    }
+}
+
+impl fmt::Debug for MetricsToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MetricsToken")
+    }
+}
+
+/// The page of a registry, rendered at most once a second.
+#[derive(Debug)]
+pub struct MetricsPage {
+    registry: Arc<Registry>,
+    /// Locked while a page is rendered: one at a time.
+    latest: Arc<AsyncMutex<Vec<Rendered>>>,
+    /// Every page that somebody still reads.
+    alive: Arc<Mutex<Vec<Weak<Pieces>>>>,
+    memory: MemoryBudget,
+    shared: Duration,
+}
+
+/// A page in memory.
+#[derive(Debug, Clone)]
+struct Rendered {
+    format: Format,
+    at: Instant,
+    pieces: Arc<Pieces>,
+}
+
+#[derive(Debug)]
+struct Pieces {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    /// Of the memory budget, as far as the requests in progress leave it: a scrape is answered under any load, and the
+    /// number of pages is limited on its own.
+    _reserved: Reservation,
+}
+
+impl MetricsPage {
+    /// The page of this registry, whose memory counts on `memory`.
+    pub fn new(registry: Arc<Registry>, memory: MemoryBudget) -> Self {
+        Self { registry, latest: Arc::default(), alive: Arc::default(), memory, shared: PAGE_SHARED }
+    }
+
+    /// The newest page of this format, rendered now unless that was done within the last second.
+    async fn rendered(&self, format: Format) -> Result<Arc<Pieces>, Problem> {
+        let mut latest = Arc::clone(&self.latest).lock_owned().await;
+        let known = latest.iter().position(|page| page.format == format);
+        if let Some(page) = known.map(|at| &latest[at])
+            && page.at.elapsed() < self.shared
+        {
+            return Ok(Arc::clone(&page.pieces));
+        }
+        if let Some(known) = known {
+            let Rendered { at, pieces, .. } = latest.swap_remove(known);
+            let newest = Arc::downgrade(&pieces);
+            // Its memory is free for the next page, unless somebody reads it.
+            drop(pieces);
+            if self.alive() >= PAGES_MAX
+                && let Some(pieces) = newest.upgrade()
+            {
+                latest.push(Rendered { format, at, pieces: Arc::clone(&pieces) });
+                return Ok(pieces);
+            }
+        }
+        let (registry, reservation) = (Arc::clone(&self.registry), self.memory.reservation());
+        let alive = Arc::clone(&self.alive);
+        // With thousands of jobs it takes a while, in which requests are served. The lock goes along: a reader that leaves
+        // meanwhile does not let another rendering begin.
+        let rendering = tokio::task::spawn_blocking(move || {
+            let mut page =
+                Page::new(format, Writer { piece: String::new(), pieces: Vec::new(), bytes: 0, reservation });
+            text::encode(&mut page, &registry)?;
+            let pieces = Arc::new(page.finish()?.finish());
+            alive.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pieces));
+            latest.push(Rendered { format, at: Instant::now(), pieces: Arc::clone(&pieces) });
+            Ok::<_, fmt::Error>(pieces)
+        });
+        match rendering.await {
+            Ok(Ok(pieces)) => Ok(pieces),
+            _ => Err(Problem::internal("The metrics were not shown.", "Rendering them failed unexpectedly.")),
+        }
+    }
+
+    /// How many pages are in memory.
+    fn alive(&self) -> usize {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.retain(|pieces| pieces.strong_count() > 0);
+        alive.len()
     }
 }
 
@@ -103,64 +257,90 @@ impl HttpMetrics {
                 (String = "application/openmetrics-text"),
             ),
         ),
-        (status = 404, description = "Metrics are switched off."),
+        (status = 401, description = "The scraper needs the metrics token."),
+        (status = 404, description = "Metrics are switched off, or have a listener of their own."),
     )
 )]
-pub(crate) async fn prometheus(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer<Response> {
-    let Some(registry) = api.registry.clone() else {
+pub(crate) async fn prometheus(state: State<Arc<Api>>, headers: HeaderMap) -> Answer<Response> {
+    if state.0.metrics_access.has_own_listener {
+        return Err(Problem::not_found("There are no metrics here.", "They have a listener of their own.")
+            .fix("Scrape the address of the setting `metrics_listen`.")
+            .into());
+    }
+    scrape(state, headers).await
+}
+
+/// The page, on whichever listener it is.
+pub(crate) async fn scrape(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer<Response> {
+    if let Err(problem) = api.metrics_access.check(&headers) {
+        let mut response = Failure::from(problem).into_response();
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"holdfast-metrics\""));
+        return Ok(response);
+    }
+    let Some(page) = &api.metrics_page else {
         return Err(
             Problem::not_found("There are no metrics.", "The operator switched them off (metrics_enabled).").into()
         );
     };
     let format = Format::wanted(&headers);
-    let (sender, sent) = mpsc::channel(CHUNKS_WAITING);
-    let is_whole = Arc::new(AtomicBool::new(false));
-    let (runtime, end) = (Handle::current(), Arc::clone(&is_whole));
-    // With thousands of jobs it takes a while, in which requests are served, and the text is too long to keep.
-    tokio::task::spawn_blocking(move || {
-        let until = Instant::now() + PAGE_MAX;
-        let mut page = Page::new(format, Chunks { text: String::new(), until, runtime, sender });
-        let told = text::encode(&mut page, &registry).and_then(|()| page.finish());
-        // The end is noted before the sender goes, and with it the stream.
-        if told.and_then(|mut chunks| chunks.send().inspect(|()| end.store(true, Ordering::Release))).is_err() {
-            tracing::debug!("a scrape was broken off");
-        }
+    let page = page.rendered(format).await?;
+    let length = page.bytes;
+    let pieces = stream::unfold((page, 0), async |(page, at)| {
+        let piece = page.pieces.get(at)?.clone();
+        Some((Ok::<_, std::convert::Infallible>(piece), (page, at + 1)))
     });
-    let body = Body::from_stream(stream::unfold(Some(sent), move |sent| {
-        let is_whole = Arc::clone(&is_whole);
-        async move {
-            let mut sent = sent?;
-            match sent.recv().await {
-                Some(chunk) => Some((Ok(chunk), Some(sent))),
-                None if is_whole.load(Ordering::Acquire) => None,
-                // So that nobody takes a part of it for all.
-                None => Some((Err(std::io::Error::other("the page of metrics was broken off")), None)),
-            }
+    let mut response = ([(CONTENT_TYPE, format.media_type())], Body::from_stream(pieces)).into_response();
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response.extensions_mut().insert(Shared);
+    Ok(response)
+}
+
+/// The metrics endpoint alone, for a listener of its own.
+pub fn router(api: Arc<Api>) -> Router {
+    let marks = Arc::default();
+    Router::new()
+        .route(METRICS_PATH, get(scrape))
+        .fallback(error::unknown_route)
+        .method_not_allowed_fallback(error::wrong_method)
+        .layer(middleware::from_fn_with_state((Arc::clone(&api), marks), guard::guard))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), caller::identify))
+        .with_state(api)
+}
+
+/// Keeps a page in pieces, so that no buffer of its whole length has to grow.
+struct Writer {
+    piece: String,
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    reservation: Reservation,
+}
+
+impl Writer {
+    fn end_piece(&mut self) {
+        if !self.piece.is_empty() {
+            let piece = Bytes::from(std::mem::take(&mut self.piece));
+            self.bytes += piece.len();
+            let _ = self.reservation.grow(piece.len());
+            self.pieces.push(piece);
         }
-    }));
-    Ok(([(CONTENT_TYPE, format.media_type())], body).into_response())
-}
+    }
 
-/// Sends a page off in pieces.
-struct Chunks {
-    text: String,
-    until: Instant,
-    runtime: Handle,
-    sender: mpsc::Sender<Bytes>,
-}
-
-impl Chunks {
-    fn send(&mut self) -> fmt::Result {
-        let chunk = Bytes::from(std::mem::take(&mut self.text));
-        // A timer needs the runtime from its making on.
-        let sent = self.runtime.block_on(async { timeout_at(self.until, self.sender.send(chunk)).await });
-        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(fmt::Error) }
+    fn finish(mut self) -> Pieces {
+        self.end_piece();
+        Pieces { pieces: self.pieces, bytes: self.bytes, _reserved: self.reservation }
     }
 }
 
-impl fmt::Write for Chunks {
+impl fmt::Write for Writer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.text.push_str(text);
-        if self.text.len() >= CHUNK_BYTES { self.send() } else { Ok(()) }
+        if self.piece.len() + text.len() > PIECE_BYTES {
+            self.end_piece();
+        }
+        if self.piece.capacity() == 0 {
+            self.piece.reserve_exact(PIECE_BYTES.max(text.len()));
+        }
+        self.piece.push_str(text);
+        Ok(())
     }
 }

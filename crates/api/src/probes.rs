@@ -2,9 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{Request, StatusCode},
+    response::IntoResponse,
+};
 use serde::Serialize;
 use tokio::time::timeout;
+use tower::ServiceExt;
 use utoipa::ToSchema;
 
 use crate::Api;
@@ -64,6 +71,13 @@ impl Component {
     }
 }
 
+/// Whether a router answers the liveness probe: what a watchdog asks from within.
+pub async fn answers(router: axum::Router) -> bool {
+    let request = Request::get("/livez").body(Body::empty()).expect("a request");
+    let Ok(response) = router.oneshot(request).await;
+    response.status() == StatusCode::OK
+}
+
 /// Whether the process lives.
 ///
 /// It answers as long as it does. A database that is down is no reason to restart it.
@@ -98,7 +112,8 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let service = (!*api.readiness.borrow()).then_some("it is starting or stopping");
     let ready = database.is_none() && service.is_none();
     // This instance does all that it can do: it is ready.
-    let elsewhere = ready && matches!(app::executions::are_elsewhere(&api.db, &*api.runtime).await, Ok(true));
+    let elsewhere =
+        ready && matches!(app::executions::are_elsewhere(&api.db.for_sync(), &*api.runtime).await, Ok(true));
     let runs = elsewhere.then_some(Component {
         status: Health::Up,
         reason: Some("they are on another machine; this instance carries out requests and never leads"),

@@ -22,7 +22,7 @@ use axum::{
     body::{Body, Bytes, HttpBody},
 };
 use hyper::{
-    Request, Response,
+    Request,
     body::{Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,

@@ -5,24 +5,29 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Body,
-    extract::{Request, State},
+    extract::{FromRequestParts, Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH},
+        header::{ETAG, IF_MATCH, IF_NONE_MATCH},
+        request::Parts,
     },
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use model::{
     Problem,
-    access::Caller,
+    access::{Caller, Standing},
     name::shown,
-    terms::{Once, OnlyIf, Tag, Terms},
+    terms::{Once, OnlyIf, PendingIdempotencyKey, Tag, Terms},
 };
 use serde::Serialize;
 
-use crate::{Api, error::Failure, input::whole_body, limits::JSON_MAX_BYTES};
+use crate::{
+    Api,
+    error::Failure,
+    input,
+    openapi::{KeyedBody, RouteMarks},
+};
 
 /// The name that a caller gives to a request.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -45,12 +50,16 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
 }
 
 /// Gives the terms of a request to its caller, and answers 304 for what the caller has already.
-pub(crate) async fn read(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+pub(crate) async fn read(
+    State((api, marks)): State<(Arc<Api>, Arc<RouteMarks>)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let may_change = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
     let held = request.headers().get_all(IF_NONE_MATCH).iter().cloned().collect::<Vec<_>>();
     let request = if may_change {
-        match with_terms(&api, request).await {
+        match with_terms(&api, &marks, request).await {
             Ok(request) => request,
             Err(failure) => return failure.into_response(),
         }
@@ -79,11 +88,13 @@ fn is_held(held: &[HeaderValue], tag: Option<&HeaderValue>) -> bool {
 #[derive(Clone)]
 pub(crate) struct Unreadable(pub(crate) Problem);
 
-async fn with_terms(api: &Api, mut request: Request) -> Result<Request, Failure> {
+async fn with_terms(api: &Api, marks: &RouteMarks, mut request: Request) -> Result<Request, Failure> {
+    let is_known = request.extensions().get::<Caller>().is_some_and(|caller| caller.standing != Standing::Stranger);
+    // Where a key has no effect, and for a caller who is not known, nothing is read ahead of the handler.
+    let keyed = marks.keyed_body(&request).filter(|_| is_known);
     let headers = request.headers();
-    let posted = request.method() == Method::POST;
-    let terms =
-        only_if(headers).and_then(|only_if| Ok((only_if, if posted { idempotency_key(headers)? } else { None })));
+    let terms = only_if(headers)
+        .and_then(|only_if| Ok((only_if, if keyed.is_some() { idempotency_key(headers)? } else { None })));
     let (only_if, key) = match terms {
         Ok(terms) => terms,
         Err(problem) => {
@@ -91,26 +102,37 @@ async fn with_terms(api: &Api, mut request: Request) -> Result<Request, Failure>
             return Ok(request);
         }
     };
-    if only_if.is_none() && key.is_none() {
-        return Ok(request);
-    }
-    let (mut parts, mut body) = request.into_parts();
     let mut once = None;
-    if let Some(key) = key {
-        let is_json =
-            parts.headers.get(CONTENT_TYPE).is_none_or(|given| given.as_bytes().starts_with(b"application/json"));
-        let max = if is_json { JSON_MAX_BYTES } else { api.archive_limits.archive_max_bytes };
-        let mut whole = Request::new(body);
-        whole.headers_mut().extend(parts.headers.get(CONTENT_LENGTH).map(|length| (CONTENT_LENGTH, length.clone())));
-        let bytes = whole_body(whole, max).await?;
-        let address = parts.uri.path_and_query().map_or("", |address| address.as_str());
-        once = Some(Once::new(key, &[parts.method.as_str().as_bytes(), address.as_bytes(), &bytes]));
-        body = Body::from(bytes);
+    if let Some((key, body)) = key.zip(keyed) {
+        let url = request.uri().path_and_query().map_or("", |url| url.as_str());
+        let pending = PendingIdempotencyKey::new(key, request.method().as_str(), url);
+        match body {
+            KeyedBody::Buffered { max_bytes } => {
+                let body;
+                (request, body) = input::buffered(&api.memory, request, max_bytes).await?;
+                once = Some(pending.with_body(&body));
+            }
+            KeyedBody::Streamed => {
+                request.extensions_mut().insert(pending);
+            }
+        }
     }
-    if let Some(caller) = parts.extensions.get_mut::<Caller>() {
+    if let Some(caller) = request.extensions_mut().get_mut::<Caller>() {
         caller.terms = Terms { only_if, once };
     }
-    Ok(Request::from_parts(parts, body))
+    Ok(request)
+}
+
+/// The idempotency key of a request whose body the handler reads ([`KeyedBody::Streamed`]). The handler completes the key
+/// with the body's digest and stores it in the caller's terms before it calls the verb.
+pub(crate) struct StreamedKey(pub(crate) Option<PendingIdempotencyKey>);
+
+impl<S: Sync> FromRequestParts<S> for StreamedKey {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(parts.extensions.remove()))
+    }
 }
 
 /// One member of a list of tags.

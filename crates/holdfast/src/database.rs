@@ -3,6 +3,7 @@
 use std::{error::Error, net::TcpListener as StdListener, path::Path, time::Duration};
 
 use anyhow::Context;
+use api::{MemoryBudget, ServerLimits};
 use secrecy::{ExposeSecret, SecretString};
 use store::{Db, PostgresOptions, StoreError};
 use tokio::{
@@ -43,7 +44,13 @@ pub(crate) async fn open(settings: &Settings, file: &Path) -> anyhow::Result<Db>
 ///
 /// # Errors
 /// When waiting would not help: a database that can't be used, or that refuses this user.
-pub(crate) async fn open_or_wait(settings: &Settings, file: &Path, listener: StdListener) -> anyhow::Result<Db> {
+pub(crate) async fn open_or_wait(
+    settings: &Settings,
+    file: &Path,
+    listener: StdListener,
+    limits: ServerLimits,
+    memory: &MemoryBudget,
+) -> anyhow::Result<Db> {
     let mut error = match open_once(settings, file).await? {
         Err(error) if error.passes() => error,
         done => return done.with_context(|| told(settings, file)),
@@ -51,8 +58,8 @@ pub(crate) async fn open_or_wait(settings: &Settings, file: &Path, listener: Std
     let stop = CancellationToken::new();
     let listener = TcpListener::from_std(listener)?;
     let answering = tokio::spawn({
-        let stop = stop.clone();
-        async move { axum::serve(listener, api::waiting_router()).with_graceful_shutdown(stop.cancelled_owned()).await }
+        let (stop, memory) = (stop.clone(), memory.clone());
+        async move { api::serve(listener, api::waiting_router(), limits, memory, stop).await }
     });
     let _stop = stop.drop_guard_ref();
     let mut said: Option<(String, Instant)> = None;
@@ -71,7 +78,10 @@ pub(crate) async fn open_or_wait(settings: &Settings, file: &Path, listener: Std
             done => {
                 stop.cancel();
                 // Callers that hang on are not waited for.
-                let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
+                let mut answering = answering;
+                if tokio::time::timeout(Duration::from_secs(1), &mut answering).await.is_err() {
+                    answering.abort();
+                }
                 return done.with_context(|| told(settings, file));
             }
         }

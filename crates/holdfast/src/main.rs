@@ -9,6 +9,7 @@ mod database;
 mod keys;
 mod serve;
 mod telemetry;
+mod watchdog;
 
 use std::{io::Write, process::ExitCode};
 

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use api::{Api, HttpMetrics, Limits};
+use api::{
+    Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken, ServerLimits, metrics_router,
+};
 use image::Locker;
 use jiff::SignedDuration;
 use model::{
@@ -29,7 +31,14 @@ use crate::{
     config::{Loaded, RuntimeName, Settings, Surroundings, Value, check_exposure},
     data_folder::DataFolder,
     database,
+    watchdog::Manager,
 };
+
+/// Open files that the service needs beside its connections: databases, logs, runs and calls to other services.
+const OTHER_FILES: usize = 512;
+
+/// The most connections to the metrics endpoint, when it has a listener of its own.
+const METRICS_CONNECTIONS_MAX: usize = 64;
 
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,17 +68,34 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     check_exposure(settings.listen, settings.runtime, auth.is_some(), settings.insecure)
         .map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
     runtime::local::harden_process().context("This process can't be kept from being read by others.")?;
+    let connections_max = connections_max(settings);
+    let server_limits = ServerLimits::new(connections_max);
+    let memory = MemoryBudget::new(settings.memory_budget_mib.count());
+    let metrics_access = MetricsAccess {
+        has_own_listener: settings.metrics_listen.is_some(),
+        token: settings.metrics_token()?.as_ref().map(MetricsToken::new),
+    };
     let vdk_options = settings.vdk_options()?;
     let vdk_constraints = settings.vdk_constraints()?.unwrap_or_else(|| python::DEFAULT_CONSTRAINTS.to_owned());
 
     let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
-    let listener = TcpListener::bind(settings.listen.0).await.with_context(|| {
-        format!(
-            "The address {} can't be listened on. Choose another with --listen, or port 0 for any free one.",
-            settings.listen.0
-        )
-    })?;
+    let listener = listen(settings.listen.0, "--listen").await?;
+    let metrics_listener = match settings.metrics_listen {
+        Some(at) if settings.metrics_enabled => Some(listen(at.0, "--metrics-listen").await?),
+        _ => None,
+    };
     let address = listener.local_addr()?;
+    let manager = Manager::of(&surroundings).map(Arc::new);
+    let (routers, router_now) = watch::channel(api::waiting_router());
+    let (watched, gauges_now) = watch::channel(None::<sync::gauges::Gauges>);
+    if let Some(manager) = &manager {
+        // A database that is away is waited for, so the manager does not wait for it.
+        manager.ready("opening the database");
+        let manager = Arc::clone(manager);
+        tokio::spawn(async move {
+            manager.feed(router_now, || gauges_now.borrow().as_ref().and_then(|gauges| gauges.stuck_loop())).await;
+        });
+    }
     let listener = listener.into_std()?;
     let file = folder.database();
     // The way to a cluster is found before anything is waited for: a wrong one is told at once.
@@ -79,9 +105,10 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     };
     let local = cluster.is_none();
     let opening = async {
-        tokio::try_join!(database::open_or_wait(settings, &file, listener.try_clone()?), async {
-            Ok(if local { python::discover(&discovery(&surroundings, settings)).await } else { Vec::new() })
-        })
+        tokio::try_join!(
+            database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory),
+            async { Ok(if local { python::discover(&discovery(&surroundings, settings)).await } else { Vec::new() }) }
+        )
     };
     let (db, interpreters) = tokio::select! {
         opened = opening => opened?,
@@ -151,11 +178,12 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             job_options,
         )),
         gauges: if settings.metrics_enabled {
-            sync::gauges::Gauges::register(&mut registry)
+            sync::gauges::Gauges::register(&mut registry, metrics_access.is_restricted())
         } else {
             sync::gauges::Gauges::default()
         },
     };
+    watched.send_replace(Some(synchronizer.gauges.clone()));
     let metrics = HttpMetrics::register(&mut registry);
     let (ready, readiness) = watch::channel(true);
     let api = Arc::new(Api {
@@ -174,24 +202,32 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         source_url_template: settings.source_url_template.as_ref().map(|t| t.0.clone()),
         api_version: API_VERSION.to_owned(),
         readiness,
-        registry: settings.metrics_enabled.then(|| Arc::new(registry)),
+        metrics_page: settings.metrics_enabled.then(|| MetricsPage::new(Arc::new(registry), memory.clone())),
+        metrics_access,
         metrics,
         auth,
         limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),
-        memory: api::MemoryBudget::new(settings.memory_budget_mib.count()),
+        memory: memory.clone(),
     });
 
     let stop = CancellationToken::new();
     let mut synchronizing = tokio::spawn(synchronizer.run(stop.child_token()));
     let watching_keys =
         tokio::spawn(crate::keys::watch(keys, folder.path().to_owned(), db.clone(), stop.child_token()));
-    let router = api::router(api);
     let serving_stop = CancellationToken::new();
-    let serving = {
-        let stop = serving_stop.clone();
-        tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await })
-    };
-    announce(address, settings, &folder, &versions, &place)?;
+    let metrics_address = metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    if let Some(listener) = metrics_listener {
+        let (router, stop) = (metrics_router(Arc::clone(&api)), serving_stop.clone());
+        let limits = ServerLimits::new(METRICS_CONNECTIONS_MAX);
+        tokio::spawn(api::serve(listener, router, limits, memory.clone(), stop));
+    }
+    let router = api::router(api);
+    drop(routers.send_replace(router.clone()));
+    let serving = tokio::spawn(api::serve(listener, router, server_limits, memory, serving_stop.clone()));
+    announce(address, metrics_address, settings, &folder, &versions, &place)?;
+    if let Some(manager) = &manager {
+        manager.ready("serving");
+    }
     if let Place::Machine(runtime) = &place {
         for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
             tracing::warn!("{warning}");
@@ -205,6 +241,9 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     tokio::select! {
         signal = stop_signals.received() => tracing::info!(signal, "stopping; runs in progress go on"),
         ended = &mut synchronizing => return Err(anyhow!("The synchronizer ended unexpectedly: {ended:?}.")),
+    }
+    if let Some(manager) = &manager {
+        manager.stopping();
     }
     let _ = ready.send(false);
     // The loops stop at once, so that another instance can lead; requests in progress have their grace period.
@@ -223,6 +262,29 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     db.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How many connections there may be: as many as the settings say, unless the limit of open files allows for fewer.
+fn connections_max(settings: &Settings) -> usize {
+    let wanted = settings.connections_max.count();
+    let Some(open_files) = python::raise_open_files().and_then(|files| usize::try_from(files).ok()) else {
+        return wanted;
+    };
+    let allowed = open_files.saturating_sub(OTHER_FILES).max(open_files / 2).max(1);
+    if wanted > allowed {
+        tracing::warn!(
+            open_files,
+            connections_max = allowed,
+            "the limit of open files allows for fewer connections than `connections_max`; raise it (LimitNOFILE=)"
+        );
+    }
+    wanted.min(allowed)
+}
+
+async fn listen(at: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(at).await.with_context(|| {
+        format!("The address {at} can't be listened on. Choose another with {flag}, or port 0 for any free one.")
+    })
 }
 
 /// Where jobs run.
@@ -402,6 +464,7 @@ fn sync_options(
 /// The start-up message for the person who started it: where it is, what it has, what to type next.
 fn announce(
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     settings: &Settings,
     folder: &DataFolder,
     versions: &VersionDefaults,
@@ -420,6 +483,9 @@ fn announce(
         count => format!("known by the tokens of {count} issuer{} (auth.issuers)", if count == 1 { "" } else { "s" }),
     };
     writeln!(out, "  callers are   {callers}")?;
+    if let Some(address) = metrics {
+        writeln!(out, "  metrics       http://{address}/data-jobs/debug/prometheus")?;
+    }
     writeln!(out)?;
     writeln!(
         out,

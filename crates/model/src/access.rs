@@ -201,6 +201,11 @@ impl Caller {
         }
     }
 
+    /// A caller of whom nothing is known: what a request starts as.
+    pub fn unauthenticated(op_id: impl Into<String>) -> Self {
+        Self { standing: Standing::Stranger, ..Self::anonymous(op_id) }
+    }
+
     /// Asks for permission to do something with a job.
     ///
     /// # Errors

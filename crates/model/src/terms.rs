@@ -43,6 +43,36 @@ impl Once {
     }
 }
 
+/// An idempotency key whose request body has not been read yet.
+///
+/// The hash of the request covers its method, its URL and the SHA-256 digest of its body, so that a large body can be
+/// hashed while it is stored, without being in memory as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingIdempotencyKey {
+    key: String,
+    method: String,
+    url: String,
+}
+
+impl PendingIdempotencyKey {
+    /// The key of a request with this method and this URL.
+    pub fn new(key: String, method: &str, url: &str) -> Self {
+        Self { key, method: method.to_owned(), url: url.to_owned() }
+    }
+
+    /// Completes the key with the request's body.
+    #[must_use]
+    pub fn with_body(self, body: &[u8]) -> Once {
+        self.with_body_digest(&Sha256::digest(body).into())
+    }
+
+    /// Completes the key with the SHA-256 digest of the request's body.
+    #[must_use]
+    pub fn with_body_digest(self, sha256: &[u8; 32]) -> Once {
+        Once::new(self.key, &[self.method.as_bytes(), self.url.as_bytes(), sha256])
+    }
+}
+
 /// Which version of a thing it is. Two versions have different tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag(String);
@@ -149,6 +179,22 @@ mod tests {
             team: TeamName::parse("a team").unwrap(),
             description: description.into(),
             config: JobConfig::default(),
+        }
+    }
+
+    #[test]
+    fn a_key_stands_for_one_method_one_url_and_one_body() {
+        let key = |method: &str, url: &str| PendingIdempotencyKey::new("k".into(), method, url);
+        let whole = key("POST", "/a?b=c").with_body(b"body");
+        assert_eq!(whole, key("POST", "/a?b=c").with_body_digest(&Sha256::digest(b"body").into()));
+        assert_eq!(whole.key, "k");
+        for other in [
+            key("PUT", "/a?b=c").with_body(b"body"),
+            key("POST", "/a?b=d").with_body(b"body"),
+            key("POST", "/a?b=c").with_body(b"bodx"),
+            key("POST", "/a?b=cb").with_body(b"ody"),
+        ] {
+            assert_ne!(whole.request_hash, other.request_hash);
         }
     }
 

@@ -78,6 +78,7 @@ async fn round(
     // What is under way counts before anything new does.
     let mut under_way = active.iter().filter(|run| run.handed_over.is_some()).count();
     for Active { execution, handed_over, epoch } in active {
+        sync.gauges.beat("executions");
         let cancelled = execution.cancel_requested_at.is_some();
         if let Some(cancel) = followed.get(&execution.id) {
             if cancelled {

@@ -37,6 +37,7 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
     let look = LOOK_MAX.min(sync.options.lease / 20);
     let mut runs_elsewhere = false;
     loop {
+        sync.gauges.beat("leadership");
         let delay = match look_around(sync, &mut watched).await {
             Ok(Seen::Free(epoch)) => return Some(epoch),
             Ok(Seen::Taken) => {
@@ -127,6 +128,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
     let mut lost = false;
     let_write(sync, alive);
     while term.pause((lease / 5).min(until_end(alive, lease))).await {
+        sync.gauges.beat("lease");
         let sent = Instant::now();
         let renewing = leases::renew(&sync.db, SYNCHRONIZER, term.epoch);
         let answer = if sync.options.exclusive {

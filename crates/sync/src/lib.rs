@@ -133,6 +133,7 @@ impl Synchronizer {
         while !shutdown.is_cancelled() {
             let Some(epoch) = leader::acquire(self, shutdown).await else { return };
             tracing::info!(epoch = epoch.0, "this instance leads");
+            self.gauges.rest();
             let term = Term { epoch, over: shutdown.child_token() };
             tokio::join!(
                 leader::renew(self, &term),
@@ -146,6 +147,7 @@ impl Synchronizer {
                 keys::run(self, &term),
                 watch::run(self, &term),
             );
+            self.gauges.rest();
             tracing::info!(epoch = epoch.0, "the term of this instance is over");
         }
     }

@@ -47,6 +47,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
 }
 
 async fn round(sync: &Synchronizer, term: &Term) -> Result<Duration, StoreError> {
+    sync.gauges.beat("schedules");
     let now = sync.clock.now();
     let (due, earliest, pending) = {
         let mut tx = sync.db.read().await?;
@@ -69,6 +70,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Duration, StoreError>
     tx.commit().await?;
     let mut started = false;
     for tick in &pending {
+        sync.gauges.beat("schedules");
         started |= fire(sync, term, tick, now).await?;
     }
     if started {

@@ -84,7 +84,7 @@ impl Watched {
 
 fn seen() -> (Gauges, Registry) {
     let mut registry = Registry::default();
-    let gauges = Gauges::register(&mut registry);
+    let gauges = Gauges::register(&mut registry, true);
     (gauges, registry)
 }
 

@@ -11,4 +11,5 @@ mod lifecycle;
 mod load;
 mod metrics;
 mod outcomes;
+mod service_manager;
 mod starts;

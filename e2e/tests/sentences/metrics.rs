@@ -27,8 +27,11 @@ const EVALUATED_AT_SECONDS: u64 = 1800;
 #[tokio::test]
 async fn alert_rules_find_runs_that_failed_and_jobs_that_are_late() {
     let promtool = xtask::promtool::install().expect("promtool");
-    let service = Service::start_with(Options::default().set("HOLDFAST_RUN_BACKOFF_LIMIT", "0"));
+    let service = Service::start_with(
+        Options::default().set("HOLDFAST_RUN_BACKOFF_LIMIT", "0").set("HOLDFAST_METRICS_LISTEN", "127.0.0.1:0"),
+    );
     let api = service.api();
+    let metrics = service.metrics_url().expect("an address of its own");
     let mut runs = Vec::new();
     for (name, step, status) in [
         ("alert-success", "print('done')", "succeeded"),
@@ -49,7 +52,7 @@ async fn alert_rules_find_runs_that_failed_and_jobs_that_are_late() {
     }
     let _ = api.delete("/jobs/alert-deleted").await.ok();
     let page = wait::until("the series follow the rows", wait::SOON, async || {
-        let page = api.scrape(TEXT).await.ok().text();
+        let page = api.scrape_at(&metrics, TEXT).await.ok().text();
         (page.contains(r#"data_job="alert-patient""#) && !page.contains("alert-deleted")).then_some(page)
     })
     .await;
@@ -124,7 +127,7 @@ async fn alert_rules_find_runs_that_failed_and_jobs_that_are_late() {
     assert!(judged.status.success(), "{}\n{page}", said(&judged));
 
     is_well_formed(&promtool, &folder, &page);
-    let page = api.scrape(OPEN_METRICS).await.ok();
+    let page = api.scrape_at(&metrics, OPEN_METRICS).await.ok();
     assert_eq!(page.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     parses_as_open_metrics(&promtool, &folder, &page.text());
 }

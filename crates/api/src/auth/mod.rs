@@ -77,12 +77,15 @@ pub struct Authentication {
     pub one_team: bool,
 }
 
-/// Finds out who calls. A request for an open route passes as it is; any other one needs a token that counts.
+/// Finds out who calls. Every request comes in as unauthenticated, and this alone raises it. A request for an open route
+/// passes as it is; any other one needs a valid token.
 pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
-    let Some(auth) = &api.auth else { return next.run(request).await };
-    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(|| Caller::anonymous(""));
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else { return next.run(request).await };
+    let Some(auth) = &api.auth else {
+        request.extensions_mut().insert(Caller { standing: Standing::Anyone, ..caller });
+        return next.run(request).await;
+    };
     if is_open(&request) {
-        request.extensions_mut().insert(Caller { standing: Standing::Stranger, ..caller });
         return next.run(request).await;
     }
     let token = match token(&request) {
@@ -107,7 +110,7 @@ pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Reque
     response
 }
 
-fn is_open(request: &Request) -> bool {
+pub(crate) fn is_open(request: &Request) -> bool {
     let Some(path) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else { return false };
     let method = match *request.method() {
         Method::HEAD => &Method::GET,

@@ -17,10 +17,15 @@ const JSON: &str = "application/json";
 
 /// What may come from the layers around a handler or from its input, unless the handler says it better: status, name in the
 /// document, and text.
-const REFUSALS: [(u16, &str, &str); 8] = [
+const REFUSALS: [(u16, &str, &str); 9] = [
     (400, "Invalid", "A part of the request can't be read or breaks a rule; the body names it."),
     (401, "Unauthenticated", "Authentication is on, and the request has no valid bearer token."),
     (403, "Forbidden", "The caller may not do this, or the request names a foreign host or origin."),
+    (
+        408,
+        "BodyTooSlow",
+        "The body did not arrive in time; the answer says which limit it missed. Nothing was changed.",
+    ),
     (413, "TooLarge", "The body is larger than what this operation takes; the answer says how much fits."),
     (415, "WrongMediaType", "The body's media type is neither `application/json` nor `application/octet-stream`."),
     (429, "Overloaded", "More requests are in progress than the service takes on at once. Nothing was changed."),
@@ -52,16 +57,6 @@ const CONDITIONAL: [&str; 7] = [
 /// The operation that can be asked to change nothing that exists.
 const ONLY_FIRST: &str = "deploymentUpdate";
 
-/// The operations that are carried out once when their request has a key.
-const ONCE: [&str; 6] = [
-    "dataJobCreate",
-    "dataJobRestore",
-    "deploymentUpdate",
-    "deploymentRollback",
-    "dataJobExecutionStart",
-    "sourcesUpload",
-];
-
 /// Completes what a handler says of its operation.
 pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: &mut Operation) {
     if let Some(id) = &mut operation.operation_id {
@@ -73,7 +68,7 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
     let reads_body = operation.request_body.is_some();
     let comes = |status: u16| match status {
         400 => !parts.is_empty() || reads_body,
-        413 => reads_body,
+        408 | 413 => reads_body,
         415 => method != "GET" && layers == Layers::Guarded,
         _ => layers == Layers::Guarded,
     };
@@ -117,28 +112,39 @@ fn terms(operation: &mut Operation) {
     if id == ONLY_FIRST {
         accepted.push(("If-None-Match", "`*`: only when there is no deployment yet. Other values mean nothing here."));
     }
-    if ONCE.contains(&&*id) {
-        accepted.push((
-            "Idempotency-Key",
-            "A name for the request, 1 to 255 printable ASCII characters, such as a random UUID. A repetition within 24 hours \
-             is answered alike and changes nothing.",
-        ));
-        refused.push((422, "The idempotency key was sent before, with another request. Nothing was changed."));
-    }
     for (name, description) in accepted {
-        let parameter = ParameterBuilder::new()
-            .name(name)
-            .parameter_in(ParameterIn::Header)
-            .required(Required::False)
-            .description(Some(description))
-            .schema(Some(text()))
-            .build();
-        operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
+        accepts(operation, name, description);
     }
     for (status, description) in refused {
         let response = ResponseBuilder::new().description(description).build();
         operation.responses.responses.insert(status.to_string(), RefOr::T(response));
     }
+}
+
+/// Describes the idempotency key of an operation that is carried out once per key.
+pub(super) fn idempotency(operation: &mut Operation) {
+    accepts(
+        operation,
+        "Idempotency-Key",
+        "A name for the request, 1 to 255 printable ASCII characters, such as a random UUID. A repetition within 24 hours \
+         is answered alike and changes nothing.",
+    );
+    let mut response = ResponseBuilder::new()
+        .description("The idempotency key was sent before, with another request. Nothing was changed.")
+        .build();
+    answer("422", &mut response);
+    operation.responses.responses.insert("422".into(), RefOr::T(response));
+}
+
+fn accepts(operation: &mut Operation, name: &str, description: &str) {
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(text()))
+        .build();
+    operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
 }
 
 /// The answers that operations share, by name.

@@ -19,7 +19,7 @@ use utoipa::{
     },
 };
 
-pub(crate) use table::{Layers, Table};
+pub(crate) use table::{KeyedBody, Layers, RouteMarks, Table};
 
 use crate::{error::ErrorBody, routes};
 

@@ -1,8 +1,13 @@
 //! The document for machines, and a page on which people try it.
 
-use std::io::{Cursor, Read};
+use std::{
+    collections::BTreeMap,
+    io::{Cursor, Read},
+    sync::{Mutex, PoisonError},
+};
 
 use axum::{
+    body::Bytes,
     http::{HeaderName, HeaderValue, header},
     response::{Html, IntoResponse, Response},
 };
@@ -10,7 +15,7 @@ use model::{Problem, name::shown};
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
 use zip::ZipArchive;
 
-use crate::{error::Answer, input::Path};
+use crate::{error::Answer, input::Path, limits::Shared};
 
 /// What the page may do: run its own script and talk to this service. Swagger UI styles its elements in place.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -40,7 +45,9 @@ window.ui = SwaggerUIBundle({
     responses((status = 200, description = "The document.", body = Object))
 )]
 pub(crate) async fn api_docs() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], super::json())
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], super::json()).into_response();
+    response.extensions_mut().insert(Shared);
+    response
 }
 
 /// A page to read and try this document.
@@ -89,21 +96,30 @@ pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> Answer<Response
             .into());
         }
     };
-    let content = if file == "start.js" { START.into() } else { vendored(&file)? };
+    let content = if file == "start.js" { Bytes::from_static(START.as_bytes()) } else { vendored(&file)? };
     let mut response = ([(header::CONTENT_TYPE, media_type)], content).into_response();
+    response.extensions_mut().insert(Shared);
     // It changes with the service only; a day is short enough for an upgrade to be seen.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=86400"));
     Ok(response)
 }
 
-/// A file of Swagger UI's distribution, unpacked when somebody looks: that is rare, and the program stays small.
-fn vendored(file: &str) -> Result<Vec<u8>, Problem> {
+/// A file of Swagger UI's distribution, unpacked when somebody looks for the first time: the program stays small, and however
+/// many readers share one copy.
+fn vendored(file: &str) -> Result<Bytes, Problem> {
+    static UNPACKED: Mutex<BTreeMap<String, Bytes>> = Mutex::new(BTreeMap::new());
     let damaged =
         || Problem::internal("The page was not shown.", "A file of Swagger UI within the program is damaged.");
+    let mut unpacked = UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(content) = unpacked.get(file) {
+        return Ok(content.clone());
+    }
     let mut archive = ZipArchive::new(Cursor::new(SWAGGER_UI_VENDORED)).map_err(|_| damaged())?;
     let ending = format!("/dist/{file}");
     let name = archive.file_names().find(|name| name.ends_with(&ending)).map(str::to_owned).ok_or_else(damaged)?;
     let mut content = Vec::new();
     archive.by_name(&name).map_err(|_| damaged())?.read_to_end(&mut content).map_err(|_| damaged())?;
+    let content = Bytes::from(content);
+    unpacked.insert(file.to_owned(), content.clone());
     Ok(content)
 }

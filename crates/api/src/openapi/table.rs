@@ -1,8 +1,15 @@
 //! The table of routes, and the document that grows with it.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::{MatchedPath, Request},
+    http::Method,
+};
 use utoipa::openapi::{Components, OpenApi, OpenApiBuilder, path::PathItem};
 use utoipa_axum::router::UtoipaMethodRouter;
 
@@ -18,11 +25,50 @@ pub(crate) enum Layers {
     Open,
 }
 
+/// Who reads the body of a request that has an idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyedBody {
+    /// The layer, which buffers and hashes at most this many bytes.
+    Buffered {
+        /// The largest body of the operation.
+        max_bytes: usize,
+    },
+    /// The handler, which hashes the body while it stores it.
+    Streamed,
+}
+
+/// What the layers around the handlers know of single routes.
+#[derive(Debug, Default)]
+pub(crate) struct RouteMarks {
+    keyed: HashMap<String, KeyedBody>,
+    pages: HashSet<String>,
+}
+
+impl RouteMarks {
+    /// Who reads the body of this request if it has an idempotency key; `None` where a key has no effect.
+    pub(crate) fn keyed_body(&self, request: &Request) -> Option<KeyedBody> {
+        let path = matched(request).filter(|_| request.method() == Method::POST)?;
+        self.keyed.get(path).copied()
+    }
+
+    /// Whether this request opens a page for people.
+    pub(crate) fn is_page(&self, request: &Request) -> bool {
+        request.method() == Method::GET && matched(request).is_some_and(|path| self.pages.contains(path))
+    }
+}
+
+fn matched(request: &Request) -> Option<&str> {
+    request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
 /// Addresses with their operations. There is no way in but [`Table::at`], so that no operation is left undescribed.
 pub(crate) struct Table {
     layers: Layers,
     router: Router<Arc<Api>>,
     document: OpenApi,
+    marks: RouteMarks,
+    /// The address that was added last: the one that a mark is for.
+    last: String,
 }
 
 impl Table {
@@ -31,6 +77,8 @@ impl Table {
             layers,
             router: Router::new(),
             document: OpenApiBuilder::new().components(Some(Components::new())).build(),
+            marks: RouteMarks::default(),
+            last: String::new(),
         }
     }
 
@@ -45,11 +93,27 @@ impl Table {
         }
         self.document.components.get_or_insert_default().schemas.extend(schemas);
         self.router = self.router.route(address, methods);
+        address.clone_into(&mut self.last);
         self
     }
 
-    pub(crate) fn router(self) -> Router<Arc<Api>> {
-        self.router
+    /// Marks the POST operation of the last address: a request with an idempotency key is carried out once.
+    pub(crate) fn idempotent(mut self, body: KeyedBody) -> Self {
+        let operation = self.document.paths.paths.get_mut(&self.last).and_then(|item| item.post.as_mut());
+        complete::idempotency(operation.expect("the address has a POST operation"));
+        self.marks.keyed.insert(self.last.clone(), body);
+        self
+    }
+
+    /// Marks the GET operation of the last address as a page for people, which a link on another site may open.
+    pub(crate) fn page(mut self) -> Self {
+        self.marks.pages.insert(self.last.clone());
+        self
+    }
+
+    /// The routes, and what the layers have to know of them.
+    pub(crate) fn into_router(self) -> (Router<Arc<Api>>, RouteMarks) {
+        (self.router, self.marks)
     }
 
     pub(crate) fn document(self) -> OpenApi {

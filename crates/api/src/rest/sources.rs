@@ -21,6 +21,7 @@ use crate::{
     error::Answer,
     input::{Path, Query, whole_body},
     openapi::names::Binary,
+    terms::StreamedKey,
 };
 
 /// The version of an upload.
@@ -52,12 +53,14 @@ pub(crate) struct DataJobVersion {
 )]
 pub(crate) async fn sources_upload(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    By(mut caller): By,
+    StreamedKey(key): StreamedKey,
     Path((team, name)): JobPath,
     query: Query,
     request: Request,
 ) -> Answer<Json<DataJobVersion>> {
-    let archive = whole_body(request, api.archive_limits.archive_max_bytes).await?;
+    let archive = whole_body(&api.memory, request, api.archive_limits.archive_max_bytes).await?;
+    caller.terms.once = key.map(|key| key.with_body(&archive));
     let reason = query.text("reason").unwrap_or_default();
     let limits = &api.archive_limits;
     let version =

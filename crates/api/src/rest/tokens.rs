@@ -68,7 +68,7 @@ pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -
             .fix("Leave the token away.")
             .into());
     }
-    let body = whole_body(request, FORM_MAX_BYTES).await?;
+    let body = whole_body(&api.memory, request, FORM_MAX_BYTES).await?;
     let part = |name: &str| form_urlencoded::parse(&body).find(|(n, _)| n == name).map(|(_, value)| value);
     if part("grant_type").as_deref() != Some("refresh_token") {
         let problem = Problem::invalid("No token was issued.", "The only grant_type of this service is refresh_token.")

@@ -3,6 +3,7 @@
 mod access;
 mod deleted_jobs;
 mod deployments;
+mod edge;
 mod executions;
 mod graphql;
 mod guard;

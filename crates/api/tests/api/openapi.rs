@@ -189,6 +189,32 @@ fn every_operation_is_described_in_full() {
 }
 
 #[test]
+fn the_operations_that_a_key_makes_happen_once_are_those_that_their_routes_mark() {
+    let document = document();
+    let has_key = |operation: &Value| {
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        parameters.into_iter().any(|parameter| parameter["name"] == "Idempotency-Key")
+    };
+    let keyed: BTreeSet<_> = operations(&document)
+        .into_iter()
+        .filter(|(.., operation)| has_key(operation))
+        .map(|(.., operation)| {
+            assert!(operation["responses"]["422"].is_object());
+            operation["operationId"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let known = [
+        "dataJobCreate",
+        "dataJobExecutionStart",
+        "dataJobRestore",
+        "deploymentRollback",
+        "deploymentUpdate",
+        "sourcesUpload",
+    ];
+    assert!(keyed.iter().eq(known), "{keyed:?}");
+}
+
+#[test]
 fn the_words_of_the_document_are_those_of_the_model() {
     let words = |name: &str| -> Vec<String> {
         let document = document();

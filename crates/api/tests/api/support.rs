@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use api::{Api, HttpMetrics, Limits, Template};
+use api::{Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, Template};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -196,6 +196,9 @@ pub(crate) struct Service {
     pub(crate) keys: Arc<KeyRing>,
     /// What requests come with as their bearer token.
     pub(crate) bearer: Mutex<Option<String>>,
+    pub(crate) memory: MemoryBudget,
+    pub(crate) metrics: HttpMetrics,
+    api: Arc<Api>,
     router: Router,
     database: Fresh,
 }
@@ -209,6 +212,7 @@ pub(crate) struct Wish {
     pub(crate) templates: bool,
     pub(crate) archive_max_bytes: Option<usize>,
     pub(crate) memory_budget_mib: Option<usize>,
+    pub(crate) metrics_access: MetricsAccess,
 }
 
 impl Service {
@@ -225,6 +229,7 @@ impl Service {
         let keys = Arc::new(KeyRing::from(SecretKey::new([7; 32])));
         let python = |minor| PythonVersion { major: 3, minor };
         let mut registry = Registry::default();
+        let memory = MemoryBudget::new(wish.memory_budget_mib.unwrap_or(192));
         let template = |text: &str, names| wish.templates.then(|| Template::parse(text, names).unwrap());
         let archive_limits = ArchiveLimits::default();
         let api = Api {
@@ -251,12 +256,24 @@ impl Service {
             api_version: "0.1.0".into(),
             readiness,
             metrics: HttpMetrics::register(&mut registry),
-            registry: Some(Arc::new(registry)),
+            metrics_page: Some(MetricsPage::new(Arc::new(registry), memory.clone())),
+            metrics_access: wish.metrics_access,
             auth: wish.auth,
             limits: Limits::new(wish.requests_max.unwrap_or(100), Duration::from_secs(60)),
-            memory: app::memory::MemoryBudget::new(wish.memory_budget_mib.unwrap_or(192)),
+            memory: memory.clone(),
         };
-        Self { db, clock, runtime, ready, keys, bearer: Mutex::default(), router: api::router(Arc::new(api)), database }
+        let (metrics, api) = (api.metrics.clone(), Arc::new(api));
+        let router = api::router(Arc::clone(&api));
+        let bearer = Mutex::default();
+        Self { db, clock, runtime, ready, keys, bearer, memory, metrics, api, router, database }
+    }
+
+    pub(crate) fn api(&self) -> Arc<Api> {
+        Arc::clone(&self.api)
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        self.router.clone()
     }
 
     /// Lets time pass.

@@ -225,6 +225,12 @@ settings! {
         "memory_budget_mib", "HOLDFAST_MEMORY_BUDGET_MIB", "memory-budget-mib", Service,
         default Default::Text("192"), example "192"
     }
+    /// How many connections are open at once. When one more comes, the connection that has waited longest for a complete
+    /// request is closed. It is lowered where the limit of open files does not allow for it.
+    connections_max: Whole<16, 1_000_000> {
+        "connections_max", "HOLDFAST_CONNECTIONS_MAX", "connections-max", Service,
+        default Default::Text("4096"), example "4096"
+    }
     /// The address of a page that shows the log of a run, for those who collect logs elsewhere. Clients open it instead
     /// of asking this service. `{{start_time}}` and `{{end_time}}` are milliseconds since 1970.
     logs_url_template: Option<UrlTemplate<OfExecution>> {
@@ -618,6 +624,18 @@ settings! {
         "metrics_enabled", "HOLDFAST_METRICS_ENABLED", "metrics-enabled", Telemetry,
         default Default::Text("true"), example "true"
     }
+    /// An address of its own for `/data-jobs/debug/prometheus`, which is then not at `listen`. The page tells teams, jobs and
+    /// mail addresses to everyone who reaches this address, unless `metrics_token_file` is set.
+    metrics_listen: Option<Listen> {
+        "metrics_listen", "HOLDFAST_METRICS_LISTEN", "metrics-listen", Telemetry,
+        default Default::Absent("at `listen`"), example "127.0.0.1:9092"
+    }
+    /// A file that holds the bearer token which scrapers of `/data-jobs/debug/prometheus` have to send, and nothing else. Mail
+    /// addresses are shown only with it or at `metrics_listen`.
+    metrics_token_file: Option<PathBuf> {
+        "metrics_token_file", "HOLDFAST_METRICS_TOKEN_FILE", "metrics-token-file", Telemetry,
+        default Default::Absent("none"), example "/etc/holdfast/metrics-token"
+    }
 }
 
 impl Settings {
@@ -637,6 +655,18 @@ impl Settings {
     pub(crate) fn webhook_refresh_token(&self) -> Result<Option<SecretString>, ConfigError> {
         let Some(path) = &self.auth_webhook_refresh_token_file else { return Ok(None) };
         let text = named_file("auth.webhook_refresh_token_file", path)?;
+        Ok(Some(text.trim().into()))
+    }
+
+    /// The token of scrapers, when one is set.
+    pub(crate) fn metrics_token(&self) -> Result<Option<SecretString>, ConfigError> {
+        let Some(path) = &self.metrics_token_file else { return Ok(None) };
+        let text = named_file("metrics_token_file", path)?;
+        if text.trim().is_empty() {
+            let place = format!("metrics_token_file ({})", path.display());
+            let way_out = "Write a random token into it, for example that of `openssl rand -hex 32`.".into();
+            return Err(ConfigError(vec![Flaw { place, wrong: "it is empty.".into(), way_out }]));
+        }
         Ok(Some(text.trim().into()))
     }
 

@@ -1,6 +1,7 @@
 //! What is told to whoever watches the service: [`stages`] what happens, `series` what the rows say of each job, and here
 //! what they say of the whole.
 
+mod pulses;
 mod series;
 pub(crate) mod stages;
 
@@ -24,7 +25,7 @@ use store::{Db, StoreError, deployments::Outcome};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::{series::Series, stages::Stages};
+use self::{pulses::Pulses, series::Series, stages::Stages};
 use crate::{Synchronizer, Term};
 
 /// How often the rows are counted.
@@ -62,14 +63,15 @@ pub struct Gauges {
     orphans: Gauge,
     stages: Stages,
     series: Series,
+    pulses: Pulses,
     /// Whether anybody can see them: what nobody sees is not read from rows.
     seen: bool,
 }
 
 impl Gauges {
-    /// Makes the series and shows them in `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let gauges = Self { seen: true, ..Self::default() };
+    /// Makes the series and shows them in `registry`; the mail addresses of jobs only if `with_addresses`.
+    pub fn register(registry: &mut Registry, with_addresses: bool) -> Self {
+        let gauges = Self { seen: true, series: Series::new(with_addresses), ..Self::default() };
         registry.register(
             "holdfast_deployments",
             "Jobs by the last outcome of their rollout",
@@ -176,13 +178,30 @@ impl Gauges {
         }
     }
 
+    /// The loop that has made no progress for longer than it may, if there is one.
+    pub fn stuck_loop(&self) -> Option<&'static str> {
+        self.pulses.silent(pulses::SILENCE_MAX)
+    }
+
+    /// A loop makes progress.
+    pub(crate) fn beat(&self, name: &'static str) {
+        self.pulses.beat(name);
+    }
+
+    /// The loops of a term are over.
+    pub(crate) fn rest(&self) {
+        self.pulses.rest();
+    }
+
     /// Deployments that are due were looked for.
     pub(crate) fn looked(&self, successful: bool) {
+        self.beat("deployments");
         self.stages.reference.looked(successful);
     }
 
     /// The runs in progress were looked at.
     pub(crate) fn watched(&self) {
+        self.beat("executions");
         self.stages.reference.watched();
     }
 
@@ -298,6 +317,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
 }
 
 async fn round(sync: &Synchronizer) -> Result<(), StoreError> {
+    sync.gauges.beat("gauges");
     let now = sync.clock.now();
     let mut tx = sync.db.read().await?;
     let jobs = store::jobs::deployment_counts(&mut tx).await?;

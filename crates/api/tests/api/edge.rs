@@ -1,0 +1,522 @@
+//! The edge of the service under callers who send slowly, read slowly, send too much or hold connections: over real
+//! connections where that matters.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use api::{MetricsAccess, MetricsToken, ServerLimits};
+use axum::{
+    body::{Body, Bytes},
+    http::{Method, Request},
+};
+use futures::stream;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    access::{authentication, claims, service},
+    issuer::{Issuer, Key},
+    support::{Answer, Service, Wish, archive},
+};
+
+const METRICS: &str = "/data-jobs/debug/prometheus";
+const MIB: usize = 1024 * 1024;
+
+/// Longer than everything here takes, on a machine that is busy.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A listener of the service. It ends with this value.
+struct Listening {
+    address: SocketAddr,
+    stop: CancellationToken,
+    ended: tokio::task::JoinHandle<()>,
+    _stop: DropGuard,
+}
+
+impl Service {
+    async fn listen(&self, limits: ServerLimits) -> Listening {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let serving = api::serve(listener, self.router(), limits, self.memory.clone(), stop.clone());
+        Listening { address, ended: tokio::spawn(serving), _stop: stop.clone().drop_guard(), stop }
+    }
+}
+
+impl Listening {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// A connection that sent a part of a request, or all of it.
+    async fn sent(&self, text: &str) -> TcpStream {
+        let mut stream = self.connect().await;
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// The whole answer to a request on a connection of its own.
+    async fn get(&self, path: &str) -> String {
+        let text = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        rest(self.sent(&text).await).await
+    }
+
+    /// A reader that takes the first byte of an answer and no other, through a small window.
+    async fn reads_nothing(&self, path: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1024).unwrap();
+        let mut stream = socket.connect(self.address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        timeout(SOON, stream.peek(&mut [0])).await.expect("the answer begins").unwrap();
+        stream
+    }
+}
+
+/// What comes until the service closes the connection.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    timeout(SOON, stream.read_to_end(&mut bytes)).await.expect("the connection is closed").unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether the service closes the connection.
+async fn is_closed(stream: &mut TcpStream) {
+    let mut bytes = [0; 4096];
+    let closed = async { while stream.read(&mut bytes).await.is_ok_and(|n| n > 0) {} };
+    timeout(SOON, closed).await.expect("the connection is closed");
+}
+
+/// A body without end, and how much of it was taken.
+fn endless() -> (Body, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
+    let piece = Bytes::from(vec![b' '; 64 * 1024]);
+    let body = stream::repeat_with(move || {
+        counted.fetch_add(piece.len(), Ordering::Relaxed);
+        Ok::<_, std::io::Error>(piece.clone())
+    });
+    // Far beyond every limit, so that a reader without one comes to an end all the same.
+    (Body::from_stream(futures::StreamExt::take(body, 4096)), taken)
+}
+
+impl Service {
+    /// Posts an endless body with a key, and answers how much of it was read.
+    async fn posts_endlessly(&self, uri: &str, media_type: &str) -> (Answer, usize) {
+        let (body, taken) = endless();
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header("host", "localhost")
+            .header("content-type", media_type)
+            .header("idempotency-key", "once");
+        if let Some(token) = &*self.bearer.lock().unwrap() {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let answer = self.send(request.body(body).unwrap()).await;
+        (answer, taken.load(Ordering::Relaxed))
+    }
+}
+
+#[tokio::test]
+async fn a_body_with_a_key_is_read_for_known_callers_only_and_no_further_than_its_route_takes() {
+    let key = Key::new("k1");
+    let issuer = Issuer::start(&[&key]).await;
+    let service = service(authentication(&issuer)).await;
+    for (uri, media_type, most) in [
+        ("/data-jobs/oauth2/token", "application/x-www-form-urlencoded", 8 * 1024),
+        ("/data-jobs/oauth-credentials/client-ids", "application/octet-stream", MIB / 4),
+        ("/data-jobs/for-team/t1/jobs", "application/json", 0),
+        ("/data-jobs/for-team/t1/jobs/daily-sales/sources", "application/octet-stream", 0),
+    ] {
+        let (answer, taken) = service.posts_endlessly(uri, media_type).await;
+        assert!(taken <= most + 64 * 1024, "{uri}: {taken} bytes of a stranger were read");
+        assert!(matches!(answer.status.as_u16(), 401 | 413), "{uri}: {}", answer.status);
+    }
+    service.with_token(&key.sign(&claims(&issuer, json!({"username": "ann", "teams": ["t1"]}))));
+    for (uri, media_type) in [
+        ("/data-jobs/for-team/t1/jobs", "application/octet-stream"),
+        ("/data-jobs/for-team/t1/jobs", "Application/JSON; charset=utf-8"),
+        ("/data-jobs/graphql", "application/octet-stream"),
+    ] {
+        let (answer, taken) = service.posts_endlessly(uri, media_type).await;
+        answer.refused(413);
+        assert!(taken <= 2 * MIB + 64 * 1024, "{uri} {media_type}: {taken} bytes were read");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_an_upload_stands_for_its_content() {
+    let service = Service::start().await;
+    service.create("t1", "daily-sales").await;
+    let uri = "/data-jobs/for-team/t1/jobs/daily-sales/sources";
+    let upload = async |top: &str| {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header("host", "localhost")
+            .header("content-type", "application/octet-stream")
+            .header("idempotency-key", "upload-1");
+        service.send(request.body(Body::from(archive(top))).unwrap()).await
+    };
+    let first = upload("one-folder").await.ok();
+    assert_eq!(upload("one-folder").await.ok(), first);
+    let why = upload("another-folder").await.refused(422);
+    assert!(why.contains("idempotency key"), "{why}");
+}
+
+#[tokio::test]
+async fn a_key_without_an_effect_is_ignored() {
+    let service = Service::start().await;
+    let body = Body::from(json!({"query": "{ jobs { totalItems } }"}).to_string());
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/data-jobs/graphql")
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header("idempotency-key", "not \" a key");
+    service.send(request.body(body).unwrap()).await.ok();
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_comes_back() {
+    let service = Service::with(Wish { memory_budget_mib: Some(1), ..Wish::default() }).await;
+    service.create("t1", "daily-sales").await;
+    let uri = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/daily-sales/properties";
+    let free = service.memory.free_bytes();
+    assert_eq!(free, MIB);
+    let text = |bytes: usize| json!({"text": "x".repeat(bytes)}).to_string();
+    let answer = service.put(uri, text(MIB)).await;
+    let why = answer.refused(429);
+    assert!(why.contains("memory_budget_mib") && !answer.header("retry-after").is_empty(), "{why}");
+    // Few bytes, many values.
+    service.put(uri, format!("{{\"many\":[{}1]}}", "1,".repeat(25_000))).await.refused(429);
+    assert_eq!(service.memory.free_bytes(), free);
+    service.put(uri, text(MIB / 4)).await.is(204);
+    // What is held while it is sent, and given back.
+    assert_eq!(service.get(uri).await.ok()["text"].as_str().unwrap().len(), MIB / 4);
+    assert_eq!(service.memory.free_bytes(), free);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_the_metrics_that_never_read_hold_nothing_up() {
+    let service = Service::start().await;
+    let label = |n: usize| format!("/label/{n}/{}", "x".repeat(400));
+    for n in 0..1500 {
+        service.metrics.observe("GET", &label(n), 200, Duration::ZERO);
+    }
+    let listening = service.listen(ServerLimits::new(64)).await;
+    let page = listening.get(METRICS).await;
+    assert!(page.len() > 8 * MIB && page.contains(&label(1499)), "{}", page.len());
+
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        readers.push(listening.reads_nothing(METRICS).await);
+        for n in 0..20 {
+            let route = format!("/new/{}/{n}", readers.len());
+            let metrics = service.metrics.clone();
+            // On a thread of its own: it would wait for a reader for ever.
+            let counted = std::thread::spawn(move || metrics.observe("GET", &route, 200, Duration::ZERO));
+            let done = async {
+                while !counted.is_finished() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(SOON, done).await.expect("a request is counted while a page is sent");
+            assert!(listening.get("/livez").await.starts_with("HTTP/1.1 200"));
+        }
+        // Later pages are other pages: each reader holds its own.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let page = timeout(SOON, listening.get(METRICS)).await.expect("a page for who reads");
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains(&label(0)));
+    // Four pages are held at most, however many are asked for.
+    assert!(service.memory.free_bytes() > 192 * MIB - 6 * page.len(), "{}", service.memory.free_bytes());
+    drop(readers);
+}
+
+#[tokio::test]
+async fn one_page_is_rendered_for_all_who_ask_within_a_second() {
+    let service = Service::start().await;
+    let first = service.get(METRICS).await;
+    service.metrics.observe("GET", "/fresh", 200, Duration::ZERO);
+    let again = service.get(METRICS).await;
+    assert!(first.status == 200 && first.bytes == again.bytes);
+    assert_eq!(first.header("content-length"), first.bytes.len().to_string());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let later = service.get(METRICS).await;
+    assert!(String::from_utf8(later.bytes).unwrap().contains("route=\"/fresh\""));
+}
+
+#[tokio::test]
+async fn requests_that_no_operation_answers_share_one_series_for_each_status() {
+    let service = Service::start().await;
+    let info = "/data-jobs/for-team/t1/info";
+    for method in ["PUT", "POST", "DELETE"] {
+        service.call(method.parse().unwrap(), info, None).await.refused(405);
+    }
+    for headers in [("host", "evil.example"), ("origin", "https://evil.example")] {
+        let request = Request::builder().uri(info).header("host", "localhost").header(headers.0, headers.1);
+        assert_ne!(service.send(request.body(Body::empty()).unwrap()).await.status, 200);
+    }
+    let text = String::from_utf8(service.get(METRICS).await.bytes).unwrap();
+    let series: Vec<_> = text.lines().filter(|line| line.contains("_count{") && !line.contains("} 0")).collect();
+    assert!(series.iter().all(|line| line.contains("route=\"none\"")), "{series:?}");
+    assert!(series.iter().any(|line| line.contains("status=\"405\"")), "{series:?}");
+    assert!(series.iter().any(|line| line.contains("status=\"403\"")), "{series:?}");
+}
+
+#[tokio::test]
+async fn the_metrics_are_for_scrapers_with_the_token_or_at_a_listener_of_their_own() {
+    let token =
+        || MetricsAccess { has_own_listener: false, token: Some(MetricsToken::new(&SecretString::from("s3cret"))) };
+    let service = Service::with(Wish { metrics_access: token(), ..Wish::default() }).await;
+    let refused = service.get(METRICS).await;
+    assert!(refused.refused(401).contains("metrics token"));
+    assert!(refused.header("www-authenticate").starts_with("Bearer"));
+    for wrong in ["s3cre", "s3cret2", "S3cret"] {
+        service.with_token(wrong).get(METRICS).await.refused(401);
+    }
+    assert_eq!(service.with_token("s3cret").get(METRICS).await.status, 200);
+
+    let own = MetricsAccess { has_own_listener: true, token: None };
+    let service = Service::with(Wish { metrics_access: own, ..Wish::default() }).await;
+    assert!(service.get(METRICS).await.refused(404).contains("listener of their own"));
+    let router = api::metrics_router(service.api());
+    let ask = async |uri: &str, host: &str| {
+        let request = Request::builder().uri(uri).header("host", host).body(Body::empty()).unwrap();
+        tower::ServiceExt::oneshot(router.clone(), request).await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask(METRICS, "10.1.2.3:9092").await, 200);
+    assert_eq!(ask(METRICS, "evil.example").await, 403);
+    assert_eq!(ask("/data-jobs/for-team/t1/info", "localhost").await, 404);
+}
+
+fn limits(connections_max: usize) -> ServerLimits {
+    ServerLimits::new(connections_max)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_heads_and_idle_connections_are_closed() {
+    let service = Service::start().await;
+    let short = Duration::from_millis(300);
+    let listening = service.listen(ServerLimits { head_max: short, ..limits(64) }).await;
+    for sent in ["", "G", "GET /livez HTTP/1.1\r\nhost: lo"] {
+        is_closed(&mut listening.sent(sent).await).await;
+    }
+    // A head of any length is closed too, when it never ends.
+    let mut dripping = listening.sent("GET /livez HTTP/1.1\r\n").await;
+    let dripped = async {
+        while dripping.write_all(b"x: y\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, dripped).await.expect("the connection is closed");
+
+    let listening = service.listen(ServerLimits { idle_max: short, ..limits(64) }).await;
+    let mut idle = listening.sent("GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let mut answer = [0; 12];
+    timeout(SOON, idle.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    is_closed(&mut idle).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_are_answered_while_strangers_hold_every_connection() {
+    let service = Service::start().await;
+    let listening = service.listen(limits(16)).await;
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        held.push(listening.sent("GET /livez HTTP/1.1\r\nhost: lo").await);
+    }
+    for _ in 0..5 {
+        assert!(listening.get("/livez").await.starts_with("HTTP/1.1 200"));
+        assert!(listening.get("/readyz").await.starts_with("HTTP/1.1 200"));
+    }
+    // The one that waits longest goes first.
+    is_closed(&mut held[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_are_never_complete_count_in_the_memory_budget() {
+    let service = Service::with(Wish { memory_budget_mib: Some(1), ..Wish::default() }).await;
+    let listening = service.listen(limits(64)).await;
+    let large = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(100 * 1024));
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let mut stream = listening.connect().await;
+        // It may be closed before it has sent all.
+        let _ = stream.write_all(large.as_bytes()).await;
+        held.push(stream);
+    }
+    is_closed(held.last_mut().unwrap()).await;
+    assert!(listening.get("/livez").await.starts_with("HTTP/1.1 200"));
+    drop(held);
+    let free = async {
+        while service.memory.free_bytes() != MIB {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, free).await.expect("the budget comes back");
+}
+
+/// A job whose properties take megabytes to send.
+async fn with_a_long_answer(service: &Service) -> String {
+    service.create("t1", "daily-sales").await;
+    // Beyond what the buffers of a connection take.
+    for part in 0..8 {
+        let name = format!("daily-sales-{part}");
+        service.create("t1", &name).await;
+    }
+    let uri = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/daily-sales/properties".to_owned();
+    service.put(&uri, json!({"text": "x".repeat(2 * MIB - 100)})).await.is(204);
+    uri
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_another() {
+    let service = Service::with(Wish { requests_max: Some(1), ..Wish::default() }).await;
+    for n in 0..1500 {
+        service.metrics.observe("GET", &format!("/label/{n}/{}", "x".repeat(400)), 200, Duration::ZERO);
+    }
+    let info = "/data-jobs/for-team/t1/info";
+    // The place comes back although nothing is read.
+    let listening = service.listen(ServerLimits { place_max: Duration::from_millis(700), ..limits(64) }).await;
+    let mut reader = listening.reads_nothing(METRICS).await;
+    assert!(listening.get(info).await.starts_with("HTTP/1.1 429"), "its place is taken while the answer is sent");
+    let free = async {
+        while !listening.get(info).await.starts_with("HTTP/1.1 200") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, free).await.expect("the place comes back");
+    let still = timeout(Duration::from_millis(50), reader.read(&mut [0; 1])).await;
+    assert!(matches!(still, Ok(Ok(1))), "its connection is there: {still:?}");
+
+    // A reader that makes no progress loses the connection, and with it the place.
+    let listening = service.listen(ServerLimits { stall_max: Duration::from_millis(300), ..limits(64) }).await;
+    let stalled = listening.reads_nothing(METRICS).await;
+    let free = async {
+        while !listening.get(info).await.starts_with("HTTP/1.1 200") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, free).await.expect("the place comes back");
+    drop(stalled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_take_a_part_of_the_places_only() {
+    let key = Key::new("k1");
+    let issuer = Issuer::start(&[&key]).await;
+    let service =
+        Service::with(Wish { auth: Some(authentication(&issuer)), requests_max: Some(8), ..Wish::default() }).await;
+    let listening = service.listen(limits(64)).await;
+    let open = "POST /data-jobs/oauth-credentials/client-ids HTTP/1.1\r\nhost: localhost\r\n\
+                content-type: application/json\r\ncontent-length: 100\r\n\r\n[";
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(listening.sent(open).await);
+    }
+    let info = "/data-jobs/for-team/t1/info";
+    assert!(listening.get(info).await.starts_with("HTTP/1.1 401"), "a place is left for who is known");
+    // One of them is awaited for some seconds; the others were told at once.
+    for stream in &mut held[1..] {
+        let mut answer = [0; 12];
+        let _ = timeout(SOON, stream.read_exact(&mut answer)).await;
+    }
+    let answer = rest(held.swap_remove(0)).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("nothing of it came for 5 s"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
+    let service = Service::start().await;
+    let uri = with_a_long_answer(&service).await;
+    let listening = service.listen(limits(64)).await;
+    let held = [listening.connect().await, listening.sent("GET /li").await];
+    let mut reader = listening.reads_nothing(&uri).await;
+    let address = listening.address;
+    listening.stop.cancel();
+    let mut answer = Vec::new();
+    timeout(SOON, reader.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.len() > MIB, "{}", answer.len());
+    timeout(SOON, listening.ended).await.expect("it ends").unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+    drop(held);
+}
+
+#[tokio::test]
+async fn readiness_is_told_while_callers_take_every_connection_of_the_database() {
+    let service = Service::start().await;
+    let mut crowd = Vec::new();
+    while let Ok(Ok(tx)) = timeout(Duration::from_millis(300), service.db.read()).await {
+        crowd.push(tx);
+    }
+    assert!(crowd.len() >= 4);
+    for path in ["/readyz", "/data-jobs/debug/health/readiness"] {
+        let answer = timeout(Duration::from_secs(1), service.get(path)).await.expect("a probe is answered at once");
+        assert_eq!(answer.ok()["status"], Value::from("UP"));
+    }
+    drop(crowd);
+    service.lose_database().await;
+    assert_eq!(service.get("/readyz").await.status, 503);
+}
+
+#[tokio::test]
+async fn a_link_on_another_site_opens_a_page_and_nothing_else() {
+    let service = Service::start().await;
+    let ask = async |method: &str, uri: &str, dest: &str, mode: &str, more: Option<(&str, &str)>| {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("host", "localhost:8092")
+            .header("sec-fetch-site", "cross-site")
+            .header("sec-fetch-dest", dest)
+            .header("sec-fetch-mode", mode);
+        if let Some((name, value)) = more {
+            request = request.header(name, value);
+        }
+        service.send(request.body(Body::empty()).unwrap()).await.status.as_u16()
+    };
+    let pages = ["/", "/data-jobs/swagger-ui.html", "/data-jobs/graphql"];
+    for page in pages {
+        assert_eq!(ask("GET", page, "document", "navigate", None).await, 200, "{page}");
+        for (dest, mode) in [("iframe", "navigate"), ("image", "no-cors"), ("empty", "cors"), ("document", "cors")] {
+            assert_eq!(ask("GET", page, dest, mode, None).await, 403, "{page} as {dest}");
+        }
+        assert_eq!(ask("POST", page, "document", "navigate", None).await, 403, "{page}");
+        let foreign = Some(("origin", "https://evil.example"));
+        assert_eq!(ask("GET", page, "document", "navigate", foreign).await, 403, "{page}");
+    }
+    for address in [
+        "/data-jobs/for-team/t1/jobs?query={jobs{totalItems}}",
+        "/data-jobs/for-team/t1/jobs/daily-sales/executions/x/logs",
+        "/data-jobs/for-team/t1/info",
+        "/data-jobs/api-docs",
+        METRICS,
+        "/nothing",
+    ] {
+        let uri = address.replace('{', "%7B").replace('}', "%7D");
+        assert_eq!(ask("GET", &uri, "document", "navigate", None).await, 403, "{address}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_one_host() {
+    let service = Service::start().await;
+    let request =
+        Request::builder().uri("/data-jobs/for-team/t1/info").header("host", "localhost").header("host", "localhost");
+    let why = service.send(request.body(Body::empty()).unwrap()).await.refused(400);
+    assert!(why.contains("more than one Host header"), "{why}");
+}

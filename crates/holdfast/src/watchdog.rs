@@ -1,0 +1,167 @@
+//! What a service manager is told (sd_notify): that the service is up, that it stops, and that it makes progress.
+//!
+//! The watchdog is fed by a task between those that answer requests, after a probe through the router was answered by another
+//! task and while no loop is stuck. A thread of its own would feed it although nothing else moves.
+//!
+//! The protocol is one datagram; a library for it would read the environment by itself, which `Surroundings` alone does.
+
+use std::{
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::config::Surroundings;
+
+/// The service manager that started this process.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    address: SocketAddr,
+    watchdog: Option<Duration>,
+}
+
+impl Manager {
+    /// The manager that the environment names, if there is one.
+    pub(crate) fn of(surroundings: &Surroundings) -> Option<Self> {
+        let name = surroundings.variable("NOTIFY_SOCKET")?;
+        let address = match name.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(name),
+        };
+        let opened = address.and_then(|address| {
+            let socket = UnixDatagram::unbound()?;
+            // Nobody waits for a manager that does not read.
+            socket.set_nonblocking(true)?;
+            Ok((socket, address))
+        });
+        let number = |name: &str| surroundings.variable(name)?.to_str()?.parse::<u64>().ok();
+        let is_meant = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        match opened {
+            Ok((socket, address)) => Some(Self {
+                socket,
+                address,
+                watchdog: number("WATCHDOG_USEC").filter(|_| is_meant).map(Duration::from_micros),
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "NOTIFY_SOCKET can't be used; the service manager is told nothing");
+                None
+            }
+        }
+    }
+
+    fn tell(&self, state: &str) {
+        if let Err(error) = self.socket.send_to_addr(state.as_bytes(), &self.address)
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            tracing::warn!(%error, "the service manager can't be told of the state");
+        }
+    }
+
+    /// The service listens; what it still waits for is in `status`.
+    pub(crate) fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// The service stops.
+    pub(crate) fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=stopping");
+    }
+
+    /// Feeds the watchdog as long as requests are answered and no loop is stuck. Never ends.
+    pub(crate) async fn feed(&self, router: watch::Receiver<Router>, stuck_loop: impl Fn() -> Option<&'static str>) {
+        let Some(watchdog) = self.watchdog else { return std::future::pending().await };
+        let every = watchdog / 3;
+        loop {
+            let router = router.borrow().clone();
+            // In a task of its own, as requests are.
+            let probe = tokio::spawn(api::answers(router));
+            let answered = matches!(timeout(every, probe).await, Ok(Ok(true)));
+            match (answered, stuck_loop()) {
+                (true, None) => self.tell("WATCHDOG=1"),
+                (false, _) => tracing::error!("a liveness probe from within was not answered"),
+                (true, Some(name)) => tracing::error!(name, "a loop of the synchronizer makes no progress"),
+            }
+            sleep(every).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::Path,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
+
+    use axum::routing::get;
+
+    use super::*;
+
+    const WATCHDOG: Duration = Duration::from_millis(60);
+
+    fn manager(path: &Path) -> (Manager, tokio::net::UnixDatagram) {
+        let ours = tokio::net::UnixDatagram::bind(path).unwrap();
+        let variables =
+            [("NOTIFY_SOCKET", path.to_str().unwrap().to_owned()), ("WATCHDOG_USEC", WATCHDOG.as_micros().to_string())];
+        let surroundings = Surroundings {
+            variables: variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            folder: "/".into(),
+            home: None,
+            cores: 1,
+        };
+        (Manager::of(&surroundings).unwrap(), ours)
+    }
+
+    async fn heard(socket: &tokio::net::UnixDatagram) -> String {
+        let mut text = [0; 200];
+        let length = socket.recv(&mut text).await.unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    }
+
+    /// What comes on the socket while the watchdog would be fed many times.
+    async fn silence(socket: &tokio::net::UnixDatagram) {
+        // What was sent before.
+        while timeout(WATCHDOG, heard(socket)).await.is_ok() {}
+        assert_eq!(timeout(WATCHDOG * 10, heard(socket)).await.ok(), None);
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_is_fed_while_probes_are_answered_and_no_loop_is_stuck() {
+        let folder = tempfile::tempdir().unwrap();
+        let (manager, socket) = manager(&folder.path().join("notify"));
+        manager.ready("listening");
+        assert_eq!(heard(&socket).await, "READY=1\nSTATUS=listening");
+        let (routers, router) = watch::channel(Router::new().route("/livez", get(async || "")));
+        let stuck = Arc::new(AtomicBool::new(false));
+        let of_feeder = Arc::clone(&stuck);
+        let feeding = tokio::spawn(async move {
+            manager.feed(router, move || of_feeder.load(Ordering::Relaxed).then_some("schedules")).await;
+        });
+        assert_eq!(heard(&socket).await, "WATCHDOG=1");
+        stuck.store(true, Ordering::Relaxed);
+        silence(&socket).await;
+        stuck.store(false, Ordering::Relaxed);
+        assert_eq!(heard(&socket).await, "WATCHDOG=1");
+        drop(routers.send_replace(Router::new().route("/livez", get(std::future::pending::<&str>))));
+        silence(&socket).await;
+        drop(routers.send_replace(Router::new().route("/livez", get(async || ""))));
+        assert_eq!(heard(&socket).await, "WATCHDOG=1");
+        feeding.abort();
+    }
+}

@@ -1,0 +1,56 @@
+//! Signs of life of the loops, for a watchdog.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// How long a loop may be silent. Every loop that reports pauses for seconds at most, and reports between the items of a
+/// long round; what takes longer than this is stuck.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// When each loop reported last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pulses(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
+
+impl Pulses {
+    /// A loop makes progress.
+    pub(super) fn beat(&self, name: &'static str) {
+        self.beats().insert(name, Instant::now());
+    }
+
+    /// Forgets every loop: those of a term end with it.
+    pub(super) fn rest(&self) {
+        self.beats().clear();
+    }
+
+    /// The loop that has been silent for longer than this, if there is one.
+    pub(super) fn silent(&self, most: Duration) -> Option<&'static str> {
+        self.beats().iter().find(|(_, last)| last.elapsed() > most).map(|(name, _)| *name)
+    }
+
+    fn beats(&self) -> MutexGuard<'_, BTreeMap<&'static str, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loop_that_reports_no_more_is_named_until_its_term_is_over() {
+        let pulses = Pulses::default();
+        assert_eq!(pulses.silent(Duration::ZERO), None);
+        pulses.beat("schedules");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        pulses.beat("executions");
+        assert_eq!(pulses.silent(Duration::from_secs(60)), None);
+        assert_eq!(pulses.clone().silent(Duration::from_millis(1)), Some("schedules"));
+        pulses.rest();
+        assert_eq!(pulses.silent(Duration::ZERO), None);
+    }
+}
