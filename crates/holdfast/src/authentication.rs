@@ -14,7 +14,10 @@ use secrecy::ExposeSecret;
 use store::Db;
 use url::{Host, Url};
 
-use crate::config::{RuntimeName, Settings};
+use crate::config::{Callers, RuntimeName, Settings};
+
+/// The entry of `auth.audiences` that says that tokens for any service count.
+const ANY_AUDIENCE: &str = "*";
 
 /// Authentication and the key sets behind it; nothing when no issuer is set.
 pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, Arc<Jwks>)>> {
@@ -55,7 +58,7 @@ pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, 
     let text = |name: &Option<crate::config::ClaimName>| name.as_ref().map(|name| name.as_str().to_owned());
     let auth = Authentication {
         issuers: names.clone(),
-        audiences: settings.auth_audiences.0.clone(),
+        audiences: if any_audience(settings) { Vec::new() } else { settings.auth_audiences.0.clone() },
         algorithms: settings.auth_algorithms.0.clone(),
         leeway_seconds: settings.auth_leeway_seconds.signed(),
         claims: ClaimRules {
@@ -72,6 +75,30 @@ pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, 
         one_team: is_one_team(settings),
     };
     Ok(Some((auth, keys)))
+}
+
+/// Whether the operator says that tokens count whatever service they were issued for.
+pub(crate) fn any_audience(settings: &Settings) -> bool {
+    settings.auth_audiences.0.iter().any(|audience| audience == ANY_AUDIENCE)
+}
+
+/// Who may call, for the check of the address.
+pub(crate) fn callers(settings: &Settings) -> Callers {
+    if settings.auth_issuers.0.is_empty() {
+        Callers::Anyone
+    } else if settings.auth_audiences.0.is_empty() {
+        Callers::OfAnyAudience
+    } else {
+        Callers::Known
+    }
+}
+
+/// Whether nothing limits an authenticated user to some teams: neither the token nor the authorization service.
+pub(crate) fn users_have_all_teams(settings: &Settings) -> bool {
+    !settings.auth_issuers.0.is_empty()
+        && settings.auth_teams_claim.is_none()
+        && settings.auth_webhook_url.is_none()
+        && !is_one_team(settings)
 }
 
 /// The operator's authorization service; nothing when none is set.
@@ -108,6 +135,13 @@ fn authorizer(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Authorizer>>
         }
         return Ok(None);
     };
+    if !is_safe(url.as_str()) && !settings.insecure {
+        bail!(
+            "auth.webhook_url is {}, which would be asked without encryption: whoever sits between could let anybody in, and \
+             read the tokens that are sent. Use https, or accept the risk with --insecure.",
+            url.as_str()
+        );
+    }
     Ok(Some(Arc::new(Webhook::new(webhook::Options { url: url.as_str().to_owned(), timeout, bearer }))))
 }
 
@@ -191,6 +225,14 @@ mod tests {
             (format!("{ISSUER}{url}{file}"), "nobody to send a token to"),
             (format!("{ISSUER}{webhook}{url}{file}webhook_forward_token = true"), "Remove one of the two"),
             (format!("{ISSUER}{webhook}{insecure_url}{file}"), "without encryption"),
+            (
+                format!("{ISSUER}webhook_url = \"http://10.1.2.3/authorize\""),
+                "auth.webhook_url is http://10.1.2.3/authorize",
+            ),
+            (
+                format!("{ISSUER}webhook_url = \"http://10.1.2.3/authorize\"\nwebhook_forward_token = true"),
+                "without encryption",
+            ),
         ] {
             let error = of(&settings(&toml)).expect_err(&toml).to_string();
             assert!(error.contains(why), "{toml}: {error}");
@@ -200,9 +242,35 @@ mod tests {
             "[auth]\nissuers = [\"http://localhost:8080\"]".into(),
             format!("{ISSUER}{webhook}"),
             format!("{ISSUER}{webhook}{url}{file}"),
+            format!("{ISSUER}webhook_url = \"http://127.0.0.1:8181/authorize\""),
+            format!("insecure = true\n{ISSUER}webhook_url = \"http://10.1.2.3/authorize\""),
         ] {
             assert!(of(&settings(&toml)).unwrap().is_some(), "{toml}");
         }
+    }
+
+    #[test]
+    fn the_shipped_manifest_admits_tokens_for_this_service_with_a_role_alone() {
+        let manifest = include_str!("../../../deploy/kubernetes/holdfast.yaml");
+        let (_, rest) = manifest.split_once("holdfast.toml: |\n").unwrap();
+        let lines: Vec<_> = rest.lines().take_while(|line| *line != "---").map(str::trim_start).collect();
+        let settings = settings(&lines.join("\n"));
+        assert_eq!(callers(&settings), Callers::Known);
+        crate::config::check_exposure(settings.listen, settings.runtime, callers(&settings), settings.insecure)
+            .unwrap();
+        let (auth, _) = of(&settings).unwrap().unwrap();
+        assert_eq!(
+            (auth.audiences, auth.claims.authorized_roles),
+            (vec!["holdfast".to_owned()], vec!["data-jobs".to_owned()])
+        );
+        assert!(!users_have_all_teams(&settings));
+    }
+
+    #[test]
+    fn an_asterisk_among_the_audiences_lets_tokens_for_any_service_count() {
+        let audiences = |toml: &str| of(&settings(&format!("{ISSUER}{toml}"))).unwrap().unwrap().0.audiences;
+        assert_eq!(audiences("audiences = [\"holdfast\"]"), ["holdfast"]);
+        assert!(audiences("audiences = [\"*\"]").is_empty());
     }
 
     #[tokio::test]

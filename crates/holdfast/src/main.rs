@@ -10,6 +10,7 @@ mod keys;
 mod serve;
 mod telemetry;
 mod watchdog;
+mod warnings;
 
 use std::{io::Write, process::ExitCode};
 

@@ -65,8 +65,11 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let mut stop_signals = StopSignals::listen()?;
     let settings = &loaded.settings;
     let auth = authentication::of(settings)?;
-    check_exposure(settings.listen, settings.runtime, auth.is_some(), settings.insecure)
+    check_exposure(settings.listen, settings.runtime, authentication::callers(settings), settings.insecure)
         .map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
+    for warning in crate::warnings::warnings(&surroundings, &loaded) {
+        tracing::warn!("{warning}");
+    }
     runtime::local::harden_process().context("This process can't be kept from being read by others.")?;
     let connections_max = connections_max(settings);
     let server_limits = ServerLimits::new(connections_max);

@@ -23,7 +23,6 @@ use crate::place::LONGEST;
 const IMAGE: &str = "registry.example.com/holdfast:0.1.0";
 const ADDRESS: &str = "http://holdfast.holdfast.svc.cluster.local:8092";
 const JOB_IMAGES: &str = "registry.example.com/data-jobs/";
-const AUTHENTICATION: &str = "    [auth]\n    issuers = [\"https://id.example.com/realms/data\"]\n";
 
 /// The namespace of the service and that of its jobs, both under the Pod Security profile "restricted".
 struct Inside {
@@ -100,6 +99,9 @@ fn shipped(name: &str) -> String {
 
 /// The manifests with what is each operator's own.
 fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &str, url: &str) -> String {
+    let shipped = shipped("holdfast.yaml");
+    let authentication = shipped.split_once("    [auth]\n").and_then(|(_, rest)| rest.split_once("---\n"));
+    let authentication = format!("    [auth]\n{}", authentication.expect("the part about authentication").0);
     let (service, jobs_name) = (format!("namespace: {}\n", service.name()), jobs.name());
     let changes = [
         ("namespace: holdfast\n", service.as_str()),
@@ -110,10 +112,10 @@ fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &s
         ("allowed_hosts = [", &format!("allowed_hosts = [\"{}\", ", cluster.host_address)),
         (JOB_IMAGES, &format!("{}/{jobs_name}/", cluster.registry)),
         // Nobody gives tokens here.
-        (AUTHENTICATION, ""),
+        (authentication.as_str(), ""),
         ("    listen = ", "    insecure = true\n    listen = "),
     ];
-    changes.into_iter().fold(shipped("holdfast.yaml"), |text, (from, to)| {
+    changes.into_iter().fold(shipped, |text, (from, to)| {
         assert!(text.contains(from), "the shipped manifest has no {from:?}");
         text.replace(from, to)
     })

@@ -4,30 +4,53 @@ use model::Problem;
 
 use super::types::{Listen, RuntimeName};
 
+/// Who may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Callers {
+    /// Everybody: authentication is off.
+    Anyone,
+    /// Those with a token of an issuer, whatever service the token was issued for, and the operator did not say so.
+    OfAnyAudience,
+    /// Those with a token for this service, or for any service where the operator said so.
+    Known,
+}
+
 /// Refuses an address that other machines can reach, when those who call from there could do harm.
 ///
-/// `authentication` says whether callers are asked who they are.
+/// `callers` says who may call.
 pub(crate) fn check_exposure(
     listen: Listen,
     runtime: RuntimeName,
-    authentication: bool,
+    callers: Callers,
     insecure: bool,
 ) -> Result<(), Problem> {
     let Listen(address) = listen;
     if insecure || address.ip().to_canonical().is_loopback() {
         return Ok(());
     }
-    let why = match (authentication, runtime) {
-        (true, RuntimeName::Kubernetes) => return Ok(()),
-        (false, RuntimeName::Kubernetes) => {
+    let why = match (callers, runtime) {
+        (Callers::Known, RuntimeName::Kubernetes) => return Ok(()),
+        (Callers::OfAnyAudience, RuntimeName::Kubernetes) => {
+            return Err(Problem::forbidden(
+                format!("The service does not listen on {address}."),
+                "Other machines may reach this address, and auth.audiences is not set: a token that the issuer made for any \
+                 other service would be accepted here.",
+            )
+            .follows("It was not started, and nothing was changed.")
+            .fix(
+                "Set auth.audiences to the audience that tokens for this service have (\"aud\"), or to [\"*\"] to accept \
+                 tokens for any service.",
+            ));
+        }
+        (Callers::Anyone, RuntimeName::Kubernetes) => {
             "Other machines may reach this address, and without authentication everyone who does could run code in the \
              cluster and read what jobs keep secret."
         }
-        (false, RuntimeName::Local) => {
+        (Callers::Anyone, RuntimeName::Local) => {
             "Other machines may reach this address, and without authentication everyone who does could run code on this \
              machine and read what jobs keep secret."
         }
-        (true, RuntimeName::Local) => {
+        (Callers::OfAnyAudience | Callers::Known, RuntimeName::Local) => {
             "Other machines may reach this address, and the local runtime runs every job as the same user: whoever may \
              deploy one job could read the data and the secrets of all."
         }
@@ -47,36 +70,48 @@ mod tests {
 
     #[test]
     fn beyond_loopback_is_refused_unless_insecure() {
-        for (address, authentication, insecure, refused) in [
-            ("127.0.0.1:8092", false, false, false),
-            ("127.9.9.9:0", false, false, false),
-            ("[::1]:8092", false, false, false),
-            ("[::ffff:127.0.0.1]:8092", false, false, false),
-            ("0.0.0.0:8092", false, false, true),
-            ("[::]:8092", false, false, true),
-            ("10.0.0.7:8092", false, false, true),
-            ("[::ffff:10.0.0.7]:8092", false, false, true),
-            ("10.0.0.7:8092", true, false, true),
-            ("10.0.0.7:8092", false, true, false),
-            ("0.0.0.0:8092", true, true, false),
+        use Callers::{Anyone, Known};
+        for (address, callers, insecure, refused) in [
+            ("127.0.0.1:8092", Anyone, false, false),
+            ("127.9.9.9:0", Anyone, false, false),
+            ("[::1]:8092", Anyone, false, false),
+            ("[::ffff:127.0.0.1]:8092", Anyone, false, false),
+            ("0.0.0.0:8092", Anyone, false, true),
+            ("[::]:8092", Anyone, false, true),
+            ("10.0.0.7:8092", Anyone, false, true),
+            ("[::ffff:10.0.0.7]:8092", Anyone, false, true),
+            ("10.0.0.7:8092", Known, false, true),
+            ("10.0.0.7:8092", Anyone, true, false),
+            ("0.0.0.0:8092", Known, true, false),
         ] {
-            let checked =
-                check_exposure(Listen(address.parse().unwrap()), RuntimeName::Local, authentication, insecure);
-            assert_eq!(checked.is_err(), refused, "{address} {authentication} {insecure}");
+            let checked = check_exposure(Listen(address.parse().unwrap()), RuntimeName::Local, callers, insecure);
+            assert_eq!(checked.is_err(), refused, "{address} {callers:?} {insecure}");
         }
+    }
+
+    #[test]
+    fn tokens_for_any_service_count_beyond_loopback_only_when_the_operator_says_so() {
+        let check = |address: &str, callers, insecure| {
+            check_exposure(Listen(address.parse().unwrap()), RuntimeName::Kubernetes, callers, insecure)
+        };
+        let problem = check("0.0.0.0:8092", Callers::OfAnyAudience, false).unwrap_err();
+        assert!(problem.why.contains("auth.audiences is not set"), "{problem}");
+        assert!(problem.countermeasures.contains("[\"*\"]"), "{problem}");
+        assert!(check("127.0.0.1:8092", Callers::OfAnyAudience, false).is_ok());
+        assert!(check("0.0.0.0:8092", Callers::OfAnyAudience, true).is_ok());
+        assert!(check("0.0.0.0:8092", Callers::Known, false).is_ok());
     }
 
     #[test]
     fn the_refusal_says_what_why_what_follows_and_what_to_do() {
         let listen = Listen("0.0.0.0:8092".parse().unwrap());
-        let problem = check_exposure(listen, RuntimeName::Local, false, false).unwrap_err();
+        let problem = check_exposure(listen, RuntimeName::Local, Callers::Anyone, false).unwrap_err();
         assert_eq!(problem.what, "The service does not listen on 0.0.0.0:8092.");
         assert!(problem.why.contains("without authentication"));
         assert_eq!(problem.consequences, "It was not started, and nothing was changed.");
         assert!(problem.countermeasures.contains("127.0.0.1:8092") && problem.countermeasures.contains("--insecure"));
-        let problem = check_exposure(listen, RuntimeName::Local, true, false).unwrap_err();
+        let problem = check_exposure(listen, RuntimeName::Local, Callers::Known, false).unwrap_err();
         assert!(problem.why.contains("the local runtime"));
-        assert!(check_exposure(listen, RuntimeName::Kubernetes, true, false).is_ok());
-        assert!(check_exposure(listen, RuntimeName::Kubernetes, false, false).is_err());
+        assert!(check_exposure(listen, RuntimeName::Kubernetes, Callers::Anyone, false).is_err());
     }
 }

@@ -31,6 +31,11 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// Where the value of a setting came from.
+    pub(crate) fn origin(&self, key: &str) -> Option<&Origin> {
+        self.origins.get(SETTINGS.iter().position(|setting| setting.key == key)?)
+    }
+
     /// The same, when the files that settings name can be read as well.
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
         let flaws = [

@@ -16,7 +16,8 @@ mod table;
 mod types;
 mod value;
 
-pub(crate) use exposure::check_exposure;
+pub(crate) use error::Origin;
+pub(crate) use exposure::{Callers, check_exposure};
 pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use report::markdown;
 pub(crate) use surroundings::Surroundings;

@@ -30,6 +30,9 @@ impl fmt::Debug for VdkOptions {
     }
 }
 
+/// The longest name of an option: in a cluster it is a key of a secret.
+const NAME_MAX_BYTES: usize = 253;
+
 /// The section for every job.
 const DEFAULT: &str = "default";
 
@@ -111,6 +114,10 @@ fn read_option<'a>(line: &'a str, section: Option<&'a str>) -> Result<(&'a str, 
     let Some((name, value)) = line.split_once(['=', ':']).map(|(name, value)| (name.trim(), value.trim())) else {
         return Err(Wrong::new("The line is neither a section nor a name and a value.".into(), way_out));
     };
+    if name.len() > NAME_MAX_BYTES {
+        let wrong = format!("The name {} has more than {NAME_MAX_BYTES} bytes.", shown(name));
+        return Err(Wrong::new(wrong, way_out));
+    }
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         let wrong = format!("{} is no name of a variable: it has letters, digits and underscores.", shown(name));
@@ -169,6 +176,7 @@ mod tests {
             ("[default]\nA=hunter2\n#\nA=hunter2", 4, "A stands in [default] twice, first in line 2."),
             ("[job]\nA=1", 1, "[job] is neither [default] nor the name of a job. A name has 6 to 50 characters"),
             ("[default\nA=1", 1, "alone on its line"),
+            (&format!("[default]\n{}=hunter2", "A".repeat(254)), 2, "more than 253 bytes"),
             ("[Default]", 1, "neither [default] nor"),
         ] {
             let flaws = parse(text).unwrap_err();

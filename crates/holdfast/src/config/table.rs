@@ -261,7 +261,8 @@ settings! {
         default Default::Absent("those that the issuers name in `/.well-known/openid-configuration`"),
         example "https://id.example.com/realms/data/certs"
     }
-    /// The audiences of which a token has to have one (`aud`).
+    /// The audiences of which a token has to have one (`aud`). `*` accepts tokens for any service; without an audience the
+    /// service listens on loopback only.
     auth_audiences: Words {
         "auth.audiences", "HOLDFAST_AUTH_AUDIENCES", "auth-audiences", Authentication,
         default Default::Absent("any"), example "holdfast"

@@ -202,6 +202,11 @@ pub(crate) enum DatabaseUrl {
 pub(crate) struct PostgresUrl(SecretString);
 
 impl PostgresUrl {
+    /// The address with the password that it may hold.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
     /// The address with a password that stands elsewhere.
     pub(crate) fn with_password(&self, password: Option<&SecretString>) -> SecretString {
         let Some((mut url, password)) = Url::parse(self.0.expose_secret()).ok().zip(password) else {
