@@ -19,9 +19,24 @@ use super::run_cargo;
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// Leave out licences, sources, bans and advisories of dependencies.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "advisories")]
     no_audit: bool,
+    /// Whether the check fails when the database of advisories can't be fetched.
+    #[arg(long, value_enum, default_value_t = Advisories::IfReachable)]
+    advisories: Advisories,
 }
+
+/// What becomes of the check when the database of advisories can't be fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Advisories {
+    /// It fails: for machines that reach the database, such as those that build releases.
+    Required,
+    /// It warns that advisories were not checked.
+    IfReachable,
+}
+
+/// The version of cargo-deny that is installed; a newer one can judge otherwise.
+const CARGO_DENY: &str = "0.20.2";
 
 pub(crate) fn run(options: Options) -> Result<()> {
     let begun = Instant::now();
@@ -35,15 +50,14 @@ pub(crate) fn run(options: Options) -> Result<()> {
     if options.no_audit {
         say("· dependencies were not audited, as asked");
     } else {
-        audit()?;
+        audit(options.advisories)?;
     }
     say(format_args!("✓ all checks passed ({})", seconds(begun.elapsed())));
     Ok(())
 }
 
-/// Licences, sources and bans need no more than the packages themselves; advisories are a database that has to be fetched, and are left out with
-/// a word when it can't be.
-fn audit() -> Result<()> {
+/// Licences, sources and bans need no more than the packages themselves; advisories are a database that has to be fetched.
+fn audit(advisories: Advisories) -> Result<()> {
     let tool = cargo_deny()?;
     let deny = |arguments: &[&str]| -> Result<bool> {
         let status = Command::new(&tool)
@@ -68,6 +82,9 @@ fn audit() -> Result<()> {
             .context("cargo-deny cannot be started")?;
         Ok(output.status.success())
     })?;
+    if !fetched && advisories == Advisories::Required {
+        bail!("advisories were not checked: their database can't be fetched, and --advisories required was given");
+    }
     if !fetched {
         say("! advisories were NOT checked: their database can't be reached from here");
     } else if !deny(&["check", "--disable-fetch", "--hide-inclusion-graph", "advisories"])? {
@@ -97,7 +114,7 @@ fn cargo_deny() -> Result<PathBuf> {
     if !starts(&cached) {
         say("· cargo-deny is compiled into the cache, once; `cargo xtask check --no-audit` goes without");
         let root = root.to_string_lossy();
-        run_cargo(&["install", "cargo-deny", "--locked", "--root", &root], &[])?;
+        run_cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--root", &root], &[])?;
     }
     Ok(cached)
 }
