@@ -20,6 +20,7 @@ mod probes;
 mod rest;
 mod routes;
 mod server;
+mod seldom;
 mod terms;
 mod waiting;
 

@@ -1,7 +1,7 @@
 //! The short token of a deployed job, for what it needs while it runs.
 
 use jiff::SignedDuration;
-use model::{Problem, access::unknown_caller, clock::Clock};
+use model::{Problem, access::unknown_caller, clock::Clock, name::JobName};
 use secrecy::SecretString;
 pub use store::tokens::Access;
 use store::{
@@ -13,12 +13,21 @@ use store::{
 /// How long a short token counts.
 pub const TOKEN_SECONDS: i64 = 900;
 
+/// A short token, and for whom it is.
+#[derive(Debug)]
+pub struct Exchanged {
+    /// The token.
+    pub token: SecretString,
+    /// The job.
+    pub job_name: JobName,
+}
+
 /// Exchanges the credential of a deployment for a short token. The credential counts as long as the deployment does: it
 /// ends with the job, and with the last run after a newer deployment took its place.
 ///
 /// # Errors
 /// Unauthenticated for anything but a credential that counts.
-pub async fn exchange(db: &Db, keys: &KeyRing, clock: &dyn Clock, credential: &str) -> Result<SecretString, Problem> {
+pub async fn exchange(db: &Db, keys: &KeyRing, clock: &dyn Clock, credential: &str) -> Result<Exchanged, Problem> {
     let unknown = || {
         unknown_caller("The refresh token is not the credential of a job that is deployed.")
             .fix("Deploy the job again; a run gets its credential by itself.")
@@ -27,7 +36,8 @@ pub async fn exchange(db: &Db, keys: &KeyRing, clock: &dyn Clock, credential: &s
     let found = holder(&mut db.read().await?, &credential).await?;
     let job_name = found.ok_or_else(unknown)?;
     let expires_at = clock.now() + SignedDuration::from_secs(TOKEN_SECONDS);
-    Ok(Access { job_id: credential.job_id, job_name, expires_at }.seal(keys)?)
+    let access = Access { job_id: credential.job_id, job_name, expires_at };
+    Ok(Exchanged { token: access.seal(keys)?, job_name: access.job_name })
 }
 
 /// Whether a bearer token is one of a job, rather than of an issuer.

@@ -16,8 +16,12 @@ use crate::{
 /// The one on whose behalf a verb is called.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The user's name, as it is recorded in `deployed_by`, `started_by` and the audit trail.
+    /// The user's name, as it is recorded in `deployed_by`, `started_by` and the audit trail. Two callers who could be told
+    /// apart have different names.
     pub user: String,
+    /// A key for limits per caller: the issuer and the name for users and applications, the id for jobs. It is not for
+    /// people, and does not depend on how many issuers there are.
+    pub principal: String,
     /// The operation id (`X-OPID`) that ties the request, its log lines and what it caused together.
     pub op_id: String,
     /// The terms of the request.
@@ -193,6 +197,7 @@ impl Caller {
     pub fn anonymous(op_id: impl Into<String>) -> Self {
         Self {
             user: Self::ANONYMOUS.into(),
+            principal: Self::ANONYMOUS.into(),
             op_id: op_id.into(),
             terms: Terms::default(),
             standing: Standing::Anyone,

@@ -1,5 +1,6 @@
 //! Tokens of issuers: whose they are, whether they are genuine, and whether they count now.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use jsonwebtoken::{DecodingKey, Validation, dangerous, decode, decode_header, jwk::Jwk};
 use model::{Problem, access::unknown_caller, name::shown};
@@ -13,12 +14,24 @@ pub(super) type Claims = Map<String, Value>;
 /// The most keys that a signature is tried with, when a token does not name its key.
 const KEYS_TRIED_MAX: usize = 10;
 
-/// The claims of a token that is genuine and counts.
+/// The kinds of token that a header may name (`typ`), in lower case: a header may also leave it out. Access tokens are of
+/// one of them; tokens for other purposes, such as logout tokens and DPoP proofs, name kinds of their own.
+const TYPES: [&str; 2] = ["jwt", "at+jwt"];
+
+/// What some issuers write into the claim `typ` of tokens that are not access tokens, while the header says `JWT`.
+const NOT_ACCESS: [&str; 4] = ["ID", "Refresh", "Offline", "Logout"];
+
+/// The issuer and the claims of a token that is genuine and counts.
 ///
 /// # Errors
 /// Unauthenticated for any other token, Unavailable when the issuer's keys can't be had.
-pub(super) async fn verified(auth: &Authentication, token: &str, now: Timestamp) -> Result<Claims, Problem> {
+pub(super) async fn verified<'a>(
+    auth: &'a Authentication,
+    token: &str,
+    now: Timestamp,
+) -> Result<(&'a str, Claims), Problem> {
     let unreadable = || unknown_caller("Its access token is not a signed JSON Web Token.");
+    check_header(token)?;
     // A token without a signature has an algorithm that the library does not know.
     let head = decode_header(token).map_err(|_| unreadable())?;
     if !ALGORITHMS.contains(&head.alg) || !auth.algorithms.contains(&head.alg) {
@@ -57,11 +70,43 @@ pub(super) async fn verified(auth: &Authentication, token: &str, now: Timestamp)
         return Err(unknown_caller(format!("The signature of its access token is not one of {}.", shown(issuer))));
     };
     counts(auth, &genuine.claims, now)?;
-    Ok(genuine.claims)
+    Ok((issuer, genuine.claims))
+}
+
+/// Refuses a header that asks for what is not understood here, or names another kind of token. RFC 7515 (4.1.11) has a
+/// token with a critical extension refused by whoever does not know the extension, and none is known here.
+fn check_header(token: &str) -> Result<(), Problem> {
+    let unreadable = || unknown_caller("Its access token is not a signed JSON Web Token.");
+    let (head, _) = token.split_once('.').ok_or_else(unreadable)?;
+    let head = URL_SAFE_NO_PAD.decode(head).map_err(|_| unreadable())?;
+    let head: Map<String, Value> = serde_json::from_slice(&head).map_err(|_| unreadable())?;
+    if head.contains_key("crit") || head.get("b64").is_some_and(|encoded| *encoded != Value::Bool(true)) {
+        return Err(unknown_caller(
+            "The header of its access token asks for an extension (crit or b64) that is not supported here.",
+        ));
+    }
+    let kind = match head.get("typ") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(kind) => kind.as_str().unwrap_or_default().to_ascii_lowercase(),
+    };
+    if TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
+        return Ok(());
+    }
+    Err(unknown_caller(format!(
+        "Its token is not an access token: its header has the type (typ) {}, where JWT, at+jwt or none is expected.",
+        shown(&kind)
+    )))
 }
 
 /// Whether a genuine token counts now and here.
 fn counts(auth: &Authentication, claims: &Claims, now: Timestamp) -> Result<(), Problem> {
+    let kind = claims.get("typ").and_then(Value::as_str).unwrap_or_default();
+    if NOT_ACCESS.iter().any(|other| other.eq_ignore_ascii_case(kind)) {
+        return Err(unknown_caller(format!(
+            "Its token is not an access token: its claim typ is {}. Send the access token of the same login.",
+            shown(kind)
+        )));
+    }
     let (now, leeway) = (now.as_second(), auth.leeway_seconds);
     let instant = |name: &str| match claims.get(name) {
         None | Some(Value::Null) => Ok(None),

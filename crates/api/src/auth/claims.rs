@@ -9,7 +9,7 @@ use model::{
 };
 use serde_json::Value;
 
-use super::bearer::Claims;
+use super::{APPLICATION_PREFIX, JOB_PREFIX, bearer::Claims};
 
 /// The longest name of a user.
 const USER_MAX_BYTES: usize = 200;
@@ -81,6 +81,14 @@ impl ClaimRules {
         if name.trim().is_empty() || name.len() > USER_MAX_BYTES || name.chars().any(char::is_control) {
             return Err(unknown_caller(format!(
                 "The claim {} of its access token is not the name of a user.",
+                shown(&self.user_claim)
+            )));
+        }
+        let begins_with = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+        if let Some(prefix) = [JOB_PREFIX, APPLICATION_PREFIX].into_iter().find(|prefix| begins_with(prefix)) {
+            return Err(unknown_caller(format!(
+                "The claim {} of its access token begins with \"{prefix}\", which only the names of jobs and applications \
+                 do here.",
                 shown(&self.user_claim)
             )));
         }

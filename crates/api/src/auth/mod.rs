@@ -22,7 +22,13 @@ use model::{
     problem::Kind,
 };
 
-use crate::{Api, error::Failure};
+use crate::{Api, error::Failure, seldom::Seldom};
+
+/// What the name of a job as a caller begins with.
+const JOB_PREFIX: &str = "job:";
+
+/// What the name of an application as a caller begins with.
+const APPLICATION_PREFIX: &str = "application:";
 
 /// The longest token.
 const TOKEN_MAX_BYTES: usize = 16 * 1024;
@@ -90,11 +96,19 @@ pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Reque
     }
     let token = match token(&request) {
         Ok(token) => token.to_owned(),
-        Err(problem) => return with_challenge(Failure::from(problem).into_response(), false),
+        Err(problem) => {
+            if request.headers().contains_key(header::AUTHORIZATION) {
+                note_failed_login(&api, &problem);
+            }
+            return with_challenge(Failure::from(problem).into_response(), false);
+        }
     };
-    let (user, standing) = match known(&api, auth, &token).await {
+    let Known { user, principal, standing } = match known(&api, auth, &token).await {
         Ok(known) => known,
-        Err(problem) => return with_challenge(Failure::from(problem).into_response(), true),
+        Err(problem) => {
+            note_failed_login(&api, &problem);
+            return with_challenge(Failure::from(problem).into_response(), true);
+        }
     };
     tracing::debug!(user, "the caller is known");
     let gate = auth.authorizer.as_ref().map(|authorizer| {
@@ -102,12 +116,44 @@ pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Reque
         Arc::new(gate::RequestGate::new(Arc::clone(authorizer), path, method, token))
     });
     let asked = gate.clone().map(|gate| -> Arc<dyn model::access::Gate> { gate });
-    request.extensions_mut().insert(Caller { user, standing, gate: asked, one_team: auth.one_team, ..caller });
+    let may_change = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let asked_for = may_change.then(|| (user.clone(), request.uri().path().to_owned()));
+    let refused_by_gate = gate.clone();
+    request.extensions_mut().insert(Caller {
+        user,
+        principal,
+        standing,
+        gate: asked,
+        one_team: auth.one_team,
+        ..caller
+    });
     let mut response = next.run(request).await;
-    if let Some(status) = gate.and_then(|gate| gate.refused_with()) {
+    let refusal = refused_by_gate.and_then(|gate| gate.refused_with());
+    if let Some(status) = refusal {
         *response.status_mut() = status;
     }
+    if let Some((user, path)) = asked_for
+        && (refusal.is_some() || response.status() == StatusCode::FORBIDDEN)
+        && let Some(left_out) = REFUSED_CHANGES.admits(api.clock.now())
+    {
+        tracing::info!(user, path, status = response.status().as_u16(), left_out, "a change was refused to its caller");
+    }
     response
+}
+
+/// Refusals that are written to the log.
+static REFUSED_CHANGES: Seldom = Seldom::new();
+
+/// Failed logins that are written to the log.
+static FAILED_LOGINS: Seldom = Seldom::new();
+
+/// Logs that a token was refused, and why; the reason has nothing of the token but the issuer's and its key's name.
+pub(crate) fn note_failed_login(api: &Api, problem: &Problem) {
+    if is_about_the_caller(problem)
+        && let Some(left_out) = FAILED_LOGINS.admits(api.clock.now())
+    {
+        tracing::warn!(why = problem.why, left_out, "a token was refused");
+    }
 }
 
 pub(crate) fn is_open(request: &Request) -> bool {
@@ -136,23 +182,53 @@ fn token(request: &Request) -> Result<&str, Problem> {
     }
 }
 
-/// The caller's name and standing by a token.
-async fn known(api: &Api, auth: &Authentication, token: &str) -> Result<(String, Standing), Problem> {
+/// A caller who is known by a token.
+struct Known {
+    user: String,
+    principal: String,
+    standing: Standing,
+}
+
+/// The caller of a token.
+async fn known(api: &Api, auth: &Authentication, token: &str) -> Result<Known, Problem> {
     if is_token_of_a_job(token) {
         let job = app::tokens::read(&api.keys, &*api.clock, token)?;
-        return Ok((format!("job:{}", job.job_name), Standing::Job(job.job_id)));
+        return Ok(Known {
+            user: format!("{JOB_PREFIX}{}", job.job_name),
+            principal: format!("{JOB_PREFIX}{}", job.job_id),
+            standing: Standing::Job(job.job_id),
+        });
     }
-    let claims = bearer::verified(auth, token, api.clock.now()).await?;
+    let (issuer, claims) = bearer::verified(auth, token, api.clock.now()).await?;
     auth.claims.check(&claims)?;
     if let Some(user) = auth.claims.user(&claims)? {
-        return Ok((user, Standing::User { teams: auth.claims.teams(&claims) }));
+        let standing = Standing::User { teams: auth.claims.teams(&claims) };
+        return Ok(Known { principal: of_issuer(issuer, &user), user: auth.shown_name(issuer, user), standing });
     }
     let Some(client_id) = claims::client_id(&claims) else { return Err(auth.claims.nobody()) };
     let teams = app::credentials::teams_of(&api.db, client_id).await?;
     if teams.is_empty() {
         return Err(auth.claims.nobody());
     }
-    Ok((format!("application:{client_id}"), Standing::Application { teams }))
+    let shown = auth.shown_name(issuer, client_id.to_owned());
+    Ok(Known {
+        user: format!("{APPLICATION_PREFIX}{shown}"),
+        principal: format!("{APPLICATION_PREFIX}{}", of_issuer(issuer, client_id)),
+        standing: Standing::Application { teams },
+    })
+}
+
+/// A name with the issuer that it is a name at. An issuer is a URL without a fragment, so the first number sign ends it.
+fn of_issuer(issuer: &str, name: &str) -> String {
+    format!("{issuer}#{name}")
+}
+
+impl Authentication {
+    /// The name by which a caller is recorded: that of the token while one issuer is trusted, and with its issuer while
+    /// there are several, since two issuers may give two people the same name.
+    fn shown_name(&self, issuer: &str, name: String) -> String {
+        if self.issuers.len() > 1 { of_issuer(issuer, &name) } else { name }
+    }
 }
 
 /// Says how to be known, by RFC 6750, where nobody is.

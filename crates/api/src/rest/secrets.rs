@@ -31,7 +31,9 @@ pub(crate) async fn data_job_secrets_read(
     By(caller): By,
     Path((team, name, _)): PartPath,
 ) -> Answer<Json<JsonObject>> {
-    Ok(Json(app::secrets::read(&api.db, &api.keys, &caller, &team, &name).await?))
+    let secrets = app::secrets::read(&api.db, &api.keys, &caller, &team, &name).await?;
+    tracing::info!(user = caller.user, team, job = name, "the secrets of a job were read");
+    Ok(Json(secrets))
 }
 
 /// Replaces the secrets of a job.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use app::tokens::Exchanged;
 use axum::{
     Json,
     extract::{Request, State},
@@ -14,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::{
     Api,
+    auth::note_failed_login,
     error::{Answer, Failure},
     input::whole_body,
 };
@@ -77,13 +79,17 @@ pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -
     }
     let credential = part("refresh_token").unwrap_or_default();
     match app::tokens::exchange(&api.db, &api.keys, &*api.clock, &credential).await {
-        Ok(token) => Ok(Json(TokenResponse {
-            access_token: token.expose_secret().to_owned(),
-            token_type: "Bearer",
-            expires_in: app::tokens::TOKEN_SECONDS,
-        })),
+        Ok(Exchanged { token, job_name }) => {
+            tracing::info!(job = %job_name, "a token of a job was issued");
+            Ok(Json(TokenResponse {
+                access_token: token.expose_secret().to_owned(),
+                token_type: "Bearer",
+                expires_in: app::tokens::TOKEN_SECONDS,
+            }))
+        }
         // OAuth has 400 for a grant that does not count.
         Err(problem) if problem.kind == Kind::Unauthenticated => {
+            note_failed_login(&api, &problem);
             Err(Failure::refused(StatusCode::BAD_REQUEST, problem).with("error", "invalid_grant".into()))
         }
         Err(problem) => Err(problem.into()),

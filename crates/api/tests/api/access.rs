@@ -184,12 +184,12 @@ impl Service {
         store::jobs::find(&mut tx, &JobName::parse(name).unwrap()).await.unwrap().unwrap().id
     }
 
-    async fn credential(&self, name: &str) -> String {
+    pub(crate) async fn credential(&self, name: &str) -> String {
         let credential = Credential { job_id: self.job_id(name).await, generation: 1 };
         credential.seal(&KeyRing::from(SecretKey::new([7; 32]))).unwrap().expose_secret().to_owned()
     }
 
-    async fn exchange(&self, credential: &str) -> Answer {
+    pub(crate) async fn exchange(&self, credential: &str) -> Answer {
         let form = format!("grant_type=refresh_token&refresh_token={credential}");
         let request = Request::post("/data-jobs/oauth2/token")
             .header("host", "localhost")

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -29,6 +30,16 @@ impl Key {
     pub(crate) fn sign(&self, claims: &Value) -> String {
         let header = Header { kid: Some(self.id.into()), ..Header::new(Algorithm::ES256) };
         encode(&header, claims, &self.private).unwrap()
+    }
+
+    /// Signs a token whose header is the usual one with these members.
+    pub(crate) fn sign_with_header(&self, more: &Value, claims: &Value) -> String {
+        let mut header = json!({"alg": "ES256", "kid": self.id});
+        header.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(&header), part(claims));
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.private, Algorithm::ES256).unwrap();
+        format!("{message}.{signature}")
     }
 }
 

@@ -19,4 +19,5 @@ mod sources;
 mod support;
 mod teams;
 mod terms;
+mod tokens;
 mod webhook;

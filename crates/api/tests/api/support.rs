@@ -389,6 +389,16 @@ impl Service {
         tx.commit().await.unwrap();
     }
 
+    /// Does what the synchronizer does for one job: its deployment is removed.
+    pub(crate) async fn remove(&self, name: &str) {
+        let epoch = self.epoch().await;
+        let mut tx = self.db.write().await.unwrap();
+        let job = store::jobs::find(&mut tx, &JobName::parse(name).unwrap()).await.unwrap().unwrap();
+        let work = store::deployments::work(&mut tx, job.id).await.unwrap().unwrap();
+        store::deployments::record_removed(&mut tx, epoch, &work).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
     /// Does what the synchronizer does for one run: it starts.
     pub(crate) async fn run(&self, id: &str) {
         let epoch = self.epoch().await;
