@@ -35,7 +35,7 @@ pub async fn read(db: &Db, keys: &KeyRing, caller: &Caller, team: &str) -> Resul
 /// Stores the application of a team in place of any before it. Its secret is encrypted before it reaches the database.
 ///
 /// # Errors
-/// Invalid when the team, the client id or the secret breaks a rule.
+/// Invalid when the team, the client id or the secret breaks a rule, Conflict when another team has the client id.
 pub async fn replace(
     db: &Db,
     keys: &KeyRing,
@@ -64,7 +64,15 @@ pub async fn replace(
     }
     let now = clock.now();
     let mut tx = db.write().await?;
-    store::credentials::replace(&mut tx, keys, &team, credentials, &caller.user, now).await?;
+    if !store::credentials::replace(&mut tx, keys, &team, credentials, &caller.user, now).await? {
+        return Err(Problem::conflict(
+            format!("The credentials of the team {} were not stored.", shown(team.as_str())),
+            format!("Another team has the OAuth application with the client id {}.", shown(&credentials.client_id)),
+        )
+        .follows("Nothing was changed.")
+        .fix("Give each team an application of its own, or have the other team store another one first."));
+    }
+    store::team_secrets::claim(&mut tx, &team, now).await?;
     store::audit::record_of_team(&mut tx, caller, "team.credentials", &team, now).await?;
     tx.commit().await?;
     Ok(())

@@ -90,7 +90,9 @@ pub(crate) async fn retry(db: &Db, caller: &Caller, job: &DataJob, now: jiff::Ti
     if let Some(done) = once::outcome(&mut tx, caller, now).await? {
         return Ok(done);
     }
-    store::deployments::forgive(&mut tx, job.id, now).await?;
+    if store::deployments::forgive(&mut tx, job.id, now).await? {
+        store::audit::record(&mut tx, caller, &event("deployment.retry", job, None), now).await?;
+    }
     once::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
     db.wake().deployments.notify_one();

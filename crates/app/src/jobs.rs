@@ -67,7 +67,7 @@ pub async fn create(
         job.id = JobId(id);
         return Ok(job);
     }
-    may_have_jobs(&mut tx, caller, &job.team, job.id).await?;
+    admit_team(&mut tx, caller, &job.team, job.id, now).await?;
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
     if !store::jobs::insert(&mut tx, &job, schedule, &caller.user, now).await? {
         return Err(Problem::conflict(
@@ -127,7 +127,7 @@ pub async fn update(
         return Ok(());
     }
     if before.team != after.team {
-        may_have_jobs(&mut tx, caller, &after.team, after.id).await?;
+        admit_team(&mut tx, caller, &after.team, after.id, now).await?;
     }
     let schedule = ensure_schedule(&mut tx, &after.config, default_zone, now).await?;
     store::jobs::update(&mut tx, &after, schedule, now).await?;
@@ -165,7 +165,7 @@ pub async fn move_to_team(
     if before == after {
         return Ok(());
     }
-    may_have_jobs(&mut tx, caller, &after.team, after.id).await?;
+    admit_team(&mut tx, caller, &after.team, after.id, now).await?;
     let schedule = ensure_schedule(&mut tx, &after.config, default_zone, now).await?;
     store::jobs::update(&mut tx, &after, schedule, now).await?;
     let generation = follow(&mut tx, caller, defaults, &before, &after, now).await?;
@@ -180,15 +180,21 @@ pub async fn move_to_team(
     Ok(())
 }
 
-/// Refuses jobs of a second team where only one may have some.
-async fn may_have_jobs(tx: &mut Tx, caller: &Caller, team: &TeamName, job: JobId) -> Result<(), Problem> {
-    if !caller.one_team {
-        return Ok(());
+/// Refuses jobs of a second team where only one may have some, and gives the team the name of its secret.
+async fn admit_team(
+    tx: &mut Tx,
+    caller: &Caller,
+    team: &TeamName,
+    job: JobId,
+    now: jiff::Timestamp,
+) -> Result<(), Problem> {
+    if caller.one_team
+        && let Some(other) = store::jobs::other_team(tx, team, job).await?
+    {
+        decide_one_team(&other, team)?;
     }
-    match store::jobs::other_team(tx, team, job).await? {
-        Some(other) => decide_one_team(&other, team),
-        None => Ok(()),
-    }
+    store::team_secrets::claim(tx, team, now).await?;
+    Ok(())
 }
 
 /// Makes a generation of the deployment where the change of the job shows in it.
@@ -280,7 +286,7 @@ pub async fn restore(
         )
         .fix("Check the name and the team; GET …/deleted-jobs lists what can be brought back."));
     };
-    may_have_jobs(&mut tx, caller, &job.team, job.id).await?;
+    admit_team(&mut tx, caller, &job.team, job.id, now).await?;
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
     if !store::jobs::deleted::restore(&mut tx, &job, schedule, now).await? {
         return Err(Problem::conflict(

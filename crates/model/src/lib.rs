@@ -17,6 +17,7 @@ pub mod resources;
 pub mod runtime;
 pub mod schedule;
 pub mod source;
+pub mod team_secret;
 pub mod terms;
 
 pub use problem::Problem;

@@ -37,6 +37,11 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         true
     }
 
+    /// Whether runs get the secret with their team's OAuth application, so that the team needs a name for it.
+    fn mounts_team_secrets(&self) -> bool {
+        false
+    }
+
     /// Begins a term of leadership: from the call on, what is written names its epoch. Done when the place knows that it is to
     /// refuse what names an earlier one, if it can.
     fn lead(&self, _epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {
@@ -165,7 +170,39 @@ pub struct Blueprint {
     /// Every field.
     pub deployment: Deployment,
     /// The environment variables that are the same for each of its runs; see [`variables`].
-    pub variables: BTreeMap<String, String>,
+    pub variables: Variables,
+    /// The name of the secret with the team's OAuth application, where the runtime mounts it; see
+    /// [`Runtime::mounts_team_secrets`].
+    pub team_secret: Option<String>,
+}
+
+/// The environment variables of a deployment, by where their values come from.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Variables {
+    /// Those of the service and of the deployment itself.
+    pub plain: BTreeMap<String, String>,
+    /// Those of the operator's options file: their values are secrets. No name is in `plain` too.
+    pub options: BTreeMap<String, String>,
+    /// A keyed hash of `options`; absent when there are none. It changes with every name and value, and tells nothing of
+    /// them to those who don't have the key.
+    pub options_hash: Option<String>,
+}
+
+impl Variables {
+    /// All of them, for a process that gets its environment from this service.
+    pub fn all(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.plain.iter().chain(&self.options).map(|(name, value)| (name.clone(), value.clone()))
+    }
+}
+
+// Values of the options file are secrets.
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Variables")
+            .field("plain", &self.plain)
+            .field("options", &self.options.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 /// A deployment to make.
@@ -334,7 +371,7 @@ impl LogChunk {
 }
 
 /// What the operator gives every deployed job.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct JobOptions {
     /// The address of this service's API as a job reaches it.
     pub rest_api_url: String,
@@ -344,6 +381,19 @@ pub struct JobOptions {
     pub default: BTreeMap<String, String>,
     /// The options for one job by name (`[job-name]` of the options file).
     pub by_job: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+// Values of the options file are secrets.
+impl std::fmt::Debug for JobOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let by_job: Vec<_> = self.by_job.iter().map(|(job, options)| (job, options.keys())).collect();
+        f.debug_struct("JobOptions")
+            .field("rest_api_url", &self.rest_api_url)
+            .field("token_url", &self.token_url)
+            .field("default", &self.default.keys())
+            .field("by_job", &by_job)
+            .finish()
+    }
 }
 
 impl JobOptions {
@@ -382,16 +432,18 @@ pub fn token_variables(
 }
 
 /// The environment variables that a deployed job expects and that are the same for each run, beside those that depend on
-/// where it runs (folders, files). The last of system, options file and job configuration wins.
+/// where it runs (folders, files). The last of system, options file and job configuration wins. `keyed_hash` hashes a text
+/// with a key of this service.
 pub fn variables(
     options: &JobOptions,
     job: &JobName,
     team: &TeamName,
     deployment: &Deployment,
-) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::new();
+    keyed_hash: impl FnOnce(&str) -> String,
+) -> Variables {
+    let mut plain = BTreeMap::new();
     let mut set = |name: &str, value: String| {
-        all.insert(name.to_owned(), value);
+        plain.insert(name.to_owned(), value);
     };
     set("VDK_CONTROL_SERVICE_REST_API_URL", options.rest_api_url.clone());
     set("VDK_JOB_TEAM", team.to_string());
@@ -402,11 +454,12 @@ pub fn variables(
     set("VDK_LOG_CONFIG", "CLOUD".into());
     set("MONITORING_ENABLED", "true".into());
     set("PYTHONUNBUFFERED", "1".into());
-    for (name, value) in options.default.iter().chain(options.by_job.get(job.as_str()).into_iter().flatten()) {
-        all.insert(name.clone(), value.clone());
-    }
+    let mut of_options = options.default.clone();
+    of_options.extend(options.by_job.get(job.as_str()).into_iter().flatten().map(|(n, v)| (n.clone(), v.clone())));
+    plain.retain(|name, _| !of_options.contains_key(name));
     let mut set = |name: &str, value: String| {
-        all.insert(name.to_owned(), value);
+        of_options.remove(name);
+        plain.insert(name.to_owned(), value);
     };
     set("VDK_ENABLE_EXECUTION_NOTIFICATIONS", deployment.enable_execution_notifications.to_string());
     if let Some(db) = &deployment.db_default_type {
@@ -423,7 +476,10 @@ pub fn variables(
             set(name, list.join(","));
         }
     }
-    all
+    // JSON keeps names and values apart, and a map has one order.
+    let options_hash = (!of_options.is_empty())
+        .then(|| keyed_hash(&serde_json::to_string(&of_options).expect("a map of texts can be written as JSON")));
+    Variables { plain, options: of_options, options_hash }
 }
 
 /// The environment variables of one run; the operator's options and the deployment go over them.
@@ -466,6 +522,54 @@ mod tests {
         }
         let by_job = BTreeMap::from([("another-job".to_owned(), map("VDK_API_TOKEN"))]);
         assert_eq!(names(&JobOptions { by_job, ..on("https://a/t") }).len(), 2);
+    }
+
+    fn deployment() -> Deployment {
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        Deployment {
+            job_id: JobId(uuid::Uuid::nil()),
+            generation: 1,
+            job_version: crate::source::SourceVersion::parse(&"a".repeat(40)).unwrap(),
+            python_version_asked: None,
+            python_version: PythonVersion { major: 3, minor: 11 },
+            vdk_version_asked: None,
+            vdk_version: "0.2".into(),
+            enabled: true,
+            mode: crate::deployment::Mode::Release,
+            resources: crate::resources::Resources::default(),
+            schedule_cron: None,
+            schedule_since: at,
+            contacts: crate::job::Contacts::default(),
+            db_default_type: Some("trino".into()),
+            enable_execution_notifications: true,
+            deployed_by: "someone".into(),
+            deployed_at: at,
+        }
+    }
+
+    #[test]
+    fn values_of_the_options_file_are_kept_apart_and_hashed_with_a_key() {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let options = JobOptions {
+            default: map(&[("PASSWORD", "hunter2"), ("VDK_JOB_TEAM", "of options"), ("VDK_DB_DEFAULT_TYPE", "impala")]),
+            by_job: BTreeMap::from([("daily-sales".to_owned(), map(&[("PASSWORD", "of the job")]))]),
+            ..JobOptions::default()
+        };
+        let of = |options: &JobOptions| {
+            let (job, team) = (JobName::parse("daily-sales").unwrap(), TeamName::parse("a team").unwrap());
+            variables(options, &job, &team, &deployment(), |text| format!("keyed {text}"))
+        };
+        let all = of(&options);
+        assert_eq!(all.options, map(&[("PASSWORD", "of the job"), ("VDK_JOB_TEAM", "of options")]));
+        // The job's own configuration goes over the options file, and no name is in both.
+        assert_eq!(all.plain["VDK_DB_DEFAULT_TYPE"], "trino");
+        assert!(!all.plain.contains_key("VDK_JOB_TEAM"));
+        let hashed = r#"keyed {"PASSWORD":"of the job","VDK_JOB_TEAM":"of options"}"#;
+        assert_eq!(all.options_hash.as_deref(), Some(hashed));
+        assert_eq!(of(&JobOptions::default()).options_hash, None);
+        for printed in [format!("{all:?}"), format!("{options:?}")] {
+            assert!(printed.contains("PASSWORD") && !printed.contains("hunter2") && !printed.contains("of the job"));
+        }
     }
 
     #[test]

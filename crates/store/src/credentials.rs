@@ -58,7 +58,8 @@ pub async fn find(tx: &mut Tx, ring: &KeyRing, team: &TeamName) -> Result<Option
     .transpose()
 }
 
-/// Stores the application of a team in place of any before it.
+/// Stores the application of a team in place of any before it. `false`: another team has this client id, and nothing was
+/// stored. The transaction can't go on then.
 pub async fn replace(
     tx: &mut Tx,
     ring: &KeyRing,
@@ -66,18 +67,21 @@ pub async fn replace(
     credentials: &Credentials,
     by: &str,
     now: Timestamp,
-) -> Result<()> {
+) -> Result<bool> {
     let Credentials { client_id, client_secret } = credentials;
     storable([client_id.as_str()])?;
     let key = keys::to_seal_with(tx, ring).await?;
     let place = Place::TeamCredential { team: team.as_str(), client_id };
     let sealed = Sealed::new(&key, &place, client_secret.expose_secret())?;
-    on!(tx, c => sqlx::query(
-        "insert into team_credential (team, client_id, key_id, nonce, ciphertext, updated_at, updated_by)
-         values ($1, $2, $3, $4, $5, $6, $7)
+    // A team that shares its client id since before that was refused may replace the secret.
+    let stored = on!(tx, c => sqlx::query(
+        "insert into team_credential (team, client_id, key_id, nonce, ciphertext, updated_at, updated_by, holds_client)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)
          on conflict (team) do update set client_id = excluded.client_id, key_id = excluded.key_id,
             nonce = excluded.nonce, ciphertext = excluded.ciphertext, updated_at = excluded.updated_at,
-            updated_by = excluded.updated_by",
+            updated_by = excluded.updated_by,
+            holds_client = case when team_credential.client_id = excluded.client_id
+                then team_credential.holds_client else excluded.holds_client end",
     )
     .bind(team.as_str())
     .bind(client_id)
@@ -86,10 +90,16 @@ pub async fn replace(
     .bind(sealed.ciphertext)
     .bind(micros(now))
     .bind(by)
+    .bind(true)
     .execute(c)
     .await
-    .map(drop))?;
-    Ok(())
+    .map(drop))
+    .map_err(crate::StoreError::from);
+    match stored {
+        Ok(()) => Ok(true),
+        Err(crate::StoreError::Constraint(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Seals with the primary key what is sealed with another one, at most `limit` rows after the team `after`. Rows that

@@ -323,6 +323,8 @@ pub struct Work {
     pub job_name: JobName,
     /// The job's team.
     pub team: TeamName,
+    /// The name of the secret with the team's OAuth application, as soon as the team was given one.
+    pub team_secret: Option<String>,
     /// What is wanted; what was wanted last when it was removed.
     pub deployment: Deployment,
     /// Whether it was removed.
@@ -341,8 +343,9 @@ pub async fn work(tx: &mut Tx, job_id: JobId) -> Result<Option<Work>> {
         .fetch_optional(c)
         .await)?;
     let Some(deployment) = row.map(Deployment::try_from).transpose()? else { return Ok(None) };
-    let (name, team, removed): (String, String, bool) = on!(tx, c => sqlx::query_as(
-        "select j.name, j.team, d.removed_at is not null from data_job j join deployment d on d.job_id = j.job_id
+    let (name, team, team_secret, removed): (String, String, Option<String>, bool) = on!(tx, c => sqlx::query_as(
+        "select j.name, j.team, t.name, d.removed_at is not null
+         from data_job j join deployment d on d.job_id = j.job_id left join team_secret t on t.team = j.team
          where j.job_id = $1",
     )
     .bind(job_id.to_string())
@@ -352,6 +355,7 @@ pub async fn work(tx: &mut Tx, job_id: JobId) -> Result<Option<Work>> {
     Ok(Some(Work {
         job_name: JobName::parse(&name).map_err(|_| corrupt("a job name"))?,
         team: TeamName::parse(&team).map_err(|_| corrupt("a team name"))?,
+        team_secret,
         deployment,
         removed,
         rollout: rollout(tx, job_id).await?.unwrap_or_default(),
@@ -367,12 +371,14 @@ struct WorkRow {
     rollout: RolloutRow,
     job_name: String,
     team: String,
+    team_secret: Option<String>,
     removed: bool,
     due_at: Option<i64>,
 }
 
-const WORK: &str = "j.name as job_name, j.team, d.removed_at is not null as removed, r.due_at
-    from deployment d join rollout r on r.job_id = d.job_id join data_job j on j.job_id = d.job_id";
+const WORK: &str = "j.name as job_name, j.team, t.name as team_secret, d.removed_at is not null as removed, r.due_at
+    from deployment d join rollout r on r.job_id = d.job_id join data_job j on j.job_id = d.job_id
+    left join team_secret t on t.team = j.team";
 
 impl TryFrom<WorkRow> for Work {
     type Error = crate::StoreError;
@@ -381,6 +387,7 @@ impl TryFrom<WorkRow> for Work {
         Ok(Self {
             job_name: JobName::parse(&row.job_name).map_err(|_| corrupt("a job name"))?,
             team: TeamName::parse(&row.team).map_err(|_| corrupt("a team name"))?,
+            team_secret: row.team_secret,
             deployment: row.deployment.try_into()?,
             removed: row.removed,
             rollout: row.rollout.try_into()?,
@@ -653,9 +660,9 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
         .collect()
 }
 
-/// Forgets a failure, so that the same generation is tried again at once.
-pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
-    on!(tx, c => sqlx::query(
+/// Forgets a failure, so that the same generation is tried again at once. `false` when there is none: the rollout succeeded.
+pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<bool> {
+    let done = on!(tx, c => sqlx::query(
         "update rollout set tried_generation = null, tried_inputs_hash = null, retry_at = null, attempts = 0, due_at = $2,
             row_version = row_version + 1
          where job_id = $1 and status <> 'SUCCESS'",
@@ -664,8 +671,8 @@ pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     .bind(micros(now))
     .execute(c)
     .await
-    .map(drop))?;
-    Ok(())
+    .map(|done| done.rows_affected()))?;
+    Ok(done > 0)
 }
 
 /// Drops the rollout row of a job without any deployment.

@@ -28,6 +28,7 @@ pub mod secrets;
 pub mod sites;
 pub mod sources;
 mod sqlite;
+pub mod team_secrets;
 pub mod tokens;
 pub mod wake;
 

@@ -26,16 +26,20 @@ pub(crate) async fn postgres(connection: &mut PgConnection) -> Result<()> {
     POSTGRES.run(connection).await.map_err(migration)
 }
 
-/// Completes rows that an older program wrote without the columns that lists need, a few hundred in a transaction.
+/// Completes rows that an older program wrote: columns that lists need, a few hundred in a transaction, and the names of
+/// teams' secrets.
 pub(crate) async fn complete(db: &Db) -> Result<()> {
     loop {
         let mut tx = db.write().await?;
         let more = crate::jobs::complete(&mut tx).await?;
         tx.commit().await?;
         if !more {
-            return Ok(());
+            break;
         }
     }
+    let mut tx = db.write().await?;
+    crate::team_secrets::complete(&mut tx).await?;
+    tx.commit().await
 }
 
 fn migration(error: sqlx::migrate::MigrateError) -> StoreError {

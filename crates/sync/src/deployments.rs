@@ -239,7 +239,7 @@ fn step(work: &Work, inputs: &str, observed: &Observed, now: jiff::Timestamp) ->
 
 /// What a deployment is made from, and the hash of all that goes into it.
 fn inputs_of(sync: &Synchronizer, work: &Work) -> (Blueprint, String) {
-    let blueprint = sync.blueprint(&work.job_name, &work.team, &work.deployment);
+    let blueprint = sync.blueprint(&work.job_name, &work.team, work.team_secret.clone(), &work.deployment);
     let inputs = inputs_hash(&work.deployment, &fingerprint(sync, &blueprint));
     (blueprint, inputs)
 }
@@ -283,12 +283,15 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
         let mut tx = sync.db.read().await?;
         store::deployments::work(&mut tx, job_id).await?
     };
-    let Some(work) = work else {
+    let Some(mut work) = work else {
         // Its last tombstone went while the key was due.
         let mut tx = sync.db.write().await?;
         store::deployments::forget(&mut tx, term.epoch, job_id).await?;
         return tx.commit().await;
     };
+    if work.team_secret.is_none() {
+        work.team_secret = sync.team_secret(&work.team).await?;
+    }
     // On each line, whichever lines are wanted.
     let span = tracing::error_span!(
         "deployment",
@@ -373,6 +376,15 @@ async fn carry_out(
                 place = pools.builds.acquire().await.ok();
             }
             tracing::info!(?reason, "rolling out");
+            if let Some(secret) = &blueprint.team_secret
+                && model::team_secret::plain(&work.team).as_ref() != Some(secret)
+            {
+                tracing::warn!(
+                    team = %work.team,
+                    secret,
+                    "the secret of the job's team has a suffix: the plain name belongs to another team"
+                );
+            }
             let ticks_after = ticks_after(work, reason, sync.clock.now());
             let plan = Rolling { target, blueprint, inputs: inputs.clone(), ticks_after };
             let begun = tokio::time::Instant::now();
@@ -434,7 +446,7 @@ async fn restore(
         Err(problem) => return Ok(Err(problem)),
     };
     let wanted = Wanted {
-        blueprint: sync.blueprint(&work.job_name, &work.team, &deployment),
+        blueprint: sync.blueprint(&work.job_name, &work.team, work.team_secret.clone(), &deployment),
         inputs_hash: inputs.clone(),
         artifact: artifact.clone(),
         lock,
@@ -469,7 +481,8 @@ enum MadeOf {
 async fn made_of(sync: &Synchronizer, work: &Work) -> Result<Result<MadeOf, Problem>, StoreError> {
     Ok(match &sync.builder {
         Builder::Prebuilt(name) => {
-            Ok(MadeOf::Image(name.of(&sync.blueprint(&work.job_name, &work.team, &work.deployment))))
+            let blueprint = sync.blueprint(&work.job_name, &work.team, work.team_secret.clone(), &work.deployment);
+            Ok(MadeOf::Image(name.of(&blueprint)))
         }
         Builder::Packages(_) => match lock_inputs(sync, work) {
             Ok(inputs) => {

@@ -474,7 +474,8 @@ async fn start(
     } else {
         Vec::new()
     };
-    let blueprint = sync.blueprint(&execution.job_name, &execution.team, revision);
+    let team_secret = sync.team_secret(&execution.team).await?;
+    let blueprint = sync.blueprint(&execution.job_name, &execution.team, team_secret, revision);
     let mut variables = run_variables(&execution.id, &execution.op_id);
     match sync.token(&execution.job_name, revision) {
         Ok(token) => variables.extend(token),

@@ -97,13 +97,36 @@ pub struct Options {
 
 impl Synchronizer {
     /// All that is known of a deployment before anything is made of it.
-    fn blueprint(&self, job_name: &JobName, team: &TeamName, deployment: &Deployment) -> Blueprint {
+    fn blueprint(
+        &self,
+        job_name: &JobName,
+        team: &TeamName,
+        team_secret: Option<String>,
+        deployment: &Deployment,
+    ) -> Blueprint {
+        let keyed_hash = |text: &str| hex::encode(self.keys.derive(&format!("hash of job options {text}")));
         Blueprint {
             job_name: job_name.clone(),
             team: team.clone(),
-            variables: variables(&self.options.job_options, job_name, team, deployment),
+            variables: variables(&self.options.job_options, job_name, team, deployment, keyed_hash),
+            team_secret: team_secret.filter(|_| self.runtime.mounts_team_secrets()),
             deployment: deployment.clone(),
         }
+    }
+
+    /// The name of the secret with a team's OAuth application. It is given to the team here when nobody has done so before:
+    /// rows of an older program. `None` where runs get no such secret.
+    async fn team_secret(&self, team: &TeamName) -> Result<Option<String>, StoreError> {
+        if !self.runtime.mounts_team_secrets() {
+            return Ok(None);
+        }
+        if let Some(name) = store::team_secrets::find(&mut self.db.read().await?, team).await? {
+            return Ok(Some(name));
+        }
+        let mut tx = self.db.write().await?;
+        let name = store::team_secrets::claim(&mut tx, team, self.clock.now()).await?;
+        tx.commit().await?;
+        Ok(Some(name))
     }
 
     /// Whether what is to be removed waits for the operator, because it is too much at once.

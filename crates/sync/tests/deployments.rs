@@ -2,15 +2,19 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use model::{
     Problem,
     clock::Clock,
     deployment::{DeploymentChange, Status},
+    name::TeamName,
+    runtime::JobOptions,
 };
 use prometheus_client::registry::Registry;
+use sha2::{Digest, Sha256};
+use store::keys::{KeyRing, SecretKey};
 use support::House;
 use sync::gauges::Gauges;
 use testing::{Database, for_each_database};
@@ -25,6 +29,7 @@ for_each_database!(
     a_namesake_starts_above_every_generation_before_it_and_inherits_nothing,
     removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed,
     removals_of_what_is_gone_already_wait_for_nobody,
+    a_run_gets_its_own_teams_secret_and_a_hash_of_its_options_that_needs_the_key,
 );
 
 async fn rollout(house: &House, id: model::name::JobId) -> model::deployment::Rollout {
@@ -204,4 +209,37 @@ async fn removals_of_what_is_gone_already_wait_for_nobody(on: Database) {
             store::deployments::removals(&mut tx).await.unwrap() == (0, 10)
         })
         .await;
+}
+
+async fn a_run_gets_its_own_teams_secret_and_a_hash_of_its_options_that_needs_the_key(on: Database) {
+    let mut house = House::new(on).await;
+    house.runtime.change(|s| s.mounts_team_secrets = true);
+    // Another team was there first.
+    let mut tx = house.db.write().await.unwrap();
+    let first = TeamName::parse("A Team").unwrap();
+    assert_eq!(store::team_secrets::claim(&mut tx, &first, house.clock.now()).await.unwrap(), "team-oauth-a-team");
+    tx.commit().await.unwrap();
+    let blueprint_with = async |house: &mut House, password: &str, name: &str| {
+        let default = BTreeMap::from([("PASSWORD".to_owned(), password.to_owned())]);
+        house.job_options = JobOptions { default, ..JobOptions::default() };
+        house.start_instance();
+        house.deployed(name, None).await;
+        house.start(name).await;
+        let started =
+            async || house.runtime.change(|s| s.started.iter().any(|run| run.blueprint.job_name.as_str() == name));
+        house.until("the run is started", started).await;
+        house.stop_instance().await;
+        house.runtime.change(|s| s.started.pop()).unwrap().blueprint
+    };
+    let one = blueprint_with(&mut house, "hunter2", "job-number-1").await;
+    let secret = one.team_secret.unwrap();
+    assert!(secret.starts_with("team-oauth-a-team-") && secret.len() == "team-oauth-a-team-".len() + 8, "{secret}");
+    let hash = one.variables.options_hash.unwrap();
+    let plain = hex::encode(Sha256::digest(r#"{"PASSWORD":"hunter2"}"#));
+    assert!(!plain.contains(&hash) && !hash.contains(&plain[..8]), "{hash}");
+    let same = blueprint_with(&mut house, "hunter2", "job-number-2").await;
+    assert_eq!((same.variables.options_hash.as_ref(), same.team_secret), (Some(&hash), Some(secret)));
+    assert_ne!(blueprint_with(&mut house, "hunter3", "job-number-3").await.variables.options_hash, Some(hash.clone()));
+    house.keys = Arc::new(KeyRing::from(SecretKey::new([9; 32])));
+    assert_ne!(blueprint_with(&mut house, "hunter2", "job-number-4").await.variables.options_hash, Some(hash));
 }

@@ -101,11 +101,36 @@ async fn one_changed_line_of_the_options_file_concerns_its_job_alone() {
     let file = place.service.data_dir().parent().expect("its folder").join("options.ini");
     std::fs::write(file, "[default]\nA = 1\n[concerned]\nB = 2\n").expect("the options file");
     place.service.start_again();
+    let secret = "holdfast-options-concerned";
     place
         .becomes("the variable is in the CronJob", "cronjob", "concerned", |object| {
-            object.is_some_and(|o| o.to_string().contains(r#""name":"B","value":"2""#))
+            object.is_some_and(|o| o.to_string().contains(r#""key":"B","name":"holdfast-options-concerned""#))
         })
         .await;
+    // The values are in the secret alone, as base64.
+    let (values, cron_job) = (place.object("secret", secret), place.object("cronjob", "concerned"));
+    assert_eq!(values.expect("a secret")["data"], json!({"A": "MQ==", "B": "Mg=="}));
+    let env = &cron_job.expect("a CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"];
+    let names_a_value = |name: &str| {
+        let variable = env.as_array().into_iter().flatten().find(|variable| variable["name"] == name);
+        variable.is_none_or(|variable| variable.get("value").is_some())
+    };
+    assert!(!names_a_value("A") && !names_a_value("B"), "{env}");
     let now = place.object("cronjob", "not-concerned").expect("a CronJob");
     assert_eq!(now["metadata"]["resourceVersion"], untouched["metadata"]["resourceVersion"]);
+
+    // A value that changes is written, and the CronJob says so; without values the secret goes.
+    let file = place.service.data_dir().parent().expect("its folder").join("options.ini");
+    for (content, data) in [("[concerned]\nB = 3\n", Some(json!({"B": "Mw=="}))), ("[default]\n", None)] {
+        place.service.stop();
+        std::fs::write(&file, content).expect("the options file");
+        place.service.start_again();
+        place
+            .becomes("the secret follows the options file", "secret", secret, |object| {
+                object.map(|object| object["data"].clone()) == data
+            })
+            .await;
+    }
+    let cron_job = place.object("cronjob", "concerned").expect("a CronJob");
+    assert!(!cron_job.to_string().contains("holdfast-options"), "{cron_job}");
 }

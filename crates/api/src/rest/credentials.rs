@@ -91,6 +91,7 @@ pub(crate) async fn oauth_credentials_get(
     Path(team): Path<String>,
 ) -> Answer<Json<OauthTeamCredentials>> {
     let found = app::credentials::read(&api.db, &api.keys, &caller, &team).await?;
+    tracing::info!(user = caller.user, team, "the OAuth application of a team was read with its secret");
     let client_secret = found.told().to_owned();
     Ok(Json(OauthTeamCredentials { team_name: team, client_id: found.client_id, client_secret }))
 }
@@ -109,7 +110,10 @@ pub(crate) async fn oauth_credentials_get(
         description = "The team: 1 to 100 characters without slashes and control characters, no white space at its ends.",
     )),
     request_body = OauthCredentials,
-    responses((status = 202, description = "It is stored."))
+    responses(
+        (status = 202, description = "The application was stored."),
+        (status = 409, description = "Another team has an application with this client id."),
+    )
 )]
 pub(crate) async fn oauth_credentials_put(
     State(api): State<Arc<Api>>,

@@ -106,3 +106,18 @@ async fn credentials_that_break_a_rule_are_refused_and_not_told() {
     }
     service.post(teams, "").await.refused(400);
 }
+
+#[tokio::test]
+async fn the_client_id_of_another_team_is_refused() {
+    let service = Service::start().await;
+    let uri = |team: &str| format!("/data-jobs/teams/{team}/oauth-credentials");
+    let application = |id: &str| json!({"clientId": id, "clientSecret": "correct horse"});
+    service.put(&uri("t1"), application("app-1")).await.is(202);
+    let why = service.put(&uri("t2"), application("app-1")).await.refused(409);
+    assert!(why.contains("Another team"), "{why}");
+    service.get(&uri("t2")).await.refused(404);
+    service.put(&uri("t2"), application("app-2")).await.is(202);
+    service.put(&uri("t1"), application("app-1")).await.is(202);
+    let found = service.post("/data-jobs/oauth-credentials/client-ids", json!(["app-1"])).await.ok();
+    assert_eq!(found, json!([{"teamName": "t1", "clientId": "app-1"}]));
+}

@@ -49,6 +49,9 @@ pub(crate) struct Written {
     /// Of the spec as the server answered it, so that what it fills in is no drift.
     spec_hash: String,
     inputs_hash: String,
+    /// Whether it takes values from the secret of the options file.
+    #[serde(default)]
+    pub(crate) has_options: bool,
     /// What was changed by others and put back.
     #[serde(default)]
     put_back: PutBack,
@@ -61,6 +64,7 @@ impl Written {
             generation: object.metadata.generation.unwrap_or_default(),
             spec_hash: spec_hash(spec, ignored),
             inputs_hash: inputs_hash(object).unwrap_or_default().to_owned(),
+            has_options: has_options(object),
             put_back,
         }
     }
@@ -78,6 +82,12 @@ fn inputs_hash(object: &CronJob) -> Option<&str> {
     object.annotations().get(names::INPUTS_HASH).map(String::as_str)
 }
 
+fn has_options(object: &CronJob) -> bool {
+    let metadata = object.spec.as_ref().and_then(|spec| spec.job_template.metadata.as_ref());
+    let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
+    annotations.is_some_and(|annotations| annotations.contains_key(names::OPTIONS_HASH))
+}
+
 fn spec_of(object: &CronJob) -> Value {
     serde_json::to_value(&object.spec).unwrap_or_default()
 }
@@ -86,6 +96,15 @@ fn spec_of(object: &CronJob) -> Value {
 fn spec_hash(mut spec: Value, ignored: &[String]) -> String {
     carry_over(&mut spec, &Value::Null, ignored);
     hex::encode(Sha256::digest(spec.to_string()))
+}
+
+/// What a secret is to hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Content<'a> {
+    /// Exactly this; `None` when the secret has to exist and others fill it.
+    pub(crate) data: Option<&'a BTreeMap<String, String>>,
+    /// Whether values that are not in `data` stay.
+    pub(crate) keeps_more: bool,
 }
 
 /// CronJobs and the secrets beside them.
@@ -254,7 +273,7 @@ impl Writer {
         &self,
         target: &Target,
         name: &str,
-        data: Option<&BTreeMap<String, String>>,
+        Content { data, keeps_more }: Content<'_>,
     ) -> Result<bool, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let mut secret = Secret {
@@ -278,6 +297,15 @@ impl Writer {
                 Err(fault) if is_told_by_making && fault.is_taken() => Ok(false),
                 made => made.map(|_| true),
             },
+            // Pods of a run that was made before may still ask for the values that are gone from the data.
+            Some(live) if keeps_more && job_id(&live.metadata) == Some(target.job_id) => {
+                let patch = serde_json::json!({
+                    "metadata": { "uid": live.metadata.uid, "resourceVersion": live.metadata.resource_version },
+                    "stringData": data,
+                });
+                let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+                call(self.secrets.patch(name, &params, &Patch::Merge(&patch))).await.map(|_| false)
+            }
             // One that a former job of the name left is this job's now: only one has the name.
             Some(live) if data.is_some() && job_id(&live.metadata).is_some() => {
                 secret.metadata.resource_version = live.metadata.resource_version;
@@ -289,14 +317,9 @@ impl Writer {
     }
 
     /// Makes a secret that may be gone or about to go stay: whoever read it before does not remove it any more.
-    pub(crate) async fn touch_secret(
-        &self,
-        target: &Target,
-        name: &str,
-        data: Option<&BTreeMap<String, String>>,
-    ) -> Result<(), Fault> {
-        if data.is_some() {
-            return self.keep_secret(target, name, data).await.map(drop);
+    pub(crate) async fn touch_secret(&self, target: &Target, name: &str, content: Content<'_>) -> Result<(), Fault> {
+        if content.data.is_some() {
+            return self.keep_secret(target, name, content).await.map(drop);
         }
         let patch = serde_json::json!({
             "metadata": { "annotations": { names::KEPT_AT: self.clock.now().to_string() } },
@@ -304,7 +327,7 @@ impl Writer {
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         match call(self.secrets.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
             Ok(_) => Ok(()),
-            Err(fault) if fault.is_missing() => self.keep_secret(target, name, data).await.map(drop),
+            Err(fault) if fault.is_missing() => self.keep_secret(target, name, content).await.map(drop),
             Err(fault) => Err(fault),
         }
     }
@@ -319,11 +342,21 @@ impl Writer {
         if stays || view::job_id(&live.metadata) != Some(job_id) {
             return Ok(());
         }
+        self.delete_secret(name, live.metadata).await
+    }
+
+    /// Removes a secret of a job that its CronJob does not name any more.
+    pub(crate) async fn drop_secret(&self, job_id: JobId, name: &str) -> Result<(), Fault> {
+        match call(self.secrets.get_metadata_opt(name)).await? {
+            Some(live) if view::job_id(&live.metadata) == Some(job_id) => self.delete_secret(name, live.metadata).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a secret as it was read.
+    async fn delete_secret(&self, name: &str, read: ObjectMeta) -> Result<(), Fault> {
         let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: live.metadata.uid,
-                resource_version: live.metadata.resource_version,
-            }),
+            preconditions: Some(Preconditions { uid: read.uid, resource_version: read.resource_version }),
             ..DeleteParams::default()
         };
         match call(self.secrets.delete(name, &params)).await {

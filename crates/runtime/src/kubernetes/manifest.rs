@@ -195,6 +195,10 @@ fn job_template(
         (names::PYTHON_VERSION.to_owned(), deployment.python_version.to_string()),
         (names::UNSCHEDULED.to_owned(), deployment.schedule_cron.is_none().to_string()),
     ]);
+    if !secret_options(blueprint).is_empty() {
+        let hash = blueprint.variables.options_hash.clone().unwrap_or_default();
+        metadata.annotations.get_or_insert_default().insert(names::OPTIONS_HASH.to_owned(), hash);
+    }
     let given = job_template.spec.take().unwrap_or_default();
     job_template.spec = Some(JobSpec {
         active_deadline_seconds: given.active_deadline_seconds.or_else(|| i64::try_from(options.deadline_seconds).ok()),
@@ -233,11 +237,11 @@ fn pod_template(
         mounts.push(mount(VDK.0, VDK.1, false));
         volumes.push(scratch(VDK.0));
     }
-    let secrets = [
-        // Both are the reference's names: what operators put into them reaches every job, or those of a team.
-        optional_secret("builder-secrets".to_owned()),
-        optional_secret(names::team_secret(&blueprint.team)),
-    ];
+    // Both are upstream's names: the values that operators put into them reach every job, or those of a team.
+    let secrets: Vec<_> = std::iter::once("builder-secrets".to_owned())
+        .chain(blueprint.team_secret.clone())
+        .map(optional_secret)
+        .collect();
     let (mut containers, mut sidecars) = (pod.containers.into_iter(), Vec::new());
     let main = containers.next();
     sidecars.extend(containers);
@@ -249,7 +253,7 @@ fn pod_template(
         command: Some(command),
         args: Some(arguments),
         env: Some(environment(options, blueprint)),
-        env_from: Some(secrets.to_vec()),
+        env_from: Some(secrets.clone()),
         resources: Some(requirements(deployment.resources.or(options.resources))),
         volume_mounts: Some(mounts.clone()),
         security_context: Some(restricted(options)),
@@ -262,7 +266,7 @@ fn pod_template(
             image: Some(image.replace("{vdk}", &deployment.vdk_version)),
             image_pull_policy: Some(options.pull_policy.clone()),
             command: Some(vec!["/bin/sh".into(), "-c".into(), COPY_VDK.into()]),
-            env_from: Some(secrets.to_vec()),
+            env_from: Some(secrets.clone()),
             resources: Some(requirements(options.vdk_resources)),
             volume_mounts: Some(mounts),
             security_context: Some(restricted(options)),
@@ -329,18 +333,23 @@ fn environment(options: &ManifestOptions, blueprint: &Blueprint) -> Vec<EnvVar> 
         plain("VDK_OP_ID_OVERRIDE", "$(VDK_EXECUTION_ID)".to_owned()),
     ];
     let mut own = BTreeMap::from([
-        ("VDK_KEYTAB_FOLDER".to_owned(), KEYTAB_FOLDER.to_owned()),
-        ("VDK_BASE_CONFIG_FOLDER".to_owned(), SCRATCH.1.to_owned()),
-        ("VDK_TEMPORARY_WRITE_DIRECTORY".to_owned(), SCRATCH.1.to_owned()),
+        ("VDK_KEYTAB_FOLDER", plain("VDK_KEYTAB_FOLDER", KEYTAB_FOLDER.to_owned())),
+        ("VDK_BASE_CONFIG_FOLDER", plain("VDK_BASE_CONFIG_FOLDER", SCRATCH.1.to_owned())),
+        ("VDK_TEMPORARY_WRITE_DIRECTORY", plain("VDK_TEMPORARY_WRITE_DIRECTORY", SCRATCH.1.to_owned())),
     ]);
-    own.extend(blueprint.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
-    for (name, value) in own {
-        all.retain(|variable| variable.name != name);
-        // The reference's way to name a field of the pod.
-        all.push(match value.strip_prefix('$').filter(|path| is_field(path)) {
-            Some(path) => field(&name, path),
-            None => plain(&name, literal(&value)),
-        });
+    let variables = &blueprint.variables;
+    own.extend(variables.plain.iter().map(|(name, value)| (name.as_str(), plain(name, literal(value)))));
+    let secret = names::options_secret(&blueprint.job_name);
+    own.extend(variables.options.iter().map(|(name, value)| {
+        let variable = match as_field(value) {
+            Some(path) => field(name, path),
+            None => of_secret(name, &secret, false),
+        };
+        (name.as_str(), variable)
+    }));
+    for (name, variable) in own {
+        all.retain(|other| other.name != name);
+        all.push(variable);
     }
     if options.has_token {
         let secret = names::token_secret(&blueprint.job_name);
@@ -348,18 +357,7 @@ fn environment(options: &ManifestOptions, blueprint: &Blueprint) -> Vec<EnvVar> 
             if all.iter().any(|variable| variable.name == name) {
                 continue;
             }
-            all.push(EnvVar {
-                name: name.into(),
-                value_from: Some(EnvVarSource {
-                    secret_key_ref: Some(SecretKeySelector {
-                        name: secret.clone(),
-                        key: name.into(),
-                        optional: Some(name == "OAUTHLIB_INSECURE_TRANSPORT"),
-                    }),
-                    ..EnvVarSource::default()
-                }),
-                ..EnvVar::default()
-            });
+            all.push(of_secret(name, &secret, name == "OAUTHLIB_INSECURE_TRANSPORT"));
         }
     }
     all
@@ -370,9 +368,44 @@ fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-fn is_field(path: &str) -> bool {
-    ["metadata.", "spec.", "status."].iter().any(|part| path.starts_with(part))
-        && path.chars().all(|c| c.is_ascii_alphanumeric() || "._-/[]'".contains(c))
+/// The fields of a pod that a variable can have the value of.
+const FIELDS: [&str; 9] = [
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+
+/// The field of the pod that a value of the options file names, in upstream's way: with a dollar sign in front.
+fn as_field(value: &str) -> Option<&str> {
+    let path = value.strip_prefix('$')?;
+    let is_entry = ["metadata.labels['", "metadata.annotations['"].iter().any(|map| {
+        let key = path.strip_prefix(map).and_then(|rest| rest.strip_suffix("']"));
+        key.is_some_and(|key| key.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c)))
+    });
+    (is_entry || FIELDS.contains(&path)).then_some(path)
+}
+
+/// The values of the options file that reach a job through its secret.
+pub(crate) fn secret_options(blueprint: &Blueprint) -> BTreeMap<String, String> {
+    let options = blueprint.variables.options.iter().filter(|(_, value)| as_field(value).is_none());
+    options.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn of_secret(name: &str, secret: &str, optional: bool) -> EnvVar {
+    EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector { name: secret.into(), key: name.into(), optional: Some(optional) }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
 }
 
 fn plain(name: &str, value: String) -> EnvVar {
@@ -458,7 +491,7 @@ mod tests {
         deployment::{Deployment, Mode},
         job::Contacts,
         name::{JobId, JobName, TeamName},
-        runtime::Artifact,
+        runtime::{Artifact, Variables},
         source::SourceVersion,
     };
 
@@ -487,6 +520,10 @@ mod tests {
         }
     }
 
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
     fn blueprint() -> Blueprint {
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         Blueprint {
@@ -511,10 +548,12 @@ mod tests {
                 deployed_by: "someone".into(),
                 deployed_at: at,
             },
-            variables: BTreeMap::from([
-                ("PRICE".to_owned(), "5$ or $(HOME)".to_owned()),
-                ("NODE".to_owned(), "$spec.nodeName".to_owned()),
-            ]),
+            variables: Variables {
+                plain: map(&[("PRICE", "5$ or $(HOME)"), ("TRICK", "$spec.nodeName")]),
+                options: map(&[("NODE", "$spec.nodeName"), ("PASSWORD", "hunter2"), ("SHELL", "$spec.x")]),
+                options_hash: Some("keyed".into()),
+            },
+            team_secret: Some("team-oauth-sales-co".into()),
         }
     }
 
@@ -548,6 +587,58 @@ mod tests {
     fn a_deployment_as_a_cron_job() {
         let cron_job = cron_job(&options(), &blueprint(), "registry/daily-sales:1", "inputs").unwrap();
         insta::assert_json_snapshot!(cron_job);
+    }
+
+    #[test]
+    fn values_of_the_options_file_are_in_no_object_but_the_secret() {
+        let cron_job = cron_job(&options(), &blueprint(), "i", "h").unwrap();
+        let job = manual_job(&options(), &run(), "i", owner());
+        for text in [serde_json::to_string(&cron_job).unwrap(), serde_json::to_string(&job).unwrap()] {
+            assert!(text.contains("PASSWORD") && !text.contains("hunter2"), "{text}");
+        }
+        assert_eq!(secret_options(&blueprint()), map(&[("PASSWORD", "hunter2"), ("SHELL", "$spec.x")]));
+        let variables =
+            |job: &Job| job.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0].env.clone();
+        let variable = |name: &str| variables(&job).unwrap().into_iter().find(|v| v.name == name).unwrap();
+        let selector = |name: &str| variable(name).value_from.unwrap().secret_key_ref.unwrap();
+        for name in ["PASSWORD", "SHELL"] {
+            let SecretKeySelector { name: secret, key, optional } = selector(name);
+            assert_eq!((secret.as_str(), key.as_str(), optional), ("holdfast-options-daily-sales", name, Some(false)));
+        }
+        // The operator may name fields of the pod; a user's value that looks so is a text.
+        assert_eq!(variable("NODE").value_from.unwrap().field_ref.unwrap().field_path, "spec.nodeName");
+        assert_eq!(variable("TRICK").value.as_deref(), Some("$$spec.nodeName"));
+    }
+
+    #[test]
+    fn a_changed_value_changes_the_object_and_a_deployment_without_values_has_no_trace_of_them() {
+        let rendered = |change: fn(&mut Variables)| {
+            let mut blueprint = blueprint();
+            change(&mut blueprint.variables);
+            serde_json::to_string(&cron_job(&options(), &blueprint, "i", "h").unwrap()).unwrap()
+        };
+        assert_ne!(rendered(|_| ()), rendered(|v| v.options_hash = Some("another".into())));
+        let without = rendered(|v| *v = Variables { plain: v.plain.clone(), ..Variables::default() });
+        assert!(!without.contains("options"), "{without}");
+        let fields_alone = rendered(|v| v.options = map(&[("NODE", "$spec.nodeName")]));
+        assert!(!fields_alone.contains("options"), "{fields_alone}");
+    }
+
+    #[test]
+    fn only_fields_that_a_variable_can_have_are_taken_for_fields() {
+        for (value, path) in [
+            ("$metadata.name", Some("metadata.name")),
+            ("$metadata.labels['a.b/c']", Some("metadata.labels['a.b/c']")),
+            ("$status.hostIP", Some("status.hostIP")),
+            ("$metadata.labels", None),
+            ("$spec.containers", None),
+            ("$spec.nodeName.x", None),
+            ("$metadata.labels['a'b']", None),
+            ("metadata.name", None),
+            ("$", None),
+        ] {
+            assert_eq!(as_field(value), path, "{value}");
+        }
     }
 
     #[test]

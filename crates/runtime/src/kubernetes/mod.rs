@@ -37,7 +37,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use self::{
-    apply::Writer,
+    apply::{Content, Writer, Written},
     events::{About, Events},
     fence::Fence,
     logs::Logs,
@@ -227,7 +227,7 @@ impl KubernetesRuntime {
     /// Has a deployment made again whose run lacks a secret that is made with it.
     fn note_missing(&self, problem: &Problem, pods: &[view::PodView]) {
         for name in pods.iter().filter_map(|pod| JobName::parse(&pod.main_name).ok()) {
-            if [names::keytab_secret(&name), names::token_secret(&name)].iter().any(|own| stage::lacks(problem, own)) {
+            if own_secrets(&name).iter().any(|own| stage::lacks(problem, own)) {
                 self.namespace.lacks_secret(name.as_str(), self.options.clock.now());
             }
         }
@@ -239,13 +239,17 @@ impl KubernetesRuntime {
 
     /// Removes the secrets of a job that has neither a CronJob nor a run.
     async fn forget_secrets(&self, job_id: JobId, name: &JobName) -> Result<(), fault::Fault> {
-        if self.namespace.jobs().iter().any(|job| job.job_id == job_id && !job.is_over()) {
+        if self.has_active_runs(job_id) {
             return Ok(());
         }
-        for secret in [names::keytab_secret(name), names::token_secret(name)] {
+        for secret in own_secrets(name) {
             self.writer.forget_secret(job_id, name, &secret).await?;
         }
         Ok(())
+    }
+
+    fn has_active_runs(&self, job_id: JobId) -> bool {
+        self.namespace.jobs().iter().any(|job| job.job_id == job_id && !job.is_over())
     }
 
     fn is_late(&self, created_at: Timestamp) -> bool {
@@ -260,12 +264,21 @@ impl KubernetesRuntime {
     }
 }
 
+/// The secrets that are made with a job's CronJob and go with it.
+fn own_secrets(job: &JobName) -> [String; 3] {
+    [names::keytab_secret(job), names::token_secret(job), names::options_secret(job)]
+}
+
 impl Runtime for KubernetesRuntime {
     fn name(&self) -> &'static str {
         "kubernetes"
     }
 
     fn fires_ticks(&self) -> bool {
+        true
+    }
+
+    fn mounts_team_secrets(&self) -> bool {
         true
     }
 
@@ -311,14 +324,21 @@ impl Runtime for KubernetesRuntime {
             let blueprint = &wanted.blueprint;
             let cron_job = manifest::cron_job(&self.options.manifest, blueprint, image, &wanted.inputs_hash)?;
             let what = || format!("The secrets of the job {} were not written.", blueprint.job_name);
+            let content = |data, keeps_more| Content { data, keeps_more };
             // The volume that names the first is not optional: a pod waits for it.
-            let mut secrets = vec![(names::keytab_secret(&blueprint.job_name), None)];
+            let mut secrets = vec![(names::keytab_secret(&blueprint.job_name), content(None, false))];
             if self.options.manifest.has_token {
-                secrets.push((names::token_secret(&blueprint.job_name), Some(&wanted.token)));
+                secrets.push((names::token_secret(&blueprint.job_name), content(Some(&wanted.token), false)));
+            }
+            let options = manifest::secret_options(blueprint);
+            let options_secret = names::options_secret(&blueprint.job_name);
+            if !options.is_empty() {
+                let keeps_more = self.has_active_runs(target.job_id);
+                secrets.push((options_secret.clone(), content(Some(&options), keeps_more)));
             }
             let mut all_made = true;
-            for (name, data) in &secrets {
-                let kept = self.writer.keep_secret(target, name, *data).await;
+            for (name, content) in &secrets {
+                let kept = self.writer.keep_secret(target, name, *content).await;
                 all_made &= kept.map_err(|fault| fault.into_problem(what()))?;
             }
             self.namespace.has_secrets(blueprint.job_name.as_str());
@@ -326,10 +346,15 @@ impl Runtime for KubernetesRuntime {
             // The end of a former run, of this job or of a namesake before it, may have taken them meanwhile; from now on it sees
             // the CronJob, or that they moved. What was made just now, with no run of this job about, nobody takes.
             if is_new && !(all_made && self.namespace.jobs().iter().all(|job| job.job_id != target.job_id)) {
-                for (name, data) in &secrets {
-                    let touched = self.writer.touch_secret(target, name, *data).await;
+                for (name, content) in &secrets {
+                    let touched = self.writer.touch_secret(target, name, *content).await;
                     touched.map_err(|fault| fault.into_problem(what()))?;
                 }
+            }
+            let had_options = target.mark.as_ref().and_then(Written::read).is_some_and(|written| written.has_options);
+            if had_options && options.is_empty() && !self.has_active_runs(target.job_id) {
+                let dropped = self.writer.drop_secret(target.job_id, &options_secret).await;
+                dropped.map_err(|fault| fault.into_problem(what()))?;
             }
             Ok(Some(mark))
         })

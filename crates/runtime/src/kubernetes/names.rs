@@ -1,7 +1,7 @@
 //! Labels, annotations and names on the objects in the cluster: our own, and those of the reference that operators and
 //! alert rules rely on.
 
-use model::name::{JobName, TeamName};
+use model::name::JobName;
 
 /// The job's id, on every object of ours. What carries none is not ours.
 pub(crate) const JOB_ID: &str = "holdfast/job-id";
@@ -9,6 +9,8 @@ pub(crate) const JOB_ID: &str = "holdfast/job-id";
 pub(crate) const GENERATION: &str = "holdfast/generation";
 /// The hash of all that went into an object; see [`model::plan::inputs_hash`].
 pub(crate) const INPUTS_HASH: &str = "holdfast/inputs-hash";
+/// A keyed hash of the values that the options file gives a job, so that a changed value changes the object.
+pub(crate) const OPTIONS_HASH: &str = "holdfast/options-hash";
 /// The epoch of the leader that wrote an object; never in what an object's hash is made of.
 pub(crate) const EPOCH: &str = "holdfast/epoch";
 /// The job's team as it is written; label values have no blanks.
@@ -58,10 +60,7 @@ pub(crate) fn token_secret(job: &JobName) -> String {
     format!("holdfast-token-{job}")
 }
 
-/// The secret with a team's OAuth application, as the reference's operators name it: in lower case, and what a name of an
-/// object can't have becomes a dash.
-pub(crate) fn team_secret(team: &TeamName) -> String {
-    let name: String =
-        team.as_str().to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    format!("team-oauth-{}", name.trim_matches('-'))
+/// The secret with the values that the operator's options file gives a job.
+pub(crate) fn options_secret(job: &JobName) -> String {
+    format!("holdfast-options-{job}")
 }

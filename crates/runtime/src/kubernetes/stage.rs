@@ -174,6 +174,15 @@ fn waits(what: &str, why: String) -> Problem {
 
 /// A pod that names something that is not there; `otherwise` is what happened when the node does not say what that is.
 fn missing(otherwise: &str, told: &str) -> Problem {
+    // "couldn't find key KEY in Secret NAMESPACE/NAME"
+    let incomplete_secret = told.split_once(" in Secret ").and_then(|(_, rest)| {
+        let (_, name) = rest.split([' ', ',', ';']).next()?.split_once('/')?;
+        Some(name.trim_end_matches('.'))
+    });
+    if let Some(name) = incomplete_secret {
+        return waits(&incomplete(name), format!("The node says {told}."))
+            .fix("No action needed for secrets of this service: they are written again. Others are the operator's to complete.");
+    }
     let named = ["secret", "configmap"].into_iter().find_map(|kind| {
         let (_, rest) = told.split_once(&format!("{kind} \""))?;
         let (name, rest) = rest.split_once('"')?;
@@ -187,9 +196,13 @@ fn missing(otherwise: &str, told: &str) -> Problem {
         .fix(format!("Ask the operator to {fix} in the namespace of the jobs, or to name another one."))
 }
 
-/// Whether a run waits because this secret is missing.
+/// Whether a run waits because this secret is missing, or lacks a value.
 pub(crate) fn lacks(problem: &Problem, secret: &str) -> bool {
-    problem.what == without(&format!("secret {secret}"))
+    problem.what == without(&format!("secret {secret}")) || problem.what == incomplete(secret)
+}
+
+fn incomplete(secret: &str) -> String {
+    format!("The secret {secret} lacks a value that the run needs.")
 }
 
 fn without(named: &str) -> String {
@@ -389,6 +402,9 @@ mod tests {
         let problem = unmounted("MountVolume.SetUp failed for volume \"mine\" : secret \"mine-1\" not found");
         assert!(problem.countermeasures.contains("create the secret mine-1"), "{problem:?}");
         assert!(lacks(&problem, "mine-1") && !lacks(&problem, "mine"), "{problem:?}");
+        let told = "couldn't find key PASSWORD in Secret jobs/holdfast-options-mine";
+        let problem = held_container("mine", "CreateContainerConfigError", told).unwrap();
+        assert!(lacks(&problem, "holdfast-options-mine") && !lacks(&problem, "holdfast-options-min"), "{problem:?}");
         assert!(refused("pods is forbidden: exceeded quota: compute").what.contains("limit"));
     }
 }

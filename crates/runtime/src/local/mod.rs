@@ -262,7 +262,7 @@ impl LocalRuntime {
         let bin = place.folder.join("bin");
         let mut variables = self.options.pass_environment.clone();
         variables.extend(run.variables.clone());
-        variables.extend(run.blueprint.variables.clone());
+        variables.extend(run.blueprint.variables.all());
         let search = variables.get("PATH").map_or_else(
             || format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()),
             |path| format!("{}:{path}", bin.display()),

@@ -23,7 +23,7 @@ use model::{
     lock::{Lock, LockKey},
     name::{ExecutionId, JobId, JobName, TeamName},
     resources::Resources,
-    runtime::{Artifact, Blueprint, KnownRun, Run, Runtime, Seen, Stage, Target, Wanted},
+    runtime::{Artifact, Blueprint, KnownRun, Run, Runtime, Seen, Stage, Target, Variables, Wanted},
     source::SourceVersion,
 };
 use python::Interpreter;
@@ -167,7 +167,8 @@ fn blueprint() -> Blueprint {
             deployed_by: "someone".into(),
             deployed_at: deployed_at(),
         },
-        variables: BTreeMap::new(),
+        variables: Variables::default(),
+        team_secret: None,
     }
 }
 

@@ -82,6 +82,7 @@ pub struct State {
     pub unseen: Option<Problem>,
     /// How often it was looked at.
     pub looks: usize,
+    pub mounts_team_secrets: bool,
 }
 
 impl TestRuntime {
@@ -116,6 +117,10 @@ impl Runtime for TestRuntime {
 
     fn fires_ticks(&self) -> bool {
         self.state.lock().unwrap().fires_ticks
+    }
+
+    fn mounts_team_secrets(&self) -> bool {
+        self.state.lock().unwrap().mounts_team_secrets
     }
 
     fn parallel_runs_max(&self) -> usize {
@@ -246,6 +251,8 @@ pub struct House {
     pub keys: Arc<KeyRing>,
     /// Part of the configuration of the instances that start from now on.
     pub constraints: String,
+    /// What the operator gives jobs of the instances that start from now on.
+    pub job_options: JobOptions,
     pub sweep_interval: Duration,
     pub removals_max_percent: i64,
     instance: Option<Instance>,
@@ -276,6 +283,7 @@ impl House {
             defaults,
             keys,
             constraints,
+            job_options: JobOptions::default(),
             sweep_interval,
             removals_max_percent: 25,
             instance: None,
@@ -312,7 +320,7 @@ impl House {
             builds_parallelism: 2,
             vdk_distribution: "vdk".into(),
             vdk_constraints: self.constraints.clone(),
-            job_options: JobOptions::default(),
+            job_options: self.job_options.clone(),
             run_deadline_seconds: 60,
             run_backoff_limit: 0,
             start_deadline: SignedDuration::from_mins(30),

@@ -1,0 +1,7 @@
+-- The name of the secret with each team's OAuth application in a cluster. A name is never given to another team, also when
+-- its team has nothing any more: the secret may still be there.
+create table team_secret (
+    team       text collate "C" primary key,
+    name       text collate "C" not null unique,
+    claimed_at bigint not null
+);
