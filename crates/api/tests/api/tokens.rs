@@ -151,6 +151,24 @@ async fn the_credential_of_a_job_ends_with_its_deployment() {
     assert_eq!(refused.json()["error"], "invalid_grant");
 }
 
+#[tokio::test]
+async fn a_retry_of_a_failed_rollout_is_an_audit_event_and_a_repetition_of_a_good_one_is_none() {
+    let service = Service::start().await;
+    service.deploy("t1", "daily-sales").await;
+    let version = service.upload("t1", "daily-sales").await;
+    let again = async || {
+        service.post(&format!("{JOB}/deployments"), json!({"job_version": version})).await.is(202);
+        let events = service.get(&format!("{JOB}/audit-events")).await.ok()["events"].clone();
+        events.as_array().unwrap().iter().filter(|event| event["action"] == "deployment.retry").count()
+    };
+    service.reach("daily-sales").await;
+    again().await;
+    service.reach("daily-sales").await;
+    assert_eq!(again().await, 0);
+    service.fail("daily-sales", Problem::unavailable("It was not rolled out.", "The cluster is away.")).await;
+    assert_eq!(again().await, 1);
+}
+
 /// The log of a test, which works in one thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
