@@ -12,6 +12,8 @@ use model::clock::Clock;
 use serde::{Deserialize, Serialize};
 use store::Db;
 
+use crate::modes;
+
 /// The data folder, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct DataFolder {
@@ -56,6 +58,7 @@ impl DataFolder {
             .create(path)
             .with_context(|| format!("The data folder {shown} can't be made. Choose another with --data-dir."))?;
         let path = path.canonicalize().with_context(|| format!("The data folder {shown} can't be reached."))?;
+        modes::make_private(&path).with_context(|| format!("The data folder {shown} can't be made private."))?;
         let lock = lock_file(&path.join("lock"))
             .with_context(|| format!("The data folder {shown} can't be written to. Choose another with --data-dir."))?;
         let taken = match how {
@@ -163,6 +166,21 @@ mod tests {
         drop(alone);
         let _together = [(); 2].map(|()| DataFolder::open(dir.path(), Use::Together).unwrap());
         assert!(refused(Use::Alone).contains("Another Holdfast"));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_others_could_enter_and_its_database_are_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let folder = DataFolder::open(dir.path(), Use::Alone).unwrap();
+        let db = Db::open_sqlite(&folder.database()).await.unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(dir.path()), 0o700);
+        for name in ["holdfast.db", "holdfast.db-wal", "holdfast.db-shm"] {
+            assert_eq!(mode(&dir.path().join(name)), 0o600, "{name}");
+        }
+        db.close().await;
     }
 
     #[tokio::test]

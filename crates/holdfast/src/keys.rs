@@ -20,6 +20,8 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::modes;
+
 /// How often the folder and the database are looked at for a key that came.
 const WATCH_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -163,6 +165,7 @@ pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, stop: Can
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<SecretKey>> {
+    modes::make_private(path).context("Its mode can't be made private.")?;
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -170,7 +173,10 @@ fn read(path: &Path) -> anyhow::Result<Option<SecretKey>> {
     };
     let mode = file.metadata()?.permissions().mode();
     if mode & 0o077 != 0 {
-        bail!("Others can read it (mode {:o}). Make it private: chmod 600.", mode & 0o777);
+        bail!(
+            "Another user owns it, and others can read it (mode {:o}). Make it private: chown, chmod 600.",
+            mode & 0o777
+        );
     }
     let mut text = String::new();
     Read::take(&mut file, 1024).read_to_string(&mut text)?;
@@ -238,8 +244,19 @@ mod tests {
         assert!(wrong.contains(&first_id[0]), "{wrong}");
 
         fs::rename(folder.join("kept"), &file).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(refused().await.contains("chmod 600"));
+        // One of this user is made private again; a job may have changed its mode.
+        let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        for wrong in [0o644, 0] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(wrong)).unwrap();
+            assert_eq!(open(folder, &db).await.unwrap().ids(), first_id);
+            assert_eq!(mode(), 0o600);
+        }
+        if rustix::process::geteuid().is_root() {
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+            std::os::unix::fs::chown(&file, Some(65534), None).unwrap();
+            assert!(refused().await.contains("chmod 600"));
+            assert_eq!(mode(), 0o644);
+        }
     }
 
     #[tokio::test]
@@ -251,8 +268,9 @@ mod tests {
         let file = path(dir.path(), added.id());
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(ring.key(added.id()).unwrap().id(), added.id());
-        // One that others can read is none.
+        // One whose mode was changed stays, and is private again.
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(ring.reload(), (vec![], vec![added.id().to_owned()]));
+        assert_eq!(ring.reload(), (vec![], vec![]));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -7,6 +7,7 @@ mod config;
 mod data_folder;
 mod database;
 mod keys;
+mod modes;
 mod serve;
 mod telemetry;
 mod watchdog;
@@ -14,12 +15,14 @@ mod warnings;
 
 use std::{io::Write, process::ExitCode};
 
-use commands::Invocation;
+use commands::{Hidden, Invocation};
 
 fn main() -> ExitCode {
     // Every run of the local runtime waits for its supervisor, so nothing is set up before it.
-    if let Some(arguments) = commands::shim_arguments(std::env::args_os()) {
-        return runtime::local::shim::main(arguments.into_iter());
+    match commands::hidden(std::env::args_os()) {
+        Some(Hidden::Shim(arguments)) => return runtime::local::shim::main(arguments.into_iter()),
+        Some(Hidden::Confined(arguments)) => return sandbox::main(arguments),
+        None => {}
     }
     let invocation = commands::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     match run(invocation) {

@@ -17,7 +17,7 @@ use model::{
 use prometheus_client::registry::Registry;
 use python::{Discovery, Interpreter, Tools, ToolsOptions};
 use runtime::kubernetes::KubernetesRuntime;
-use runtime::local::{Confinement, LocalOptions, LocalRuntime};
+use runtime::local::{Confine, LocalOptions, LocalRuntime};
 use sync::{Builder, Synchronizer};
 use tokio::{
     net::TcpListener,
@@ -31,6 +31,7 @@ use crate::{
     config::{Loaded, RuntimeName, Settings, Surroundings, Value, check_exposure},
     data_folder::DataFolder,
     database,
+    modes::Private,
     watchdog::Manager,
 };
 
@@ -82,6 +83,9 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let vdk_constraints = settings.vdk_constraints()?.unwrap_or_else(|| python::DEFAULT_CONSTRAINTS.to_owned());
 
     let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
+    let private = Private::new(folder.path(), &settings.cache_folder())
+        .with_context(|| format!("The cache folder {} can't be made.", settings.cache_folder().display()))?;
+    private.repair();
     let listener = listen(settings.listen.0, "--listen").await?;
     let metrics_listener = match settings.metrics_listen {
         Some(at) if settings.metrics_enabled => Some(listen(at.0, "--metrics-listen").await?),
@@ -153,8 +157,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             interpreters: interpreters.clone(),
             vdk_constraints: vdk_constraints.clone(),
         }));
-        let options =
-            local_options(&surroundings, settings, &folder, site, interpreters, tools.clone(), clock.clone())?;
+        let options = local_options(&surroundings, &loaded, &folder, site, interpreters, tools.clone(), clock.clone())?;
         let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
         (Place::Machine(Arc::new(runtime)), Builder::Packages(Arc::new(Locker::new(tools))))
     };
@@ -217,6 +220,12 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let mut synchronizing = tokio::spawn(synchronizer.run(stop.child_token()));
     let watching_keys =
         tokio::spawn(crate::keys::watch(keys, folder.path().to_owned(), db.clone(), stop.child_token()));
+    // Within namespaces jobs can't change modes.
+    if let Place::Machine(runtime) = &place
+        && !runtime.confinement().namespaces.is_enforced()
+    {
+        tokio::spawn(private.watch(stop.child_token()));
+    }
     let serving_stop = CancellationToken::new();
     let metrics_address = metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     if let Some(listener) = metrics_listener {
@@ -307,12 +316,14 @@ impl Place {
     /// For people: where jobs are, and what keeps them apart.
     fn told(&self) -> String {
         match self {
-            Self::Machine(runtime) => match runtime.confinement() {
-                Confinement::Enforced => "kept out of the data folder by the kernel (Landlock)".to_owned(),
-                Confinement::Unavailable(why) => format!(
-                    "trusted code: they could read the data folder, for the kernel does not keep them out ({why})"
-                ),
-            },
+            Self::Machine(runtime) => {
+                let confinement = runtime.confinement();
+                let gaps = if confinement.gaps().is_empty() { "" } else { "; see the warnings" };
+                match confinement.told() {
+                    Some(layers) => format!("kept out of the data folder by the kernel ({layers}){gaps}"),
+                    None => format!("trusted code: they can read the data folder{gaps}"),
+                }
+            }
             Self::Cluster(runtime) => {
                 let connection = runtime.connection();
                 format!("in the namespace {} of the cluster at {}", connection.namespace, connection.server)
@@ -387,13 +398,14 @@ fn listed<T: ToString>(items: &[T]) -> String {
 
 fn local_options(
     surroundings: &Surroundings,
-    settings: &Settings,
+    loaded: &Loaded,
     folder: &DataFolder,
     site: Option<String>,
     interpreters: Vec<Interpreter>,
     tools: Arc<Tools>,
     clock: SharedClock,
 ) -> anyhow::Result<LocalOptions> {
+    let settings = &loaded.settings;
     let program = std::env::current_exe().context("The program's own file can't be found.")?;
     Ok(LocalOptions {
         data_dir: folder.path().to_owned(),
@@ -408,7 +420,18 @@ fn local_options(
         vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
         pass_environment: job_environment(surroundings),
         job_read_paths: Vec::new(),
-        deny_data_folder: true,
+        job_hidden_paths: vec![settings.cache_folder()],
+        job_covered_files: [
+            settings.database_password_file.clone(),
+            settings.auth_webhook_refresh_token_file.clone(),
+            settings.vdk_options_file.clone(),
+            loaded.file.clone(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        job_open_files: None,
+        confine: Confine::Fully,
         clock,
     })
 }

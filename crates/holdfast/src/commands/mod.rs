@@ -48,12 +48,25 @@ pub(crate) enum Invocation {
     Openapi,
 }
 
-/// The arguments of the hidden command that supervises one run of the local runtime, when this is what was asked for.
+/// Commands for the service's own use, with their arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    /// `holdfast shim`: supervises one run of the local runtime.
+    Shim(Vec<OsString>),
+    /// `holdfast confined`: confines itself and becomes another program.
+    Confined(Vec<OsString>),
+}
+
+/// The hidden command, when one was asked for.
 ///
 /// It is looked for before anything else is set up, because every run waits for it.
-pub(crate) fn shim_arguments(args: impl IntoIterator<Item = OsString>) -> Option<Vec<OsString>> {
+pub(crate) fn hidden(args: impl IntoIterator<Item = OsString>) -> Option<Hidden> {
     let mut args = args.into_iter().skip(1);
-    args.next().filter(|first| first == "shim").map(|_| args.collect())
+    match args.next()?.to_str()? {
+        "shim" => Some(Hidden::Shim(args.collect())),
+        "confined" => Some(Hidden::Confined(args.collect())),
+        _ => None,
+    }
 }
 
 /// Reads the command line, the program's name first. The error holds what to print, also for `--help` and `--version`;
@@ -287,15 +300,17 @@ mod tests {
         for setting in SETTINGS {
             assert!(help.contains(&format!("--{}", setting.flag)) && help.contains(setting.env), "{}", setting.key);
         }
-        assert!(!parsed("holdfast --help").unwrap_err().to_string().contains("shim"));
+        let help = parsed("holdfast --help").unwrap_err().to_string();
+        assert!(!help.contains("shim") && !help.contains("confined"));
     }
 
     #[test]
-    fn the_shim_is_known_by_the_first_argument_alone() {
-        let arguments = |line: &str| shim_arguments(line.split(' ').map(OsString::from));
-        assert_eq!(arguments("holdfast shim a --b"), Some(vec!["a".into(), "--b".into()]));
-        assert_eq!(arguments("holdfast shim"), Some(vec![]));
-        assert_eq!(arguments("holdfast serve shim"), None);
-        assert_eq!(arguments("shim"), None);
+    fn hidden_commands_are_known_by_the_first_argument_alone() {
+        let asked = |line: &str| hidden(line.split(' ').map(OsString::from));
+        assert_eq!(asked("holdfast shim a --b"), Some(Hidden::Shim(vec!["a".into(), "--b".into()])));
+        assert_eq!(asked("holdfast shim"), Some(Hidden::Shim(vec![])));
+        assert_eq!(asked("holdfast confined try {}"), Some(Hidden::Confined(vec!["try".into(), "{}".into()])));
+        assert_eq!(asked("holdfast serve shim"), None);
+        assert_eq!(asked("shim"), None);
     }
 }

@@ -9,7 +9,7 @@
 //! exit.json     how it ended; nothing of it is left
 //! log.<offset>  pieces of the log
 //! shim.log      the supervisor's own complaints; normally empty
-//! work/ home/ tmp/ out/   the job's
+//! job/          all that the job may change: work/ home/ tmp/ out/
 //! forgotten     alone in the folder: the run is over and stored, and must not be made again
 //! ```
 
@@ -29,10 +29,11 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-pub(super) const WORK: &str = "work";
-pub(super) const HOME: &str = "home";
-pub(super) const TMP: &str = "tmp";
-pub(super) const OUT: &str = "out";
+pub(super) const JOB: &str = "job";
+pub(super) const WORK: &str = "job/work";
+pub(super) const HOME: &str = "job/home";
+pub(super) const TMP: &str = "job/tmp";
+pub(super) const OUT: &str = "job/out";
 pub(super) const TERMINATION_MESSAGE: &str = "termination-message";
 pub(super) const LOCK: &str = "lock";
 pub(super) const CONTROL: &str = "control";

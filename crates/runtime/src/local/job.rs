@@ -1,7 +1,7 @@
 //! The last step before the job: a process of its own that gives up what a job must not have and then becomes the job.
 //!
 //! Between the supervisor and the job, so that the supervisor keeps its rights, and so that what only a process can do
-//! to itself (a session, a death signal, Landlock) needs no unsafe code between fork and exec.
+//! to itself (a session, a death signal, its confinement) needs no unsafe code between fork and exec.
 
 use std::{
     fs::{self, File},
@@ -49,9 +49,7 @@ fn start(run: &Path, attempt: u32, supervisor: Option<Pid>) -> Result<std::conve
         let maximum = getrlimit(Resource::Nofile).maximum;
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum });
     }
-    if let Some(walls) = &spec.walls {
-        walls.apply()?;
-    }
+    spec.walls.apply().map_err(|e| e.to_string())?;
     let mut command = Command::new(&spec.program);
     command.args(&spec.arguments).current_dir(run.join(folder::WORK)).env_clear().envs(&spec.variables);
     if attempt > 1 {

@@ -8,7 +8,6 @@
 //!
 //! Linux only. Control groups are not used: ending goes by descent, which needs no delegation (see `process.rs`).
 
-mod confine;
 mod environment;
 mod folder;
 mod job;
@@ -42,15 +41,15 @@ use model::{
 };
 use python::Interpreter;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use sandbox::{Launcher, Layer, Limits, Support, Walls};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::UnixStream,
 };
 
-pub use self::{confine::Confinement, environment::EnvironmentBuilder};
+pub use self::environment::EnvironmentBuilder;
 use self::{
-    confine::Walls,
     environment::{Environments, Place},
     folder::RunFolder,
     keyed::Keyed,
@@ -99,10 +98,28 @@ pub struct LocalOptions {
     pub pass_environment: BTreeMap<String, String>,
     /// What jobs may read within the data folder beside their own: interpreters that are kept there.
     pub job_read_paths: Vec<PathBuf>,
-    /// Whether jobs are kept out of the data folder where the kernel can do it.
-    pub deny_data_folder: bool,
+    /// Folders of the service outside of the data folder that jobs neither read nor change.
+    pub job_hidden_paths: Vec<PathBuf>,
+    /// Files of the service elsewhere, such as those of passwords, that jobs neither read nor change where namespaces are
+    /// in force.
+    pub job_covered_files: Vec<PathBuf>,
+    /// The soft limit of open files that jobs get. Unset, they have the service's own.
+    pub job_open_files: Option<u64>,
+    /// How jobs are confined.
+    pub confine: Confine,
     /// The present instant.
     pub clock: SharedClock,
+}
+
+/// How jobs are confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confine {
+    /// By everything that this machine offers.
+    Fully,
+    /// As on a machine without user namespaces.
+    WithoutNamespaces,
+    /// Not at all.
+    Off,
 }
 
 impl LocalOptions {
@@ -122,7 +139,7 @@ pub struct LocalRuntime {
     runs: PathBuf,
     environments: Arc<Environments>,
     starting: Keyed,
-    confinement: Confinement,
+    confinement: Support,
 }
 
 /// Keeps other processes of this user from reading this one's memory and environment, and from having its core dumped.
@@ -195,29 +212,24 @@ impl LocalRuntime {
             Arc::clone(&options.clock),
         )
         .map_err(failed)?;
-        let confinement = if options.deny_data_folder {
-            confine::available()
-        } else {
-            Confinement::Unavailable("it is switched off".into())
-        };
+        let confinement = confinement(&options, &data_dir, &runs);
         let environments = Arc::new(environments);
         Ok(Self { options, data_dir, runs, environments, starting: Keyed::default(), confinement })
     }
 
-    /// Whether jobs are kept out of the data folder.
-    pub fn confinement(&self) -> &Confinement {
+    /// Which layers keep jobs from the service and from each other.
+    pub fn confinement(&self) -> &Support {
         &self.confinement
     }
 
-    /// What whoever runs the service should know about how safe it is to run other people's jobs here.
+    /// What an operator should know about how safe it is to run other people's jobs here.
     pub fn warnings(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        if let Confinement::Unavailable(why) = &self.confinement {
-            all.push(format!("Local jobs are trusted code: they can read the service's data, because {why}."));
-        }
+        let mut all = self.confinement.gaps();
         if rustix::process::geteuid().is_root() {
             all.push(
-                "Local jobs are trusted code: they run as root, as the service does. Run it as another user.".into(),
+                "Local jobs are trusted code: they run as root, as the service does, and reach every file of root outside \
+                 of the data folder. Run the service as another user."
+                    .into(),
             );
         }
         all
@@ -284,20 +296,25 @@ impl LocalRuntime {
         if let Some(json) = &run.arguments {
             arguments.extend(["--arguments".to_owned(), json.clone()]);
         }
-        let walls = (self.confinement == Confinement::Enforced).then(|| {
-            let mut read = vec![place.folder.clone()];
-            read.extend(self.options.job_read_paths.iter().cloned());
-            read.extend(
-                place
-                    .interpreter
-                    .canonicalize()
-                    .ok()
-                    .filter(|p| p.starts_with(&self.data_dir))
-                    .and_then(|p| p.parent()?.parent().map(Path::to_owned)),
-            );
-            let write = [folder::WORK, folder::HOME, folder::TMP, folder::OUT].map(at).to_vec();
-            Walls { around: self.data_dir.clone(), read, write }
-        });
+        let mut read = vec![place.folder.clone()];
+        read.extend(
+            self.options.job_read_paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())),
+        );
+        read.extend(
+            place
+                .interpreter
+                .canonicalize()
+                .ok()
+                .filter(|p| p.starts_with(&self.data_dir))
+                .and_then(|p| p.parent()?.parent().map(Path::to_owned)),
+        );
+        let walls = Walls {
+            read,
+            write: [folder::WORK, folder::HOME, folder::TMP, folder::OUT].map(at).to_vec(),
+            one_mount: vec![at(folder::JOB)],
+            layers: self.confinement.layers(),
+            ..walls(&self.options, &self.data_dir)
+        };
         let milliseconds = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Spec {
             id: run.id.clone(),
@@ -450,6 +467,42 @@ impl LocalRuntime {
         });
         if removed.await? { Ok(()) } else { Err(Problem::conflict(what, "It has not ended.")) }
     }
+}
+
+/// What is the same for all jobs.
+fn walls(options: &LocalOptions, data_dir: &Path) -> Walls {
+    let outside = options.job_hidden_paths.iter().filter_map(|path| path.canonicalize().ok());
+    let user = rustix::process::geteuid();
+    // A service manager that takes orders of this user would start processes outside of the confinement.
+    let managers = if user.is_root() {
+        ["/run/systemd/private".to_owned(), "/run/dbus/system_bus_socket".to_owned()]
+    } else {
+        ["bus", "systemd"].map(|name| format!("/run/user/{}/{name}", user.as_raw()))
+    };
+    let files = options.job_covered_files.iter().filter_map(|path| path.canonicalize().ok());
+    Walls {
+        hidden: std::iter::once(data_dir.to_owned()).chain(outside.filter(|p| !p.starts_with(data_dir))).collect(),
+        covered: managers.into_iter().map(PathBuf::from).chain(files).collect(),
+        // Semaphores and shared memory of other executions are there.
+        private: vec!["/dev/shm".into()],
+        limits: Limits { open_files: options.job_open_files, file_bytes: None },
+        ..Walls::default()
+    }
+}
+
+/// Finds out how jobs can be confined here.
+fn confinement(options: &LocalOptions, data_dir: &Path, runs: &Path) -> Support {
+    if options.confine == Confine::Off {
+        return Support::none("it is switched off");
+    }
+    let (program, leading) = &options.shim_command;
+    let leading = leading.iter().cloned().chain([shim::CONFINED.into()]);
+    let tried = Walls { one_mount: vec![runs.to_owned()], write: vec![runs.to_owned()], ..walls(options, data_dir) };
+    let mut support = Launcher::new(program, leading).support(&tried);
+    if options.confine == Confine::WithoutNamespaces {
+        support.namespaces = Layer::Unavailable("they are switched off".into());
+    }
+    support
 }
 
 /// What a start finds.

@@ -45,6 +45,8 @@ use super::{
 };
 use crate::logs::LogWriter;
 
+/// What stands in place of the run folder to try, or use, the confinement alone.
+pub(super) const CONFINED: &str = "confined";
 const SUPERVISE: &str = "supervise";
 const JOB: &str = "job";
 
@@ -68,6 +70,9 @@ const END_PATIENCE: Duration = Duration::from_secs(600);
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let _ = super::harden_process();
     let args: Vec<OsString> = args.collect();
+    if args.first().is_some_and(|first| first == CONFINED) {
+        return sandbox::main(args.into_iter().skip(1));
+    }
     let text: Vec<&str> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
     let Some(run) = args.first().map(PathBuf::from) else { return usage() };
     // What stands before `args` on the command line of this very process leads here again.

@@ -8,9 +8,8 @@ use std::{
 };
 
 use model::name::ExecutionId;
+use sandbox::Walls;
 use serde::{Deserialize, Serialize};
-
-use super::confine::Walls;
 
 /// Everything that a supervisor needs. Nothing is read from its environment or from any configuration.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,8 +35,8 @@ pub(super) struct Spec {
     /// The job's soft limit of open files; absent when it is that of the service.
     #[serde(default)]
     pub(super) open_files: Option<u64>,
-    /// Absent when the job may read what the service may.
-    pub(super) walls: Option<Walls>,
+    /// What the job may reach.
+    pub(super) walls: Walls,
 }
 
 impl Spec {

@@ -1,21 +1,26 @@
-//! What a job is kept out of. Where the kernel has no Landlock there is nothing to test.
+//! What a job can't reach. The attacks on each layer are in the tests of the crate `sandbox`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use model::{execution::EndCause, runtime::Runtime};
-use runtime::local::Confinement;
+use runtime::local::Confine;
+use sandbox::Support;
 
 use crate::house::{House, hung_up};
 
 /// Tries each expression and prints "name: ok" or the name of the error.
 fn attempts(of: &[(&str, String)]) -> String {
     let mut step = String::from(
-        "import os, signal, socket, subprocess, tempfile\ndef connect(at):\n  socket.socket(socket.AF_UNIX).connect(at)\n",
+        "import errno, os, resource, signal, socket, subprocess, tempfile\ndef connect(at):\n  socket.socket(socket.AF_UNIX).connect(at)\n",
     );
     for (name, expression) in of {
         let shown = ["try:\n  ", expression, "\n  print('", name, ": ok')\nexcept OSError as e:\n  print('", name];
         step.extend(shown);
-        step.push_str(":', type(e).__name__)\n");
+        step.push_str(":', errno.errorcode[e.errno])\n");
     }
     step
 }
@@ -26,8 +31,18 @@ fn quoted(path: &Path) -> String {
 
 #[tokio::test]
 async fn a_job_reaches_its_own_folders_and_the_machine_but_not_the_services_data() {
-    let house = House::new().await;
-    if *house.runtime.confinement() != Confinement::Enforced {
+    reaches(Confine::Fully).await;
+}
+
+#[tokio::test]
+async fn the_same_holds_for_content_where_there_are_no_user_namespaces() {
+    reaches(Confine::WithoutNamespaces).await;
+}
+
+async fn reaches(confine: Confine) {
+    let house = House::with(|o| o.confine = confine).await;
+    let support = house.runtime.confinement().clone();
+    if !support.hides_files() || (confine == Confine::Fully && !support.namespaces.is_enforced()) {
         return;
     }
     fs::write(house.data().join("key"), "secret").unwrap();
@@ -47,17 +62,17 @@ async fn a_job_reaches_its_own_folders_and_the_machine_but_not_the_services_data
         ("key", format!("open({})", quoted(&data.join("key")))),
         ("database", format!("open({}, 'r+b')", quoted(&data.join("holdfast.db")))),
         ("by-link", format!("os.symlink({}, 'l'); open('l/key')", quoted(&data))),
-        ("by-proc", "open('/proc/self/cwd/../../../key')".to_owned()),
+        ("by-proc", "open('/proc/self/cwd/../../../../key')".to_owned()),
         ("by-hard-link", format!("os.link({}, 'h'); open('h')", quoted(&data.join("key")))),
         ("by-move", format!("os.rename({}, 'm')", quoted(&data.join("key")))),
         ("new-file-in-data", format!("open({}, 'w')", quoted(&data.join("new")))),
         ("others-spec", format!("open({})", quoted(&others.join("spec.json")))),
-        ("others-source", format!("open({})", quoted(&others.join("work/some-job/step.py")))),
+        ("others-source", format!("open({})", quoted(&others.join("job/work/some-job/step.py")))),
         ("others-log", format!("open({})", quoted(&others.join("log.00000000000000000000")))),
         ("others-end", format!("open({}, 'w')", quoted(&others.join("exit.json")))),
         ("own-spec", format!("open({})", quoted(&own.join("spec.json")))),
         ("own-end", format!("open({}, 'w')", quoted(&own.join("exit.json")))),
-        ("own-out-replaced", format!("os.rmdir({})", quoted(&own.join("out")))),
+        ("own-out-replaced", format!("os.rmdir({})", quoted(&own.join("job/out")))),
         ("environment", "open(os.environ['VIRTUAL_ENV'] + '/bin/vdk', 'a')".to_owned()),
         ("supervisors-memory", format!("open('/proc/{supervisor}/mem', 'rb')")),
         ("supervisors-folder", format!("os.listdir('/proc/{supervisor}/cwd/')")),
@@ -87,21 +102,26 @@ async fn a_job_reaches_its_own_folders_and_the_machine_but_not_the_services_data
     let end = house.run_to_end(&house.run(2, &step)).await;
     let log = house.log(2).await;
     assert_eq!(end.cause, EndCause::Exited(0), "{log}");
-    let expected: Vec<String> = denied
-        .iter()
-        .map(|(name, _)| format!("{name}: PermissionError"))
-        .chain(allowed.iter().map(|(name, _)| format!("{name}: ok")))
-        .collect();
-    // EXDEV, which Python has no name for: what it may not link it finds on another file system.
-    let log = log.replace("by-hard-link: OSError", "by-hard-link: PermissionError");
-    assert_eq!(log.lines().collect::<Vec<_>>(), expected);
+    // What namespaces hide is not there, or on another, read-only file system.
+    let refusals: &[&str] = if support.namespaces.is_enforced() {
+        &["EACCES", "EPERM", "ENOENT", "EROFS", "EXDEV"]
+    } else {
+        &["EACCES", "EPERM", "EXDEV"]
+    };
+    let said: Vec<(&str, &str)> = log.lines().filter_map(|line| line.split_once(": ")).collect();
+    let asked: Vec<&str> = denied.iter().chain(&allowed).map(|(name, _)| *name).collect();
+    assert_eq!(said.iter().map(|(name, _)| *name).collect::<Vec<_>>(), asked, "{log}");
+    for (n, (name, how)) in said.into_iter().enumerate() {
+        let fits = if n < denied.len() { refusals.contains(&how) } else { how == "ok" };
+        assert!(fits, "{name}: {how}");
+    }
     drop(other);
     assert_eq!(house.end(1).await.cause, EndCause::Exited(0));
 }
 
 #[tokio::test]
 async fn a_folder_within_the_data_folder_can_be_opened_to_jobs() {
-    let mut shared = std::path::PathBuf::new();
+    let mut shared = PathBuf::new();
     let house = House::with(|o| {
         shared = o.data_dir.join("pythons");
         o.job_read_paths = vec![shared.clone()];
@@ -114,10 +134,117 @@ async fn a_folder_within_the_data_folder_can_be_opened_to_jobs() {
     assert_eq!(end.cause, EndCause::Exited(0), "{}", house.log(1).await);
 }
 
+/// Modes, owners and times below a folder, and the limits and priorities of processes.
+fn state(folder: &Path, processes: &[i32]) -> Vec<String> {
+    let paths = ["", "key", "holdfast.db", "runs", "runs/some-job-1", "runs/some-job-1/spec.json", "environments"];
+    let files = paths.map(|name| {
+        let m = fs::symlink_metadata(folder.join(name)).unwrap();
+        // The job would have it at one second after the epoch; other runs change the time of their parent folder.
+        format!("{name} {:o} {} {} {}", m.mode(), m.uid(), m.gid(), m.mtime() == 1)
+    });
+    let processes = processes.iter().flat_map(|pid| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        let allowed = read("status").lines().filter(|l| l.starts_with("Cpus_allowed")).collect::<Vec<_>>().join(" ");
+        let priority =
+            read("stat").rsplit(')').next().unwrap().split(' ').skip(16).take(2).collect::<Vec<_>>().join(" ");
+        [read("limits"), allowed, priority]
+    });
+    files.into_iter().chain(processes).collect()
+}
+
+#[tokio::test]
+async fn a_job_changes_nothing_of_the_service_and_of_other_executions() {
+    let house = House::new().await;
+    let support = house.runtime.confinement().clone();
+    fs::write(house.data().join("key"), "secret").unwrap();
+    fs::write(house.data().join("holdfast.db"), "rows").unwrap();
+    house.runtime.start(&house.run(1, "import os; meet(str(os.getpid())).recv(1)")).await.unwrap();
+    let (word, other) = house.meet().await;
+    let [supervisor] = house.supervisors(1)[..] else { panic!("not one supervisor") };
+    let (job, supervisor) = (word.parse::<i32>().unwrap(), supervisor.as_raw_nonzero().get());
+    let data = house.data().canonicalize().unwrap();
+    let at = |name: &str| quoted(&data.join(name));
+    let mut tried = Vec::new();
+    for pid in [job, supervisor] {
+        for (name, expression) in [
+            ("prlimit files", "resource.prlimit(PID, resource.RLIMIT_NOFILE, (10, 10))"),
+            ("prlimit time", "resource.prlimit(PID, resource.RLIMIT_CPU, (1, 1))"),
+            ("priority", "os.setpriority(os.PRIO_PROCESS, PID, 19)"),
+            ("affinity", "os.sched_setaffinity(PID, {0})"),
+            ("scheduler", "os.sched_setscheduler(PID, os.SCHED_IDLE, os.sched_param(0))"),
+        ] {
+            tried.push((name, expression.replace("PID", &pid.to_string())));
+        }
+        if support.signals.is_enforced() {
+            tried.push(("signal", format!("os.kill({pid}, signal.SIGKILL)")));
+        }
+    }
+    if support.namespaces.is_enforced() {
+        for path in ["", "key", "holdfast.db", "runs", "runs/some-job-1", "runs/some-job-1/spec.json", "environments"] {
+            tried.push(("mode", format!("os.chmod({}, 0o777)", at(path))));
+            tried.push(("owner", format!("os.chown({}, os.getuid(), os.getgid())", at(path))));
+            tried.push(("times", format!("os.utime({}, (1, 1))", at(path))));
+            tried.push(("attribute", format!("os.setxattr({}, 'user.x', b'1')", at(path))));
+        }
+        tried.push(("own spec", format!("os.chmod({}, 0o777)", at("runs/some-job-2/spec.json"))));
+        tried.push(("environment", "os.chmod(os.environ['VIRTUAL_ENV'] + '/bin/vdk', 0o777)".to_owned()));
+    }
+    let before = state(&data, &[job, supervisor]);
+    let end = house.run_to_end(&house.run(2, &attempts(&tried))).await;
+    let log = house.log(2).await;
+    assert_eq!(end.cause, EndCause::Exited(0), "{log}");
+    assert_eq!(log.lines().count(), tried.len(), "{log}");
+    let succeeded: Vec<&str> = log.lines().filter(|line| line.ends_with(": ok")).collect();
+    assert_eq!(succeeded, Vec::<&str>::new());
+    assert_eq!(state(&data, &[job, supervisor]), before);
+    drop(other);
+    assert_eq!(house.end(1).await.cause, EndCause::Exited(0));
+}
+
+#[tokio::test]
+async fn without_user_namespaces_the_gap_is_told() {
+    let house = House::with(|o| o.confine = Confine::WithoutNamespaces).await;
+    fs::write(house.data().join("key"), "secret").unwrap();
+    let step = format!("import os; os.chmod({}, 0o644)", quoted(&house.data().join("key")));
+    assert_eq!(house.run_to_end(&house.run(1, &step)).await.cause, EndCause::Exited(0));
+    let warnings = house.runtime.warnings().join(" ");
+    assert!(warnings.contains("modes, owners and times of the service's files"), "{warnings}");
+}
+
+#[tokio::test]
+async fn folders_and_files_of_the_service_elsewhere_are_out_of_reach() {
+    let (mut cache, mut password) = (PathBuf::new(), PathBuf::new());
+    let house = House::with(|o| {
+        let top = o.data_dir.parent().unwrap();
+        (cache, password) = (top.join("cache"), top.join("password"));
+        fs::create_dir(&cache).unwrap();
+        fs::write(cache.join("wheel"), "").unwrap();
+        fs::write(&password, "secret").unwrap();
+        o.job_hidden_paths = vec![cache.clone()];
+        o.job_covered_files = vec![password.clone()];
+        o.job_open_files = Some(99);
+    })
+    .await;
+    let support = house.runtime.confinement();
+    let tried = [
+        ("cache", format!("open({})", quoted(&cache.join("wheel")))),
+        ("mode of cache", format!("os.chmod({}, 0o777)", quoted(&cache))),
+        ("password", format!("len(open({}).read()) == 0 or print('read')", quoted(&password))),
+        ("files", "resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 99 or print('wrong')".to_owned()),
+    ];
+    let end = house.run_to_end(&house.run(1, &attempts(&tried))).await;
+    let log = house.log(1).await;
+    assert_eq!(end.cause, EndCause::Exited(0), "{log}");
+    if support.namespaces.is_enforced() {
+        assert!(!log.contains("cache: ok") && !log.contains("mode of cache: ok") && !log.contains("read"), "{log}");
+    }
+    assert!(log.ends_with("files: ok\n") && !log.contains("wrong"), "{log}");
+}
+
 #[tokio::test]
 async fn switched_off_it_is_said_to_be_off() {
-    let house = House::with(|o| o.deny_data_folder = false).await;
-    assert_eq!(*house.runtime.confinement(), Confinement::Unavailable("it is switched off".into()));
+    let house = House::with(|o| o.confine = Confine::Off).await;
+    assert_eq!(*house.runtime.confinement(), Support::none("it is switched off"));
     fs::write(house.data().join("key"), "secret").unwrap();
     house
         .runtime

@@ -240,7 +240,7 @@ async fn a_runs_files_are_for_this_user_alone() {
     house.runtime.start(&house.run(1, "meet().recv(1)")).await.unwrap();
     let (_, connection) = house.meet().await;
     let mode = |path: std::path::PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    for folder in ["environments", "runs", "runs/some-job-1", "runs/some-job-1/work"] {
+    for folder in ["environments", "runs", "runs/some-job-1", "runs/some-job-1/job/work"] {
         assert_eq!(mode(house.data().join(folder)), 0o700, "{folder}");
     }
     for file in ["spec.json", "lock", "started", "shim.log"] {

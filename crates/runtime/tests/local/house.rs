@@ -27,7 +27,7 @@ use model::{
     source::SourceVersion,
 };
 use python::Interpreter;
-use runtime::local::{EnvironmentBuilder, LocalOptions, LocalRuntime};
+use runtime::local::{Confine, EnvironmentBuilder, LocalOptions, LocalRuntime};
 use tokio::{
     io::AsyncReadExt,
     net::{UnixListener, UnixStream},
@@ -111,7 +111,10 @@ pub(crate) fn options(data_dir: &Path, tools: Arc<FakeTools>) -> LocalOptions {
         vdk_distribution: "fake-vdk".into(),
         pass_environment: [("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())].into(),
         job_read_paths: Vec::new(),
-        deny_data_folder: true,
+        job_hidden_paths: Vec::new(),
+        job_covered_files: Vec::new(),
+        job_open_files: None,
+        confine: Confine::Fully,
         clock: Arc::new(SystemClock),
     }
 }

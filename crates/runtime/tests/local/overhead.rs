@@ -34,7 +34,7 @@ async fn of_a_start() {
         house.end(round).await;
         ended.push(begin.elapsed());
     }
-    let work = house.run_folder(1).join("work");
+    let work = house.run_folder(1).join("job/work");
     let spec: serde_json::Value =
         serde_json::from_slice(&std::fs::read(house.run_folder(1).join("spec.json")).unwrap()).unwrap();
     for _ in 0..ROUNDS {

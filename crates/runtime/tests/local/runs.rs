@@ -97,22 +97,22 @@ print(json.dumps([dict(os.environ), os.getcwd(), arguments, fds, os.read(0, 1).d
     let variables = said[0].as_object().unwrap();
     let environment = variables["VIRTUAL_ENV"].as_str().unwrap();
     let expected = serde_json::json!({
-        "HOME": at("home"),
+        "HOME": at("job/home"),
         "MEET": run.variables["MEET"],
         "PATH": format!("{environment}/bin:/usr/local/bin:/usr/bin:/bin"),
-        "TMPDIR": at("tmp"),
+        "TMPDIR": at("job/tmp"),
         "VDK_ATTEMPT_ID": "some-job-1-local",
-        "VDK_BASE_CONFIG_FOLDER": at("home"),
-        "VDK_KEYTAB_FOLDER": at("home"),
-        "VDK_TEMPORARY_WRITE_DIRECTORY": at("tmp"),
-        "VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE": at("out/termination-message"),
+        "VDK_BASE_CONFIG_FOLDER": at("job/home"),
+        "VDK_KEYTAB_FOLDER": at("job/home"),
+        "VDK_TEMPORARY_WRITE_DIRECTORY": at("job/tmp"),
+        "VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE": at("job/out/termination-message"),
         "VIRTUAL_ENV": environment,
     });
     let mut got = said[0].clone();
     // Python's own, where no locale is set.
     got.as_object_mut().unwrap().remove("LC_CTYPE");
     assert_eq!(got, expected);
-    assert_eq!(said[1], at("work"));
+    assert_eq!(said[1], at("job/work"));
     assert_eq!(said[2], serde_json::json!({"a": "ü b"}));
     assert_eq!(said[3], serde_json::json!([0, 1, 2]));
     assert_eq!(said[4], "");
@@ -184,7 +184,7 @@ async fn a_run_is_forgotten_when_it_has_ended_and_not_before() {
     assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
     assert_eq!(within(house.runtime.next(&id(1), &Seen::Running)).await.unwrap(), Stage::Unknown);
     let name = house.data().join("runs").join(id(1).as_str());
-    assert!(!name.join("work").exists());
+    assert!(!name.join("job/work").exists());
 
     // A service that froze before its start and comes back now does not run it again.
     house.runtime.start(&house.run(1, "raise SystemExit('this must not run')")).await.unwrap();
