@@ -78,3 +78,10 @@ pub struct Api {
     /// The bytes that all requests may hold at once.
     pub memory: MemoryBudget,
 }
+
+impl Api {
+    /// The rows, those of lists counted in the memory of all requests while they are read.
+    pub(crate) fn metered_db(&self) -> app::Db {
+        self.db.metered(Arc::new(self.memory.for_request(usize::MAX)))
+    }
+}

@@ -3,7 +3,7 @@
 //! Request bodies, archives that are being read, and rows of a response that is being built draw on it. A request that
 //! would exceed it is rejected as overload, before the memory is allocated.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use model::Problem;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -83,7 +83,46 @@ impl Reservation {
     }
 }
 
+/// The memory that one request holds: a reservation that its parts share. Clones are the same reservation, returned when
+/// the last of them is dropped.
+#[derive(Debug, Clone)]
+pub struct RequestMemory {
+    held: Arc<Mutex<Reservation>>,
+    max_bytes: usize,
+}
+
+impl RequestMemory {
+    /// Reserves `bytes` more until the request is over.
+    ///
+    /// # Errors
+    /// Invalid when the request holds more than it may alone, overloaded when the requests in progress leave less than
+    /// that.
+    pub fn add(&self, bytes: usize) -> Result<(), Problem> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.bytes().saturating_add(bytes) > self.max_bytes {
+            let max_mib = self.max_bytes / (1024 * 1024);
+            return Err(Problem::invalid(
+                "The request was not carried out.",
+                format!("Its answer is too large (limit {max_mib} MiB of memory)."),
+            )
+            .fix("Ask for smaller pages or fewer fields."));
+        }
+        held.grow(bytes)
+    }
+}
+
+impl store::Meter for RequestMemory {
+    fn add(&self, bytes: usize) -> Result<(), Problem> {
+        RequestMemory::add(self, bytes)
+    }
+}
+
 impl MemoryBudget {
+    /// A reservation of no bytes that the parts of a request share, and that may grow to `max_bytes`.
+    pub fn for_request(&self, max_bytes: usize) -> RequestMemory {
+        RequestMemory { held: Arc::new(Mutex::new(self.reservation())), max_bytes }
+    }
+
     fn exhausted(&self) -> Problem {
         Problem::overloaded(
             "The request was not carried out.",
@@ -116,6 +155,22 @@ mod tests {
         assert_eq!(first.bytes(), 1024 * 1024);
         drop(first);
         assert_eq!(budget.free_bytes(), 1024 * 1024);
+    }
+
+    #[test]
+    fn the_parts_of_a_request_share_a_reservation_with_a_limit_of_its_own() {
+        let budget = MemoryBudget::new(2);
+        let request = budget.for_request(1024 * 1024);
+        let part = request.clone();
+        part.add(600 * 1024).unwrap();
+        let too_large = request.add(500 * 1024).unwrap_err();
+        assert_eq!((too_large.kind, too_large.why.contains("limit 1 MiB")), (Kind::Invalid, true), "{too_large}");
+        let other = budget.reserve(1_448 * 1024).unwrap();
+        assert_eq!(request.add(100 * 1024).unwrap_err().kind, Kind::Overloaded);
+        drop((part, other));
+        request.add(100 * 1024).unwrap();
+        drop(request);
+        assert_eq!(budget.free_bytes(), 2 * 1024 * 1024);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use model::{Problem, access::Caller, execution::Execution, name::JobId};
-use store::{Db, deployments::Reached, executions::page_by_job};
+use store::{CALLERS_READ_SECONDS_MAX, Db, StoreError, deployments::Reached, executions::page_by_job};
 pub use store::{
     executions::{Detail, ExecutionQuery, ExecutionSort},
     jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, escape_like},
@@ -64,6 +64,10 @@ pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<
             &narrowed
         }
     };
+    read_jobs(db, request).await.map_err(too_expensive)
+}
+
+async fn read_jobs(db: &Db, request: &JobPageRequest) -> Result<Page<JobOnPage>, StoreError> {
     let mut tx = db.read().await?;
     // Who knows how many there are knows how to find them.
     let total = if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
@@ -98,6 +102,18 @@ pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<
     Ok(Page { content, total })
 }
 
+/// What a caller is told of a list that could not be read. One that takes too long is a matter of what was asked for.
+fn too_expensive(error: StoreError) -> Problem {
+    match error {
+        StoreError::TooExpensive(_) => Problem::invalid(
+            "The query was not carried out.",
+            format!("The database took too long for it (limit {CALLERS_READ_SECONDS_MAX} seconds)."),
+        )
+        .fix("Ask for less: fewer predicates, a longer text to look for, one team, or smaller pages."),
+        error => error.into(),
+    }
+}
+
 /// A page of runs, of the teams that the caller may read.
 pub async fn executions(
     db: &Db,
@@ -119,6 +135,10 @@ pub async fn executions(
             &narrowed
         }
     };
+    read_executions(db, query, with_total).await.map_err(too_expensive)
+}
+
+async fn read_executions(db: &Db, query: &ExecutionQuery, with_total: bool) -> Result<Page<Execution>, StoreError> {
     let mut tx = db.read().await?;
     let content = store::executions::page(&mut tx, query).await?;
     let total = if with_total { Some(store::executions::count(&mut tx, query).await?) } else { None };

@@ -16,7 +16,7 @@ use crate::{
     db::on,
     from_json, instant, instant_opt,
     leases::{self, Epoch},
-    meter::{RowBytes, metered_rows},
+    meter::{RowBytes, bytes_of_json, metered_rows},
     micros, to_json,
 };
 
@@ -626,7 +626,7 @@ struct ReachedRow {
 
 impl RowBytes for ReachedRow {
     fn text_bytes(&self) -> usize {
-        self.content.len()
+        bytes_of_json(&self.content)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     Result, Tx, corrupt,
     db::on,
     from_json,
-    meter::{RowBytes, bytes_of},
+    meter::{RowBytes, bytes_of, bytes_of_json},
     micros, storable, to_json,
 };
 pub use list::{
@@ -39,8 +39,9 @@ pub(crate) struct JobRow {
 
 impl RowBytes for JobRow {
     fn text_bytes(&self) -> usize {
-        let texts = [&self.job_id, &self.name, &self.team, &self.description, &self.contacts];
-        bytes_of(texts.map(Some).into_iter().chain([self.db_default_type.as_ref(), self.schedule_cron.as_ref()]))
+        let texts = [&self.job_id, &self.name, &self.team, &self.description];
+        bytes_of_json(&self.contacts)
+            + bytes_of(texts.map(Some).into_iter().chain([self.db_default_type.as_ref(), self.schedule_cron.as_ref()]))
     }
 }
 

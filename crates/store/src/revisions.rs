@@ -7,7 +7,7 @@ use crate::{
     Result, Tx,
     db::on,
     from_json,
-    meter::{RowBytes, metered_rows},
+    meter::{RowBytes, bytes_of_json, metered_rows},
     micros, to_json,
 };
 
@@ -47,7 +47,7 @@ struct ContentRow {
 
 impl RowBytes for ContentRow {
     fn text_bytes(&self) -> usize {
-        self.content.len()
+        bytes_of_json(&self.content)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Executions in GraphQL: their own query, and those of each deployment in a page of jobs.
 
-use app::queries::{Detail, ExecutionQuery, ExecutionSort, PAGE_MAX};
+use std::collections::BTreeSet;
+
+use app::queries::{self, Detail, ExecutionQuery, ExecutionSort};
 use async_graphql::{
     Context, Enum, InputObject, InputType, Lookahead, Name, Pos, SelectionField, SimpleObject, Value,
     resolver_utils::enum_value,
@@ -13,14 +15,15 @@ use model::{
 
 use super::{
     Asked, DateTime, Direction, Window,
+    document::{EXECUTIONS_DEFAULT, NESTED_DEFAULT},
     jobs::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
-    ready::{AtOnce, Moment, Ready, Selection, ready},
+    ready::{AtOnce, Meter, Moment, Ready, Selection, ready},
     refused,
 };
 use crate::Api;
 
-/// How many runs of a deployment are answered when the query does not say.
-const NESTED_DEFAULT: i64 = 100;
+/// The most names in a list of a filter.
+const NAMES_MAX: usize = 1000;
 
 /// By what executions can be sorted.
 const SORTS: [(&str, ExecutionSort); 15] = [
@@ -153,13 +156,13 @@ ready!(DataJobExecutionDeployment {
 });
 
 impl Ready for DataJobExecutionStatus {
-    fn answer(&self, _: &Selection) -> Value {
+    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
         enum_value(*self)
     }
 }
 
 impl Ready for DataJobExecutionType {
-    fn answer(&self, _: &Selection) -> Value {
+    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
         enum_value(*self)
     }
 }
@@ -219,8 +222,8 @@ pub(super) async fn page(
     filter: Option<DataJobExecutionFilter>,
     order: Option<DataJobExecutionOrder>,
 ) -> Result<DataJobExecutionResponse, Problem> {
-    let Asked { api, caller } = Asked::of(ctx);
-    let window = Window::new(page_number, page_size, PAGE_MAX)?;
+    let Asked { api, caller, db, turn, .. } = Asked::of(ctx);
+    let window = Window::new(page_number, page_size, EXECUTIONS_DEFAULT)?;
     let mut query = query(&window, filter, order)?;
     let asked = ctx.look_ahead();
     let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
@@ -228,7 +231,8 @@ pub(super) async fn page(
         query.limit = 0;
     }
     query.detail = detail(&asked.field("content"));
-    let page = app::queries::executions(&api.db, caller, &query, with_total).await?;
+    let _turn = turn.lock().await;
+    let page = queries::executions(db, caller, &query, with_total).await?;
     let now = api.clock.now();
     let answered = |run| Some(DataJobExecution::new(api, run, query.detail, now));
     Ok(DataJobExecutionResponse {
@@ -262,16 +266,28 @@ fn query(
         query.descending = order.direction == Some(Direction::Desc);
     }
     if let Some(filter) = filter {
-        let texts = |list: Option<Vec<Option<String>>>| list.into_iter().flatten().flatten().collect();
-        query.job_names = texts(filter.job_name_in);
-        query.teams = texts(filter.team_name_in);
-        query.statuses = filter.status_in.into_iter().flatten().flatten().map(Status::from).collect();
+        query.job_names = distinct("jobNameIn", filter.job_name_in)?;
+        query.teams = distinct("teamNameIn", filter.team_name_in)?;
+        for status in filter.status_in.into_iter().flatten().flatten().map(Status::from) {
+            if !query.statuses.contains(&status) {
+                query.statuses.push(status);
+            }
+        }
         query.started_from = filter.start_time_gte.map(|at| at.0);
         query.started_until = filter.start_time_lte.map(|at| at.0);
         query.ended_from = filter.end_time_gte.map(|at| at.0);
         query.ended_until = filter.end_time_lte.map(|at| at.0);
     }
     Ok(query)
+}
+
+/// The names of a list, each once.
+fn distinct(list: &str, names: Option<Vec<Option<String>>>) -> Result<Vec<String>, Problem> {
+    let names: BTreeSet<String> = names.into_iter().flatten().flatten().collect();
+    if names.len() > NAMES_MAX {
+        return Err(refused(format!("filter.{list}: it has too many names (limit {NAMES_MAX}).")));
+    }
+    Ok(names.into_iter().collect())
 }
 
 /// What of runs is selected.

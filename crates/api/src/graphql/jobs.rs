@@ -13,14 +13,18 @@ use model::{
 
 use super::{
     Asked, Direction, Window,
+    document::{JOBS_DEFAULT, ROWS_MAX},
     executions::{self, DataJobExecution, DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionStatus},
-    ready::{AtOnce, Moment, Ready, Selection, ready},
+    ready::{AtOnce, Meter, Moment, Ready, Selection, ready},
     refused,
 };
 use crate::Api;
 
-/// How many runs a page of jobs may bring along: jobs on the page times runs of each.
-const NESTED_MAX: i64 = 100_000;
+/// The longest pattern of a predicate and the longest search. Names of teams have at most 100 characters.
+const PATTERN_MAX_CHARS: usize = 200;
+
+/// The most wildcards in a pattern: each may try every place of a text.
+const WILDCARDS_MAX: usize = 8;
 
 /// What can be said of a property.
 #[derive(Clone, Copy)]
@@ -304,7 +308,7 @@ ready!(DataJobDeployment {
 });
 
 impl Ready for DataJobDeploymentStatus {
-    fn answer(&self, _: &Selection) -> Value {
+    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
         enum_value(*self)
     }
 }
@@ -371,32 +375,36 @@ pub(super) async fn page(
     filter: Vec<Option<Predicate>>,
     search: Option<String>,
 ) -> Result<DataJobPage, Problem> {
-    let Asked { api, caller } = Asked::of(ctx);
-    let window = Window::new(page_number, page_size, 20)?;
+    let asked_for = Asked::of(ctx);
+    let Asked { api, caller, db, turn, .. } = asked_for;
+    let window = Window::new(page_number, page_size, JOBS_DEFAULT)?;
     let asked = ctx.look_ahead();
     let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
     let deployments = asked.field("content").field("deployments");
     let runs = deployments.field("executions");
     let executions = executions::nested(&runs.selection_fields(), executions::detail(&runs))?;
-    if executions.as_ref().is_some_and(|runs| runs.limit * window.limit > NESTED_MAX) {
-        return Err(refused(format!(
-            "The page has {} jobs with {} executions each; {NESTED_MAX} in all is the most.",
-            window.limit,
-            executions.map_or(0, |runs| runs.limit)
-        ))
-        .fix("Ask for smaller pages."));
+    let rows = window.limit * (1 + executions.as_ref().map_or(0, |runs| runs.limit));
+    if usize::try_from(rows).is_ok_and(|rows| rows > ROWS_MAX) {
+        return Err(refused(format!("The page has too many jobs and executions (limit {ROWS_MAX})."))
+            .fix("Ask for smaller pages."));
     }
-    let Some(mut query) = query(filter.into_iter().flatten())? else {
+    let filter: Vec<_> = filter.into_iter().flatten().collect();
+    asked_for.count_predicates(filter.len())?;
+    let Some(mut query) = query(filter.into_iter())? else {
         let none = with_total.then_some(0);
         return Ok(DataJobPage { content: AtOnce(Some(Vec::new())), total_pages: none, total_items: none });
     };
+    if let Some(text) = &search {
+        check_pattern("search", text.trim())?;
+    }
     query.search =
         search.filter(|text| !text.trim().is_empty()).and_then(|text| searched(&asked.field("content"), text));
     query.limit = if asked.field("content").exists() { window.limit } else { 0 };
     query.offset = window.offset;
     let of_runs = executions.as_ref().map_or(Detail::default(), |runs| runs.detail);
     let request = JobPageRequest { query, with_total, with_deployments: deployments.exists(), executions };
-    let page = app::queries::jobs(&api.db, caller, &request).await?;
+    let _turn = turn.lock().await;
+    let page = app::queries::jobs(db, caller, &request).await?;
     let now = api.clock.now();
     Ok(DataJobPage {
         content: AtOnce(Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, of_runs, now))).collect())),
@@ -443,10 +451,29 @@ fn query(predicates: impl Iterator<Item = Predicate>) -> Result<Option<JobQuery>
             query.descending = direction == Direction::Desc;
         }
         if let Some(pattern) = pattern {
+            check_pattern(property.name, pattern)?;
             possible &= narrow(&mut query, property, pattern)?;
         }
     }
     Ok(possible.then_some(query))
+}
+
+/// Refuses a text that is long to look for.
+fn check_pattern(name: &str, pattern: &str) -> Result<(), Problem> {
+    if pattern.chars().count() > PATTERN_MAX_CHARS {
+        return Err(refused(format!(
+            "{name}: the text to look for is too long (limit {PATTERN_MAX_CHARS} characters)."
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a pattern with too many of these wildcards.
+fn check_wildcards(name: &str, pattern: &str, wildcards: &[char]) -> Result<(), Problem> {
+    if pattern.matches(wildcards).count() > WILDCARDS_MAX {
+        return Err(refused(format!("filter: {name} has too many wildcards (limit {WILDCARDS_MAX}).")));
+    }
+    Ok(())
 }
 
 /// Adds one pattern to a query. `false` when it contradicts another one.
@@ -455,10 +482,14 @@ fn narrow(query: &mut JobQuery, Property { name, filter, .. }: &Property, patter
     match *filter {
         Filter::Name if pattern.contains('*') => {
             // A question mark stands for one character where there is a star, too.
+            check_wildcards(name, pattern, &['*', '?'])?;
             query.names.push(escape_like(pattern).replace('*', "%").replace('?', "_"));
         }
         Filter::Name => query.names.push(escape_like(pattern)),
-        Filter::Team => query.teams.push(escape_like(pattern).replace("\\%", "%")),
+        Filter::Team => {
+            check_wildcards(name, pattern, &['%'])?;
+            query.teams.push(escape_like(pattern).replace("\\%", "%"));
+        }
         Filter::Description => query.descriptions.push(pattern.to_owned()),
         Filter::Python => query.pythons.push(pattern.to_owned()),
         Filter::Range(measure) => {

@@ -4,21 +4,28 @@
 //! can't be answered is 400 with the four sentences beside `errors`, so that the command line client and GraphQL clients
 //! each find what they look for. [`post`] has the same schema in the shape that other GraphQL clients know.
 
+mod answer;
+mod document;
 mod executions;
 mod jobs;
 pub(crate) mod post;
 mod ready;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{
+    Arc, LazyLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
+use app::memory::RequestMemory;
 use async_graphql::{
     Context, EmptyMutation, EmptySubscription, Enum, InputValueError, InputValueResult, Name, Object, Request,
     Response, Scalar, ScalarType, Schema, ServerError, Value, Variables, parser::types::DocumentOperations,
 };
-use axum::{Json, extract::State};
+use axum::{extract::State, response::Response as HttpResponse};
 use jiff::Timestamp;
 use model::{Problem, access::Caller};
 use serde::Serialize;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use crate::{
@@ -37,14 +44,14 @@ const TEXT_MAX_BYTES: usize = 32 * 1024;
 /// How deep a query may be nested: the deepest of the operations page has 7 levels, introspection 13.
 const DEPTH_MAX: usize = 20;
 
-/// How many fields a query may select, a page counting for [`PAGE_COMPLEXITY`].
-const COMPLEXITY_MAX: usize = 1500;
-
-/// What a page of jobs or runs counts for beside its fields.
-const PAGE_COMPLEXITY: usize = 100;
-
-/// How many directives a query may have.
+/// How many directives a field may have.
 const DIRECTIVES_MAX: usize = 50;
+
+/// The memory that one request may hold: its rows, its answer, and the answer as text.
+const MEMORY_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// How many predicates the pages of a request may have.
+const PREDICATES_MAX: usize = 16;
 
 /// What is asked when the address has no query.
 const DEFAULT_QUERY: &str = "{ jobs(pageNumber: 1, pageSize: 20, filter: []) { content { jobName config { team description \
@@ -55,7 +62,6 @@ type JobsSchema = Schema<Query, EmptyMutation, EmptySubscription>;
 static SCHEMA: LazyLock<JobsSchema> = LazyLock::new(|| {
     Schema::build(Query, EmptyMutation, EmptySubscription)
         .limit_depth(DEPTH_MAX)
-        .limit_complexity(COMPLEXITY_MAX)
         .limit_directives(DIRECTIVES_MAX)
         .finish()
 });
@@ -70,7 +76,6 @@ struct Query;
 #[Object]
 impl Query {
     /// A page of data jobs. Of several sorts among the predicates, the last one counts.
-    #[graphql(complexity = "PAGE_COMPLEXITY + child_complexity")]
     async fn jobs(
         &self,
         ctx: &Context<'_>,
@@ -84,7 +89,6 @@ impl Query {
     }
 
     /// A page of executions of all jobs, the latest first unless an order is given.
-    #[graphql(complexity = "PAGE_COMPLEXITY + child_complexity")]
     async fn executions(
         &self,
         ctx: &Context<'_>,
@@ -132,12 +136,56 @@ impl ScalarType for DateTime {
 struct Asked {
     api: Arc<Api>,
     caller: Caller,
+    /// The rows, counted in the memory of the request.
+    db: app::Db,
+    memory: RequestMemory,
+    /// Held while a page is read: pages are read one after the other.
+    turn: Mutex<()>,
+    predicates: AtomicUsize,
 }
 
 impl Asked {
+    fn new(api: Arc<Api>, caller: Caller, memory: RequestMemory) -> Self {
+        let db = api.db.metered(Arc::new(memory.clone()));
+        Self { api, caller, db, memory, turn: Mutex::default(), predicates: AtomicUsize::default() }
+    }
+
     fn of<'a>(ctx: &Context<'a>) -> &'a Self {
         ctx.data_unchecked::<Self>()
     }
+
+    /// Counts the predicates of a page.
+    fn count_predicates(&self, predicates: usize) -> Result<(), Problem> {
+        let before = self.predicates.fetch_add(predicates, Ordering::Relaxed);
+        if before + predicates > PREDICATES_MAX {
+            return Err(refused(format!("filter: the query has too many predicates (limit {PREDICATES_MAX}).")));
+        }
+        Ok(())
+    }
+}
+
+/// Measures a request before it is validated, charges the caller with it, and answers the memory that it may hold. A text
+/// that is no query is left to the execution, which says so.
+fn admit(api: &Api, caller: &Caller, request: &mut Request) -> Result<RequestMemory, Failure> {
+    let memory = api.memory.for_request(MEMORY_MAX_BYTES);
+    let variables = std::mem::take(&mut request.variables);
+    let measured = request.parsed_query().map(|document| document::measure(document, &variables));
+    request.variables = variables;
+    let Ok(measured) = measured else { return Ok(memory) };
+    let size = measured.map_err(|problem| {
+        let errors = serde_json::json!([{ "message": problem.why }]);
+        Failure::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
+    })?;
+    charge(api, caller, size.cost())?;
+    // The library makes these values, and counts none of them.
+    memory.add(size.introspected.saturating_mul(ready::VALUE_BYTES))?;
+    Ok(memory)
+}
+
+/// Charges a caller with what a query costs: its rows and its fields.
+#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "the limits of callers go here")]
+fn charge(_api: &Api, _caller: &Caller, _cost: u64) -> Result<(), Failure> {
+    Ok(())
 }
 
 /// A page as rows are counted: how many come before it, and how many it has at most.
@@ -222,8 +270,9 @@ struct DataJobQueryProblem {
 ///
 /// The answer is the page that the query names (`jobs` or `executions`), without that name around it. Filters, sorts, search
 /// and paging are arguments of the query; `/data-jobs/graphql` has a page to explore the schema, and answers the same
-/// queries in the shape that GraphQL clients know. At most 1000 items a page; queries and variables have at most 32768
-/// bytes, 20 levels, and a complexity of 1500, a page counting for 100 beside its fields.
+/// queries in the shape that GraphQL clients know. Limits: 32768 bytes of query and of variables; 20 levels; 2000 fields,
+/// fragments counted wherever they are spread; 3 pages with 16 predicates in all; 1000 items a page, and 12000 jobs and
+/// executions in all; 64 MiB of memory; 10 seconds for the database.
 ///
 /// The team in the address does not matter: filter by `config.team` in the query.
 #[utoipa::path(
@@ -273,11 +322,14 @@ pub(crate) async fn jobs_query(
     By(caller): By,
     Path(_team): Path<String>,
     parameters: Parameters,
-) -> Answer<Json<Answered>> {
-    let request = request(&parameters)?;
-    let response = SCHEMA.execute(request.data(Asked { api, caller })).await;
+) -> Answer<HttpResponse> {
+    // Nothing of the schema is for those who may not list, either.
+    caller.may_list().await?;
+    let mut request = request(&parameters)?;
+    let memory = admit(&api, &caller, &mut request)?;
+    let response = SCHEMA.execute(request.data(Asked::new(api, caller, memory.clone()))).await;
     if response.errors.is_empty() {
-        return Ok(Json(Answered { data: page_of(response.data), errors: [] }));
+        return Ok(answer::json(&Answered { data: page_of(response.data), errors: [] }, memory)?);
     }
     Err(failure(&response))
 }
@@ -317,7 +369,7 @@ fn named_operation(mut request: Request, name: Option<&str>) -> Request {
 
 /// The answer to a query without errors.
 #[derive(Serialize)]
-pub(crate) struct Answered {
+struct Answered {
     data: Value,
     errors: [(); 0],
 }

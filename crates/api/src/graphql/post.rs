@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Request, Response, Variables};
+use async_graphql::{Request, Variables};
 use axum::{
-    Json,
     extract::State,
     http::{HeaderName, header},
-    response::{Html, IntoResponse},
+    response::{Html, IntoResponse, Response},
 };
 use model::{Problem, problem::Fault};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Asked, SCHEMA, check_length, named_operation};
+use super::{Asked, SCHEMA, admit, answer, check_length, named_operation};
 use crate::{
     Api,
     auth::is_about_the_caller,
@@ -57,8 +56,8 @@ struct GraphqlResponse {
 /// The schema of the query of jobs, in the standard shape: `data` with the query's names in it, and `errors` where there are
 /// any.
 ///
-/// What is wrong with a query is told in `errors` with status 200, as clients expect it. A service that can't answer, and a
-/// caller that may not ask, are told by the status, as everywhere.
+/// What is wrong with a query is told in `errors` with status 200, as clients expect it. A query beyond a limit of its size
+/// is 400, a service that can't answer and a caller that may not ask are told by the status, as everywhere.
 #[utoipa::path(
     post,
     path = "",
@@ -70,18 +69,21 @@ pub(crate) async fn graphql(
     State(api): State<Arc<Api>>,
     By(caller): By,
     JsonBody(body): JsonBody<GraphqlRequest>,
-) -> Answer<Json<Response>> {
+) -> Answer<Response> {
+    // Nothing of the schema is for those who may not list, either.
+    caller.may_list().await?;
     check_length("query", &body.query)?;
     let variables = body.variables.unwrap_or_default();
     check_length("variables", &serde_json::to_string(&variables).unwrap_or_default())?;
     let request = Request::new(body.query).variables(Variables::from_json(variables.into()));
     let named = body.operation_name.as_deref().filter(|name| !name.is_empty());
-    let request = named_operation(request, named);
-    let response = SCHEMA.execute(request.data(Asked { api, caller })).await;
+    let mut request = named_operation(request, named);
+    let memory = admit(&api, &caller, &mut request)?;
+    let response = SCHEMA.execute(request.data(Asked::new(api, caller, memory.clone()))).await;
     let mut problems = response.errors.iter().filter_map(|error| error.source::<Problem>());
     match problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem)) {
         Some(problem) => Err(Failure::from(problem.clone())),
-        None => Ok(Json(response)),
+        None => Ok(answer::json(&response, memory)?),
     }
 }
 

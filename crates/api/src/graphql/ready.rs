@@ -3,8 +3,13 @@
 //! A page has thousands of fields, and all of them are known when its rows are read. The library would wait for each of
 //! them by itself, which costs more than reading the rows; here a selection is read once and walked for each object.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    cell::{Cell, OnceCell},
+    collections::HashMap,
+};
 
+use app::memory::RequestMemory;
 use async_graphql::{
     ContextSelectionSet, Name, OutputType, Positioned, ServerResult, Value,
     indexmap::IndexMap,
@@ -12,6 +17,54 @@ use async_graphql::{
     registry::Registry,
 };
 use jiff::Timestamp;
+use model::Problem;
+
+use super::Asked;
+
+/// What a value takes in memory: itself, and its place in a list or an object.
+pub(super) const VALUE_BYTES: usize = 128;
+
+/// The bytes that are counted before they are reserved.
+const STEP_BYTES: usize = 32 * 1024;
+
+/// Counts the bytes of an answer while it is made. Once they are too many, the rest of the answer is null.
+pub(super) struct Meter<'a> {
+    memory: &'a RequestMemory,
+    pending_bytes: Cell<usize>,
+    refused: OnceCell<Problem>,
+}
+
+impl<'a> Meter<'a> {
+    pub(super) fn new(memory: &'a RequestMemory) -> Self {
+        Self { memory, pending_bytes: Cell::new(0), refused: OnceCell::new() }
+    }
+
+    /// Counts so many values with the bytes of their texts. `false` when they are too many.
+    fn holds(&self, values: usize, text_bytes: usize) -> bool {
+        let pending_bytes = self.pending_bytes.get() + values * VALUE_BYTES + text_bytes;
+        self.pending_bytes.set(pending_bytes);
+        pending_bytes < STEP_BYTES && self.refused.get().is_none() || self.reserve()
+    }
+
+    fn reserve(&self) -> bool {
+        if self.refused.get().is_some() {
+            return false;
+        }
+        match self.memory.add(self.pending_bytes.take()) {
+            Ok(()) => true,
+            Err(problem) => {
+                let _ = self.refused.set(problem);
+                false
+            }
+        }
+    }
+
+    /// Why the answer is not whole.
+    pub(super) fn refused(self) -> Option<Problem> {
+        self.reserve();
+        self.refused.into_inner()
+    }
+}
 
 /// What is selected of an object: the key of the answer, the field, and what is selected below it.
 #[derive(Debug, Default)]
@@ -51,8 +104,8 @@ impl Selection {
     }
 
     /// The answer of an object with this name, field by field.
-    pub(super) fn object(&self, type_name: &str, field: impl Fn(&str, &Self) -> Value) -> Value {
-        if self.0.is_empty() {
+    pub(super) fn object(&self, type_name: &str, meter: &Meter<'_>, field: impl Fn(&str, &Self) -> Value) -> Value {
+        if self.0.is_empty() || !meter.holds(self.0.len(), 0) {
             return Value::Null;
         }
         let mut object = IndexMap::with_capacity(self.0.len());
@@ -68,16 +121,20 @@ impl Selection {
 /// What can be answered without waiting.
 pub(super) trait Ready {
     /// The answer to a selection; scalars have none.
-    fn answer(&self, selection: &Selection) -> Value;
+    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value;
 }
 
 /// Has the fields of an object answered from its members, under the names that the schema has.
 macro_rules! ready {
     ($object:ident { $($name:literal: $member:ident),+ $(,)? }) => {
         impl $crate::graphql::ready::Ready for $object {
-            fn answer(&self, selection: &$crate::graphql::ready::Selection) -> async_graphql::Value {
-                selection.object(stringify!($object), |name, below| match name {
-                    $($name => self.$member.answer(below),)+
+            fn answer(
+                &self,
+                selection: &$crate::graphql::ready::Selection,
+                meter: &$crate::graphql::ready::Meter<'_>,
+            ) -> async_graphql::Value {
+                selection.object(stringify!($object), meter, |name, below| match name {
+                    $($name => self.$member.answer(below, meter),)+
                     _ => async_graphql::Value::Null,
                 })
             }
@@ -93,15 +150,15 @@ macro_rules! ready {
 pub(super) use ready;
 
 impl Ready for String {
-    fn answer(&self, _: &Selection) -> Value {
-        Value::String(self.clone())
+    fn answer(&self, _: &Selection, meter: &Meter<'_>) -> Value {
+        if meter.holds(0, self.len()) { Value::String(self.clone()) } else { Value::Null }
     }
 }
 
 macro_rules! scalars {
     ($($scalar:ty),+) => {
         $(impl Ready for $scalar {
-            fn answer(&self, _: &Selection) -> Value {
+            fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
                 Value::from(*self)
             }
         })+
@@ -110,20 +167,23 @@ macro_rules! scalars {
 scalars!(bool, i32, i64, f64);
 
 impl<T: Ready> Ready for Option<T> {
-    fn answer(&self, selection: &Selection) -> Value {
-        self.as_ref().map_or(Value::Null, |present| present.answer(selection))
+    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value {
+        self.as_ref().map_or(Value::Null, |present| present.answer(selection, meter))
     }
 }
 
 impl<T: Ready> Ready for Box<T> {
-    fn answer(&self, selection: &Selection) -> Value {
-        T::answer(self, selection)
+    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value {
+        T::answer(self, selection, meter)
     }
 }
 
 impl<T: Ready> Ready for Vec<T> {
-    fn answer(&self, selection: &Selection) -> Value {
-        Value::List(self.iter().map(|element| element.answer(selection)).collect())
+    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value {
+        if !meter.holds(self.len(), 0) {
+            return Value::Null;
+        }
+        Value::List(self.iter().map(|element| element.answer(selection, meter)).collect())
     }
 }
 
@@ -132,7 +192,7 @@ impl<T: Ready> Ready for Vec<T> {
 pub(super) struct Moment(pub(super) Timestamp);
 
 impl Ready for Moment {
-    fn answer(&self, _: &Selection) -> Value {
+    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
         Value::String(self.0.to_string())
     }
 }
@@ -167,8 +227,13 @@ impl<T: OutputType + Ready> OutputType for AtOnce<T> {
         T::create_type_info(registry)
     }
 
-    async fn resolve(&self, ctx: &ContextSelectionSet<'_>, _: &Positioned<Field>) -> ServerResult<Value> {
-        Ok(self.0.answer(&Selection::of(ctx)))
+    async fn resolve(&self, ctx: &ContextSelectionSet<'_>, field: &Positioned<Field>) -> ServerResult<Value> {
+        let meter = Meter::new(&ctx.data_unchecked::<Asked>().memory);
+        let answer = self.0.answer(&Selection::of(ctx), &meter);
+        match meter.refused() {
+            None => Ok(answer),
+            Some(problem) => Err(async_graphql::Error::new_with_source(problem).into_server_error(field.pos)),
+        }
     }
 }
 

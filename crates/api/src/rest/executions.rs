@@ -207,7 +207,7 @@ pub(crate) async fn data_job_execution_list(
     Path((team, name)): JobPath,
     query: Query,
 ) -> Answer<Json<Vec<DataJobExecution>>> {
-    let runs = app::executions::list(&api.db, &caller, &team, &name, None, &statuses(&query)?).await?;
+    let runs = app::executions::list(&api.metered_db(), &caller, &team, &name, None, &statuses(&query)?).await?;
     Ok(Json(runs.into_iter().map(|run| DataJobExecution::new(&api, run)).collect()))
 }
 
@@ -233,7 +233,7 @@ pub(crate) async fn data_job_deployment_execution_list(
     Path((team, name, id)): PartPath,
     query: Query,
 ) -> Answer<Json<Vec<DataJobExecution>>> {
-    let runs = app::executions::list(&api.db, &caller, &team, &name, Some(&id), &statuses(&query)?).await?;
+    let runs = app::executions::list(&api.metered_db(), &caller, &team, &name, Some(&id), &statuses(&query)?).await?;
     Ok(Json(runs.into_iter().map(|run| DataJobExecution::new(&api, run)).collect()))
 }
 

@@ -217,7 +217,7 @@ pub(crate) async fn deployment_revision_list(
     query: Query,
 ) -> Answer<Json<RevisionPage>> {
     let Page { content, next_before } =
-        app::history::revisions(&api.db, &caller, &team, &name, &id, part(&query)?).await?;
+        app::history::revisions(&api.metered_db(), &caller, &team, &name, &id, part(&query)?).await?;
     Ok(Json(RevisionPage { revisions: content.into_iter().map(Into::into).collect(), next_before }))
 }
 
@@ -310,6 +310,7 @@ pub(crate) async fn data_job_audit_event_list(
     Path((team, name)): JobPath,
     query: Query,
 ) -> Answer<Json<AuditEventPage>> {
-    let Page { content, next_before } = app::history::events(&api.db, &caller, &team, &name, part(&query)?).await?;
+    let Page { content, next_before } =
+        app::history::events(&api.metered_db(), &caller, &team, &name, part(&query)?).await?;
     Ok(Json(AuditEventPage { events: content.into_iter().map(Into::into).collect(), next_before }))
 }

@@ -533,6 +533,12 @@ async fn a_job_gets_a_token_as_long_as_its_deployment_counts() {
     let by = service.with_token(&admin).get(&format!("{JOB}/audit-events")).await.ok()["events"][0]["by"].clone();
     assert_eq!(by, "job:daily-sales");
 
+    // Nothing of GraphQL is for a job, whatever it asks for.
+    for query in ["{ __typename }", "{ __schema { queryType { name } } }", "{ jobs { totalItems } }", "{", "{ ...f }"] {
+        service.with_token(&token).query(&[("query", query)]).await.refused(403);
+        service.with_token(&token).post("/data-jobs/graphql", json!({ "query": query })).await.refused(403);
+    }
+
     // It has expired after its time, and the credential gives a new one.
     service.pass(900);
     let admin = key.sign(&claims(&issuer, json!({"username": "eve", "scope": "admin", "exp": NOW + 5000})));

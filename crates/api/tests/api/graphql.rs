@@ -37,8 +37,8 @@ async fn what_is_wrong_with_a_query_is_told_in_its_errors() {
         assert!(message.contains(part), "{query}: {message}");
     }
     let aliases: Vec<_> = (0..20).map(|n| format!("a{n}: jobs {{ totalItems }}")).collect();
-    let body = service.post(PATH, json!({"query": format!("{{ {} }}", aliases.join(" "))})).await.ok();
-    assert!(body["errors"][0]["message"].as_str().unwrap().contains("complex"));
+    let why = service.post(PATH, json!({"query": format!("{{ {} }}", aliases.join(" "))})).await.refused(400);
+    assert!(why.contains("limit 3"), "{why}");
     service.post(PATH, "no JSON").await.refused(400);
     service.post(PATH, json!({"variables": {}})).await.refused(400);
     service.post(PATH, json!({"query": "{ x }", "variables": [1]})).await.refused(400);

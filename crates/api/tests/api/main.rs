@@ -15,6 +15,7 @@ mod lists;
 mod openapi;
 mod operations;
 mod properties;
+mod query_limits;
 mod sources;
 mod support;
 mod teams;

@@ -150,6 +150,13 @@ async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
     scene.service.query(&[("query", "{jobs {content {jobName}}}")]).await.refused(403);
     let body = json!({"query": "{jobs {content {jobName}}}"});
     scene.service.post("/data-jobs/graphql", body).await.refused(403);
+    // What is asked of the schema alone, and what is no query at all, is asked about first as well.
+    for query in ["{ __typename }", "{ __schema { queryType { name } } }", "{"] {
+        scene.says(&[(403, "No."), (403, "No.")]);
+        scene.service.query(&[("query", query)]).await.refused(403);
+        scene.service.post("/data-jobs/graphql", json!({ "query": query })).await.refused(403);
+        assert_eq!(scene.asked().len(), 2, "{query}");
+    }
     // The lists of a query are one question.
     let lists = "{jobs {content {jobName}} again: jobs {content {jobName}} executions {content {id}}}";
     for (answers, status) in [(&[(200, "")][..], 200), (&[(403, "No.")], 403)] {
