@@ -37,7 +37,7 @@ impl<S: Sync> FromRequestParts<S> for By {
         if let Some(Unreadable(problem)) = parts.extensions.remove() {
             return Err(problem.into());
         }
-        // Every request has one; without it nobody could say what may be done.
+        // Every request has a caller; without one no permission can be decided.
         let caller = parts.extensions.get::<Caller>().cloned().ok_or_else(|| {
             Problem::internal("The request was not carried out.", "The service did not find out who sent it.")
         })?;
@@ -74,7 +74,7 @@ pub(crate) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
     response
 }
 
-/// Whom a request comes from until authentication says more.
+/// The caller of a request until authentication has identified one.
 fn first_caller(op_id: &str) -> Caller {
     Caller::unauthenticated(op_id)
 }

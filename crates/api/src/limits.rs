@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use crate::{Api, auth, error::Failure, input::RequestMemory};
+use crate::{Api, auth, error::Failure, input::RequestMemory, metrics::METRICS_PATH};
 
 /// The most bytes of a JSON body.
 pub(crate) const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
@@ -80,6 +80,10 @@ impl Place {
 
 /// Rejects requests beyond the limit before any of their work is done, and gives up on those that take too long.
 pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    // A scraper is answered under any load. It costs no work: all of them share one page.
+    if request.uri().path() == METRICS_PATH {
+        return next.run(request).await;
+    }
     let limits = &api.limits;
     let is_stranger = api.auth.is_some() && auth::is_open(&request);
     let mut permits = Vec::new();

@@ -163,7 +163,7 @@ pub struct MetricsPage {
     registry: Arc<Registry>,
     /// Locked while a page is rendered: one at a time.
     latest: Arc<AsyncMutex<Vec<Rendered>>>,
-    /// Every page that somebody still reads.
+    /// Every page that is in memory: shown now, or still being read.
     alive: Arc<Mutex<Vec<Weak<Pieces>>>>,
     memory: MemoryBudget,
     shared: Duration,
@@ -204,7 +204,7 @@ impl MetricsPage {
         if let Some(known) = known {
             let Rendered { at, pieces, .. } = latest.swap_remove(known);
             let newest = Arc::downgrade(&pieces);
-            // Its memory is free for the next page, unless somebody reads it.
+            // Its memory is free for the next page, unless it is still being read.
             drop(pieces);
             if self.alive() >= PAGES_MAX
                 && let Some(pieces) = newest.upgrade()
@@ -295,7 +295,7 @@ pub(crate) async fn scrape(State(api): State<Arc<Api>>, headers: HeaderMap) -> A
     Ok(response)
 }
 
-/// The metrics endpoint alone, for a listener of its own.
+/// A router with only the metrics endpoint, which serves the listener of `metrics_listen`.
 pub fn router(api: Arc<Api>) -> Router {
     let marks = Arc::default();
     Router::new()

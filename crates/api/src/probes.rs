@@ -112,8 +112,12 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let service = (!*api.readiness.borrow()).then_some("it is starting or stopping");
     let ready = database.is_none() && service.is_none();
     // This instance does all that it can do: it is ready.
-    let elsewhere =
-        ready && matches!(app::executions::are_elsewhere(&api.db.for_sync(), &*api.runtime).await, Ok(true));
+    let elsewhere = ready && {
+        let db = api.db.for_sync();
+        let asked =
+            timeout(Duration::from_secs(PING_TIMEOUT_SECONDS), app::executions::are_elsewhere(&db, &*api.runtime));
+        matches!(asked.await, Ok(Ok(true)))
+    };
     let runs = elsewhere.then_some(Component {
         status: Health::Up,
         reason: Some("they are on another machine; this instance carries out requests and never leads"),

@@ -1,9 +1,9 @@
-//! What a service manager is told (sd_notify): that the service is up, that it stops, and that it makes progress.
+//! Reports to a service manager (sd_notify): the service is up, stops, or makes progress.
 //!
 //! The watchdog is fed by a task between those that answer requests, after a probe through the router was answered by another
 //! task and while no loop is stuck. A thread of its own would feed it although nothing else moves.
 //!
-//! The protocol is one datagram; a library for it would read the environment by itself, which `Surroundings` alone does.
+//! The protocol is one datagram. A library for it would read the environment, which only `Surroundings` does.
 
 use std::{
     io,
@@ -56,7 +56,7 @@ impl Manager {
                 watchdog: number("WATCHDOG_USEC").filter(|_| is_meant).map(Duration::from_micros),
             }),
             Err(error) => {
-                tracing::warn!(%error, "NOTIFY_SOCKET can't be used; the service manager is told nothing");
+                tracing::warn!(%error, "NOTIFY_SOCKET can't be used; nothing is reported to the service manager");
                 None
             }
         }
@@ -66,7 +66,7 @@ impl Manager {
         if let Err(error) = self.socket.send_to_addr(state.as_bytes(), &self.address)
             && error.kind() != io::ErrorKind::WouldBlock
         {
-            tracing::warn!(%error, "the service manager can't be told of the state");
+            tracing::warn!(%error, "failed to report to the service manager");
         }
     }
 
@@ -134,9 +134,9 @@ mod tests {
         String::from_utf8_lossy(&text[..length]).into_owned()
     }
 
-    /// What comes on the socket while the watchdog would be fed many times.
+    /// Asserts that the socket stays silent for many periods of the watchdog.
     async fn silence(socket: &tokio::net::UnixDatagram) {
-        // What was sent before.
+        // Messages that were sent before.
         while timeout(WATCHDOG, heard(socket)).await.is_ok() {}
         assert_eq!(timeout(WATCHDOG * 10, heard(socket)).await.ok(), None);
     }

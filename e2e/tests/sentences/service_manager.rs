@@ -67,7 +67,7 @@ async fn a_service_manager_is_told_of_the_start_of_progress_and_of_the_end() {
     manager.hears("WATCHDOG=1");
     manager.hears("WATCHDOG=1");
     signal("-STOP", &mut service);
-    // What was sent before.
+    // Messages that were sent before.
     while manager.heard(WATCHDOG).is_some() {}
     assert_eq!(manager.heard(WATCHDOG * 2), None, "a process that stands still feeds no watchdog");
     signal("-CONT", &mut service);

@@ -104,8 +104,8 @@ pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> Answer<Response
     Ok(response)
 }
 
-/// A file of Swagger UI's distribution, unpacked when somebody looks for the first time: the program stays small, and however
-/// many readers share one copy.
+/// A file of Swagger UI's distribution, unpacked at the first request: the program stays small, and all
+/// readers share one copy.
 fn vendored(file: &str) -> Result<Bytes, Problem> {
     static UNPACKED: Mutex<BTreeMap<String, Bytes>> = Mutex::new(BTreeMap::new());
     let damaged =

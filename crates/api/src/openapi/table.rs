@@ -25,7 +25,7 @@ pub(crate) enum Layers {
     Open,
 }
 
-/// Who reads the body of a request that has an idempotency key.
+/// The reader of the body of a request that has an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyedBody {
     /// The layer, which buffers and hashes at most this many bytes.
@@ -37,7 +37,7 @@ pub(crate) enum KeyedBody {
     Streamed,
 }
 
-/// What the layers around the handlers know of single routes.
+/// Properties of single routes that the layers around the handlers depend on.
 #[derive(Debug, Default)]
 pub(crate) struct RouteMarks {
     keyed: HashMap<String, KeyedBody>,
@@ -45,7 +45,7 @@ pub(crate) struct RouteMarks {
 }
 
 impl RouteMarks {
-    /// Who reads the body of this request if it has an idempotency key; `None` where a key has no effect.
+    /// The reader of this request's body if it has an idempotency key; `None` where a key has no effect.
     pub(crate) fn keyed_body(&self, request: &Request) -> Option<KeyedBody> {
         let path = matched(request).filter(|_| request.method() == Method::POST)?;
         self.keyed.get(path).copied()

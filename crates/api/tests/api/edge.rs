@@ -83,7 +83,7 @@ impl Listening {
     }
 }
 
-/// What comes until the service closes the connection.
+/// Everything that is received until the service closes the connection.
 async fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     timeout(SOON, stream.read_to_end(&mut bytes)).await.expect("the connection is closed").unwrap();
@@ -203,7 +203,7 @@ async fn bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_c
     service.put(uri, format!("{{\"many\":[{}1]}}", "1,".repeat(25_000))).await.refused(429);
     assert_eq!(service.memory.free_bytes(), free);
     service.put(uri, text(MIB / 4)).await.is(204);
-    // What is held while it is sent, and given back.
+    // The reservation of a response is released with it.
     assert_eq!(service.get(uri).await.ok()["text"].as_str().unwrap().len(), MIB / 4);
     assert_eq!(service.memory.free_bytes(), free);
 }
@@ -211,10 +211,8 @@ async fn bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_c
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_of_the_metrics_that_never_read_hold_nothing_up() {
     let service = Service::start().await;
-    let label = |n: usize| format!("/label/{n}/{}", "x".repeat(400));
-    for n in 0..1500 {
-        service.metrics.observe("GET", &label(n), 200, Duration::ZERO);
-    }
+    service.has_long_metrics();
+    let label = |n: usize| format!("/label/{n}/");
     let listening = service.listen(ServerLimits::new(64)).await;
     let page = listening.get(METRICS).await;
     assert!(page.len() > 8 * MIB && page.contains(&label(1499)), "{}", page.len());
@@ -370,49 +368,62 @@ async fn heads_that_are_never_complete_count_in_the_memory_budget() {
     timeout(SOON, free).await.expect("the budget comes back");
 }
 
-/// A job whose properties take megabytes to send.
-async fn with_a_long_answer(service: &Service) -> String {
-    service.create("t1", "daily-sales").await;
-    // Beyond what the buffers of a connection take.
-    for part in 0..8 {
-        let name = format!("daily-sales-{part}");
-        service.create("t1", &name).await;
+impl Service {
+    /// Makes the metrics longer than what the buffers of a connection take.
+    fn has_long_metrics(&self) {
+        for n in 0..1500 {
+            self.metrics.observe("GET", &format!("/label/{n}/{}", "x".repeat(400)), 200, Duration::ZERO);
+        }
     }
-    let uri = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/daily-sales/properties".to_owned();
-    service.put(&uri, json!({"text": "x".repeat(2 * MIB - 100)})).await.is(204);
-    uri
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_another() {
     let service = Service::with(Wish { requests_max: Some(1), ..Wish::default() }).await;
-    for n in 0..1500 {
-        service.metrics.observe("GET", &format!("/label/{n}/{}", "x".repeat(400)), 200, Duration::ZERO);
-    }
+    service.deploy("t1", "daily-sales").await;
+    service.reach("daily-sales").await;
+    let id = service.execute("t1", "daily-sales").await;
+    service.run(&id).await;
+    service.end(&id, model::execution::Status::Succeeded, &"x".repeat(12 * MIB)).await;
+    let log = format!("/data-jobs/for-team/t1/jobs/daily-sales/executions/{id}/logs");
     let info = "/data-jobs/for-team/t1/info";
-    // The place comes back although nothing is read.
-    let listening = service.listen(ServerLimits { place_max: Duration::from_millis(700), ..limits(64) }).await;
-    let mut reader = listening.reads_nothing(METRICS).await;
-    assert!(listening.get(info).await.starts_with("HTTP/1.1 429"), "its place is taken while the answer is sent");
-    let free = async {
-        while !listening.get(info).await.starts_with("HTTP/1.1 200") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let place_is_free = async |listening: &Listening| {
+        let free = async {
+            while !listening.get(info).await.starts_with("HTTP/1.1 200") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, free).await.expect("the place comes back");
     };
-    timeout(SOON, free).await.expect("the place comes back");
-    let still = timeout(Duration::from_millis(50), reader.read(&mut [0; 1])).await;
-    assert!(matches!(still, Ok(Ok(1))), "its connection is there: {still:?}");
 
-    // A reader that makes no progress loses the connection, and with it the place.
-    let listening = service.listen(ServerLimits { stall_max: Duration::from_millis(300), ..limits(64) }).await;
-    let stalled = listening.reads_nothing(METRICS).await;
-    let free = async {
-        while !listening.get(info).await.starts_with("HTTP/1.1 200") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(SOON, free).await.expect("the place comes back");
-    drop(stalled);
+    // The place comes back although nothing is read; the connection stays for a while.
+    let listening = service.listen(ServerLimits { place_max: Duration::from_millis(700), ..limits(64) }).await;
+    let mut reader = listening.reads_nothing(&log).await;
+    assert!(listening.get(info).await.starts_with("HTTP/1.1 429"), "its place is taken while the log is sent");
+    assert!(service.memory.free_bytes() < (192 - 12) * MIB, "what waits in memory is reserved");
+    assert!(listening.get(METRICS).await.starts_with("HTTP/1.1 200"), "scrapers need no place");
+    place_is_free(&listening).await;
+    assert_eq!(timeout(SOON, reader.read(&mut [0; 1])).await.unwrap().unwrap(), 1);
+    drop(reader);
+    place_is_free(&listening).await;
+
+    // A reader that makes no progress loses the connection, and with it the place; so does one that takes too long.
+    let moment = Duration::from_millis(300);
+    for limits in [
+        ServerLimits { stall_max: moment, ..limits(64) },
+        ServerLimits { place_max: moment, response_max: moment * 2, ..limits(64) },
+    ] {
+        let listening = service.listen(limits).await;
+        let reader = listening.reads_nothing(&log).await;
+        place_is_free(&listening).await;
+        let gone = async {
+            while service.memory.free_bytes() < (192 - 12) * MIB {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, gone).await.expect("the log goes with the connection");
+        drop(reader);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -430,7 +441,7 @@ async fn strangers_take_a_part_of_the_places_only() {
     }
     let info = "/data-jobs/for-team/t1/info";
     assert!(listening.get(info).await.starts_with("HTTP/1.1 401"), "a place is left for who is known");
-    // One of them is awaited for some seconds; the others were told at once.
+    // The body of the first one is awaited for some seconds; the others are rejected at once.
     for stream in &mut held[1..] {
         let mut answer = [0; 12];
         let _ = timeout(SOON, stream.read_exact(&mut answer)).await;
@@ -442,15 +453,15 @@ async fn strangers_take_a_part_of_the_places_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
     let service = Service::start().await;
-    let uri = with_a_long_answer(&service).await;
+    service.has_long_metrics();
     let listening = service.listen(limits(64)).await;
     let held = [listening.connect().await, listening.sent("GET /li").await];
-    let mut reader = listening.reads_nothing(&uri).await;
+    let mut reader = listening.reads_nothing(METRICS).await;
     let address = listening.address;
     listening.stop.cancel();
     let mut answer = Vec::new();
     timeout(SOON, reader.read_to_end(&mut answer)).await.unwrap().unwrap();
-    assert!(answer.len() > MIB, "{}", answer.len());
+    assert!(answer.len() > 8 * MIB, "{}", answer.len());
     timeout(SOON, listening.ended).await.expect("it ends").unwrap();
     assert!(TcpStream::connect(address).await.is_err());
     drop(held);

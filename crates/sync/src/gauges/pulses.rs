@@ -1,4 +1,4 @@
-//! Signs of life of the loops, for a watchdog.
+//! Progress of the loops, which a watchdog checks.
 
 use std::{
     collections::BTreeMap,
