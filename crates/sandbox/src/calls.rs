@@ -74,18 +74,18 @@ pub(crate) fn filter() -> Result<(), Error> {
     Ok(())
 }
 
-/// The same calls have second numbers for programs with 32-bit pointers (x32), which no machine needs: ENOSYS for all.
+/// The same calls have second numbers for programs with 32-bit pointers (x32), which no machine needs. All are refused.
 const WITHOUT_X32: [sock_filter; 4] = {
     // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JGE | BPF_K, BPF_RET | BPF_K
     const LOAD: u16 = 0x20;
     const AT_LEAST: u16 = 0x35;
     const RETURN: u16 = 0x06;
     const FIRST: u32 = 0x4000_0000;
-    const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+    const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
     [
         sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
         sock_filter { code: AT_LEAST, jt: 0, jf: 1, k: FIRST },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: MISSING },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: REFUSE },
         sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
     ]
 };

@@ -13,3 +13,4 @@ mod metrics;
 mod outcomes;
 mod service_manager;
 mod starts;
+mod walls;
