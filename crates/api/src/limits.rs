@@ -66,15 +66,29 @@ impl Limits {
     }
 }
 
-/// The place of a request among those in progress. The response keeps it until its last byte is sent, or until the server
-/// takes it away from a slow reader.
+/// The place of a request among those in progress, and the memory of its response. The response keeps both until its last
+/// byte is sent; the server takes the place away from a slow reader.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
+pub(crate) struct Place(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    permits: Mutex<Vec<OwnedSemaphorePermit>>,
+    reserved: Mutex<Reservation>,
+}
 
 impl Place {
-    /// Gives the place to other requests.
+    fn new(permits: Vec<OwnedSemaphorePermit>, reserved: Reservation) -> Self {
+        Self(Arc::new(Held { permits: Mutex::new(permits), reserved: Mutex::new(reserved) }))
+    }
+
+    /// Gives the place to other requests. The memory stays reserved.
     pub(crate) fn release(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.permits.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<(), Problem> {
+        self.0.reserved.lock().unwrap_or_else(PoisonError::into_inner).grow(bytes)
     }
 }
 
@@ -93,7 +107,7 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
             Err(_) => return crowded(limits.requests_max).into_response(),
         }
     }
-    let place = Place(Arc::new(Mutex::new(permits)));
+    let place = Place::new(permits, api.memory.reservation());
     let memory = RequestMemory::new(&api.memory);
     request.extensions_mut().insert(memory.clone());
     if !request.body().is_end_stream() {
@@ -109,17 +123,16 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
         Ok(response) if response.body().is_end_stream() => response,
         Ok(mut response) => {
             let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
-            let mut reserved = api.memory.reservation();
             // A response that waits in memory for its reader counts as the requests in progress do.
             if bytes > SMALL_RESPONSE_BYTES
                 && !response.extensions().get::<Shared>().is_some()
-                && let Err(problem) = reserved.grow(bytes)
+                && let Err(problem) = place.reserve(bytes)
                 && !may_change
             {
                 return Failure::from(problem).into_response();
             }
             response.extensions_mut().insert(place.clone());
-            response.map(|inner| Body::new(PlacedBody { inner, _place: place, _reserved: reserved }))
+            response.map(|inner| Body::new(PlacedBody { inner, _place: place }))
         }
         Err(_) => Failure::from(
             Problem::unavailable(
@@ -146,11 +159,10 @@ fn crowded(requests_max: usize) -> Failure {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shared;
 
-/// A response body that keeps the place of its request, and the memory that it takes.
+/// A response body that keeps the place of its request.
 struct PlacedBody {
     inner: Body,
     _place: Place,
-    _reserved: Reservation,
 }
 
 impl HttpBody for PlacedBody {

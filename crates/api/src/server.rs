@@ -225,6 +225,8 @@ struct State {
     reserved: Option<Reservation>,
     /// The place of the request among those in progress.
     place: Option<Place>,
+    /// The place was taken away, because the response takes long.
+    is_released: bool,
     /// The whole body was handed to the writer.
     is_complete: bool,
 }
@@ -238,6 +240,7 @@ impl Progress {
             head_bytes: 0,
             reserved: None,
             place: None,
+            is_released: false,
             is_complete: false,
         };
         let progress = Self { server, evicted: Arc::default(), state: Mutex::new(state) };
@@ -292,7 +295,7 @@ impl Progress {
     /// The response begins.
     fn respond(&self, place: Option<Place>) {
         let mut state = self.state();
-        (state.place, state.is_complete) = (place, false);
+        (state.place, state.is_released, state.is_complete) = (place, false, false);
         self.enter(&mut state, Phase::Sending);
     }
 
@@ -318,7 +321,7 @@ impl Progress {
             Phase::New | Phase::Head => limits.head_max,
             Phase::Idle => limits.idle_max,
             Phase::Handling => return None,
-            Phase::Sending if state.place.is_some() => limits.place_max,
+            Phase::Sending if state.place.is_some() && !state.is_released => limits.place_max,
             Phase::Sending => limits.response_max,
         };
         Some(state.since + most)
@@ -326,8 +329,16 @@ impl Progress {
 
     /// A limit is reached. `false` when the connection has to end.
     fn late(&self) -> bool {
-        let place = self.state().place.take();
-        place.inspect(Place::release).is_some()
+        let mut state = self.state();
+        if state.phase == Phase::Sending
+            && !state.is_released
+            && let Some(place) = &state.place
+        {
+            place.release();
+            state.is_released = true;
+            return true;
+        }
+        false
     }
 
     fn is_handling(&self) -> bool {
