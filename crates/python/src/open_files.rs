@@ -14,7 +14,7 @@ pub fn raise_open_files() -> Option<u64> {
     if limit.current == limit.maximum {
         return limit.current;
     }
-    let Some(soft) = limit.current else { return None };
+    let soft = limit.current?;
     match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         Ok(()) => {
             let _ = STARTED_WITH.set(soft);

@@ -213,7 +213,11 @@ async fn readers_of_the_metrics_that_never_read_hold_nothing_up() {
     let service = Service::start().await;
     service.has_long_metrics();
     let label = |n: usize| format!("/label/{n}/");
-    let listening = service.listen(ServerLimits::new(64)).await;
+    // No reader is ended for its slowness here.
+    let patience = Duration::from_secs(3600);
+    let listening = service
+        .listen(ServerLimits { stall_max: patience, place_max: patience, response_max: patience, ..limits(64) })
+        .await;
     let page = listening.get(METRICS).await;
     assert!(page.len() > 8 * MIB && page.contains(&label(1499)), "{}", page.len());
 
