@@ -68,7 +68,7 @@ pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<
 }
 
 async fn read_jobs(db: &Db, request: &JobPageRequest) -> Result<Page<JobOnPage>, StoreError> {
-    let mut tx = db.read().await?;
+    let mut tx = if is_search(&request.query) { db.read_search().await? } else { db.read().await? };
     // Who knows how many there are knows how to find them.
     let total = if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
     let summaries = store::jobs::page_of(&mut tx, &request.query, total).await?;
@@ -102,7 +102,26 @@ async fn read_jobs(db: &Db, request: &JobPageRequest) -> Result<Page<JobOnPage>,
     Ok(Page { content, total })
 }
 
-/// What a caller is told of a list that could not be read. One that takes too long is a matter of what was asked for.
+/// How many rows may come before a page that is not a search: they are passed by one after the other.
+const PASSED_MAX: i64 = 100_000;
+
+/// Whether texts of all jobs may have to be looked at.
+fn is_search(query: &JobQuery) -> bool {
+    let anywhere = |pattern: &String| pattern.trim_end_matches('%').contains(['%', '_']);
+    query.search.is_some()
+        || !query.descriptions.is_empty()
+        || query.names.iter().chain(&query.teams).any(anywhere)
+        || query.offset > PASSED_MAX
+}
+
+/// Whether all executions may have to be sorted, for lack of an index of the order.
+fn is_sorted_whole(query: &ExecutionQuery) -> bool {
+    use ExecutionSort::{EndTime, Id, StartTime, Status};
+    let by_index = matches!(query.sort, StartTime | EndTime | Status | Id);
+    !by_index && query.jobs.is_empty() && query.job_names.is_empty() || query.offset > PASSED_MAX
+}
+
+/// The problem of a list that could not be read. A list that takes too long is a user error: the client has to ask for less.
 fn too_expensive(error: StoreError) -> Problem {
     match error {
         StoreError::TooExpensive(_) => Problem::invalid(
@@ -139,7 +158,7 @@ pub async fn executions(
 }
 
 async fn read_executions(db: &Db, query: &ExecutionQuery, with_total: bool) -> Result<Page<Execution>, StoreError> {
-    let mut tx = db.read().await?;
+    let mut tx = if is_sorted_whole(query) { db.read_search().await? } else { db.read().await? };
     let content = store::executions::page(&mut tx, query).await?;
     let total = if with_total { Some(store::executions::count(&mut tx, query).await?) } else { None };
     Ok(Page { content, total })

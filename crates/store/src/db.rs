@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{PgConnection, Postgres};
+use sqlx::{Connection, PgConnection, Postgres};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Meter, Result, StoreError, Wake, migrate,
@@ -15,9 +16,21 @@ use crate::{
     sqlite::{Pools as SqlitePools, SqliteTx},
 };
 
-/// How long the statements of a caller's read may take: on SQLite all of a transaction together, on PostgreSQL each. It is
-/// also how long the statement of a request that was given up may go on.
+/// How long the statements of a caller's read may take: on SQLite all of a transaction together, on PostgreSQL each. The
+/// statement of an abandoned request continues no longer than that.
 pub const CALLERS_READ_SECONDS_MAX: u64 = 10;
+
+/// How many searches ([`Db::read_search`]) read SQLite at the same time. They may use a processor each.
+const SEARCHES_SQLITE_MAX: usize = 2;
+
+/// The share of callers' connections to PostgreSQL that searches may use: one in so many.
+const SEARCHES_POSTGRES_SHARE: u32 = 4;
+
+/// How long a search waits for others to end before it is refused.
+const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// The most errors of an abandoned statement that are waited for.
+const ERRORS_MAX: usize = 3;
 
 /// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
 /// one is for a server that vanished without a word.
@@ -29,6 +42,7 @@ pub struct Db {
     pools: Pools,
     user: User,
     callers_read_max: Duration,
+    searches: Arc<Semaphore>,
     meter: Option<Arc<dyn Meter>>,
     wake: Wake,
 }
@@ -60,22 +74,60 @@ pub enum Tx {
 /// A transaction on PostgreSQL.
 #[derive(Debug)]
 pub struct PostgresTx {
-    tx: sqlx::Transaction<'static, Postgres>,
+    /// Absent while it is committed or dropped alone.
+    tx: Option<sqlx::Transaction<'static, Postgres>>,
     writes: bool,
     meter: Option<Arc<dyn Meter>>,
+    search: Option<OwnedSemaphorePermit>,
 }
+
+impl PostgresTx {
+    fn new(tx: sqlx::Transaction<'static, Postgres>, writes: bool, meter: Option<Arc<dyn Meter>>) -> Self {
+        Self { tx: Some(tx), writes, meter, search: None }
+    }
+
+    async fn commit(mut self) -> sqlx::Result<()> {
+        match self.tx.take() {
+            Some(tx) => tx.commit().await,
+            None => Ok(()),
+        }
+    }
+}
+
+const IN_USE: &str = "a transaction is there until it is committed or dropped";
 
 impl Deref for PostgresTx {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.tx
+        self.tx.as_ref().expect(IN_USE)
     }
 }
 
 impl DerefMut for PostgresTx {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        self.tx.as_mut().expect(IN_USE)
+    }
+}
+
+impl Drop for PostgresTx {
+    /// The server works on the statement of a search that was given up until its limit: it counts as a search as long.
+    fn drop(&mut self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && let Some(search) = self.search.take()
+            && let Some(mut tx) = self.tx.take()
+        {
+            runtime.spawn(async move {
+                // The error of the statement comes before the server has cleaned up after it.
+                for _ in 0..ERRORS_MAX {
+                    match answered(tx.ping()).await {
+                        Err(sqlx::Error::Database(_)) => {}
+                        _ => break,
+                    }
+                }
+                drop((tx, search));
+            });
+        }
     }
 }
 
@@ -136,7 +188,8 @@ impl Db {
     /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
     pub async fn open_sqlite(path: &Path) -> Result<Self> {
         create_private(path);
-        let db = Self::new(Pools::Sqlite(SqlitePools::open(path).await?), Wake::default());
+        let pools = SqlitePools::open(path).await?;
+        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default());
         db.ping().await?;
         migrate::complete(&db).await?;
         Ok(db)
@@ -150,15 +203,17 @@ impl Db {
     /// when the schema was changed by hand.
     pub async fn open_postgres(url: &str, options: &PostgresOptions) -> Result<Self> {
         let (pools, wake) = PostgresPools::open(url, options).await?;
-        let db = Self::new(Pools::Postgres(pools), wake);
+        let searches = usize::try_from((options.callers / SEARCHES_POSTGRES_SHARE).max(1)).unwrap_or(1);
+        let db = Self::new(Pools::Postgres(pools), searches, wake);
         db.ping().await?;
         migrate::complete(&db).await?;
         Ok(db)
     }
 
-    fn new(pools: Pools, wake: Wake) -> Self {
+    fn new(pools: Pools, searches: usize, wake: Wake) -> Self {
         let callers_read_max = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
-        Self { pools, user: User::Callers, callers_read_max, meter: None, wake }
+        let searches = Arc::new(Semaphore::new(searches));
+        Self { pools, user: User::Callers, callers_read_max, searches, meter: None, wake }
     }
 
     /// The same database for loops: they have connections of their own, statements without the time limit of callers, and
@@ -212,7 +267,23 @@ impl Db {
             }
             (Pools::Postgres(pools), User::Loops) => pools.begin_loops(READ.into()).await?,
         };
-        Ok(Tx::Postgres(PostgresTx { tx, writes: false, meter: self.meter.clone() }))
+        Ok(Tx::Postgres(PostgresTx::new(tx, false, self.meter.clone())))
+    }
+
+    /// Begins a transaction that only reads, and for whose statements no index may help. A few at the same time, so that
+    /// they leave connections to reads that are quick.
+    ///
+    /// # Errors
+    /// [`StoreError::Crowded`] when others did not end in time.
+    pub async fn read_search(&self) -> Result<Tx> {
+        let waiting = tokio::time::timeout(SEARCH_WAIT_MAX, Arc::clone(&self.searches).acquire_owned());
+        let Ok(Ok(search)) = waiting.await else { return Err(StoreError::Crowded) };
+        let mut tx = self.read().await?;
+        match &mut tx {
+            Tx::Sqlite(tx) => tx.count_as_search(search),
+            Tx::Postgres(tx) => tx.search = Some(search),
+        }
+        Ok(tx)
     }
 
     /// Begins a transaction on the lease, which no other work holds up.
@@ -258,7 +329,7 @@ const READ: &str = "begin isolation level repeatable read read only";
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands at the end of what can fail")]
 fn postgres_write(tx: sqlx::Transaction<'static, Postgres>) -> Result<Tx> {
-    Ok(Tx::Postgres(PostgresTx { tx, writes: true, meter: None }))
+    Ok(Tx::Postgres(PostgresTx::new(tx, true, None)))
 }
 
 impl Tx {
@@ -269,7 +340,7 @@ impl Tx {
     pub async fn commit(self) -> Result<()> {
         match self {
             Self::Sqlite(tx) => Ok(tx.commit().await?),
-            Self::Postgres(PostgresTx { tx, .. }) => answered(tx.commit()).await.map_err(|error| match error {
+            Self::Postgres(tx) => answered(tx.commit()).await.map_err(|error| match error {
                 sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => StoreError::Uncertain(error),
                 error => error.into(),
             }),
@@ -284,7 +355,7 @@ impl Tx {
         }
     }
 
-    /// What counts the rows of lists.
+    /// The meter that counts the rows of lists.
     pub(crate) fn meter(&self) -> Option<Arc<dyn Meter>> {
         match self {
             Self::Sqlite(tx) => tx.meter(),

@@ -475,7 +475,7 @@ struct Packed(
     #[serde(default)] Option<String>,
 );
 
-/// What a run takes beside its texts once it is unpacked.
+/// Memory of an unpacked execution, without its texts.
 const UNPACKED_RUN_BYTES: usize = 512;
 
 /// The members of [`Packed`] in their order.

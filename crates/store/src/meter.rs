@@ -17,7 +17,7 @@ pub(crate) trait RowBytes {
     fn text_bytes(&self) -> usize;
 }
 
-/// What a row takes beside its texts: numbers, pointers, and what allocations cost.
+/// Memory of a row without its texts: numbers, pointers, and the overhead of allocations.
 const ROW_BYTES: usize = 512;
 
 /// A meter's refusal on its way through the database library.

@@ -14,6 +14,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::{Meter, Result, StoreError, migrate};
 
 /// How long a transaction waits for a free connection before it is refused.
@@ -29,7 +31,7 @@ const LOOPS_READERS: u32 = 4;
 const STATEMENTS_KEPT_MAX: usize = 40;
 
 /// Rows that SQLite's threads read ahead of their takers. They count in no memory budget until they are taken.
-const ROWS_WAITING_MAX: usize = 100;
+const ROWS_WAITING_MAX: usize = 50;
 
 /// Instructions of SQLite's virtual machine between two checks whether the statement has to end.
 const INSTRUCTIONS_PER_CHECK: i32 = 250;
@@ -94,7 +96,7 @@ impl Pools {
 
     pub(crate) async fn begin_write(&self) -> Result<SqliteTx> {
         let tx = self.write.begin_with("begin immediate").await.map_err(crowded)?;
-        Ok(SqliteTx { reading: None, tx, meter: None })
+        Ok(SqliteTx { reading: None, tx, meter: None, search: None })
     }
 
     /// Begins a read of a caller: its statements are interrupted when they took longer than `limit` in all, and when the
@@ -106,11 +108,12 @@ impl Pools {
         tx.lock_handle().await?.set_progress_handler(INSTRUCTIONS_PER_CHECK, move || {
             goes_on.load(Ordering::Relaxed) && !closing.load(Ordering::Relaxed) && Instant::now() < until
         });
-        Ok(SqliteTx { reading: Some(reading), tx, meter })
+        Ok(SqliteTx { reading: Some(reading), tx, meter, search: None })
     }
 
     pub(crate) async fn begin_loops(&self) -> Result<SqliteTx> {
-        Ok(SqliteTx { reading: None, tx: self.loops.begin().await.map_err(crowded)?, meter: None })
+        let tx = self.loops.begin().await.map_err(crowded)?;
+        Ok(SqliteTx { reading: None, tx, meter: None, search: None })
     }
 
     /// Closes every connection. Transactions in progress have a moment to end, then their statements are interrupted:
@@ -139,9 +142,14 @@ pub struct SqliteTx {
     reading: Option<Reading>,
     tx: Transaction<'static, Sqlite>,
     meter: Option<Arc<dyn Meter>>,
+    search: Option<OwnedSemaphorePermit>,
 }
 
 impl SqliteTx {
+    pub(crate) fn count_as_search(&mut self, search: OwnedSemaphorePermit) {
+        self.search = Some(search);
+    }
+
     pub(crate) fn meter(&self) -> Option<Arc<dyn Meter>> {
         self.meter.clone()
     }
@@ -168,7 +176,7 @@ impl std::ops::DerefMut for SqliteTx {
     }
 }
 
-/// Whether somebody still waits for what a transaction reads; false when it is dropped.
+/// Whether the transaction is still in use; false when it is dropped.
 #[derive(Debug)]
 struct Reading(Arc<AtomicBool>);
 

@@ -51,7 +51,7 @@ const INTROSPECTION_LISTS: [(&str, usize); 8] = [
     ("possibleTypes", 2),
 ];
 
-/// What a document may cost.
+/// The size of a document and of its largest possible answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Size {
     /// Fields, spreads and directives.
@@ -71,13 +71,12 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// What the document counts for in limits of a caller: rows are what costs, and fields what a document without rows
-    /// costs.
+    /// The cost of the document in a caller's limits: its rows and its fields.
     pub(super) fn cost(&self) -> u64 {
         u64::try_from(self.rows.saturating_add(self.fields)).unwrap_or(u64::MAX)
     }
 
-    /// Adds what stands beside it.
+    /// Adds the size of a neighbour.
     fn add(&mut self, other: Self) {
         self.fields = self.fields.saturating_add(other.fields);
         self.values = self.values.saturating_add(other.values);
@@ -117,7 +116,7 @@ pub(super) fn measure(document: &ExecutableDocument, variables: &Variables) -> R
     Ruler::new(document, variables).measure()
 }
 
-/// What is known of a variable.
+/// The size of a variable's value, and its number if it is one.
 #[derive(Debug, Clone, Copy)]
 struct Variable {
     /// The values in it.

@@ -11,9 +11,12 @@ mod jobs;
 pub(crate) mod post;
 mod ready;
 
-use std::sync::{
-    Arc, LazyLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use app::memory::RequestMemory;
@@ -25,7 +28,12 @@ use axum::{extract::State, response::Response as HttpResponse};
 use jiff::Timestamp;
 use model::{Problem, access::Caller};
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Semaphore, oneshot},
+    time::timeout,
+};
+use tracing::Instrument;
 use utoipa::ToSchema;
 
 use crate::{
@@ -35,6 +43,7 @@ use crate::{
     input::{Path, Query as Parameters},
 };
 
+use document::Size;
 use executions::{DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionResponse};
 use jobs::{DataJobPage, Predicate};
 
@@ -164,26 +173,91 @@ impl Asked {
     }
 }
 
-/// Measures a request before it is validated, charges the caller with it, and answers the memory that it may hold. A text
-/// that is no query is left to the execution, which says so.
-fn admit(api: &Api, caller: &Caller, request: &mut Request) -> Result<RequestMemory, Failure> {
-    let memory = api.memory.for_request(MEMORY_MAX_BYTES);
+/// Measures a request before it is validated, and charges the caller with it. A text that is no query has no size: its
+/// execution reports the error.
+fn measure(api: &Api, caller: &Caller, request: &mut Request) -> Result<Size, Failure> {
     let variables = std::mem::take(&mut request.variables);
     let measured = request.parsed_query().map(|document| document::measure(document, &variables));
     request.variables = variables;
-    let Ok(measured) = measured else { return Ok(memory) };
+    let Ok(measured) = measured else { return Ok(Size::default()) };
     let size = measured.map_err(|problem| {
         let errors = serde_json::json!([{ "message": problem.why }]);
         Failure::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
     })?;
     charge(api, caller, size.cost())?;
+    Ok(size)
+}
+
+/// The values of an answer that is made at once. A larger one gets a thread of its own, because it would delay others.
+const ANSWERS_AT_ONCE_MAX: usize = 20_000;
+
+/// How many large answers are made at the same time.
+const LARGE_ANSWERS_MAX: usize = 2;
+
+/// How long a large answer waits for others.
+const LARGE_ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+static LARGE_ANSWERS: Semaphore = Semaphore::const_new(LARGE_ANSWERS_MAX);
+
+/// Carries a query out and makes its HTTP answer. When the request is given up, so is what it does to the database.
+async fn carry_out(
+    api: Arc<Api>,
+    caller: Caller,
+    mut request: Request,
+    respond: fn(Response, RequestMemory) -> Answer<HttpResponse>,
+) -> Answer<HttpResponse> {
+    let size = measure(&api, &caller, &mut request)?;
+    let memory = api.memory.for_request(MEMORY_MAX_BYTES);
     // The library makes these values, and counts none of them.
     memory.add(size.introspected.saturating_mul(ready::VALUE_BYTES))?;
-    Ok(memory)
+    let asked = Asked::new(api, caller, memory.clone());
+    let answering = async move { respond(SCHEMA.execute(request.data(asked)).await, memory) };
+    if size.answers <= ANSWERS_AT_ONCE_MAX {
+        return answering.await;
+    }
+    let Ok(Ok(turn)) = timeout(LARGE_ANSWER_WAIT_MAX, LARGE_ANSWERS.acquire()).await else {
+        return Err(Problem::overloaded(
+            "The query was not carried out.",
+            format!("Too many large answers are being made (limit {LARGE_ANSWERS_MAX} at the same time)."),
+        )
+        .follows("Nothing was changed.")
+        .fix("Try again in a few seconds, or ask for smaller pages.")
+        .into());
+    };
+    let (mut waiting, waits) = oneshot::channel::<()>();
+    let runtime = Handle::current();
+    let span = tracing::Span::current();
+    let answered = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        runtime.block_on(
+            async move {
+                tokio::select! {
+                    answer = answering => Some(answer),
+                    () = waiting.closed() => None,
+                }
+            }
+            .instrument(span),
+        )
+    });
+    let answer = answered.await;
+    drop(waits);
+    match answer {
+        Ok(Some(answer)) => answer,
+        // Nobody waits, or the runtime ends.
+        Ok(None) => Err(stopped()),
+        Err(error) => match error.try_into_panic() {
+            Ok(cause) => std::panic::resume_unwind(cause),
+            Err(_) => Err(stopped()),
+        },
+    }
+}
+
+fn stopped() -> Failure {
+    Problem::unavailable("The query was not carried out.", "The service stops.").into()
 }
 
 /// Charges a caller with what a query costs: its rows and its fields.
-#[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value, reason = "the limits of callers go here")]
+#[expect(clippy::unnecessary_wraps, reason = "the limits of callers go here")]
 fn charge(_api: &Api, _caller: &Caller, _cost: u64) -> Result<(), Failure> {
     Ok(())
 }
@@ -325,13 +399,14 @@ pub(crate) async fn jobs_query(
 ) -> Answer<HttpResponse> {
     // Nothing of the schema is for those who may not list, either.
     caller.may_list().await?;
-    let mut request = request(&parameters)?;
-    let memory = admit(&api, &caller, &mut request)?;
-    let response = SCHEMA.execute(request.data(Asked::new(api, caller, memory.clone()))).await;
-    if response.errors.is_empty() {
-        return Ok(answer::json(&Answered { data: page_of(response.data), errors: [] }, memory)?);
-    }
-    Err(failure(&response))
+    let request = request(&parameters)?;
+    carry_out(api, caller, request, |response, memory| {
+        if response.errors.is_empty() {
+            return Ok(answer::json(&Answered { data: page_of(response.data), errors: [] }, memory)?);
+        }
+        Err(failure(&response))
+    })
+    .await
 }
 
 fn request(parameters: &Parameters) -> Result<Request, Failure> {

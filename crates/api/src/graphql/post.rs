@@ -12,7 +12,7 @@ use model::{Problem, problem::Fault};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Asked, SCHEMA, admit, answer, check_length, named_operation};
+use super::{answer, carry_out, check_length, named_operation};
 use crate::{
     Api,
     auth::is_about_the_caller,
@@ -56,8 +56,8 @@ struct GraphqlResponse {
 /// The schema of the query of jobs, in the standard shape: `data` with the query's names in it, and `errors` where there are
 /// any.
 ///
-/// What is wrong with a query is told in `errors` with status 200, as clients expect it. A query beyond a limit of its size
-/// is 400, a service that can't answer and a caller that may not ask are told by the status, as everywhere.
+/// Errors of a query are in `errors` with status 200, as clients expect it. A query beyond a limit of its size is 400. An
+/// unavailable service and a missing permission have the status that they have everywhere.
 #[utoipa::path(
     post,
     path = "",
@@ -77,14 +77,14 @@ pub(crate) async fn graphql(
     check_length("variables", &serde_json::to_string(&variables).unwrap_or_default())?;
     let request = Request::new(body.query).variables(Variables::from_json(variables.into()));
     let named = body.operation_name.as_deref().filter(|name| !name.is_empty());
-    let mut request = named_operation(request, named);
-    let memory = admit(&api, &caller, &mut request)?;
-    let response = SCHEMA.execute(request.data(Asked::new(api, caller, memory.clone()))).await;
-    let mut problems = response.errors.iter().filter_map(|error| error.source::<Problem>());
-    match problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem)) {
-        Some(problem) => Err(Failure::from(problem.clone())),
-        None => Ok(answer::json(&response, memory)?),
-    }
+    carry_out(api, caller, named_operation(request, named), |response, memory| {
+        let mut problems = response.errors.iter().filter_map(|error| error.source::<Problem>());
+        match problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem)) {
+            Some(problem) => Err(Failure::from(problem.clone())),
+            None => Ok(answer::json(&response, memory)?),
+        }
+    })
+    .await
 }
 
 /// What the page may do: talk to this service, and nothing else. Its script and style are in it.

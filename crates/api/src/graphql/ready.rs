@@ -21,7 +21,7 @@ use model::Problem;
 
 use super::Asked;
 
-/// What a value takes in memory: itself, and its place in a list or an object.
+/// Memory of a value: itself, and its place in a list or an object.
 pub(super) const VALUE_BYTES: usize = 128;
 
 /// The bytes that are counted before they are reserved.

@@ -1,8 +1,18 @@
 //! Limits of a GraphQL query: what is larger is refused before it is validated and before any row is read.
 
-use std::{fmt::Write, time::Instant};
+use std::{
+    fmt::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use jiff::Timestamp;
+use model::{
+    job::{DataJob, JobConfig},
+    name::{JobId, JobName, TeamName},
+};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::support::{Answer, Service, Wish};
 
@@ -17,6 +27,11 @@ fn bomb(n: usize, times: usize) -> String {
     }
     write!(query, " fragment f{n} on Query {{ __typename }}").unwrap();
     query
+}
+
+/// A part `count` times, with its number in place of each `#`.
+fn many(part: &str, count: usize) -> String {
+    (0..count).map(|n| part.replace('#', &n.to_string())).collect()
 }
 
 /// Sends a query both ways; both have to answer alike.
@@ -42,7 +57,7 @@ async fn fragments_that_expand_without_bounds_are_refused_at_once() {
     for (n, times) in [(7, 4), (22, 2), (31, 2), (31, 3), (200, 2)] {
         refused(&service, &bomb(n, times), &json!({}), "limit").await;
     }
-    // What is not executed is validated all the same.
+    // Operations that are not executed are validated as well.
     let unused = bomb(7, 4).replacen("{ ...f0", "query a { __typename } query b { ...f0", 1);
     for name in ["a", "b"] {
         let query = [("query", unused.as_str()), ("operationName", name)];
@@ -62,7 +77,7 @@ async fn fragments_that_expand_without_bounds_are_refused_at_once() {
     }
     refused(&service, &bomb(8, 1), &json!({}), "limit 8").await;
     service.query(&[("query", &bomb(7, 1))]).await.ok();
-    // What the library itself says stays.
+    // The library's own message for an unknown fragment stays.
     let unknown = service.query(&[("query", "{ ...nobody }")]).await;
     assert!(unknown.refused(400).contains("nobody"));
 }
@@ -70,7 +85,6 @@ async fn fragments_that_expand_without_bounds_are_refused_at_once() {
 #[tokio::test]
 async fn a_query_that_is_as_large_as_it_may_be_is_answered_soon() {
     let service = Service::start().await;
-    let many = |part: &str, count: usize| (0..count).map(|n| part.replace('#', &n.to_string())).collect::<String>();
     for (query, status) in [
         (format!("{{ {} }}", many("a#: __typename ", 1500)), 200),
         (format!("{{ {} }}", "__typename ".repeat(1900)), 200),
@@ -147,12 +161,9 @@ async fn the_explorers_ask_for_the_schema_and_nesting_it_further_is_refused() {
 async fn rows_of_aliases_and_nested_pages_count_together() {
     let service = Service::start().await;
     let pages = |count: usize, size: usize, runs: usize| {
-        let page = |n| {
-            format!(
-                "a{n}: jobs(pageSize: {size}) {{ content {{ deployments {{ executions(pageSize: {runs}) {{ id }} }} }} }} "
-            )
-        };
-        format!("{{ {} }}", (0..count).map(page).collect::<String>())
+        let executions = format!("executions(pageSize: {runs}) {{ id }}");
+        let page = format!("a#: jobs(pageSize: {size}) {{ content {{ deployments {{ {executions} }} }} }} ");
+        format!("{{ {} }}", many(&page, count))
     };
     refused(&service, &pages(14, 1000, 100), &json!({}), "limit 3").await;
     refused(&service, &pages(1, 1000, 100), &json!({}), "limit 12000").await;
@@ -166,7 +177,7 @@ async fn rows_of_aliases_and_nested_pages_count_together() {
             answer.ok();
         }
     }
-    // The default of a variable and the schema's own count, whoever names a smaller one elsewhere.
+    // Defaults of variables and of the schema count, also if another operation has a smaller one.
     let query = "query a($n: Int = 1000) { jobs(pageSize: $n) { content { deployments { executions { id } } } } } \
                  query b($n: Int = 1) { jobs(pageSize: $n) { totalItems } }";
     for name in ["a", "b"] {
@@ -182,7 +193,7 @@ async fn rows_of_aliases_and_nested_pages_count_together() {
     let query = "{ ...q } fragment q on Query { jobs(pageSize: 1000) { content { deployments { ...d } } } } \
                  fragment d on DataJobDeployment { executions(pageSize: 50) { id } }";
     refused(&service, query, &json!({}), "limit 12000").await;
-    let fields: String = (0..100).map(|n| format!("a{n}: id ")).collect();
+    let fields = many("a#: id ", 100);
     let query = format!(
         "{{ jobs(pageSize: 1000) {{ content {{ deployments {{ executions(pageSize: 10) {{ {fields} }} }} }} }} }}"
     );
@@ -204,11 +215,11 @@ async fn what_is_looked_for_is_limited_over_all_pages() {
                  c: jobs(filter: $f) { totalItems } }";
     ask(three, predicates(5)).await.ok();
     assert!(ask(three, predicates(6)).await.refused(400).contains("limit 16"));
-    let aliases: String = (0..13).map(|n| format!("a{n}: jobs(filter: $f) {{ totalItems }} ")).collect();
+    let aliases = many("a#: jobs(filter: $f) { totalItems } ", 13);
     let thirteen = format!("query($f: [Predicate]) {{ {aliases} }}");
     assert!(ask(&thirteen, predicates(400)).await.refused(400).contains("limit"));
-    // A variable counts wherever it stands.
-    let runs: String = (0..20).map(|n| format!("a{n}: executions(filter: $f) {{ id }} ")).collect();
+    // A variable counts in each place that uses it.
+    let runs = many("a#: executions(filter: $f) { id } ", 20);
     let query = format!("query($f: DataJobExecutionFilter) {{ jobs {{ content {{ deployments {{ {runs} }} }} }} }}");
     let names: Vec<_> = (0..2000).map(|n| format!("j{n}")).collect();
     assert!(ask(&query, json!({"f": {"jobNameIn": names}})).await.refused(400).contains("limit 20000"));
@@ -284,7 +295,7 @@ async fn an_answer_that_takes_more_memory_than_there_is_is_refused() {
         service
     };
     let one = "{ jobs { content { config { description } } } }";
-    let aliases: String = (0..350).map(|n| format!("a{n}: description ")).collect();
+    let aliases = many("a#: description ", 350);
     let many = format!("{{ jobs {{ content {{ config {{ {aliases} }} }} }} }}");
 
     let service = fill(Some(1)).await;
@@ -304,4 +315,44 @@ async fn an_answer_that_takes_more_memory_than_there_is_is_refused() {
     let posted = service.post(POST, json!({"query": many})).await;
     assert!(String::from_utf8_lossy(&posted.bytes).contains("64 MiB"), "{posted:?}");
     service.query(&[("query", one)]).await.ok();
+}
+
+#[tokio::test]
+async fn the_search_of_a_client_that_left_ends_soon() {
+    let service = Arc::new(Service::start().await);
+    let mut tx = service.db.write().await.unwrap();
+    for number in 0..300 {
+        let job = DataJob {
+            id: JobId(Uuid::from_u128(number)),
+            name: JobName::parse(&format!("daily-sales-{number}")).unwrap(),
+            team: TeamName::parse("a team").unwrap(),
+            description: format!("{}c", "ab".repeat(4_999)),
+            config: JobConfig::default(),
+        };
+        assert!(store::jobs::insert(&mut tx, &job, None, "test", Timestamp::UNIX_EPOCH).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    let pattern = |times| json!({"property": "config.description", "pattern": format!("{}c", "ab".repeat(times))});
+    let variables = json!({"f": (84..100).map(pattern).collect::<Vec<_>>()});
+    // One is answered at once, the other on a thread of its own.
+    for size in [10, 1000] {
+        let runs = "deployments { executions(pageSize: 10) { id status } }";
+        let query = format!(
+            "query($f: [Predicate]) {{ jobs(pageSize: {size}, filter: $f) {{ content {{ jobName {runs} }} totalItems }} }}"
+        );
+        let (asking, body) = (Arc::clone(&service), json!({"query": query, "variables": variables}));
+        let asked = tokio::spawn(async move { asking.post(POST, body).await });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!asked.is_finished());
+        asked.abort();
+        assert!(asked.await.unwrap_err().is_cancelled());
+        let begun = Instant::now();
+        let mut free = Vec::new();
+        while free.len() < 2 {
+            free.extend(service.db.read_search().await.ok());
+        }
+        // PostgreSQL ends a statement at its limit, SQLite when its transaction is dropped.
+        let limit_seconds = if service.db.is_exclusive() { 2 } else { 12 };
+        assert!(begun.elapsed().as_secs() < limit_seconds, "{:?}", begun.elapsed());
+    }
 }

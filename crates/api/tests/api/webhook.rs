@@ -150,7 +150,7 @@ async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
     scene.service.query(&[("query", "{jobs {content {jobName}}}")]).await.refused(403);
     let body = json!({"query": "{jobs {content {jobName}}}"});
     scene.service.post("/data-jobs/graphql", body).await.refused(403);
-    // What is asked of the schema alone, and what is no query at all, is asked about first as well.
+    // Queries of the schema alone and texts that are no query are authorized first as well.
     for query in ["{ __typename }", "{ __schema { queryType { name } } }", "{"] {
         scene.says(&[(403, "No."), (403, "No.")]);
         scene.service.query(&[("query", query)]).await.refused(403);
