@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use crate::caller::Unrouted;
 
 /// How long a client is asked to wait before it tries again.
-const RETRY_AFTER_SECONDS: &str = "5";
+const RETRY_AFTER_SECONDS: u64 = 5;
 
 /// A request that was not carried out.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(crate) struct Failure {
     status: StatusCode,
     problem: Box<Problem>,
     details: serde_json::Map<String, serde_json::Value>,
+    retry_after_seconds: Option<u64>,
 }
 
 /// Four sentences for a person: what stands in the way of a request, and the way out.
@@ -72,7 +73,13 @@ impl From<Problem> for Failure {
 impl Failure {
     /// A refusal that only HTTP knows.
     pub(crate) fn refused(status: StatusCode, problem: Problem) -> Self {
-        Self { status, problem: Box::new(problem), details: serde_json::Map::new() }
+        Self { status, problem: Box::new(problem), details: serde_json::Map::new(), retry_after_seconds: None }
+    }
+
+    /// The same failure, after which the client is asked to wait for so long.
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
     }
 
     /// The same failure with one more member of its body, for clients that read it.
@@ -94,7 +101,9 @@ impl IntoResponse for Failure {
         let body = ErrorBody { what, why, consequences, countermeasures, details: &self.details };
         let mut response = (self.status, Json(body)).into_response();
         if matches!(kind, Kind::Overloaded | Kind::Unavailable) {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(self.retry_after_seconds.unwrap_or(RETRY_AFTER_SECONDS)));
         }
         response
     }

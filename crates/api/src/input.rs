@@ -4,6 +4,7 @@ use std::{
     error::Error,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use app::memory::{MemoryBudget, Reservation};
@@ -22,6 +23,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned},
 };
+use tokio::time::timeout;
 
 use crate::{
     Api,
@@ -239,13 +241,13 @@ pub(crate) async fn whole_body(budget: &MemoryBudget, request: Request, max_byte
 }
 
 /// The most bytes that the body can have: what the request announces, or the limit.
-fn max_of(request: &Request, max_bytes: usize) -> Result<usize, Failure> {
+pub(crate) fn max_of(request: &Request, max_bytes: usize) -> Result<usize, Failure> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let Some(announced) = announced else { return Ok(max_bytes) };
     usize::try_from(announced).ok().filter(|bytes| *bytes <= max_bytes).ok_or_else(|| too_large(max_bytes))
 }
 
-fn too_large(max_bytes: usize) -> Failure {
+pub(crate) fn too_large(max_bytes: usize) -> Failure {
     Problem::too_large(
         "The request was not carried out.",
         format!("Its body has more than {max_bytes} bytes, the most that fits here."),
@@ -272,6 +274,28 @@ async fn collected(memory: &RequestMemory, mut body: Body, most: usize, max_byte
         whole.extend_from_slice(&piece);
     }
     Ok(whole.into())
+}
+
+/// How long a body is read that nobody needs.
+const DISCARD_MAX: Duration = Duration::from_secs(5);
+
+/// Reads a body and drops it, so that its sender gets to read why it was refused: a connection that is closed with bytes
+/// unread takes the response along.
+pub(crate) async fn discard(request: Request, max_bytes: usize) {
+    if request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let mut body = request.into_body();
+    let reading = async {
+        let mut bytes = 0_usize;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes = bytes.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            if bytes > max_bytes {
+                break;
+            }
+        }
+    };
+    let _ = timeout(DISCARD_MAX, reading).await;
 }
 
 /// Why a body could not be read to its end.

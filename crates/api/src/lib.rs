@@ -16,12 +16,15 @@ mod limits;
 mod links;
 mod metrics;
 pub mod openapi;
+mod principals;
 mod probes;
 mod rest;
 mod routes;
 mod server;
 mod seldom;
+mod streams;
 mod terms;
+mod transfers;
 mod waiting;
 
 use std::sync::Arc;
@@ -29,13 +32,15 @@ use std::sync::Arc;
 use model::{clock::SharedClock, deployment::VersionDefaults, runtime::Runtime, source::ArchiveLimits};
 use tokio::sync::watch;
 
-pub use app::memory::MemoryBudget;
+pub use app::{memory::MemoryBudget, scratch::Scratch};
 pub use limits::Limits;
 pub use links::Template;
 pub use metrics::{HttpMetrics, MetricsAccess, MetricsPage, MetricsToken, router as metrics_router};
+pub use principals::{PrincipalLimits, Principals};
 pub use probes::answers;
 pub use routes::router;
 pub use server::{ServerLimits, serve};
+pub use transfers::Transfers;
 pub use waiting::router as waiting_router;
 
 /// What the handlers use.
@@ -75,6 +80,10 @@ pub struct Api {
     pub auth: Option<auth::Authentication>,
     /// How much is taken on at once.
     pub limits: Limits,
+    /// What each caller may do in a minute.
+    pub principals: Principals,
+    /// What requests share while large bodies come in and go out.
+    pub transfers: Transfers,
     /// The bytes that all requests may hold at once.
     pub memory: MemoryBudget,
 }

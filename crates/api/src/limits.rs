@@ -17,13 +17,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hyper::body::{Frame, SizeHint};
-use model::Problem;
+use model::{
+    Problem,
+    access::{Caller, Standing},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use crate::{Api, auth, error::Failure, input::RequestMemory, metrics::METRICS_PATH};
+use crate::{Api, auth, error::Failure, input::RequestMemory, metrics::METRICS_PATH, principals::principal};
 
 /// The most bytes of a JSON body.
 pub(crate) const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
@@ -82,6 +85,11 @@ impl Place {
         Self(Arc::new(Held { permits: Mutex::new(permits), reserved: Mutex::new(reserved) }))
     }
 
+    /// Holds one more permit as long as the place.
+    fn add(&self, permit: OwnedSemaphorePermit) {
+        self.0.permits.lock().unwrap_or_else(PoisonError::into_inner).push(permit);
+    }
+
     /// Gives the place to other requests. The memory stays reserved.
     pub(crate) fn release(&self) {
         self.0.permits.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -108,6 +116,7 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
         }
     }
     let place = Place::new(permits, api.memory.reservation());
+    request.extensions_mut().insert(place.clone());
     let memory = RequestMemory::new(&api.memory);
     request.extensions_mut().insert(memory.clone());
     if !request.body().is_end_stream() {
@@ -143,6 +152,31 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
         )
         .into_response(),
     }
+}
+
+/// Leaves half of the places to other callers. It comes after authentication, and counts only callers who are known.
+pub(crate) async fn share(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>().filter(|caller| caller.standing != Standing::Stranger);
+    if let Some(principal) = caller.and_then(principal) {
+        let Some(own) = api.transfers.shares.take_own(principal) else {
+            let requests_max = api.limits.requests_max;
+            return Failure::from(
+                Problem::overloaded(
+                    "The request was not carried out.",
+                    format!(
+                        "One caller has too many concurrent requests (limit: half of {requests_max}, `requests_max`)."
+                    ),
+                )
+                .follows("Nothing was changed.")
+                .fix("Send fewer requests at once."),
+            )
+            .into_response();
+        };
+        if let Some(place) = request.extensions().get::<Place>() {
+            place.add(own);
+        }
+    }
+    next.run(request).await
 }
 
 fn crowded(requests_max: usize) -> Failure {

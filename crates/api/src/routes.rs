@@ -89,6 +89,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(error::unknown_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn_with_state((Arc::clone(&api), Arc::clone(&marks)), terms::read))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), limits::share))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), limits::admit))
         .layer(middleware::from_fn_with_state((Arc::clone(&api), marks), guard::guard));

@@ -6,14 +6,20 @@ use model::{
     clock::Clock,
     execution::{Execution, Status, Type, already_active},
     name::{ExecutionId, shown},
-    runtime::{LogChunk, Runtime},
+    runtime::Runtime,
 };
 use store::{
     Db, Tx,
     executions::{ExecutionQuery, ExecutionSort, NewExecution, Started},
 };
 
-use crate::{JsonObject, deployments, find_job, jobs::event, json_text, once};
+use crate::{
+    JsonObject, deployments, find_job,
+    jobs::event,
+    json_text,
+    logs::{LiveLogs, LogReader},
+    once,
+};
 
 /// The largest arguments of a run, in bytes of JSON: they travel on a command line.
 pub const ARGUMENTS_MAX_BYTES: usize = 100 * 1024;
@@ -177,27 +183,32 @@ pub async fn are_elsewhere(db: &Db, runtime: &dyn Runtime) -> Result<bool, Probl
     Ok(store::sites::find(&mut tx).await?.is_some_and(|site| site.id != here))
 }
 
-/// The log of a run: from the database when it is over, from where it runs as long as it isn't.
+/// The log of an execution, or its last lines: from the database once it is over, from where it runs until then.
+///
+/// # Errors
+/// NotFound for an unknown execution; Conflict while it is in progress on another machine; Overloaded while too many logs
+/// of running executions are read.
 pub async fn log(
     db: &Db,
     runtime: &dyn Runtime,
+    live: &LiveLogs,
     caller: &Caller,
-    team: &str,
-    name: &str,
-    id: &str,
-) -> Result<LogChunk, Problem> {
+    principal: Option<&str>,
+    (team, name, id): (&str, &str, &str),
+    tail_lines: Option<usize>,
+) -> Result<LogReader, Problem> {
     let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
     let execution = find(&mut tx, &permit, id).await?;
-    if let Some(stored) = store::logs::find(&mut tx, &execution.id).await? {
+    drop(tx);
+    if let Some(stored) = LogReader::stored(db, &execution.id, tail_lines).await? {
         return Ok(stored);
     }
-    drop(tx);
     // What was not handed over yet has no log, wherever it will run.
     if execution.status.is_final() || execution.revision.is_none() {
-        return Ok(LogChunk::default());
+        return Ok(LogReader::empty());
     }
-    if let Some(live) = runtime.log(&execution.id).await? {
+    if let Some(live) = live.read(principal, tail_lines, runtime.log(&execution.id)).await? {
         return Ok(live);
     }
     if are_elsewhere(db, runtime).await? {
@@ -209,6 +220,5 @@ pub async fn log(
         .fix("Wait for its end, or ask an instance on the machine where jobs run."));
     }
     // It ended, was stored and forgotten between the two looks.
-    let mut tx = db.read().await?;
-    Ok(store::logs::find(&mut tx, &execution.id).await?.unwrap_or_default())
+    Ok(LogReader::stored(db, &execution.id, tail_lines).await?.unwrap_or_else(LogReader::empty))
 }

@@ -40,6 +40,11 @@ impl MemoryBudget {
         Ok(reservation)
     }
 
+    /// The bytes of the whole budget.
+    pub fn total_bytes(&self) -> usize {
+        self.total_mib.saturating_mul(1024 * 1024)
+    }
+
     /// The bytes that are not reserved at the moment.
     pub fn free_bytes(&self) -> usize {
         self.units.available_permits().saturating_mul(UNIT_BYTES)

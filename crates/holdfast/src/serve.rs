@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, io::Write, net::SocketAddr, sync::Arc, time::Du
 
 use anyhow::{Context, anyhow};
 use api::{
-    Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken, ServerLimits, metrics_router,
+    Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken, PrincipalLimits, Principals, Scratch,
+    ServerLimits, Transfers, metrics_router,
 };
 use image::Locker;
 use jiff::SignedDuration;
@@ -191,6 +192,15 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     };
     watched.send_replace(Some(synchronizer.gauges.clone()));
     let metrics = HttpMetrics::register(&mut registry);
+    let scratch = Scratch::new(folder.path().join("tmp"))
+        .with_context(|| format!("The folder tmp in {} can't be made.", folder.path().display()))?;
+    let (requests_max, log_max_bytes) = (settings.requests_max.count(), settings.log_max_bytes.count());
+    let transfers = Transfers::new(&scratch, &memory, requests_max, log_max_bytes);
+    let principal_limits = PrincipalLimits {
+        uploads_per_minute: settings.uploads_per_minute.get(),
+        starts_per_minute: settings.starts_per_minute.get(),
+        query_cost_per_minute: settings.query_cost_per_minute.get(),
+    };
     let (ready, readiness) = watch::channel(true);
     let api = Arc::new(Api {
         db: db.clone(),
@@ -213,6 +223,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         metrics,
         auth,
         limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),
+        principals: Principals::new(principal_limits, Arc::new(SystemClock)),
+        transfers,
         memory: memory.clone(),
     });
 

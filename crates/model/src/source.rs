@@ -66,6 +66,10 @@ pub struct ArchiveLimits {
     pub depth_max: usize,
     /// Bytes of one path.
     pub path_max_bytes: usize,
+    /// Bytes of the archive's central directory: all paths, and what else the archive says of its entries.
+    pub directory_max_bytes: usize,
+    /// Bytes of the job's `requirements.txt`.
+    pub requirements_max_bytes: usize,
 }
 
 impl Default for ArchiveLimits {
@@ -76,6 +80,8 @@ impl Default for ArchiveLimits {
             entries_max: 10_000,
             depth_max: 32,
             path_max_bytes: 1024,
+            directory_max_bytes: 2 * 1024 * 1024,
+            requirements_max_bytes: 1024 * 1024,
         }
     }
 }

@@ -181,7 +181,9 @@ pub(crate) fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
         text.extend_from_slice(bytes);
         position = offset + bytes.len() as u64;
     }
-    Ok(LogChunk { text: String::from_utf8_lossy(&text).into_owned(), omitted_bytes })
+    // A log is large, and most are text already.
+    let text = String::from_utf8(text).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    Ok(LogChunk { text, omitted_bytes })
 }
 
 /// Drops the beginning of a character whose rest was left out.

@@ -46,3 +46,26 @@ pub async fn find(tx: &mut Tx, id: &ExecutionId) -> Result<Option<LogChunk>> {
     .await)?;
     Ok((!rows.is_empty()).then(|| LogChunk { text: rows.into_iter().map(|(t,)| t).collect(), omitted_bytes: 0 }))
 }
+
+/// The number of the last piece of an execution's log; absent when none was stored.
+pub async fn last_chunk(tx: &mut Tx, id: &ExecutionId) -> Result<Option<i64>> {
+    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
+        "select chunk from log_chunk where execution_id = $1 order by chunk desc limit 1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.map(|(chunk,)| chunk))
+}
+
+/// A piece of an execution's log; absent after the last one.
+pub async fn chunk(tx: &mut Tx, id: &ExecutionId, chunk: i64) -> Result<Option<String>> {
+    let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
+        "select content from log_chunk where execution_id = $1 and chunk = $2",
+    )
+    .bind(id.as_str())
+    .bind(chunk)
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.map(|(content,)| content))
+}

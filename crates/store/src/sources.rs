@@ -9,30 +9,56 @@ use sha2::{Digest, Sha256};
 
 use crate::{Result, Tx, corrupt, db::on, from_json, instant, micros, storable};
 
-/// The most bytes of an archive in one row.
-const CHUNK_MAX_BYTES: usize = 1024 * 1024;
+/// The most bytes of an archive in one row; every row but the last has as many.
+pub const CHUNK_MAX_BYTES: usize = 1024 * 1024;
 
-/// Stores an upload. The same content again becomes the latest version once more, and is stored once.
+/// Stores an upload whose archive is in memory. The same content again becomes the latest version once more, and is stored
+/// once.
 pub async fn insert(tx: &mut Tx, job_id: JobId, source: &Source, archive: &[u8]) -> Result<()> {
-    storable([source.requirements.as_str(), &source.reason])?;
     let archive_hash = hex::encode(Sha256::digest(archive));
     for (chunk, content) in archive.chunks(CHUNK_MAX_BYTES).enumerate() {
-        // Touching the first chunk that is there already keeps it from being cleaned up with another job's.
-        let sql = match chunk {
-            0 => {
-                "insert into archive_chunk (archive_hash, chunk, content) values ($1, $2, $3)
-                  on conflict (archive_hash, chunk) do update set chunk = excluded.chunk"
-            }
-            _ => "insert into archive_chunk (archive_hash, chunk, content) values ($1, $2, $3) on conflict do nothing",
-        };
-        on!(tx, c => sqlx::query(sql)
-        .bind(&archive_hash)
-        .bind(i64::try_from(chunk).expect("an archive has few chunks"))
-        .bind(content)
-        .execute(c)
-        .await
-        .map(drop))?;
+        insert_chunk(tx, &archive_hash, chunk, content).await?;
     }
+    insert_version(tx, job_id, source, &archive_hash).await
+}
+
+/// Whether the bytes of a version of a job's source are stored. They stay so until the end of the transaction, which has
+/// locked the job.
+pub async fn is_stored(tx: &mut Tx, job_id: JobId, version: &SourceVersion) -> Result<bool> {
+    let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
+        "select archive_hash from source_version where job_id = $1 and version = $2",
+    )
+    .bind(job_id.to_string())
+    .bind(version.as_str())
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.is_some())
+}
+
+/// Stores a piece of the archive with this hash. All but the last have [`CHUNK_MAX_BYTES`], and [`insert_version`] follows
+/// the last one.
+pub async fn insert_chunk(tx: &mut Tx, archive_hash: &str, chunk: usize, content: &[u8]) -> Result<()> {
+    // Touching the first chunk that is there already keeps it from being cleaned up with another job's.
+    let sql = match chunk {
+        0 => {
+            "insert into archive_chunk (archive_hash, chunk, content) values ($1, $2, $3)
+              on conflict (archive_hash, chunk) do update set chunk = excluded.chunk"
+        }
+        _ => "insert into archive_chunk (archive_hash, chunk, content) values ($1, $2, $3) on conflict do nothing",
+    };
+    on!(tx, c => sqlx::query(sql)
+    .bind(archive_hash)
+    .bind(i64::try_from(chunk).expect("an archive has few chunks"))
+    .bind(content)
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// Makes a version whose archive is stored the latest one of a job. A version that the job had before keeps its archive.
+pub async fn insert_version(tx: &mut Tx, job_id: JobId, source: &Source, archive_hash: &str) -> Result<()> {
+    storable([source.requirements.as_str(), &source.reason])?;
     on!(tx, c => sqlx::query(
         "insert into source_version (job_id, version, archive_hash, archive_bytes, requirements, reason, uploaded_by,
             uploaded_at, upload)
@@ -42,7 +68,7 @@ pub async fn insert(tx: &mut Tx, job_id: JobId, source: &Source, archive: &[u8])
     )
     .bind(job_id.to_string())
     .bind(source.version.as_str())
-    .bind(&archive_hash)
+    .bind(archive_hash)
     .bind(source.archive_bytes)
     .bind(&source.requirements)
     .bind(&source.reason)
@@ -211,7 +237,34 @@ pub async fn archive(tx: &mut Tx, job_id: JobId, version: &SourceVersion) -> Res
     .bind(version.as_str())
     .fetch_all(c)
     .await)?;
-    Ok((!rows.is_empty()).then(|| rows.into_iter().flat_map(|(content,)| content).collect()))
+    let chunks: Vec<_> = rows.into_iter().map(|(content,)| content).collect();
+    Ok((!chunks.is_empty()).then(|| chunks.concat()))
+}
+
+/// At most `most` bytes of a version's archive from `position` on, and no more than the rest of a row; absent after the
+/// end.
+pub async fn piece(
+    tx: &mut Tx,
+    job_id: JobId,
+    version: &SourceVersion,
+    position: u64,
+    most: usize,
+) -> Result<Option<Vec<u8>>> {
+    let row_bytes = CHUNK_MAX_BYTES as u64;
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let row: Option<(Vec<u8>,)> = on!(tx, c => sqlx::query_as(
+        "select substr(a.content, cast($4 as integer), cast($5 as integer)) from source_version s
+         join archive_chunk a on a.archive_hash = s.archive_hash
+         where s.job_id = $1 and s.version = $2 and a.chunk = $3",
+    )
+    .bind(job_id.to_string())
+    .bind(version.as_str())
+    .bind(number(position / row_bytes))
+    .bind(number(position % row_bytes + 1))
+    .bind(number(most as u64))
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.map(|(content,)| content))
 }
 
 /// Waits until nobody stores an archive that a job has too: whether another job has it is asked afterwards.

@@ -171,6 +171,13 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
         let log = model::runtime::LogChunk { text: "a\0b".repeat(200_000), omitted_bytes: 0 };
         store::logs::replace(&mut tx, &id, &log).await.unwrap();
         assert_eq!(store::logs::find(&mut tx, &id).await.unwrap().unwrap().text, "a\u{FFFD}b".repeat(200_000));
+        let last = store::logs::last_chunk(&mut tx, &id).await.unwrap().unwrap();
+        let mut text = String::new();
+        for chunk in 0..=last {
+            text += &store::logs::chunk(&mut tx, &id, chunk).await.unwrap().unwrap();
+        }
+        assert_eq!(text, "a\u{FFFD}b".repeat(200_000));
+        assert_eq!(store::logs::chunk(&mut tx, &id, last + 1).await.unwrap(), None);
         tx.commit().await.unwrap();
         finish(&db, epoch, &id, Status::Succeeded, second + 1).await.unwrap();
     }
@@ -185,6 +192,7 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
     assert_eq!(left.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["example-job-30", "example-job-40"]);
     let gone = ExecutionId::parse("example-job-10").unwrap();
     assert_eq!(store::logs::find(&mut tx, &gone).await.unwrap(), None);
+    assert_eq!(store::logs::last_chunk(&mut tx, &gone).await.unwrap(), None);
     let query = JobQuery { limit: 10, ..JobQuery::default() };
     assert_eq!(jobs::page(&mut tx, &query).await.unwrap()[0].successful_executions, 2);
 }
@@ -225,7 +233,7 @@ async fn old_content_uploaded_again_is_the_latest_version_once_more(on: Database
     let job = job(1, "example-job");
     insert(&db, &job).await;
     let version = |digit: &str| SourceVersion::parse(&digit.repeat(40)).unwrap();
-    let large = vec![1_u8; 3 * 1024 * 1024];
+    let large: Vec<u8> = (0..=250).cycle().take(3 * 1024 * 1024 + 5).collect();
     let mut tx = db.write().await.unwrap();
     for (digit, archive) in [("a", &large[..]), ("b", b"b"), ("a", &large[..])] {
         let source = Source {
@@ -239,6 +247,21 @@ async fn old_content_uploaded_again_is_the_latest_version_once_more(on: Database
         sources::insert(&mut tx, job.id, &source, archive).await.unwrap();
     }
     assert_eq!(sources::latest(&mut tx, job.id).await.unwrap().unwrap().version, version("a"));
+    // In pieces that end where a row does.
+    let (mut whole, mut pieces) = (Vec::new(), 0);
+    while let Some(piece) = sources::piece(&mut tx, job.id, &version("a"), whole.len() as u64, 1_000_000)
+        .await
+        .unwrap()
+        .filter(|p| !p.is_empty())
+    {
+        assert!(piece.len() <= 1_000_000);
+        whole.extend(piece);
+        pieces += 1;
+    }
+    assert!(whole == large);
+    assert_eq!(pieces, 7);
+    assert!(sources::is_stored(&mut tx, job.id, &version("b")).await.unwrap());
+    assert!(!sources::is_stored(&mut tx, job.id, &version("c")).await.unwrap());
     assert_eq!(sources::archive(&mut tx, job.id, &version("a")).await.unwrap(), Some(large));
     assert_eq!(sources::archive(&mut tx, job.id, &version("c")).await.unwrap(), None);
 }

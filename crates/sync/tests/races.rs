@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use app::{KeyRing, SecretKey, credentials::Credentials, deployments::Missing, executions::StartRequest};
+use app::{
+    KeyRing, SecretKey, credentials::Credentials, deployments::Missing, executions::StartRequest, memory::MemoryBudget,
+    scratch::Scratch, sources::Uploads,
+};
 use model::{
     BoxFuture, Problem,
     clock::Clock,
@@ -107,9 +110,12 @@ const VERBS: [(&str, Verb); 13] = [
     }),
     ("sources::upload", |house, db, name| {
         Box::pin(async move {
-            let limits = ArchiveLimits::default();
-            let archive = archive(name);
-            app::sources::upload(db, &*house.clock, &house.caller(), &limits, TEAM, name, "r", archive).await.map(drop)
+            let (clock, caller, limits) = (&*house.clock, house.caller(), ArchiveLimits::default());
+            let uploads = Uploads::new(Scratch::new(std::env::temp_dir()).unwrap());
+            let memory = MemoryBudget::new(64);
+            let upload = app::sources::begin_upload(db, &caller, TEAM, name, "r").await?;
+            let (received, _) = uploads.receive(None).await?.write(archive(name)).await?.complete();
+            upload.store(db, clock, &caller, None, &limits, &memory, &uploads, received).await.map(drop)
         })
     }),
     ("sources::remove", |house, db, name| {

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use app::{JsonObject, executions::StartRequest};
+use app::{JsonObject, executions::StartRequest, logs::LogReader};
 use axum::{
     Json,
+    body::Bytes,
     extract::State,
-    http::{StatusCode, header::LOCATION},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, LOCATION},
+    },
     response::IntoResponse,
 };
 use model::{
@@ -25,7 +29,12 @@ use crate::{
     input::{OptionalJsonBody, Path, Query},
     links,
     openapi::names::{DataJobMode, ExecutionStatus, ExecutionType},
+    principals::principal,
+    streams::Sending,
 };
+
+/// Bytes of a log that become one piece of JSON text.
+const LOG_PIECE_BYTES: usize = 32 * 1024;
 
 /// How a run is started.
 #[derive(Default, Deserialize, ToSchema)]
@@ -260,6 +269,7 @@ pub(crate) async fn data_job_execution_start(
     Path((team, name, id)): PartPath,
     OptionalJsonBody(body): OptionalJsonBody<DataJobExecutionRequest>,
 ) -> Answer<impl IntoResponse> {
+    api.principals.charge_start(&caller)?;
     let request =
         StartRequest { started_by: body.started_by, arguments: body.args.filter(|arguments| !arguments.is_empty()) };
     let run = app::executions::start(&api.db, &*api.clock, &caller, &team, &name, &id, &request).await?;
@@ -329,12 +339,50 @@ pub(crate) async fn data_job_logs_download(
     By(caller): By,
     Path((team, name, id)): PartPath,
     query: Query,
-) -> Answer<Json<DataJobExecutionLogs>> {
+) -> Answer<impl IntoResponse> {
     let tail: i64 = query.number("tail_lines")?.unwrap_or(0);
-    let log = app::executions::log(&api.db, &*api.runtime, &caller, &team, &name, &id).await?;
-    let logs = match usize::try_from(tail) {
-        Ok(lines) if lines > 0 => log.tail(lines).to_owned(),
-        _ => log.text,
-    };
-    Ok(Json(DataJobExecutionLogs { logs }))
+    let tail = usize::try_from(tail).ok().filter(|lines| *lines > 0);
+    let (runtime, live) = (&*api.runtime, &api.transfers.live_logs);
+    let sending = Sending::begin(&api, &caller).await?;
+    let place = (team.as_str(), name.as_str(), id.as_str());
+    let log = app::executions::log(&api.db, runtime, live, &caller, principal(&caller), place, tail).await?;
+    let body = sending.body(LogJson::Begins(log), LogJson::piece);
+    Ok(([(CONTENT_TYPE, "application/json")], body))
+}
+
+/// A log as it becomes the body of [`DataJobExecutionLogs`].
+enum LogJson {
+    Begins(LogReader),
+    /// The reader, a piece of its text, and how much of that was sent.
+    Goes(LogReader, String, usize),
+    Ended,
+}
+
+impl LogJson {
+    async fn piece(self) -> Result<Option<(Bytes, Self)>, Problem> {
+        let (mut reader, mut text, mut sent) = match self {
+            Self::Begins(reader) => {
+                let begin = Bytes::from_static(b"{\"logs\":\"");
+                return Ok(Some((begin, Self::Goes(reader, String::new(), 0))));
+            }
+            Self::Goes(reader, text, sent) => (reader, text, sent),
+            Self::Ended => return Ok(None),
+        };
+        while sent == text.len() {
+            let Some(next) = reader.next_piece().await? else {
+                return Ok(Some((Bytes::from_static(b"\"}"), Self::Ended)));
+            };
+            (text, sent) = (next, 0);
+        }
+        let rest = &text[sent..];
+        let mut end = LOG_PIECE_BYTES.min(rest.len());
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut quoted = serde_json::to_vec(&rest[..end]).expect("a text is JSON");
+        // Without its quotes.
+        quoted.pop();
+        let piece = Bytes::from(quoted).slice(1..);
+        Ok(Some((piece, Self::Goes(reader, text, sent + end))))
+    }
 }

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use app::sources::{Received, Receiving};
 use axum::{
     Json,
     extract::{Request, State},
     http::{
         StatusCode,
-        header::{CONTENT_DISPOSITION, CONTENT_TYPE},
+        header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE},
     },
     response::IntoResponse,
 };
+use http_body_util::BodyExt;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,11 +20,16 @@ use super::JobPath;
 use crate::{
     Api,
     caller::By,
-    error::Answer,
-    input::{Path, Query, whole_body},
+    error::{Answer, Failure},
+    input::{self, Path, Query, RequestMemory},
     openapi::names::Binary,
+    principals::principal,
+    streams::Sending,
     terms::StreamedKey,
 };
+
+/// Bytes of an upload that are collected before they are written to its file.
+const WRITE_BYTES: usize = 256 * 1024;
 
 /// The version of an upload.
 #[derive(Serialize, ToSchema)]
@@ -35,8 +42,9 @@ pub(crate) struct DataJobVersion {
 /// Uploads the source of a job.
 ///
 /// The body is a ZIP archive with one top folder, whatever its name: at most 32 MiB (33554432 bytes) unless the operator says
-/// otherwise, 256 MiB unpacked, 10000 files and folders, 32 folders deep, paths of 1024 bytes. Links, absolute paths and
-/// names that differ in case only are refused. The answer is the version to deploy.
+/// otherwise, 256 MiB unpacked, 10000 files and folders, 2 MiB of the archive's directory, 1 MiB of requirements.txt, 32
+/// folders deep, paths of 1024 bytes. Links, absolute paths and names that differ in case only are refused. The answer is
+/// the version to deploy.
 #[utoipa::path(
     post,
     path = "",
@@ -53,19 +61,67 @@ pub(crate) struct DataJobVersion {
 )]
 pub(crate) async fn sources_upload(
     State(api): State<Arc<Api>>,
-    By(mut caller): By,
+    By(caller): By,
     StreamedKey(key): StreamedKey,
     Path((team, name)): JobPath,
     query: Query,
     request: Request,
 ) -> Answer<Json<DataJobVersion>> {
-    let archive = whole_body(&api.memory, request, api.archive_limits.archive_max_bytes).await?;
-    caller.terms.once = key.map(|key| key.with_body(&archive));
     let reason = query.text("reason").unwrap_or_default();
-    let limits = &api.archive_limits;
-    let version =
-        app::sources::upload(&api.db, &*api.clock, &caller, limits, &team, &name, reason, archive.into()).await?;
+    let max_bytes = api.archive_limits.archive_max_bytes;
+    input::max_of(&request, max_bytes)?;
+    let admitted = async {
+        api.principals.charge_upload(&caller)?;
+        let upload = app::sources::begin_upload(&api.db, &caller, &team, &name, reason).await?;
+        Ok::<_, Failure>((upload, api.transfers.uploads.receive(principal(&caller)).await?))
+    };
+    let (upload, receiving) = match admitted.await {
+        Ok(admitted) => admitted,
+        Err(failure) => {
+            input::discard(request, max_bytes).await;
+            return Err(failure);
+        }
+    };
+    let (archive, digest) = receive(&api, receiving, request, max_bytes).await?;
+    let mut keyed = caller.clone();
+    keyed.terms.once = key.map(|key| key.with_body_digest(&digest));
+    let version = upload
+        .store(
+            &api.db,
+            &*api.clock,
+            &keyed,
+            principal(&caller),
+            &api.archive_limits,
+            &api.memory,
+            &api.transfers.uploads,
+            archive,
+        )
+        .await?;
     Ok(Json(DataJobVersion { version_sha: version.to_string() }))
+}
+
+/// Writes the body to the upload's file.
+async fn receive(
+    api: &Api,
+    mut receiving: Receiving,
+    request: Request,
+    max_bytes: usize,
+) -> Result<(Received, [u8; 32]), Failure> {
+    RequestMemory::of(&api.memory, &request).grow(2 * WRITE_BYTES)?;
+    let mut body = request.into_body();
+    let (mut collected, mut bytes) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(|error| input::broken_body(&error))?.into_data() else { continue };
+        bytes = bytes.saturating_add(piece.len());
+        if bytes > max_bytes {
+            return Err(input::too_large(max_bytes));
+        }
+        collected.extend_from_slice(&piece);
+        if collected.len() >= WRITE_BYTES {
+            receiving = receiving.write(std::mem::take(&mut collected)).await?;
+        }
+    }
+    Ok(receiving.write(collected).await?.complete())
 }
 
 /// Downloads the latest source of a job.
@@ -88,10 +144,27 @@ pub(crate) async fn data_job_sources_download(
     By(caller): By,
     Path((team, name)): JobPath,
 ) -> Answer<impl IntoResponse> {
-    let archive = app::sources::download(&api.db, &caller, &team, &name).await?;
+    let download = Arc::new(app::sources::download(&api.db, &caller, &team, &name).await?);
+    let bytes = download.bytes();
+    let body = Sending::begin(&api, &caller).await?.body(0, move |position| {
+        let download = Arc::clone(&download);
+        async move {
+            if position >= download.bytes() {
+                return Ok(None);
+            }
+            let piece = download.piece(position).await?;
+            let next = position + piece.len() as u64;
+            Ok(Some((piece.into(), next)))
+        }
+    });
     // The job was found, so its name is safe within the quotes.
     let disposition = format!("attachment; filename=\"{name}.zip\"");
-    Ok(([(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_DISPOSITION, disposition)], archive))
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (CONTENT_DISPOSITION, disposition),
+        (CONTENT_LENGTH, bytes.to_string()),
+    ];
+    Ok((headers, body))
 }
 
 /// Removes the uploads of a job.

@@ -21,4 +21,5 @@ mod support;
 mod teams;
 mod terms;
 mod tokens;
+mod transfers;
 mod webhook;

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use api::{Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, Template};
+use api::{
+    Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, PrincipalLimits, Principals, Scratch, Template,
+    Transfers,
+};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -203,6 +206,9 @@ pub(crate) struct Service {
     database: Fresh,
 }
 
+const PRINCIPAL_LIMITS: PrincipalLimits =
+    PrincipalLimits { uploads_per_minute: 1200, starts_per_minute: 6000, query_cost_per_minute: 6_000_000 };
+
 /// What a test wants otherwise.
 #[derive(Default)]
 pub(crate) struct Wish {
@@ -212,6 +218,7 @@ pub(crate) struct Wish {
     pub(crate) templates: bool,
     pub(crate) archive_max_bytes: Option<usize>,
     pub(crate) memory_budget_mib: Option<usize>,
+    pub(crate) principal_limits: Option<PrincipalLimits>,
     pub(crate) metrics_access: MetricsAccess,
 }
 
@@ -232,6 +239,9 @@ impl Service {
         let memory = MemoryBudget::new(wish.memory_budget_mib.unwrap_or(192));
         let template = |text: &str, names| wish.templates.then(|| Template::parse(text, names).unwrap());
         let archive_limits = ArchiveLimits::default();
+        // Its files have no names.
+        let scratch = Scratch::new(std::env::temp_dir()).unwrap();
+        let transfers = Transfers::new(&scratch, &memory, wish.requests_max.unwrap_or(100), 4 * 1024 * 1024);
         let api = Api {
             db: db.clone(),
             clock: clock.clone(),
@@ -260,6 +270,8 @@ impl Service {
             metrics_access: wish.metrics_access,
             auth: wish.auth,
             limits: Limits::new(wish.requests_max.unwrap_or(100), Duration::from_secs(60)),
+            principals: Principals::new(wish.principal_limits.unwrap_or(PRINCIPAL_LIMITS), clock.clone()),
+            transfers,
             memory: memory.clone(),
         };
         let (metrics, api) = (api.metrics.clone(), Arc::new(api));
@@ -279,6 +291,12 @@ impl Service {
     /// Lets time pass.
     pub(crate) fn pass(&self, seconds: i64) {
         self.clock.seconds.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    /// Begins a request as it is, and does not wait for its end.
+    pub(crate) fn begin(&self, request: Request<Body>) -> tokio::task::JoinHandle<StatusCode> {
+        let router = self.router.clone();
+        tokio::spawn(async move { router.oneshot(request).await.unwrap().status() })
     }
 
     /// Sends a request as it is.

@@ -231,6 +231,23 @@ settings! {
         "connections_max", "HOLDFAST_CONNECTIONS_MAX", "connections-max", Service,
         default Default::Text("4096"), example "4096"
     }
+    /// How many sources one caller may upload in a minute, with authentication on. More are rejected with 429. Each
+    /// instance of the service counts for itself.
+    uploads_per_minute: Whole<1, 1_000_000> {
+        "uploads_per_minute", "HOLDFAST_UPLOADS_PER_MINUTE", "uploads-per-minute", Service,
+        default Default::Text("1200"), example "1200"
+    }
+    /// How many executions one caller may start in a minute, with authentication on. More are rejected with 429.
+    starts_per_minute: Whole<1, 1_000_000> {
+        "starts_per_minute", "HOLDFAST_STARTS_PER_MINUTE", "starts-per-minute", Service,
+        default Default::Text("6000"), example "6000"
+    }
+    /// How many rows the GraphQL queries of one caller may ask for in a minute, with authentication on. More are rejected
+    /// with 429.
+    query_cost_per_minute: Whole<1, 1_000_000_000_000> {
+        "query_cost_per_minute", "HOLDFAST_QUERY_COST_PER_MINUTE", "query-cost-per-minute", Service,
+        default Default::Text("6000000"), example "6000000"
+    }
     /// The address of a page that shows the log of a run, for those who collect logs elsewhere. Clients open it instead
     /// of asking this service. `{{start_time}}` and `{{end_time}}` are milliseconds since 1970.
     logs_url_template: Option<UrlTemplate<OfExecution>> {

@@ -1,0 +1,39 @@
+//! What requests share while large bodies come in and go out.
+
+use std::time::Duration;
+
+use crate::streams;
+use app::{
+    logs::LiveLogs,
+    memory::MemoryBudget,
+    places::{PlaceLimits, Places},
+    scratch::Scratch,
+    sources::Uploads,
+};
+
+/// Places and temporary files of large bodies, and each caller's share of the requests in progress.
+#[derive(Debug)]
+pub struct Transfers {
+    /// Uploads in progress.
+    pub(crate) uploads: Uploads,
+    /// Responses that are sent piece by piece.
+    pub(crate) streams: Places,
+    /// Reads the logs of running executions.
+    pub(crate) live_logs: LiveLogs,
+    /// Of the requests in progress, each caller may have half.
+    pub(crate) shares: Places,
+}
+
+impl Transfers {
+    /// With temporary files in `scratch`, for at most `requests_max` requests at once and logs of at most `log_max_bytes`.
+    pub fn new(scratch: &Scratch, memory: &MemoryBudget, requests_max: usize, log_max_bytes: usize) -> Self {
+        let shares =
+            PlaceLimits { what: "requests", at_once_max: requests_max, waiting_max: 0, wait_max: Duration::ZERO };
+        Self {
+            uploads: Uploads::new(scratch.clone()),
+            streams: streams::places(),
+            live_logs: LiveLogs::new(scratch.clone(), memory.clone(), log_max_bytes),
+            shares: Places::new(shares),
+        }
+    }
+}

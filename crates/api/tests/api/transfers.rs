@@ -1,0 +1,149 @@
+//! Large bodies that come in and go out piece by piece, and what one caller may have of them.
+
+use std::io::{Cursor, Read, Write};
+
+use api::PrincipalLimits;
+use axum::{
+    body::{Body, Bytes},
+    http::{Request, StatusCode},
+};
+use model::{execution::Status, runtime::LogChunk};
+use serde_json::json;
+
+use crate::{
+    access::{authentication, claims},
+    issuer::{Issuer, Key},
+    support::{Answer, Service, Wish, archive},
+};
+
+const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
+
+/// Bytes that can't be compressed, always the same.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 42_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+async fn upload(service: &Service, archive: Vec<u8>) -> Answer {
+    let body = Some(("application/octet-stream", archive));
+    service.call(axum::http::Method::POST, &format!("{JOB}/sources"), body).await
+}
+
+#[tokio::test]
+async fn a_source_of_several_rows_comes_back_byte_by_byte_and_says_its_length_before() {
+    let service = Service::start().await;
+    service.create("t1", "daily-sales").await;
+    let content = noise(2 * 1024 * 1024 + 77_777);
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    zip.start_file("top/noise", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(&content).unwrap();
+    let version = upload(&service, zip.finish().unwrap().into_inner()).await.ok();
+    let answer = service.get(&format!("{JOB}/sources")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-length"), answer.bytes.len().to_string());
+    let mut again = Vec::new();
+    let mut stored = zip::ZipArchive::new(Cursor::new(&answer.bytes)).unwrap();
+    stored.by_name("daily-sales/noise").unwrap().read_to_end(&mut again).unwrap();
+    assert!(again == content);
+    // What was downloaded is the same version, and stored once.
+    assert_eq!(upload(&service, answer.bytes.clone()).await.ok(), version);
+    assert_eq!(service.get(&format!("{JOB}/sources")).await.bytes, answer.bytes);
+}
+
+#[tokio::test]
+async fn a_large_log_comes_whole_and_by_its_last_lines_while_it_runs_and_afterwards() {
+    let service = Service::start().await;
+    service.deploy("t1", "daily-sales").await;
+    let id = service.execute("t1", "daily-sales").await;
+    service.run(&id).await;
+    let line = |number: usize| format!("{number}: \"quoted\" \\ \u{1b}[31m {}\n", "\u{20ac}".repeat(number % 50));
+    let text: String = (0..9000).map(line).collect();
+    assert!(text.len() > 3 * 256 * 1024, "{}", text.len());
+    let log = LogChunk { text: text.clone(), omitted_bytes: 0 };
+    let logs = format!("{JOB}/executions/{id}/logs");
+    service.runtime.logs.lock().unwrap().insert(id.clone(), text.clone());
+    for ended in [false, true] {
+        if ended {
+            service.end(&id, Status::Succeeded, &text).await;
+        }
+        assert!(service.get(&logs).await.ok() == json!({"logs": text}), "ended: {ended}");
+        for lines in [1, 2, 100, 2999, 3000, 3001, 8999, 9000, 9001] {
+            let answer = service.get(&format!("{logs}?tail_lines={lines}")).await.ok();
+            assert!(answer["logs"] == log.tail(lines), "ended: {ended}, lines: {lines}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn uploads_starts_and_queries_of_one_caller_are_limited_in_a_minute_and_those_of_others_are_not() {
+    let key = Key::new("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let limits = PrincipalLimits { uploads_per_minute: 3, starts_per_minute: 2, query_cost_per_minute: 1_000_000 };
+    let service =
+        Service::with(Wish { auth: Some(authentication(&issuer)), principal_limits: Some(limits), ..Wish::default() })
+            .await;
+    let token = |user: &str| key.sign(&claims(&issuer, json!({"username": user, "teams": ["t1"]})));
+    let (ann, ben) = (token("ann"), token("ben"));
+    service.with_token(&ann).create("t1", "daily-sales").await;
+    for _ in 0..3 {
+        upload(&service, archive("top")).await.ok();
+    }
+    let refused = upload(&service, archive("top")).await;
+    assert_eq!(refused.header("retry-after"), "20");
+    assert!(refused.refused(429).contains("limit 3, `uploads_per_minute`"));
+    service.with_token(&ben);
+    let version = upload(&service, archive("top")).await.ok()["version_sha"].clone();
+    service.post(&format!("{JOB}/deployments"), json!({"job_version": version})).await.is(202);
+    service.with_token(&ann).pass(20);
+    upload(&service, archive("top")).await.ok();
+
+    let start = format!("{JOB}/deployments/production/executions");
+    service.post(&start, "{}").await.is(202);
+    service.post(&start, "{}").await.refused(409);
+    let refused = service.post(&start, "{}").await;
+    assert_eq!(refused.header("retry-after"), "30");
+    assert!(refused.refused(429).contains("`starts_per_minute`"));
+    service.with_token(&ben).post(&start, "{}").await.refused(409);
+}
+
+#[tokio::test]
+async fn one_caller_has_half_of_the_places_of_requests_and_of_uploads() {
+    let key = Key::new("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let service =
+        Service::with(Wish { auth: Some(authentication(&issuer)), requests_max: Some(4), ..Wish::default() }).await;
+    let token = |user: &str| key.sign(&claims(&issuer, json!({"username": user, "teams": ["t1"]})));
+    let (ann, ben) = (token("ann"), token("ben"));
+    service.with_token(&ann).create("t1", "daily-sales").await;
+    // Bodies of which the first piece was read and the second one never comes.
+    let hang = async |token: &str| {
+        let (read, was_read) = tokio::sync::oneshot::channel();
+        let pieces = futures::stream::unfold(Some(read), |read| async move {
+            let Some(read) = read else { return std::future::pending().await };
+            let _ = read.send(());
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), None))
+        });
+        let request = Request::post(format!("{JOB}/sources"))
+            .header("host", "localhost")
+            .header("content-type", "application/octet-stream")
+            .header("authorization", format!("Bearer {token}"))
+            .body(Body::from_stream(pieces))
+            .unwrap();
+        let response = service.begin(request);
+        was_read.await.unwrap();
+        response
+    };
+    let first = hang(&ann).await;
+    let second = hang(&ann).await;
+    assert!(service.get(JOB).await.refused(429).contains("half of 4"));
+    assert_eq!(service.with_token(&ben).get(JOB).await.status, StatusCode::OK);
+    upload(&service, archive("top")).await.ok();
+    first.abort();
+    let _ = first.await;
+    assert_eq!(service.with_token(&ann).get(JOB).await.status, StatusCode::OK);
+    second.abort();
+}
