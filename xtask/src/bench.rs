@@ -1,5 +1,7 @@
 //! `cargo xtask bench`
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use xtask::{
     binary::{self, Profile},
@@ -41,6 +43,24 @@ enum Part {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Resident memory under worst-case requests of each kind.
+    Memory {
+        /// Another build to measure, such as one of an older commit.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+        /// Requests of each kind at once.
+        #[arg(long, default_value_t = 32)]
+        requests: u32,
+        /// How many jobs the lists and the metrics endpoint have.
+        #[arg(long, default_value_t = 2_000)]
+        jobs: u32,
+        /// How many levels of fragments the GraphQL attack has.
+        #[arg(long, default_value_t = 16)]
+        fragments: u32,
+        /// Only the kinds whose name contains this.
+        #[arg(long, default_value = "")]
+        only: String,
+    },
     /// How a real cluster follows the database, at many deployments.
     Sync {
         /// How many deployments there are.
@@ -65,6 +85,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let arguments = ["--database", database, "--jobs", jobs, "--runs", &runs, "--seconds", &seconds];
             let only: Vec<&str> = only.iter().flat_map(|only| ["--only", only]).collect();
             bench("bench_api", &[&arguments[..], &only].concat())
+        }
+        Some(Part::Memory { binary, requests, jobs, fragments, only }) => {
+            client::install()?;
+            let (requests, jobs, fragments) = (requests.to_string(), jobs.to_string(), fragments.to_string());
+            let arguments = ["--requests", &requests, "--jobs", &jobs, "--fragments", &fragments, "--only", only];
+            let binary = binary.as_ref().map(|path| path.to_string_lossy().into_owned());
+            let binary: Vec<&str> = binary.iter().flat_map(|path| ["--binary", path]).collect();
+            bench("bench_memory", &[&arguments[..], &binary].concat())
         }
         Some(Part::Sync { deployments, database }) => {
             bench("bench_sync", &["--deployments", &deployments.to_string(), "--database", database])

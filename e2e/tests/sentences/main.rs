@@ -8,6 +8,7 @@ mod crashes;
 mod document;
 mod instances;
 mod lifecycle;
+mod limits;
 mod load;
 mod metrics;
 mod outcomes;
