@@ -68,13 +68,12 @@ pub fn entries(count: u32) -> Vec<u8> {
 
 /// A GraphQL document that is expanded to two to the power of `depth` fields.
 pub fn fragments(depth: usize) -> String {
-    let mut document = "{...f0 ...f0}".to_owned();
-    for number in 0..depth {
+    let doubled = |number: usize| {
         let next = number + 1;
-        document.push_str(&format!(" fragment f{number} on Query{{...f{next} ...f{next}}}"));
-    }
-    document.push_str(&format!(" fragment f{depth} on Query{{__typename}}"));
-    document
+        format!(" fragment f{number} on Query{{...f{next} ...f{next}}}")
+    };
+    let links: Vec<_> = (0..depth).map(doubled).collect();
+    format!("{{...f0 ...f0}}{} fragment f{depth} on Query{{__typename}}", links.concat())
 }
 
 /// A connection with a small window, which reads the status of the response and then nothing.
