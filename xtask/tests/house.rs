@@ -22,7 +22,9 @@ const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// What tests of a crate may use beside that, to drive it through real neighbours.
-const ARROWS_OF_TESTS: [(&str, &[&str]); 4] = [
+const ARROWS_OF_TESTS: [(&str, &[&str]); 6] = [
+    ("image", &["clients", "testing"]),
+    ("clients", &["testing"]),
     ("api", &["clients", "store", "testing"]),
     ("app", &["testing"]),
     ("sync", &["app", "testing"]),

@@ -8,6 +8,7 @@ mod data_folder;
 mod database;
 mod keys;
 mod modes;
+mod package_index;
 mod serve;
 mod telemetry;
 mod watchdog;

@@ -1,6 +1,6 @@
 //! `holdfast serve`: opens the data folder, wires the floors together and serves until it is told to stop.
 
-use std::{collections::BTreeMap, io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use api::{
@@ -16,7 +16,7 @@ use model::{
     source::ArchiveLimits,
 };
 use prometheus_client::registry::Registry;
-use python::{Discovery, Interpreter, Tools, ToolsOptions};
+use python::{BuildWalls, Discovery, Interpreter, Tools, ToolsOptions};
 use runtime::kubernetes::KubernetesRuntime;
 use runtime::local::{Confine, LocalOptions, LocalRuntime};
 use sync::{Builder, Synchronizer};
@@ -34,6 +34,7 @@ use crate::{
     database,
     modes::Private,
     watchdog::Manager,
+    package_index,
 };
 
 /// Open files that the service needs beside its connections: databases, logs, runs and calls to other services.
@@ -51,6 +52,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is said above the reason when the key of a database that instances share can't be used.
 const ONE_KEY: &str = "The secrets of this database can't be read here. Instances that share a database share its key files: \
                        copy `secret.key` and the folder `keys` from the data folder of one that works.";
+
+/// The soft limit of open files of jobs and package builds.
+const JOB_OPEN_FILES: Option<u64> = None;
 
 /// The version of the public API that `info` answers.
 const API_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -150,6 +154,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         );
         (Place::Cluster(Arc::new(runtime)), builder)
     } else {
+        let program = std::env::current_exe().context("The program's own file can't be found.")?;
         let tools = Arc::new(Tools::new(ToolsOptions {
             cache_dir: settings.cache_folder(),
             uv: settings.uv.clone(),
@@ -157,6 +162,18 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             environment: surroundings.for_tools(),
             interpreters: interpreters.clone(),
             vdk_constraints: vdk_constraints.clone(),
+            allow_builds: settings.allow_builds(),
+            build_disk_max_mib: settings.python_build_disk_max_mib.get(),
+            walls: Some(BuildWalls {
+                launcher: sandbox::Launcher::new(program, ["confined"]),
+                walls: runtime::local::common_walls(
+                    folder.path(),
+                    &[settings.cache_folder()],
+                    &covered_files(&loaded),
+                    JOB_OPEN_FILES,
+                ),
+            }),
+            index_access: package_index::access(settings, &surroundings, &clock)?,
         }));
         let options = local_options(&surroundings, &loaded, &folder, site, interpreters, tools.clone(), clock.clone())?;
         let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
@@ -433,19 +450,23 @@ fn local_options(
         pass_environment: job_environment(surroundings),
         job_read_paths: Vec::new(),
         job_hidden_paths: vec![settings.cache_folder()],
-        job_covered_files: [
-            settings.database_password_file.clone(),
-            settings.auth_webhook_refresh_token_file.clone(),
-            settings.vdk_options_file.clone(),
-            loaded.file.clone(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect(),
-        job_open_files: None,
+        job_covered_files: covered_files(loaded),
+        job_open_files: JOB_OPEN_FILES,
         confine: Confine::Fully,
         clock,
     })
+}
+
+/// Files of the service that may hold passwords, outside of its folders.
+fn covered_files(loaded: &Loaded) -> Vec<PathBuf> {
+    let settings = &loaded.settings;
+    let files = [
+        settings.database_password_file.clone(),
+        settings.auth_webhook_refresh_token_file.clone(),
+        settings.vdk_options_file.clone(),
+        loaded.file.clone(),
+    ];
+    files.into_iter().flatten().collect()
 }
 
 /// What jobs get of the service's environment: how to find programs, time and language, and the way to the network. Calls
@@ -516,6 +537,14 @@ fn announce(
     writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
     writeln!(out, "  VDK           {}", versions.vdk_version)?;
     writeln!(out, "  jobs are      {}", place.told())?;
+    if matches!(place, Place::Machine(_)) {
+        let built = if settings.allow_builds() {
+            "of wheels; those without one are built as jobs run, without the index's credentials"
+        } else {
+            "of wheels alone (python.allow_builds is false)"
+        };
+        writeln!(out, "  packages are  {built}")?;
+    }
     let callers = match settings.auth_issuers.0.len() {
         0 => "not asked who they are (authentication is off)".to_owned(),
         count => format!("known by the tokens of {count} issuer{} (auth.issuers)", if count == 1 { "" } else { "s" }),

@@ -5,6 +5,9 @@
 //! it has to. What VDK resolved to is kept in the cache; with the cache gone, a newer version of a package that the
 //! constraints leave open may be taken for locks made from then on. Locks that were made don't change: they are stored.
 //!
+//! Wheels are preferred: packages are resolved among those that have one first, which runs no foreign code. Only where that
+//! has no solution are sources looked at, in a sandbox.
+//!
 //! The text has no path and no date of this machine, and names of a package without wheels the hash of its source:
 //! `python::Wheels` tells why and how such a lock is installed.
 
@@ -19,27 +22,19 @@ use python::{BUILD_CONSTRAINTS, Interpreter, Tools, Wheels};
 use crate::requirements;
 
 const RESOLVE_LIMIT: Duration = Duration::from_secs(600);
+const LOCK_MAX_BYTES: u64 = 4 * 1024 * 1024;
 const WHAT: &str = "The packages of the data job could not be resolved.";
 
 /// Resolves requirements into locks.
 #[derive(Debug)]
 pub struct Locker {
     tools: Arc<Tools>,
-    allow_build: bool,
 }
 
 impl Locker {
-    /// A locker for a place where jobs are trusted code: a package that the index has as source only is built.
+    /// A locker. Whether a package may be built that the index has as source only is up to the tools.
     pub fn new(tools: Arc<Tools>) -> Self {
-        Self { tools, allow_build: true }
-    }
-
-    /// Whether a package that the index has as source only may be built. Resolving may already run its build script.
-    /// Those of VDK are the operator's, and built in any case.
-    #[must_use]
-    pub fn allow_build(mut self, allow_build: bool) -> Self {
-        self.allow_build = allow_build;
-        self
+        Self { tools }
     }
 
     /// The lock of `inputs`: every package of VDK and the job, pinned, with hashes.
@@ -121,22 +116,62 @@ impl Locker {
         if let Some(text) = preferred {
             write(&at("lock.txt"), text)?;
         }
-        let mut args: Vec<OsString> =
-            ["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"]
-                .map(Into::into)
-                .into();
-        args.extend(["-c", "constraints.txt", "-b", "build.txt"].map(Into::into));
-        args.extend([
-            "--find-links".into(),
-            wheels.folder().into(),
-            "--python".into(),
-            interpreter.executable.clone().into(),
-        ]);
-        args.extend((!self.allow_build).then(|| "--no-build".into()));
-        args.extend(["vdk.in", "requirements.txt"].map(Into::into));
-        self.tools.run(WHAT, scratch.path(), args, RESOLVE_LIMIT).await?;
-        std::fs::read_to_string(at("lock.txt")).map_err(|e| io(&e))
+        let args = arguments(interpreter, wheels);
+        let output = self.tools.pip(WHAT, scratch.path(), &args, RESOLVE_LIMIT).await?;
+        if output.success {
+            return std::fs::read_to_string(at("lock.txt")).map_err(|e| io(&e));
+        }
+        let names = python::without_wheels(&output);
+        if names.is_empty() {
+            return Err(python::of_installer(WHAT, &output));
+        }
+        if !self.tools.allow_builds() {
+            return Err(python::builds_are_off(WHAT, &output, interpreter));
+        }
+        tracing::info!(packages = names.join(", "), "resolving packages that have no wheel");
+        self.resolve_with_builds(inputs, interpreter, wheels, requirements, preferred).await
     }
+
+    /// The same where packages without wheels are built, to learn what they require. That runs foreign code.
+    async fn resolve_with_builds(
+        &self,
+        inputs: &LockInputs,
+        interpreter: &Interpreter,
+        wheels: &Wheels,
+        requirements: &str,
+        preferred: Option<&str>,
+    ) -> Result<String, Problem> {
+        let sandbox = self.tools.build_sandbox(WHAT, &[wheels.folder()]).await?;
+        sandbox.write(WHAT, "vdk.in", &inputs.vdk_requirement)?;
+        sandbox.write(WHAT, "requirements.txt", requirements)?;
+        let constraints = python::constraints_for(&inputs.vdk_requirement, &inputs.constraints);
+        sandbox.write(WHAT, "constraints.txt", &constraints)?;
+        sandbox.write(WHAT, "build.txt", BUILD_CONSTRAINTS)?;
+        if let Some(text) = preferred {
+            sandbox.write(WHAT, "lock.txt", text)?;
+        }
+        let args = [vec!["pip".into()], arguments(interpreter, wheels)].concat();
+        let output = sandbox.uv(WHAT, args, RESOLVE_LIMIT).await?;
+        if !output.success {
+            return Err(python::of_installer(WHAT, &output));
+        }
+        // A build hook may have written it: the installer must find packages in it and nothing else.
+        let text = sandbox.read(WHAT, "lock.txt", LOCK_MAX_BYTES)?;
+        python::checked_lock(&text).map_err(|why| {
+            Problem::invalid(WHAT, format!("A build hook of a required package changed the result: {why}."))
+                .fix("Require packages with wheels, or other versions.")
+        })
+    }
+}
+
+/// What `uv pip` is asked for. The files are in its folder.
+fn arguments(interpreter: &Interpreter, wheels: &Wheels) -> Vec<OsString> {
+    let mut args: Vec<OsString> =
+        ["compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"].map(Into::into).into();
+    args.extend(["-c", "constraints.txt", "-b", "build.txt", "vdk.in", "requirements.txt"].map(Into::into));
+    args.extend(["--find-links".into(), wheels.folder().into()]);
+    args.extend(["--python".into(), interpreter.executable.clone().into()]);
+    args
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Problem> {

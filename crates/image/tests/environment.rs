@@ -18,7 +18,10 @@ use model::{
     lock::LockInputs,
     problem::{Fault, Problem},
 };
-use python::{DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Discovery, Interpreter, Tools, ToolsOptions, discover};
+use python::{
+    BuildWalls, DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Discovery, Interpreter, Launcher, Tools, ToolsOptions,
+    Walls, discover,
+};
 
 #[expect(clippy::disallowed_methods, reason = "a test is configured by the environment")]
 fn environment() -> BTreeMap<String, String> {
@@ -43,17 +46,27 @@ async fn interpreters(environment: &BTreeMap<String, String>) -> Vec<Interpreter
     .await
 }
 
+/// Packages are built as the service builds them.
+fn walls(cache_dir: &Path) -> Option<BuildWalls> {
+    let launcher = Launcher::new(env!("CARGO_BIN_EXE_confined-build"), Vec::<String>::new());
+    Some(BuildWalls { launcher, walls: Walls { hidden: vec![cache_dir.to_owned()], ..Walls::default() } })
+}
+
 async fn tools(cache_dir: PathBuf) -> Tools {
     let environment = environment();
     let interpreters = interpreters(&environment).await;
     assert!(!interpreters.is_empty(), "the tests need a Python");
     Tools::new(ToolsOptions {
+        walls: walls(&cache_dir),
         cache_dir,
         uv: None,
         index_url: None,
         environment,
         interpreters,
         vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+        allow_builds: true,
+        build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
+        index_access: None,
     })
 }
 
@@ -98,6 +111,10 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
         environment: [("HTTPS_PROXY".to_owned(), "http://127.0.0.1:9".to_owned())].into(),
         interpreters: tools.interpreters().to_vec(),
         vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+        allow_builds: true,
+        build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
+        walls: None,
+        index_access: None,
     });
     for (what, tools) in [("environment", &*tools), ("environment again, without a network", &offline)] {
         let started = Instant::now();
@@ -125,11 +142,6 @@ async fn a_requirement_that_cannot_be_met_is_the_users_and_the_installer_says_wh
     assert_eq!(conflict.fault, Fault::User);
     assert!(conflict.why.contains("click<7") && conflict.why.contains("depends on click"), "{}", conflict.why);
     assert!(!conflict.why.contains(&*tools.cache_dir().to_string_lossy()), "{}", conflict.why);
-
-    let careful = Locker::new(tools.clone()).allow_build(false);
-    assert!(careful.lock(&inputs(&tools, "")).await.is_ok(), "VDK itself is there as wheels");
-    let source = careful.lock(&inputs(&tools, "docopt\n")).await.unwrap_err();
-    assert!(source.fault == Fault::User && source.why.contains("docopt"), "{}", source.why);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,6 +156,10 @@ async fn an_index_that_cannot_be_reached_is_the_platforms() {
         environment: BTreeMap::new(),
         interpreters: good.interpreters().to_vec(),
         vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+        allow_builds: true,
+        build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
+        walls: None,
+        index_access: None,
     }));
     let problem = Locker::new(tools.clone()).lock(&inputs(&tools, "")).await.unwrap_err();
     assert_eq!(problem.fault, Fault::Platform);
@@ -164,6 +180,10 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
             environment: environment(),
             interpreters: shared.interpreters().to_vec(),
             vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+            allow_builds: true,
+            build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
+            walls: walls(folder.path()),
+            index_access: None,
         })
     };
     let (one, two) = (another(), another());

@@ -34,20 +34,25 @@ pub(crate) enum Ended {
 
 /// What it left.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub struct Output {
     /// Whether its exit code was 0.
-    pub(crate) success: bool,
+    pub success: bool,
     /// Its exit code; absent when a signal ended it.
-    pub(crate) code: Option<i32>,
+    pub code: Option<i32>,
     /// What it printed, cut in the middle.
-    pub(crate) stdout: String,
+    pub stdout: String,
     /// What it complained about, cut in the middle.
-    pub(crate) stderr: String,
+    pub stderr: String,
 }
 
 impl Command {
     pub(crate) fn new(program: &Path, folder: &Path, time_limit: Duration) -> Self {
-        let mut inner = tokio::process::Command::new(program);
+        Self::of(std::process::Command::new(program), folder, time_limit)
+    }
+
+    /// A command that has a program and arguments already.
+    pub(crate) fn of(command: std::process::Command, folder: &Path, time_limit: Duration) -> Self {
+        let mut inner = tokio::process::Command::from(command);
         inner
             .env_clear()
             .current_dir(folder)

@@ -2,20 +2,28 @@
 
 use std::{
     ffi::OsString,
-    path::{Path, PathBuf},
+    io::Read,
+    path::{Component, Path, PathBuf},
     time::Duration,
 };
 
 use model::{Problem, lock::Lock};
 
 use crate::{
-    Interpreter, Tools, fault,
-    tools::{BUILD_CONSTRAINTS, finish},
+    Interpreter, Output, Tools,
+    built::Built,
+    fault,
+    pins::{Pin, normal, pins},
+    untrusted::Folder,
+    wheels::{Wheels, link},
 };
 
 const VENV_LIMIT: Duration = Duration::from_secs(60);
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 const TRY_LIMIT: Duration = Duration::from_secs(120);
+/// The folder in a sandbox for what Python compiles.
+const COMPILED: &str = "compiled";
+const COMPILED_MAX_BYTES: u64 = 512 * 1024 * 1024;
 const WHAT: &str = "The environment of the data job could not be made.";
 
 impl Tools {
@@ -46,47 +54,97 @@ impl Tools {
             ));
         }
         tracing::info!(lock = %lock.key, python = %interpreter.full_version, "making an environment");
-        let wheels = self.wheels_for(interpreter, vdk_requirement).await?;
-        let scratch = self.scratch().await?;
-        let write = |name: &str, text: &str| {
-            let path = scratch.path().join(name);
-            std::fs::write(&path, text).map(|()| path).map_err(|e| fault::io(WHAT, scratch.path(), &e))
-        };
-        let build = write("build.txt", BUILD_CONSTRAINTS)?;
-        let requirements = write("lock.txt", &wheels.local(&lock.text))?;
-        remove(at)?;
+        let pins = pins(&lock.text).map_err(|why| Problem::internal(WHAT, format!("The lock is not valid: {why}.")))?;
+        let vdk = self.wheels_for(interpreter, vdk_requirement).await?;
+        let mut built: Vec<Built> = pins.iter().filter_map(|pin| self.built(interpreter, pin)).collect();
+        loop {
+            let output = self.install(interpreter, lock, &vdk, &built, at).await?;
+            if output.success {
+                break;
+            }
+            let names = fault::without_wheels(&output);
+            let missing: Vec<&Pin<'_>> = pins
+                .iter()
+                .filter(|pin| names.iter().any(|name| normal(name) == normal(pin.name)))
+                .filter(|pin| built.iter().all(|b| normal(&b.made.name) != normal(pin.name)))
+                .collect();
+            if missing.is_empty() {
+                return Err(fault::of_installer(WHAT, &output));
+            }
+            if !self.allow_builds() {
+                return Err(fault::builds_are_off(WHAT, &output, interpreter));
+            }
+            for pin in missing {
+                built.push(self.build(WHAT, interpreter, pin).await?);
+            }
+        }
+        self.try_vdk(interpreter, at).await
+    }
 
-        let venv: [OsString; 5] =
-            ["venv".into(), "--no-project".into(), "--python".into(), interpreter.executable.clone().into(), at.into()];
-        self.run(WHAT, scratch.path(), venv, VENV_LIMIT).await?;
+    /// Makes the environment anew and installs the lock into it: wheels alone, each with a hash of the lock.
+    async fn install(
+        &self,
+        interpreter: &Interpreter,
+        lock: &Lock,
+        vdk: &Wheels,
+        built: &[Built],
+        at: &Path,
+    ) -> Result<Output, Problem> {
+        let scratch = self.scratch().await?;
+        let own = scratch.path().join("wheels");
+        let requirements = scratch.path().join("lock.txt");
+        std::fs::create_dir(&own)
+            .and_then(|()| link(built, &own))
+            .and_then(|()| std::fs::write(&requirements, vdk.with(built).local(&lock.text)))
+            .map_err(|e| fault::io(WHAT, scratch.path(), &e))?;
         let python = at.join("bin").join("python");
         let install = |offline: bool| {
             let mut args: Vec<OsString> =
-                ["pip", "install", "--no-deps", "--require-hashes", "--link-mode", "hardlink"].map(Into::into).into();
+                ["install", "--no-deps", "--require-hashes", "--link-mode", "hardlink"].map(Into::into).into();
             args.extend(offline.then(|| "--offline".into()));
             args.extend(["--python".into(), python.clone().into()]);
-            args.extend(["--find-links".into(), wheels.folder().into()]);
-            args.extend(["-b".into(), build.clone().into(), "-r".into(), requirements.clone().into()]);
+            args.extend(["--find-links".into(), vdk.folder().into(), "--find-links".into(), own.clone().into()]);
+            args.extend(["-r".into(), requirements.clone().into()]);
             args
         };
         // What the cache holds needs no network: an environment comes back while the index is down.
-        let cached = self.try_run(WHAT, scratch.path(), install(true), INSTALL_LIMIT).await?;
-        if !cached.success {
-            self.run(WHAT, scratch.path(), install(false), INSTALL_LIMIT).await?;
+        let mut output = None;
+        for offline in [true, false] {
+            // Anew: the installer asks the Python of the environment, which must not find packages of a try that failed.
+            remove(at)?;
+            let venv: [OsString; 4] =
+                ["--no-project".into(), "--python".into(), interpreter.executable.clone().into(), at.into()];
+            self.venv(WHAT, scratch.path(), venv, VENV_LIMIT).await?;
+            let tried = self.pip(WHAT, scratch.path(), install(offline), INSTALL_LIMIT).await?;
+            let done = tried.success;
+            output = Some(tried);
+            if done {
+                break;
+            }
         }
-        self.try_vdk(scratch.path(), at).await
+        output.ok_or_else(|| Problem::internal(WHAT, "The installer was not run."))
     }
 
-    /// Starts the command of VDK once: it has to load all of its plugins, and Python keeps what it compiled for it.
-    async fn try_vdk(&self, folder: &Path, at: &Path) -> Result<(), Problem> {
+    /// Starts the command of VDK once: it has to load all of its plugins, and what Python compiled for it is kept.
+    ///
+    /// That runs the packages of the environment, so it happens in a sandbox, in which the environment can't be changed:
+    /// its files are links into the cache that all environments share.
+    async fn try_vdk(&self, interpreter: &Interpreter, at: &Path) -> Result<(), Problem> {
         let vdk = at.join("bin").join("vdk");
         if !vdk.is_file() {
             return Ok(());
         }
-        let mut command = self.command(&vdk, folder, TRY_LIMIT)?;
+        let sandbox = self.build_sandbox(WHAT, &[at]).await?;
+        let compiled = sandbox.path().join(COMPILED);
+        std::fs::create_dir(&compiled).map_err(|e| fault::io(WHAT, &compiled, &e))?;
+        let mut command = sandbox.command(&vdk, TRY_LIMIT);
+        command.env("PYTHONPYCACHEPREFIX", &compiled);
         command.args(["version"]);
-        let output = finish(WHAT, command).await?;
+        let output = sandbox.finish(WHAT, command).await?;
         if output.success {
+            if let Err(error) = keep_compiled(&compiled, at) {
+                tracing::warn!(%error, python = %interpreter.full_version, "compiled files were not kept; runs start slower");
+            }
             return Ok(());
         }
         Err(Problem::invalid(
@@ -102,6 +160,32 @@ impl Tools {
              own, tell the operator of this service.",
         ))
     }
+}
+
+/// Copies what Python compiled into a folder of its own to where it would have put it in the environment.
+fn keep_compiled(compiled: &Path, environment: &Path) -> std::io::Result<()> {
+    // Python repeats the path of a module beneath the folder.
+    let mut folder = Folder::open(compiled)?;
+    for part in environment.components() {
+        if let Component::Normal(name) = part {
+            folder = folder.folder(Path::new(name))?;
+        }
+    }
+    let mut left = COMPILED_MAX_BYTES;
+    folder.walk(&mut |path, file, bytes| {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
+        let beside = environment.join(parent);
+        if path.extension().is_none_or(|x| x != "pyc") || bytes > left || !beside.is_dir() {
+            return;
+        }
+        left -= bytes;
+        let cache = beside.join("__pycache__");
+        let _ = std::fs::create_dir(&cache);
+        // What is there is a file of a package, and shared.
+        if let Ok(mut copy) = std::fs::File::create_new(cache.join(name)) {
+            let _ = std::io::copy(&mut file.take(bytes), &mut copy);
+        }
+    })
 }
 
 /// Removes a folder that may not be there.

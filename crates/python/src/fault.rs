@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use model::Problem;
 
-use crate::command::Output;
+use crate::{Interpreter, command::Output};
 
 /// Lines of the installer's that are shown, and bytes of them.
 const SHOWN_LINES: usize = 20;
@@ -34,8 +34,51 @@ const PLATFORM_SIGNS: [&str; 20] = [
     "hash mismatch",
 ];
 
+/// What the installer says of a package that it would have to build, before and after the name.
+const NO_WHEEL: (&str, &str) = ("Wheels are required for `", "`");
+
+/// The packages that the installer did not take because it would have to build them.
+pub fn without_wheels(output: &Output) -> Vec<String> {
+    let text = output.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut names: Vec<String> =
+        text.split(NO_WHEEL.0).skip(1).filter_map(|rest| Some(rest.split_once(NO_WHEEL.1)?.0.to_owned())).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The problem of packages without wheels where nothing is built.
+pub fn builds_are_off(what: &str, output: &Output, interpreter: &Interpreter) -> Problem {
+    let names = without_wheels(output);
+    let (has, them) = if names.len() == 1 { ("has", "it") } else { ("have", "them") };
+    Problem::invalid(
+        what,
+        format!(
+            "{} {has} no wheel for Python {} on {}, and this service builds no packages (`python.allow_builds` is false). \
+             The installer said: {}",
+            names.join(", "),
+            interpreter.version,
+            interpreter.platform,
+            last_words(output)
+        ),
+    )
+    .follows("Nothing was changed: what was deployed before stays as it is.")
+    .fix(format!("Require versions with wheels, or have the operator put wheels of {them} into the index or allow builds."))
+}
+
+/// The problem of a package whose build failed.
+pub(crate) fn of_build(what: &str, name: &str, version: &str, output: &Output) -> Problem {
+    let problem = of_installer(what, output);
+    if problem.fault == model::problem::Fault::Platform {
+        return problem;
+    }
+    Problem::invalid(what, format!("{name} {version} did not build. The installer said: {}", last_words(output)))
+        .follows("Nothing was changed: what was deployed before stays as it is.")
+        .fix("Require a version of the package that has a wheel, or that builds in this service's sandbox.")
+}
+
 /// The problem behind a failed resolution or installation of a job's packages.
-pub(crate) fn of_installer(what: &str, output: &Output) -> Problem {
+pub fn of_installer(what: &str, output: &Output) -> Problem {
     let text = output.stderr.to_lowercase();
     let platform = output.code.is_none() || PLATFORM_SIGNS.iter().any(|sign| text.contains(sign));
     if platform {
@@ -121,6 +164,14 @@ mod tests {
 
     fn failed(stderr: &str) -> Output {
         Output { success: false, code: Some(1), stdout: String::new(), stderr: stderr.into() }
+    }
+
+    #[test]
+    fn packages_without_wheels_are_named() {
+        let said = "error: No solution found\n  cause: Because b==1 has no usable wheels …\n\nhint: Wheels are required \
+                    for `b-c` because building from source is disabled for all packages\nhint: Wheels are\n  required for `a` because";
+        assert_eq!(without_wheels(&failed(said)), ["a", "b-c"]);
+        assert!(without_wheels(&failed("error: No solution found")).is_empty());
     }
 
     #[test]

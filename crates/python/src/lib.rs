@@ -4,15 +4,27 @@
 //! them). Nothing here reads the service's own environment or configuration: [`ToolsOptions`] and [`Discovery`] carry
 //! all of it.
 
+mod built;
 mod command;
 mod environment;
 mod fault;
+mod index;
 mod interpreters;
 mod open_files;
+mod pins;
+mod sandboxed;
 mod tools;
+mod untrusted;
 mod wheels;
 
+pub use command::Output;
+pub use fault::{builds_are_off, of_installer, without_wheels};
+pub use index::{IndexAccess, IndexSession};
 pub use interpreters::{Discovery, Interpreter, SUPPORTED, discover, supported};
 pub use open_files::{open_files_of_children, raise_open_files};
+pub use pins::checked_lock;
+/// The hidden command that starts foreign code within its walls, and what starts it.
+pub use sandbox::{Launcher, Walls, main as confined};
+pub use sandboxed::{BuildSandbox, BuildWalls};
 pub use tools::{BUILD_CONSTRAINTS, DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Tools, ToolsOptions};
 pub use wheels::{Wheels, checked, constraints_for};

@@ -2,14 +2,17 @@
 //!
 //! One that is given is used as it is; else one of a sufficient version in the search path; else [`PINNED`] is installed
 //! once into the cache with the pip of one of the machine's interpreters. It runs with an empty home, without
-//! configuration files and with a known environment: what the service itself is configured with can't reach it, nor the
-//! build scripts that it runs.
+//! configuration files and with a known environment.
+//!
+//! Here it installs wheels alone and runs no foreign code, so it may have the credentials of the index and write into the
+//! shared cache. Where packages are built it runs in a [`crate::BuildSandbox`].
 
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,10 +20,14 @@ use model::Problem;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use sandbox::Support;
+
 use crate::{
     Interpreter,
     command::{Command, Ended, Output},
     fault,
+    index::IndexAccess,
+    sandboxed::BuildWalls,
 };
 
 /// The VDK distribution that a deployment gets when nothing else is set.
@@ -56,12 +63,11 @@ const PINNED_HASHED: &str = include_str!("uv.txt");
 const MINIMUM: [u32; 3] = [0, 11, 0];
 
 /// Variables that reach the installer; any other is dropped.
-const PASSED_ON: [&str; 17] = [
+const PASSED_ON: [&str; 16] = [
     "PATH",
     "LANG",
     "LC_ALL",
     "TMPDIR",
-    "NETRC",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "HTTP_PROXY",
@@ -94,6 +100,20 @@ pub struct ToolsOptions {
     pub interpreters: Vec<Interpreter>,
     /// Constraints for VDK's packages and their dependencies, one a line; see [`DEFAULT_CONSTRAINTS`].
     pub vdk_constraints: String,
+    /// Whether packages that jobs require may be built, when the index has no wheel of them. Those of VDK are the
+    /// operator's choice, and are built in any case.
+    pub allow_builds: bool,
+    /// The disk that one build may use.
+    pub build_disk_max_mib: u64,
+    /// How build hooks and packages are confined when they run. Without it they run like the service itself.
+    pub walls: Option<BuildWalls>,
+    /// How builds reach the index: needed when `index_url` has credentials. Without it they use `index_url` as it is.
+    pub index_access: Option<Arc<dyn IndexAccess>>,
+}
+
+impl ToolsOptions {
+    /// The disk that one build may use when nothing else is set.
+    pub const BUILD_DISK_MAX_MIB: u64 = 4096;
 }
 
 /// Without the index and the variables, either of which may carry a password.
@@ -113,6 +133,7 @@ pub struct Tools {
     pub(crate) options: ToolsOptions,
     uv: OnceCell<PathBuf>,
     workshop: OnceCell<Workshop>,
+    pub(crate) support: OnceCell<Support>,
 }
 
 /// The folder for the working folders of one set of tools. Its lock says that they are in use.
@@ -149,12 +170,17 @@ impl Workshop {
 impl Tools {
     /// Tools that look for nothing and install nothing until they are used.
     pub fn new(options: ToolsOptions) -> Self {
-        Self { options, uv: OnceCell::new(), workshop: OnceCell::new() }
+        Self { options, uv: OnceCell::new(), workshop: OnceCell::new(), support: OnceCell::new() }
     }
 
     /// The interpreters that environments can be made of.
     pub fn interpreters(&self) -> &[Interpreter] {
         &self.options.interpreters
+    }
+
+    /// Whether packages that jobs require may be built.
+    pub fn allow_builds(&self) -> bool {
+        self.options.allow_builds
     }
 
     /// Where tools, wheels and packages are kept.
@@ -175,20 +201,23 @@ impl Tools {
             .map_err(|e| fault::io("A working folder could not be made.", own.folder.path(), &e))
     }
 
-    /// Runs `uv` in `folder`. What it could not do is a problem with its own last lines, called `what`.
-    pub async fn run<A: AsRef<OsStr>>(
+    /// Runs `uv venv` in `folder`.
+    pub(crate) async fn venv<A: AsRef<OsStr>>(
         &self,
         what: &str,
         folder: &Path,
         args: impl IntoIterator<Item = A>,
         time_limit: Duration,
     ) -> Result<(), Problem> {
-        let output = self.try_run(what, folder, args, time_limit).await?;
+        let mut command = self.command(&self.uv().await?, folder, time_limit)?;
+        command.args(["--quiet", "--no-progress", "venv"]);
+        command.args(args);
+        let output = finish(what, command).await?;
         if output.success { Ok(()) } else { Err(fault::of_installer(what, &output)) }
     }
 
-    /// As [`Self::run`], for a caller that makes its own of a failure.
-    pub(crate) async fn try_run<A: AsRef<OsStr>>(
+    /// Runs `uv pip` in `folder` with wheels alone: no build hook runs, and the shared cache is used.
+    pub async fn pip<A: AsRef<OsStr>>(
         &self,
         what: &str,
         folder: &Path,
@@ -196,8 +225,10 @@ impl Tools {
         time_limit: Duration,
     ) -> Result<Output, Problem> {
         let mut command = self.command(&self.uv().await?, folder, time_limit)?;
-        command.args(["--quiet", "--no-progress"]);
+        command.args(["--quiet", "--no-progress", "pip"]);
         command.args(args);
+        // The variable UV_NO_BUILD is not heeded by `uv pip`.
+        command.args(["--no-build"]);
         finish(what, command).await
     }
 
@@ -206,6 +237,19 @@ impl Tools {
         let home = folder.join("home");
         std::fs::create_dir_all(&home).map_err(|e| fault::io("A working folder could not be made.", &home, &e))?;
         let mut command = Command::new(program, folder, time_limit);
+        self.pass_on(&mut command);
+        command.env("HOME", home.as_os_str());
+        command.env("UV_CACHE_DIR", self.options.cache_dir.join("uv").as_os_str());
+        // In the environment, because other users of the machine can read command lines.
+        if let Some(index) = &self.options.index_url {
+            command.env("UV_DEFAULT_INDEX", index);
+            command.env("PIP_INDEX_URL", index);
+        }
+        Ok(command)
+    }
+
+    /// Gives a command the variables that any installer gets.
+    pub(crate) fn pass_on(&self, command: &mut Command) {
         for (name, value) in &self.options.environment {
             if PASSED_ON.contains(&name.as_str()) {
                 command.env(name, value);
@@ -224,17 +268,9 @@ impl Tools {
         ] {
             command.env(name, value);
         }
-        command.env("HOME", home.as_os_str());
-        command.env("UV_CACHE_DIR", self.options.cache_dir.join("uv").as_os_str());
         if let Some(bundle) = self.options.environment.get("SSL_CERT_FILE") {
             command.env("PIP_CERT", bundle);
         }
-        // In the environment, because other users of the machine can read command lines.
-        if let Some(index) = &self.options.index_url {
-            command.env("UV_DEFAULT_INDEX", index);
-            command.env("PIP_INDEX_URL", index);
-        }
-        Ok(command)
     }
 
     async fn find_uv(&self) -> Result<PathBuf, Problem> {
@@ -349,14 +385,22 @@ impl Tools {
 
 /// Runs a command to its end; taking too long, or not starting, is the platform's problem.
 pub(crate) async fn finish(what: &str, command: Command) -> Result<Output, Problem> {
-    match command.run().await {
-        Ok(Ended::Exited(output)) => Ok(output),
-        Ok(Ended::TimedOut(limit)) => Err(Problem::unavailable(
+    finished(what, command.run().await.map_err(|e| not_started(what, &e))?)
+}
+
+/// What a command left; that it took too long is the platform's problem.
+pub(crate) fn finished(what: &str, ended: Ended) -> Result<Output, Problem> {
+    match ended {
+        Ended::Exited(output) => Ok(output),
+        Ended::TimedOut(limit) => Err(Problem::unavailable(
             what,
             format!("The installer took longer than {} seconds and was stopped.", limit.as_secs()),
         )),
-        Err(e) => Err(Problem::unavailable(what, format!("The installer could not be started: {e}."))),
     }
+}
+
+pub(crate) fn not_started(what: &str, error: &io::Error) -> Problem {
+    Problem::unavailable(what, format!("The installer could not be started: {error}."))
 }
 
 /// Waits for the exclusive lock on a file, which it makes. The lock ends with the value, or with this process.
@@ -408,6 +452,10 @@ mod tests {
                 .into(),
             interpreters: Vec::new(),
             vdk_constraints: String::new(),
+            allow_builds: false,
+            build_disk_max_mib: 1,
+            walls: None,
+            index_access: None,
         });
         let scratch = tools.scratch().await.unwrap();
         let command = tools.command(Path::new("/usr/bin/env"), scratch.path(), Duration::from_secs(20)).unwrap();

@@ -6,11 +6,10 @@
 //! A wheel that is built here has another hash than one built on another machine, or tomorrow. So a lock never names it:
 //! a lock names what the index serves, the hash of the *source*, and is good on every machine and after a restore of the
 //! database alone. The folder notes which source each wheel was made of, and translates: [`Wheels::portable`] when a
-//! lock is made, [`Wheels::local`] when it is installed. A source whose wheel is not here is built by the installer,
-//! which checks its hash.
+//! lock is made, [`Wheels::local`] when it is installed. A source whose wheel is not here is built again, by its hash.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
@@ -22,18 +21,20 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Interpreter, Tools, fault,
-    tools::{BUILD_CONSTRAINTS, finish, lock_file},
+    Interpreter, Tools,
+    built::Built,
+    fault,
+    pins::{Pin, is_sha256, normal},
+    tools::{BUILD_CONSTRAINTS, lock_file},
 };
 
 const RESOLVE_LIMIT: Duration = Duration::from_secs(300);
-const FETCH_LIMIT: Duration = Duration::from_secs(300);
-const BUILD_LIMIT: Duration = Duration::from_secs(300);
+const LOCK_MAX_BYTES: u64 = 8 * 1024 * 1024;
 const BUILDS_PARALLEL: usize = 2;
 /// Counts the ways in which the folder is made.
-const FORMAT: &str = "holdfast wheels 1";
+const FORMAT: &str = "holdfast wheels 2";
 /// In a folder that is complete: which wheel was made of what.
-const NOTE: &str = "wheels.json";
+pub(crate) const NOTE: &str = "wheels.json";
 
 /// A folder of wheels, and what each was made of.
 #[derive(Debug, Clone)]
@@ -42,13 +43,14 @@ pub struct Wheels {
     made: Vec<Made>,
 }
 
+/// A wheel, and the source that it was made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Made {
-    name: String,
-    version: String,
-    source_sha256: String,
-    wheel: String,
-    wheel_sha256: String,
+pub(crate) struct Made {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) source_sha256: String,
+    pub(crate) wheel: String,
+    pub(crate) wheel_sha256: String,
 }
 
 /// What is read of a `pylock.toml`.
@@ -69,7 +71,6 @@ struct Package {
 
 #[derive(Debug, Deserialize)]
 struct File {
-    url: Option<String>,
     #[serde(default)]
     hashes: BTreeMap<String, String>,
 }
@@ -78,6 +79,12 @@ impl Wheels {
     /// The folder, for `--find-links`.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The same with further wheels, which are elsewhere.
+    pub(crate) fn with(&self, built: &[Built]) -> Self {
+        let more = built.iter().map(|b| b.made.clone());
+        Self { folder: self.folder.clone(), made: self.made.iter().cloned().chain(more).collect() }
     }
 
     /// A lock with the hashes of the sources in place of those of the wheels here.
@@ -171,15 +178,12 @@ impl Tools {
 
     async fn build_wheels(&self, interpreter: &Interpreter, vdk_requirement: &str, done: &Path) -> Result<(), Problem> {
         const WHAT: &str = "The packages of VDK could not be built.";
-        let scratch = self.scratch().await?;
-        let at = |name: &str| scratch.path().join(name);
-        let write =
-            |name: &str, text: &str| std::fs::write(at(name), text).map_err(|e| fault::io(WHAT, scratch.path(), &e));
+        let sandbox = self.build_sandbox(WHAT, &[]).await?;
         tracing::info!(vdk = vdk_requirement, python = %interpreter.version, "building the wheels of VDK, once");
 
-        write("vdk.in", vdk_requirement)?;
-        write("constraints.txt", &constraints_for(vdk_requirement, &self.options.vdk_constraints))?;
-        write("build.txt", BUILD_CONSTRAINTS)?;
+        sandbox.write(WHAT, "vdk.in", vdk_requirement)?;
+        sandbox.write(WHAT, "constraints.txt", &constraints_for(vdk_requirement, &self.options.vdk_constraints))?;
+        sandbox.write(WHAT, "build.txt", BUILD_CONSTRAINTS)?;
         let mut resolve: Vec<OsString> = [
             "pip",
             "compile",
@@ -195,7 +199,7 @@ impl Tools {
         .map(Into::into)
         .into();
         resolve.extend(["--python".into(), interpreter.executable.clone().into(), "vdk.in".into()]);
-        let resolved = self.try_run(WHAT, scratch.path(), resolve, RESOLVE_LIMIT).await?;
+        let resolved = sandbox.uv(WHAT, resolve, RESOLVE_LIMIT).await?;
         if !resolved.success {
             // The version may be one that a user asked for. What does not build is the operator's.
             return Err(if resolved.stderr.contains("No solution found") {
@@ -204,74 +208,40 @@ impl Tools {
                 fault::of_platform(WHAT, &resolved)
             });
         }
-
         let sources =
-            sources(&std::fs::read_to_string(at("pylock.toml")).map_err(|e| fault::io(WHAT, scratch.path(), &e))?)
-                .map_err(|why| Problem::internal(WHAT, why))?;
-        let wanted: Vec<_> = sources.iter().map(|s| (&s.url, &s.sha256, at(&s.file))).collect();
-        write("fetch.json", &serde_json::to_string(&wanted).unwrap_or_default())?;
-        let mut fetch = self.command(&interpreter.executable, scratch.path(), FETCH_LIMIT)?;
-        fetch.args(["-I", "-c", include_str!("fetch.py"), "fetch.json"]);
-        let fetched = finish(WHAT, fetch).await?;
-        if !fetched.success {
-            return Err(fault::of_platform(WHAT, &fetched));
-        }
+            sources(&sandbox.read(WHAT, "pylock.toml", LOCK_MAX_BYTES)?).map_err(|why| Problem::internal(WHAT, why))?;
+        drop(sandbox);
 
-        let out = at("made");
-        std::fs::create_dir(&out).map_err(|e| fault::io(WHAT, &out, &e))?;
-        let builds: Vec<_> =
-            sources.iter().map(|source| self.build_wheel(WHAT, interpreter, scratch.path(), source, &out)).collect();
-        let made: Vec<Made> = stream::iter(builds).buffered(BUILDS_PARALLEL).try_collect().await?;
-        let finished = std::fs::File::create(out.join(NOTE)).and_then(|file| {
-            serde_json::to_writer(&file, &made)?;
+        let pins: Vec<Pin<'_>> = sources
+            .iter()
+            .map(|s| Pin { name: &s.name, version: &s.version, hashes: vec![s.sha256.as_str()] })
+            .collect();
+        let builds: Vec<_> = pins.iter().map(|pin| self.build(WHAT, interpreter, pin)).collect();
+        let built: Result<Vec<Built>, _> = stream::iter(builds).buffered(BUILDS_PARALLEL).try_collect().await;
+        let built = built.map_err(Problem::of_platform)?;
+        let scratch = self.scratch().await?;
+        let out = scratch.path().join("made");
+        let finished = std::fs::create_dir(&out).and_then(|()| link(&built, &out)).and_then(|()| {
+            let file = std::fs::File::create(out.join(NOTE))?;
+            serde_json::to_writer(&file, &built.iter().map(|b| &b.made).collect::<Vec<_>>())?;
             file.sync_all()?;
             // What is there is not complete: it could not be read.
             let _ = std::fs::remove_dir_all(done);
             std::fs::rename(&out, done)
         });
         finished.map_err(|e| fault::io(WHAT, done, &e))?;
-        tracing::info!(vdk = vdk_requirement, wheels = made.len(), "built the wheels of VDK");
+        tracing::info!(vdk = vdk_requirement, wheels = built.len(), "built the wheels of VDK");
         Ok(())
     }
+}
 
-    async fn build_wheel(
-        &self,
-        what: &str,
-        interpreter: &Interpreter,
-        scratch: &Path,
-        source: &Source,
-        out: &Path,
-    ) -> Result<Made, Problem> {
-        let own = out.join(format!("{}.building", source.name));
-        let mut build: Vec<OsString> =
-            ["build", "--wheel", "--no-create-gitignore", "-b", "build.txt"].map(Into::into).into();
-        build.extend(["--python".into(), interpreter.executable.clone().into(), "-o".into(), own.clone().into()]);
-        build.push(source.file.clone().into());
-        let built = self.try_run(what, scratch, build, BUILD_LIMIT).await?;
-        if !built.success {
-            return Err(fault::of_platform(what, &built));
-        }
-        let taken = (|| {
-            let mut entries = std::fs::read_dir(&own)?.collect::<Result<Vec<_>, _>>()?;
-            entries.retain(|e| e.path().extension().is_some_and(|x| x == "whl"));
-            let [wheel] = entries.as_slice() else {
-                return Err(std::io::Error::other("the build did not leave one wheel"));
-            };
-            let name = wheel.file_name();
-            let bytes = std::fs::read(wheel.path())?;
-            std::fs::rename(wheel.path(), out.join(&name))?;
-            std::fs::remove_dir_all(&own)?;
-            Ok((name.to_string_lossy().into_owned(), hex::encode(Sha256::digest(bytes))))
-        })();
-        let (wheel, wheel_sha256) = taken.map_err(|e| fault::io(what, &own, &e))?;
-        Ok(Made {
-            name: source.name.clone(),
-            version: source.version.clone(),
-            source_sha256: source.sha256.clone(),
-            wheel,
-            wheel_sha256,
-        })
+/// Puts wheels into a folder.
+pub(crate) fn link(built: &[Built], folder: &Path) -> std::io::Result<()> {
+    for wheel in built {
+        let at = folder.join(&wheel.made.wheel);
+        std::fs::hard_link(&wheel.path, &at).or_else(|_| std::fs::copy(&wheel.path, &at).map(drop))?;
     }
+    Ok(())
 }
 
 /// A source to build.
@@ -279,31 +249,27 @@ impl Tools {
 struct Source {
     name: String,
     version: String,
-    url: String,
     sha256: String,
-    /// The last part of its address.
-    file: String,
 }
 
 /// The packages of a `pylock.toml` that have no wheel.
 fn sources(pylock: &str) -> Result<Vec<Source>, String> {
     let lock: PyLock =
         toml::from_str(pylock).map_err(|e| format!("The installer's answer could not be read: {}", e.message()))?;
-    let mut seen = BTreeSet::new();
+    let fine = |text: &str, more: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
     let mut all = Vec::new();
     for package in lock.packages.into_iter().filter(|p| p.wheels.is_empty()) {
-        let name = package.name;
-        let (url, sha256) = package
-            .sdist
-            .and_then(|mut s| Some((s.url?, s.hashes.remove("sha256")?)))
-            .ok_or_else(|| format!("The package {name} has neither a wheel nor a source with a hash."))?;
-        let path = url.split(['?', '#']).next().unwrap_or_default();
-        let file = path.rsplit('/').next().unwrap_or_default().to_owned();
-        let archive = Path::new(&file).extension().is_some_and(|x| x == "gz" || x == "zip");
-        if !archive || !seen.insert(file.clone()) {
-            return Err(format!("The source of the package {name} has no usable name."));
+        let (name, version) = (package.name, package.version.unwrap_or_default());
+        if !fine(&name, "-_.") || !fine(&version, ".!+-_") {
+            return Err("A package in the installer's answer has no valid name and version.".into());
         }
-        all.push(Source { version: package.version.unwrap_or_default(), name, url, sha256, file });
+        let sha256 = package.sdist.and_then(|mut s| s.hashes.remove("sha256")).filter(|hash| is_sha256(hash));
+        let sha256 =
+            sha256.ok_or_else(|| format!("The package {name} has neither a wheel nor a source with a hash."))?;
+        all.push(Source { name, version, sha256 });
     }
     Ok(all)
 }
@@ -341,14 +307,7 @@ pub fn constraints_for(vdk_requirement: &str, constraints: &str) -> String {
 /// The normal form of the name at the beginning of a requirement.
 fn package_name(requirement: &str) -> String {
     let end = requirement.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).unwrap_or(requirement.len());
-    let mut name = String::new();
-    for part in requirement[..end].split(['-', '_', '.']).filter(|p| !p.is_empty()) {
-        if !name.is_empty() {
-            name.push('-');
-        }
-        name.push_str(&part.to_ascii_lowercase());
-    }
-    name
+    normal(&requirement[..end])
 }
 
 #[cfg(test)]
@@ -402,15 +361,18 @@ mod tests {
             [[packages]]
             name = "a"
             version = "1"
-            sdist = { url = "https://h/x/a-1.tar.gz", upload-time = 2024-08-29T07:18:15Z, hashes = { sha256 = "00" } }
+            sdist = { url = "https://h/x/a-1.tar.gz", upload-time = 2024-08-29T07:18:15Z, hashes = { sha256 = "HASH" } }
             [[packages]]
             name = "b"
             version = "2"
             wheels = [{ url = "https://h/b-2-py3-none-any.whl", hashes = { sha256 = "01" } }]
         "#;
-        let all = sources(lock).unwrap();
+        let hash = "0".repeat(64);
+        let lock = lock.replace("HASH", &hash);
+        let all = sources(&lock).unwrap();
         assert_eq!(all.len(), 1);
-        assert_eq!((all[0].name.as_str(), all[0].file.as_str()), ("a", "a-1.tar.gz"));
+        assert_eq!((all[0].name.as_str(), all[0].version.as_str(), &all[0].sha256), ("a", "1", &hash));
+        assert!(sources(&lock.replace("\"a\"", "\"../a\"")).is_err());
         assert!(sources("[[packages]]\nname = \"c\"").is_err());
     }
 }

@@ -1,9 +1,11 @@
 //! Fresh databases for tests, on SQLite and on a PostgreSQL that a test process starts for itself; a [`Proxy`] in front
-//! of a Kubernetes API server that a test may cut; and a [`Webhook`] that such a server asks about what is written.
+//! of a Kubernetes API server that a test may cut; a [`Webhook`] that such a server asks about what is written; and a
+//! package index with credentials, [`IndexServer`].
 //!
 //! A test that stores something takes a [`Database`] and is named in [`for_each_database!`], which runs it on both.
 
 mod background;
+pub mod index;
 mod install;
 mod proxy;
 mod server;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 use store::{Db, PostgresOptions};
 use tempfile::TempDir;
 
+pub use index::{IndexRequest, IndexServer};
 pub use proxy::{Identity, Proxy};
 pub use server::Server;
 pub use statements::Statements;

@@ -439,6 +439,24 @@ mod tests {
     }
 
     #[test]
+    fn packages_are_built_by_default_only_while_authentication_is_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let allowed = |values: &[(&str, &str)]| {
+            load(&surroundings(folder.path(), &[]), &flags(values)).unwrap().settings.allow_builds()
+        };
+        let issuer = ("auth.issuers", "https://id.example.com");
+        assert_eq!(
+            [
+                allowed(&[]),
+                allowed(&[issuer]),
+                allowed(&[("python.allow_builds", "false")]),
+                allowed(&[issuer, ("python.allow_builds", "true")]),
+            ],
+            [true, false, false, true]
+        );
+    }
+
+    #[test]
     fn jobs_reach_the_service_where_it_listens_unless_told_otherwise() {
         let folder = tempfile::tempdir().unwrap();
         let url = |values: &[(&str, &str)], bound: &str| {

@@ -421,6 +421,18 @@ settings! {
         "python.search_path", "HOLDFAST_PYTHON_SEARCH_PATH", "python-search-path", Python,
         default Default::Absent("none"), example "/opt/python3.11/bin,/opt/python3.12/bin"
     }
+    /// Whether a required package that has no wheel for this machine is built from its source. A build runs code of the
+    /// package: within the walls of data jobs, in a folder that is thrown away, without the credentials of the index. The
+    /// packages of VDK are built in any case.
+    python_allow_builds: Option<bool> {
+        "python.allow_builds", "HOLDFAST_PYTHON_ALLOW_BUILDS", "python-allow-builds", Python,
+        default Default::Absent("true; false when authentication is on"), example "true"
+    }
+    /// The disk that the build of one package may use. A build that uses more is ended.
+    python_build_disk_max_mib: Whole<16, 1_048_576> {
+        "python.build_disk_max_mib", "HOLDFAST_PYTHON_BUILD_DISK_MAX_MIB", "python-build-disk-max-mib", Python,
+        default Default::Text("4096"), example "4096"
+    }
     /// The `uv` program that installs packages.
     uv: Option<PathBuf> {
         "uv", "HOLDFAST_UV", "uv", Python,
@@ -657,6 +669,11 @@ settings! {
 }
 
 impl Settings {
+    /// Whether packages that jobs require are built: as set, else unless callers have to say who they are.
+    pub(crate) fn allow_builds(&self) -> bool {
+        self.python_allow_builds.unwrap_or(self.auth_issuers.0.is_empty())
+    }
+
     /// The folder of what can be made again.
     pub(crate) fn cache_folder(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| self.data_dir.join("cache"))

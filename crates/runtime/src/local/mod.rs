@@ -471,7 +471,13 @@ impl LocalRuntime {
 
 /// What is the same for all jobs.
 fn walls(options: &LocalOptions, data_dir: &Path) -> Walls {
-    let outside = options.job_hidden_paths.iter().filter_map(|path| path.canonicalize().ok());
+    common_walls(data_dir, &options.job_hidden_paths, &options.job_covered_files, options.job_open_files)
+}
+
+/// What is the same for all jobs, and for package builds. `hidden`, `covered` and `open_files` are what [`LocalOptions`] has
+/// as `job_hidden_paths`, `job_covered_files` and `job_open_files`.
+pub fn common_walls(data_dir: &Path, hidden: &[PathBuf], covered: &[PathBuf], open_files: Option<u64>) -> Walls {
+    let outside = hidden.iter().filter_map(|path| path.canonicalize().ok());
     let user = rustix::process::geteuid();
     // A service manager that takes orders of this user would start processes outside of the confinement.
     let managers = if user.is_root() {
@@ -479,13 +485,13 @@ fn walls(options: &LocalOptions, data_dir: &Path) -> Walls {
     } else {
         ["bus", "systemd"].map(|name| format!("/run/user/{}/{name}", user.as_raw()))
     };
-    let files = options.job_covered_files.iter().filter_map(|path| path.canonicalize().ok());
+    let files = covered.iter().filter_map(|path| path.canonicalize().ok());
     Walls {
         hidden: std::iter::once(data_dir.to_owned()).chain(outside.filter(|p| !p.starts_with(data_dir))).collect(),
         covered: managers.into_iter().map(PathBuf::from).chain(files).collect(),
         // Semaphores and shared memory of other executions are there.
         private: vec!["/dev/shm".into()],
-        limits: Limits { open_files: options.job_open_files, file_bytes: None },
+        limits: Limits { open_files, file_bytes: None },
         ..Walls::default()
     }
 }

@@ -1,0 +1,220 @@
+//! What a session of the proxy forwards, and who gets the credentials of the index.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use clients::index_proxy::{IndexProxy, Session};
+use reqwest::{Client, Method, StatusCode, redirect::Policy};
+use testing::{IndexServer, index};
+
+const PASSWORD: &str = "pass/word";
+const AUTHORIZATION: &str = "Basic dXNlcjpwYXNzL3dvcmQ=";
+
+fn index() -> IndexServer {
+    IndexServer::start(Some(("user", PASSWORD)))
+}
+
+/// As an operator writes it in `index_url`.
+fn url(index: &IndexServer) -> String {
+    index.url().replace(PASSWORD, "pass%2Fword")
+}
+
+async fn session(index: &IndexServer) -> Session {
+    IndexProxy::of(&url(index), &BTreeMap::new()).unwrap().unwrap().open("t0ken").await.unwrap()
+}
+
+fn client(redirects: usize) -> Client {
+    Client::builder().no_proxy().redirect(Policy::limited(redirects)).build().unwrap()
+}
+
+async fn get(url: &str) -> (StatusCode, String) {
+    let response = client(3).get(url).send().await.unwrap();
+    (response.status(), response.text().await.unwrap())
+}
+
+/// The target of the only link.
+fn link(page: &str) -> String {
+    page.split_once("href=\"").unwrap().1.split_once('"').unwrap().0.to_owned()
+}
+
+#[tokio::test]
+async fn pages_and_the_files_that_they_link_to_come_with_the_credentials_of_the_index() {
+    let index = index();
+    let (file, content) = index::wheel("some", "1.0");
+    index.add("some", &file, content.clone());
+    index.answer(&format!("/files/{file}.metadata"), "text/plain", "Name: some");
+    let session = session(&index).await;
+    assert!(session.index_url().starts_with("http://127.0.0.1:") && session.index_url().ends_with("/t0ken/simple"));
+
+    let (status, page) = get(&format!("{}/some/", session.index_url())).await;
+    assert_eq!(status, StatusCode::OK);
+    let link = link(&page);
+    let (target, hash) = link.split_once("#sha256=").unwrap();
+    assert_eq!(target, session.index_url().replace("/simple", &format!("/files/{file}")));
+    assert_eq!(hash.len(), 64);
+    let response = client(0).get(target).send().await.unwrap();
+    assert_eq!(response.bytes().await.unwrap(), content);
+    assert_eq!(get(&format!("{target}.metadata")).await, (StatusCode::OK, "Name: some".into()));
+    assert!(index.requests().iter().all(|r| r.authorization.as_deref() == Some(AUTHORIZATION)));
+    assert_eq!(session.without_proxy(target), format!("{}/files/{file}", index.origin()));
+}
+
+#[tokio::test]
+async fn nothing_else_on_the_host_of_the_index_is_forwarded() {
+    let index = index();
+    index.answer("/api/token", "text/plain", "a token");
+    index.answer("/simple/some/source.zip", "text/plain", "private");
+    index.answer("/files/unlinked.whl", "text/plain", "private");
+    index.answer("/simple/other/", "text/html", "<a href=\"/api/token\">t</a><a href=\"/files/linked.whl\">l</a>");
+    let session = session(&index).await;
+    let root = session.index_url().strip_suffix("/simple").unwrap();
+    assert_eq!(get(&format!("{root}/simple/other/")).await.0, StatusCode::OK);
+    for path in [
+        "/api/token",
+        "/simple/",
+        "/simple/some/source.zip",
+        "/simple/some/?x=1",
+        "/simple/%2e%2e/api/token",
+        "/simple/..%2fapi%2ftoken",
+        "/files/unlinked.whl",
+        "/files/linked.whl?x=1",
+        "//127.0.0.1/api/token",
+        "",
+    ] {
+        assert_eq!(get(&format!("{root}{path}")).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(index.requests().len(), 1);
+    let posted = client(0).request(Method::POST, format!("{root}/simple/other/")).send().await.unwrap();
+    assert_eq!(posted.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn only_the_token_of_a_living_session_opens_it() {
+    let index = index();
+    let (file, content) = index::wheel("some", "1.0");
+    index.add("some", &file, content);
+    let session = session(&index).await;
+    let page = format!("{}/some/", session.index_url());
+    assert_eq!(get(&page).await.0, StatusCode::OK);
+    for other in ["/t0kem/", "/t0ke/", "/t0kenn/", "/"] {
+        assert_eq!(get(&page.replace("/t0ken/", other)).await.0, StatusCode::NOT_FOUND, "{other}");
+    }
+    let keeps_alive = client(0);
+    assert_eq!(keeps_alive.get(&page).send().await.unwrap().status(), StatusCode::OK);
+    drop(session);
+    tokio::task::yield_now().await;
+    assert!(keeps_alive.get(&page).send().await.unwrap_err().is_request());
+    assert_eq!(index.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn another_origin_gets_no_credentials() {
+    let index = index();
+    let elsewhere = IndexServer::start_at(Ipv4Addr::new(127, 0, 0, 2).into(), None);
+    elsewhere.answer("/moved.whl", "text/plain", "moved");
+    elsewhere.answer("/linked.whl", "text/plain", "linked");
+    elsewhere.answer("/page", "text/plain", "page");
+    index.redirect("/files/moved.whl", &format!("{}/moved.whl", elsewhere.origin()));
+    index.redirect("/files/near.whl", "/files/here.whl");
+    index.answer("/files/here.whl", "text/plain", "here");
+    index.redirect("/simple/page/", &format!("{}/page", elsewhere.origin()));
+    index.answer(
+        "/simple/some/",
+        "text/html",
+        &format!(
+            "<a href='/files/moved.whl'>m</a><a href='/files/near.whl'>n</a><a href='http://user:{}@{}/linked.whl'>l</a>",
+            "x",
+            &elsewhere.origin()["http://".len()..]
+        ),
+    );
+    let session = session(&index).await;
+    let root = session.index_url().strip_suffix("/simple").unwrap();
+    let (_, page) = get(&format!("{root}/simple/some/")).await;
+    assert_eq!(
+        page,
+        format!(
+            "<a href=\"{root}/files/moved.whl\">m</a><a href=\"{root}/files/near.whl\">n</a><a href=\"{}/linked.whl\">l</a>",
+            elsewhere.origin()
+        )
+    );
+    assert_eq!(get(&format!("{root}/files/moved.whl")).await.1, "moved");
+    assert_eq!(get(&format!("{root}/files/near.whl")).await.1, "here");
+    assert_eq!(get(&format!("{root}/simple/page/")).await.1, "page");
+    let seen = elsewhere.requests();
+    assert_eq!(seen.iter().map(|r| r.path.as_str()).collect::<Vec<_>>(), ["/moved.whl", "/page"]);
+    assert!(seen.iter().all(|r| r.authorization.is_none()));
+    // Left to the client, who has none.
+    let answer = client(0).get(format!("{root}/files/moved.whl")).send().await;
+    assert!(answer.unwrap_err().is_redirect());
+}
+
+#[tokio::test]
+async fn links_of_every_form_lead_through_the_session() {
+    let index = index();
+    let page = "<!-- <a href=\"/no\"> --><html><base href=\"/base/\"><a class='x>y' HREF = '../a.whl?x=1&amp;y=2#sha256=0'\
+                data-requires-python=\"&gt;=3.7\">a</a><a href=unquoted.whl>u</a><a data-href=\"d.whl\">d</a><p title=\"<a\">";
+    index.answer("/simple/html/", "text/html; charset=utf-8", page);
+    index.answer(
+        "/simple/json/",
+        "application/vnd.pypi.simple.v1+json",
+        r#"{"name":"json","files":[{"url":"../../files/j.whl","hashes":{}},{"url":"https://other.example/o.whl"}]}"#,
+    );
+    index.answer("/simple/text/", "text/plain", "no page");
+    let session = session(&index).await;
+    let root = session.index_url().strip_suffix("/simple").unwrap();
+    let (_, html) = get(&format!("{root}/simple/html/")).await;
+    assert_eq!(
+        html,
+        format!(
+            "<html><a class='x>y' HREF = \"{root}/a.whl?x=1&amp;y=2#sha256=0\"\
+             data-requires-python=\"&gt;=3.7\">a</a><a>u</a><a>d</a><p title=\"<a\">"
+        )
+    );
+    let (_, json) = get(&format!("{root}/simple/json/")).await;
+    assert_eq!(
+        json,
+        format!(
+            r#"{{"files":[{{"hashes":{{}},"url":"{root}/files/j.whl"}},{{"url":"https://other.example/o.whl"}}],"name":"json"}}"#
+        )
+    );
+    assert_eq!(get(&format!("{root}/simple/text/")).await, (StatusCode::BAD_GATEWAY, String::new()));
+}
+
+#[tokio::test]
+async fn what_the_index_says_beside_a_refusal_stays_here() {
+    let index = index();
+    let wrong = index.url().replace(PASSWORD, "wrong");
+    let proxy = IndexProxy::of(&wrong, &BTreeMap::new()).unwrap().unwrap();
+    assert!(!format!("{proxy:?}").contains("wrong"));
+    let session = proxy.open("t").await.unwrap();
+    let refused = client(0).get(format!("{}/some/", session.index_url())).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(refused.headers().get("www-authenticate"), None);
+    drop(index);
+    assert_eq!(get(&format!("{}/some/", session.index_url())).await, (StatusCode::BAD_GATEWAY, String::new()));
+}
+
+#[tokio::test]
+async fn the_proxies_of_the_environment_are_on_the_way_to_the_index() {
+    let (index, between) = (index(), IndexServer::start(None));
+    between.answer("/simple/some/", "text/html", "from between");
+    let via = |no_proxy: &str| {
+        let environment = [("http_proxy", between.origin()), ("no_proxy", no_proxy.to_owned())];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
+        IndexProxy::of(&url(&index), &environment).unwrap().unwrap()
+    };
+    let session = via("").open("t").await.unwrap();
+    assert_eq!(get(&format!("{}/some/", session.index_url())).await.1, "from between");
+    let session = via("127.0.0.1").open("t").await.unwrap();
+    assert_eq!(get(&format!("{}/some/", session.index_url())).await.0, StatusCode::NOT_FOUND);
+    assert_eq!((index.requests().len(), between.requests().len()), (1, 1));
+}
+
+#[test]
+fn an_index_without_credentials_needs_no_proxy() {
+    for url in ["https://index.example/simple", "file:///srv/simple", "file://user@host/simple", "no url"] {
+        assert!(IndexProxy::of(url, &BTreeMap::new()).unwrap().is_none(), "{url}");
+    }
+    let bad = [("HTTPS_PROXY".to_owned(), "http://secret@:bad".to_owned())].into();
+    let told = IndexProxy::of("https://token@index.example/simple", &bad).unwrap_err();
+    assert_eq!(told, "the variable HTTPS_PROXY is not the URL of a proxy");
+}

@@ -1,0 +1,476 @@
+//! What a hostile package can do when it is built or started, with the real installer and an index of the tests' own.
+//!
+//! Where the kernel has no walls there is nothing to test about them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clients::index_proxy::{IndexProxy, Session};
+use image::Locker;
+use model::{
+    BoxFuture, Problem,
+    clock::{Clock, SystemClock},
+    lock::{Lock, LockInputs},
+    problem::{Fault, Kind},
+};
+use python::{
+    BuildWalls, Discovery, IndexAccess, IndexSession, Interpreter, Launcher, Tools, ToolsOptions, Walls, discover,
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use testing::{IndexServer, index};
+
+const PASSWORD: &str = "hunter2-of-the-index";
+const VDK: &str = "fake-vdk==1.0";
+
+#[expect(clippy::disallowed_methods, reason = "a test is configured by the environment")]
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars().filter(|(name, _)| !name.starts_with("UV_")).collect()
+}
+
+/// The installer and a Python, from the cache that all tests share.
+async fn machine() -> (PathBuf, Vec<Interpreter>) {
+    let environment = environment();
+    let cache = environment.get("HOLDFAST_TEST_CACHE_DIR").map(PathBuf::from);
+    let home = || Some(Path::new(environment.get("HOME")?).join(".cache/holdfast-test"));
+    let cache_dir = cache.or_else(home).expect("HOLDFAST_TEST_CACHE_DIR or HOME");
+    let interpreters = discover(&Discovery {
+        search_path: environment.get("PATH").map(|p| std::env::split_paths(p).collect()).unwrap_or_default(),
+        home: environment.get("HOME").map(Into::into),
+        probe_timeout: Duration::from_secs(20),
+        memory: Some(cache_dir.join("interpreters.json")),
+    })
+    .await;
+    let options = ToolsOptions { cache_dir, environment, interpreters: interpreters.clone(), ..options() };
+    (Tools::new(options).uv().await.unwrap(), interpreters)
+}
+
+fn options() -> ToolsOptions {
+    ToolsOptions {
+        cache_dir: PathBuf::new(),
+        uv: None,
+        index_url: None,
+        environment: BTreeMap::new(),
+        interpreters: Vec::new(),
+        vdk_constraints: String::new(),
+        allow_builds: true,
+        build_disk_max_mib: 256,
+        walls: None,
+        index_access: None,
+    }
+}
+
+/// Those of jobs.
+fn walls(data: &Path) -> Walls {
+    Walls { hidden: vec![data.to_owned()], private: vec!["/dev/shm".into()], ..Walls::default() }
+}
+
+#[derive(Debug)]
+struct Access(IndexProxy);
+
+#[derive(Debug)]
+struct Open(Session);
+
+impl IndexAccess for Access {
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn IndexSession>, Problem>> {
+        Box::pin(async {
+            let session = self.0.open(&SystemClock.new_id().simple().to_string()).await.unwrap();
+            Ok(Box::new(Open(session)) as Box<dyn IndexSession>)
+        })
+    }
+}
+
+impl IndexSession for Open {
+    fn index_url(&self) -> &str {
+        self.0.index_url()
+    }
+
+    fn without_session(&self, text: &str) -> String {
+        self.0.without_proxy(text)
+    }
+}
+
+/// A data folder with secrets, and an index with credentials.
+struct House {
+    folder: tempfile::TempDir,
+    index: IndexServer,
+    uv: PathBuf,
+    interpreter: Interpreter,
+}
+
+impl House {
+    async fn new() -> Self {
+        let (uv, interpreters) = machine().await;
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().canonicalize().unwrap().join("data");
+        for (path, text) in [
+            ("secret.key", "the key"),
+            ("holdfast.db", "rows"),
+            ("runs/some-job-1/spec.json", "{}"),
+            ("environments/other/module.py", "other = 1"),
+            ("cache/uv/shared", "shared"),
+        ] {
+            fs::create_dir_all(data.join(path).parent().unwrap()).unwrap();
+            fs::write(data.join(path), text).unwrap();
+        }
+        let index = IndexServer::start(Some(("user", PASSWORD)));
+        let (file, content) = index::wheel("fake_vdk", "1.0");
+        index.add("fake-vdk", &file, content);
+        index.answer("/api/token", "text/plain", PASSWORD);
+        Self { folder, index, uv, interpreter: interpreters.last().expect("the tests need a Python").clone() }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join("data")
+    }
+
+    fn at(&self) -> PathBuf {
+        self.data().join("environments/own")
+    }
+
+    fn tools(&self, change: impl FnOnce(&mut ToolsOptions)) -> Arc<Tools> {
+        let access = IndexProxy::of(&self.index.url(), &BTreeMap::new()).unwrap().unwrap();
+        let mut options = ToolsOptions {
+            cache_dir: self.data().join("cache"),
+            uv: Some(self.uv.clone()),
+            index_url: Some(self.index.url()),
+            environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+            interpreters: vec![self.interpreter.clone()],
+            walls: Some(BuildWalls {
+                launcher: Launcher::new(env!("CARGO_BIN_EXE_confined-build"), Vec::<String>::new()),
+                walls: walls(&self.data()),
+            }),
+            index_access: Some(Arc::new(Access(access))),
+            ..options()
+        };
+        change(&mut options);
+        Arc::new(Tools::new(options))
+    }
+
+    async fn lock(&self, tools: &Arc<Tools>, requirements: &str) -> Result<Lock, Problem> {
+        let inputs = LockInputs {
+            python_version: self.interpreter.version,
+            vdk_requirement: VDK.into(),
+            constraints: String::new(),
+            requirements: requirements.into(),
+        };
+        Locker::new(tools.clone()).lock(&inputs).await
+    }
+
+    async fn install(&self, tools: &Arc<Tools>, lock: &Lock) -> Result<(), Problem> {
+        tools.create_environment(&self.interpreter, lock, VDK, &self.at()).await
+    }
+
+    /// What a module of the environment has.
+    fn value(&self, expression: &str) -> Value {
+        let module = expression.split('.').next().unwrap();
+        let code = format!("import json, {module}; print(json.dumps({expression}))");
+        let output = Command::new(self.at().join("bin/python")).args(["-c", &code]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn add_source(&self, name: &str, hooks: &str) -> String {
+        let (file, content) = index::source(name, "1.0", hooks);
+        let hash = hex::encode(Sha256::digest(&content));
+        self.index.add(name, &file, content);
+        hash
+    }
+
+    /// The wheel in the store.
+    fn stored(&self, name: &str) -> PathBuf {
+        let sources = fs::read_dir(self.data().join("cache/wheels/sources")).unwrap();
+        let files = sources.flatten().filter_map(|e| fs::read_dir(e.path()).ok()).flatten().flatten();
+        let mut found: Vec<_> = files.map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "whl")).collect();
+        found.retain(|p| p.file_name().unwrap().to_str().unwrap().starts_with(name));
+        let [wheel] = found.as_slice() else { panic!("not one wheel of {name}: {found:?}") };
+        wheel.clone()
+    }
+
+    fn scratch_is_empty(&self) -> bool {
+        let left = fs::read_dir(self.data().join("cache/tmp")).unwrap().flatten();
+        left.filter(|e| e.path().is_dir()).flat_map(|e| fs::read_dir(e.path()).unwrap().flatten()).count() <= 1
+    }
+}
+
+/// Python that tries things, and keeps what became of each in REPORT: a value, or the name of the exception.
+fn attempts(house: &House) -> String {
+    let data = house.data();
+    format!(
+        r#"
+import glob, os, resource, signal, urllib.error, urllib.request
+DATA, SERVICE, SECRET, ORIGIN = {data:?}, {service}, {secret:?}, {origin:?}
+REPORT = {{}}
+
+def attempt(name, what):
+    try:
+        REPORT[name] = what()
+    except Exception as e:
+        REPORT[name] = getattr(e, "code", None) or type(e).__name__
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        text = answer.read().decode()
+        return [answer.status, SECRET in text + str(answer.headers)]
+
+def told(of):
+    found = 0
+    for path in glob.glob("/proc/[0-9]*/" + of):
+        try:
+            found += SECRET.encode() in open(path, "rb").read()
+        except OSError:
+            pass
+    return found
+
+def attack():
+    at = lambda *path: os.path.join(DATA, *path)
+    attempt("key", lambda: open(at("secret.key")).read())
+    attempt("database", lambda: open(at("holdfast.db"), "r+").read())
+    attempt("runs", lambda: open(at("runs", "some-job-1", "spec.json")).read())
+    attempt("key-mode", lambda: os.chmod(at("secret.key"), 0o644))
+    attempt("cache", lambda: open(at("cache", "uv", "shared"), "a").write("x"))
+    attempt("cache-new", lambda: open(at("cache", "uv", "new"), "w").write("x"))
+    attempt("environment", lambda: open(at("environments", "other", "module.py"), "a").write("x"))
+    attempt("link", lambda: (os.symlink(DATA, "l"), open("l/secret.key").read()))
+    attempt("service-environment", lambda: len(open("/proc/%d/environ" % SERVICE, "rb").read()))
+    attempt("service-folder", lambda: os.listdir("/proc/%d/root" % SERVICE))
+    attempt("kill", lambda: os.kill(SERVICE, signal.SIGCONT))
+    attempt("limit", lambda: resource.prlimit(SERVICE, resource.RLIMIT_CORE, (0, 0)))
+    attempt("priority", lambda: os.setpriority(os.PRIO_PROCESS, SERVICE, 19))
+    attempt("own-environment", lambda: sorted(n for n, v in os.environ.items() if SECRET in v))
+    attempt("all-environments", lambda: told("environ"))
+    attempt("all-command-lines", lambda: told("cmdline"))
+    index = os.environ.get("UV_DEFAULT_INDEX", "")
+    attempt("index", lambda: get(index + "/fake-vdk/"))
+    attempt("token", lambda: get(index[:-len("/simple")] + "/api/token"))
+    attempt("index-itself", lambda: get(ORIGIN + "/simple/fake-vdk/"))
+"#,
+        data = data.to_str().unwrap(),
+        service = std::process::id(),
+        secret = PASSWORD,
+        origin = house.index.origin(),
+    )
+}
+
+/// What has to become of them. What is hidden is not there by namespaces, and refused by Landlock alone.
+fn held(report: &Value) -> Vec<String> {
+    let hidden = [json!("FileNotFoundError"), json!("PermissionError")];
+    let refused = [json!("PermissionError")];
+    let mut wrong = Vec::new();
+    let mut check = |name: &str, allowed: &[Value]| {
+        if !allowed.contains(&report[name]) {
+            wrong.push(format!("{name}: {}", report[name]));
+        }
+    };
+    for name in ["key", "database", "runs", "key-mode", "cache", "cache-new", "environment", "link"] {
+        check(name, &hidden);
+    }
+    for name in ["service-environment", "service-folder", "kill", "limit", "priority"] {
+        check(name, &refused);
+    }
+    check("own-environment", &[json!([])]);
+    for name in ["all-environments", "all-command-lines"] {
+        check(name, &[json!(0)]);
+    }
+    check("index", &[json!([200, false])]);
+    check("token", &[json!(404)]);
+    check("index-itself", &[json!(401)]);
+    wrong
+}
+
+fn is_whole(house: &House) {
+    let read = |path: &str| fs::read_to_string(house.data().join(path)).unwrap();
+    assert_eq!(read("secret.key"), "the key");
+    assert_eq!(read("cache/uv/shared"), "shared");
+    assert_eq!(read("environments/other/module.py"), "other = 1");
+    assert!(!house.data().join("cache/uv/new").exists());
+    assert!(house.index.requests().iter().all(|r| r.path != "/api/token"), "{:?}", house.index.requests());
+}
+
+fn has_walls(house: &House) -> bool {
+    let launcher = Launcher::new(env!("CARGO_BIN_EXE_confined-build"), Vec::<String>::new());
+    let walls = BuildWalls { launcher, walls: walls(&house.data()) };
+    let support = walls.support();
+    support.namespaces.is_enforced() && support.landlock.is_enforced() && support.calls.is_enforced()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_build_gets_packages_and_neither_secrets_nor_a_way_to_the_service() {
+    let house = House::new().await;
+    if !has_walls(&house) {
+        return;
+    }
+    let hooks = format!(
+        "{}\ndef build_wheel(directory, config_settings=None, metadata_directory=None):\n    attack()\n    \
+         return wheel(directory, 'REPORT = %r' % REPORT)\n",
+        attempts(&house)
+    );
+    let hash = house.add_source("evil", &hooks);
+    let tools = house.tools(|_| {});
+    let lock = house.lock(&tools, "evil\n").await.unwrap();
+    assert!(lock.text.contains(&format!("evil==1.0 \\\n    --hash=sha256:{hash}\n")), "{}", lock.text);
+    house.install(&tools, &lock).await.unwrap();
+
+    let report = house.value("evil.REPORT");
+    assert_eq!(held(&report), Vec::<String>::new(), "{report:#}");
+    is_whole(&house);
+    assert!(house.scratch_is_empty());
+    let walk =
+        Command::new("find").arg(house.data().join("cache/uv")).args(["-path", "*/sdists-*/[!.]*"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&walk.stdout), "", "no build used the shared cache");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vdk_starts_within_the_walls_and_its_compiled_files_are_kept() {
+    let house = House::new().await;
+    if !has_walls(&house) {
+        return;
+    }
+    let main = format!(
+        "{}\nimport json, sys\ndef main():\n    attack()\n    \
+         attempt('own', lambda: open(__file__, 'a').write('x'))\n    sys.exit('REPORT' + json.dumps(REPORT))\n",
+        attempts(&house)
+    );
+    let (file, content) = index::wheel_with("plugin", "1.0", &main, Some("vdk"));
+    house.index.add("plugin", &file, content);
+    let tools = house.tools(|_| {});
+    let lock = house.lock(&tools, "plugin\n").await.unwrap();
+    let problem = house.install(&tools, &lock).await.unwrap_err();
+    let report = problem.why.split_once("REPORT").expect(&problem.why).1;
+    let report: Value = serde_json::from_str(report).unwrap_or_else(|e| panic!("{e}: {report}"));
+    assert_eq!(held(&report), Vec::<String>::new(), "{report:#}");
+    assert!(["OSError", "PermissionError"].map(|e| json!(e)).contains(&report["own"]), "{report:#}");
+    is_whole(&house);
+
+    let (file, content) = index::wheel_with("good", "1.0", "def main():\n    print('vdk')\n", Some("vdk"));
+    house.index.add("good", &file, content);
+    let lock = house.lock(&tools, "good\n").await.unwrap();
+    house.install(&tools, &lock).await.unwrap();
+    let package = house.value("good.__file__");
+    let compiled = Path::new(package.as_str().unwrap()).parent().unwrap().join("__pycache__");
+    assert_eq!(fs::read_dir(compiled).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_builds_a_package_that_has_no_wheel_is_the_users_and_vdks_own_is_built() {
+    let house = House::new().await;
+    house.add_source("evil", "raise SystemExit('its hooks run')");
+    let tools = house.tools(|options| options.allow_builds = false);
+    let problem = house.lock(&tools, "evil\n").await.unwrap_err();
+    assert_eq!((problem.kind, problem.fault), (Kind::Invalid, Fault::User));
+    let why = format!(
+        "evil has no wheel for Python {} on {}, and this service builds no packages (`python.allow_builds` is false).",
+        house.interpreter.version, house.interpreter.platform
+    );
+    assert!(problem.why.starts_with(&why), "{}", problem.why);
+
+    house.add_source("ownvdk", "");
+    let inputs = LockInputs {
+        python_version: house.interpreter.version,
+        vdk_requirement: "ownvdk==1.0".into(),
+        constraints: String::new(),
+        requirements: "fake-vdk\n".into(),
+    };
+    let lock = Locker::new(tools.clone()).lock(&inputs).await.unwrap();
+    tools.create_environment(&house.interpreter, &lock, "ownvdk==1.0", &house.at()).await.unwrap();
+    assert!(house.at().join("bin/python").exists());
+    let other = house.lock(&house.tools(|_| {}), "evil\n").await.unwrap_err();
+    assert!(other.fault == Fault::User && other.why.contains("its hooks run"), "{}", other.why);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wheel_that_was_changed_in_the_cache_is_not_installed() {
+    let house = House::new().await;
+    house.add_source("plain", "");
+    let tools = house.tools(|_| {});
+    let lock = house.lock(&tools, "plain\n").await.unwrap();
+    house.install(&tools, &lock).await.unwrap();
+    assert_eq!(house.value("plain.VERSION"), json!("1.0"));
+    let wheel = house.stored("plain");
+    let built = fs::read(&wheel).unwrap();
+    let requests = house.index.requests().len();
+    house.install(&tools, &lock).await.unwrap();
+    assert_eq!(house.index.requests().len(), requests, "built once, and nothing is fetched again");
+
+    let (_, content) = index::wheel_with("plain", "1.0", "VERSION = 'changed'", None);
+    fs::write(&wheel, &content).unwrap();
+    let careful = house.tools(|options| options.allow_builds = false);
+    let refused = house.install(&careful, &lock).await.unwrap_err();
+    assert!(refused.fault == Fault::User && refused.why.starts_with("plain has no wheel"), "{}", refused.why);
+    assert!(!wheel.exists(), "it is removed");
+    house.install(&tools, &lock).await.unwrap();
+    assert_eq!(house.value("plain.VERSION"), json!("1.0"));
+    assert_ne!(fs::read(house.stored("plain")).unwrap(), content);
+    assert!(!built.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_fills_the_disk_is_ended() {
+    let house = House::new().await;
+    let fill = "def build_wheel(directory, config_settings=None, metadata_directory=None):\n    import time\n    \
+                for n in range(64):\n        open('f%d' % n, 'wb').write(bytes(1 << 20))\n    time.sleep(600)\n";
+    house.add_source("large", fill);
+    let tools = house.tools(|options| options.build_disk_max_mib = 32);
+    let started = Instant::now();
+    let problem = house.lock(&tools, "large\n").await.unwrap_err();
+    assert_eq!((problem.kind, problem.fault), (Kind::TooLarge, Fault::User));
+    assert_eq!(problem.why, "The build used more than 32 MiB of disk (`python.build_disk_max_mib`).");
+    assert!(started.elapsed() < Duration::from_secs(120));
+    assert!(house.scratch_is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_detached_itself_from_a_build_is_ended() {
+    let house = House::new().await;
+    let meeting = std::os::unix::net::UnixListener::bind(house.folder.path().join("meet")).unwrap();
+    let hooks = format!(
+        "import socket, time\nif not os.fork():\n    os.setsid()\n    s = socket.socket(socket.AF_UNIX)\n    \
+         s.connect({:?})\n    s.sendall(b'x')\n    os.closerange(0, 3)\n    time.sleep(600)\n    os._exit(0)\n",
+        house.folder.path().canonicalize().unwrap().join("meet").to_str().unwrap()
+    );
+    house.add_source("daemon", &hooks);
+    let tools = house.tools(|_| {});
+    house.lock(&tools, "daemon\n").await.unwrap();
+    let (mut process, _) = meeting.accept().unwrap();
+    process.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut process, &mut said).unwrap();
+    assert_eq!(said, "x", "its end of the connection is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_leaves_a_wheel_of_another_package_or_a_link_fails() {
+    let house = House::new().await;
+    let head = "def build_wheel(directory, config_settings=None, metadata_directory=None):\n";
+    house.add_source("liar", &format!("{head}    return wheel(directory, '', 'fake_vdk')\n"));
+    house.add_source(
+        "linker",
+        &format!(
+            "{head}    file = wheel(directory)\n    p = os.path.join(directory, file)\n    os.rename(p, p + '.real')\n    os.symlink(p + '.real', p)\n    return file\n"
+        ),
+    );
+    let tools = house.tools(|_| {});
+    for name in ["liar", "linker"] {
+        let made = match house.lock(&tools, &format!("{name}\n")).await {
+            Ok(lock) => house.install(&tools, &lock).await,
+            Err(problem) => Err(problem),
+        };
+        let problem = made.unwrap_err();
+        assert_eq!(problem.fault, Fault::User, "{}", problem.why);
+        assert!(problem.why.contains(name), "{}", problem.why);
+    }
+    assert_eq!(
+        fs::read_dir(house.data().join("cache/wheels/sources"))
+            .unwrap()
+            .flatten()
+            .filter(|e| e.path().is_dir())
+            .count(),
+        0
+    );
+}

@@ -1,0 +1,264 @@
+//! Running foreign code: build hooks of packages, and packages themselves.
+//!
+//! It runs behind the walls of data jobs, in a throw-away folder with a home and a cache of its own, which alone it can
+//! change. It sees no other part of the data folder and of the cache, no credentials of the index, and none of the
+//! service's variables. What it leaves is read with [`crate::untrusted`].
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use model::Problem;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sandbox::{Launcher, Support, Walls};
+use tempfile::TempDir;
+
+use crate::{
+    Tools,
+    command::{Command, Ended, Output},
+    fault,
+    index::IndexSession,
+    tools::{finished, not_started},
+    untrusted,
+};
+
+const CHECK_PAUSE: Duration = Duration::from_millis(500);
+/// Rounds of ending processes that start others meanwhile.
+const LEFTOVER_ROUNDS: usize = 10;
+const MIB: u64 = 1024 * 1024;
+/// Folders of the machine that are no files, or belong to the kernel.
+const NOT_FILES: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// How foreign code is confined.
+#[derive(Debug, Clone)]
+pub struct BuildWalls {
+    /// Starts confined processes.
+    pub launcher: Launcher,
+    /// The walls of data jobs.
+    pub walls: Walls,
+}
+
+impl BuildWalls {
+    /// Finds out which layers of the walls this machine has.
+    pub fn support(&self) -> Support {
+        self.launcher.support(&Walls { read_only: machine(), ..self.walls.clone() })
+    }
+}
+
+/// A folder in which foreign code runs. It goes with the value.
+#[derive(Debug)]
+pub struct BuildSandbox<'a> {
+    tools: &'a Tools,
+    folder: TempDir,
+    walls: Option<Walls>,
+    session: Option<Box<dyn IndexSession>>,
+}
+
+impl Tools {
+    /// Makes a folder for foreign code, which may read `read` beside it.
+    pub async fn build_sandbox(&self, what: &str, read: &[&Path]) -> Result<BuildSandbox<'_>, Problem> {
+        let uv = self.uv().await?;
+        let folder = self.scratch().await?;
+        for name in [TMP, HOME, CACHE] {
+            let at = folder.path().join(name);
+            std::fs::create_dir(&at).map_err(|e| fault::io(what, &at, &e))?;
+        }
+        let walls = match &self.options.walls {
+            None => None,
+            Some(given) => {
+                let mut walls = self.walls(given, folder.path(), &uv, read);
+                let support = self.support(&given.launcher, &walls).await?;
+                walls.layers = support.layers();
+                Some(walls)
+            }
+        };
+        let session = match &self.options.index_access {
+            Some(access) => Some(access.open().await?),
+            None => None,
+        };
+        Ok(BuildSandbox { tools: self, folder, walls, session })
+    }
+
+    fn walls(&self, given: &BuildWalls, folder: &Path, uv: &Path, read: &[&Path]) -> Walls {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut readable: Vec<PathBuf> = read.iter().map(|path| real(path)).collect();
+        readable.push(real(uv));
+        // An interpreter is found beneath the folder above its own.
+        let hidden: Vec<PathBuf> = given.walls.hidden.iter().map(|path| real(path)).collect();
+        let prefixes = self.options.interpreters.iter().filter_map(|i| i.executable.parent()?.parent());
+        readable.extend(prefixes.map(real).filter(|path| hidden.iter().any(|folder| path.starts_with(folder))));
+        let mut walls = Walls {
+            hidden,
+            read: readable,
+            write: vec![real(folder)],
+            one_mount: Vec::new(),
+            read_only: machine(),
+            ..given.walls.clone()
+        };
+        walls.limits.file_bytes = Some(self.options.build_disk_max_mib.saturating_mul(MIB));
+        walls
+    }
+
+    async fn support(&self, launcher: &Launcher, walls: &Walls) -> Result<Support, Problem> {
+        let ask = || async {
+            let (launcher, walls) = (launcher.clone(), walls.clone());
+            let asked = tokio::task::spawn_blocking(move || launcher.support(&walls)).await;
+            asked.map_err(|e| Problem::internal("Package builds could not be confined.", e.to_string()))
+        };
+        self.support.get_or_try_init(ask).await.cloned()
+    }
+}
+
+/// The folders of the machine at the top, which foreign code must leave as they are.
+fn machine() -> Vec<PathBuf> {
+    let top = std::fs::read_dir("/").into_iter().flatten().flatten();
+    let top = top.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
+    let top = top.filter(|path| !NOT_FILES.iter().any(|other| path == Path::new(other)));
+    top.collect()
+}
+
+const TMP: &str = "tmp";
+const HOME: &str = "home";
+const CACHE: &str = "cache";
+
+impl BuildSandbox<'_> {
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts a file into it.
+    pub fn write(&self, what: &str, name: &str, text: &str) -> Result<(), Problem> {
+        std::fs::write(self.path().join(name), text).map_err(|e| fault::io(what, self.path(), &e))
+    }
+
+    /// Reads a file that foreign code may have made.
+    pub fn read(&self, what: &str, name: &str, max_bytes: u64) -> Result<String, Problem> {
+        let read = untrusted::Folder::open(self.path()).and_then(|folder| folder.text(name, max_bytes));
+        read.map_err(|e| {
+            Problem::invalid(what, format!("The build left no usable {name}: {e}."))
+                .fix("Correct the package whose build hooks ran, or require another version of it.")
+        })
+    }
+
+    /// Runs `uv` in it. Packages may be built.
+    pub async fn uv<A: AsRef<OsStr>>(
+        &self,
+        what: &str,
+        args: impl IntoIterator<Item = A>,
+        time_limit: Duration,
+    ) -> Result<Output, Problem> {
+        let mut command = self.command(&self.tools.uv().await?, time_limit);
+        command.args(["--quiet", "--no-progress"]);
+        command.args(args);
+        match self.ended(what, command).await? {
+            Ended::Exited(output) => Ok(output),
+            Ended::TimedOut(limit) => {
+                Err(Problem::invalid(what, format!("A package was not built within {} seconds.", limit.as_secs()))
+                    .follows("Nothing was changed: what was deployed before stays as it is.")
+                    .fix("Require a version of the package that has a wheel."))
+            }
+        }
+    }
+
+    /// A program to run in it.
+    pub(crate) fn command(&self, program: &Path, time_limit: Duration) -> Command {
+        let mut command = match (&self.tools.options.walls, &self.walls) {
+            (Some(given), Some(walls)) => Command::of(given.launcher.command(walls, program), self.path(), time_limit),
+            _ => Command::new(program, self.path(), time_limit),
+        };
+        self.tools.pass_on(&mut command);
+        command.env("HOME", self.path().join(HOME));
+        command.env("TMPDIR", self.path().join(TMP));
+        command.env("UV_CACHE_DIR", self.path().join(CACHE));
+        match &self.session {
+            Some(session) => {
+                command.env("UV_DEFAULT_INDEX", session.index_url());
+                command.env("PIP_INDEX_URL", session.index_url());
+                for name in ["NO_PROXY", "no_proxy"] {
+                    let given = self.tools.options.environment.get(name).filter(|list| !list.is_empty());
+                    let list = given.map(|list| format!("{list},")).unwrap_or_default();
+                    command.env(name, format!("{list}127.0.0.1"));
+                }
+            }
+            None => {
+                if let Some(index) = &self.tools.options.index_url {
+                    command.env("UV_DEFAULT_INDEX", index);
+                    command.env("PIP_INDEX_URL", index);
+                }
+            }
+        }
+        command
+    }
+
+    /// Runs a command to its end; taking too long is the platform's problem.
+    pub(crate) async fn finish(&self, what: &str, command: Command) -> Result<Output, Problem> {
+        finished(what, self.ended(what, command).await?)
+    }
+
+    /// Runs a command to its end, and ends it when the folder grows too large.
+    async fn ended(&self, what: &str, command: Command) -> Result<Ended, Problem> {
+        let most = self.tools.options.build_disk_max_mib;
+        let mut ended = tokio::select! {
+            ended = command.run() => ended.map_err(|e| not_started(what, &e))?,
+            () = self.outgrown(most.saturating_mul(MIB)) => {
+                return Err(Problem::too_large(
+                    what,
+                    format!("The build used more than {most} MiB of disk (`python.build_disk_max_mib`)."),
+                )
+                .follows("Nothing was changed: what was deployed before stays as it is.")
+                .fix("Require a version of the package that has a wheel, or have the operator raise the limit."));
+            }
+        };
+        if let (Some(session), Ended::Exited(output)) = (&self.session, &mut ended) {
+            output.stdout = session.without_session(&output.stdout);
+            output.stderr = session.without_session(&output.stderr);
+        }
+        Ok(ended)
+    }
+
+    async fn outgrown(&self, most_bytes: u64) {
+        loop {
+            tokio::time::sleep(CHECK_PAUSE).await;
+            let path = self.path().to_owned();
+            let bytes = tokio::task::spawn_blocking(move || untrusted::folder_bytes(&path)).await;
+            if bytes.is_ok_and(|bytes| bytes > most_bytes) {
+                return;
+            }
+        }
+    }
+}
+
+/// Ends processes that detached themselves from a build. Best effort, since a process may change its environment.
+fn end_leftovers(folder: &Path) {
+    let marker = format!("HOME={}", folder.join(HOME).display());
+    let is_leftover = |pid: Pid| {
+        std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()))
+            .is_ok_and(|all| all.split(|b| *b == 0).any(|one| one == marker.as_bytes()))
+    };
+    for _ in 0..LEFTOVER_ROUNDS {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let all = entries.filter_map(|e| e.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+        let mut found = false;
+        for pid in all.filter(|pid| is_leftover(*pid)) {
+            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            // Looked at again now that the descriptor holds it: the number may have gone to another process.
+            if is_leftover(pid) {
+                found = true;
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+            }
+        }
+        if !found {
+            return;
+        }
+    }
+}
+
+impl Drop for BuildSandbox<'_> {
+    fn drop(&mut self) {
+        end_leftovers(self.folder.path());
+        untrusted::remove(self.folder.path());
+    }
+}
