@@ -11,8 +11,8 @@ mod modes;
 mod package_index;
 mod serve;
 mod telemetry;
-mod watchdog;
 mod warnings;
+mod watchdog;
 
 use std::{io::Write, process::ExitCode};
 

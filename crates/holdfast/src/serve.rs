@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io::Write, net::SocketAddr, path::PathBuf, sync
 
 use anyhow::{Context, anyhow};
 use api::{
-    Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken, PrincipalLimits, Principals, Scratch,
-    ServerLimits, Transfers, metrics_router,
+    Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken, PrincipalLimits, Principals,
+    Scratch, ServerLimits, Transfers, metrics_router,
 };
 use image::Locker;
 use jiff::SignedDuration;
@@ -33,8 +33,8 @@ use crate::{
     data_folder::DataFolder,
     database,
     modes::Private,
-    watchdog::Manager,
     package_index,
+    watchdog::Manager,
 };
 
 /// Open files that the service needs beside its connections: databases, logs, runs and calls to other services.
