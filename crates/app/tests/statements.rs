@@ -52,3 +52,23 @@ async fn a_request_for_a_page_takes_at_most_five_statements(on: Database) {
     assert_eq!(page.unwrap().content.len(), 100);
     assert_eq!(took.len(), 2, "{took:?}");
 }
+
+#[test]
+fn a_list_that_takes_too_long_is_a_user_error_that_names_the_limit() {
+    testing::run(async {
+        let fresh = Database::Sqlite.fresh();
+        let db = fresh.open().await;
+        fill(&db).await;
+        let (caller, hasty) = (Caller::anonymous("op"), db.with_callers_read_max(std::time::Duration::ZERO));
+        let query = JobQuery { descriptions: vec!["a".into()], limit: 10, ..JobQuery::default() };
+        let request = JobPageRequest { query, with_total: true, ..JobPageRequest::default() };
+        let of_jobs = queries::jobs(&hasty, &caller, &request).await.unwrap_err();
+        let all = ExecutionQuery { limit: 1000, ..ExecutionQuery::default() };
+        let of_executions = queries::executions(&hasty, &caller, &all, true).await.unwrap_err();
+        for problem in [of_jobs, of_executions] {
+            assert_eq!(problem.kind, model::problem::Kind::Invalid, "{problem}");
+            assert!(problem.why.contains("limit 10 seconds"), "{problem}");
+        }
+        assert_eq!(queries::jobs(&db, &caller, &request).await.unwrap().content.len(), 10);
+    });
+}
