@@ -12,7 +12,7 @@
 //! - files directly in them can be read and written, and they can be listed. So can a hidden folder, unless namespaces
 //!   make it empty: the names in it are seen, not what is in the files.
 //!
-//! With Landlock also go signals to processes outside of the confinement (ABI 6), and looking into their memory and
+//! Nothing is written below `/proc` and `/sys`. With Landlock also go signals to processes outside of the confinement (ABI 6), and looking into their memory and
 //! environment. A hidden folder that is also mounted at a second place is reachable there.
 
 use std::{
@@ -30,6 +30,9 @@ use landlock::{
 use crate::{Error, Layer, Walls};
 
 const LAYER: &str = "Landlock";
+
+/// Where files of the kernel are that change other processes: their memory scores, scheduling groups and control groups.
+const UNWRITABLE: [&str; 2] = ["/proc", "/sys"];
 
 /// The newest rights that are asked for; an older kernel enforces those that it knows.
 const NEWEST: ABI = ABI::V10;
@@ -66,7 +69,8 @@ pub(crate) fn restrict(walls: &Walls) -> Result<(), Error> {
     let failed = |e: &dyn std::fmt::Display| Error::new(LAYER, e);
     let (all, read) = (AccessFs::from_all(NEWEST), AccessFs::from_read(NEWEST));
     let mut allowed = Vec::new();
-    let barred: BTreeSet<&Path> = walls.hidden.iter().map(PathBuf::as_path).collect();
+    let unwritable = UNWRITABLE.map(Path::new);
+    let barred: BTreeSet<&Path> = walls.hidden.iter().map(PathBuf::as_path).chain(unwritable).collect();
     let there: BTreeSet<(u64, u64)> = barred.iter().filter_map(|path| identity(path)).collect();
     beside(Path::new("/"), &barred, &there, &mut allowed);
     let root = PathFd::new("/").map_err(|e| failed(&e))?;
@@ -76,6 +80,7 @@ pub(crate) fn restrict(walls: &Walls) -> Result<(), Error> {
         .and_then(Ruleset::create)
         .and_then(|r| r.add_rules(path_beneath_rules(&allowed, all)))
         .and_then(|r| r.add_rule(PathBeneath::new(root, BitFlags::from(AccessFs::ReadDir))))
+        .and_then(|r| r.add_rules(path_beneath_rules(unwritable, read)))
         .and_then(|r| r.add_rules(path_beneath_rules(&walls.read, read)))
         .and_then(|r| r.add_rules(path_beneath_rules(&walls.write, all)))
         .and_then(landlock::RulesetCreated::restrict_self)
@@ -95,10 +100,6 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 /// A symbolic link is no entry of its own: what it leads to is reachable, or not, by its real path. Neither is a second
 /// name of a barred folder itself.
 fn beside(folder: &Path, barred: &BTreeSet<&Path>, there: &BTreeSet<(u64, u64)>, allowed: &mut Vec<PathBuf>) {
-    if barred.is_empty() {
-        allowed.push(folder.to_owned());
-        return;
-    }
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.filter_map(Result::ok).filter(|e| e.file_type().is_ok_and(|t| !t.is_symlink())) {
         let path = entry.path();

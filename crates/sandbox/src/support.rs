@@ -82,6 +82,11 @@ impl Support {
                  the modes."
             ));
         }
+        if let Some(why) = self.landlock.missing() {
+            gaps.push(format!(
+                "Local jobs can change memory scores and control groups of the service's processes, because {why}."
+            ));
+        }
         if let Some(why) = self.signals.missing() {
             gaps.push(format!("Local jobs can end the service and other executions by signals, because {why}."));
         }

@@ -131,10 +131,11 @@ impl House {
             all.push(format!("{:?}", rustix::fs::listxattr(self.path(name), &mut names).ok()));
         }
         let pid = Pid::from_raw(i32::try_from(self.victim.id()).unwrap());
-        for kind in ["limits", "status", "sched"] {
+        for kind in ["limits", "status", "sched", "oom_score_adj"] {
             let text = fs::read_to_string(format!("/proc/{}/{kind}", self.victim.id())).unwrap();
             let kept = |line: &&str| {
                 kind == "limits"
+                    || kind == "oom_score_adj"
                     || line.starts_with("Cpus_allowed")
                     || line.starts_with("policy")
                     || line.starts_with("prio")
@@ -228,6 +229,15 @@ const SIGNALS: &[(&str, &str)] = &[
     ("group", "os.killpg(os.getpgid(victim), signal.SIGCONT)"),
 ];
 
+const KERNELS_FILES: &[(&str, &str)] = &[
+    ("memory score", "open(f'/proc/{victim}/oom_score_adj', 'w').write('1000')"),
+    ("scheduling group", "open(f'/proc/{victim}/autogroup', 'w').write('19')"),
+    ("referenced pages", "open(f'/proc/{victim}/clear_refs', 'w').write('1')"),
+    ("system requests", "os.open('/proc/sysrq-trigger', os.O_WRONLY)"),
+    ("settings of the kernel", "os.open('/proc/sys/kernel/panic', os.O_WRONLY)"),
+    ("control groups", "[os.mkdir(f'/sys/fs/cgroup{each}/walls') for each in ('/unified', '')]"),
+];
+
 const MEMORY: &[(&str, &str)] = &[
     ("attach", "call('ptrace', 16, victim, 0, 0)"),
     ("seize", "call('ptrace', 0x4206, victim, 0, 0)"),
@@ -300,6 +310,12 @@ fn files_and_processes_of_the_same_user_are_out_of_reach() {
         if support.hides_files() {
             let refused = ["EPERM", "EACCES", "ESRCH"];
             assert_eq!(unexpected(&house.attempts(layers, MEMORY), &refused), Vec::<String>::new(), "{user}");
+        }
+        if layers.landlock {
+            let refused = ["EACCES", "ENOENT", "EPERM"];
+            let said = house.attempts(layers, KERNELS_FILES);
+            assert_eq!(unexpected(&said, &refused), Vec::<String>::new(), "{user}");
+            assert_eq!(said["memory score"], "EACCES");
         }
         if support.signals.is_enforced() {
             assert_eq!(unexpected(&house.attempts(layers, SIGNALS), &["EPERM"]), Vec::<String>::new(), "{user}");
@@ -433,7 +449,7 @@ def main():
   server = socket.create_server(("127.0.0.1", 0))
   client = socket.create_connection(server.getsockname()); server.accept()[0].sendall(b"x"); assert client.recv(1) == b"x"
   os.close(os.openpty()[0]); mmap.mmap(-1, 4096).close()
-  open("/dev/null", "w").write("x"); open(path("environment/vdk")).read()
+  open("/dev/null", "w").write("x"); open(f"/dev/fd/{os.pipe()[1]}", "w").write("x"); open(path("environment/vdk")).read()
   assert sorted(os.listdir(data)) == ["environment", "runs"] and os.listdir(path("runs")) == ["1"], os.listdir(data)
   assert os.getcwd() == path("runs/1/job/work") and os.listdir("/dev/shm") == []
   assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)

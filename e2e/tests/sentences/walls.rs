@@ -20,6 +20,16 @@ fn set(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a file of this user");
 }
 
+/// Waits until the service has said all of this.
+async fn says(service: &Service, texts: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    while !texts.iter().all(|text| service.log().contains(text)) {
+        assert!(Instant::now() < deadline, "{}", service.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
 const FILES: [&str; 4] = ["secret.key", "holdfast.db", "holdfast.db-wal", "holdfast.db-shm"];
 
 #[tokio::test]
@@ -29,8 +39,7 @@ async fn files_of_the_service_are_private_and_a_start_makes_them_private_again()
     let modes = || FILES.map(|name| mode(&data.join(name)));
     assert_eq!((mode(&data), modes()), (0o700, [0o600; 4]));
 
-    let log = service.log();
-    assert!(log.contains("jobs are      kept out of the data folder by the kernel ("), "{log}");
+    says(&service, &["jobs are      kept out of the data folder by the kernel ("]).await;
     service.kill();
     for name in FILES {
         set(&data.join(name), 0o644);
@@ -38,8 +47,7 @@ async fn files_of_the_service_are_private_and_a_start_makes_them_private_again()
     set(&data, 0o755);
     service.start_again();
     assert_eq!((mode(&data), modes()), (0o700, [0o600; 4]));
-    let log = service.log();
-    assert!(log.contains("secret.key") && log.contains("it was restored"), "{log}");
+    says(&service, &["secret.key", "it was restored"]).await;
 }
 
 #[tokio::test]
@@ -59,12 +67,7 @@ exec unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && echo 0 > 
     let service = Service::start_with(Options { binary: Some(wrapper), ..Options::default() });
     let data = service.data_dir().to_owned();
 
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let told = ["; see the warnings", "can change modes, owners and times of the service's files"];
-    while !told.iter().all(|text| service.log().contains(text)) {
-        assert!(Instant::now() < deadline, "{}", service.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    says(&service, &["; see the warnings", "can change modes, owners and times of the service's files"]).await;
     let api = service.api();
     let targets = FILES.map(|name| format!("{:?}", data.join(name)));
     let body = format!("import os\nfor path in [{}]: os.chmod(path, 0o666)\nprint('changed')", targets.join(", "));
@@ -73,6 +76,7 @@ exec unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && echo 0 > 
     let id = api.started(job.name()).await;
     let ended = api.ended(job.name(), &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}");
+    let deadline = Instant::now() + PATIENCE;
     while FILES.iter().any(|name| mode(&data.join(name)) != 0o600) {
         assert!(Instant::now() < deadline, "the modes were not restored");
         tokio::time::sleep(Duration::from_millis(50)).await;
