@@ -25,10 +25,10 @@ use super::{refused, too_large};
 const END_BYTES: usize = 22;
 const END_MAGIC: [u8; 4] = *b"PK\x05\x06";
 /// Bytes of a ZIP64 end record without its extensible data, which is refused.
-const END64_BYTES: u64 = 56;
+const END64_BYTES: usize = 56;
 const END64_MAGIC: [u8; 4] = *b"PK\x06\x06";
 /// Bytes of the record that says where the ZIP64 end record is.
-const LOCATOR_BYTES: u64 = 20;
+const LOCATOR_BYTES: usize = 20;
 const LOCATOR_MAGIC: [u8; 4] = *b"PK\x06\x07";
 /// Bytes of a central directory header without its name, extra field and comment.
 const HEADER_BYTES: u64 = 46;
@@ -120,21 +120,21 @@ fn find_end(file: &File, bytes: u64) -> io::Result<End> {
 
 /// The ZIP64 end record, if the locator before the end record at `position` names one.
 fn find_end64(file: &File, position: u64) -> io::Result<Option<End>> {
-    let Some(locator_at) = position.checked_sub(LOCATOR_BYTES) else { return Ok(None) };
-    let mut locator = [0; LOCATOR_BYTES as usize];
+    let Some(locator_at) = position.checked_sub(LOCATOR_BYTES as u64) else { return Ok(None) };
+    let mut locator = [0; LOCATOR_BYTES];
     file.read_exact_at(&mut locator, locator_at)?;
     if !locator.starts_with(&LOCATOR_MAGIC) {
         return Ok(None);
     }
     let record_at = u64_at(&locator, 8);
     // Nothing between the two: no extensible data, and no bytes before the archive.
-    if record_at.checked_add(END64_BYTES) != Some(locator_at) || u32_at(&locator, 16) > 1 {
+    if record_at.checked_add(END64_BYTES as u64) != Some(locator_at) || u32_at(&locator, 16) > 1 {
         return Err(invalid("its ZIP64 end record is not where it should be"));
     }
-    let mut record = [0; END64_BYTES as usize];
+    let mut record = [0; END64_BYTES];
     file.read_exact_at(&mut record, record_at)?;
     let is_whole = record.starts_with(&END64_MAGIC)
-        && u64_at(&record, 4) == END64_BYTES - 12
+        && u64_at(&record, 4) == END64_BYTES as u64 - 12
         && u32_at(&record, 16) == u32_at(&record, 20)
         && u64_at(&record, 24) == u64_at(&record, 32);
     if !is_whole {
@@ -279,7 +279,7 @@ mod tests {
 
     fn end64(entries: u64, size: u64, start: u64, record_at: u64) -> Vec<u8> {
         let mut record = END64_MAGIC.to_vec();
-        record.extend((END64_BYTES - 12).to_le_bytes());
+        record.extend((END64_BYTES as u64 - 12).to_le_bytes());
         record.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         record.extend([entries, entries, size, start].map(u64::to_le_bytes).concat());
         record.extend(LOCATOR_MAGIC);
