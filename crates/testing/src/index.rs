@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    fmt::Write as _,
     io::{Cursor, Write as _},
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -152,10 +153,10 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
         builder.header(CONTENT_TYPE, *media).body(Full::new(body.clone()))
     } else if let Some(files) = path.strip_prefix("/simple/").and_then(|p| state.projects.get(p.trim_end_matches('/')))
     {
-        let links: String = files
-            .iter()
-            .map(|(file, hash)| format!("<a href=\"../../files/{file}#sha256={hash}\">{file}</a>\n"))
-            .collect();
+        let mut links = String::new();
+        for (file, hash) in files {
+            let _ = writeln!(links, "<a href=\"../../files/{file}#sha256={hash}\">{file}</a>");
+        }
         let page = format!("<!DOCTYPE html><html><body>\n{links}</body></html>");
         builder.header(CONTENT_TYPE, "text/html").body(Full::new(page.into()))
     } else {
