@@ -47,9 +47,9 @@ async fn interpreters(environment: &BTreeMap<String, String>) -> Vec<Interpreter
 }
 
 /// Packages are built as the service builds them.
-fn walls(cache_dir: &Path) -> Option<BuildWalls> {
+fn walls(cache_dir: &Path) -> BuildWalls {
     let launcher = Launcher::new(env!("CARGO_BIN_EXE_confined-build"), Vec::<String>::new());
-    Some(BuildWalls { launcher, walls: Walls { hidden: vec![cache_dir.to_owned()], ..Walls::default() } })
+    BuildWalls { launcher, walls: Walls { hidden: vec![cache_dir.to_owned()], ..Walls::default() } }
 }
 
 async fn tools(cache_dir: PathBuf) -> Tools {
@@ -57,7 +57,7 @@ async fn tools(cache_dir: PathBuf) -> Tools {
     let interpreters = interpreters(&environment).await;
     assert!(!interpreters.is_empty(), "the tests need a Python");
     Tools::new(ToolsOptions {
-        walls: walls(&cache_dir),
+        walls: Some(walls(&cache_dir)),
         cache_dir,
         uv: None,
         index_url: None,
@@ -182,7 +182,7 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
             vdk_constraints: DEFAULT_CONSTRAINTS.into(),
             allow_builds: true,
             build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
-            walls: walls(folder.path()),
+            walls: Some(walls(folder.path())),
             index_access: None,
         })
     };
