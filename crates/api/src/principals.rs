@@ -48,7 +48,7 @@ pub struct Principals {
 pub(crate) fn principal(caller: &Caller) -> Option<&str> {
     match caller.standing {
         Standing::Anyone => None,
-        _ => Some(&caller.user),
+        _ => Some(&caller.principal),
     }
 }
 
@@ -75,7 +75,6 @@ impl Principals {
     }
 
     /// Counts a query. A query that costs more than a minute's worth is let through when nothing was asked before.
-    #[allow(dead_code, reason = "the cost of queries is counted in a change of its own")]
     pub(crate) fn charge_query(&self, caller: &Caller, cost: u64) -> Result<(), Failure> {
         self.charge(&self.queries, caller, cost)
     }

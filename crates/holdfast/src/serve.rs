@@ -53,9 +53,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const ONE_KEY: &str = "The secrets of this database can't be read here. Instances that share a database share its key files: \
                        copy `secret.key` and the folder `keys` from the data folder of one that works.";
 
-/// The soft limit of open files of jobs and package builds.
-const JOB_OPEN_FILES: Option<u64> = None;
-
 /// The version of the public API that `info` answers.
 const API_VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -170,7 +167,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
                     folder.path(),
                     &[settings.cache_folder()],
                     &covered_files(&loaded),
-                    JOB_OPEN_FILES,
+                    python::open_files_of_children(),
                 ),
             }),
             index_access: package_index::access(settings, &surroundings, &clock)?,
@@ -451,7 +448,7 @@ fn local_options(
         job_read_paths: Vec::new(),
         job_hidden_paths: vec![settings.cache_folder()],
         job_covered_files: covered_files(loaded),
-        job_open_files: JOB_OPEN_FILES,
+        job_open_files: python::open_files_of_children(),
         confine: Confine::Fully,
         clock,
     })

@@ -1,6 +1,7 @@
 //! What Holdfast promises to those who use the stock client, each promise a test against the real binary.
 
 mod access;
+mod attacks;
 mod bad_input;
 mod clients;
 mod commands;

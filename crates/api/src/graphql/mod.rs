@@ -184,7 +184,7 @@ fn measure(api: &Api, caller: &Caller, request: &mut Request) -> Result<Size, Fa
         let errors = serde_json::json!([{ "message": problem.why }]);
         Failure::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
     })?;
-    charge(api, caller, size.cost())?;
+    api.principals.charge_query(caller, size.cost())?;
     Ok(size)
 }
 
@@ -254,12 +254,6 @@ async fn carry_out(
 
 fn stopped() -> Failure {
     Problem::unavailable("The query was not carried out.", "The service stops.").into()
-}
-
-/// Charges a caller with what a query costs: its rows and its fields.
-#[expect(clippy::unnecessary_wraps, reason = "the limits of callers go here")]
-fn charge(_api: &Api, _caller: &Caller, _cost: u64) -> Result<(), Failure> {
-    Ok(())
 }
 
 /// A page as rows are counted: how many come before it, and how many it has at most.

@@ -207,7 +207,7 @@ pub(crate) struct Service {
 }
 
 const PRINCIPAL_LIMITS: PrincipalLimits =
-    PrincipalLimits { uploads_per_minute: 1200, starts_per_minute: 6000, query_cost_per_minute: 6_000_000 };
+    PrincipalLimits { uploads_per_minute: 1200, starts_per_minute: 6000, query_cost_per_minute: 20_000_000 };
 
 /// What a test wants otherwise.
 #[derive(Default)]

@@ -242,11 +242,11 @@ settings! {
         "starts_per_minute", "HOLDFAST_STARTS_PER_MINUTE", "starts-per-minute", Service,
         default Default::Text("6000"), example "6000"
     }
-    /// How many rows the GraphQL queries of one caller may ask for in a minute, with authentication on. More are rejected
-    /// with 429.
+    /// How many rows and fields the GraphQL queries of one caller may ask for in a minute, with authentication on. More are
+    /// rejected with 429. The list of 100,000 jobs with everything in it costs 10,000,000.
     query_cost_per_minute: Whole<1, 1_000_000_000_000> {
         "query_cost_per_minute", "HOLDFAST_QUERY_COST_PER_MINUTE", "query-cost-per-minute", Service,
-        default Default::Text("6000000"), example "6000000"
+        default Default::Text("20000000"), example "20000000"
     }
     /// The address of a page that shows the log of a run, for those who collect logs elsewhere. Clients open it instead
     /// of asking this service. `{{start_time}}` and `{{end_time}}` are milliseconds since 1970.

@@ -11,9 +11,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit, setsid,
-};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, setsid};
 
 use super::{folder, spec::Spec};
 
@@ -45,10 +43,6 @@ fn start(run: &Path, attempt: u32, supervisor: Option<Pid>) -> Result<std::conve
     setsid().map_err(|e| io("session", e.into()))?;
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     let spec = Spec::read(run).map_err(|e| io("its specification can't be read", e))?;
-    if let Some(soft) = spec.open_files {
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum });
-    }
     spec.walls.apply().map_err(|e| e.to_string())?;
     let mut command = Command::new(&spec.program);
     command.args(&spec.arguments).current_dir(run.join(folder::WORK)).env_clear().envs(&spec.variables);

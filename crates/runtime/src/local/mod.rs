@@ -329,7 +329,6 @@ impl LocalRuntime {
             backoff_limit: run.backoff_limit,
             backoff_milliseconds: milliseconds(self.options.backoff),
             log_max_bytes: self.options.log_max_bytes,
-            open_files: python::open_files_of_children(),
             walls,
         }
     }

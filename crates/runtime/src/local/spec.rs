@@ -32,9 +32,6 @@ pub(super) struct Spec {
     /// Before the second attempt; doubles with each.
     pub(super) backoff_milliseconds: u64,
     pub(super) log_max_bytes: u64,
-    /// The job's soft limit of open files; absent when it is that of the service.
-    #[serde(default)]
-    pub(super) open_files: Option<u64>,
     /// What the job may reach.
     pub(super) walls: Walls,
 }
