@@ -134,7 +134,7 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
             let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
             // A response that waits in memory for its reader counts as the requests in progress do.
             if bytes > SMALL_RESPONSE_BYTES
-                && !response.extensions().get::<Shared>().is_some()
+                && response.extensions().get::<Shared>().is_none()
                 && let Err(problem) = place.reserve(bytes)
                 && !may_change
             {

@@ -179,7 +179,7 @@ struct Rendered {
 
 #[derive(Debug)]
 struct Pieces {
-    pieces: Vec<Bytes>,
+    list: Vec<Bytes>,
     bytes: usize,
     /// Of the memory budget, as far as the requests in progress leave it: a scrape is answered under any load, and the
     /// number of pages is limited on its own.
@@ -286,7 +286,7 @@ pub(crate) async fn scrape(State(api): State<Arc<Api>>, headers: HeaderMap) -> A
     let page = page.rendered(format).await?;
     let length = page.bytes;
     let pieces = stream::unfold((page, 0), async |(page, at)| {
-        let piece = page.pieces.get(at)?.clone();
+        let piece = page.list.get(at)?.clone();
         Some((Ok::<_, std::convert::Infallible>(piece), (page, at + 1)))
     });
     let mut response = ([(CONTENT_TYPE, format.media_type())], Body::from_stream(pieces)).into_response();
@@ -328,7 +328,7 @@ impl Writer {
 
     fn finish(mut self) -> Pieces {
         self.end_piece();
-        Pieces { pieces: self.pieces, bytes: self.bytes, _reserved: self.reservation }
+        Pieces { list: self.pieces, bytes: self.bytes, _reserved: self.reservation }
     }
 }
 

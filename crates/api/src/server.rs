@@ -9,10 +9,11 @@ use std::{
     collections::BTreeMap,
     future::poll_fn,
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -55,6 +56,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// is complete at that very moment is worked on.
 const EVICTION_MAX: Duration = Duration::from_millis(100);
 const EVICTIONS_MAX: usize = 3;
+
+/// How long the rest of a body that was rejected is read and dropped after the response: closing at once would reset the
+/// connection, and the client would not see the response.
+const LINGER_MAX: Duration = Duration::from_secs(3);
 
 /// How long a request that is on its way is awaited when the server stops.
 const STOP_HEAD_MAX: Duration = Duration::from_secs(1);
@@ -115,12 +120,13 @@ pub async fn serve(
             () = stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => match server.room().await {
-                Some(permit) => {
+            Ok((stream, peer)) => {
+                if let Some(permit) = server.room().await {
                     connections.spawn(connection(Arc::clone(&server), stream, peer, permit, router.clone()));
+                } else {
+                    tracing::debug!(%peer, "a connection was refused: every other one is working on a request");
                 }
-                None => tracing::debug!(%peer, "a connection was refused: every other one is working on a request"),
-            },
+            }
             Err(error) if is_of_peer(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "a connection can't be accepted; trying again");
@@ -229,6 +235,8 @@ struct State {
     is_released: bool,
     /// The whole body was handed to the writer.
     is_complete: bool,
+    /// The body of the request was not read to its end.
+    is_unread: bool,
 }
 
 impl Progress {
@@ -242,6 +250,7 @@ impl Progress {
             place: None,
             is_released: false,
             is_complete: false,
+            is_unread: false,
         };
         let progress = Self { server, evicted: Arc::default(), state: Mutex::new(state) };
         progress.enter(&mut progress.state(), Phase::New);
@@ -288,8 +297,15 @@ impl Progress {
     }
 
     /// A request is complete up to its body.
-    fn begin(&self) {
-        self.enter(&mut self.state(), Phase::Handling);
+    fn begin(&self, has_body: bool) {
+        let mut state = self.state();
+        state.is_unread = has_body;
+        self.enter(&mut state, Phase::Handling);
+    }
+
+    /// The body of the request was read to its end.
+    fn received(&self) {
+        self.state().is_unread = false;
     }
 
     /// The response begins.
@@ -373,7 +389,8 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, progress) = (router.clone(), Arc::clone(&of_service));
         async move {
-            progress.begin();
+            progress.begin(!request.body().is_end_stream());
+            let request = request.map(|inner| ReceivedBody { inner, progress: Arc::clone(&progress) });
             let Ok(mut response) = router.oneshot(request).await;
             progress.respond(response.extensions_mut().remove());
             Ok::<_, std::convert::Infallible>(response.map(|inner| SentBody { inner, progress }))
@@ -432,7 +449,34 @@ async fn connection(
     drop(permit);
 }
 
-/// A response body that says when it is over.
+/// A request body that reports when it was read to its end.
+struct ReceivedBody {
+    inner: Incoming,
+    progress: Arc<Progress>,
+}
+
+impl HttpBody for ReceivedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) || self.inner.is_end_stream() {
+            self.progress.received();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response body that reports when it is over.
 struct SentBody {
     inner: Body,
     progress: Arc<Progress>,
@@ -466,6 +510,8 @@ struct Watched {
     stream: TcpStream,
     progress: Arc<Progress>,
     stall: Stall,
+    /// Runs after the response to a request whose body was not read.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 /// How long a writer was blocked for the last [`PROGRESS_BYTES`].
@@ -478,7 +524,8 @@ struct Stall {
 
 impl Watched {
     fn new(stream: TcpStream, progress: Arc<Progress>) -> Self {
-        Self { stream, progress, stall: Stall { blocked: Duration::ZERO, since: None, moved: 0, timer: None } }
+        let stall = Stall { blocked: Duration::ZERO, since: None, moved: 0, timer: None };
+        Self { stream, progress, stall, linger: None }
     }
 
     fn written(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -543,6 +590,20 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        if !this.progress.state().is_unread {
+            return Poll::Ready(Ok(()));
+        }
+        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER_MAX)));
+        let mut dropped = [MaybeUninit::uninit(); 8 * 1024];
+        while linger.as_mut().poll(cx).is_pending() {
+            let mut dropped = ReadBuf::uninit(&mut dropped);
+            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut dropped)) {
+                Ok(()) if !dropped.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

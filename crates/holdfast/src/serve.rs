@@ -102,7 +102,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         manager.ready("opening the database");
         let manager = Arc::clone(manager);
         tokio::spawn(async move {
-            manager.feed(router_now, || gauges_now.borrow().as_ref().and_then(|gauges| gauges.stuck_loop())).await;
+            manager.feed(router_now, || gauges_now.borrow().as_ref().and_then(sync::gauges::Gauges::stuck_loop)).await;
         });
     }
     let listener = listener.into_std()?;

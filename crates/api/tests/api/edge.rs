@@ -462,6 +462,25 @@ async fn strangers_take_a_part_of_the_places_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_sees_why_its_large_body_was_rejected_although_it_sends_all_of_it_first() {
+    let service = Service::start().await;
+    service.create("t1", "daily-sales").await;
+    let listening = service.listen(limits(64)).await;
+    let body = vec![b' '; 12 * MIB];
+    for _ in 0..5 {
+        let mut stream = listening
+            .sent(&format!(
+                "PUT /data-jobs/for-team/t1/jobs/daily-sales HTTP/1.1\r\nhost: localhost\r\n\
+                 content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            ))
+            .await;
+        stream.write_all(&body).await.expect("the service takes it");
+        assert!(rest(stream).await.starts_with("HTTP/1.1 413"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
     let service = Service::start().await;
     service.has_long_metrics();
