@@ -127,21 +127,20 @@ impl Buckets {
             return Err(u64::try_from(seconds).unwrap_or(u64::MAX).max(1));
         }
         let bucket = Bucket { left: left - i128::from(cost) * PARTS, at: now };
-        match used.get_mut(principal) {
-            Some(known) => *known = bucket,
-            None => {
-                if used.len() >= BUCKETS_MAX {
-                    used.retain(|_, bucket| self.refilled(*bucket, now) < full);
-                }
-                if used.len() >= BUCKETS_MAX {
-                    let fullest = used.iter().max_by_key(|(_, bucket)| self.refilled(**bucket, now));
-                    if let Some(name) = fullest.map(|(name, _)| name.clone()) {
-                        used.remove(&name);
-                    }
-                }
-                used.insert(principal.to_owned(), bucket);
+        if let Some(known) = used.get_mut(principal) {
+            *known = bucket;
+            return Ok(());
+        }
+        if used.len() >= BUCKETS_MAX {
+            used.retain(|_, bucket| self.refilled(*bucket, now) < full);
+        }
+        if used.len() >= BUCKETS_MAX {
+            let fullest = used.iter().max_by_key(|(_, bucket)| self.refilled(**bucket, now));
+            if let Some(name) = fullest.map(|(name, _)| name.clone()) {
+                used.remove(&name);
             }
         }
+        used.insert(principal.to_owned(), bucket);
         Ok(())
     }
 

@@ -196,11 +196,14 @@ async fn graphql(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Makes an archive.
+type Archive = fn() -> Vec<u8>;
+
 async fn uploads(arguments: &Arguments) -> Result<()> {
-    let kinds: [(&str, fn(usize) -> Vec<u8>); 3] = [
-        ("uploads: 256 MiB of zeros in 260 KB", |_| hostile::zeros(256)),
-        ("uploads: an archive of 600,000 entries", |_| hostile::entries(600_000)),
-        ("uploads: 32 MiB of noise", |_| hostile::noise(32 * MIB - 1024, 1)),
+    let kinds: [(&str, Archive); 3] = [
+        ("uploads: 256 MiB of zeros in 260 KB", || hostile::zeros(256)),
+        ("uploads: an archive of 600,000 entries", || hostile::entries(600_000)),
+        ("uploads: 32 MiB of noise", || hostile::noise(32 * MIB - 1024, 1)),
     ];
     for (kind, archive) in kinds.into_iter().filter(|(kind, _)| arguments.wants(kind)) {
         let mut service = Service::try_start(arguments.options())?;
@@ -208,7 +211,7 @@ async fn uploads(arguments: &Arguments) -> Result<()> {
         for number in 0..arguments.requests {
             let _ = api.create(&format!("upload-{number}")).await.ok();
         }
-        let (http, archive) = (http()?, axum_bytes(archive(0)));
+        let (http, archive) = (http()?, shared(archive()));
         let send = |number| {
             let url = api.url(&format!("/jobs/upload-{number}/sources"));
             status(http.post(url).header("content-type", "application/octet-stream").body(archive.clone()))
@@ -219,7 +222,7 @@ async fn uploads(arguments: &Arguments) -> Result<()> {
 }
 
 /// Bytes that requests share.
-fn axum_bytes(bytes: Vec<u8>) -> axum::body::Bytes {
+fn shared(bytes: Vec<u8>) -> axum::body::Bytes {
     bytes.into()
 }
 
