@@ -89,7 +89,7 @@ pub struct LogReader(Source);
 enum Source {
     Text(Option<String>),
     File { file: Arc<File>, position: u64, bytes: u64 },
-    Stored { db: Db, id: ExecutionId, chunk: i64, skip_bytes: usize },
+    Stored { db: Box<Db>, id: ExecutionId, chunk: i64, skip_bytes: usize },
 }
 
 impl LogReader {
@@ -107,7 +107,7 @@ impl LogReader {
             Some(lines) => tail_start(db, id, last, lines).await?,
             None => (0, 0),
         };
-        Ok(Some(Self(Source::Stored { db: db.clone(), id: id.clone(), chunk, skip_bytes })))
+        Ok(Some(Self(Source::Stored { db: Box::new(db.clone()), id: id.clone(), chunk, skip_bytes })))
     }
 
     /// The next piece; `None` after the end.
