@@ -17,6 +17,8 @@ use crate::Api;
 )]
 pub(crate) async fn home(State(api): State<Arc<Api>>) -> Html<String> {
     let version: String = api.api_version.chars().filter(|c| !matches!(c, '<' | '>' | '&')).collect();
+    let has_metrics = api.metrics_page.is_some() && !api.metrics_access.has_own_listener;
+    let metrics = if has_metrics { "<li><a href=\"/data-jobs/debug/prometheus\">Metrics</a></li>\n" } else { "" };
     Html(format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Holdfast</title>\n\
          <h1>Holdfast {version}</h1>\n\
@@ -28,7 +30,7 @@ pub(crate) async fn home(State(api): State<Arc<Api>>) -> Html<String> {
          <li><a href=\"/data-jobs/swagger-ui.html\">API</a> to read and try</li>\n\
          <li><a href=\"/data-jobs/graphql\">GraphQL</a> to explore</li>\n\
          <li><a href=\"/readyz\">Readiness</a></li>\n\
-         <li><a href=\"/data-jobs/debug/prometheus\">Metrics</a></li>\n\
+         {metrics}\
          </ul>\n</html>\n"
     ))
 }

@@ -81,8 +81,8 @@ impl Locker {
         wheels: &Wheels,
     ) -> Result<String, Problem> {
         let alone = LockInputs { requirements: String::new(), ..inputs.clone() };
-        let folder = self.tools.cache_dir().join("locks");
-        let kept = folder.join(format!("{}.txt", alone.key()));
+        // It names the wheels of this folder, so it is kept in it and goes with it: wheels that are built again differ.
+        let kept = wheels.folder().join(format!("lock-{}.txt", alone.key()));
         if let Ok(text) = std::fs::read_to_string(&kept) {
             return Ok(text);
         }
@@ -90,9 +90,7 @@ impl Locker {
         // Two at the same time leave the one or the other, whole.
         let scratch = self.tools.scratch().await?;
         let new = scratch.path().join("lock.txt");
-        let stored = write(&new, &text)
-            .and_then(|()| std::fs::create_dir_all(&folder).map_err(|e| io(&e)))
-            .and_then(|()| std::fs::rename(&new, &kept).map_err(|e| io(&e)));
+        let stored = write(&new, &text).and_then(|()| std::fs::rename(&new, &kept).map_err(|e| io(&e)));
         if let Err(problem) = stored {
             tracing::warn!(%problem, "VDK's lock was not kept");
         }

@@ -385,6 +385,31 @@ async fn without_builds_a_package_that_has_no_wheel_is_the_users_and_vdks_own_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_was_kept_for_other_wheels_is_not_taken() {
+    let house = House::new().await;
+    let source = house.add_source("ownvdk", "");
+    let inputs = LockInputs {
+        python_version: house.interpreter.version,
+        vdk_requirement: "ownvdk==1.0".into(),
+        constraints: String::new(),
+        requirements: String::new(),
+    };
+    // As a former version left it beside wheels of its own.
+    let locks = house.data().join("cache/locks");
+    fs::create_dir_all(&locks).unwrap();
+    let stale = format!("ownvdk==1.0 \\\n    --hash=sha256:{}\n", "0".repeat(64));
+    fs::write(locks.join(format!("{}.txt", inputs.key())), stale).unwrap();
+
+    let lock = Locker::new(house.tools(|_| {})).lock(&inputs).await.unwrap();
+    assert_eq!(lock.text, format!("ownvdk==1.0 \\\n    --hash=sha256:{source}\n"));
+    fs::remove_dir_all(house.data().join("cache/wheels")).unwrap();
+    let tools = house.tools(|_| {});
+    assert_eq!(Locker::new(tools.clone()).lock(&inputs).await.unwrap().text, lock.text);
+    tools.create_environment(&house.interpreter, &lock, "ownvdk==1.0", &house.at()).await.unwrap();
+    assert!(house.at().join("bin/python").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wheel_that_was_changed_in_the_cache_is_not_installed() {
     let house = House::new().await;
     house.add_source("plain", "");

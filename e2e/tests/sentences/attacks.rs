@@ -51,7 +51,7 @@ const HALF_HEAD: &str = "GET /data-jobs/api-docs HTTP/1.1\r\nHost: localhost\r\n
 const HALF_BODY: &str = "POST /data-jobs/oauth2/token HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\n\
                          Content-Type: application/octet-stream\r\nContent-Length: 32505856\r\n\r\n";
 const HALF_JSON: &str = "POST /data-jobs/oauth-credentials/client-ids HTTP/1.1\r\nHost: localhost\r\n\
-                         Content-Type: application/json\r\nContent-Length: 2000000\r\n\r\n[";
+                         Content-Type: application/json\r\nContent-Length: 200000\r\n\r\n[";
 
 /// Every route of this list is asked for with each of the methods.
 const PATHS: [&str; 10] = [
@@ -160,6 +160,15 @@ impl Attack {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    async fn half_json_of_a_user(&self) {
+        let head = format!(
+            "PUT {PROPERTIES} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nIdempotency-Key: k\r\n\
+             Content-Type: application/json\r\nContent-Length: 2000000\r\n\r\n[",
+            self.token
+        );
+        self.send_half("half JSON of a user", &head, 1_900_000).await;
     }
 
     /// Asks for every route with every method, so that metrics get new series.
@@ -359,7 +368,8 @@ async fn all_attacks_at_once_leave_the_service_alive_and_a_normal_client_served(
     add(4, &|a| Box::pin(async move { a.invent_labels().await }));
     add(200, &|a| Box::pin(async move { a.send_half("half headers", HALF_HEAD, 0).await }));
     add(24, &|a| Box::pin(async move { a.send_half("half keyed bodies", HALF_BODY, 32_000_000).await }));
-    add(24, &|a| Box::pin(async move { a.send_half("half JSON", HALF_JSON, 1_900_000).await }));
+    add(24, &|a| Box::pin(async move { a.send_half("half JSON of strangers", HALF_JSON, 150_000).await }));
+    add(24, &|a| Box::pin(async move { a.half_json_of_a_user().await }));
     add(4, &|a| Box::pin(async move { a.graphql().await }));
     add(4, &|a| Box::pin(async move { a.uploads().await }));
     add(16, &|a| Box::pin(async move { a.read_nothing("downloads unread", SOURCES).await }));
