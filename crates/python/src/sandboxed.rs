@@ -259,6 +259,8 @@ fn end_leftovers(folder: &Path) {
 impl Drop for BuildSandbox<'_> {
     fn drop(&mut self) {
         end_leftovers(self.folder.path());
+        // Its own way to remove it recurses.
+        self.folder.disable_cleanup(true);
         untrusted::remove(self.folder.path());
     }
 }

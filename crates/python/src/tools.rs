@@ -28,6 +28,7 @@ use crate::{
     fault,
     index::IndexAccess,
     sandboxed::BuildWalls,
+    untrusted,
 };
 
 /// The VDK distribution that a deployment gets when nothing else is set.
@@ -155,7 +156,7 @@ impl Workshop {
             for folder in std::fs::read_dir(&all)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()) {
                 let lock = std::fs::File::options().create(true).append(true).open(folder.join(Self::LOCK));
                 if lock.is_ok_and(|l| l.try_lock().is_ok()) {
-                    let _ = std::fs::remove_dir_all(&folder);
+                    untrusted::remove(&folder);
                 }
             }
             let folder = tempfile::tempdir_in(&all)?;

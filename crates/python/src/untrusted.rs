@@ -113,19 +113,9 @@ pub(crate) fn folder_bytes(path: &Path) -> u64 {
     bytes
 }
 
-/// Removes a folder, also when foreign code took rights away from folders in it.
+/// Removes a folder that foreign code could write to.
 pub(crate) fn remove(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    if std::fs::remove_dir_all(path).is_ok() {
-        return;
-    }
-    let mut open = vec![path.to_owned()];
-    while let Some(folder) = open.pop() {
-        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
-        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        open.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
-    }
-    if let Err(error) = std::fs::remove_dir_all(path) {
+    if let Err(error) = sandbox::remove_tree(path) {
         tracing::warn!(path = %path.display(), %error, "a working folder could not be removed");
     }
 }

@@ -20,6 +20,7 @@ mod calls;
 mod files;
 mod launch;
 mod namespaces;
+mod remove;
 mod support;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     launch::{Launcher, main},
+    remove::remove_tree,
     support::{Layer, Support},
 };
 

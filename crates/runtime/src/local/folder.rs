@@ -27,6 +27,7 @@ use rustix::{
     fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with},
     io::Errno,
 };
+pub(super) use sandbox::remove_tree;
 use serde::{Deserialize, Serialize};
 
 pub(super) const JOB: &str = "job";
@@ -175,8 +176,10 @@ pub(super) fn remove_forgotten(runs: &Path, now: Timestamp) -> io::Result<()> {
         }
         let since = fs::metadata(folder.path().join(FORGOTTEN)).and_then(|mark| mark.modified());
         let Ok(since) = since.and_then(|at| Timestamp::try_from(at).map_err(io::Error::other)) else { continue };
-        if now.duration_since(since).unsigned_abs() > FORGOTTEN_KEEP {
-            folder.remove()?;
+        if now.duration_since(since).unsigned_abs() > FORGOTTEN_KEEP
+            && let Err(error) = folder.remove()
+        {
+            tracing::warn!(path = %folder.path().display(), %error, "an old run folder could not be removed");
         }
     }
     Ok(())
@@ -188,13 +191,13 @@ pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(REMOVED_PREFIX) {
-            remove_tree(&entry.path())?;
-        } else if name.starts_with(NEW_PREFIX)
-            && let Ok(folder) = File::open(entry.path())
-            && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
-            remove_tree(&entry.path())?;
+        let is_left = name.starts_with(REMOVED_PREFIX)
+            || (name.starts_with(NEW_PREFIX)
+                && File::open(entry.path())
+                    .is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()));
+        // What can't be removed is in nobody's way but the disk's.
+        if is_left && let Err(error) = remove_tree(&entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "a leftover of an execution could not be removed");
         }
     }
     Ok(())
@@ -275,26 +278,4 @@ pub(super) fn try_lock(path: &Path, how: FlockOperation) -> io::Result<Option<He
 fn id_of(file: &File) -> io::Result<(u64, u64)> {
     let m = file.metadata()?;
     Ok((m.dev(), m.ino()))
-}
-
-/// Removes a folder, also one in which a job took away its own rights.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => {}
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        done => return done,
-    }
-    give_back_rights(path)?;
-    fs::remove_dir_all(path)
-}
-
-fn give_back_rights(folder: &Path) -> io::Result<()> {
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            give_back_rights(&entry.path())?;
-        }
-    }
-    Ok(())
 }
