@@ -26,7 +26,14 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use crate::{Api, auth, error::Failure, input::RequestMemory, metrics::METRICS_PATH, principals::principal};
+use crate::{
+    Api,
+    auth::{self, TOKEN_PATH},
+    error::Failure,
+    input::RequestMemory,
+    metrics::METRICS_PATH,
+    principals::principal,
+};
 
 /// The most bytes of a JSON body.
 pub(crate) const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
@@ -44,7 +51,7 @@ const BODY_PAUSE_MAX: Duration = Duration::from_secs(15);
 const STRANGER_BODY_PAUSE_MAX: Duration = Duration::from_secs(5);
 const STRANGER_BODY_MAX: Duration = Duration::from_secs(10);
 
-/// Callers who are not authenticated get one place of this many.
+/// Callers who are not authenticated get one place of this many, and the token endpoint gets as many of its own.
 const STRANGERS_PART: usize = 8;
 
 /// Limits of all requests together. Probes are outside of them.
@@ -53,6 +60,8 @@ pub struct Limits {
     places: Arc<Semaphore>,
     /// Places of callers who are not authenticated, so that they can't take all of them.
     strangers: Arc<Semaphore>,
+    /// Places of the token endpoint, so that callers of the other open routes can't keep jobs from their tokens.
+    tokens: Arc<Semaphore>,
     requests_max: usize,
     timeout: Duration,
 }
@@ -60,9 +69,11 @@ pub struct Limits {
 impl Limits {
     /// At most `requests_max` requests at once, each answered within `timeout`.
     pub fn new(requests_max: usize, timeout: Duration) -> Self {
+        let part = requests_max.div_ceil(STRANGERS_PART);
         Self {
             places: Arc::new(Semaphore::new(requests_max)),
-            strangers: Arc::new(Semaphore::new(requests_max.div_ceil(STRANGERS_PART))),
+            strangers: Arc::new(Semaphore::new(part)),
+            tokens: Arc::new(Semaphore::new(part)),
             requests_max,
             timeout,
         }
@@ -108,8 +119,9 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
     }
     let limits = &api.limits;
     let is_stranger = api.auth.is_some() && auth::is_open(&request);
+    let of_part = if request.uri().path() == TOKEN_PATH { &limits.tokens } else { &limits.strangers };
     let mut permits = Vec::new();
-    for places in is_stranger.then_some(&limits.strangers).into_iter().chain([&limits.places]) {
+    for places in is_stranger.then_some(of_part).into_iter().chain([&limits.places]) {
         match Arc::clone(places).try_acquire_owned() {
             Ok(permit) => permits.push(permit),
             Err(_) => return crowded(limits.requests_max).into_response(),
@@ -130,11 +142,12 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
     let may_change = !request.method().is_safe();
     match timeout(limits.timeout, next.run(request)).await {
         Ok(response) if response.body().is_end_stream() => response,
+        // Slow readers of a shared page take up a connection each and nothing else.
+        Ok(response) if response.extensions().get::<Shared>().is_some() => response,
         Ok(mut response) => {
             let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
             // A response that waits in memory for its reader counts as the requests in progress do.
             if bytes > SMALL_RESPONSE_BYTES
-                && response.extensions().get::<Shared>().is_none()
                 && let Err(problem) = place.reserve(bytes)
                 && !may_change
             {
@@ -189,7 +202,7 @@ fn crowded(requests_max: usize) -> Failure {
     .into()
 }
 
-/// Marks a response whose body is no memory of its own: it is shared by all readers, or streamed from elsewhere.
+/// Marks a response whose body is memory that all readers share. Its place is released when the response begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shared;
 

@@ -1,18 +1,21 @@
 //! The HTTP/1.1 server: accepts connections and ends those that hold resources without making progress.
 //!
 //! A connection waits for a request, is handled, sends its response, and waits again. Each state has a time limit, so that
-//! neither half-sent heads nor slow readers stay. When every connection is taken, the one that has waited longest for a
-//! complete request makes room: probes get in however many strangers hold connections open
-//! ([decision 0039](../../../docs/decisions/0039-a-server-that-makes-room.md)).
+//! neither half-sent heads nor slow readers stay. When every connection is taken, one that waits for a complete request
+//! makes room, the oldest of the address that has the most connections: probes get in however many strangers hold
+//! connections open ([decision 0039](../../../docs/decisions/0039-a-server-that-makes-room.md)).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     future::poll_fn,
     io,
     mem::MaybeUninit,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -43,8 +46,13 @@ use crate::limits::Place;
 /// The most bytes of a request's line and headers, and of what is read or written at once on a connection.
 const BUFFER_MAX_BYTES: usize = 128 * 1024;
 
-/// A head up to this size is not reserved in the memory budget.
+/// A head up to this size is not reserved in the budget of heads.
 const SMALL_HEAD_BYTES: usize = 8 * 1024;
+
+/// The most memory of large heads together, in MiB: a sixth of the memory budget in addition to it, and no more than 32.
+/// Heads come before authentication, so they must not take the memory of requests.
+const HEADS_PART: usize = 6;
+const HEADS_MAX_MIB: usize = 32;
 
 /// A response that is blocked by its reader must move this many bytes within [`ServerLimits::stall_max`].
 const PROGRESS_BYTES: usize = 32 * 1024;
@@ -96,7 +104,7 @@ impl ServerLimits {
 }
 
 /// Serves `router` on `listener` until `stop`, then ends after the requests in progress. When the future is dropped, every
-/// connection ends at once.
+/// connection ends at once. Large heads have a budget of their own, whose size follows from that of `memory`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -104,9 +112,10 @@ pub async fn serve(
     memory: MemoryBudget,
     stop: CancellationToken,
 ) {
+    let heads_mib = (memory.total_bytes() / (HEADS_PART * 1024 * 1024)).clamp(1, HEADS_MAX_MIB);
     let server = Arc::new(Server {
         limits,
-        memory,
+        heads: MemoryBudget::new(heads_mib),
         places: Arc::new(Semaphore::new(limits.connections_max)),
         evictable: Mutex::default(),
         stop: stop.clone(),
@@ -149,7 +158,8 @@ fn is_of_peer(error: &io::Error) -> bool {
 #[derive(Debug)]
 struct Server {
     limits: ServerLimits,
-    memory: MemoryBudget,
+    /// The memory of large heads.
+    heads: MemoryBudget,
     places: Arc<Semaphore>,
     evictable: Mutex<Evictable>,
     stop: CancellationToken,
@@ -160,10 +170,19 @@ struct Server {
 #[derive(Debug, Default)]
 struct Evictable {
     last: u64,
-    connections: BTreeMap<Rank, Arc<Notify>>,
+    connections: BTreeMap<Rank, Evicted>,
+    /// How many connections each address has.
+    peers: HashMap<IpAddr, Arc<AtomicUsize>>,
 }
 
-/// Connections without a complete request go first, then those that send a response; the oldest of each first.
+/// What ends a connection, and how many its address has.
+#[derive(Debug, Clone)]
+struct Evicted {
+    notify: Arc<Notify>,
+    of_peer: Arc<AtomicUsize>,
+}
+
+/// Connections without a complete request go before those that send a response; the oldest of each first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     is_sending: bool,
@@ -175,10 +194,16 @@ impl Server {
         self.evictable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the connection that is to go first. `false` when each works on a request.
+    /// Ends the connection that is to go first: without a complete request, that of the address with the most connections.
+    /// `false` when each works on a request.
     fn evict(&self) -> bool {
-        let first = self.evictable().connections.pop_first();
-        first.inspect(|(_, evicted)| evicted.notify_one()).is_some()
+        let mut evictable = self.evictable();
+        let waiting = evictable.connections.range(..Rank { is_sending: true, since: 0 });
+        // The last one of those with the most, which is the oldest here.
+        let first = waiting.rev().max_by_key(|(_, evicted)| evicted.of_peer.load(Ordering::Relaxed));
+        let first = first.or_else(|| evictable.connections.first_key_value()).map(|(rank, _)| *rank);
+        let evicted = first.and_then(|rank| evictable.connections.remove(&rank));
+        evicted.inspect(|evicted| evicted.notify.notify_one()).is_some()
     }
 
     /// Room for one more connection, if need be that of another one.
@@ -217,7 +242,8 @@ enum Phase {
 #[derive(Debug)]
 struct Progress {
     server: Arc<Server>,
-    evicted: Arc<Notify>,
+    peer: IpAddr,
+    evicted: Evicted,
     state: Mutex<State>,
 }
 
@@ -240,7 +266,7 @@ struct State {
 }
 
 impl Progress {
-    fn new(server: Arc<Server>) -> Self {
+    fn new(server: Arc<Server>, peer: IpAddr) -> Self {
         let state = State {
             phase: Phase::New,
             since: Instant::now(),
@@ -252,7 +278,15 @@ impl Progress {
             is_complete: false,
             is_unread: false,
         };
-        let progress = Self { server, evicted: Arc::default(), state: Mutex::new(state) };
+        let of_peer = {
+            let mut evictable = server.evictable();
+            let of_peer = evictable.peers.entry(peer).or_default();
+            // Under the lock: the last connection of an address takes the count away.
+            of_peer.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(of_peer)
+        };
+        let evicted = Evicted { notify: Arc::default(), of_peer };
+        let progress = Self { server, peer, evicted, state: Mutex::new(state) };
         progress.enter(&mut progress.state(), Phase::New);
         progress
     }
@@ -272,7 +306,7 @@ impl Progress {
             if phase != Phase::Handling {
                 evictable.last += 1;
                 let rank = Rank { is_sending: phase == Phase::Sending, since: evictable.last };
-                evictable.connections.insert(rank, Arc::clone(&self.evicted));
+                evictable.connections.insert(rank, self.evicted.clone());
                 state.rank = Some(rank);
             }
         }
@@ -292,7 +326,7 @@ impl Progress {
         }
         // The buffer of a connection may be twice as large as what it holds.
         let most = (2 * state.head_bytes).min(BUFFER_MAX_BYTES);
-        let reserved = state.reserved.get_or_insert_with(|| self.server.memory.reservation());
+        let reserved = state.reserved.get_or_insert_with(|| self.server.heads.reservation());
         reserved.grow(most.saturating_sub(reserved.bytes())).is_ok()
     }
 
@@ -312,6 +346,8 @@ impl Progress {
     fn respond(&self, place: Option<Place>) {
         let mut state = self.state();
         (state.place, state.is_released, state.is_complete) = (place, false, false);
+        // The head went with the request.
+        (state.reserved, state.head_bytes) = (None, 0);
         self.enter(&mut state, Phase::Sending);
     }
 
@@ -324,7 +360,7 @@ impl Progress {
     fn flushed(&self) {
         let mut state = self.state();
         if state.phase == Phase::Sending && state.is_complete {
-            (state.place, state.reserved, state.head_bytes) = (None, None, 0);
+            state.place = None;
             self.enter(&mut state, Phase::Idle);
         }
     }
@@ -369,8 +405,13 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(rank) = self.state().rank {
-            self.server.evictable().connections.remove(&rank);
+        let rank = self.state().rank;
+        let mut evictable = self.server.evictable();
+        if let Some(rank) = rank {
+            evictable.connections.remove(&rank);
+        }
+        if self.evicted.of_peer.fetch_sub(1, Ordering::Relaxed) == 1 {
+            evictable.peers.remove(&self.peer);
         }
     }
 }
@@ -383,7 +424,7 @@ async fn connection(
     router: Router,
 ) {
     let _ = stream.set_nodelay(true);
-    let progress = Arc::new(Progress::new(Arc::clone(&server)));
+    let progress = Arc::new(Progress::new(Arc::clone(&server), peer.ip()));
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&progress)));
     let of_service = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -398,7 +439,7 @@ async fn connection(
     });
     let serving = http1::Builder::new().max_buf_size(BUFFER_MAX_BYTES).serve_connection(io, service);
     let mut serving = pin!(serving);
-    let (mut evicted, mut stop) = (pin!(progress.evicted.notified()), pin!(server.stop.cancelled()));
+    let (mut evicted, mut stop) = (pin!(progress.evicted.notify.notified()), pin!(server.stop.cancelled()));
     let (mut abort, mut timer) = (pin!(server.abort.cancelled()), pin!(sleep(server.limits.head_max)));
     let mut stopping: Option<Instant> = None;
     let ended = poll_fn(|cx| {
@@ -412,7 +453,7 @@ async fn connection(
             if !progress.is_handling() {
                 return Poll::Ready(Some("it made room for another connection".into()));
             }
-            evicted.set(progress.evicted.notified());
+            evicted.set(progress.evicted.notify.notified());
             let _ = evicted.as_mut().poll(cx);
         }
         if stopping.is_none() && stop.as_mut().poll(cx).is_ready() {

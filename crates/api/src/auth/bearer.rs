@@ -100,7 +100,11 @@ fn check_header(token: &str) -> Result<(), Problem> {
 
 /// Whether a genuine token counts now and here.
 fn counts(auth: &Authentication, claims: &Claims, now: Timestamp) -> Result<(), Problem> {
-    let kind = claims.get("typ").and_then(Value::as_str).unwrap_or_default();
+    let kind = match claims.get("typ") {
+        None | Some(Value::Null) => "",
+        Some(Value::String(kind)) => kind.as_str(),
+        Some(_) => return Err(unknown_caller("The claim typ of its access token is not a text.")),
+    };
     if NOT_ACCESS.iter().any(|other| other.eq_ignore_ascii_case(kind)) {
         return Err(unknown_caller(format!(
             "Its token is not an access token: its claim typ is {}. Send the access token of the same login.",

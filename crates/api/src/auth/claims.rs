@@ -78,9 +78,16 @@ impl ClaimRules {
             Some(Value::Number(number)) => number.to_string(),
             Some(_) => String::new(),
         };
-        if name.trim().is_empty() || name.len() > USER_MAX_BYTES || name.chars().any(char::is_control) {
+        if name.trim().is_empty() || name.len() > USER_MAX_BYTES {
             return Err(unknown_caller(format!(
                 "The claim {} of its access token is not the name of a user.",
+                shown(&self.user_claim)
+            )));
+        }
+        // Such a name would look like another one in logs and audit events.
+        if name.trim() != name || name.chars().any(is_invisible) {
+            return Err(unknown_caller(format!(
+                "The claim {} of its access token begins or ends with a blank, or has control or invisible characters.",
                 shown(&self.user_claim)
             )));
         }
@@ -147,6 +154,34 @@ pub(super) fn client_id(claims: &Claims) -> Option<&str> {
     subject.split_once(':').map(|(_, id)| id).filter(|id| !id.is_empty())
 }
 
+/// Whether a character is a control or format character, or a separator of lines or paragraphs: Unicode's categories Cc,
+/// Cf, Zl and Zp.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{600}'..='\u{605}'
+                | '\u{61c}'
+                | '\u{6dd}'
+                | '\u{70f}'
+                | '\u{890}'..='\u{891}'
+                | '\u{8e2}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{110bd}'
+                | '\u{110cd}'
+                | '\u{13430}'..='\u{1343f}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -207,6 +242,30 @@ mod tests {
         assert_eq!(teams(json!({})), Some(vec![]));
         assert_eq!(teams(json!({"scope": "admin"})), None);
         assert_eq!(ClaimRules::default().teams(&claims(json!({"groups": ["a"]}))), None);
+    }
+
+    #[test]
+    fn a_user_has_a_name_without_blanks_around_it_and_without_invisible_characters() {
+        let rules = ClaimRules { user_claim: "name".into(), ..ClaimRules::default() };
+        let user = |name: &str| rules.user(&claims(json!({"name": name}))).map_err(|problem| problem.why);
+        for name in ["Ann Lee", "安", "ann@example.org", "jöb:x"] {
+            assert_eq!(user(name), Ok(Some(name.to_owned())));
+        }
+        for c in "\0\t\n\u{7f}\u{85}\u{ad}\u{600}\u{605}\u{61c}\u{6dd}\u{70f}\u{180e}\u{200b}\u{200f}\u{2028}\u{2029}\u{202e}\
+                  \u{2060}\u{206f}\u{feff}\u{fff9}\u{fffb}\u{110bd}\u{e0001}\u{e007f}"
+            .chars()
+        {
+            let why = user(&format!("a{c}b")).unwrap_err();
+            assert!(why.contains("invisible characters"), "{c:?}: {why}");
+        }
+        for name in [" job:x", "ann ", "\u{a0}ann", "ann\u{3000}"] {
+            let why = user(name).unwrap_err();
+            assert!(why.contains("begins or ends with a blank"), "{name:?}: {why}");
+        }
+        for name in ["", " ", "\u{2003}", &"x".repeat(USER_MAX_BYTES + 1)] {
+            let why = user(name).unwrap_err();
+            assert!(why.contains("not the name of a user"), "{name:?}: {why}");
+        }
     }
 
     #[test]

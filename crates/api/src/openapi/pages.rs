@@ -62,7 +62,9 @@ pub(crate) async fn api_docs() -> impl IntoResponse {
 pub(crate) async fn swagger_ui() -> impl IntoResponse {
     let headers =
         [(header::CONTENT_SECURITY_POLICY, POLICY), (HeaderName::from_static("referrer-policy"), "no-referrer")];
-    (headers, Html(include_str!("swagger-ui.html")))
+    let mut response = (headers, Html(include_str!("swagger-ui.html"))).into_response();
+    response.extensions_mut().insert(Shared);
+    response
 }
 
 /// A script, style or picture of the page.

@@ -350,7 +350,28 @@ async fn probes_are_answered_while_strangers_hold_every_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_that_are_never_complete_count_in_the_memory_budget() {
+async fn the_address_with_the_most_connections_makes_room_first() {
+    let service = Service::start().await;
+    let listening = service.listen(limits(16)).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(listening.address).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        other.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = [0; 4096];
+        let read = timeout(SOON, other.read(&mut answer)).await.unwrap().unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+        for _ in 0..40 {
+            held.push(listening.sent("GET /livez HTTP/1.1\r\nhost: lo").await);
+        }
+        // Accepted after all of those.
+        assert!(listening.get("/livez").await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_are_never_complete_have_a_budget_of_their_own() {
     let service = Service::with(Wish { memory_budget_mib: Some(1), ..Wish::default() }).await;
     let listening = service.listen(limits(64)).await;
     let large = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(100 * 1024));
@@ -363,13 +384,37 @@ async fn heads_that_are_never_complete_count_in_the_memory_budget() {
     }
     is_closed(held.last_mut().unwrap()).await;
     assert!(listening.get("/livez").await.starts_with("HTTP/1.1 200"));
+    // Not on that of requests.
+    assert_eq!(service.memory.free_bytes(), MIB);
     drop(held);
+    let whole = format!("{large}\r\nconnection: close\r\n\r\n");
     let free = async {
-        while service.memory.free_bytes() != MIB {
+        loop {
+            let mut stream = listening.connect().await;
+            let mut answer = Vec::new();
+            if stream.write_all(whole.as_bytes()).await.is_ok()
+                && stream.read_to_end(&mut answer).await.is_ok()
+                && answer.starts_with(b"HTTP/1.1 200")
+            {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(SOON, free).await.expect("the budget comes back");
+
+    // A head is over when the response begins, however slowly that is read.
+    service.has_long_metrics();
+    let mut readers = Vec::new();
+    for _ in 0..16 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(1024).unwrap();
+        let mut stream = socket.connect(listening.address).await.unwrap();
+        stream.write_all(format!("{}\r\n\r\n", large.replace("/livez", METRICS)).as_bytes()).await.unwrap();
+        let read = timeout(SOON, stream.peek(&mut [0])).await.expect("the answer begins");
+        assert_eq!(read.unwrap(), 1);
+        readers.push(stream);
+    }
 }
 
 impl Service {
@@ -445,6 +490,14 @@ async fn strangers_take_a_part_of_the_places_only() {
     }
     let info = "/data-jobs/for-team/t1/info";
     assert!(listening.get(info).await.starts_with("HTTP/1.1 401"), "a place is left for who is known");
+    let form = "grant_type=refresh_token&refresh_token=x";
+    let exchange = format!(
+        "POST /data-jobs/oauth2/token HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    let answer = rest(listening.sent(&exchange).await).await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_grant"), "{answer}");
     // One body is awaited for some seconds; the other requests are rejected at once.
     let mut slow = 0;
     for mut stream in held {
@@ -459,6 +512,33 @@ async fn strangers_take_a_part_of_the_places_only() {
         }
     }
     assert!(slow >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_shared_pages_that_never_read_take_no_places() {
+    let key = Key::new("k1");
+    let issuer = Issuer::start(&[&key]).await;
+    let service =
+        Service::with(Wish { auth: Some(authentication(&issuer)), requests_max: Some(64), ..Wish::default() }).await;
+    let listening = service.listen(limits(64)).await;
+    let mut readers = Vec::new();
+    for path in ["/data-jobs/swagger-ui/swagger-ui-bundle.js", "/data-jobs/api-docs"] {
+        for _ in 0..16 {
+            let mut reader = listening.reads_nothing(path).await;
+            // More than the buffers of a connection take.
+            let again = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").repeat(64);
+            reader.write_all(again.as_bytes()).await.unwrap();
+            let mut status = [0; 12];
+            timeout(SOON, reader.read_exact(&mut status)).await.unwrap().unwrap();
+            assert_eq!(&status, b"HTTP/1.1 200", "{path}");
+            readers.push(reader);
+        }
+    }
+    let open = "/data-jobs/teams/t1/oauth-credentials/client-id";
+    let answer = listening.get(open).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    assert_eq!(service.memory.free_bytes(), 192 * MIB);
+    drop(readers);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
