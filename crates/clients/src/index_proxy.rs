@@ -11,13 +11,19 @@
 //!
 //! Links to other hosts stay as they are, and a redirect to another origin is left to the installer: credentials go to
 //! the index's own origin alone.
+//!
+//! A build hook can request large project pages without reading them. A rewritten page therefore keeps its permit until
+//! its last byte left the process: one page per session, two over all sessions. A client that does not read loses its
+//! connection after the stall limit, so a session never delays the pages of the others for longer than that.
 
 use std::{
     collections::{BTreeMap, HashSet},
     convert::Infallible,
-    io,
+    fmt, io,
     net::Ipv4Addr,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -35,8 +41,18 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use reqwest::{Client, NoProxy, Proxy, Url, redirect::Policy};
-use serde_json::Value;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use serde::{
+    Deserialize as _, Deserializer,
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Sleep, sleep, timeout},
+};
 
 use crate::http::{body, told};
 
@@ -45,13 +61,26 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client of the proxy may take to send the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections per session.
-const CONNECTIONS_MAX: usize = 64;
+/// How long a client may take nothing of a response, and how long it may take for a whole project page.
+const STALL_LIMIT: Duration = Duration::from_secs(15);
+/// How long a request waits for a page permit, in stall limits.
+const PAGE_WAIT_STALL_LIMITS: u32 = 4;
+/// Connections per session. Each carries one request; further connections wait in the listener's backlog.
+const CONNECTIONS_MAX: usize = 8;
+const BACKLOG_MAX: u32 = 1024;
+/// Bytes that the kernel buffers per connection.
+const SEND_BUFFER_BYTES: u32 = 128 * 1024;
 /// Project pages that are held in memory at once, over all sessions.
 const PAGES_AT_ONCE: usize = 2;
+/// The same per session.
+const SESSION_PAGES_AT_ONCE: usize = 1;
 const PAGE_MAX_BYTES: usize = 16 * 1024 * 1024;
+const REWRITTEN_PAGE_MAX_BYTES: usize = 2 * PAGE_MAX_BYTES;
+/// Tags and links of a page that are longer lose their target.
+const LINK_MAX_BYTES: usize = 16 * 1024;
 /// Links that a session keeps; files behind later ones are not forwarded.
 const LINKS_MAX: usize = 200_000;
+const LINKS_MAX_BYTES: usize = 16 * 1024 * 1024;
 const REDIRECTS_MAX: usize = 5;
 /// Bytes of a request's headers.
 const HEADERS_MAX_BYTES: usize = 16 * 1024;
@@ -69,20 +98,23 @@ const FROM_INDEX: [HeaderName; 4] = [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_RANGE
 type Answer = Response<BoxBody<Bytes, reqwest::Error>>;
 
 /// A package index with credentials.
-pub struct IndexProxy(Arc<Index>);
+pub struct IndexProxy {
+    index: Arc<Index>,
+    stall_limit: Duration,
+}
 
 struct Index {
     http: Client,
     /// Without credentials, and without a slash at its end.
     url: Url,
     authorization: HeaderValue,
-    pages: Semaphore,
+    pages: Arc<Semaphore>,
 }
 
 /// Without the credentials.
-impl std::fmt::Debug for IndexProxy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IndexProxy").field("url", &self.0.url.as_str()).finish_non_exhaustive()
+impl fmt::Debug for IndexProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IndexProxy").field("url", &self.index.url.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -112,24 +144,40 @@ impl IndexProxy {
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
         let http = client(environment)?;
-        Ok(Some(Self(Arc::new(Index { http, url, authorization, pages: Semaphore::new(PAGES_AT_ONCE) }))))
+        let pages = Arc::new(Semaphore::new(PAGES_AT_ONCE));
+        let index = Arc::new(Index { http, url, authorization, pages });
+        Ok(Some(Self { index, stall_limit: STALL_LIMIT }))
+    }
+
+    /// Changes how long a client may take nothing of a response, and how long it may take for a whole project page;
+    /// 15 seconds by default.
+    #[must_use]
+    pub fn with_stall_limit(self, stall_limit: Duration) -> Self {
+        Self { stall_limit, ..self }
     }
 
     /// Opens a session. `token` is random and secret: it is the right to use the session.
     ///
     /// # Errors
     /// When no port is free.
+    #[expect(clippy::unused_async, reason = "needs a runtime to listen")]
     pub async fn open(&self, token: &str) -> io::Result<Session> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let socket = TcpSocket::new_v4()?;
+        // Accepted connections inherit it.
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(BACKLOG_MAX)?;
         let root = format!("http://{}/{token}", listener.local_addr()?);
         let shared = Arc::new(Shared {
-            index: self.0.clone(),
+            index: self.index.clone(),
+            stall_limit: self.stall_limit,
+            pages: Arc::new(Semaphore::new(SESSION_PAGES_AT_ONCE)),
             token: token.to_owned(),
             root: root.clone(),
             links: Mutex::default(),
         });
-        let path = self.0.url.path().trim_end_matches('/');
-        let origin = self.0.url.origin().ascii_serialization();
+        let path = self.index.url.path().trim_end_matches('/');
+        let origin = self.index.url.origin().ascii_serialization();
         let session = Session {
             index_url: format!("{root}{path}"),
             root,
@@ -195,11 +243,46 @@ impl Drop for Session {
 
 struct Shared {
     index: Arc<Index>,
+    stall_limit: Duration,
+    pages: Arc<Semaphore>,
     token: String,
     /// The URL that stands for the index's origin: `http://127.0.0.1:<port>/<token>`.
     root: String,
-    /// The files that pages linked to.
-    links: Mutex<HashSet<String>>,
+    links: Mutex<Links>,
+}
+
+/// The files that pages linked to.
+#[derive(Default)]
+struct Links {
+    urls: HashSet<Box<str>>,
+    bytes: usize,
+    is_full: bool,
+}
+
+impl Links {
+    fn contains(&self, url: &Url) -> bool {
+        self.urls.contains(url.as_str())
+    }
+
+    fn insert(&mut self, url: &Url) {
+        let url = url.as_str();
+        if self.urls.contains(url) {
+            return;
+        }
+        if self.urls.len() >= LINKS_MAX || self.bytes + url.len() > LINKS_MAX_BYTES {
+            if !self.is_full {
+                tracing::warn!(
+                    links_max = LINKS_MAX,
+                    links_max_bytes = LINKS_MAX_BYTES,
+                    "a build got more links from the package index than its proxy keeps; later files are not forwarded"
+                );
+            }
+            self.is_full = true;
+            return;
+        }
+        self.bytes += url.len();
+        self.urls.insert(url.into());
+    }
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
@@ -212,28 +295,155 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "the proxy to the package index could not accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         while connections.try_join_next().is_some() {}
         let shared = shared.clone();
         connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let shared = shared.clone();
-                async move { Ok::<_, Infallible>(shared.answer(request).await) }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .max_buf_size(HEADERS_MAX_BYTES)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            connection(stream, shared).await;
+            drop(place);
+        });
+    }
+}
+
+/// Answers the one request of a connection. An idle connection would keep a place from those in the backlog.
+async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+    let stall_limit = shared.stall_limit;
+    let page_is_ready = Notify::new();
+    let service = service_fn(|request| {
+        let (shared, page_is_ready) = (&shared, &page_is_ready);
+        async move {
+            let answer = shared.answer(request).await;
+            if answer.extensions().get::<IsPage>().is_some() {
+                page_is_ready.notify_one();
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADERS_MAX_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(Stalling { stream, limit: stall_limit, blocked: None }), service);
+    let page_is_overdue = async {
+        page_is_ready.notified().await;
+        sleep(stall_limit).await;
+    };
+    tokio::select! {
+        served = served => {
             if let Err(error) = served {
                 tracing::debug!(%error, "a connection to the proxy of the package index broke off");
             }
-            drop(place);
-        });
+        }
+        () = page_is_overdue => {
+            tracing::warn!(?stall_limit, "a build did not read a page of the package index in time; closed its connection");
+        }
+    }
+}
+
+/// A connection that fails once its client took nothing for `limit`. Dropping it discards what the kernel has not sent.
+struct Stalling {
+    stream: TcpStream,
+    limit: Duration,
+    /// Ends when the write in progress was blocked for too long.
+    blocked: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stalling {
+    fn limited<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.blocked = None;
+            return polled;
+        }
+        let limit = self.limit;
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(blocked.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+
+    /// Ready when the client closed its side.
+    fn poll_closed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut ignored = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut ignored);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stalling {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stalling {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.limited(context, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.limited(context, polled)
+    }
+
+    /// Without it, the server would copy a page out of the [`Bytes`] that hold its permit.
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    /// Waits until the client closed its side too, because the kernel keeps unread bytes of a closed connection.
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        let polled = self.poll_closed(context);
+        self.limited(context, polled)
+    }
+}
+
+impl Drop for Stalling {
+    fn drop(&mut self) {
+        let _ = self.stream.set_zero_linger();
+    }
+}
+
+/// Marks the response that is a rewritten page.
+#[derive(Clone)]
+struct IsPage;
+
+/// The right to hold a project page in memory.
+struct PagePermit {
+    _of_session: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// A rewritten page; its permit lives as long as its bytes.
+struct Page {
+    text: Vec<u8>,
+    _permit: PagePermit,
+}
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
     }
 }
 
@@ -244,7 +454,7 @@ enum Wanted {
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
         let rest = path.strip_prefix('/').and_then(|p| {
             let (token, _) = p.split_once('/')?;
@@ -256,8 +466,8 @@ impl Shared {
         }
         let Some((url, wanted)) = self.target(rest) else { return empty(StatusCode::NOT_FOUND) };
         self.forward(request.method(), request.headers(), url, &wanted).await.unwrap_or_else(|(status, why)| {
-            tracing::warn!(index = %self.index.url, why, "the package index did not answer as it should");
-            empty(status)
+            tracing::warn!(index = %self.index.url, %status, why, "a request of a build to the package index failed");
+            text(status, why)
         })
     }
 
@@ -283,12 +493,12 @@ impl Shared {
             file.set_path(path);
         }
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = links.contains(url.as_str()) || links.contains(file.as_str());
+        let is_known = links.contains(&url) || links.contains(&file);
         is_known.then_some((url, Wanted::File))
     }
 
     async fn forward(
-        &self,
+        self: &Arc<Self>,
         method: &Method,
         headers: &HeaderMap,
         mut url: Url,
@@ -329,7 +539,7 @@ impl Shared {
                 return Ok(empty(status));
             }
             return match wanted {
-                Wanted::Page => self.page(method, response).await.map_err(broken),
+                Wanted::Page => self.page(method, response).await,
                 Wanted::File => Ok(file(response)),
             };
         }
@@ -337,50 +547,81 @@ impl Shared {
     }
 
     /// The page with links that lead through this session.
-    async fn page(&self, method: &Method, response: reqwest::Response) -> Result<Answer, String> {
+    async fn page(
+        self: &Arc<Self>,
+        method: &Method,
+        response: reqwest::Response,
+    ) -> Result<Answer, (StatusCode, String)> {
+        let broken = |why: String| (StatusCode::BAD_GATEWAY, why);
         let media = response.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let is_html = media == "text/html" || media.ends_with("+html");
         if !is_html && !media.ends_with("json") {
-            return Err("a project page is neither HTML nor JSON".into());
+            return Err(broken("a project page is neither HTML nor JSON".into()));
         }
-        let media = HeaderValue::try_from(media).map_err(|_| "a project page has no valid type".to_owned())?;
+        let media = HeaderValue::try_from(media).map_err(|_| broken("a project page has no valid type".to_owned()))?;
         let mut answer = if *method == Method::HEAD {
             empty(StatusCode::OK)
         } else {
-            let _turn = self.index.pages.acquire().await.map_err(|_| "the proxy ends".to_owned())?;
+            let permit = self.page_permit().await?;
             let base = response.url().clone();
-            let text = body(response, PAGE_MAX_BYTES).await?;
-            let rewritten = if is_html {
-                self.html(&base, &String::from_utf8_lossy(&text)).into_bytes()
-            } else {
-                self.json(&base, &text)?
-            };
-            Response::new(Full::new(Bytes::from(rewritten)).map_err(|never| match never {}).boxed())
+            let text = body(response, PAGE_MAX_BYTES)
+                .await
+                .map_err(|why| broken(format!("a project page can't be read: {why}")))?;
+            let shared = self.clone();
+            let page = tokio::task::spawn_blocking(move || {
+                let mut text = if is_html { shared.html(&base, &decoded(text)) } else { shared.json(&base, &text) }?;
+                text.shrink_to_fit();
+                Ok(Page { text: text.into_bytes(), _permit: permit })
+            });
+            let page = page.await.unwrap_or_else(|_| Err("a project page could not be rewritten".into()));
+            let bytes = Bytes::from_owner(page.map_err(broken)?);
+            let mut answer = Response::new(Full::new(bytes).map_err(|never| match never {}).boxed());
+            answer.extensions_mut().insert(IsPage);
+            answer
         };
         answer.headers_mut().insert(CONTENT_TYPE, media);
         Ok(answer)
     }
 
-    fn json(&self, base: &Url, text: &[u8]) -> Result<Vec<u8>, String> {
-        let mut page: Value =
-            serde_json::from_slice(text).map_err(|_| "a project page is not valid JSON".to_owned())?;
-        for file in page.get_mut("files").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(Value::String(url)) = file.get_mut("url") {
-                *url = self.link(base, url);
-            }
+    async fn page_permit(&self) -> Result<PagePermit, (StatusCode, String)> {
+        let wait = self.stall_limit * PAGE_WAIT_STALL_LIMITS;
+        // That of the session first: requests of one session take one place among those of all.
+        let permits = async {
+            let of_session = self.pages.clone().acquire_owned().await?;
+            let of_all = self.index.pages.clone().acquire_owned().await?;
+            Ok(PagePermit { _of_session: of_session, _of_all: of_all })
+        };
+        let busy = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
+        match timeout(wait, permits).await {
+            Ok(permit) => permit.map_err(|_: tokio::sync::AcquireError| busy("the proxy ends".into())),
+            Err(_) => Err(busy(format!(
+                "other project pages are still being read (limits {SESSION_PAGES_AT_ONCE} per build and \
+                 {PAGES_AT_ONCE} in all); gave up after {} s",
+                wait.as_secs_f32()
+            ))),
         }
-        serde_json::to_vec(&page).map_err(|_| "a project page could not be written".to_owned())
+    }
+
+    fn json(&self, base: &Url, text: &[u8]) -> Result<String, String> {
+        let mut out = Out::of(text.len());
+        let mut page = serde_json::Deserializer::from_slice(text);
+        let part = JsonPart { shared: self, base, out: &mut out, place: Place::Page };
+        match part.deserialize(&mut page).and_then(|()| page.end()) {
+            Ok(()) => Ok(out.text),
+            Err(_) if out.is_full => Err(TOO_LONG.into()),
+            Err(_) => Err("a project page is not valid JSON".into()),
+        }
     }
 
     /// The page with another target for each `href` of an `<a>`. A target in a form that is not understood is removed.
-    fn html(&self, page: &Url, text: &str) -> String {
+    fn html(&self, page: &Url, text: &str) -> Result<String, String> {
         let mut base = page.clone();
-        let mut out = String::with_capacity(text.len() + text.len() / 4);
+        let mut out = Out::of(text.len());
         let mut rest = text;
         while let Some(at) = rest.find('<') {
             let (before, tag) = rest.split_at(at);
-            out.push_str(before);
+            out.push(before)?;
             if let Some(comment) = tag.strip_prefix("<!--") {
                 rest = comment.find("-->").map_or("", |end| &comment[end + 3..]);
                 continue;
@@ -398,20 +639,20 @@ impl Shared {
                 }
             } else if name.eq_ignore_ascii_case("a") {
                 if let Some((head, href, tail)) = href(tag) {
-                    out.push_str(head);
-                    out.push('"');
-                    out.push_str(&escaped(&self.link(&base, &unescaped(href))));
-                    out.push('"');
-                    out.push_str(tail);
+                    out.push(head)?;
+                    out.push("\"")?;
+                    out.push(&escaped(&self.link(&base, &unescaped(href))))?;
+                    out.push("\"")?;
+                    out.push(tail)?;
                 } else {
-                    out.push_str("<a>");
+                    out.push("<a>")?;
                 }
             } else {
-                out.push_str(tag);
+                out.push(tag)?;
             }
         }
-        out.push_str(rest);
-        out
+        out.push(rest)?;
+        Ok(out.text)
     }
 
     /// The link of a page as the session's clients get it: through the session when it leads to the index's origin.
@@ -425,16 +666,136 @@ impl Shared {
         let path = url.path().to_ascii_lowercase();
         if FILE_ENDINGS.iter().any(|ending| path.ends_with(ending)) {
             let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            if links.len() < LINKS_MAX {
-                links.insert(url.into());
-            }
+            links.insert(&url);
         }
         through
     }
 }
 
+const TOO_LONG: &str = "a project page is too long once its links lead through the proxy (limit 32 MiB)";
+
+/// A page that is being rewritten.
+struct Out {
+    text: String,
+    is_full: bool,
+}
+
+impl Out {
+    /// For a page of so many bytes.
+    fn of(bytes: usize) -> Self {
+        Self { text: String::with_capacity(bytes + bytes / 4), is_full: false }
+    }
+
+    fn push(&mut self, text: &str) -> Result<(), String> {
+        if self.text.len() + text.len() > REWRITTEN_PAGE_MAX_BYTES {
+            self.is_full = true;
+            return Err(TOO_LONG.into());
+        }
+        self.text.push_str(text);
+        Ok(())
+    }
+}
+
+/// Where a value is in a JSON page.
+#[derive(Clone, Copy)]
+enum Place {
+    Page,
+    Files,
+    File,
+    FileUrl,
+    Elsewhere,
+}
+
+/// Copies a value of a JSON page, without a tree of the whole page: that would take many times the bytes of its text.
+struct JsonPart<'a> {
+    shared: &'a Shared,
+    base: &'a Url,
+    out: &'a mut Out,
+    place: Place,
+}
+
+impl JsonPart<'_> {
+    fn at(&mut self, place: Place) -> JsonPart<'_> {
+        JsonPart { shared: self.shared, base: self.base, out: self.out, place }
+    }
+
+    fn push<E: de::Error>(&mut self, text: &str) -> Result<(), E> {
+        self.out.push(text).map_err(E::custom)
+    }
+
+    fn push_string<E: de::Error>(&mut self, text: &str) -> Result<(), E> {
+        self.push(&serde_json::to_string(text).map_err(E::custom)?)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for JsonPart<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
+        if let Place::Elsewhere = self.place {
+            return self.push(<&RawValue>::deserialize(deserializer)?.get());
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for JsonPart<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a part of a project page")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let mut before = "{";
+        while let Some(key) = map.next_key::<String>()? {
+            self.push(before)?;
+            self.push_string(&key)?;
+            self.push(":")?;
+            let place = match (self.place, key.as_str()) {
+                (Place::Page, "files") => Place::Files,
+                (Place::File, "url") => Place::FileUrl,
+                (Place::Page | Place::File, _) => Place::Elsewhere,
+                _ => return Err(de::Error::custom("an object at the wrong place")),
+            };
+            map.next_value_seed(self.at(place))?;
+            before = ",";
+        }
+        self.push(if before == "{" { "{}" } else { "}" })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut sequence: A) -> Result<(), A::Error> {
+        let Place::Files = self.place else { return Err(de::Error::custom("a list at the wrong place")) };
+        self.push("[")?;
+        let mut end = self.out.text.len();
+        while sequence.next_element_seed(self.at(Place::File))?.is_some() {
+            end = self.out.text.len();
+            self.push(",")?;
+        }
+        self.out.text.truncate(end);
+        self.push("]")
+    }
+
+    fn visit_str<E: de::Error>(mut self, text: &str) -> Result<(), E> {
+        let Place::FileUrl = self.place else { return Err(de::Error::custom("a text at the wrong place")) };
+        let link = self.shared.link(self.base, text);
+        self.push_string(&link)
+    }
+}
+
+/// The text of an HTML page. Of one that is not UTF-8, ASCII remains.
+fn decoded(mut text: Vec<u8>) -> String {
+    if std::str::from_utf8(&text).is_err() {
+        text.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+    }
+    String::from_utf8(text).unwrap_or_default()
+}
+
 /// The absolute URL of a link, without credentials.
 fn plain(base: &Url, link: &str) -> Option<Url> {
+    if link.len() > LINK_MAX_BYTES {
+        return None;
+    }
     let mut url = base.join(link).ok()?;
     if !matches!(url.scheme(), "http" | "https") {
         return None;
@@ -460,6 +821,9 @@ fn tag_end(tag: &str) -> usize {
 
 /// A tag cut at the value of its `href`: what precedes the value with its quotes, the value, the rest.
 fn href(tag: &str) -> Option<(&str, &str, &str)> {
+    if tag.len() > LINK_MAX_BYTES {
+        return None;
+    }
     let lower = tag.to_ascii_lowercase();
     let mut from = 0;
     loop {
@@ -495,6 +859,14 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed());
     *answer.status_mut() = status;
+    answer
+}
+
+/// An answer of the proxy itself, for whoever reads the installer's output.
+fn text(status: StatusCode, text: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
 }
 

@@ -1,10 +1,18 @@
 //! What a session of the proxy forwards, and who gets the credentials of the index.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use clients::index_proxy::{IndexProxy, Session};
 use reqwest::{Client, Method, StatusCode, redirect::Policy};
 use testing::{IndexServer, index};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
 
 const PASSWORD: &str = "pass/word";
 const AUTHORIZATION: &str = "Basic dXNlcjpwYXNzL3dvcmQ=";
@@ -159,6 +167,9 @@ async fn links_of_every_form_lead_through_the_session() {
         r#"{"name":"json","files":[{"url":"../../files/j.whl","hashes":{}},{"url":"https://other.example/o.whl"}]}"#,
     );
     index.answer("/simple/text/", "text/plain", "no page");
+    index.answer("/simple/list/", "application/json", "[1]");
+    index.answer("/simple/empty/", "application/json", r#"{ "files": [ ], "meta": {"api-version":"1.0"} }"#);
+    index.answer("/simple/latin/", "text/html", "<a href=\"\u{e9}.whl\">\u{e9}</a>");
     let session = session(&index).await;
     let root = session.index_url().strip_suffix("/simple").unwrap();
     let (_, html) = get(&format!("{root}/simple/html/")).await;
@@ -173,10 +184,20 @@ async fn links_of_every_form_lead_through_the_session() {
     assert_eq!(
         json,
         format!(
-            r#"{{"files":[{{"hashes":{{}},"url":"{root}/files/j.whl"}},{{"url":"https://other.example/o.whl"}}],"name":"json"}}"#
+            r#"{{"name":"json","files":[{{"url":"{root}/files/j.whl","hashes":{{}}}},{{"url":"https://other.example/o.whl"}}]}}"#
         )
     );
-    assert_eq!(get(&format!("{root}/simple/text/")).await, (StatusCode::BAD_GATEWAY, String::new()));
+    assert_eq!(get(&format!("{root}/files/j.whl")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(index.requests().last().unwrap().path, "/files/j.whl");
+    for (page, told) in [
+        ("/simple/text/", "a project page is neither HTML nor JSON"),
+        ("/simple/list/", "a project page is not valid JSON"),
+    ] {
+        assert_eq!(get(&format!("{root}{page}")).await, (StatusCode::BAD_GATEWAY, told.into()));
+    }
+    assert_eq!(get(&format!("{root}/simple/empty/")).await.1, r#"{"files":[],"meta":{"api-version":"1.0"}}"#);
+    let (_, latin) = get(&format!("{root}/simple/latin/")).await;
+    assert_eq!(latin, format!("<a href=\"{root}/simple/latin/%C3%A9.whl\">\u{e9}</a>"));
 }
 
 #[tokio::test]
@@ -190,7 +211,8 @@ async fn what_the_index_says_beside_a_refusal_stays_here() {
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(refused.headers().get("www-authenticate"), None);
     drop(index);
-    assert_eq!(get(&format!("{}/some/", session.index_url())).await, (StatusCode::BAD_GATEWAY, String::new()));
+    let unreachable = "it can't be reached".to_owned();
+    assert_eq!(get(&format!("{}/some/", session.index_url())).await, (StatusCode::BAD_GATEWAY, unreachable));
 }
 
 #[tokio::test]
@@ -217,4 +239,177 @@ fn an_index_without_credentials_needs_no_proxy() {
     let bad = [("HTTPS_PROXY".to_owned(), "http://secret@:bad".to_owned())].into();
     let told = IndexProxy::of("https://token@index.example/simple", &bad).unwrap_err();
     assert_eq!(told, "the variable HTTPS_PROXY is not the URL of a proxy");
+}
+
+/// So long that neither the buffers of the kernel nor those of the server hold a page of it.
+const LONG_BYTES: usize = 3 * 1024 * 1024;
+
+/// An index with a long page `big`, a short page `small`, and a page `linking` to a long file.
+fn index_of_long_answers() -> IndexServer {
+    let index = index();
+    let page = "<a href=\"/x.whl\">x</a>\n";
+    index.answer("/simple/big/", "text/html", &page.repeat(LONG_BYTES / page.len() + 1));
+    index.answer("/simple/small/", "text/html", "small");
+    index.answer("/simple/linking/", "text/html", "<a href=\"/files/big.whl\">b</a>");
+    index.answer("/files/big.whl", "text/plain", &"x".repeat(2 * LONG_BYTES));
+    index
+}
+
+fn proxy(index: &IndexServer, stall_limit: Duration) -> IndexProxy {
+    IndexProxy::of(&url(index), &BTreeMap::new()).unwrap().unwrap().with_stall_limit(stall_limit)
+}
+
+/// Asks for a URL without reading the answer. The kernel buffers little of it.
+async fn ask(url: &str) -> TcpStream {
+    let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    stream.write_all(format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+}
+
+/// Waits for the status of an answer.
+async fn status(stream: &mut TcpStream) -> u16 {
+    let mut line = [0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut line).await.unwrap();
+    std::str::from_utf8(&line).unwrap().split_once(' ').unwrap().1.parse().unwrap()
+}
+
+/// The rest of an answer, until the connection ends in whatever way.
+async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all).await;
+    all
+}
+
+fn requests(index: &IndexServer, path: &str) -> usize {
+    index.requests().iter().filter(|r| r.path == path).count()
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_pages_without_a_reader_delay_others_until_the_stall_limit_ends_their_connections() {
+    let stall_limit = Duration::from_secs(1);
+    let index = index_of_long_answers();
+    let proxy = proxy(&index, stall_limit);
+    let start = Instant::now();
+    let mut stalled = Vec::new();
+    for token in ["a", "b"] {
+        let session = proxy.open(token).await.unwrap();
+        let mut stream = ask(&format!("{}/big/", session.index_url())).await;
+        assert_eq!(status(&mut stream).await, 200);
+        stalled.push((session, stream));
+    }
+    let honest = proxy.open("c").await.unwrap();
+    assert_eq!(get(&format!("{}/small/", honest.index_url())).await, (StatusCode::OK, "small".into()));
+    assert!(start.elapsed() >= stall_limit, "more than two pages are held: {:?}", start.elapsed());
+    // Its place is the one that the answer got.
+    assert!(rest(&mut stalled[0].1).await.len() < LONG_BYTES);
+}
+
+#[tokio::test]
+async fn a_page_that_is_read_too_slowly_is_cut_off() {
+    let index = index_of_long_answers();
+    let session = proxy(&index, Duration::from_millis(500)).open("t").await.unwrap();
+    let mut stream = ask(&format!("{}/big/", session.index_url())).await;
+    let mut bytes = 0;
+    let mut part = vec![0; 8 * 1024];
+    while let Ok(read @ 1..) = stream.read(&mut part).await {
+        bytes += read;
+        assert!(bytes < LONG_BYTES, "the page was read whole");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(bytes > 0);
+}
+
+#[tokio::test]
+async fn a_session_holds_one_page_and_eight_connections() {
+    let index = index_of_long_answers();
+    let proxy = proxy(&index, Duration::from_secs(60));
+    let hostile = proxy.open("a").await.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..12 {
+        stalled.push(ask(&format!("{}/big/", hostile.index_url())).await);
+    }
+    until(|| requests(&index, "/simple/big/") == 8).await;
+    assert_eq!(status(&mut stalled[0]).await, 200);
+
+    let honest = proxy.open("b").await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(get(&format!("{}/small/", honest.index_url())).await.1, "small");
+    }
+    assert_eq!(requests(&index, "/simple/big/"), 8);
+    let (_, page) = get(&format!("{}/big/", honest.index_url())).await;
+    assert!(page.len() > LONG_BYTES && page.ends_with("</a>\n"), "{}", page.len());
+    drop(stalled.remove(0));
+    until(|| requests(&index, "/simple/big/") == 10).await;
+    assert_eq!(status(&mut stalled[0]).await, 200);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_pages_before_it_no_longer_than_four_stall_limits() {
+    let index = index_of_long_answers();
+    let session = proxy(&index, Duration::from_millis(500)).open("t").await.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        stalled.push(ask(&format!("{}/big/", session.index_url())).await);
+    }
+    until(|| requests(&index, "/simple/big/") == 8).await;
+    let mut pages = 0;
+    for stream in &mut stalled {
+        if status(stream).await == 200 {
+            pages += 1;
+            continue;
+        }
+        let told = String::from_utf8(rest(stream).await).unwrap();
+        let why = "other project pages are still being read (limits 1 per build and 2 in all); gave up after 2 s";
+        assert!(told.starts_with(" Service Unavailable") && told.ends_with(&format!("\r\n\r\n{why}")), "{told}");
+    }
+    assert!((1..=5).contains(&pages), "{pages}");
+}
+
+#[tokio::test]
+async fn a_file_without_a_reader_loses_its_connection() {
+    let index = index_of_long_answers();
+    let session = proxy(&index, Duration::from_millis(500)).open("t").await.unwrap();
+    let file = format!("{}/files/big.whl", session.index_url().strip_suffix("/simple").unwrap());
+    assert_eq!(get(&format!("{}/linking/", session.index_url())).await.0, StatusCode::OK);
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let mut stream = ask(&file).await;
+        assert_eq!(status(&mut stream).await, 200);
+        stalled.push(stream);
+    }
+    // All places are taken, so that this answer needs the end of one.
+    assert_eq!(get(&file).await.1.len(), 2 * LONG_BYTES);
+    assert!(rest(&mut stalled[0]).await.len() < LONG_BYTES);
+}
+
+#[tokio::test]
+async fn pages_have_a_limit_before_and_after_they_are_rewritten() {
+    const MIB: usize = 1024 * 1024;
+    let index = index();
+    index.answer("/simple/long/", "text/html", &"x".repeat(16 * MIB + 1));
+    index.answer("/simple/longer/", "text/html", &"<a href=\"/\">".repeat(MIB));
+    let files = vec![r#"{"url":"/"}"#; MIB].join(",");
+    index.answer("/simple/json/", "application/json", &format!(r#"{{"files":[{files}]}}"#));
+    let session = session(&index).await;
+    let too_long = "a project page is too long once its links lead through the proxy (limit 32 MiB)";
+    for (project, told) in [
+        ("long", "a project page can't be read: the answer has more than 16777216 bytes"),
+        ("longer", too_long),
+        ("json", too_long),
+    ] {
+        let answer = get(&format!("{}/{project}/", session.index_url())).await;
+        assert_eq!(answer, (StatusCode::BAD_GATEWAY, told.into()), "{project}");
+    }
 }

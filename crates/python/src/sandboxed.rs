@@ -177,6 +177,8 @@ impl BuildSandbox<'_> {
             Some(session) => {
                 command.env("UV_DEFAULT_INDEX", session.index_url());
                 command.env("PIP_INDEX_URL", session.index_url());
+                // As many as the proxy takes connections of one session.
+                command.env("UV_CONCURRENT_DOWNLOADS", "8");
                 for name in ["NO_PROXY", "no_proxy"] {
                     let given = self.tools.options.environment.get(name).filter(|list| !list.is_empty());
                     let list = given.map(|list| format!("{list},")).unwrap_or_default();
