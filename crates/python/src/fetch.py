@@ -3,6 +3,7 @@
 The index names the file on the package's page. Its hash must be one of "hashes"; the file is not kept otherwise.
 Ends with 3 when the index has no such source.
 """
+import glob
 import hashlib
 import html.parser
 import json
@@ -18,6 +19,19 @@ TRIES = 3
 PAGE_TYPES = "application/vnd.pypi.simple.v1+html, text/html;q=0.9, application/vnd.pypi.simple.v1+json;q=0.5"
 ENDINGS = (".tar.gz", ".zip")
 NO_SOURCE = 3
+
+
+def default_index():
+    """The index that pip uses when none is set: that of the installed pip, or of the one that makes environments."""
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        import ensurepip
+
+        folders = [os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"), "/usr/share/python-wheels"]
+        sys.path[:0] = [wheel for folder in folders for wheel in glob.glob(os.path.join(folder, "pip-*.whl"))]
+        from pip._internal.models.index import PyPI
+    return PyPI.simple_url
 
 
 class Links(html.parser.HTMLParser):
@@ -79,7 +93,7 @@ def download(url, path):
 
 def main():
     wanted = json.loads(sys.argv[1])
-    index = os.environ.get("UV_DEFAULT_INDEX") or "https://pypi.org/simple"
+    index = os.environ.get("UV_DEFAULT_INDEX") or default_index()
     base, links = tried(lambda: page("%s/%s/" % (index.rstrip("/"), normal(wanted["name"]))))
     for link, sha256 in links:
         url = urllib.parse.urldefrag(urllib.parse.urljoin(base, link))[0]
