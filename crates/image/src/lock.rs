@@ -11,7 +11,7 @@
 //! The text has no path and no date of this machine, and names of a package without wheels the hash of its source:
 //! `python::Wheels` tells why and how such a lock is installed.
 
-use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
+use std::{borrow::Cow, ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use model::{
     BoxFuture, Problem,
@@ -107,12 +107,8 @@ impl Locker {
     ) -> Result<String, Problem> {
         let scratch = self.tools.scratch().await?;
         let at = |name: &str| scratch.path().join(name);
-        write(&at("vdk.in"), &inputs.vdk_requirement)?;
-        write(&at("requirements.txt"), requirements)?;
-        write(&at("constraints.txt"), &python::constraints_for(&inputs.vdk_requirement, &inputs.constraints))?;
-        write(&at("build.txt"), BUILD_CONSTRAINTS)?;
-        if let Some(text) = preferred {
-            write(&at("lock.txt"), text)?;
+        for (name, text) in files(inputs, requirements, preferred) {
+            write(&at(name), &text)?;
         }
         let args = arguments(interpreter, wheels);
         let output = self.tools.pip(WHAT, scratch.path(), &args, RESOLVE_LIMIT).await?;
@@ -140,13 +136,8 @@ impl Locker {
         preferred: Option<&str>,
     ) -> Result<String, Problem> {
         let sandbox = self.tools.build_sandbox(WHAT, &[wheels.folder()]).await?;
-        sandbox.write(WHAT, "vdk.in", &inputs.vdk_requirement)?;
-        sandbox.write(WHAT, "requirements.txt", requirements)?;
-        let constraints = python::constraints_for(&inputs.vdk_requirement, &inputs.constraints);
-        sandbox.write(WHAT, "constraints.txt", &constraints)?;
-        sandbox.write(WHAT, "build.txt", BUILD_CONSTRAINTS)?;
-        if let Some(text) = preferred {
-            sandbox.write(WHAT, "lock.txt", text)?;
+        for (name, text) in files(inputs, requirements, preferred) {
+            sandbox.write(WHAT, name, &text)?;
         }
         let args = [vec!["pip".into()], arguments(interpreter, wheels)].concat();
         let output = sandbox.uv(WHAT, args, RESOLVE_LIMIT).await?;
@@ -162,7 +153,24 @@ impl Locker {
     }
 }
 
-/// What `uv pip` is asked for. The files are in its folder.
+/// The files that [`arguments`] name: the input of `uv pip`, and the lock whose versions are preferred.
+fn files<'a>(
+    inputs: &'a LockInputs,
+    requirements: &'a str,
+    preferred: Option<&'a str>,
+) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> {
+    let constraints = python::constraints_for(&inputs.vdk_requirement, &inputs.constraints);
+    [
+        ("vdk.in", Cow::Borrowed(inputs.vdk_requirement.as_str())),
+        ("requirements.txt", requirements.into()),
+        ("constraints.txt", constraints.into()),
+        ("build.txt", BUILD_CONSTRAINTS.into()),
+    ]
+    .into_iter()
+    .chain(preferred.map(|text| ("lock.txt", text.into())))
+}
+
+/// The arguments of `uv pip`, which runs in the folder of its [`files`].
 fn arguments(interpreter: &Interpreter, wheels: &Wheels) -> Vec<OsString> {
     let mut args: Vec<OsString> =
         ["compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"].map(Into::into).into();

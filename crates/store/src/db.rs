@@ -156,18 +156,6 @@ pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>
     }
 }
 
-/// Creates the file so that this user alone can read it, whatever the umask. SQLite gives the files of its write-ahead log
-/// the mode of the database. An error is left to SQLite to report.
-fn create_private(path: &Path) {
-    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-    let _ = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let _ = std::fs::set_permissions(name, std::fs::Permissions::from_mode(0o600));
-    }
-}
-
 impl Db {
     /// Opens the database that a URL names: `postgres://…` (or `postgresql://…`), or `sqlite:<path>`.
     ///
@@ -187,7 +175,6 @@ impl Db {
     /// [`StoreError::Unavailable`] when the file can't be opened, [`StoreError::SchemaTooNew`] when only a newer program
     /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
     pub async fn open_sqlite(path: &Path) -> Result<Self> {
-        create_private(path);
         let pools = SqlitePools::open(path).await?;
         let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default());
         db.ping().await?;

@@ -51,8 +51,21 @@ pub(crate) struct Pools {
     closing: Arc<AtomicBool>,
 }
 
+/// Creates the file so that this user alone can read it, whatever the umask. SQLite gives the files of its write-ahead log
+/// the mode of the database. An error is left to SQLite to report.
+fn create_private(path: &Path) {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let _ = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let _ = std::fs::set_permissions(name, std::fs::Permissions::from_mode(0o600));
+    }
+}
+
 impl Pools {
     pub(crate) async fn open(path: &Path) -> Result<Self> {
+        create_private(path);
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
