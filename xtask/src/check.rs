@@ -26,7 +26,7 @@ pub(crate) struct Options {
     advisories: Advisories,
 }
 
-/// What becomes of the check when the database of advisories can't be fetched.
+/// The result of the check if the database of advisories can't be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Advisories {
     /// It fails: for machines that reach the database, such as those that build releases.

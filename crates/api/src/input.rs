@@ -276,7 +276,7 @@ async fn collected(memory: &RequestMemory, mut body: Body, most: usize, max_byte
     Ok(whole.into())
 }
 
-/// How long a body is read that nobody needs.
+/// How long the rest of a rejected body is read.
 const DISCARD_MAX: Duration = Duration::from_secs(5);
 
 /// Reads a body and drops it, so that its sender gets to read why it was refused: a connection that is closed with bytes

@@ -80,9 +80,9 @@ pub struct Api {
     pub auth: Option<auth::Authentication>,
     /// How much is taken on at once.
     pub limits: Limits,
-    /// What each caller may do in a minute.
+    /// The limits of each caller per minute.
     pub principals: Principals,
-    /// What requests share while large bodies come in and go out.
+    /// The places and temporary files of uploads and downloads.
     pub transfers: Transfers,
     /// The bytes that all requests may hold at once.
     pub memory: MemoryBudget,

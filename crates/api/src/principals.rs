@@ -24,7 +24,7 @@ const BUCKETS_MAX: usize = 10_000;
 /// A bucket counts in parts of a unit, so that it gains whole numbers of them in each microsecond.
 const PARTS: i128 = 60_000_000;
 
-/// What one principal may do in a minute.
+/// The limits of one principal per minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrincipalLimits {
     /// Uploads of sources.
@@ -35,7 +35,7 @@ pub struct PrincipalLimits {
     pub query_cost_per_minute: u64,
 }
 
-/// What every principal did lately.
+/// The recent requests of every principal.
 #[derive(Debug)]
 pub struct Principals {
     clock: SharedClock,
@@ -44,7 +44,7 @@ pub struct Principals {
     queries: Buckets,
 }
 
-/// The name under which a caller's requests are counted; absent while authentication is off, when nobody is told apart.
+/// The name under which a caller's requests are counted; absent while authentication is off, because all callers are alike then.
 pub(crate) fn principal(caller: &Caller) -> Option<&str> {
     match caller.standing {
         Standing::Anyone => None,
@@ -148,7 +148,7 @@ impl Buckets {
         i128::from(self.per_minute) * PARTS
     }
 
-    /// What is left in a bucket now. A clock that was set back adds nothing.
+    /// The number of parts left in a bucket now. A clock that was set back adds nothing.
     fn refilled(&self, bucket: Bucket, now: Timestamp) -> i128 {
         let passed = (now.as_microsecond() - bucket.at.as_microsecond()).max(0);
         (bucket.left + i128::from(passed) * i128::from(self.per_minute)).min(self.full())

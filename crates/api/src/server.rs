@@ -175,7 +175,7 @@ struct Evictable {
     peers: HashMap<IpAddr, Arc<AtomicUsize>>,
 }
 
-/// What ends a connection, and how many its address has.
+/// A handle that ends a connection, and the number of connections of its address.
 #[derive(Debug, Clone)]
 struct Evicted {
     notify: Arc<Notify>,

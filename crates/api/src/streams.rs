@@ -35,7 +35,7 @@ pub(crate) fn places() -> Places {
     })
 }
 
-/// What a response needs until its end.
+/// Places and memory that a response holds until its end.
 #[derive(Debug)]
 pub(crate) struct Sending {
     _place: Place,

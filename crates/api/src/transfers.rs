@@ -1,4 +1,4 @@
-//! What requests share while large bodies come in and go out.
+//! Places and temporary files that requests share while large bodies are received and sent.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! Build hooks are foreign code, and the installer that runs them needs packages. So the installer gets the URL of a
 //! session of this proxy: a random port of 127.0.0.1 and a random token in the path, valid while the session lives.
-//! Whoever holds the URL gets packages, never the credentials.
+//! A client with the URL gets packages, never the credentials.
 //!
 //! The proxy is no authenticated client for everything on the index's host: an index is often one API among others
 //! there, some of which return a token or private sources to whoever sends these credentials. A session forwards only
@@ -85,10 +85,10 @@ const REDIRECTS_MAX: usize = 5;
 /// Bytes of a request's headers.
 const HEADERS_MAX_BYTES: usize = 16 * 1024;
 
-/// What a project page may come as, the cheapest to rewrite first.
+/// The media types of a project page, the cheapest to rewrite first.
 const PAGE_TYPES: &str =
     "application/vnd.pypi.simple.v1+html, text/html;q=0.9, application/vnd.pypi.simple.v1+json;q=0.5";
-/// What the name of a package file ends with.
+/// The endings of names of package files.
 const FILE_ENDINGS: [&str; 6] = [".whl", ".tar.gz", ".zip", ".tar.bz2", ".tar.xz", ".tgz"];
 /// Ends the name of the file that holds a wheel's metadata (PEP 658).
 const METADATA: &str = ".metadata";
@@ -191,7 +191,7 @@ impl IndexProxy {
 /// Makes a proxy of a URL.
 type Make = fn(&str) -> reqwest::Result<Proxy>;
 
-/// A client that follows nobody elsewhere, by the proxies of the environment that it is given.
+/// A client that follows no redirects, by the proxies of the environment that it is given.
 fn client(environment: &BTreeMap<String, String>) -> Result<Client, String> {
     let variable = |names: [&str; 2]| names.iter().find_map(|name| environment.get(*name)).filter(|v| !v.is_empty());
     let mut builder = Client::builder()
@@ -447,7 +447,7 @@ impl AsRef<[u8]> for Page {
     }
 }
 
-/// What a request is for.
+/// The purpose of a request.
 enum Wanted {
     Page,
     File,

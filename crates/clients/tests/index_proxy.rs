@@ -1,4 +1,4 @@
-//! What a session of the proxy forwards, and who gets the credentials of the index.
+//! Which requests a session of the proxy forwards, and which of them carry the credentials of the index.
 
 use std::{
     collections::BTreeMap,

@@ -82,7 +82,7 @@ pub(crate) fn any_audience(settings: &Settings) -> bool {
     settings.auth_audiences.0.iter().any(|audience| audience == ANY_AUDIENCE)
 }
 
-/// Who may call, for the check of the address.
+/// Which callers are admitted; input of the check of the address.
 pub(crate) fn callers(settings: &Settings) -> Callers {
     if settings.auth_issuers.0.is_empty() {
         Callers::Anyone

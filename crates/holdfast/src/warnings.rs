@@ -12,7 +12,7 @@ use crate::{
 /// The values of `sslmode` with which a connection never falls back to plain text.
 const ENCRYPTED: [&str; 3] = ["require", "verify-ca", "verify-full"];
 
-/// What the operator should know of these settings.
+/// Warnings about these settings for the operator.
 pub(crate) fn warnings(surroundings: &Surroundings, loaded: &Loaded) -> Vec<String> {
     let settings = &loaded.settings;
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! What a hostile package can do when it is built or started, with the real installer and an index of the tests' own.
+//! Attacks of a hostile package that is built or started, with the real installer and an index of the tests' own.
 //!
 //! Where the kernel has no walls there is nothing to test about them.
 
@@ -167,7 +167,7 @@ impl House {
         tools.create_environment(&self.interpreter, lock, VDK, &self.at()).await
     }
 
-    /// What a module of the environment has.
+    /// The value of an expression about a module of the environment.
     fn value(&self, expression: &str) -> Value {
         let module = expression.split('.').next().unwrap();
         let code = format!("import json, {module}; print(json.dumps({expression}))");
@@ -258,7 +258,7 @@ def attack():
     )
 }
 
-/// What has to become of them. What is hidden is not there by namespaces, and refused by Landlock alone.
+/// The expected outcomes. Hidden files are absent with namespaces, and refused with Landlock alone.
 fn held(report: &Value) -> Vec<String> {
     let hidden = [json!("FileNotFoundError"), json!("PermissionError")];
     let refused = [json!("PermissionError")];

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::name::TeamName;
 
-/// What each name begins with.
+/// The prefix of each name.
 const PREFIX: &str = "team-oauth-";
 
 /// The longest name of an object that upstream gives.

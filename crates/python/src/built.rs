@@ -35,7 +35,7 @@ const BUILD_LIMIT: Duration = Duration::from_secs(600);
 /// The exit code of `fetch.py` when the index has no such source.
 const NO_SOURCE: i32 = 3;
 const WHEEL_MAX_BYTES: u64 = 1024 * 1024 * 1024;
-/// What the wheels here may take; the ones that were not used for longest go.
+/// The disk space that the wheels here may take; the ones that were not used for longest go.
 const STORE_MAX_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 /// Counts the ways in which a wheel is made.
 const FORMAT: &str = "holdfast source 1";

@@ -34,7 +34,7 @@ const PLATFORM_SIGNS: [&str; 20] = [
     "hash mismatch",
 ];
 
-/// What the installer says of a package that it would have to build, before and after the name.
+/// The installer's words before and after the name of a package that it would have to build.
 const NO_WHEEL: (&str, &str) = ("Wheels are required for `", "`");
 
 /// The packages that the installer did not take because it would have to build them.

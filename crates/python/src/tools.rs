@@ -389,7 +389,7 @@ pub(crate) async fn finish(what: &str, command: Command) -> Result<Output, Probl
     finished(what, command.run().await.map_err(|e| not_started(what, &e))?)
 }
 
-/// What a command left; that it took too long is the platform's problem.
+/// The output of a command; that it took too long is the platform's problem.
 pub(crate) fn finished(what: &str, ended: Ended) -> Result<Output, Problem> {
     match ended {
         Ended::Exited(output) => Ok(output),

@@ -79,7 +79,7 @@ pub struct Limits {
     pub file_bytes: Option<u64>,
 }
 
-/// What a process may reach. All paths are absolute and without symbolic links.
+/// The folders, files and resources that a process may reach. All paths are absolute and without symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Walls {
     /// Folders and files whose content is neither seen nor changed.

@@ -69,7 +69,7 @@ impl Support {
         self.hides_files().then(|| named.join(", "))
     }
 
-    /// What confined processes can do to the service and to each other, because a layer is missing. One sentence each.
+    /// The attacks on the service and between executions that a missing layer allows. One sentence each.
     pub fn gaps(&self) -> Vec<String> {
         let mut gaps = Vec::new();
         if !self.hides_files() {

@@ -121,7 +121,7 @@ impl House {
         said
     }
 
-    /// What an attack would change.
+    /// The state that an attack would change.
     fn state(&self) -> Vec<String> {
         let mut all = Vec::new();
         for name in ["data", "data/secret.key", "data/holdfast.db", "data/runs", "data/runs/2/spec.json"] {
@@ -154,7 +154,7 @@ impl Drop for House {
     }
 }
 
-/// Whom to try it as.
+/// The users to try it as.
 fn users() -> Vec<u32> {
     if geteuid().is_root() { vec![0, NOBODY] } else { vec![geteuid().as_raw()] }
 }

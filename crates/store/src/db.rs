@@ -204,7 +204,7 @@ impl Db {
     }
 
     /// The same database for loops: they have connections of their own, statements without the time limit of callers, and
-    /// what they ring for stays within this instance.
+    /// notifications of theirs stay within this instance.
     #[must_use]
     pub fn for_sync(&self) -> Self {
         Self { user: User::Loops, wake: self.wake.within_instance(), ..self.clone() }

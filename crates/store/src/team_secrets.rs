@@ -35,7 +35,7 @@ pub async fn claim(tx: &mut Tx, team: &TeamName, now: Timestamp) -> Result<Strin
     Err(corrupt("the names of teams' secrets"))
 }
 
-/// The name of a team's secret; `None` when nobody gave it one.
+/// The name of a team's secret; `None` when it has none.
 pub async fn find(tx: &mut Tx, team: &TeamName) -> Result<Option<String>> {
     let row: Option<(String,)> = on!(tx, c => sqlx::query_as("select name from team_secret where team = $1")
         .bind(team.as_str())

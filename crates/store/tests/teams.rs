@@ -1,4 +1,4 @@
-//! What rows keep of teams: the names of their secrets, and whose an OAuth application is.
+//! Rows of teams: the names of their secrets, and the owners of OAuth applications.
 
 use jiff::Timestamp;
 use model::{

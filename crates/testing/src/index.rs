@@ -36,7 +36,7 @@ pub struct IndexServer {
     credentials: Option<(String, String)>,
 }
 
-/// What a request brought.
+/// A request as it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexRequest {
     /// Its path, with the query.

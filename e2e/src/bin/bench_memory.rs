@@ -65,7 +65,7 @@ struct Arguments {
 /// Stands for the status of a connection that is open and has no response.
 const NO_RESPONSE: u16 = 0;
 
-/// What came of the requests of one kind.
+/// The outcome of the requests of one kind.
 #[derive(Debug, Default)]
 struct Outcomes {
     statuses: BTreeMap<u16, usize>,

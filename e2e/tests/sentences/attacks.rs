@@ -36,7 +36,7 @@ const SECONDS_SHORT: usize = 15;
 const SECONDS_LONG: usize = 600;
 /// Requests of the normal client per second.
 const NORMAL_PER_SECOND: u32 = 10;
-/// What a normal client accepts for 99 of 100 requests. A development build on a busy machine gets more.
+/// The time within which 99 of 100 requests of the normal client are answered. A development build on a busy machine gets more.
 const P99_MAX: Duration = Duration::from_secs(1);
 const P99_MAX_DEVELOPMENT: Duration = Duration::from_secs(5);
 /// A pause between two requests of an attacker, so that each loop is bounded.
@@ -68,7 +68,7 @@ const PATHS: [&str; 10] = [
 ];
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "INVENTED"];
 
-/// What the attackers share.
+/// The state that the attackers share.
 struct Attack {
     address: SocketAddr,
     http: reqwest::Client,
@@ -337,7 +337,7 @@ async fn all_attacks_at_once_leave_the_service_alive_and_a_normal_client_served(
     let options = issuer.trusted(Options::default()).set("HOLDFAST_AUTH_TEAMS_TRUST_EACH_OTHER", "true");
     let mut service = Service::start_with(Options { binary, ..options });
     let process = service.process().id();
-    // Some machines let nobody but root make control groups; the peak is asserted in any case.
+    // On some machines only root may make control groups; the peak is asserted in any case.
     let limit = MemoryLimit::impose(process, MEMORY_BYTES);
     if let Err(error) = &limit {
         println!("no hard limit of memory: {error}");

@@ -18,7 +18,7 @@ const KEYS_TRIED_MAX: usize = 10;
 /// one of them; tokens for other purposes, such as logout tokens and DPoP proofs, name kinds of their own.
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 
-/// What some issuers write into the claim `typ` of tokens that are not access tokens, while the header says `JWT`.
+/// Values of the claim `typ` with which some issuers mark tokens other than access tokens, while the header says `JWT`.
 const NOT_ACCESS: [&str; 4] = ["ID", "Refresh", "Offline", "Logout"];
 
 /// The issuer and the claims of a token that is genuine and counts.

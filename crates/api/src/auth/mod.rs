@@ -24,10 +24,10 @@ use model::{
 
 use crate::{Api, error::Failure, seldom::Seldom};
 
-/// What the name of a job as a caller begins with.
+/// The prefix of a job's name as a caller.
 const JOB_PREFIX: &str = "job:";
 
-/// What the name of an application as a caller begins with.
+/// The prefix of an application's name as a caller.
 const APPLICATION_PREFIX: &str = "application:";
 
 /// The longest token.

@@ -33,7 +33,7 @@ const LOCATOR_MAGIC: [u8; 4] = *b"PK\x06\x07";
 /// Bytes of a central directory header without its name, extra field and comment.
 const HEADER_BYTES: u64 = 46;
 
-/// What the end record says, checked.
+/// The checked content of the end record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct End {
     /// Entries of the central directory.

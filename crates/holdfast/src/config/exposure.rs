@@ -4,7 +4,7 @@ use model::Problem;
 
 use super::types::{Listen, RuntimeName};
 
-/// Who may call.
+/// Which callers are admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Callers {
     /// Everybody: authentication is off.

@@ -98,7 +98,7 @@ fn spec_hash(mut spec: Value, ignored: &[String]) -> String {
     hex::encode(Sha256::digest(spec.to_string()))
 }
 
-/// What a secret is to hold.
+/// The desired content of a secret.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Content<'a> {
     /// Exactly this; `None` when the secret has to exist and others fill it.

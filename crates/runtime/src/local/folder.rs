@@ -195,7 +195,7 @@ pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
             || (name.starts_with(NEW_PREFIX)
                 && File::open(entry.path())
                     .is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()));
-        // What can't be removed is in nobody's way but the disk's.
+        // A leftover costs disk space and blocks nothing.
         if is_left && let Err(error) = remove_tree(&entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "a leftover of an execution could not be removed");
         }

@@ -468,12 +468,12 @@ impl LocalRuntime {
     }
 }
 
-/// What is the same for all jobs.
+/// The walls that all jobs have in common.
 fn walls(options: &LocalOptions, data_dir: &Path) -> Walls {
     common_walls(data_dir, &options.job_hidden_paths, &options.job_covered_files, options.job_open_files)
 }
 
-/// What is the same for all jobs, and for package builds. `hidden`, `covered` and `open_files` are what [`LocalOptions`] has
+/// The walls that all jobs and package builds have in common. `hidden`, `covered` and `open_files` are what [`LocalOptions`] has
 /// as `job_hidden_paths`, `job_covered_files` and `job_open_files`.
 pub fn common_walls(data_dir: &Path, hidden: &[PathBuf], covered: &[PathBuf], open_files: Option<u64>) -> Walls {
     let outside = hidden.iter().filter_map(|path| path.canonicalize().ok());

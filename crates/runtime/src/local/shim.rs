@@ -45,7 +45,7 @@ use super::{
 };
 use crate::logs::LogWriter;
 
-/// What stands in place of the run folder to try, or use, the confinement alone.
+/// The argument in place of the run folder to try, or use, the confinement alone.
 pub(super) const CONFINED: &str = "confined";
 const SUPERVISE: &str = "supervise";
 const JOB: &str = "job";

@@ -1,4 +1,4 @@
-//! What a job can't reach. The attacks on each layer are in the tests of the crate `sandbox`.
+//! Attacks of a job on what it must not reach. The attacks on each layer are in the tests of the crate `sandbox`.
 
 use std::{
     fs,
