@@ -4,9 +4,10 @@ use model::{
     Problem,
     access::{Action, Caller},
     clock::Clock,
-    deployment::{Deployment, DeploymentChange, JobPart, PRODUCTION, Rollout, Stamp, VersionDefaults},
+    deployment::{Deployment, DeploymentChange, JobPart, PRODUCTION, Stamp, VersionDefaults},
     job::DataJob,
     name::shown,
+    rollout::Rollout,
 };
 use store::{Db, Tx, deployments::Reached};
 

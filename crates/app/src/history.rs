@@ -5,7 +5,8 @@ use model::{
     Problem,
     access::{Action, Caller},
     clock::Clock,
-    deployment::{Deployment, Difference, JobPart, Stamp, VersionDefaults},
+    deployment::{Deployment, JobPart, Stamp, VersionDefaults},
+    difference::Difference,
     job::{DataJob, JobConfig},
 };
 use store::{Db, Tx};

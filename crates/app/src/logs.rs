@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Problem, name::ExecutionId, runtime::LogChunk};
+use model::{Problem, log::LogChunk, name::ExecutionId};
 use store::Db;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! A page costs the page: the same few statements whatever is on it.
 
 use app::queries::{self, ExecutionQuery, JobPageRequest, JobQuery, JobSort, Search, SearchField};
-use model::{access::Caller, deployment::Status as DeploymentStatus};
+use model::{access::Caller, rollout::Status as DeploymentStatus};
 use store::{Db, Tx};
 use testing::{Database, Statements, for_each_database};
 

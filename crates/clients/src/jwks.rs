@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use model::{BoxFuture, Problem, access::KeySets, name::shown};
+use auth::KeySets;
+use model::{BoxFuture, Problem, name::shown};
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::Value;

@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use model::{
-    BoxFuture, Problem,
-    access::{Authorizer, Inquiry, Verdict},
-};
+use auth::{Authorizer, Inquiry, Verdict};
+use model::{BoxFuture, Problem};
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{anyhow, bail};
 use api::auth::{Authentication, ClaimRules};
+use auth::Authorizer;
 use clients::{
     jwks::{self, Issuer, Jwks},
     tokens::{self, Tokens},
     webhook::{self, Bearer, Webhook},
 };
-use model::access::{Authorizer, decide_one_team};
+use model::access::decide_one_team;
 use secrecy::ExposeSecret;
 use store::Db;
 use url::{Host, Url};

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, anyhow};
 use image::prebuilt::ImageName;
-use model::{clock::SharedClock, deployment::VersionDefaults, resources::Resources, runtime::default_python};
+use model::{clock::SharedClock, deployment::VersionDefaults, python::default_python, resources::Resources};
 use runtime::kubernetes::{self, Connection, KubernetesOptions, KubernetesRuntime, ManifestOptions, Template};
 use sync::Builder;
 

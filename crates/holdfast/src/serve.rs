@@ -12,8 +12,10 @@ use jiff::SignedDuration;
 use model::{
     clock::{Clock, SharedClock, SystemClock},
     deployment::VersionDefaults,
-    runtime::{JobOptions, Runtime, default_python},
+    python::default_python,
+    runtime::Runtime,
     source::ArchiveLimits,
+    variables::JobOptions,
 };
 use prometheus_client::registry::Registry;
 use python::{BuildWalls, Discovery, Interpreter, Tools, ToolsOptions};

@@ -99,42 +99,6 @@ pub struct Question<'a> {
     pub job: Option<&'a str>,
 }
 
-/// What an authorization service said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The user may.
-    Allowed,
-    /// The user may not.
-    Refused {
-        /// The service's own code for it.
-        code: u16,
-        /// What it says to the user; may be empty.
-        text: String,
-    },
-}
-
-/// A question with what the service is told of the request that it arose from.
-#[derive(Debug, Clone, Copy)]
-pub struct Inquiry<'a> {
-    /// What is asked.
-    pub question: Question<'a>,
-    /// The address of the request, without the part after a question mark.
-    pub path: &'a str,
-    /// The method of the request.
-    pub method: &'a str,
-    /// The token that the request came with.
-    pub token: &'a str,
-}
-
-/// The operator's authorization service itself.
-pub trait Authorizer: Send + Sync + std::fmt::Debug {
-    /// What the service says.
-    ///
-    /// # Errors
-    /// Unavailable when it can't be asked, or does not say yes or no.
-    fn authorize<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> BoxFuture<'a, Result<Verdict, Problem>>;
-}
-
 /// The operator's authorization service, as one request asks it.
 pub trait Gate: Send + Sync + std::fmt::Debug {
     /// Whether the user may do it.
@@ -142,20 +106,6 @@ pub trait Gate: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Forbidden, or what else the service says against it; Unavailable when it can't be asked: then nobody gets in.
     fn ask<'a>(&'a self, question: &'a Question<'a>) -> BoxFuture<'a, Result<(), Problem>>;
-}
-
-/// The public keys of token issuers.
-pub trait KeySets: Send + Sync + std::fmt::Debug {
-    /// The keys (JSON Web Keys) that a token of this issuer with this key id can be signed with: those of this id, or all
-    /// when the token names none. Empty when the issuer has no such key.
-    ///
-    /// # Errors
-    /// Unavailable when the keys were never read and can't be read now.
-    fn keys<'a>(
-        &'a self,
-        issuer: &'a str,
-        key_id: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<serde_json::Value>, Problem>>;
 }
 
 /// The proof that a caller may do what it asked for with this job.

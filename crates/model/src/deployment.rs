@@ -1,82 +1,12 @@
 //! What is wanted of a deployment, what was reached, and how a request changes the former.
 
-use std::{fmt, str::FromStr};
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Problem,
-    job::Contacts,
-    name::{JobId, shown},
-    resources::Resources,
-    runtime::{Artifact, Mark},
-    source::SourceVersion,
-};
+use crate::{Problem, job::Contacts, name::JobId, python::PythonVersion, resources::Resources, source::SourceVersion};
 
 /// The id that the stock client uses for a job's only deployment.
 pub const PRODUCTION: &str = "production";
-
-/// A minor version of Python, such as 3.11.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PythonVersion {
-    /// 3
-    pub major: u16,
-    /// 11
-    pub minor: u16,
-}
-
-impl fmt::Display for PythonVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl FromStr for PythonVersion {
-    type Err = Problem;
-
-    fn from_str(raw: &str) -> Result<Self, Problem> {
-        let digits = |part: &str| {
-            (!part.is_empty() && part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit()))
-                .then(|| part.parse().ok())
-                .flatten()
-        };
-        raw.split_once('.')
-            .and_then(|(major, minor)| Some(Self { major: digits(major)?, minor: digits(minor)? }))
-            .ok_or_else(|| {
-                Problem::invalid(
-                    format!("The Python version {} is not valid.", shown(raw)),
-                    "A Python version is written as major and minor number.",
-                )
-                .fix("Write it like \"3.11\".")
-            })
-    }
-}
-
-impl Serialize for PythonVersion {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PythonVersion {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(|p: Problem| serde::de::Error::custom(p.why))
-    }
-}
-
-/// Checks a version of VDK. It ends up in a requirement of the installer, so it is held to the characters of versions.
-pub fn vdk_version(raw: &str) -> Result<String, Problem> {
-    const MAX_CHARS: usize = 100;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+' | '!');
-    if raw.len() <= MAX_CHARS && raw.starts_with(|c: char| c.is_ascii_alphanumeric()) && raw.chars().all(plain) {
-        return Ok(raw.to_owned());
-    }
-    Err(Problem::invalid(
-        format!("The VDK version {} is not valid.", shown(raw)),
-        format!("It has letters, digits and \".\", \"_\", \"-\", \"+\", \"!\" only, at most {MAX_CHARS}."),
-    ))
-}
 
 /// The wire's `mode`. One deployment a job exists; the value is kept and given back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -332,65 +262,6 @@ impl Deployment {
         }
     }
 
-    /// What differs from this generation to another, field by field; who asked, when, and the numbers are left out.
-    pub fn differences(&self, other: &Self) -> Vec<Difference> {
-        self.fields()
-            .into_iter()
-            .zip(other.fields())
-            .filter(|((_, from), (_, to))| from != to)
-            .map(|((field, from), (_, to))| Difference { field, from, to })
-            .collect()
-    }
-
-    /// Each field with its name on the wire and its value.
-    fn fields(&self) -> Vec<(&'static str, serde_json::Value)> {
-        use serde_json::json;
-        // Taken apart, so that a new field is not forgotten here.
-        let Self {
-            job_id: _,
-            generation: _,
-            job_version,
-            python_version_asked,
-            python_version,
-            vdk_version_asked,
-            vdk_version,
-            enabled,
-            mode,
-            resources,
-            schedule_cron,
-            schedule_since: _,
-            contacts,
-            db_default_type,
-            enable_execution_notifications,
-            deployed_by: _,
-            deployed_at: _,
-        } = self;
-        let mut fields = vec![
-            ("job_version", json!(job_version)),
-            ("python_version_asked", json!(python_version_asked)),
-            ("python_version", json!(python_version)),
-            ("vdk_version_asked", json!(vdk_version_asked)),
-            ("vdk_version", json!(vdk_version)),
-            ("enabled", json!(enabled)),
-            ("mode", json!(mode)),
-            ("resources.cpu_request", json!(resources.cpu_request)),
-            ("resources.cpu_limit", json!(resources.cpu_limit)),
-            ("resources.memory_request", json!(resources.memory_request_mi)),
-            ("resources.memory_limit", json!(resources.memory_limit_mi)),
-            ("schedule.schedule_cron", json!(schedule_cron)),
-            ("db_default_type", json!(db_default_type)),
-            ("enable_execution_notifications", json!(enable_execution_notifications)),
-        ];
-        let names = [
-            "contacts.notified_on_job_failure_user_error",
-            "contacts.notified_on_job_failure_platform_error",
-            "contacts.notified_on_job_success",
-            "contacts.notified_on_job_deploy",
-        ];
-        fields.extend(names.into_iter().zip(contacts.lists()).map(|(name, (_, list))| (name, json!(list))));
-        fields
-    }
-
     /// Whether the two want the same, whoever asked and when.
     pub fn wants_the_same(&self, other: &Self) -> bool {
         let bare = |d: &Self| Self {
@@ -404,123 +275,13 @@ impl Deployment {
     }
 }
 
-/// One field in which two generations differ.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Difference {
-    /// Its name on the wire, with a dot before the name of a part.
-    pub field: &'static str,
-    /// Its value in the first generation.
-    pub from: serde_json::Value,
-    /// Its value in the second.
-    pub to: serde_json::Value,
-}
-
-/// The last outcome of a rollout, in the words of the public API.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Status {
-    /// Nothing was reached or failed yet.
-    #[default]
-    None,
-    /// The wanted generation was reached.
-    Success,
-    /// The service could not reach it and tries again.
-    PlatformError,
-    /// It can't be reached as it is; a change is needed.
-    UserError,
-}
-
-impl Status {
-    /// The value on the wire and in rows.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::Success => "SUCCESS",
-            Self::PlatformError => "PLATFORM_ERROR",
-            Self::UserError => "USER_ERROR",
-        }
-    }
-
-    /// Reads the value.
-    pub fn parse(raw: &str) -> Option<Self> {
-        [Self::None, Self::Success, Self::PlatformError, Self::UserError].into_iter().find(|s| s.as_str() == raw)
-    }
-}
-
-/// What the synchronizer knows of a deployment: how far it got, and what stands in the way.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Rollout {
-    /// The generation that runs; absent before the first success.
-    pub reached_generation: Option<i64>,
-    /// The hash of all that went into what runs: generation, configuration and renderer.
-    pub inputs_hash: Option<String>,
-    /// What runs is made of this.
-    pub artifact: Option<Artifact>,
-    /// What the runtime said when it made it.
-    pub mark: Option<Mark>,
-    /// When it was reached.
-    pub reached_at: Option<Timestamp>,
-    /// The last outcome.
-    pub status: Status,
-    /// The inputs that the last outcome speaks of.
-    pub tried_inputs_hash: Option<String>,
-    /// The generation that the last outcome speaks of.
-    pub tried_generation: Option<i64>,
-    /// What stands in the way.
-    pub problem: Option<Problem>,
-    /// Tries of this generation so far.
-    pub attempts: i32,
-    /// When the next try is due, after a platform error.
-    pub retry_at: Option<Timestamp>,
-    /// Counts every write of this row; a write names the count that it read.
-    pub row_version: i64,
-}
-
-/// Where a rollout stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// The wanted generation is on its way.
-    Pending,
-    /// The wanted generation runs.
-    Reached,
-    /// The platform failed it, and it is tried again.
-    Retrying,
-    /// It can't be reached as it is, and waits for a change.
-    Failed,
-}
-
-impl Phase {
-    /// The value on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Reached => "reached",
-            Self::Retrying => "retrying",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Rollout {
-    /// Where the rollout of what is wanted stands.
-    pub fn phase(&self, wanted: &Deployment) -> Phase {
-        let tried_this = self.tried_generation == Some(wanted.generation);
-        match self.status {
-            Status::Success if self.reached_generation == Some(wanted.generation) => Phase::Reached,
-            Status::PlatformError if tried_this => Phase::Retrying,
-            Status::UserError if tried_this => Phase::Failed,
-            _ => Phase::Pending,
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use uuid::Uuid;
 
     use super::*;
 
-    fn version(digit: char) -> SourceVersion {
+    pub(crate) fn version(digit: char) -> SourceVersion {
         SourceVersion::parse(&digit.to_string().repeat(40)).unwrap()
     }
 
@@ -529,7 +290,11 @@ mod tests {
         VersionDefaults { python_versions: vec![old, new], python_version: new, vdk_version: "1.0".into() }
     }
 
-    fn merge(current: Option<&Deployment>, change: &DeploymentChange, generation: i64) -> Result<Deployment, Problem> {
+    pub(crate) fn merge(
+        current: Option<&Deployment>,
+        change: &DeploymentChange,
+        generation: i64,
+    ) -> Result<Deployment, Problem> {
         let job = JobPart::from(&crate::job::JobConfig::default());
         let at = Timestamp::from_second(generation).unwrap();
         let stamp = Stamp { generation, by: "someone".into(), at };
@@ -608,24 +373,6 @@ mod tests {
         assert_eq!(second.resources.cpu_limit, Some(2.0));
         assert_eq!(second.resources.memory_limit_mi, Some(512));
         assert!(!second.wants_the_same(&first));
-    }
-
-    #[test]
-    fn two_generations_differ_field_by_field_and_not_by_who_asked() {
-        let first =
-            merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
-        let change = DeploymentChange {
-            job_version: Some(version('b')),
-            enabled: Some(false),
-            resources: Some(Resources { memory_limit_mi: Some(512), ..Default::default() }),
-            ..Default::default()
-        };
-        let second = merge(Some(&first), &change, 2).unwrap();
-        let differences = first.differences(&second);
-        let fields: Vec<_> = differences.iter().map(|d| d.field).collect();
-        assert_eq!(fields, ["job_version", "enabled", "resources.memory_limit"]);
-        assert_eq!((&differences[1].from, &differences[1].to), (&true.into(), &false.into()));
-        assert!(first.differences(&merge(Some(&first), &DeploymentChange::default(), 3).unwrap()).is_empty());
     }
 
     #[test]

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Problem,
-    deployment::{Mode, PythonVersion},
+    deployment::Mode,
     name::{ExecutionId, JobId, JobName, TeamName},
+    python::PythonVersion,
     resources::Resources,
     source::SourceVersion,
 };

@@ -5,20 +5,26 @@
 //! has the same file name in every other crate.
 
 pub mod access;
+pub mod artifact;
 pub mod clock;
 pub mod deployment;
+pub mod difference;
 pub mod execution;
 pub mod job;
 pub mod lock;
+pub mod log;
 pub mod name;
 pub mod plan;
 pub mod problem;
+pub mod python;
 pub mod resources;
+pub mod rollout;
 pub mod runtime;
 pub mod schedule;
 pub mod source;
 pub mod team_secret;
 pub mod terms;
+pub mod variables;
 
 pub use problem::Problem;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{BoxFuture, Problem, deployment::PythonVersion};
+use crate::{BoxFuture, Problem, python::PythonVersion};
 
 /// What a lock follows from. Two deployments with the same inputs share one lock, and so one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

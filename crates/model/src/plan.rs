@@ -5,7 +5,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Problem,
-    deployment::{Deployment, Rollout, Status},
+    deployment::Deployment,
+    rollout::{Rollout, Status},
     runtime::Observed,
 };
 
@@ -147,10 +148,7 @@ pub fn retry_delay(attempts: i32, jitter: f64) -> SignedDuration {
 mod tests {
     use super::*;
     use crate::{
-        deployment::{Mode, PythonVersion},
-        job::Contacts,
-        name::JobId,
-        resources::Resources,
+        deployment::Mode, job::Contacts, name::JobId, python::PythonVersion, resources::Resources,
         source::SourceVersion,
     };
 

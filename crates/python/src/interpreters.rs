@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use model::deployment::PythonVersion;
+use model::python::PythonVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Ended};

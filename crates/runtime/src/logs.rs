@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::runtime::LogChunk;
+use model::log::LogChunk;
 use rustix::fs::{FallocateFlags, fallocate};
 
 const PREFIX: &str = "log.";

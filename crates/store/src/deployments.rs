@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use model::{
     Problem,
-    deployment::{Deployment, Mode, Rollout, Status},
+    artifact::{Artifact, Mark},
+    deployment::{Deployment, Mode},
     lock::LockKey,
     name::{JobId, JobName, TeamName},
     resources::Resources,
-    runtime::{Artifact, Mark},
+    rollout::{Rollout, Status},
     source::SourceVersion,
 };
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use model::{
+    artifact::Artifact,
     deployment::Deployment,
     execution::{Execution, ExecutionRevision, Status, Type},
     name::{ExecutionId, JobId, JobName, TeamName},
-    runtime::{Artifact, KnownRun, Ticked},
+    runtime::{KnownRun, Ticked},
 };
 
 use crate::{

@@ -6,9 +6,9 @@ mod words;
 
 use jiff::Timestamp;
 use model::{
-    deployment::Status as DeploymentStatus,
     job::{Contacts, DataJob, JobConfig},
     name::{JobId, JobName, TeamName},
+    rollout::Status as DeploymentStatus,
 };
 
 use crate::{

@@ -1,6 +1,6 @@
 //! Archived logs, in pieces.
 
-use model::{name::ExecutionId, runtime::LogChunk};
+use model::{log::LogChunk, name::ExecutionId};
 
 use crate::{Result, Tx, db::on};
 

@@ -7,7 +7,7 @@ use std::{
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use model::{deployment::Status as DeploymentStatus, execution::Status, job::Contacts, name::JobId};
+use model::{execution::Status, job::Contacts, name::JobId, rollout::Status as DeploymentStatus};
 
 use crate::{Result, Tx, corrupt, db::on, from_json, instant_opt};
 

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use model::{
-    deployment::Status as DeploymentStatus,
     execution::{Execution, Status},
     job::{DataJob, JobConfig},
     name::{JobId, JobName, TeamName},
+    rollout::Status as DeploymentStatus,
 };
 use store::{
     Db, Tx,

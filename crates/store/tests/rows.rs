@@ -168,7 +168,7 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
     for second in [10, 20, 30, 40] {
         let Started::Accepted(id) = start(&db, &job, second).await else { panic!() };
         let mut tx = db.write().await.unwrap();
-        let log = model::runtime::LogChunk { text: "a\0b".repeat(200_000), omitted_bytes: 0 };
+        let log = model::log::LogChunk { text: "a\0b".repeat(200_000), omitted_bytes: 0 };
         store::logs::replace(&mut tx, &id, &log).await.unwrap();
         assert_eq!(store::logs::find(&mut tx, &id).await.unwrap().unwrap().text, "a\u{FFFD}b".repeat(200_000));
         let last = store::logs::last_chunk(&mut tx, &id).await.unwrap().unwrap();

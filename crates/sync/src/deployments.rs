@@ -9,11 +9,12 @@ use image::requirements;
 use jiff::SignedDuration;
 use model::{
     Problem,
+    artifact::{Artifact, Mark},
     lock::{Lock, LockInputs},
     name::{JobId, JobName},
     plan::{self, Desired, Plan, Reason, inputs_hash, plan},
     problem::Fault,
-    runtime::{Artifact, Blueprint, KnownDeployment, Mark, Observed, Target, Wanted},
+    runtime::{Blueprint, KnownDeployment, Observed, Target, Wanted},
 };
 use store::{
     StoreError,

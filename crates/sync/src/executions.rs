@@ -8,11 +8,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use model::{
     Problem,
-    deployment::Status as RolloutStatus,
     execution::{Execution, Status, outcome},
+    log::LogChunk,
     name::ExecutionId,
     problem::Fault,
-    runtime::{LogChunk, Run, Seen, Stage, Started, Ticked, run_variables},
+    rollout::Status as RolloutStatus,
+    runtime::{Run, Seen, Stage, Started, Ticked},
+    variables::run_variables,
 };
 use store::{
     StoreError,

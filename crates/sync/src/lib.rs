@@ -22,7 +22,8 @@ use model::{
     lock::Resolver,
     name::{JobName, TeamName},
     plan,
-    runtime::{Blueprint, JobOptions, Runtime, token_variables, variables},
+    runtime::{Blueprint, Runtime},
+    variables::{JobOptions, token_variables, variables},
 };
 use secrecy::ExposeSecret;
 use store::{Db, StoreError, leases::Epoch, tokens::Credential};

@@ -165,7 +165,7 @@ async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
         .await;
     let mut tx = house.db.read().await.unwrap();
     let rollout = store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap();
-    assert_eq!((rollout.status, rollout.problem), (model::deployment::Status::Success, None));
+    assert_eq!((rollout.status, rollout.problem), (model::rollout::Status::Success, None));
 }
 
 async fn what_failed_is_tried_again_as_soon_as_the_place_answers(on: Database) {
@@ -177,7 +177,7 @@ async fn what_failed_is_tried_again_as_soon_as_the_place_answers(on: Database) {
         .until("a try failed", async || {
             let mut tx = house.db.read().await.unwrap();
             let rollout = store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap();
-            rollout.status == model::deployment::Status::PlatformError
+            rollout.status == model::rollout::Status::PlatformError
         })
         .await;
     // The clock of the test stands still, so the next try never comes by itself.

@@ -6,11 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use model::{
-    Problem,
-    clock::Clock,
-    deployment::{DeploymentChange, Status},
-    name::TeamName,
-    runtime::JobOptions,
+    Problem, clock::Clock, deployment::DeploymentChange, name::TeamName, rollout::Status, variables::JobOptions,
 };
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
@@ -32,7 +28,7 @@ for_each_database!(
     a_run_gets_its_own_teams_secret_and_a_hash_of_its_options_that_needs_the_key,
 );
 
-async fn rollout(house: &House, id: model::name::JobId) -> model::deployment::Rollout {
+async fn rollout(house: &House, id: model::name::JobId) -> model::rollout::Rollout {
     let mut tx = house.db.read().await.unwrap();
     store::deployments::rollout(&mut tx, id).await.unwrap().unwrap()
 }

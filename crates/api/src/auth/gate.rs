@@ -5,10 +5,11 @@ use std::sync::{
     atomic::{AtomicU16, Ordering},
 };
 
+use auth::{Authorizer, Inquiry, Verdict};
 use axum::http::StatusCode;
 use model::{
     BoxFuture, Problem,
-    access::{Authorizer, Gate, Inquiry, Question, Verdict, refused},
+    access::{Gate, Question, refused},
 };
 use percent_encoding::percent_decode_str;
 use tokio::sync::Mutex;

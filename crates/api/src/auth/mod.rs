@@ -8,6 +8,7 @@ mod gate;
 use std::sync::Arc;
 
 use app::tokens::is_token_of_a_job;
+use auth::{Authorizer, KeySets};
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderValue, Method, StatusCode, header},
@@ -18,7 +19,7 @@ pub use claims::ClaimRules;
 pub use jsonwebtoken::Algorithm;
 use model::{
     Problem,
-    access::{Authorizer, Caller, KeySets, Standing, unknown_caller},
+    access::{Caller, Standing, unknown_caller},
     problem::Kind,
 };
 

@@ -8,7 +8,7 @@ use async_graphql::{
 };
 use jiff::Timestamp;
 use model::{
-    Problem, deployment::Status, execution::Status as ExecutionStatus, job::Contacts, name::shown, resources::Resources,
+    Problem, execution::Status as ExecutionStatus, job::Contacts, name::shown, resources::Resources, rollout::Status,
 };
 
 use super::{

@@ -6,11 +6,13 @@ use app::{Reached, deployments::Missing};
 use axum::{Json, extract::State, http::StatusCode};
 use model::{
     Problem,
-    deployment::{Deployment, DeploymentChange, Mode, PythonVersion, Rollout, vdk_version},
+    deployment::{Deployment, DeploymentChange, Mode},
     job::DataJob,
     name::shown,
     problem::Fault,
+    python::{PythonVersion, vdk_version},
     resources::Resources,
+    rollout::Rollout,
     source::SourceVersion,
 };
 use serde::{Deserialize, Serialize, de::IgnoredAny};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use app::history::{Kept, Page, Part};
 use axum::{Json, extract::State, http::StatusCode};
-use model::deployment::{Deployment, Difference};
+use model::{deployment::Deployment, difference::Difference};
 use serde::Serialize;
 use utoipa::ToSchema;
 

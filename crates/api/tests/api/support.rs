@@ -22,14 +22,15 @@ use axum::{
 use jiff::Timestamp;
 use model::{
     BoxFuture, Problem,
+    artifact::{Artifact, Mark},
     clock::Clock,
-    deployment::{PythonVersion, VersionDefaults},
+    deployment::VersionDefaults,
     execution::Status,
     lock::LockKey,
+    log::LogChunk,
     name::{ExecutionId, JobName},
-    runtime::{
-        Artifact, Blueprint, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted,
-    },
+    python::PythonVersion,
+    runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
     source::ArchiveLimits,
 };
 use prometheus_client::registry::Registry;

@@ -7,12 +7,10 @@ use std::{
 };
 
 use api::auth::Authentication;
+use auth::{Authorizer, Inquiry, Verdict};
 use axum::http::{Method, Request, header::AUTHORIZATION};
 use clients::jwks::{Jwks, Options};
-use model::{
-    BoxFuture, Problem,
-    access::{Authorizer, Inquiry, Verdict},
-};
+use model::{BoxFuture, Problem};
 use serde_json::{Value, json};
 
 use crate::{

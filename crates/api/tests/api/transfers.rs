@@ -7,7 +7,7 @@ use axum::{
     body::{Body, Bytes},
     http::{Request, StatusCode},
 };
-use model::{execution::Status, runtime::LogChunk};
+use model::{execution::Status, log::LogChunk};
 use serde_json::json;
 
 use crate::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 
 use model::{
     name::{JobName, shown},
-    runtime::JobOptions,
+    variables::JobOptions,
 };
 
 use super::error::{Flaw, Origin};

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::deployment::PythonVersion;
+use model::python::PythonVersion;
 use secrecy::SecretString;
 
 use super::{

@@ -12,7 +12,7 @@ use api::{
     Template,
     auth::{ALGORITHMS, Algorithm},
 };
-use model::deployment::PythonVersion;
+use model::python::PythonVersion;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 use url::Url;

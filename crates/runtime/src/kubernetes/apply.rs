@@ -20,9 +20,10 @@ use kube::{
 };
 use model::{
     Problem,
+    artifact::Mark,
     clock::SharedClock,
     name::{JobId, JobName},
-    runtime::{Mark, Observed, Target},
+    runtime::{Observed, Target},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -19,7 +19,7 @@ use std::{
 use futures::AsyncReadExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
-use model::{name::ExecutionId, runtime::LogChunk};
+use model::{log::LogChunk, name::ExecutionId};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, spawn_blocking},

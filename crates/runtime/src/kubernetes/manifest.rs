@@ -21,8 +21,8 @@ use k8s_openapi::{
 };
 use model::{
     Problem,
-    deployment::PythonVersion,
     name::ExecutionId,
+    python::PythonVersion,
     resources::Resources,
     runtime::{Blueprint, Run},
     schedule::Schedule,
@@ -488,11 +488,12 @@ pub(crate) fn job_name(id: &ExecutionId) -> &str {
 #[cfg(test)]
 mod tests {
     use model::{
+        artifact::Artifact,
         deployment::{Deployment, Mode},
         job::Contacts,
         name::{JobId, JobName, TeamName},
-        runtime::{Artifact, Variables},
         source::SourceVersion,
+        variables::Variables,
     };
 
     use super::*;

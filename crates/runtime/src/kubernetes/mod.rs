@@ -25,12 +25,14 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 use model::{
     BoxFuture, Problem,
+    artifact::{Artifact, Mark},
     clock::SharedClock,
     lock::LockKey,
+    log::LogChunk,
     name::{ExecutionId, JobId, JobName},
     runtime::{
-        Artifact, Blueprint, Changes, KnownDeployment, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage,
-        Started, Target, Ticked, Wanted,
+        Blueprint, Changes, KnownDeployment, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked,
+        Wanted,
     },
 };
 use sha2::{Digest, Sha256};

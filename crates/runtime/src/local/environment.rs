@@ -20,8 +20,8 @@ use jiff::Timestamp;
 use model::{
     BoxFuture, Problem,
     clock::SharedClock,
-    deployment::PythonVersion,
     lock::{Lock, LockKey},
+    python::PythonVersion,
 };
 use python::Interpreter;
 use rustix::fs::{FlockOperation, syncfs};

@@ -31,13 +31,13 @@ use std::{
 
 use model::{
     BoxFuture, Problem,
+    artifact::{Artifact, Mark},
     clock::SharedClock,
     execution::{EndCause, RunEnd},
     lock::LockKey,
+    log::LogChunk,
     name::ExecutionId,
-    runtime::{
-        Artifact, Blueprint, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted,
-    },
+    runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
 };
 use python::Interpreter;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};

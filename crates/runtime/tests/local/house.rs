@@ -16,15 +16,18 @@ use std::{
 
 use model::{
     BoxFuture, Problem,
+    artifact::Artifact,
     clock::SystemClock,
-    deployment::{Mode, PythonVersion},
+    deployment::Mode,
     execution::RunEnd,
     job::Contacts,
     lock::{Lock, LockKey},
     name::{ExecutionId, JobId, JobName, TeamName},
+    python::PythonVersion,
     resources::Resources,
-    runtime::{Artifact, Blueprint, KnownRun, Run, Runtime, Seen, Stage, Target, Variables, Wanted},
+    runtime::{Blueprint, KnownRun, Run, Runtime, Seen, Stage, Target, Wanted},
     source::SourceVersion,
+    variables::Variables,
 };
 use python::Interpreter;
 use runtime::local::{Confine, EnvironmentBuilder, LocalOptions, LocalRuntime};

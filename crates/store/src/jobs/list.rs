@@ -6,7 +6,7 @@
 //! one state are walked along that state's own index, for states and names may go together; so may words and names.
 
 use jiff::Timestamp;
-use model::{deployment::Status as DeploymentStatus, execution::Status as ExecutionStatus, job::DataJob};
+use model::{execution::Status as ExecutionStatus, job::DataJob, rollout::Status as DeploymentStatus};
 
 use super::JobRow;
 use crate::{

@@ -10,11 +10,11 @@ use std::{sync::atomic::AtomicU64, time::Duration};
 use jiff::Timestamp;
 use model::{
     Problem,
-    deployment::Status as DeploymentStatus,
     execution::Status,
     name::JobId,
     plan::{self, Plan},
     problem::Fault,
+    rollout::Status as DeploymentStatus,
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,

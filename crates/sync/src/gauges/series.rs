@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use model::{deployment::Status as DeploymentStatus, execution::Status, job::Contacts, name::JobId};
+use model::{execution::Status, job::Contacts, name::JobId, rollout::Status as DeploymentStatus};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet},

@@ -14,17 +14,18 @@ use jiff::{SignedDuration, Timestamp};
 use model::{
     BoxFuture, Problem,
     access::Caller,
+    artifact::Mark,
     clock::Clock,
-    deployment::{DeploymentChange, PythonVersion, VersionDefaults},
+    deployment::{DeploymentChange, VersionDefaults},
     execution::{EndCause, Execution, RunEnd, Status},
     job::JobConfig,
     lock::{Lock, LockInputs, LockKey, Resolver},
+    log::LogChunk,
     name::{ExecutionId, JobId},
-    runtime::{
-        Blueprint, Changes, JobOptions, KnownRun, LogChunk, Mark, Observed, Run, Runtime, Seen, Stage, Started, Target,
-        Ticked, Wanted,
-    },
+    python::PythonVersion,
+    runtime::{Blueprint, Changes, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked, Wanted},
     source::{Source, SourceVersion},
+    variables::JobOptions,
 };
 use store::{
     Db,
