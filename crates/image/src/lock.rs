@@ -17,7 +17,7 @@ use model::{
     BoxFuture, Problem,
     lock::{Lock, LockInputs, Resolver},
 };
-use python::{BUILD_CONSTRAINTS, Interpreter, Tools, Wheels};
+use python::{Interpreter, Tools, Wheels};
 
 use crate::requirements;
 
@@ -164,7 +164,7 @@ fn files<'a>(
         ("vdk.in", Cow::Borrowed(inputs.vdk_requirement.as_str())),
         ("requirements.txt", requirements.into()),
         ("constraints.txt", constraints.into()),
-        ("build.txt", BUILD_CONSTRAINTS.into()),
+        ("build.txt", vdk::BUILD_CONSTRAINTS.into()),
     ]
     .into_iter()
     .chain(preferred.map(|text| ("lock.txt", text.into())))

@@ -25,7 +25,7 @@ use crate::{
     Interpreter, Tools, fault,
     pins::{Pin, normal},
     sandboxed::BuildSandbox,
-    tools::{BUILD_CONSTRAINTS, lock_file},
+    tools::lock_file,
     untrusted::Folder,
     wheels::{Made, NOTE},
 };
@@ -74,7 +74,7 @@ impl Tools {
     fn built_folder(&self, interpreter: &Interpreter, pin: &Pin<'_>, sha256: &str) -> PathBuf {
         let version = interpreter.version.to_string();
         let name = normal(pin.name);
-        let parts = [FORMAT, &name, pin.version, sha256, BUILD_CONSTRAINTS, &version, &interpreter.platform];
+        let parts = [FORMAT, &name, pin.version, sha256, vdk::BUILD_CONSTRAINTS, &version, &interpreter.platform];
         self.options.cache_dir.join("wheels").join("sources").join(digest(&parts))
     }
 
@@ -89,7 +89,7 @@ impl Tools {
         tracing::info!(package = pin.name, version = pin.version, "building a wheel");
         let sandbox = self.build_sandbox(what, &[]).await?;
         let source = fetch(&sandbox, what, interpreter, pin).await?;
-        sandbox.write(what, "build.txt", BUILD_CONSTRAINTS)?;
+        sandbox.write(what, "build.txt", vdk::BUILD_CONSTRAINTS)?;
         let mut args: Vec<OsString> =
             ["build", "--wheel", "--no-create-gitignore", "-b", "build.txt", "-o", "out"].map(Into::into).into();
         args.extend(["--python".into(), interpreter.executable.clone().into(), source.file.into()]);

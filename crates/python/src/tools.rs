@@ -31,31 +31,6 @@ use crate::{
     untrusted,
 };
 
-/// The VDK distribution that a deployment gets when nothing else is set.
-pub const DEFAULT_VDK_REQUIREMENT: &str = "quickstart-vdk==0.2.1810444937";
-
-/// The constraints with which [`DEFAULT_VDK_REQUIREMENT`] installs and works, seen on 2026-11-22.
-///
-/// Without them it installs after minutes of backtracking and does not start: `vdk-server` wants any `kubernetes`, whose
-/// newest wants pydantic 2, against `vdk-control-service-api`, which wants pydantic 1. VDK imports `pkg_resources` when
-/// it runs, which setuptools 81 dropped.
-pub const DEFAULT_CONSTRAINTS: &str = "\
-setuptools<81
-kubernetes<32
-vdk-control-cli==1.3.1711238791
-vdk-control-service-api==1.0.13
-vdk-control-api-auth==0.1.1431637373
-vdk-core==0.3.1466514302
-vdk-plugin-control-cli==0.1.1431637373
-vdk-structlog==0.1.1431637373
-vdk-server==0.1.1431637373
-vdk-heartbeat==0.6.1220258461
-quickstart-vdk==0.2.1810444937
-";
-
-/// What packages are built with: the sources of every VDK package import `pkg_resources` in their `setup.py`.
-pub const BUILD_CONSTRAINTS: &str = "setuptools<81\n";
-
 /// The `uv` that is installed when the machine has none: the version in [`PINNED_HASHED`].
 const PINNED: &str = "0.13.9";
 /// The same as a requirement with the hash of each of its files. Made by `uv pip compile --generate-hashes`.
@@ -99,7 +74,7 @@ pub struct ToolsOptions {
     pub environment: BTreeMap<String, String>,
     /// The interpreters of this machine.
     pub interpreters: Vec<Interpreter>,
-    /// Constraints for VDK's packages and their dependencies, one a line; see [`DEFAULT_CONSTRAINTS`].
+    /// Constraints for VDK's packages and their dependencies, one a line; see [`vdk::CONSTRAINTS`].
     pub vdk_constraints: String,
     /// Whether packages that jobs require may be built, when the index has no wheel of them. Those of VDK are the
     /// operator's choice, and are built in any case.
