@@ -169,9 +169,7 @@ fn is_wheel_of(file: &str, pin: &Pin<'_>) -> bool {
 }
 
 fn store(sources: &Path, new: &Path, folder: &Path, made: &Made) -> io::Result<()> {
-    let note = File::create_new(new.join(NOTE))?;
-    serde_json::to_writer(&note, made)?;
-    note.sync_all()?;
+    files::write_durably(&new.join(NOTE), &serde_json::to_vec(made)?)?;
     make_room(sources)?;
     std::fs::create_dir(folder.with_extension("new")).or_else(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => Ok(()),
@@ -182,7 +180,7 @@ fn store(sources: &Path, new: &Path, folder: &Path, made: &Made) -> io::Result<(
         std::fs::rename(new.join(name), half.join(name))?;
     }
     let _ = std::fs::remove_dir_all(folder);
-    std::fs::rename(half, folder)
+    files::publish(&half, folder)
 }
 
 /// Removes the wheels that were not used for longest, until another one fits.

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use files::Lock;
 use model::Problem;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -116,7 +117,7 @@ pub struct Tools {
 #[derive(Debug)]
 struct Workshop {
     folder: TempDir,
-    _lock: std::fs::File,
+    _lock: Lock,
 }
 
 impl Workshop {
@@ -129,14 +130,12 @@ impl Workshop {
         let _door = lock_file(&all.join(Self::LOCK)).await?;
         let open = || {
             for folder in std::fs::read_dir(&all)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()) {
-                let lock = std::fs::File::options().create(true).append(true).open(folder.join(Self::LOCK));
-                if lock.is_ok_and(|l| l.try_lock().is_ok()) {
+                if Lock::try_exclusive(&folder.join(Self::LOCK)).is_ok_and(|lock| lock.is_some()) {
                     untrusted::remove(&folder);
                 }
             }
             let folder = tempfile::tempdir_in(&all)?;
-            let lock = std::fs::File::create_new(folder.path().join(Self::LOCK))?;
-            lock.lock()?;
+            let lock = Lock::exclusive(&folder.path().join(Self::LOCK))?;
             Ok(Self { folder, _lock: lock })
         };
         open().map_err(|e| fault::io("A working folder could not be made.", &all, &e))
@@ -310,7 +309,9 @@ impl Tools {
             match self.pip_install(WHAT, &interpreter.executable, scratch.path(), &made).await {
                 Ok(()) => {
                     let _ = std::fs::remove_dir_all(&done);
-                    std::fs::rename(&made, &done).map_err(|e| fault::io(WHAT, &done, &e))?;
+                    // Its files are to be on disk before the name that says so.
+                    let synced = || rustix::fs::syncfs(std::fs::File::open(&made)?).map_err(io::Error::from);
+                    synced().and_then(|()| files::publish(&made, &done)).map_err(|e| fault::io(WHAT, &done, &e))?;
                     return Ok(binary);
                 }
                 Err(p) => problem = p,
@@ -380,26 +381,22 @@ pub(crate) fn not_started(what: &str, error: &io::Error) -> Problem {
 }
 
 /// Waits for the exclusive lock on a file, which it makes. The lock ends with the value, or with this process.
-pub(crate) async fn lock_file(path: &Path) -> Result<std::fs::File, Problem> {
+pub(crate) async fn lock_file(path: &Path) -> Result<Lock, Problem> {
     const WHAT: &str = "A folder of the cache could not be locked.";
-    let failed = |e: &io::Error| fault::io(WHAT, path, e);
+    let failed = |e: io::Error| fault::io(WHAT, path, &e);
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
+        std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let file = std::fs::File::options().create(true).append(true).open(path).map_err(|e| failed(&e))?;
     let mut told = false;
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                if !told {
-                    tracing::info!(lock = %path.display(), "waiting for another that makes the same");
-                    told = true;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Err(std::fs::TryLockError::Error(e)) => return Err(failed(&e)),
+        if let Some(lock) = Lock::try_exclusive(path).map_err(failed)? {
+            return Ok(lock);
         }
+        if !told {
+            tracing::info!(lock = %path.display(), "waiting for another that makes the same");
+            told = true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

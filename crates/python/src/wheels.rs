@@ -227,12 +227,11 @@ impl Tools {
         let scratch = self.scratch().await?;
         let out = scratch.path().join("made");
         let finished = std::fs::create_dir(&out).and_then(|()| link(&built, &out)).and_then(|()| {
-            let file = std::fs::File::create(out.join(NOTE))?;
-            serde_json::to_writer(&file, &built.iter().map(|b| &b.made).collect::<Vec<_>>())?;
-            file.sync_all()?;
+            let note = serde_json::to_vec(&built.iter().map(|b| &b.made).collect::<Vec<_>>())?;
+            files::write_durably(&out.join(NOTE), &note)?;
             // What is there is not complete: it could not be read.
             let _ = std::fs::remove_dir_all(done);
-            std::fs::rename(&out, done)
+            files::publish(&out, done)
         });
         finished.map_err(|e| fault::io(WHAT, done, &e))?;
         tracing::info!(vdk = vdk_requirement, wheels = built.len(), "built the wheels of VDK");
