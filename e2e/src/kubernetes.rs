@@ -1,8 +1,8 @@
 //! What lets a service run jobs in a namespace of the test cluster.
 
 use anyhow::Result;
+use devtools::{cluster::Namespace, environment::workspace};
 use serde_json::json;
-use xtask::{cluster::Namespace, environment::workspace};
 
 use crate::service::Options;
 

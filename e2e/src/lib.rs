@@ -16,7 +16,7 @@ pub mod wait;
 
 /// A large count with `cargo xtask test --long`, a small one otherwise.
 pub fn count(small: usize, large: usize) -> usize {
-    if xtask::environment::is_on("HOLDFAST_TEST_LONG") { large } else { small }
+    if devtools::environment::is_on("HOLDFAST_TEST_LONG") { large } else { small }
 }
 
 /// The team of most tests.

@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use devtools::{environment::cargo, progress::say};
 use testing::{Database, Fresh, Server};
-use xtask::{environment::cargo, progress::say};
 
 use crate::service::{Options, Service};
 
@@ -211,7 +211,7 @@ pub fn machine() -> String {
 }
 
 fn version() -> Option<String> {
-    let binary = xtask::environment::variable("HOLDFAST_BIN")?;
+    let binary = devtools::environment::variable("HOLDFAST_BIN")?;
     let output = Command::new(binary).arg("--version").output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

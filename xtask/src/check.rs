@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use xtask::{
+use devtools::{
     cache,
     environment::workspace,
     progress::{self, say, seconds},

@@ -8,8 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use signal_hook::consts::SIGINT;
-use xtask::{
+use devtools::{
     binary::{self, Profile},
     client,
     cluster::{self, Building},
@@ -17,6 +16,7 @@ use xtask::{
     progress::{say, seconds},
     promtool, schemathesis,
 };
+use signal_hook::consts::SIGINT;
 
 /// What to run.
 #[derive(Debug, clap::Args)]

@@ -11,6 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+use devtools::{
+    cluster::{self, Namespace},
+    progress::{say, seconds},
+};
 use e2e::{
     api::Api,
     job::Job,
@@ -23,10 +27,6 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use testing::{Database, Identity, Proxy};
 use tokio::{sync::Notify, task::JoinHandle};
-use xtask::{
-    cluster::{self, Namespace},
-    progress::{say, seconds},
-};
 
 /// Figures of one machine, from one run.
 #[derive(Debug, Parser)]

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
+use devtools::cluster::{self, Cluster, Namespace};
 use e2e::wait;
 use serde_json::{Value, json};
 use testing::{Identity, Proxy};
-use xtask::cluster::{self, Cluster, Namespace};
 
 /// How long anything may take on a machine that is busy with other tests.
 const LONGEST: Duration = Duration::from_secs(180);

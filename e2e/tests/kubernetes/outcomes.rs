@@ -1,9 +1,9 @@
 //! How runs end in a cluster, and what keeps them from starting.
 
+use devtools::cluster::{self, Cluster};
 use e2e::{job::Job, wait};
 use serde_json::{Value, json};
 use testing::Database;
-use xtask::cluster::{self, Cluster};
 
 use crate::place::{LONGEST, Node, Place, template_of};
 

@@ -1,15 +1,15 @@
 //! The released `vdk` client, installed once into the cache.
 
 use std::{
-    fs::{self, File},
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{cache, progress};
+use crate::{cache, command::Log, progress};
 
 /// What is installed: it brings the `vdk` command, its plugins and the generated client (`taurus_datajob_api`).
 pub const REQUIREMENT: &str = "quickstart-vdk";
@@ -31,9 +31,6 @@ vdk-structlog==0.1.1431637373
 vdk-server==0.1.1431637373
 quickstart-vdk==0.2.1810444937
 ";
-
-/// What it is called in messages.
-const NAME: &str = "the vdk client";
 
 /// Interpreters to look for, best known first.
 const INTERPRETERS: [&str; 6] = ["python3.11", "python3.12", "python3.10", "python3.13", "python3.9", "python3"];
@@ -111,9 +108,11 @@ fn installed(requirement: &str, first: fn(&Client) -> (PathBuf, &'static str)) -
         return Ok(client);
     }
     progress::during(format!("installing {requirement} with {version} (once)"), || {
-        make(requirement, &python, &client, first(&client)).inspect_err(|_| {
-            let _ = fs::remove_dir_all(&folder);
-        })
+        make(requirement, &python, &client, first(&client))
+            .inspect_err(|_| {
+                let _ = fs::remove_dir_all(&folder);
+            })
+            .with_context(|| format!("{requirement} was not installed"))
     })?;
     Ok(client)
 }
@@ -123,51 +122,23 @@ fn make(requirement: &str, python: &str, client: &Client, first: (PathBuf, &str)
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
-    let log_path = folder.with_extension("log");
-    let log = File::create(&log_path)?;
+    let log = Log::begin(folder.with_extension("log"))?;
     // At its final path, because the scripts of an environment carry it; the marker comes last.
-    run(NAME, Command::new(python).args(["-m", "venv"]).arg(folder), &log, &log_path)?;
+    log.run(Command::new(python).args(["-m", "venv"]).arg(folder))?;
     let constraints = folder.join("constraints.txt");
     fs::write(&constraints, CONSTRAINTS)?;
-    run(
-        NAME,
+    log.run(
         Command::new(client.python())
             .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", requirement])
             // Older installers build under the first, newer ones under the second.
             .env("PIP_CONSTRAINT", &constraints)
             .env("PIP_BUILD_CONSTRAINT", &constraints)
             .env_remove("PYTHONPATH"),
-        &log,
-        &log_path,
     )?;
     let home = folder.join("home");
     fs::create_dir_all(&home)?;
-    run(NAME, Command::new(first.0).arg(first.1).envs(Client::variables(&home)), &log, &log_path)?;
+    log.run(Command::new(first.0).arg(first.1).envs(Client::variables(&home)))?;
     fs::write(folder.join("complete"), "")?;
-    Ok(())
-}
-
-/// Runs a command of an installation, its output into the log.
-///
-/// # Errors
-/// When it fails; its last lines are in the message.
-pub(crate) fn run(what: &str, command: &mut Command, log: &File, log_path: &Path) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?)
-        .status()
-        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    if !status.success() {
-        let text = fs::read_to_string(log_path).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        bail!(
-            "{what} was not installed: {} ended with {status}. Its last lines (all of them: {}):\n{}",
-            command.get_program().display(),
-            log_path.display(),
-            lines[lines.len().saturating_sub(15)..].join("\n"),
-        );
-    }
     Ok(())
 }
 
