@@ -16,7 +16,14 @@ pub mod wait;
 
 /// A large count with `cargo xtask test --long`, a small one otherwise.
 pub fn count(small: usize, large: usize) -> usize {
-    if xtask::environment::is_on("HOLDFAST_TEST_LONG") { large } else { small }
+    if devtools::environment::is_on("HOLDFAST_TEST_LONG") { large } else { small }
+}
+
+/// The same for a test that `cargo xtask test --long-of` names.
+pub fn count_of(test: &str, small: usize, large: usize) -> usize {
+    let chosen = devtools::environment::variable("HOLDFAST_TEST_LONG_OF");
+    let is_chosen = chosen.is_some_and(|chosen| chosen.to_string_lossy().split(',').any(|name| name == test));
+    if is_chosen { large } else { count(small, large) }
 }
 
 /// The team of most tests.

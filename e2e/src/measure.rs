@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use devtools::{environment::cargo, progress::say};
 use testing::{Database, Fresh, Server};
-use xtask::{environment::cargo, progress::say};
 
 use crate::service::{Options, Service};
 
@@ -47,7 +47,7 @@ impl Fleet {
     /// When the database can't be filled, or the service does not come up.
     pub fn start(database: Database, jobs: usize, runs: usize, rollouts: Rollouts, options: Options) -> Result<Self> {
         if database == Database::Postgresql {
-            let fresh = database.fresh();
+            let fresh = database.empty();
             fill(fresh.url(), jobs, runs, rollouts)?;
             // As the server does by itself some time after.
             fresh.psql("vacuum analyze");
@@ -211,7 +211,7 @@ pub fn machine() -> String {
 }
 
 fn version() -> Option<String> {
-    let binary = xtask::environment::variable("HOLDFAST_BIN")?;
+    let binary = devtools::environment::variable("HOLDFAST_BIN")?;
     let output = Command::new(binary).arg("--version").output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

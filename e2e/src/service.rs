@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use tempfile::TempDir;
-use testing::Database;
-use xtask::{
+use devtools::{
     binary::{self, Profile},
     cache, environment,
     service::{self, Process},
 };
+use tempfile::TempDir;
+use testing::Database;
 
 use crate::{TEAM, api::Api, vdk::Vdk};
 

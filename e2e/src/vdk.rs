@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, process::Stdio, sync::OnceLock, time::Duration};
 
+use devtools::client::Client;
 use serde_json::Value;
 use tempfile::TempDir;
-use xtask::client::Client;
 
 /// No command of the client takes longer, but for one that hangs in its own retries.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -12,7 +12,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// The client, installed once.
 pub fn client() -> &'static Client {
     static CLIENT: OnceLock<Client> = OnceLock::new();
-    CLIENT.get_or_init(|| xtask::client::install().expect("the stock client"))
+    CLIENT.get_or_init(|| devtools::client::install().expect("the stock client"))
 }
 
 /// Someone at a terminal: a service, a team, and a home folder of their own.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use xtask::{
+use devtools::{
     binary::{self, Profile},
     client,
 };

@@ -3,7 +3,7 @@
 use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Result;
-use xtask::{cluster, progress::say};
+use devtools::{cluster, progress::say};
 
 /// What to do with a cluster.
 #[derive(Debug, clap::Args)]

@@ -14,15 +14,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use xtask::{
+use devtools::{
     binary::{self, Profile},
     cache,
     client::{self, Client},
+    command::last_lines,
     progress::{self, say, seconds},
     service::{self, Process},
 };
+use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 const JOB: &str = "hello-holdfast";
 const TEAM: &str = "demo";
@@ -181,12 +182,6 @@ fn until(stopped: &AtomicBool, longest: Duration, mut done: impl FnMut() -> Resu
         thread::sleep(POLL);
     }
     Ok(())
-}
-
-fn last_lines(path: &Path, count: usize) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Someone at a terminal with the stock client.

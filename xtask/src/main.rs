@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use xtask::{
+use devtools::{
     environment::{cargo, workspace},
     progress::say,
 };

@@ -1,13 +1,14 @@
 //! The folder that holds what is not in a database server: the keys, environments, runs, and SQLite's file.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io::ErrorKind,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
+use files::Lock;
 use model::clock::Clock;
 use serde::{Deserialize, Serialize};
 use store::Db;
@@ -18,7 +19,7 @@ use crate::modes;
 #[derive(Debug)]
 pub(crate) struct DataFolder {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Who may use a data folder at the same time.
@@ -33,7 +34,7 @@ pub(crate) enum Use {
 /// The turn of one instance to make what a folder or a database lacks, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What the file `site` says.
@@ -59,23 +60,24 @@ impl DataFolder {
             .with_context(|| format!("The data folder {shown} can't be made. Choose another with --data-dir."))?;
         let path = path.canonicalize().with_context(|| format!("The data folder {shown} can't be reached."))?;
         modes::make_private(&path).with_context(|| format!("The data folder {shown} can't be made private."))?;
-        let lock = lock_file(&path.join("lock"))
+        let lock = path.join("lock");
+        files::create(&lock)
             .with_context(|| format!("The data folder {shown} can't be written to. Choose another with --data-dir."))?;
         let taken = match how {
-            Use::Alone => lock.try_lock(),
-            Use::Together => lock.try_lock_shared(),
+            Use::Alone => Lock::try_exclusive(&lock),
+            Use::Together => Lock::try_shared(&lock),
         };
         match taken {
-            Ok(()) => Ok(Self { path, _lock: lock }),
-            Err(TryLockError::WouldBlock) if how == Use::Alone => bail!(
+            Ok(Some(lock)) => Ok(Self { path, _lock: lock }),
+            Ok(None) if how == Use::Alone => bail!(
                 "Another Holdfast uses the data folder {shown}. With SQLite, one instance a folder: stop the other one, or \
                  choose another folder with --data-dir."
             ),
-            Err(TryLockError::WouldBlock) => bail!(
+            Ok(None) => bail!(
                 "Another Holdfast uses the data folder {shown} with SQLite, for itself alone. Stop it, or choose another \
                  folder with --data-dir."
             ),
-            Err(TryLockError::Error(error)) => Err(error)
+            Err(error) => Err(error)
                 .with_context(|| format!("The data folder {shown} can't be locked; its file system must offer locks.")),
         }
     }
@@ -93,11 +95,7 @@ impl DataFolder {
     /// Waits until no other instance of this folder makes what is missing. Instances that start together take turns.
     pub(crate) async fn turn(&self) -> anyhow::Result<Turn> {
         let path = self.path.join("turn.lock");
-        let locked = tokio::task::spawn_blocking(move || {
-            let file = lock_file(&path)?;
-            file.lock()?;
-            Ok::<_, std::io::Error>(file)
-        });
+        let locked = tokio::task::spawn_blocking(move || Lock::exclusive(&path));
         let lock =
             locked.await?.with_context(|| format!("The data folder {} can't be locked.", self.path.display()))?;
         Ok(Turn { _lock: lock })
@@ -128,27 +126,13 @@ impl DataFolder {
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let fresh = Site { site: clock.new_id().to_string(), database };
-                write_new(&path, &serde_json::to_string(&fresh)?)
+                files::write_durably(&path, format!("{}\n", serde_json::to_string(&fresh)?).as_bytes())
                     .with_context(|| format!("The file {shown} can't be made."))?;
                 Ok(fresh.site)
             }
             Err(error) => Err(error).with_context(|| format!("The file {shown} can't be read.")),
         }
     }
-}
-
-fn lock_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
-}
-
-/// Writes a file so that it is there whole or not at all.
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

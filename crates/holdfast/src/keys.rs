@@ -5,9 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{ErrorKind, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    fs::{self, DirBuilder, File},
+    io::{ErrorKind, Read},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -192,33 +192,20 @@ pub(crate) fn add(folder: &Path) -> anyhow::Result<SecretKey> {
     let bytes = SecretKey::generate();
     let path = path(folder, SecretKey::new(bytes).id());
     DirBuilder::new().recursive(true).mode(0o700).create(later(folder))?;
-    sync_folder(folder)?;
+    files::sync_folder(folder)?;
     Ok(make(&path, &bytes)?)
 }
 
 /// Has a key on disk, whole, before anything is encrypted with it.
 fn make(path: &Path, bytes: &[u8; 32]) -> std::io::Result<SecretKey> {
-    let temporary = path.with_extension("key.new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
-    writeln!(file, "{}", hex::encode(bytes))?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))?;
+    files::write_durably(path, format!("{}\n", hex::encode(bytes)).as_bytes())?;
     Ok(SecretKey::new(*bytes))
 }
 
 /// Removes a key file for good.
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
     fs::remove_file(path)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
-}
-
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
+    path.parent().map_or(Ok(()), files::sync_folder)
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         token: settings.metrics_token()?.as_ref().map(MetricsToken::new),
     };
     let vdk_options = settings.vdk_options()?;
-    let vdk_constraints = settings.vdk_constraints()?.unwrap_or_else(|| python::DEFAULT_CONSTRAINTS.to_owned());
+    let vdk_constraints = settings.vdk_constraints()?.unwrap_or_else(|| vdk::CONSTRAINTS.to_owned());
 
     let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
     let private = Private::new(folder.path(), &settings.cache_folder())

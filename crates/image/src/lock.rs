@@ -17,7 +17,7 @@ use model::{
     BoxFuture, Problem,
     lock::{Lock, LockInputs, Resolver},
 };
-use python::{BUILD_CONSTRAINTS, Interpreter, Tools, Wheels};
+use python::{Interpreter, Tools, Wheels};
 
 use crate::requirements;
 
@@ -87,12 +87,8 @@ impl Locker {
             return Ok(text);
         }
         let text = self.resolve(&alone, interpreter, wheels, "", None).await?;
-        // Two at the same time leave the one or the other, whole.
-        let scratch = self.tools.scratch().await?;
-        let new = scratch.path().join("lock.txt");
-        let stored = write(&new, &text).and_then(|()| std::fs::rename(&new, &kept).map_err(|e| io(&e)));
-        if let Err(problem) = stored {
-            tracing::warn!(%problem, "VDK's lock was not kept");
+        if let Err(error) = files::write_durably(&kept, text.as_bytes()) {
+            tracing::warn!(problem = %io(&error), "VDK's lock was not kept");
         }
         Ok(text)
     }
@@ -164,7 +160,7 @@ fn files<'a>(
         ("vdk.in", Cow::Borrowed(inputs.vdk_requirement.as_str())),
         ("requirements.txt", requirements.into()),
         ("constraints.txt", constraints.into()),
-        ("build.txt", BUILD_CONSTRAINTS.into()),
+        ("build.txt", vdk::BUILD_CONSTRAINTS.into()),
     ]
     .into_iter()
     .chain(preferred.map(|text| ("lock.txt", text.into())))

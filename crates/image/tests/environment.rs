@@ -18,10 +18,7 @@ use model::{
     lock::LockInputs,
     problem::{Fault, Problem},
 };
-use python::{
-    BuildWalls, DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Discovery, Interpreter, Launcher, Tools, ToolsOptions,
-    Walls, discover,
-};
+use python::{BuildWalls, Discovery, Interpreter, Launcher, Tools, ToolsOptions, Walls, discover};
 
 #[expect(clippy::disallowed_methods, reason = "a test is configured by the environment")]
 fn environment() -> BTreeMap<String, String> {
@@ -63,7 +60,7 @@ async fn tools(cache_dir: PathBuf) -> Tools {
         index_url: None,
         environment,
         interpreters,
-        vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+        vdk_constraints: vdk::CONSTRAINTS.into(),
         allow_builds: true,
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
         index_access: None,
@@ -73,8 +70,8 @@ async fn tools(cache_dir: PathBuf) -> Tools {
 fn inputs(tools: &Tools, requirements: &str) -> LockInputs {
     LockInputs {
         python_version: tools.interpreters().last().unwrap().version,
-        vdk_requirement: DEFAULT_VDK_REQUIREMENT.into(),
-        constraints: DEFAULT_CONSTRAINTS.into(),
+        vdk_requirement: vdk::REQUIREMENT.into(),
+        constraints: vdk::CONSTRAINTS.into(),
         requirements: requirements.into(),
     }
 }
@@ -110,7 +107,7 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
         index_url: None,
         environment: [("HTTPS_PROXY".to_owned(), "http://127.0.0.1:9".to_owned())].into(),
         interpreters: tools.interpreters().to_vec(),
-        vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+        vdk_constraints: vdk::CONSTRAINTS.into(),
         allow_builds: true,
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
         walls: None,
@@ -118,7 +115,7 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
     });
     for (what, tools) in [("environment", &*tools), ("environment again, without a network", &offline)] {
         let started = Instant::now();
-        tools.create_environment(interpreter, &lock, DEFAULT_VDK_REQUIREMENT, &at).await.unwrap();
+        tools.create_environment(interpreter, &lock, vdk::REQUIREMENT, &at).await.unwrap();
         eprintln!("{what}: {:?}", started.elapsed());
     }
     let vdk = Command::new(at.join("bin/vdk")).arg("version").env_clear().env("HOME", folder.path()).output().unwrap();
@@ -155,7 +152,7 @@ async fn an_index_that_cannot_be_reached_is_the_platforms() {
         index_url: Some("http://user:secret@127.0.0.1:9/simple".into()),
         environment: BTreeMap::new(),
         interpreters: good.interpreters().to_vec(),
-        vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+        vdk_constraints: vdk::CONSTRAINTS.into(),
         allow_builds: true,
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
         walls: None,
@@ -179,7 +176,7 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
             index_url: None,
             environment: environment(),
             interpreters: shared.interpreters().to_vec(),
-            vdk_constraints: DEFAULT_CONSTRAINTS.into(),
+            vdk_constraints: vdk::CONSTRAINTS.into(),
             allow_builds: true,
             build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
             walls: Some(walls(folder.path())),
@@ -229,7 +226,7 @@ async fn a_job_runs_with_every_supported_python() {
         let lock = Locker::new(tools.clone()).lock(&inputs).await.unwrap();
         let (locked, started) = (started.elapsed(), Instant::now());
         let at = folder.path().join(format!("environment-{}", interpreter.version));
-        tools.create_environment(interpreter, &lock, DEFAULT_VDK_REQUIREMENT, &at).await.unwrap();
+        tools.create_environment(interpreter, &lock, vdk::REQUIREMENT, &at).await.unwrap();
         let (made, started) = (started.elapsed(), Instant::now());
         let run = Command::new(at.join("bin/vdk"))
             .arg("run")

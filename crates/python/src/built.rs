@@ -25,7 +25,7 @@ use crate::{
     Interpreter, Tools, fault,
     pins::{Pin, normal},
     sandboxed::BuildSandbox,
-    tools::{BUILD_CONSTRAINTS, lock_file},
+    tools::lock_file,
     untrusted::Folder,
     wheels::{Made, NOTE},
 };
@@ -74,7 +74,7 @@ impl Tools {
     fn built_folder(&self, interpreter: &Interpreter, pin: &Pin<'_>, sha256: &str) -> PathBuf {
         let version = interpreter.version.to_string();
         let name = normal(pin.name);
-        let parts = [FORMAT, &name, pin.version, sha256, BUILD_CONSTRAINTS, &version, &interpreter.platform];
+        let parts = [FORMAT, &name, pin.version, sha256, vdk::BUILD_CONSTRAINTS, &version, &interpreter.platform];
         self.options.cache_dir.join("wheels").join("sources").join(digest(&parts))
     }
 
@@ -89,7 +89,7 @@ impl Tools {
         tracing::info!(package = pin.name, version = pin.version, "building a wheel");
         let sandbox = self.build_sandbox(what, &[]).await?;
         let source = fetch(&sandbox, what, interpreter, pin).await?;
-        sandbox.write(what, "build.txt", BUILD_CONSTRAINTS)?;
+        sandbox.write(what, "build.txt", vdk::BUILD_CONSTRAINTS)?;
         let mut args: Vec<OsString> =
             ["build", "--wheel", "--no-create-gitignore", "-b", "build.txt", "-o", "out"].map(Into::into).into();
         args.extend(["--python".into(), interpreter.executable.clone().into(), source.file.into()]);
@@ -169,9 +169,7 @@ fn is_wheel_of(file: &str, pin: &Pin<'_>) -> bool {
 }
 
 fn store(sources: &Path, new: &Path, folder: &Path, made: &Made) -> io::Result<()> {
-    let note = File::create_new(new.join(NOTE))?;
-    serde_json::to_writer(&note, made)?;
-    note.sync_all()?;
+    files::write_durably(&new.join(NOTE), &serde_json::to_vec(made)?)?;
     make_room(sources)?;
     std::fs::create_dir(folder.with_extension("new")).or_else(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => Ok(()),
@@ -182,7 +180,7 @@ fn store(sources: &Path, new: &Path, folder: &Path, made: &Made) -> io::Result<(
         std::fs::rename(new.join(name), half.join(name))?;
     }
     let _ = std::fs::remove_dir_all(folder);
-    std::fs::rename(half, folder)
+    files::publish(&half, folder)
 }
 
 /// Removes the wheels that were not used for longest, until another one fits.

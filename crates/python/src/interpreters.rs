@@ -20,7 +20,7 @@ use crate::command::{Command, Ended};
 
 /// The Python versions with which the stock VDK distribution works, both ends included.
 ///
-/// Measured on 2026-11-22 with [`crate::DEFAULT_VDK_REQUIREMENT`] and [`crate::DEFAULT_CONSTRAINTS`] on x86-64 Linux:
+/// Measured on 2026-11-22 with [`vdk::REQUIREMENT`] and [`vdk::CONSTRAINTS`] on x86-64 Linux:
 /// for CPython 3.7.16, 3.8.18, 3.9.18, 3.10.13, 3.11.7, 3.12.1 and 3.13.0 it resolves, installs, `vdk version` prints and
 /// `vdk run` of a job with one step ends with "Success". 3.6.15 does not resolve: `vdk-core` asks for 3.7 or later. Later
 /// ones than 3.13 were not at hand; one that is found is named in the log and left out.

@@ -26,5 +26,5 @@ pub use pins::checked_lock;
 /// The hidden command that starts foreign code within its walls, and what starts it.
 pub use sandbox::{Launcher, Walls, main as confined};
 pub use sandboxed::{BuildSandbox, BuildWalls};
-pub use tools::{BUILD_CONSTRAINTS, DEFAULT_CONSTRAINTS, DEFAULT_VDK_REQUIREMENT, Tools, ToolsOptions};
+pub use tools::{Tools, ToolsOptions};
 pub use wheels::{Wheels, checked, constraints_for};

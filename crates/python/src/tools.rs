@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use files::Lock;
 use model::Problem;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -30,31 +31,6 @@ use crate::{
     sandboxed::BuildWalls,
     untrusted,
 };
-
-/// The VDK distribution that a deployment gets when nothing else is set.
-pub const DEFAULT_VDK_REQUIREMENT: &str = "quickstart-vdk==0.2.1810444937";
-
-/// The constraints with which [`DEFAULT_VDK_REQUIREMENT`] installs and works, seen on 2026-11-22.
-///
-/// Without them it installs after minutes of backtracking and does not start: `vdk-server` wants any `kubernetes`, whose
-/// newest wants pydantic 2, against `vdk-control-service-api`, which wants pydantic 1. VDK imports `pkg_resources` when
-/// it runs, which setuptools 81 dropped.
-pub const DEFAULT_CONSTRAINTS: &str = "\
-setuptools<81
-kubernetes<32
-vdk-control-cli==1.3.1711238791
-vdk-control-service-api==1.0.13
-vdk-control-api-auth==0.1.1431637373
-vdk-core==0.3.1466514302
-vdk-plugin-control-cli==0.1.1431637373
-vdk-structlog==0.1.1431637373
-vdk-server==0.1.1431637373
-vdk-heartbeat==0.6.1220258461
-quickstart-vdk==0.2.1810444937
-";
-
-/// What packages are built with: the sources of every VDK package import `pkg_resources` in their `setup.py`.
-pub const BUILD_CONSTRAINTS: &str = "setuptools<81\n";
 
 /// The `uv` that is installed when the machine has none: the version in [`PINNED_HASHED`].
 const PINNED: &str = "0.13.9";
@@ -99,7 +75,7 @@ pub struct ToolsOptions {
     pub environment: BTreeMap<String, String>,
     /// The interpreters of this machine.
     pub interpreters: Vec<Interpreter>,
-    /// Constraints for VDK's packages and their dependencies, one a line; see [`DEFAULT_CONSTRAINTS`].
+    /// Constraints for VDK's packages and their dependencies, one a line; see [`vdk::CONSTRAINTS`].
     pub vdk_constraints: String,
     /// Whether packages that jobs require may be built, when the index has no wheel of them. Those of VDK are the
     /// operator's choice, and are built in any case.
@@ -141,7 +117,7 @@ pub struct Tools {
 #[derive(Debug)]
 struct Workshop {
     folder: TempDir,
-    _lock: std::fs::File,
+    _lock: Lock,
 }
 
 impl Workshop {
@@ -154,14 +130,12 @@ impl Workshop {
         let _door = lock_file(&all.join(Self::LOCK)).await?;
         let open = || {
             for folder in std::fs::read_dir(&all)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()) {
-                let lock = std::fs::File::options().create(true).append(true).open(folder.join(Self::LOCK));
-                if lock.is_ok_and(|l| l.try_lock().is_ok()) {
+                if Lock::try_exclusive(&folder.join(Self::LOCK)).is_ok_and(|lock| lock.is_some()) {
                     untrusted::remove(&folder);
                 }
             }
             let folder = tempfile::tempdir_in(&all)?;
-            let lock = std::fs::File::create_new(folder.path().join(Self::LOCK))?;
-            lock.lock()?;
+            let lock = Lock::exclusive(&folder.path().join(Self::LOCK))?;
             Ok(Self { folder, _lock: lock })
         };
         open().map_err(|e| fault::io("A working folder could not be made.", &all, &e))
@@ -335,7 +309,9 @@ impl Tools {
             match self.pip_install(WHAT, &interpreter.executable, scratch.path(), &made).await {
                 Ok(()) => {
                     let _ = std::fs::remove_dir_all(&done);
-                    std::fs::rename(&made, &done).map_err(|e| fault::io(WHAT, &done, &e))?;
+                    // Its files are to be on disk before the name that says so.
+                    let synced = || rustix::fs::syncfs(std::fs::File::open(&made)?).map_err(io::Error::from);
+                    synced().and_then(|()| files::publish(&made, &done)).map_err(|e| fault::io(WHAT, &done, &e))?;
                     return Ok(binary);
                 }
                 Err(p) => problem = p,
@@ -405,26 +381,22 @@ pub(crate) fn not_started(what: &str, error: &io::Error) -> Problem {
 }
 
 /// Waits for the exclusive lock on a file, which it makes. The lock ends with the value, or with this process.
-pub(crate) async fn lock_file(path: &Path) -> Result<std::fs::File, Problem> {
+pub(crate) async fn lock_file(path: &Path) -> Result<Lock, Problem> {
     const WHAT: &str = "A folder of the cache could not be locked.";
-    let failed = |e: &io::Error| fault::io(WHAT, path, e);
+    let failed = |e: io::Error| fault::io(WHAT, path, &e);
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
+        std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let file = std::fs::File::options().create(true).append(true).open(path).map_err(|e| failed(&e))?;
     let mut told = false;
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) => {
-                if !told {
-                    tracing::info!(lock = %path.display(), "waiting for another that makes the same");
-                    told = true;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Err(std::fs::TryLockError::Error(e)) => return Err(failed(&e)),
+        if let Some(lock) = Lock::try_exclusive(path).map_err(failed)? {
+            return Ok(lock);
         }
+        if !told {
+            tracing::info!(lock = %path.display(), "waiting for another that makes the same");
+            told = true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

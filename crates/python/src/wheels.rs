@@ -25,7 +25,7 @@ use crate::{
     built::Built,
     fault,
     pins::{Pin, is_sha256, normal},
-    tools::{BUILD_CONSTRAINTS, lock_file},
+    tools::lock_file,
 };
 
 const RESOLVE_LIMIT: Duration = Duration::from_secs(300);
@@ -167,9 +167,14 @@ impl Tools {
     fn wheels_key(&self, interpreter: &Interpreter, vdk_requirement: &str) -> String {
         let mut hash = Sha256::new();
         let version = interpreter.version.to_string();
-        for part in
-            [FORMAT, vdk_requirement, &self.options.vdk_constraints, BUILD_CONSTRAINTS, &version, &interpreter.platform]
-        {
+        for part in [
+            FORMAT,
+            vdk_requirement,
+            &self.options.vdk_constraints,
+            vdk::BUILD_CONSTRAINTS,
+            &version,
+            &interpreter.platform,
+        ] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -183,7 +188,7 @@ impl Tools {
 
         sandbox.write(WHAT, "vdk.in", vdk_requirement)?;
         sandbox.write(WHAT, "constraints.txt", &constraints_for(vdk_requirement, &self.options.vdk_constraints))?;
-        sandbox.write(WHAT, "build.txt", BUILD_CONSTRAINTS)?;
+        sandbox.write(WHAT, "build.txt", vdk::BUILD_CONSTRAINTS)?;
         let mut resolve: Vec<OsString> = [
             "pip",
             "compile",
@@ -222,12 +227,11 @@ impl Tools {
         let scratch = self.scratch().await?;
         let out = scratch.path().join("made");
         let finished = std::fs::create_dir(&out).and_then(|()| link(&built, &out)).and_then(|()| {
-            let file = std::fs::File::create(out.join(NOTE))?;
-            serde_json::to_writer(&file, &built.iter().map(|b| &b.made).collect::<Vec<_>>())?;
-            file.sync_all()?;
+            let note = serde_json::to_vec(&built.iter().map(|b| &b.made).collect::<Vec<_>>())?;
+            files::write_durably(&out.join(NOTE), &note)?;
             // What is there is not complete: it could not be read.
             let _ = std::fs::remove_dir_all(done);
-            std::fs::rename(&out, done)
+            files::publish(&out, done)
         });
         finished.map_err(|e| fault::io(WHAT, done, &e))?;
         tracing::info!(vdk = vdk_requirement, wheels = built.len(), "built the wheels of VDK");

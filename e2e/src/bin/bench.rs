@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use devtools::progress::{say, seconds};
 use e2e::{
     api::Api,
     job::Job,
@@ -20,7 +21,6 @@ use e2e::{
     wait::{let_pass, now_seconds, until},
 };
 use serde_json::{Value, json};
-use xtask::progress::{say, seconds};
 
 /// Figures of one machine, from one run.
 #[derive(Debug, Parser)]

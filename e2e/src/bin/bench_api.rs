@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+use devtools::progress::say;
 use e2e::{
     measure::{Fleet, Meter, Rollouts, fleet_job, load, memory, quantile},
     service::Options,
@@ -22,7 +23,6 @@ use e2e::{
 use reqwest::Client;
 use serde_json::{Value, json};
 use testing::Database;
-use xtask::progress::say;
 
 /// Figures of one machine, from one run.
 #[derive(Debug, Parser)]
@@ -343,7 +343,7 @@ async fn list_all(service: &str, meter: Meter, is_server: bool) -> Result<String
     let (begun, before) = (Instant::now(), meter.read()?);
     let output = tokio::process::Command::new(vdk::client().vdk())
         .args(["list", "-a", "-o", "json", "--rest-api-url", service])
-        .envs(xtask::client::Client::variables(home.path()))
+        .envs(devtools::client::Client::variables(home.path()))
         .env_remove("VDK_CONTROL_SERVICE_REST_API_URL")
         .current_dir(home.path())
         .stdin(Stdio::null())

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use devtools::progress::say;
 use e2e::{
     api::Api,
     hostile::{self, SlowReader},
@@ -25,7 +26,6 @@ use e2e::{
 use reqwest::{Client, Method};
 use serde_json::json;
 use testing::Database;
-use xtask::progress::say;
 
 const MIB: usize = 1024 * 1024;
 

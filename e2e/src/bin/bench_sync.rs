@@ -11,10 +11,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+use devtools::{
+    cluster::{self, Namespace},
+    progress::{say, seconds},
+};
 use e2e::{
     api::Api,
     job::Job,
-    kubernetes::{Node, placement, settings, token_of_service},
+    kubernetes::{Node, placement_in_name_only, settings, token_of_service},
     measure::{Fleet, Rollouts, fleet_job, load, machine, memory, quantile},
     service::Options,
     wait::{let_pass, until},
@@ -23,10 +27,6 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use testing::{Database, Identity, Proxy};
 use tokio::{sync::Notify, task::JoinHandle};
-use xtask::{
-    cluster::{self, Namespace},
-    progress::{say, seconds},
-};
 
 /// Figures of one machine, from one run.
 #[derive(Debug, Parser)]
@@ -648,7 +648,7 @@ impl Place {
 
 /// A Job such as anybody makes, on the node in name only.
 fn bare_job(name: &str) -> Value {
-    let mut pod = placement(Node::InNameOnly);
+    let mut pod = placement_in_name_only();
     pod["restartPolicy"] = json!("Never");
     pod["containers"] = json!([{"name": "job", "image": "nothing-pulls-this:1"}]);
     let spec = json!({"backoffLimit": 0, "ttlSecondsAfterFinished": 60, "template": {"spec": pod}});

@@ -5,13 +5,13 @@ use std::{
     process::{Command, Output},
 };
 
-use e2e::{job::Job, wait};
-use serde_json::{Value, json};
-use testing::Database;
-use xtask::{
+use devtools::{
     cluster::{Cluster, Namespace},
     environment::workspace,
 };
+use e2e::{job::Job, wait};
+use serde_json::{Value, json};
+use testing::Database;
 
 use crate::place::{LONGEST, Node, Place};
 

@@ -6,9 +6,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use devtools::cluster::Namespace;
 use serde_json::Value;
 use tempfile::NamedTempFile;
-use xtask::cluster::Namespace;
 
 /// A watch of the objects of a kind. It is begun before the first of them is made.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use std::{
     thread,
 };
 
-use e2e::{TEAM, api::Api, job::Job, wait};
-use serde_json::{Value, json};
-use testing::Server;
-use xtask::{
+use devtools::{
     binary::{self, Profile},
     cluster::{self, Cluster, Namespace},
     environment::workspace,
 };
+use e2e::{TEAM, api::Api, job::Job, wait};
+use serde_json::{Value, json};
+use testing::Server;
 
 use crate::place::LONGEST;
 

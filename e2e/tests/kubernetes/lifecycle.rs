@@ -88,7 +88,7 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
 #[tokio::test]
 async fn a_job_whose_image_has_no_vdk_runs_with_that_of_another_image() {
     let place = Place::with("brings-vdk", Database::Sqlite, Node::Real, |options| {
-        let cluster = xtask::cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
+        let cluster = devtools::cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
         options.set("HOLDFAST_KUBERNETES_VDK_IMAGES", &format!("3.11={}", cluster.base_image()))
     });
     let api = place.api();

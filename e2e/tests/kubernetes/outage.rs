@@ -7,11 +7,11 @@ use std::{
     process::{Child, Stdio},
 };
 
+use devtools::cluster::{Cluster, Namespace};
 use e2e::{count, job::Job, wait};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use testing::{Database, for_each_database};
-use xtask::cluster::{Cluster, Namespace};
 
 use crate::place::{LONGEST, Node, Place};
 

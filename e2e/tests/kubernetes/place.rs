@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use devtools::cluster::{self, Namespace};
 use e2e::{
     api::Api,
     job::Job,
@@ -12,7 +13,6 @@ use e2e::{
 };
 use serde_json::{Value, json};
 use testing::{Database, Identity, Proxy};
-use xtask::cluster::{self, Namespace};
 
 pub(crate) use e2e::kubernetes::{Node, template_of};
 

@@ -60,7 +60,8 @@ const RACE: (u64, u64) = (1500, 5000);
 /// How long the controller may take until it acts upon the end of a run: no time, unless the cluster was started with
 /// controllers that may make fewer calls a second than they do by default.
 fn controller_hears_seconds() -> u64 {
-    let calls = xtask::environment::variable("CONTROLLERS_QPS").and_then(|calls| calls.to_str()?.parse::<u64>().ok());
+    let calls =
+        devtools::environment::variable("CONTROLLERS_QPS").and_then(|calls| calls.to_str()?.parse::<u64>().ok());
     if calls.is_some_and(|calls| calls < 20) { 5 } else { 0 }
 }
 

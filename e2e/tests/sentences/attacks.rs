@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use devtools::binary::{self, Profile};
 use e2e::{
     cgroup::MemoryLimit,
     count,
@@ -26,7 +27,6 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use xtask::binary::{self, Profile};
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 /// The limit of the shipped manifest (512 Mi).

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use devtools::{client::Client, environment::variable};
 use e2e::{job::Job, service::shared_on, vdk::client};
 use testing::{Database, for_each_database};
 use tokio::process::Command;
-use xtask::{client::Client, environment::variable};
 
 for_each_database!(
     every_operation_is_called_and_its_answer_accepted_by_the_generated_client,
@@ -66,7 +66,7 @@ async fn versions_are_changed_by_the_stock_client(on: Database) {
 #[tokio::test]
 #[ignore = "takes three minutes: it waits for a tick, and looks every ten seconds"]
 async fn the_references_own_heartbeat_passes() {
-    let heartbeat = xtask::client::install_heartbeat().expect("the heartbeat is installed");
+    let heartbeat = devtools::client::install_heartbeat().expect("the heartbeat is installed");
     let service = shared_on(Database::Sqlite);
     let home = tempfile::tempdir().expect("a temporary folder");
     let settings = home.path().join("heartbeat.ini");

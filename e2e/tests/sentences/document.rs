@@ -33,7 +33,7 @@ async fn the_service_does_what_its_document_says(on: Database) {
     let deployed = api.reached("my-first-job", &version).await;
     let python_version = deployed["python_version"].as_str().expect("a version").to_owned();
 
-    let schemathesis = xtask::schemathesis::install().expect("schemathesis");
+    let schemathesis = devtools::schemathesis::install().expect("schemathesis");
     let mut command = schemathesis.command(&service.beside()).expect("its folder");
     let report = service.beside().join("report.json");
     command

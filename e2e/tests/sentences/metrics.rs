@@ -26,7 +26,7 @@ const EVALUATED_AT_SECONDS: u64 = 1800;
 /// with the series of the cluster that runs the jobs.
 #[tokio::test]
 async fn alert_rules_find_runs_that_failed_and_jobs_that_are_late() {
-    let promtool = xtask::promtool::install().expect("promtool");
+    let promtool = devtools::promtool::install().expect("promtool");
     let service = Service::start_with(
         Options::default().set("HOLDFAST_RUN_BACKOFF_LIMIT", "0").set("HOLDFAST_METRICS_LISTEN", "127.0.0.1:0"),
     );
@@ -134,9 +134,9 @@ async fn alert_rules_find_runs_that_failed_and_jobs_that_are_late() {
 
 #[test]
 fn the_rules_in_the_documentation_are_rules() {
-    let promtool = xtask::promtool::install().expect("promtool");
+    let promtool = devtools::promtool::install().expect("promtool");
     let text =
-        fs::read_to_string(xtask::environment::workspace().join("docs/operations.md")).expect("the documentation");
+        fs::read_to_string(devtools::environment::workspace().join("docs/operations.md")).expect("the documentation");
     let (_, rules) = text.split_once("```yaml\ngroups:").expect("rules");
     let (rules, _) = rules.split_once("```").expect("their end");
     let folder = tempfile::tempdir().expect("a temporary folder");

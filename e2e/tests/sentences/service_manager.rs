@@ -99,7 +99,7 @@ fn open_files(limits: &str) -> (String, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_may_open_as_many_files_as_it_can_and_jobs_as_many_as_before() {
     let folder = tempfile::tempdir().expect("a folder");
-    let binary = xtask::binary::path(xtask::binary::Profile::Dev).expect("the binary");
+    let binary = devtools::binary::path(devtools::binary::Profile::Dev).expect("the binary");
     let script = folder.path().join("holdfast");
     let text = format!("#!/bin/sh\nulimit -Sn 700 && ulimit -Hn 2000 && exec '{}' \"$@\"\n", binary.display());
     write_program(&script, &text);

@@ -56,7 +56,7 @@ async fn without_user_namespaces_the_start_says_so_and_modes_are_restored_while_
 exec unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && echo 0 > /proc/sys/user/max_mnt_namespaces &&
   exec "$@"' - "BINARY" "$@"
 "#;
-    let binary = xtask::binary::path(xtask::binary::Profile::Dev).expect("the binary");
+    let binary = devtools::binary::path(devtools::binary::Profile::Dev).expect("the binary");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let wrapper = folder.path().join("holdfast");
     let text = WRAPPER.replace("BINARY", binary.to_str().expect("UTF-8"));

@@ -146,7 +146,7 @@ macro_rules! settings {
     ($(
         $(#[doc = $doc:literal])+
         $field:ident: $type:ty {
-            $key:literal, $env:literal, $flag:literal, $group:ident, default $default:expr, example $example:literal
+            $key:literal, $env:literal, $flag:literal, $group:ident, default $default:expr, example $example:expr
         }
     )+) => {
         /// Every setting, in the order in which they are listed.
@@ -448,12 +448,12 @@ settings! {
     /// The Python package that brings the `vdk` command which runs jobs.
     vdk_distribution: PackageName {
         "vdk.distribution", "HOLDFAST_VDK_DISTRIBUTION", "vdk-distribution", Python,
-        default Default::Text("quickstart-vdk"), example "quickstart-vdk"
+        default Default::Text(vdk::DISTRIBUTION), example vdk::DISTRIBUTION
     }
     /// The version of that package for deployments that ask for none.
     vdk_version: PackageVersion {
         "vdk.version", "HOLDFAST_VDK_VERSION", "vdk-version", Python,
-        default Default::Text("0.2.1810444937"), example "0.2.1810444937"
+        default Default::Text(vdk::VERSION), example vdk::VERSION
     }
     /// A file of constraints, as `pip install --constraint` takes it, for that package and what it depends on.
     vdk_constraints_file: Option<PathBuf> {
@@ -756,7 +756,7 @@ mod tests {
     fn the_default_distribution_is_the_one_that_the_built_in_constraints_are_for() {
         let default = |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap().default.told();
         let requirement = format!("{}=={}", default("vdk.distribution"), default("vdk.version"));
-        assert_eq!(requirement, python::DEFAULT_VDK_REQUIREMENT);
+        assert_eq!(requirement, vdk::REQUIREMENT);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use files::{Lock as FileLock, make_private_folder, write_durably};
 use jiff::Timestamp;
 use model::{
     BoxFuture, Problem,
@@ -24,15 +25,11 @@ use model::{
     python::PythonVersion,
 };
 use python::Interpreter;
-use rustix::fs::{FlockOperation, syncfs};
+use rustix::fs::syncfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{
-    blocking,
-    folder::{Held, make_private_folder, remove_tree, try_lock, write_durably},
-    keyed::Keyed,
-};
+use super::{blocking, folder::remove_tree, keyed::Keyed};
 
 /// Makes environments. Production has [`python::Tools`].
 pub trait EnvironmentBuilder: Send + Sync + Debug {
@@ -157,9 +154,9 @@ impl Environments {
         let _building = self.building.lock(&key).await;
         let known =
             ByLock { lock_key: lock.key.clone(), environment: key, interpreter: identity, asked_at: self.clock.now() };
-        let (folder, name) = (self.root.join(BY_LOCK), Self::by_lock_name(&lock.key));
+        let path = self.root.join(BY_LOCK).join(Self::by_lock_name(&lock.key));
         // Before it is made, so that a clean-up in between sees that it is wanted.
-        blocking(NOT_MADE, move || write_durably(&folder, &name, &serde_json::to_vec(&known)?)).await?;
+        blocking(NOT_MADE, move || write_durably(&path, &serde_json::to_vec(&known)?)).await?;
         if is_complete(&place.folder) {
             return Ok(());
         }
@@ -176,7 +173,7 @@ impl Environments {
             blocking(NOT_MADE, move || {
                 // Thousands of files are to be on disk before the one that says so.
                 syncfs(File::open(&folder)?)?;
-                write_durably(&folder, COMPLETE, b"")
+                write_durably(&folder.join(COMPLETE), b"")
             })
             .await?;
         }
@@ -184,10 +181,10 @@ impl Environments {
         Ok(())
     }
 
-    async fn lock_to_make(&self, place: &Place) -> Result<Held, Problem> {
+    async fn lock_to_make(&self, place: &Place) -> Result<FileLock, Problem> {
         loop {
             let path = place.lock.clone();
-            let lock = blocking(NOT_MADE, move || try_lock(&path, FlockOperation::NonBlockingLockExclusive)).await?;
+            let lock = blocking(NOT_MADE, move || FileLock::try_exclusive(&path)).await?;
             match lock {
                 Some(lock) => return Ok(lock),
                 None => tokio::time::sleep(BUSY_PAUSE).await,
@@ -219,7 +216,7 @@ impl Environments {
                 continue;
             }
             let lock_path = self.root.join(format!("{key}.lock"));
-            let Some(_lock) = try_lock(&lock_path, FlockOperation::NonBlockingLockExclusive)? else { continue };
+            let Some(_lock) = FileLock::try_exclusive(&lock_path)? else { continue };
             let folder = self.root.join(key);
             match fs::remove_file(folder.join(COMPLETE)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

@@ -16,15 +16,16 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use files::{Lock, create, publish, write_durably};
 use jiff::Timestamp;
 use model::execution::RunEnd;
 use rustix::{
-    fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with},
+    fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
 };
 pub(super) use sandbox::remove_tree;
@@ -84,7 +85,7 @@ impl RunFolder {
         let Some(parent) = self.0.parent() else { return Err(ErrorKind::InvalidInput.into()) };
         let mark = temporary_folder(parent, NEW_PREFIX)?;
         let filled = File::open(mark.path())?;
-        flock(&filled, FlockOperation::NonBlockingLockExclusive)?;
+        filled.try_lock()?;
         create(&mark.path().join(FORGOTTEN))?;
         match renameat_with(CWD, mark.path(), CWD, &self.0, RenameFlags::EXCHANGE) {
             Ok(()) => remove_tree(&mark.keep()),
@@ -104,7 +105,7 @@ impl RunFolder {
     }
 
     pub(super) fn write_started(&self, started_at: Timestamp) -> io::Result<()> {
-        write_durably(&self.0, STARTED, &serde_json::to_vec(&Started { started_at })?)
+        write_durably(&self.0.join(STARTED), &serde_json::to_vec(&Started { started_at })?)
     }
 
     pub(super) fn cancel_requested(&self) -> io::Result<bool> {
@@ -112,7 +113,7 @@ impl RunFolder {
     }
 
     pub(super) fn write_cancel(&self) -> io::Result<()> {
-        write_durably(&self.0, CANCEL, b"")
+        write_durably(&self.0.join(CANCEL), b"")
     }
 
     /// Takes the room that [`Self::write_end`] needs.
@@ -130,13 +131,12 @@ impl RunFolder {
         file.write_all(&bytes)?;
         file.set_len(bytes.len() as u64)?;
         file.sync_all()?;
-        fs::rename(&reserved, self.0.join(EXIT))?;
-        sync_folder(&self.0)
+        publish(&reserved, &self.0.join(EXIT))
     }
 
     /// Tries to take the run's lock. `None` when another holds it.
-    pub(super) fn try_lock(&self) -> io::Result<Option<Held>> {
-        try_lock(&self.0.join(LOCK), FlockOperation::NonBlockingLockExclusive)
+    pub(super) fn try_lock(&self) -> io::Result<Option<Lock>> {
+        Lock::try_exclusive(&self.0.join(LOCK))
     }
 
     /// Removes the folder, whatever the job made of its rights. It vanishes under its name at once.
@@ -192,9 +192,7 @@ pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_left = name.starts_with(REMOVED_PREFIX)
-            || (name.starts_with(NEW_PREFIX)
-                && File::open(entry.path())
-                    .is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()));
+            || (name.starts_with(NEW_PREFIX) && File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok()));
         // A leftover costs disk space and blocks nothing.
         if is_left && let Err(error) = remove_tree(&entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "a leftover of an execution could not be removed");
@@ -211,71 +209,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T
     }
 }
 
-/// Makes a folder that only this user can enter.
-pub(super) fn make_private_folder(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).recursive(true).create(path) {
-        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o700)),
-        Err(e) => Err(e),
-    }
-}
-
-/// Creates (or empties) a file that only this user can read.
-pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
-}
-
-/// Writes a file so that after a crash it is there whole or not at all.
-pub(super) fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = folder.join(format!("{name}.tmp"));
-    let mut file = create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, folder.join(name))?;
-    sync_folder(folder)
-}
-
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
 /// How long someone who only looks at a lock may keep another from it, and the pause between two tries.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(5);
-
-/// A lock that is held.
-#[derive(Debug)]
-pub(super) struct Held(File);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // Closing alone is not enough: a process that is being started in another thread has a copy of the descriptor
-        // until it has become its program, and the copy would hold the lock.
-        let _ = flock(&self.0, FlockOperation::Unlock);
-    }
-}
-
-/// Tries to lock a file, creating it. `None` when another holds it.
-///
-/// A lock file that was removed between opening and locking guards nothing any more; then it is opened anew.
-pub(super) fn try_lock(path: &Path, how: FlockOperation) -> io::Result<Option<Held>> {
-    loop {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        match flock(&file, how) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(Errno::INTR) => continue,
-            Err(e) => return Err(e.into()),
-        }
-        match fs::metadata(path) {
-            Ok(there) if (there.dev(), there.ino()) == id_of(&file)? => return Ok(Some(Held(file))),
-            Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-    }
-}
-
-fn id_of(file: &File) -> io::Result<(u64, u64)> {
-    let m = file.metadata()?;
-    Ok((m.dev(), m.ino()))
-}

@@ -40,7 +40,7 @@ use model::{
     runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
 };
 use python::Interpreter;
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sandbox::{Launcher, Layer, Limits, Support, Walls};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -197,13 +197,13 @@ impl LocalRuntime {
             .follows("The service does not start.")
             .fix("Give it a folder that it can write to (HOLDFAST_DATA_DIR).")
         };
-        folder::make_private_folder(&options.data_dir).map_err(failed)?;
+        files::make_private_folder(&options.data_dir).map_err(failed)?;
         let data_dir = options.data_dir.canonicalize().map_err(failed)?;
         if data_dir.to_str().is_none() {
             return Err(failed(io::Error::other("its path is not UTF-8")));
         }
         let runs = data_dir.join("runs");
-        folder::make_private_folder(&runs).map_err(failed)?;
+        files::make_private_folder(&runs).map_err(failed)?;
         folder::remove_leftovers(&runs).map_err(failed)?;
         let environments = Environments::open(
             data_dir.join("environments"),
@@ -555,19 +555,19 @@ fn prepare(runs: &Path, to: &RunFolder, run: &Run, spec: &Spec, cancelled: bool)
     };
     let new = folder::temporary_folder(runs, folder::NEW_PREFIX).map_err(disk)?;
     let filled = File::open(new.path()).map_err(disk)?;
-    flock(&filled, FlockOperation::NonBlockingLockExclusive).map_err(|e| disk(e.into()))?;
+    filled.try_lock().map_err(|e| disk(e.into()))?;
     for name in [folder::WORK, folder::HOME, folder::TMP, folder::OUT] {
-        folder::make_private_folder(&new.path().join(name)).map_err(disk)?;
+        files::make_private_folder(&new.path().join(name)).map_err(disk)?;
     }
     unpack::unpack(&run.archive, &run.blueprint.job_name, &new.path().join(folder::WORK))?;
     let written = || {
         if cancelled {
-            folder::create(&new.path().join(folder::CANCEL))?;
+            files::create(&new.path().join(folder::CANCEL))?;
         }
-        folder::create(&new.path().join(folder::LOCK))?;
-        folder::write_durably(new.path(), Spec::FILE, &serde_json::to_vec(spec)?)?;
+        files::create(&new.path().join(folder::LOCK))?;
+        files::write_durably(&new.path().join(Spec::FILE), &serde_json::to_vec(spec)?)?;
         renameat_with(CWD, new.path(), CWD, to.path(), RenameFlags::NOREPLACE)?;
-        folder::sync_folder(runs)
+        files::sync_folder(runs)
     };
     match written() {
         Ok(()) => {

@@ -26,19 +26,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use files::Lock;
 use model::{
     clock::{Clock, SystemClock},
     execution::{EndCause, RunEnd},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{FlockOperation, Mode, OFlags, openat},
+    fs::{Mode, OFlags, openat},
     process::{Pid, Signal, WaitOptions, getpid, kill_process_group, set_child_subreaper, setsid, wait},
 };
 
 use super::{
     environment, folder,
-    folder::{Held, LOCK_PATIENCE, LOCK_PAUSE, RunFolder},
+    folder::{LOCK_PATIENCE, LOCK_PAUSE, RunFolder},
     job,
     process::signal_descendants,
     spec::Spec,
@@ -195,7 +196,7 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
     env::set_current_dir(run)?;
     let spec = Spec::read(run)?;
     let environment_lock = loop {
-        match folder::try_lock(&spec.environment_lock, FlockOperation::NonBlockingLockShared)? {
+        match Lock::try_shared(&spec.environment_lock)? {
             Some(lock) if environment::is_complete(&spec.environment) => break lock,
             // Held by someone who looks whether anyone needs it.
             None if Instant::now() < patience => thread::sleep(LOCK_PAUSE),
@@ -263,7 +264,7 @@ struct Supervisor {
     /// Asked to end when the job had just ended by itself: its end counts, but it is not tried again.
     stopping: bool,
     started_at: Option<jiff::Timestamp>,
-    _locks: (Held, Held),
+    _locks: (Lock, Lock),
 }
 
 /// One start of the job's process, and what came of it.

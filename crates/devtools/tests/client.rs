@@ -4,13 +4,13 @@ use std::process::Command;
 
 #[test]
 fn the_client_is_installed_once_and_starts() {
-    let client = xtask::client::install().expect("the client");
-    let again = xtask::client::install().expect("the client");
+    let client = devtools::client::install().expect("the client");
+    let again = devtools::client::install().expect("the client");
     assert_eq!(client.vdk(), again.vdk());
     let home = tempfile::tempdir().expect("a folder");
     let output = Command::new(client.vdk())
         .arg("version")
-        .envs(xtask::client::Client::variables(home.path()))
+        .envs(devtools::client::Client::variables(home.path()))
         .output()
         .expect("vdk");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

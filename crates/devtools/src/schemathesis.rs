@@ -1,7 +1,7 @@
 //! Schemathesis, installed once into the cache: it makes requests of an OpenAPI document, and holds the answers against it.
 
 use std::{
-    fs::{self, File},
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{cache, client, environment::workspace, progress};
+use crate::{cache, client, command::Log, environment::workspace, progress};
 
 /// What is installed: the program, and what decides which requests it makes.
 const REQUIREMENTS: [&str; 4] =
@@ -31,7 +31,7 @@ impl Schemathesis {
     /// When the folder can't be written to.
     pub fn command(&self, folder: &Path) -> Result<Command> {
         for file in ["schemathesis.toml", "hooks.py"] {
-            fs::copy(workspace().join("xtask/schemathesis").join(file), folder.join(file))?;
+            fs::copy(workspace().join("crates/devtools/schemathesis").join(file), folder.join(file))?;
         }
         let mut command = Command::new(self.folder.join("bin/schemathesis"));
         command
@@ -61,12 +61,11 @@ pub fn install() -> Result<Schemathesis> {
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
-        let log_path = folder.with_extension("log");
-        let log = File::create(&log_path)?;
-        client::run(NAME, Command::new(&python).args(["-m", "venv"]).arg(&folder), &log, &log_path)?;
+        let log = Log::begin(folder.with_extension("log"))?;
+        log.run(Command::new(&python).args(["-m", "venv"]).arg(&folder))?;
         let mut pip = Command::new(folder.join("bin/python"));
         pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]).args(REQUIREMENTS);
-        client::run(NAME, pip.env_remove("PYTHONPATH"), &log, &log_path)?;
+        log.run(pip.env_remove("PYTHONPATH"))?;
         fs::write(&complete, "")?;
         Ok(())
     })?;

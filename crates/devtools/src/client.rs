@@ -1,39 +1,15 @@
 //! The released `vdk` client, installed once into the cache.
 
 use std::{
-    fs::{self, File},
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{cache, progress};
-
-/// What is installed: it brings the `vdk` command, its plugins and the generated client (`taurus_datajob_api`).
-pub const REQUIREMENT: &str = "quickstart-vdk";
-
-/// The reference's own check of a whole installation, which creates, deploys, runs and deletes a job.
-pub const HEARTBEAT: &str = "vdk-heartbeat==0.6.1220258461";
-
-/// With these it installs and starts. Without them the sources don't build with a present setuptools, and the resolver
-/// falls back to versions that don't work together.
-pub const CONSTRAINTS: &str = "\
-setuptools<81
-kubernetes<32
-vdk-control-cli==1.3.1711238791
-vdk-control-service-api==1.0.13
-vdk-control-api-auth==0.1.1431637373
-vdk-core==0.3.1466514302
-vdk-plugin-control-cli==0.1.1431637373
-vdk-structlog==0.1.1431637373
-vdk-server==0.1.1431637373
-quickstart-vdk==0.2.1810444937
-";
-
-/// What it is called in messages.
-const NAME: &str = "the vdk client";
+use crate::{cache, command::Log, progress};
 
 /// Interpreters to look for, best known first.
 const INTERPRETERS: [&str; 6] = ["python3.11", "python3.12", "python3.10", "python3.13", "python3.9", "python3"];
@@ -84,7 +60,7 @@ impl Client {
 /// # Errors
 /// When there is no Python with `venv`, or the installer fails; its last lines are in the message.
 pub fn install() -> Result<Client> {
-    installed(REQUIREMENT, |client| (client.vdk(), "version"))
+    installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"))
 }
 
 /// Gives the reference's check of an installation, and installs it when the cache has none.
@@ -92,14 +68,14 @@ pub fn install() -> Result<Client> {
 /// # Errors
 /// As [`install`].
 pub fn install_heartbeat() -> Result<Client> {
-    installed(HEARTBEAT, |client| (client.heartbeat(), "--help"))
+    installed(vdk::HEARTBEAT, |client| (client.heartbeat(), "--help"))
 }
 
 /// Gives what a requirement brings. `first` is the command that shows that it starts.
 fn installed(requirement: &str, first: fn(&Client) -> (PathBuf, &'static str)) -> Result<Client> {
     let (python, version) = interpreter()?;
     let mut key = DefaultHasher::new();
-    (requirement, CONSTRAINTS, &python, &version).hash(&mut key);
+    (requirement, vdk::CONSTRAINTS, &python, &version).hash(&mut key);
     let name = format!("vdk-{:016x}", key.finish());
     let folder = cache::folder()?.join(&name);
     let (client, complete) = (Client { folder: folder.clone() }, folder.join("complete"));
@@ -111,9 +87,11 @@ fn installed(requirement: &str, first: fn(&Client) -> (PathBuf, &'static str)) -
         return Ok(client);
     }
     progress::during(format!("installing {requirement} with {version} (once)"), || {
-        make(requirement, &python, &client, first(&client)).inspect_err(|_| {
-            let _ = fs::remove_dir_all(&folder);
-        })
+        make(requirement, &python, &client, first(&client))
+            .inspect_err(|_| {
+                let _ = fs::remove_dir_all(&folder);
+            })
+            .with_context(|| format!("{requirement} was not installed"))
     })?;
     Ok(client)
 }
@@ -123,56 +101,28 @@ fn make(requirement: &str, python: &str, client: &Client, first: (PathBuf, &str)
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
-    let log_path = folder.with_extension("log");
-    let log = File::create(&log_path)?;
+    let log = Log::begin(folder.with_extension("log"))?;
     // At its final path, because the scripts of an environment carry it; the marker comes last.
-    run(NAME, Command::new(python).args(["-m", "venv"]).arg(folder), &log, &log_path)?;
+    log.run(Command::new(python).args(["-m", "venv"]).arg(folder))?;
     let constraints = folder.join("constraints.txt");
-    fs::write(&constraints, CONSTRAINTS)?;
-    run(
-        NAME,
+    fs::write(&constraints, vdk::CONSTRAINTS)?;
+    log.run(
         Command::new(client.python())
             .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", requirement])
             // Older installers build under the first, newer ones under the second.
             .env("PIP_CONSTRAINT", &constraints)
             .env("PIP_BUILD_CONSTRAINT", &constraints)
             .env_remove("PYTHONPATH"),
-        &log,
-        &log_path,
     )?;
     let home = folder.join("home");
     fs::create_dir_all(&home)?;
-    run(NAME, Command::new(first.0).arg(first.1).envs(Client::variables(&home)), &log, &log_path)?;
+    log.run(Command::new(first.0).arg(first.1).envs(Client::variables(&home)))?;
     fs::write(folder.join("complete"), "")?;
     Ok(())
 }
 
-/// Runs a command of an installation, its output into the log.
-///
-/// # Errors
-/// When it fails; its last lines are in the message.
-pub(crate) fn run(what: &str, command: &mut Command, log: &File, log_path: &Path) -> Result<()> {
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?)
-        .status()
-        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    if !status.success() {
-        let text = fs::read_to_string(log_path).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        bail!(
-            "{what} was not installed: {} ended with {status}. Its last lines (all of them: {}):\n{}",
-            command.get_program().display(),
-            log_path.display(),
-            lines[lines.len().saturating_sub(15)..].join("\n"),
-        );
-    }
-    Ok(())
-}
-
 /// The first interpreter that starts and can make environments: its path, and its name and version.
-pub(crate) fn interpreter() -> Result<(String, String)> {
+pub fn interpreter() -> Result<(String, String)> {
     const PROBE: &str =
         "import ensurepip, platform, sys, venv; print(sys.executable); print(platform.python_version())";
     INTERPRETERS

@@ -1,15 +1,14 @@
 //! Prometheus's `promtool`: it checks a page of metrics, and evaluates rules over series with the real rule engine.
 
 use std::{
-    env,
-    fs::{self, File},
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cache, environment::variable, progress};
+use crate::{cache, command::Log, environment::variable, progress};
 
 /// What it is called, as a program and in messages.
 const NAME: &str = "promtool";
@@ -69,35 +68,18 @@ fn unpacked() -> Result<PathBuf> {
             }
         }
         fs::create_dir_all(&making)?;
-        let log = making.with_extension("log");
-        run(Command::new("apt-get").args(["download", "--quiet", PACKAGE]).current_dir(&making), &log)?;
+        let log = Log::begin(making.with_extension("log"))?;
+        log.run(Command::new("apt-get").args(["download", "--quiet", PACKAGE]).current_dir(&making))?;
         let package = fs::read_dir(&making)?
             .flatten()
             .map(|entry| entry.path())
             .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
             .context("apt-get fetched no package")?;
-        run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&making), &log)?;
+        log.run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&making))?;
         fs::remove_file(package)?;
         fs::rename(&making, &folder)?;
         Ok(())
     })?;
     check(&program)?;
     Ok(program)
-}
-
-/// Runs a command that says what it does into a log.
-fn run(command: &mut Command, log: &Path) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = File::create(log)?;
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output)
-        .status()
-        .with_context(|| format!("{name} can't be started"))?;
-    if !status.success() {
-        let said = fs::read_to_string(log).unwrap_or_default();
-        bail!("{name} failed ({status}): {}", said.trim());
-    }
-    Ok(())
 }

@@ -20,7 +20,9 @@ pub fn cargo() -> OsString {
 
 /// The top folder of the workspace.
 pub fn workspace() -> PathBuf {
+    // This crate is two folders below it.
     let mut folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    folder.pop();
     folder.pop();
     folder
 }

@@ -1,0 +1,13 @@
+//! What `cargo xtask`, the end-to-end tests and the databases of tests share: the developer's cache folder, the `vdk`
+//! client, the built binary, and a Kubernetes cluster.
+
+pub mod binary;
+pub mod cache;
+pub mod client;
+pub mod cluster;
+pub mod command;
+pub mod environment;
+pub mod progress;
+pub mod promtool;
+pub mod schemathesis;
+pub mod service;

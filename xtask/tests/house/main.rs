@@ -1,0 +1,217 @@
+//! The direction of dependencies: nobody calls upward, strangers stay strangers.
+
+mod modules;
+
+use std::collections::BTreeSet;
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+
+/// Which of our crates each uses. Another arrow is a failure of this test, and needs a decision first; so is one that is
+/// listed and that no crate has.
+const ARROWS: [(&str, &[&str]); 18] = [
+    ("files", &[]),
+    ("vdk", &[]),
+    ("model", &[]),
+    ("auth", &["model"]),
+    ("sandbox", &[]),
+    ("python", &["files", "vdk", "model", "sandbox"]),
+    ("store", &["model"]),
+    ("clients", &["model", "auth"]),
+    ("image", &["files", "vdk", "model", "python"]),
+    ("runtime", &["files", "model", "python", "sandbox"]),
+    ("app", &["model", "store"]),
+    ("sync", &["model", "store", "image"]),
+    ("api", &["model", "auth", "app"]),
+    (
+        "holdfast",
+        &["files", "vdk", "model", "auth", "sandbox", "store", "clients", "python", "image", "runtime", "sync", "api"],
+    ),
+    ("devtools", &["files", "vdk"]),
+    ("testing", &["devtools", "store"]),
+    ("e2e", &["devtools", "testing"]),
+    ("xtask", &["devtools"]),
+];
+
+/// What tests of a crate use beside that, to drive it through real neighbours.
+const ARROWS_OF_TESTS: [(&str, &[&str]); 6] = [
+    ("image", &["clients", "testing"]),
+    ("clients", &["testing"]),
+    ("api", &["clients", "store", "testing"]),
+    ("app", &["testing"]),
+    ("sync", &["app", "testing"]),
+    ("store", &["testing"]),
+];
+
+/// Libraries that belong to some layers alone, and to the end-to-end tests where these play a service's neighbour.
+const ONLY: [(&str, &[&str]); 8] = [
+    ("axum", &["api", "holdfast", "e2e"]),
+    ("async-graphql", &["api"]),
+    ("sqlx", &["store"]),
+    ("kube", &["runtime"]),
+    ("reqwest", &["clients", "e2e"]),
+    ("clap", &["holdfast", "xtask", "e2e"]),
+    ("chacha20poly1305", &["store"]),
+    ("jsonwebtoken", &["api", "e2e"]),
+];
+
+/// Libraries that take long to compile. The tools that a newcomer compiles first do without.
+const HEAVY: [&str; 8] = ["tokio", "sqlx", "kube", "reqwest", "axum", "hyper", "aws-lc-rs", "async-graphql"];
+
+/// What the pure crate must never know.
+const IMPURE: [&str; 9] =
+    ["tokio", "tokio-util", "sqlx", "axum", "kube", "reqwest", "tracing", "futures", "async-trait"];
+
+fn metadata() -> Metadata {
+    MetadataCommand::new().no_deps().other_options(["--offline".into()]).exec().expect("cargo metadata")
+}
+
+/// What a package uses outside its tests.
+fn uses(package: &Package) -> impl Iterator<Item = &str> {
+    package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development).map(|d| d.name.as_str())
+}
+
+/// The crates of this workspace that a package uses, in tests or outside of them.
+fn uses_of_ours<'a>(package: &'a Package, ours: &BTreeSet<String>, in_tests: bool) -> BTreeSet<&'a str> {
+    let dependencies = package.dependencies.iter();
+    let chosen = dependencies.filter(|d| (d.kind == DependencyKind::Development) == in_tests);
+    chosen.map(|d| d.name.as_str()).filter(|name| ours.contains(*name)).collect()
+}
+
+/// What a table says of a crate.
+fn listed(table: &[(&str, &[&'static str])], name: &str) -> Option<BTreeSet<&'static str>> {
+    table.iter().find(|(listed, _)| *listed == name).map(|(_, to)| to.iter().copied().collect())
+}
+
+#[test]
+fn arrows_point_down_and_none_is_listed_in_vain() {
+    let metadata = metadata();
+    let ours: BTreeSet<String> = metadata.workspace_packages().iter().map(|p| p.name.to_string()).collect();
+    let mut wrong = Vec::new();
+    for package in metadata.workspace_packages() {
+        let name = package.name.as_str();
+        let Some(allowed) = listed(&ARROWS, name) else {
+            wrong.push(format!("{name}: ARCHITECTURE.md has no such crate; name its layer in ARROWS"));
+            continue;
+        };
+        let allowed_in_tests = listed(&ARROWS_OF_TESTS, name).unwrap_or_default();
+        let used = uses_of_ours(package, &ours, false);
+        let used_in_tests: BTreeSet<&str> = &uses_of_ours(package, &ours, true) - &allowed;
+        for (what, used, allowed) in [("", used, allowed), (" (in tests)", used_in_tests, allowed_in_tests)] {
+            wrong.extend(used.difference(&allowed).map(|to| format!("{name} -> {to}{what} must not be")));
+            wrong.extend(
+                allowed.difference(&used).map(|to| format!("{name} -> {to}{what} is listed, and is not there")),
+            );
+        }
+    }
+    for (name, _) in ARROWS.iter().chain(&ARROWS_OF_TESTS) {
+        if !ours.contains(*name) {
+            wrong.push(format!("{name} is listed, and is not there"));
+        }
+    }
+    assert!(wrong.is_empty(), "arrows:\n  {}", wrong.join("\n  "));
+}
+
+#[test]
+fn the_doorway_is_a_leaf_and_compiles_little() {
+    let metadata = MetadataCommand::new().other_options(["--offline".into()]).exec().expect("cargo metadata");
+    let resolve = metadata.resolve.as_ref().expect("the graph of dependencies");
+    let xtask = metadata.workspace_packages().into_iter().find(|p| p.name.as_str() == "xtask").expect("xtask");
+    let mut reached = BTreeSet::from([&xtask.id]);
+    let mut open = vec![&xtask.id];
+    while let Some(next) = open.pop() {
+        let node = resolve.nodes.iter().find(|node| node.id == *next).expect("a package");
+        for dependency in &node.deps {
+            let is_for_tests = dependency.dep_kinds.iter().all(|kind| kind.kind == DependencyKind::Development);
+            if !is_for_tests && reached.insert(&dependency.pkg) {
+                open.push(&dependency.pkg);
+            }
+        }
+    }
+    let heavy: Vec<_> = reached.iter().map(|id| metadata[id].name.as_str()).filter(|n| HEAVY.contains(n)).collect();
+    assert!(heavy.is_empty(), "xtask compiles {heavy:?}");
+    assert!(xtask.targets.iter().all(|target| !target.is_lib()), "nothing can import xtask");
+}
+
+#[test]
+fn the_model_is_pure() {
+    let metadata = metadata();
+    let model = metadata.workspace_packages().into_iter().find(|p| p.name.as_str() == "model").expect("model");
+    let impure: Vec<_> = uses(model).filter(|d| IMPURE.contains(d)).collect();
+    assert!(impure.is_empty(), "model uses {impure:?}");
+}
+
+#[test]
+fn each_outside_library_stays_on_its_layers_and_is_used_there() {
+    let metadata = metadata();
+    let mut wrong = Vec::new();
+    for (library, layers) in ONLY {
+        let layers: BTreeSet<&str> = layers.iter().copied().collect();
+        let packages = metadata.workspace_packages();
+        let users: BTreeSet<&str> =
+            packages.iter().filter(|p| uses(p).any(|used| used == library)).map(|p| p.name.as_str()).collect();
+        wrong.extend(users.difference(&layers).map(|name| format!("{name} uses {library}, and is not listed in ONLY")));
+        wrong.extend(
+            layers.difference(&users).map(|name| format!("ONLY lists {library} for {name}, which has no use of it")),
+        );
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The circles of files that are still there: the crate, and the files that may be in one. The list only gets shorter.
+const CIRCLES: [(&str, &[&str]); 8] = [
+    ("holdfast", &["cluster.rs", "commands/mod.rs", "commands/orphans.rs"]),
+    ("holdfast", &["config/error.rs", "config/file.rs", "config/load.rs", "config/options.rs", "config/table.rs"]),
+    ("model", &["deployment.rs", "execution.rs", "lock.rs", "runtime.rs"]),
+    ("python", &["built.rs", "wheels.rs"]),
+    ("python", &["sandboxed.rs", "tools.rs"]),
+    ("store", &["db.rs", "jobs/words.rs", "meter.rs", "migrate.rs", "postgres.rs", "sqlite.rs", "team_secrets.rs"]),
+    ("store", &["jobs.rs", "sources.rs"]),
+    ("store", &["leases.rs", "sites.rs"]),
+];
+
+#[test]
+fn files_of_a_crate_use_one_another_in_one_direction() {
+    let metadata = metadata();
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for package in metadata.workspace_packages() {
+        for target in &package.targets {
+            if target.is_custom_build() {
+                continue;
+            }
+            let arrows = modules::arrows(target.src_path.as_std_path());
+            for circle in modules::circles(&arrows) {
+                let name = package.name.as_str();
+                let known = CIRCLES
+                    .iter()
+                    .position(|(of, files)| *of == name && circle.iter().all(|file| files.contains(&file.as_str())));
+                if let Some(known) = known {
+                    seen.insert(known);
+                    continue;
+                }
+                wrong.push(format!("{name}, {}: these files use one another in a circle:", target.src_path));
+                for file in &circle {
+                    let to: Vec<_> = arrows[file].intersection(&circle).map(String::as_str).collect();
+                    wrong.push(format!("  {file} -> {}", to.join(", ")));
+                }
+            }
+        }
+    }
+    for (number, (name, files)) in CIRCLES.iter().enumerate() {
+        if !seen.contains(&number) {
+            wrong.push(format!("CIRCLES lists {name}: {}, which are no circle any more", files.join(", ")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_crate_takes_the_house_lints_and_no_version_of_its_own() {
+    for package in metadata().workspace_packages() {
+        let manifest = std::fs::read_to_string(&package.manifest_path).expect("manifest");
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{} has no house lints", package.name);
+        assert!(manifest.contains("version.workspace = true"), "{} has a version of its own", package.name);
+        let own = manifest.lines().find(|line| line.contains("version = \""));
+        assert_eq!(own, None, "{}: versions of libraries are named in the workspace alone", package.name);
+    }
+}
