@@ -56,9 +56,9 @@ pub(crate) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
     request.extensions_mut().insert(first_caller(&op_id));
 
     let span = tracing::info_span!("request", op_id, %method, route);
-    let start = tokio::time::Instant::now();
+    let start = api.clock.boot();
     let mut response = next.run(request).instrument(span.clone()).await;
-    let (status, latency) = (response.status(), start.elapsed());
+    let (status, latency) = (response.status(), api.clock.boot().saturating_sub(start));
     span.in_scope(|| {
         let latency_ms = latency.as_secs_f64() * 1000.0;
         tracing::debug!(status = status.as_u16(), latency_ms, "answered");

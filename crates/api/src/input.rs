@@ -12,13 +12,13 @@ use http_body_util::BodyExt;
 use model::{
     Problem,
     access::{Caller, Standing},
+    clock::Clock,
     name::shown,
 };
 use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned},
 };
-use tokio::time::timeout;
 
 use crate::{
     Api,
@@ -257,7 +257,7 @@ const DISCARD_MAX: Duration = Duration::from_secs(5);
 
 /// Reads a body and drops it, so that its sender gets to read why it was refused: a connection that is closed with bytes
 /// unread takes the response along.
-pub(crate) async fn discard(request: Request, max_bytes: usize) {
+pub(crate) async fn discard(clock: &dyn Clock, request: Request, max_bytes: usize) {
     if request.headers().contains_key(header::EXPECT) {
         return;
     }
@@ -271,7 +271,7 @@ pub(crate) async fn discard(request: Request, max_bytes: usize) {
             }
         }
     };
-    let _ = timeout(DISCARD_MAX, reading).await;
+    let _ = clock.timeout(DISCARD_MAX, reading).await;
 }
 
 /// Why a body could not be read to its end.

@@ -20,11 +20,9 @@ use hyper::body::{Frame, SizeHint};
 use model::{
     Problem,
     access::{Caller, Standing},
+    clock::{SharedClock, Timer},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep_until, timeout},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Api, auth,
@@ -136,10 +134,10 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
         } else {
             BodyWaits { pause_max: BODY_PAUSE_MAX, total_max: limits.timeout }
         };
-        request = request.map(|body| Body::new(AwaitedBody::new(body, waits)));
+        request = request.map(|body| Body::new(AwaitedBody::new(body, waits, Arc::clone(&api.clock))));
     }
     let may_change = !request.method().is_safe();
-    match timeout(limits.timeout, next.run(request)).await {
+    match api.clock.timeout(limits.timeout, next.run(request)).await {
         Ok(response) if response.body().is_end_stream() => response,
         // Slow readers of a shared page take up a connection each and nothing else.
         Ok(response) if response.extensions().get::<Shared>().is_some() => response,
@@ -239,15 +237,19 @@ struct BodyWaits {
 struct AwaitedBody {
     inner: Body,
     waits: BodyWaits,
-    begun: Instant,
+    /// On the boot clock.
+    begun: Duration,
     /// Runs while a piece is awaited.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
+    clock: SharedClock,
     is_waiting: bool,
 }
 
 impl AwaitedBody {
-    fn new(inner: Body, waits: BodyWaits) -> Self {
-        Self { inner, waits, begun: Instant::now(), timer: None, is_waiting: false }
+    fn new(inner: Body, waits: BodyWaits, clock: SharedClock) -> Self {
+        let begun = clock.boot();
+        let timer = Timer::new(Arc::clone(&clock), begun);
+        Self { inner, waits, begun, timer, clock, is_waiting: false }
     }
 }
 
@@ -281,13 +283,12 @@ impl HttpBody for AwaitedBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let end = this.begun + this.waits.total_max;
-        let pause_end = Instant::now() + this.waits.pause_max;
-        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(pause_end.min(end))));
         if !std::mem::replace(&mut this.is_waiting, true) {
-            timer.as_mut().reset(pause_end.min(end));
+            let pause_end = this.clock.boot() + this.waits.pause_max;
+            this.timer.reset(pause_end.min(end));
         }
-        ready!(timer.as_mut().poll(cx));
-        let paused = timer.deadline() < end;
+        ready!(this.timer.poll(cx));
+        let paused = this.timer.end() < end;
         Poll::Ready(Some(Err(Box::new(BodyTooSlow { waits: this.waits, paused }))))
     }
 
@@ -303,20 +304,22 @@ impl HttpBody for AwaitedBody {
 #[cfg(test)]
 mod tests {
     use axum::body::to_bytes;
+    use clock::SystemClock;
     use futures::{StreamExt, stream};
+    use model::clock::Clock;
 
     use super::*;
 
     fn dripping(pause: Duration, pieces: usize) -> Body {
         let drops = stream::iter(0..pieces).then(move |_| async move {
-            tokio::time::sleep(pause).await;
+            <dyn Clock>::sleep(&SystemClock, pause).await;
             Ok::<_, std::io::Error>(Bytes::from_static(b"x"))
         });
         Body::from_stream(drops)
     }
 
     async fn read(waits: BodyWaits, pause: Duration, pieces: usize) -> Result<usize, String> {
-        let body = Body::new(AwaitedBody::new(dripping(pause, pieces), waits));
+        let body = Body::new(AwaitedBody::new(dripping(pause, pieces), waits, Arc::new(SystemClock)));
         to_bytes(body, usize::MAX).await.map(|bytes| bytes.len()).map_err(|error| error.to_string())
     }
 

@@ -25,6 +25,7 @@ use axum::{
 use futures::stream;
 use model::{
     Problem,
+    clock::SharedClock,
     problem::{Fault, Kind},
 };
 use prometheus_client::{
@@ -34,7 +35,7 @@ use prometheus_client::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::sync::Mutex as AsyncMutex;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
@@ -165,13 +166,15 @@ pub struct MetricsPage {
     alive: Arc<Mutex<Vec<Weak<Pieces>>>>,
     memory: MemoryBudget,
     shared: Duration,
+    clock: SharedClock,
 }
 
 /// A page in memory.
 #[derive(Debug, Clone)]
 struct Rendered {
     format: Format,
-    at: Instant,
+    /// When it was rendered, on the boot clock.
+    at: Duration,
     pieces: Arc<Pieces>,
 }
 
@@ -186,8 +189,8 @@ struct Pieces {
 
 impl MetricsPage {
     /// The page of this registry, whose memory counts on `memory`.
-    pub fn new(registry: Arc<Registry>, memory: MemoryBudget) -> Self {
-        Self { registry, latest: Arc::default(), alive: Arc::default(), memory, shared: PAGE_SHARED }
+    pub fn new(registry: Arc<Registry>, memory: MemoryBudget, clock: SharedClock) -> Self {
+        Self { registry, latest: Arc::default(), alive: Arc::default(), memory, shared: PAGE_SHARED, clock }
     }
 
     /// The newest page of this format, rendered now unless that was done within the last second.
@@ -195,7 +198,7 @@ impl MetricsPage {
         let mut latest = Arc::clone(&self.latest).lock_owned().await;
         let known = latest.iter().position(|page| page.format == format);
         if let Some(page) = known.map(|at| &latest[at])
-            && page.at.elapsed() < self.shared
+            && self.clock.boot().saturating_sub(page.at) < self.shared
         {
             return Ok(Arc::clone(&page.pieces));
         }
@@ -212,7 +215,7 @@ impl MetricsPage {
             }
         }
         let (registry, reservation) = (Arc::clone(&self.registry), self.memory.reservation());
-        let alive = Arc::clone(&self.alive);
+        let (alive, clock) = (Arc::clone(&self.alive), Arc::clone(&self.clock));
         // With thousands of jobs it takes a while, in which requests are served. The lock goes along: a reader that leaves
         // meanwhile does not let another rendering begin.
         let rendering = tokio::task::spawn_blocking(move || {
@@ -221,7 +224,7 @@ impl MetricsPage {
             text::encode(&mut page, &registry)?;
             let pieces = Arc::new(page.finish()?.finish());
             alive.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&pieces));
-            latest.push(Rendered { format, at: Instant::now(), pieces: Arc::clone(&pieces) });
+            latest.push(Rendered { format, at: clock.boot(), pieces: Arc::clone(&pieces) });
             Ok::<_, fmt::Error>(pieces)
         });
         match rendering.await {

@@ -10,7 +10,6 @@ use axum::{
     response::IntoResponse,
 };
 use serde::Serialize;
-use tokio::time::timeout;
 use tower::ServiceExt;
 use utoipa::ToSchema;
 
@@ -104,7 +103,7 @@ pub(crate) async fn livez() -> impl IntoResponse {
     )
 )]
 pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
-    let database = match timeout(Duration::from_secs(PING_TIMEOUT_SECONDS), api.db.ping()).await {
+    let database = match api.clock.timeout(Duration::from_secs(PING_TIMEOUT_SECONDS), api.db.ping()).await {
         Ok(Ok(())) => None,
         Ok(Err(_)) => Some("it does not answer"),
         Err(_) => Some("it did not answer in time"),
@@ -114,8 +113,9 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     // This instance does all that it can do: it is ready.
     let elsewhere = ready && {
         let db = api.db.for_sync();
-        let asked =
-            timeout(Duration::from_secs(PING_TIMEOUT_SECONDS), app::executions::are_elsewhere(&db, &*api.runtime));
+        let asked = api
+            .clock
+            .timeout(Duration::from_secs(PING_TIMEOUT_SECONDS), app::executions::are_elsewhere(&db, &*api.runtime));
         matches!(asked.await, Ok(Ok(true)))
     };
     let runs = elsewhere.then_some(Component {

@@ -32,11 +32,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use model::clock::{SharedClock, Timer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
@@ -110,11 +110,13 @@ pub async fn serve(
     router: Router,
     limits: ServerLimits,
     memory: MemoryBudget,
+    clock: SharedClock,
     stop: CancellationToken,
 ) {
     let heads_mib = (memory.total_bytes() / (HEADS_PART * 1024 * 1024)).clamp(1, HEADS_MAX_MIB);
     let server = Arc::new(Server {
         limits,
+        clock,
         heads: MemoryBudget::new(heads_mib),
         places: Arc::new(Semaphore::new(limits.connections_max)),
         evictable: Mutex::default(),
@@ -140,7 +142,7 @@ pub async fn serve(
             Err(error) => {
                 tracing::warn!(%error, "a connection can't be accepted; trying again");
                 server.evict();
-                sleep(ACCEPT_PAUSE).await;
+                server.clock.sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -158,6 +160,7 @@ fn is_of_peer(error: &io::Error) -> bool {
 #[derive(Debug)]
 struct Server {
     limits: ServerLimits,
+    clock: SharedClock,
     /// The memory of large heads.
     heads: MemoryBudget,
     places: Arc<Semaphore>,
@@ -215,7 +218,8 @@ impl Server {
             if !self.evict() {
                 break;
             }
-            if let Ok(Ok(permit)) = timeout(EVICTION_MAX, Arc::clone(&self.places).acquire_owned()).await {
+            let permit = Arc::clone(&self.places).acquire_owned();
+            if let Ok(Ok(permit)) = self.clock.timeout(EVICTION_MAX, permit).await {
                 return Some(permit);
             }
         }
@@ -250,7 +254,8 @@ struct Progress {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    since: Instant,
+    /// On the boot clock.
+    since: Duration,
     rank: Option<Rank>,
     head_bytes: usize,
     /// For the bytes of a large head.
@@ -269,7 +274,7 @@ impl Progress {
     fn new(server: Arc<Server>, peer: IpAddr) -> Self {
         let state = State {
             phase: Phase::New,
-            since: Instant::now(),
+            since: server.clock.boot(),
             rank: None,
             head_bytes: 0,
             reserved: None,
@@ -296,7 +301,7 @@ impl Progress {
     }
 
     fn enter(&self, state: &mut State, phase: Phase) {
-        (state.phase, state.since) = (phase, Instant::now());
+        (state.phase, state.since) = (phase, self.server.clock.boot());
         // The place in the order is that of the beginning of the wait, not that of the first byte of the head.
         if phase != Phase::Head {
             let mut evictable = self.server.evictable();
@@ -365,8 +370,8 @@ impl Progress {
         }
     }
 
-    /// When the next limit is reached; `None` while a request is worked on, which has limits of its own.
-    fn deadline(&self) -> Option<Instant> {
+    /// When the next limit is reached, on the boot clock; `None` while a request is worked on, which has limits of its own.
+    fn deadline(&self) -> Option<Duration> {
         let limits = &self.server.limits;
         let state = self.state();
         let most = match state.phase {
@@ -440,8 +445,9 @@ async fn connection(
     let serving = http1::Builder::new().max_buf_size(BUFFER_MAX_BYTES).serve_connection(io, service);
     let mut serving = pin!(serving);
     let (mut evicted, mut stop) = (pin!(progress.evicted.notify.notified()), pin!(server.stop.cancelled()));
-    let (mut abort, mut timer) = (pin!(server.abort.cancelled()), pin!(sleep(server.limits.head_max)));
-    let mut stopping: Option<Instant> = None;
+    let (mut abort, clock) = (pin!(server.abort.cancelled()), &server.clock);
+    let mut timer = Timer::new(Arc::clone(clock), clock.boot() + server.limits.head_max);
+    let mut stopping: Option<Duration> = None;
     let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
             return Poll::Ready(ended.err().map(|error| error.to_string()));
@@ -457,7 +463,7 @@ async fn connection(
             let _ = evicted.as_mut().poll(cx);
         }
         if stopping.is_none() && stop.as_mut().poll(cx).is_ready() {
-            stopping = Some(Instant::now());
+            stopping = Some(clock.boot());
             serving.as_mut().graceful_shutdown();
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ended.err().map(|error| error.to_string()));
@@ -470,17 +476,18 @@ async fn connection(
             }
             let Some(deadline) = deadline else { return Poll::Pending };
             // The timer is moved only where it would be late: a request that is quick leaves it as it is.
-            if deadline < timer.deadline() {
-                timer.as_mut().reset(deadline);
+            if deadline < timer.end() {
+                timer.reset(deadline);
             }
-            if timer.as_mut().poll(cx).is_pending() {
+            if timer.poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if Instant::now() >= deadline && !progress.late() {
+            if clock.boot() >= deadline && !progress.late() {
                 return Poll::Ready(Some("it made no progress in time".into()));
             }
-            let next = progress.deadline().unwrap_or_else(|| Instant::now() + server.limits.idle_max);
-            timer.as_mut().reset(next.max(Instant::now() + Duration::from_millis(1)));
+            let now = clock.boot();
+            let next = progress.deadline().unwrap_or(now + server.limits.idle_max);
+            timer.reset(next.max(now + Duration::from_millis(1)));
         }
     })
     .await;
@@ -552,28 +559,30 @@ struct Watched {
     progress: Arc<Progress>,
     stall: Stall,
     /// Runs after the response to a request whose body was not read.
-    linger: Option<Pin<Box<Sleep>>>,
+    linger: Option<Timer>,
 }
 
 /// How long a writer was blocked for the last [`PROGRESS_BYTES`].
 struct Stall {
     blocked: Duration,
-    since: Option<Instant>,
+    /// On the boot clock.
+    since: Option<Duration>,
     moved: usize,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl Watched {
     fn new(stream: TcpStream, progress: Arc<Progress>) -> Self {
-        let stall = Stall { blocked: Duration::ZERO, since: None, moved: 0, timer: None };
+        let timer = Timer::new(Arc::clone(&progress.server.clock), Duration::ZERO);
+        let stall = Stall { blocked: Duration::ZERO, since: None, moved: 0, timer };
         Self { stream, progress, stall, linger: None }
     }
 
     fn written(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let stall = &mut self.stall;
+        let (stall, clock) = (&mut self.stall, &self.progress.server.clock);
         match wrote {
             Poll::Ready(Ok(bytes)) => {
-                stall.blocked += stall.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+                stall.blocked += stall.since.take().map_or(Duration::ZERO, |since| clock.boot().saturating_sub(since));
                 stall.moved += bytes;
                 if stall.moved >= PROGRESS_BYTES {
                     (stall.moved, stall.blocked) = (0, Duration::ZERO);
@@ -583,12 +592,9 @@ impl Watched {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 let most = self.progress.server.limits.stall_max;
-                let end = *stall.since.get_or_insert_with(Instant::now) + most.saturating_sub(stall.blocked);
-                let timer = stall.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-                if timer.deadline() != end {
-                    timer.as_mut().reset(end);
-                }
-                timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+                let end = *stall.since.get_or_insert_with(|| clock.boot()) + most.saturating_sub(stall.blocked);
+                stall.timer.reset(end);
+                stall.timer.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
             }
         }
     }
@@ -636,9 +642,10 @@ impl AsyncWrite for Watched {
         if !this.progress.state().is_unread {
             return Poll::Ready(Ok(()));
         }
-        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER_MAX)));
+        let clock = &this.progress.server.clock;
+        let linger = this.linger.get_or_insert_with(|| Timer::new(Arc::clone(clock), clock.boot() + LINGER_MAX));
         let mut dropped = [MaybeUninit::uninit(); 8 * 1024];
-        while linger.as_mut().poll(cx).is_pending() {
+        while linger.poll(cx).is_pending() {
             let mut dropped = ReadBuf::uninit(&mut dropped);
             match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut dropped)) {
                 Ok(()) if !dropped.filled().is_empty() => {}

@@ -1,7 +1,7 @@
 //! Responses that are sent piece by piece: sources and logs. A slow reader holds a place and a little memory, and no
 //! connection of the database and no thread.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use app::{
     memory::Reservation,
@@ -9,8 +9,7 @@ use app::{
 };
 use axum::body::{Body, Bytes};
 use futures::stream;
-use model::{Problem, access::Caller};
-use tokio::time::Instant;
+use model::{Problem, access::Caller, clock::SharedClock};
 
 use crate::{Api, principals::principal};
 
@@ -26,13 +25,10 @@ const RESPONSE_MAX: Duration = Duration::from_secs(600);
 const MEMORY_BYTES: usize = 1024 * 1024;
 
 /// The places of such responses.
-pub(crate) fn places() -> Places {
-    Places::new(PlaceLimits {
-        what: "downloads",
-        at_once_max: AT_ONCE_MAX,
-        waiting_max: WAITING_MAX,
-        wait_max: WAIT_MAX,
-    })
+pub(crate) fn places(clock: SharedClock) -> Places {
+    let limits =
+        PlaceLimits { what: "downloads", at_once_max: AT_ONCE_MAX, waiting_max: WAITING_MAX, wait_max: WAIT_MAX };
+    Places::new(limits, clock)
 }
 
 /// Places and memory that a response holds until its end.
@@ -40,7 +36,9 @@ pub(crate) fn places() -> Places {
 pub(crate) struct Sending {
     _place: Place,
     _memory: Reservation,
-    end: Instant,
+    /// On the boot clock.
+    end: Duration,
+    clock: SharedClock,
 }
 
 impl Sending {
@@ -50,7 +48,8 @@ impl Sending {
     /// Overloaded without a place or without memory.
     pub(crate) async fn begin(api: &Api, caller: &Caller) -> Result<Self, Problem> {
         let place = api.transfers.streams.take(principal(caller)).await?;
-        Ok(Self { _place: place, _memory: api.memory.reserve(MEMORY_BYTES)?, end: Instant::now() + RESPONSE_MAX })
+        let (memory, clock) = (api.memory.reserve(MEMORY_BYTES)?, Arc::clone(&api.clock));
+        Ok(Self { _place: place, _memory: memory, end: clock.boot() + RESPONSE_MAX, clock })
     }
 
     /// A body of the pieces that `next` answers, until it has no more. It is asked for one after the other was sent.
@@ -63,7 +62,7 @@ impl Sending {
         let pieces = stream::try_unfold((self, state), move |(sending, state)| {
             let piece = next(state);
             async move {
-                if Instant::now() > sending.end {
+                if sending.clock.boot() > sending.end {
                     return Err(ended_early(&format!("it took longer than {} seconds", RESPONSE_MAX.as_secs())));
                 }
                 match piece.await {

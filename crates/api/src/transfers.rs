@@ -1,8 +1,7 @@
 //! Places and temporary files that requests share while large bodies are received and sent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::streams;
 use app::{
     logs::LiveLogs,
     memory::MemoryBudget,
@@ -10,6 +9,9 @@ use app::{
     scratch::Scratch,
     sources::Uploads,
 };
+use model::clock::SharedClock;
+
+use crate::streams;
 
 /// Places and temporary files of large bodies, and each caller's share of the requests in progress.
 #[derive(Debug)]
@@ -26,14 +28,20 @@ pub struct Transfers {
 
 impl Transfers {
     /// With temporary files in `scratch`, for at most `requests_max` requests at once and logs of at most `log_max_bytes`.
-    pub fn new(scratch: &Scratch, memory: &MemoryBudget, requests_max: usize, log_max_bytes: usize) -> Self {
+    pub fn new(
+        scratch: &Scratch,
+        memory: &MemoryBudget,
+        clock: &SharedClock,
+        requests_max: usize,
+        log_max_bytes: usize,
+    ) -> Self {
         let shares =
             PlaceLimits { what: "requests", at_once_max: requests_max, waiting_max: 0, wait_max: Duration::ZERO };
         Self {
-            uploads: Uploads::new(scratch.clone()),
-            streams: streams::places(),
-            live_logs: LiveLogs::new(scratch.clone(), memory.clone(), log_max_bytes),
-            shares: Places::new(shares),
+            uploads: Uploads::new(scratch.clone(), clock),
+            streams: streams::places(Arc::clone(clock)),
+            live_logs: LiveLogs::new(scratch.clone(), memory.clone(), Arc::clone(clock), log_max_bytes),
+            shares: Places::new(shares, Arc::clone(clock)),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Problem, log::LogChunk, name::ExecutionId};
+use model::{Problem, clock::SharedClock, log::LogChunk, name::ExecutionId};
 use store::Db;
 
 use crate::{
@@ -39,14 +39,14 @@ pub struct LiveLogs {
 
 impl LiveLogs {
     /// Reads logs of at most `log_max_bytes`.
-    pub fn new(scratch: Scratch, memory: MemoryBudget, log_max_bytes: usize) -> Self {
+    pub fn new(scratch: Scratch, memory: MemoryBudget, clock: SharedClock, log_max_bytes: usize) -> Self {
         let limits = PlaceLimits {
             what: "logs of running executions",
             at_once_max: AT_ONCE_MAX,
             waiting_max: WAITING_MAX,
             wait_max: WAIT_MAX,
         };
-        Self { places: Places::new(limits), scratch, memory, log_max_bytes }
+        Self { places: Places::new(limits, clock), scratch, memory, log_max_bytes }
     }
 
     /// Puts the log that `read` answers into a temporary file. `None` when it answers none.

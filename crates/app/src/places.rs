@@ -6,11 +6,8 @@ use std::{
     time::Duration,
 };
 
-use model::Problem;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use model::{Problem, clock::SharedClock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many places there are, and how long a request waits for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +27,7 @@ pub struct PlaceLimits {
 #[derive(Debug, Clone)]
 pub struct Places {
     limits: PlaceLimits,
+    clock: SharedClock,
     all: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     by_principal: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
@@ -44,9 +42,10 @@ pub struct Place {
 
 impl Places {
     /// Places with these limits.
-    pub fn new(limits: PlaceLimits) -> Self {
+    pub fn new(limits: PlaceLimits, clock: SharedClock) -> Self {
         Self {
             limits,
+            clock,
             all: Arc::new(Semaphore::new(limits.at_once_max)),
             waiting: Arc::new(Semaphore::new(limits.waiting_max)),
             by_principal: Arc::default(),
@@ -73,7 +72,7 @@ impl Places {
             };
             Some(Place { _own: own, _of_all: Arc::clone(&self.all).acquire_owned().await.ok()? })
         };
-        let place = timeout(wait_max, place).await.ok().flatten();
+        let place = self.clock.timeout(wait_max, place).await.ok().flatten();
         place.ok_or_else(|| {
             overloaded(format!(
                 "No place among the {what} in progress became free within {} seconds (limit {}).",
@@ -119,10 +118,13 @@ fn overloaded(why: String) -> Problem {
 mod tests {
     use model::problem::Kind;
 
+    use clock::SystemClock;
+
     use super::*;
 
     fn places(at_once_max: usize, waiting_max: usize) -> Places {
-        Places::new(PlaceLimits { what: "uploads", at_once_max, waiting_max, wait_max: Duration::from_secs(1) })
+        let limits = PlaceLimits { what: "uploads", at_once_max, waiting_max, wait_max: Duration::from_secs(1) };
+        Places::new(limits, Arc::new(SystemClock))
     }
 
     #[tokio::test]

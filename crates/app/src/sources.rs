@@ -11,7 +11,7 @@ use std::{fs::File, io::Write, os::unix::fs::FileExt, sync::Arc, time::Duration}
 use model::{
     Problem,
     access::{Action, Caller, Permit},
-    clock::Clock,
+    clock::{Clock, SharedClock},
     name::{JobId, JobName},
     source::{ArchiveLimits, Source, SourceVersion},
 };
@@ -53,9 +53,10 @@ pub struct Uploads {
 
 impl Uploads {
     /// Uploads with the usual places, whose bytes are in `scratch`.
-    pub fn new(scratch: Scratch) -> Self {
+    pub fn new(scratch: Scratch, clock: &SharedClock) -> Self {
         let places = |what, at_once_max| {
-            Places::new(PlaceLimits { what, at_once_max, waiting_max: WAITING_MAX, wait_max: WAIT_MAX })
+            let limits = PlaceLimits { what, at_once_max, waiting_max: WAITING_MAX, wait_max: WAIT_MAX };
+            Places::new(limits, Arc::clone(clock))
         };
         Self {
             scratch,

@@ -11,14 +11,11 @@ use std::{
 };
 
 use auth::KeySets;
-use model::{BoxFuture, Problem, name::shown};
+use model::{BoxFuture, Problem, clock::SharedClock, name::shown};
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{
-    sync::{Mutex, OwnedMutexGuard},
-    time::Instant,
-};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::http;
 
@@ -76,6 +73,7 @@ pub struct Jwks {
 struct Kept {
     issuer: Issuer,
     http: Client,
+    clock: SharedClock,
     pause: Duration,
     known: RwLock<Option<Known>>,
     /// Held by the one who reads; what came of the last time is in it.
@@ -85,12 +83,14 @@ struct Kept {
 #[derive(Debug, Clone)]
 struct Known {
     keys: Arc<[Value]>,
-    read_at: Instant,
+    /// On the boot clock.
+    read_at: Duration,
 }
 
 #[derive(Debug, Clone)]
 struct Tried {
-    at: Instant,
+    /// On the boot clock.
+    at: Duration,
     failed: Option<String>,
 }
 
@@ -107,12 +107,13 @@ struct KeySet {
 
 impl Jwks {
     /// Key sets that nobody has read yet.
-    pub fn new(options: &Options) -> Self {
+    pub fn new(options: &Options, clock: &SharedClock) -> Self {
         let http = http::client(options.timeout);
         let kept = |issuer: &Issuer| {
             Arc::new(Kept {
                 issuer: issuer.clone(),
                 http: http.clone(),
+                clock: Arc::clone(clock),
                 pause: options.pause,
                 known: RwLock::new(None),
                 reading: Arc::default(),
@@ -139,7 +140,7 @@ impl Jwks {
         if let Some(known) = kept.known() {
             let fitting = known.fitting(key_id);
             if !fitting.is_empty() {
-                if known.read_at.elapsed() > self.renew_after {
+                if kept.clock.boot().saturating_sub(known.read_at) > self.renew_after {
                     kept.renew();
                 }
                 return Ok(fitting);
@@ -180,7 +181,7 @@ impl Kept {
     }
 
     fn may_read(&self, tried: Option<&Tried>) -> bool {
-        tried.is_none_or(|tried| tried.at.elapsed() >= self.pause)
+        tried.is_none_or(|tried| self.clock.boot().saturating_sub(tried.at) >= self.pause)
     }
 
     /// Reads the set again without anybody waiting for it.
@@ -197,7 +198,7 @@ impl Kept {
         let failed = match self.fetch().await {
             Ok(keys) => {
                 tracing::debug!(issuer = self.issuer.name, keys = keys.len(), "the keys of an issuer were read");
-                let known = Known { keys: keys.into(), read_at: Instant::now() };
+                let known = Known { keys: keys.into(), read_at: self.clock.boot() };
                 *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
                 None
             }
@@ -206,7 +207,7 @@ impl Kept {
                 Some(why)
             }
         };
-        **tried = Some(Tried { at: Instant::now(), failed });
+        **tried = Some(Tried { at: self.clock.boot(), failed });
     }
 
     async fn fetch(&self) -> Result<Vec<Value>, String> {

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use model::clock::SharedClock;
 use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::sync::Mutex;
 
 use crate::http;
 
@@ -37,13 +38,15 @@ pub struct Options {
 pub struct Tokens {
     http: Client,
     options: Options,
+    clock: SharedClock,
     known: Mutex<Option<Known>>,
 }
 
 #[derive(Debug)]
 struct Known {
     token: SecretString,
-    until: Instant,
+    /// On the boot clock.
+    until: Duration,
 }
 
 #[derive(Deserialize)]
@@ -55,8 +58,8 @@ struct Answer {
 
 impl Tokens {
     /// None has been got yet.
-    pub fn new(options: Options) -> Self {
-        Self { http: http::client(options.timeout), options, known: Mutex::new(None) }
+    pub fn new(options: Options, clock: SharedClock) -> Self {
+        Self { http: http::client(options.timeout), options, clock, known: Mutex::new(None) }
     }
 
     /// The token to send now. One that `refused` names is not given again: it counts no more, whatever its end says.
@@ -67,7 +70,7 @@ impl Tokens {
         let mut known = self.known.lock().await;
         let is_refused =
             |known: &Known| refused.is_some_and(|token| token.expose_secret() == known.token.expose_secret());
-        if let Some(known) = known.as_ref().filter(|known| Instant::now() < known.until && !is_refused(known)) {
+        if let Some(known) = known.as_ref().filter(|known| self.clock.boot() < known.until && !is_refused(known)) {
             return Ok(known.token.clone());
         }
         let answer = self.exchange().await?;
@@ -75,7 +78,7 @@ impl Tokens {
             .expires_in
             .map_or(KEPT_WITHOUT_END, |seconds| Duration::from_secs(seconds.min(86_400)).saturating_sub(RENEW_EARLY));
         let got = answer.access_token.clone();
-        *known = Some(Known { token: answer.access_token, until: Instant::now() + kept });
+        *known = Some(Known { token: answer.access_token, until: self.clock.boot() + kept });
         Ok(got)
     }
 

@@ -10,7 +10,7 @@ use clients::{
     tokens::{self, Tokens},
     webhook::{self, Bearer, Webhook},
 };
-use model::access::decide_one_team;
+use model::{access::decide_one_team, clock::SharedClock};
 use secrecy::ExposeSecret;
 use store::Db;
 use url::{Host, Url};
@@ -21,7 +21,7 @@ use crate::config::{Callers, RuntimeName, Settings};
 const ANY_AUDIENCE: &str = "*";
 
 /// Authentication and the key sets behind it; nothing when no issuer is set.
-pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, Arc<Jwks>)>> {
+pub(crate) fn of(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option<(Authentication, Arc<Jwks>)>> {
     let names = &settings.auth_issuers.0;
     let addresses = &settings.auth_jwks_urls.0;
     if names.is_empty() {
@@ -54,8 +54,8 @@ pub(crate) fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, 
              anybody in. Use https, or accept the risk with --insecure."
         );
     }
-    let keys = Arc::new(Jwks::new(&jwks::Options::new(issuers)));
-    let authorizer = authorizer(settings)?;
+    let keys = Arc::new(Jwks::new(&jwks::Options::new(issuers), clock));
+    let authorizer = authorizer(settings, clock)?;
     let text = |name: &Option<crate::config::ClaimName>| name.as_ref().map(|name| name.as_str().to_owned());
     let auth = Authentication {
         issuers: names.clone(),
@@ -103,7 +103,7 @@ pub(crate) fn users_have_all_teams(settings: &Settings) -> bool {
 }
 
 /// The operator's authorization service; nothing when none is set.
-fn authorizer(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Authorizer>>> {
+fn authorizer(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option<Arc<dyn Authorizer>>> {
     let timeout = Duration::from_secs(settings.auth_webhook_timeout_seconds.get());
     let bearer = match (&settings.auth_webhook_token_url, settings.webhook_refresh_token()?) {
         (_, Some(token)) if token.expose_secret().is_empty() => {
@@ -119,7 +119,8 @@ fn authorizer(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Authorizer>>
             url.as_str()
         ),
         (Some(url), Some(refresh_token)) => {
-            Bearer::Service(Tokens::new(tokens::Options { url: url.as_str().parse()?, refresh_token, timeout }))
+            let options = tokens::Options { url: url.as_str().parse()?, refresh_token, timeout };
+            Bearer::Service(Tokens::new(options, Arc::clone(clock)))
         }
         (None, None) if settings.auth_webhook_forward_token => Bearer::User,
         (None, None) => Bearer::None,
@@ -177,8 +178,9 @@ fn is_safe(url: &str) -> bool {
 mod tests {
     use std::fs;
 
+    use clock::SystemClock;
     use model::{
-        clock::{Clock, SystemClock},
+        clock::Clock,
         job::{DataJob, JobConfig},
         name::{JobId, JobName, TeamName},
     };
@@ -188,6 +190,10 @@ mod tests {
     use crate::config::{Flags, Surroundings, load};
 
     const ISSUER: &str = "[auth]\nissuers = [\"https://id.example.com\"]\n";
+
+    fn of(settings: &Settings) -> anyhow::Result<Option<(Authentication, Arc<Jwks>)>> {
+        super::of(settings, &(Arc::new(SystemClock) as SharedClock))
+    }
 
     fn settings(toml: &str) -> Settings {
         let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! What the settings say of a cluster where jobs run.
 
+use std::sync::Arc;
+
 use anyhow::{Context, anyhow};
 use image::prebuilt::ImageName;
 use model::{clock::SharedClock, deployment::VersionDefaults, python::default_python, resources::Resources};
@@ -35,7 +37,7 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// When there is no way to a cluster, or a setting is missing or wrong.
-pub(crate) async fn plan(settings: &Settings) -> anyhow::Result<Plan> {
+pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Plan> {
     if settings.image_builder.is_none() {
         return Err(anyhow!(
             "With runtime = kubernetes the setting image.builder has to be set. This version takes images that are built \
@@ -70,7 +72,7 @@ pub(crate) async fn plan(settings: &Settings) -> anyhow::Result<Plan> {
     }
     let context = settings.kubernetes_context.as_ref().map(ContextName::as_str);
     let namespace = settings.kubernetes_namespace.as_ref().map(NamespaceName::as_str);
-    let connection = kubernetes::connect(context, namespace).await.context(
+    let connection = kubernetes::connect(Arc::clone(clock), context, namespace).await.context(
         "There is no way to a cluster. Set KUBECONFIG to a file that leads to one and kubernetes.context to its context, or \
          run the service in a pod.",
     )?;

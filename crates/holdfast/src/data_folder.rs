@@ -137,7 +137,7 @@ impl DataFolder {
 
 #[cfg(test)]
 mod tests {
-    use model::clock::SystemClock;
+    use clock::SystemClock;
 
     use super::*;
 

@@ -1,15 +1,13 @@
 //! Opens the database that the settings name, and waits for a server that is not there yet.
 
-use std::{error::Error, net::TcpListener as StdListener, path::Path, time::Duration};
+use std::{error::Error, net::TcpListener as StdListener, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use api::{MemoryBudget, ServerLimits};
+use model::clock::SharedClock;
 use secrecy::{ExposeSecret, SecretString};
 use store::{Db, PostgresOptions, StoreError};
-use tokio::{
-    net::TcpListener,
-    time::{Instant, sleep},
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -50,6 +48,7 @@ pub(crate) async fn open_or_wait(
     listener: StdListener,
     limits: ServerLimits,
     memory: &MemoryBudget,
+    clock: &SharedClock,
 ) -> anyhow::Result<Db> {
     let mut error = match open_once(settings, file).await? {
         Err(error) if error.passes() => error,
@@ -58,20 +57,20 @@ pub(crate) async fn open_or_wait(
     let stop = CancellationToken::new();
     let listener = TcpListener::from_std(listener)?;
     let answering = tokio::spawn({
-        let (stop, memory) = (stop.clone(), memory.clone());
-        async move { api::serve(listener, api::waiting_router(), limits, memory, stop).await }
+        let (stop, memory, clock) = (stop.clone(), memory.clone(), Arc::clone(clock));
+        async move { api::serve(listener, api::waiting_router(), limits, memory, clock, stop).await }
     });
     let _stop = stop.drop_guard_ref();
-    let mut said: Option<(String, Instant)> = None;
+    let mut said: Option<(String, Duration)> = None;
     let mut pause = PAUSE.0;
     loop {
         let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        if !said.as_ref().is_some_and(|(before, at)| *before == cause && at.elapsed() < SAY_AGAIN) {
+        if !said.as_ref().is_some_and(|(before, at)| *before == cause && clock.boot().saturating_sub(*at) < SAY_AGAIN) {
             let database = settings.database_url.shown();
             tracing::warn!(%database, cause, "the database can't be reached; the service waits for it");
-            said = Some((cause, Instant::now()));
+            said = Some((cause, clock.boot()));
         }
-        sleep(pause).await;
+        clock.sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
         match open_once(settings, file).await? {
             Err(again) if again.passes() => error = again,
@@ -79,7 +78,7 @@ pub(crate) async fn open_or_wait(
                 stop.cancel();
                 // Callers that hang on are not waited for.
                 let mut answering = answering;
-                if tokio::time::timeout(Duration::from_secs(1), &mut answering).await.is_err() {
+                if clock.timeout(Duration::from_secs(1), &mut answering).await.is_err() {
                     answering.abort();
                 }
                 return done.with_context(|| told(settings, file));

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use model::clock::SharedClock;
 use store::{
     Db,
     keys::{KeyRing, SecretKey},
@@ -132,11 +133,11 @@ pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>>
 }
 
 /// Notices keys that come and go, and which one is the primary one, until the service stops.
-pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, stop: CancellationToken) {
+pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, clock: SharedClock, stop: CancellationToken) {
     let mut missing = None;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            () = clock.sleep(WATCH_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
         let (came, went) = ring.reload();

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use model::clock::SharedClock;
 use tokio_util::sync::CancellationToken;
 
 /// How often modes are looked at while jobs may change them.
@@ -55,10 +56,10 @@ impl Private {
     }
 
     /// Restores modes every few seconds until the service stops.
-    pub(crate) async fn watch(self, stop: CancellationToken) {
+    pub(crate) async fn watch(self, clock: SharedClock, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+                () = clock.sleep(WATCH_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
             let this = self.clone();

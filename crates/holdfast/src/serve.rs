@@ -7,10 +7,11 @@ use api::{
     Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken, PrincipalLimits, Principals,
     Scratch, ServerLimits, Transfers, metrics_router,
 };
+use clock::SystemClock;
 use image::Locker;
 use jiff::SignedDuration;
 use model::{
-    clock::{Clock, SharedClock, SystemClock},
+    clock::{Clock, SharedClock},
     deployment::VersionDefaults,
     python::default_python,
     runtime::Runtime,
@@ -69,7 +70,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     // Heard from here on: one that came while nobody listens would be lost.
     let mut stop_signals = StopSignals::listen()?;
     let settings = &loaded.settings;
-    let auth = authentication::of(settings)?;
+    let clock: SharedClock = Arc::new(SystemClock);
+    let auth = authentication::of(settings, &clock)?;
     check_exposure(settings.listen, settings.runtime, authentication::callers(settings), settings.insecure)
         .map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
     for warning in crate::warnings::warnings(&surroundings, &loaded) {
@@ -112,12 +114,12 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     // The way to a cluster is found before anything is waited for: a wrong one is told at once.
     let cluster = match settings.runtime {
         RuntimeName::Local => None,
-        RuntimeName::Kubernetes => Some(cluster::plan(settings).await?),
+        RuntimeName::Kubernetes => Some(cluster::plan(settings, &clock).await?),
     };
     let local = cluster.is_none();
     let opening = async {
         tokio::try_join!(
-            database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory),
+            database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory, &clock),
             async { Ok(if local { python::discover(&discovery(&surroundings, settings)).await } else { Vec::new() }) }
         )
     };
@@ -136,7 +138,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         let keys =
             crate::keys::open(folder.path(), &db).await.map_err(|e| if shared { e.context(ONE_KEY) } else { e })?;
         // Runs in a cluster are seen by every instance.
-        (keys, if shared && local { Some(folder.site(&db, &SystemClock, &turn).await?) } else { None })
+        (keys, if shared && local { Some(folder.site(&db, &*clock, &turn).await?) } else { None })
     };
     if let Some(site) = &site {
         store::sites::claim(&db, site).await?;
@@ -144,7 +146,6 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     authentication::check_teams(settings, &db).await?;
     let (auth, issuers) = auth.unzip();
     let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
-    let clock: SharedClock = Arc::new(SystemClock);
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
     let (place, builder) = if let Some(plan) = cluster {
         let (runtime, builder) = plan.open(settings, token_url.is_some(), clock.clone());
@@ -211,7 +212,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let scratch = Scratch::new(folder.path().join("tmp"))
         .with_context(|| format!("The folder tmp in {} can't be made.", folder.path().display()))?;
     let (requests_max, log_max_bytes) = (settings.requests_max.count(), settings.log_max_bytes.count());
-    let transfers = Transfers::new(&scratch, &memory, requests_max, log_max_bytes);
+    let transfers = Transfers::new(&scratch, &memory, &clock, requests_max, log_max_bytes);
     let principal_limits = PrincipalLimits {
         uploads_per_minute: settings.uploads_per_minute.get(),
         starts_per_minute: settings.starts_per_minute.get(),
@@ -220,7 +221,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let (ready, readiness) = watch::channel(true);
     let api = Arc::new(Api {
         db: db.clone(),
-        clock,
+        clock: clock.clone(),
         runtime: runtime.clone(),
         keys: keys.clone(),
         archive_limits: ArchiveLimits {
@@ -234,12 +235,14 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         source_url_template: settings.source_url_template.as_ref().map(|t| t.0.clone()),
         api_version: API_VERSION.to_owned(),
         readiness,
-        metrics_page: settings.metrics_enabled.then(|| MetricsPage::new(Arc::new(registry), memory.clone())),
+        metrics_page: settings
+            .metrics_enabled
+            .then(|| MetricsPage::new(Arc::new(registry), memory.clone(), clock.clone())),
         metrics_access,
         metrics,
         auth,
         limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),
-        principals: Principals::new(principal_limits, Arc::new(SystemClock)),
+        principals: Principals::new(principal_limits, clock.clone()),
         transfers,
         memory: memory.clone(),
     });
@@ -247,29 +250,30 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let stop = CancellationToken::new();
     let mut synchronizing = tokio::spawn(synchronizer.run(stop.child_token()));
     let watching_keys =
-        tokio::spawn(crate::keys::watch(keys, folder.path().to_owned(), db.clone(), stop.child_token()));
+        tokio::spawn(crate::keys::watch(keys, folder.path().to_owned(), db.clone(), clock.clone(), stop.child_token()));
     // Within namespaces jobs can't change modes.
     if let Place::Machine(runtime) = &place
         && !runtime.confinement().namespaces.is_enforced()
     {
-        tokio::spawn(private.watch(stop.child_token()));
+        tokio::spawn(private.watch(clock.clone(), stop.child_token()));
     }
     let serving_stop = CancellationToken::new();
     let metrics_address = metrics_listener.as_ref().map(TcpListener::local_addr).transpose()?;
     if let Some(listener) = metrics_listener {
         let (router, stop) = (metrics_router(Arc::clone(&api)), serving_stop.clone());
         let limits = ServerLimits::new(METRICS_CONNECTIONS_MAX);
-        tokio::spawn(api::serve(listener, router, limits, memory.clone(), stop));
+        tokio::spawn(api::serve(listener, router, limits, memory.clone(), clock.clone(), stop));
     }
     let router = api::router(api);
     drop(routers.send_replace(router.clone()));
-    let serving = tokio::spawn(api::serve(listener, router, server_limits, memory, serving_stop.clone()));
+    let serving =
+        tokio::spawn(api::serve(listener, router, server_limits, memory, clock.clone(), serving_stop.clone()));
     announce(address, metrics_address, settings, &folder, &versions, &place)?;
     if let Some(manager) = &manager {
         manager.ready("serving");
     }
     if let Place::Machine(runtime) = &place {
-        for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate().await) {
+        for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate(&*clock).await) {
             tracing::warn!("{warning}");
         }
     }
@@ -290,8 +294,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     serving_stop.cancel();
     stop.cancel();
     let grace = settings.shutdown_grace_seconds.seconds();
-    let (served, synchronized) =
-        tokio::join!(tokio::time::timeout(grace, serving), tokio::time::timeout(grace, synchronizing));
+    let (served, synchronized) = tokio::join!(clock.timeout(grace, serving), clock.timeout(grace, synchronizing));
     watching_keys.abort();
     if served.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "requests that took longer than the grace period were cut off");

@@ -12,10 +12,11 @@ use std::{
 };
 
 use clients::index_proxy::{IndexProxy, Session};
+use clock::SystemClock;
 use image::Locker;
 use model::{
     BoxFuture, Problem,
-    clock::{Clock, SystemClock},
+    clock::Clock,
     lock::{Lock, LockInputs},
     problem::{Fault, Kind},
 };

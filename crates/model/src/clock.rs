@@ -1,15 +1,40 @@
-//! Time and randomness as parameters, so that a test can hold both still.
+//! Time, waiting and randomness as parameters, so that a test can hold all three still.
+//!
+//! Two clocks are told apart. The **wall clock** ([`Clock::now`]) says what rows and people mean by an instant; somebody may
+//! set it. The **boot clock** ([`Clock::boot`]) only goes forward, also while the machine is suspended: limits and pauses go
+//! by it.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{
+        Context, Poll,
+        Poll::{Pending, Ready},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// Where "now" and fresh identifiers come from.
-pub trait Clock: Send + Sync + std::fmt::Debug {
+use crate::BoxFuture;
+
+/// How long [`dyn Clock::sleep_until`](trait.Clock.html) sleeps at most before it looks at the wall clock again.
+pub const WALL_CHECK: Duration = Duration::from_secs(1);
+
+/// Where "now", waiting and fresh identifiers come from.
+pub trait Clock: Send + Sync + fmt::Debug {
     /// The present instant on the wall clock, in whole microseconds: what rows hold, so that an instant that was stored is
     /// the one that was meant.
     fn now(&self) -> Timestamp;
+
+    /// The time since the machine was started, including the time for which it was suspended. It never goes back.
+    fn boot(&self) -> Duration;
+
+    /// Waits until the boot clock shows at least `at`; ready at once when it does already.
+    fn sleep_until_boot(&self, at: Duration) -> BoxFuture<'static, ()>;
 
     /// A new random (version 4) identifier.
     fn new_id(&self) -> Uuid;
@@ -18,19 +43,156 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
 /// A clock that several parts share.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The clock of the machine and its random numbers: what production uses.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
+/// Work took longer than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
 
-impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
-    fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
-        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it took too long")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+impl dyn Clock + '_ {
+    /// Waits for so long.
+    pub async fn sleep(&self, time: Duration) {
+        self.sleep_until_boot(self.boot().saturating_add(time)).await;
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that draws identifiers")]
-    fn new_id(&self) -> Uuid {
-        Uuid::new_v4()
+    /// Waits until the wall clock shows at least `at`. It is looked at again every [`WALL_CHECK`], so that a clock that
+    /// somebody sets is noticed.
+    pub async fn sleep_until(&self, at: Timestamp) {
+        while let Ok(left) = Duration::try_from(at.duration_since(self.now()))
+            && !left.is_zero()
+        {
+            self.sleep(left.min(WALL_CHECK)).await;
+        }
+    }
+
+    /// Does the work for at most so long, and drops it then.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when the work is not done by then.
+    pub async fn timeout<F: Future>(&self, most: Duration, work: F) -> Result<F::Output, Elapsed> {
+        let mut work = pin!(work);
+        let mut end = self.sleep_until_boot(self.boot().saturating_add(most));
+        poll_fn(|context| match work.as_mut().poll(context) {
+            Ready(output) => Ready(Ok(output)),
+            Pending => end.as_mut().poll(context).map(|()| Err(Elapsed)),
+        })
+        .await
+    }
+}
+
+/// A wait that can be moved, for what is polled by hand.
+pub struct Timer {
+    clock: SharedClock,
+    at: Duration,
+    /// When the wait below ends, and the wait.
+    sleep: Option<(Duration, BoxFuture<'static, ()>)>,
+}
+
+impl Timer {
+    /// A timer that is over when the boot clock shows `at`.
+    pub fn new(clock: SharedClock, at: Duration) -> Self {
+        Self { clock, at, sleep: None }
+    }
+
+    /// When it is over, on the boot clock.
+    pub fn end(&self) -> Duration {
+        self.at
+    }
+
+    /// Moves its end.
+    pub fn reset(&mut self, at: Duration) {
+        self.at = at;
+    }
+
+    /// Ready once the boot clock shows its end. A wait that ends too early is kept and taken up again when it is over, so
+    /// that moving the end away costs nothing.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.clock.boot() >= self.at {
+                return Ready(());
+            }
+            let (_, sleep) = match &mut self.sleep {
+                Some(sleep) if sleep.0 <= self.at => sleep,
+                sleep => sleep.insert((self.at, self.clock.sleep_until_boot(self.at))),
+            };
+            if sleep.as_mut().poll(context).is_pending() {
+                return Pending;
+            }
+            self.sleep = None;
+        }
+    }
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timer").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        sync::Mutex,
+        task::Waker,
+    };
+
+    use super::*;
+
+    /// Its wall clock shows the next of these seconds each time that it slept; it sleeps in no time.
+    #[derive(Debug)]
+    struct Jumping {
+        wall_seconds: Mutex<Vec<i64>>,
+        slept: Arc<Mutex<Vec<Duration>>>,
+    }
+
+    impl Clock for Jumping {
+        fn now(&self) -> Timestamp {
+            let mut seconds = self.wall_seconds.lock().unwrap();
+            Timestamp::from_second(if seconds.len() > 1 { seconds.remove(0) } else { seconds[0] }).unwrap()
+        }
+
+        fn boot(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn sleep_until_boot(&self, at: Duration) -> BoxFuture<'static, ()> {
+            self.slept.lock().unwrap().push(at);
+            Box::pin(ready(()))
+        }
+
+        fn new_id(&self) -> Uuid {
+            Uuid::nil()
+        }
+    }
+
+    fn done<F: Future>(work: F) -> F::Output {
+        match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+            Ready(output) => output,
+            Pending => panic!("it waits"),
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_is_noticed_within_a_second() {
+        let slept = Arc::default();
+        // It is set back by an hour, and then far ahead.
+        let clock = Jumping { wall_seconds: Mutex::new(vec![1000, -2600, 9000]), slept: Arc::clone(&slept) };
+        let clock: &dyn Clock = &clock;
+        done(clock.sleep_until(Timestamp::from_second(1010).unwrap()));
+        assert_eq!(*slept.lock().unwrap(), [WALL_CHECK, WALL_CHECK]);
+    }
+
+    #[test]
+    fn work_is_dropped_when_its_time_is_over_and_done_work_counts_first() {
+        let clock: &dyn Clock = &Jumping { wall_seconds: Mutex::new(vec![0]), slept: Arc::default() };
+        assert_eq!(done(clock.timeout(Duration::from_secs(5), pending::<()>())), Err(Elapsed));
+        assert_eq!(done(clock.timeout(Duration::ZERO, ready(7))), Ok(7));
     }
 }

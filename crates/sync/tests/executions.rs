@@ -33,7 +33,12 @@ async fn a_start_runs_what_was_reached_and_ends_in_one_true_status_with_its_log(
     house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
     house.until_status("example-job", &id, Status::Succeeded).await;
     house.until("its folder is dropped", async || house.runtime.change(|s| s.forgotten.contains(&id))).await;
-    let live = LiveLogs::new(Scratch::new(std::env::temp_dir()).unwrap(), MemoryBudget::new(64), 4096);
+    let live = LiveLogs::new(
+        Scratch::new(std::env::temp_dir()).unwrap(),
+        MemoryBudget::new(64),
+        std::sync::Arc::new(clock::SystemClock),
+        4096,
+    );
     let of = (support::TEAM, "example-job", id.as_str());
     let mut log =
         app::executions::log(&house.db, &*house.runtime, &live, &house.caller(), None, of, None).await.unwrap();

@@ -111,7 +111,10 @@ const VERBS: [(&str, Verb); 13] = [
     ("sources::upload", |house, db, name| {
         Box::pin(async move {
             let (clock, caller, limits) = (&*house.clock, house.caller(), ArchiveLimits::default());
-            let uploads = Uploads::new(Scratch::new(std::env::temp_dir()).unwrap());
+            let uploads = Uploads::new(
+                Scratch::new(std::env::temp_dir()).unwrap(),
+                &(Arc::new(clock::SystemClock) as model::clock::SharedClock),
+            );
             let memory = MemoryBudget::new(64);
             let upload = app::sources::begin_upload(db, &caller, TEAM, name, "r").await?;
             let (received, _) = uploads.receive(None).await?.write(archive(name)).await?.complete();

@@ -11,7 +11,7 @@ use super::{
     Asked, Direction, Window,
     document::{JOBS_DEFAULT, ROWS_MAX},
     executions::{self, DataJobExecution, DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionStatus},
-    ready::{AtOnce, Meter, Moment, Ready, Selection, ready},
+    ready::{AtOnce, Moment, ready},
     refused,
     types::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
 };

@@ -32,7 +32,6 @@ use serde::Serialize;
 use tokio::{
     runtime::Handle,
     sync::{Mutex, Semaphore, oneshot},
-    time::timeout,
 };
 use tracing::Instrument;
 use utoipa::ToSchema;
@@ -211,12 +210,13 @@ async fn carry_out(
     let memory = api.memory.for_request(MEMORY_MAX_BYTES);
     // The library makes these values, and counts none of them.
     memory.add(size.introspected.saturating_mul(ready::VALUE_BYTES))?;
+    let clock = Arc::clone(&api.clock);
     let asked = Asked::new(api, caller, memory.clone());
     let answering = async move { respond(SCHEMA.execute(request.data(asked)).await, memory) };
     if size.answers <= ANSWERS_AT_ONCE_MAX {
         return answering.await;
     }
-    let Ok(Ok(turn)) = timeout(LARGE_ANSWER_WAIT_MAX, LARGE_ANSWERS.acquire()).await else {
+    let Ok(Ok(turn)) = clock.timeout(LARGE_ANSWER_WAIT_MAX, LARGE_ANSWERS.acquire()).await else {
         return Err(Problem::overloaded(
             "The query was not carried out.",
             format!("Too many large answers are being made (limit {LARGE_ANSWERS_MAX} at the same time)."),

@@ -79,7 +79,7 @@ pub(crate) async fn sources_upload(
     let (upload, receiving) = match admitted.await {
         Ok(admitted) => admitted,
         Err(failure) => {
-            input::discard(request, max_bytes).await;
+            input::discard(&*api.clock, request, max_bytes).await;
             return Err(failure);
         }
     };

@@ -19,7 +19,7 @@ use store::{
 
 use crate::{
     issuer::{Issuer, Key},
-    support::{Answer, Service, Wish, archive},
+    support::{Answer, Service, Wish, archive, system_clock},
 };
 
 const NOW: i64 = 1_710_000_000;
@@ -163,7 +163,7 @@ pub(crate) fn authentication(issuer: &Issuer) -> Authentication {
             admin_roles: vec!["admin".into()],
             ..ClaimRules::default()
         },
-        keys: Arc::new(Jwks::new(&Options { pause: Duration::ZERO, ..Options::new(issuers) })),
+        keys: Arc::new(Jwks::new(&Options { pause: Duration::ZERO, ..Options::new(issuers) }, &system_clock())),
         authorizer: None,
         one_team: false,
     }
@@ -484,7 +484,7 @@ async fn keys_that_have_grown_old_are_read_again_while_nobody_waits() {
     let mut auth = authentication(&issuer);
     let issuers = vec![clients::jwks::Issuer { name: issuer.name.clone(), jwks_url: None }];
     let options = Options { pause: Duration::ZERO, renew_after: Duration::ZERO, ..Options::new(issuers) };
-    auth.keys = Arc::new(Jwks::new(&options));
+    auth.keys = Arc::new(Jwks::new(&options, &system_clock()));
     let service = service(auth).await;
     let token = |key: &Key| key.sign(&claims(&issuer, json!({"username": "ann", "teams": ["t1"]})));
     service.with_token(&token(&old)).get(JOB).await.refused(404);
@@ -504,7 +504,8 @@ async fn made_up_key_ids_do_not_make_the_service_ask_on_and_on() {
     let mut auth = authentication(&issuer);
     let issuers =
         vec![clients::jwks::Issuer { name: issuer.name.clone(), jwks_url: Some(format!("{}/keys", issuer.name)) }];
-    auth.keys = Arc::new(Jwks::new(&Options { pause: Duration::from_secs(3600), ..Options::new(issuers) }));
+    auth.keys =
+        Arc::new(Jwks::new(&Options { pause: Duration::from_secs(3600), ..Options::new(issuers) }, &system_clock()));
     let service = service(auth).await;
     for id in ["a", "b", "c", "d"] {
         let token = Key::new(id).sign(&claims(&issuer, json!({"username": "ann", "teams": ["t1"]})));

@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     access::{authentication, claims, service},
     issuer::{Issuer, Key},
-    support::{Answer, Service, Wish, archive},
+    support::{Answer, Service, Wish, archive, system_clock},
 };
 
 const METRICS: &str = "/data-jobs/debug/prometheus";
@@ -49,7 +49,7 @@ impl Service {
     async fn listen(&self, limits: ServerLimits) -> Listening {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = api::serve(listener, self.router(), limits, self.memory.clone(), stop.clone());
+        let serving = api::serve(listener, self.router(), limits, self.memory.clone(), system_clock(), stop.clone());
         Listening { address, ended: tokio::spawn(serving), _stop: stop.clone().drop_guard(), stop }
     }
 }

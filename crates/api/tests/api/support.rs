@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use ::clock::SystemClock;
 use api::{
     Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, PrincipalLimits, Principals, Scratch, Template,
     Transfers,
@@ -23,7 +24,7 @@ use jiff::Timestamp;
 use model::{
     BoxFuture, Problem,
     artifact::{Artifact, Mark},
-    clock::Clock,
+    clock::{Clock, SharedClock},
     deployment::VersionDefaults,
     execution::Status,
     lock::LockKey,
@@ -58,9 +59,23 @@ impl Clock for TestClock {
         Timestamp::from_second(self.seconds.load(Ordering::Relaxed)).unwrap()
     }
 
+    /// Waiting is real.
+    fn boot(&self) -> Duration {
+        SystemClock.boot()
+    }
+
+    fn sleep_until_boot(&self, at: Duration) -> BoxFuture<'static, ()> {
+        SystemClock.sleep_until_boot(at)
+    }
+
     fn new_id(&self) -> Uuid {
         Uuid::from_u128(u128::from(self.ids.fetch_add(1, Ordering::Relaxed)) + 1)
     }
+}
+
+/// A clock that goes by itself.
+pub(crate) fn system_clock() -> SharedClock {
+    Arc::new(SystemClock)
 }
 
 /// A runtime that knows logs only.
@@ -241,8 +256,9 @@ impl Service {
         let template = |text: &str, names| wish.templates.then(|| Template::parse(text, names).unwrap());
         let archive_limits = ArchiveLimits::default();
         // Its files have no names.
+        let shared: SharedClock = clock.clone();
         let scratch = Scratch::new(std::env::temp_dir()).unwrap();
-        let transfers = Transfers::new(&scratch, &memory, wish.requests_max.unwrap_or(100), 4 * 1024 * 1024);
+        let transfers = Transfers::new(&scratch, &memory, &shared, wish.requests_max.unwrap_or(100), 4 * 1024 * 1024);
         let api = Api {
             db: db.clone(),
             clock: clock.clone(),
@@ -267,7 +283,7 @@ impl Service {
             api_version: "0.1.0".into(),
             readiness,
             metrics: HttpMetrics::register(&mut registry),
-            metrics_page: Some(MetricsPage::new(Arc::new(registry), memory.clone())),
+            metrics_page: Some(MetricsPage::new(Arc::new(registry), memory.clone(), Arc::clone(&shared))),
             metrics_access: wish.metrics_access,
             auth: wish.auth,
             limits: Limits::new(wish.requests_max.unwrap_or(100), Duration::from_secs(60)),

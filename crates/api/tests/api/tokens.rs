@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     access::{JOB, authentication, claims, service},
     issuer::{Issuer, Key},
-    support::{Answer, Service},
+    support::{Answer, Service, system_clock},
 };
 
 #[tokio::test]
@@ -103,7 +103,10 @@ async fn two_issuers() -> (Service, [(Issuer, Key); 2], Arc<Asked>) {
     let auth = Authentication {
         authorizer: Some(asked.clone()),
         issuers: vec![first.name.clone(), second.name.clone()],
-        keys: Arc::new(Jwks::new(&Options { pause: Duration::ZERO, ..Options::new(issuers.to_vec()) })),
+        keys: Arc::new(Jwks::new(
+            &Options { pause: Duration::ZERO, ..Options::new(issuers.to_vec()) },
+            &system_clock(),
+        )),
         ..authentication(&first)
     };
     (service(auth).await, [(first, one), (second, two)], asked)

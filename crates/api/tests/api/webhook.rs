@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use crate::{
     access::{JOB, authentication, claims, service},
     issuer::{Issuer, Key},
-    support::Service,
+    support::{Service, system_clock},
 };
 
 /// What the server says next, and what it was asked.
@@ -206,7 +206,7 @@ async fn token_endpoint(answers: &[(u16, &'static str)]) -> (Tokens, Arc<Mutex<V
     let router = Router::new().route("/token", post(respond));
     tokio::spawn(async move { axum::serve(listener, router).await });
     let options = tokens::Options { url, refresh_token: "long+lived".into(), timeout: Duration::from_secs(5) };
-    (Tokens::new(options), asked)
+    (Tokens::new(options, system_clock()), asked)
 }
 
 #[tokio::test]

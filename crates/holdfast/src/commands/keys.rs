@@ -215,8 +215,9 @@ async fn remove(folder: &Path, db: &Db, id: &str) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use clock::SystemClock;
     use model::{
-        clock::{Clock, SystemClock},
+        clock::Clock,
         job::{DataJob, JobConfig},
         name::{JobId, JobName, TeamName},
     };

@@ -8,10 +8,8 @@ pub(crate) mod take_over_site;
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use model::{
-    access::Caller,
-    clock::{Clock, SystemClock},
-};
+use clock::SystemClock;
+use model::{access::Caller, clock::Clock};
 use store::Tx;
 
 use crate::config::{Flags, Group, Raw, SETTINGS, Setting, Shape};

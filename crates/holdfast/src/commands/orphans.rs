@@ -4,9 +4,10 @@ use std::{fmt::Write as _, io::Write, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Arg, ArgMatches, Command};
+use clock::SystemClock;
 use model::{
     Problem,
-    clock::SystemClock,
+    clock::SharedClock,
     runtime::{KnownDeployment, Runtime, Target},
 };
 use runtime::kubernetes::KubernetesRuntime;
@@ -94,7 +95,8 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
         // One that is made now would know no job at all.
         bail!("There is no database in {}. Name the right folder with --data-dir.", settings.data_dir.display());
     }
-    let (runtime, _) = cluster::plan(settings).await?.open(settings, false, Arc::new(SystemClock));
+    let clock: SharedClock = Arc::new(SystemClock);
+    let (runtime, _) = cluster::plan(settings, &clock).await?.open(settings, false, Arc::clone(&clock));
     let db = database::open(settings, &file).await?;
     let done = match task {
         Task::List => list(&db, &runtime, out).await,

@@ -4,12 +4,12 @@
 use std::{io::Write, time::Duration};
 
 use anyhow::{anyhow, bail};
-use model::clock::SystemClock;
+use clock::SystemClock;
+use model::clock::Clock;
 use store::{
     leases::{self, SYNCHRONIZER},
     sites,
 };
-use tokio::time::Instant;
 
 use crate::{
     config::{DatabaseUrl, Settings},
@@ -49,9 +49,9 @@ pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Res
         let wait = settings.lease_seconds.seconds();
         writeln!(out, "Looking for {} seconds whether an instance leads on the other site …", wait.as_secs())?;
         out.flush()?;
-        let begun = Instant::now();
-        while begun.elapsed() < wait {
-            tokio::time::sleep(LOOK).await;
+        let (clock, begun): (&dyn Clock, _) = (&SystemClock, SystemClock.boot());
+        while clock.boot().saturating_sub(begun) < wait {
+            clock.sleep(LOOK).await;
             if leases::find(&db, SYNCHRONIZER).await? != seen {
                 bail!(
                     "The site {named} is alive: an instance leads there. Nothing was changed. Stop its instances first; \

@@ -21,7 +21,7 @@ use kube::{
 use model::{
     Problem,
     artifact::Mark,
-    clock::SharedClock,
+    clock::{Clock, SharedClock},
     name::{JobId, JobName},
     runtime::{Observed, Target},
 };
@@ -136,7 +136,7 @@ impl Writer {
             return Ok(Observed::Missing);
         }
         // What is known may be behind; what follows from this answer is a write.
-        let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
+        let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
             _ if !is_ours(&live, target, written.as_ref()) && !self.may_adopt(&live, target) => {
                 Observed::Foreign { owner: owner(&live, &target.job_name) }
@@ -188,8 +188,8 @@ impl Writer {
         let name = target.job_name.as_str();
         let mut object = wanted.clone();
         self.fence.mark(&mut object.metadata);
-        let Some(live) = call(self.cron_jobs.get_opt(name)).await? else {
-            let made = call(self.cron_jobs.create(&params, &object)).await?;
+        let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else {
+            let made = call(&*self.clock, self.cron_jobs.create(&params, &object)).await?;
             return Ok(Ok((Written::of(&made, spec_of(&made), &self.ignored, PutBack::default()), true)));
         };
         let is_adopted = !is_ours(&live, target, written);
@@ -225,7 +225,7 @@ impl Writer {
             live
         };
         keep_metadata(&mut object.metadata, &live.metadata);
-        let done = call(self.cron_jobs.replace(name, &params, &object)).await?;
+        let done = call(&*self.clock, self.cron_jobs.replace(name, &params, &object)).await?;
         let after = spec_of(&done);
         if puts_back {
             put_back.add(&before, &after, self.clock.now());
@@ -244,14 +244,20 @@ impl Writer {
         if last_fired(&live).is_some_and(|last| last >= ticks_after) {
             return Ok(live);
         }
-        patch_status(&self.cron_jobs, &live, serde_json::json!({ "lastScheduleTime": seconds(ticks_after) })).await
+        patch_status(
+            &*self.clock,
+            &self.cron_jobs,
+            &live,
+            serde_json::json!({ "lastScheduleTime": seconds(ticks_after) }),
+        )
+        .await
     }
 
     /// Removes the CronJob of a deployment. Its runs go on.
     pub(crate) async fn remove(&self, target: &Target) -> Result<(), Fault> {
         let name = target.job_name.as_str();
         let written = target.mark.as_ref().and_then(Written::read);
-        let Some(live) = call(self.cron_jobs.get_opt(name)).await? else { return Ok(()) };
+        let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else { return Ok(()) };
         if !is_ours(&live, target, written.as_ref()) || live.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
@@ -261,7 +267,7 @@ impl Writer {
             preconditions: Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() }),
             ..DeleteParams::default()
         };
-        match call(self.cron_jobs.delete(name, &params)).await {
+        match call(&*self.clock, self.cron_jobs.delete(name, &params)).await {
             Ok(_) => Ok(()),
             Err(fault) if fault.is_missing() => Ok(()),
             Err(fault) => Err(fault),
@@ -292,9 +298,10 @@ impl Writer {
         };
         // Where nothing was written before, its making tells whether there is one.
         let is_told_by_making = data.is_none() && target.mark.is_none();
-        let live = if is_told_by_making { None } else { call(self.secrets.get_metadata_opt(name)).await? };
+        let live =
+            if is_told_by_making { None } else { call(&*self.clock, self.secrets.get_metadata_opt(name)).await? };
         match live {
-            None => match call(self.secrets.create(&params, &secret)).await {
+            None => match call(&*self.clock, self.secrets.create(&params, &secret)).await {
                 Err(fault) if is_told_by_making && fault.is_taken() => Ok(false),
                 made => made.map(|_| true),
             },
@@ -305,13 +312,13 @@ impl Writer {
                     "stringData": data,
                 });
                 let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-                call(self.secrets.patch(name, &params, &Patch::Merge(&patch))).await.map(|_| false)
+                call(&*self.clock, self.secrets.patch(name, &params, &Patch::Merge(&patch))).await.map(|_| false)
             }
             // One that a former job of the name left is this job's now: only one has the name.
             Some(live) if data.is_some() && job_id(&live.metadata).is_some() => {
                 secret.metadata.resource_version = live.metadata.resource_version;
                 secret.metadata.uid = live.metadata.uid;
-                call(self.secrets.replace(name, &params, &secret)).await.map(|_| false)
+                call(&*self.clock, self.secrets.replace(name, &params, &secret)).await.map(|_| false)
             }
             Some(_) => Ok(false),
         }
@@ -326,7 +333,7 @@ impl Writer {
             "metadata": { "annotations": { names::KEPT_AT: self.clock.now().to_string() } },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        match call(self.secrets.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
+        match call(&*self.clock, self.secrets.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
             Ok(_) => Ok(()),
             Err(fault) if fault.is_missing() => self.keep_secret(target, name, content).await.map(drop),
             Err(fault) => Err(fault),
@@ -336,8 +343,8 @@ impl Writer {
     /// Removes a secret of ours, unless its job has a CronJob.
     pub(crate) async fn forget_secret(&self, job_id: JobId, job: &JobName, name: &str) -> Result<(), Fault> {
         // In this order: a CronJob that is made after it was looked for has moved the secret on, and the removal fails.
-        let Some(live) = call(self.secrets.get_metadata_opt(name)).await? else { return Ok(()) };
-        let cron_job = call(self.cron_jobs.get_metadata_opt(job.as_str())).await?;
+        let Some(live) = call(&*self.clock, self.secrets.get_metadata_opt(name)).await? else { return Ok(()) };
+        let cron_job = call(&*self.clock, self.cron_jobs.get_metadata_opt(job.as_str())).await?;
         // One that is on its way out lets its Jobs go first.
         let stays = cron_job.is_some_and(|cron_job| cron_job.metadata.deletion_timestamp.is_none());
         if stays || view::job_id(&live.metadata) != Some(job_id) {
@@ -348,7 +355,7 @@ impl Writer {
 
     /// Removes a secret of a job that its CronJob does not name any more.
     pub(crate) async fn drop_secret(&self, job_id: JobId, name: &str) -> Result<(), Fault> {
-        match call(self.secrets.get_metadata_opt(name)).await? {
+        match call(&*self.clock, self.secrets.get_metadata_opt(name)).await? {
             Some(live) if view::job_id(&live.metadata) == Some(job_id) => self.delete_secret(name, live.metadata).await,
             _ => Ok(()),
         }
@@ -360,7 +367,7 @@ impl Writer {
             preconditions: Some(Preconditions { uid: read.uid, resource_version: read.resource_version }),
             ..DeleteParams::default()
         };
-        match call(self.secrets.delete(name, &params)).await {
+        match call(&*self.clock, self.secrets.delete(name, &params)).await {
             Ok(_) => Ok(()),
             Err(fault) if fault.is_missing() || fault.is_conflict() => Ok(()),
             Err(fault) => Err(fault),
@@ -450,13 +457,18 @@ pub(crate) fn last_fired(cron_job: &CronJob) -> Option<Timestamp> {
 }
 
 /// Changes the status of a CronJob, unless somebody changed the object since it was read.
-pub(crate) async fn patch_status(cron_jobs: &Api<CronJob>, live: &CronJob, status: Value) -> Result<CronJob, Fault> {
+pub(crate) async fn patch_status(
+    clock: &dyn Clock,
+    cron_jobs: &Api<CronJob>,
+    live: &CronJob,
+    status: Value,
+) -> Result<CronJob, Fault> {
     let patch = serde_json::json!({
         "metadata": { "resourceVersion": live.resource_version(), "uid": live.uid() },
         "status": status,
     });
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    call(cron_jobs.patch_status(&live.name_any(), &params, &Patch::Merge(&patch))).await
+    call(clock, cron_jobs.patch_status(&live.name_any(), &params, &Patch::Merge(&patch))).await
 }
 
 /// Whether the two fire at other instants.

@@ -4,10 +4,11 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::Duration,
 };
 
 use http::{Method, Request, Response};
+use model::clock::SharedClock;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, histogram::Histogram},
@@ -33,22 +34,24 @@ struct ByAnswer {
 
 /// The calls of the API server, by what was asked and answered: from when a request was sent until its answer began.
 #[derive(Debug, Clone)]
-pub struct Calls(Family<ByAnswer, Histogram, fn() -> Histogram>);
-
-impl Default for Calls {
-    fn default() -> Self {
-        Self(Family::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS)))
-    }
+pub struct Calls {
+    answers: Family<ByAnswer, Histogram, fn() -> Histogram>,
+    clock: SharedClock,
 }
 
 impl Calls {
+    /// None yet.
+    pub(crate) fn new(clock: SharedClock) -> Self {
+        Self { answers: Family::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS)), clock }
+    }
+
     /// Shows the series in `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "holdfast_kubernetes_call_duration",
             "How long the API server took until it began to answer; code is none when no answer came",
             Unit::Seconds,
-            self.0.clone(),
+            self.answers.clone(),
         );
     }
 
@@ -80,7 +83,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Call<S::Future> {
         let (verb, resource) = asked(request.method(), request.uri().path(), request.uri().query().unwrap_or_default());
-        let pending = Pending { calls: self.calls.clone(), verb, resource, begun: Instant::now(), code: None };
+        let pending = Pending { calls: self.calls.clone(), verb, resource, begun: self.calls.clock.boot(), code: None };
         Call { answer: self.inner.call(request), pending }
     }
 }
@@ -98,7 +101,8 @@ struct Pending {
     calls: Calls,
     verb: &'static str,
     resource: String,
-    begun: Instant,
+    /// On the boot clock.
+    begun: Duration,
     code: Option<u16>,
 }
 
@@ -109,7 +113,8 @@ impl Drop for Pending {
             resource: std::mem::take(&mut self.resource),
             code: self.code.map_or_else(|| NO_ANSWER.to_owned(), |code| code.to_string()),
         };
-        self.calls.0.get_or_create(&labels).observe(self.begun.elapsed().as_secs_f64());
+        let took = self.calls.clock.boot().saturating_sub(self.begun);
+        self.calls.answers.get_or_create(&labels).observe(took.as_secs_f64());
     }
 }
 
@@ -175,6 +180,9 @@ fn verb(method: &Method, is_named: bool, query: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use clock::SystemClock;
     use tower::ServiceExt;
 
     use super::*;
@@ -202,7 +210,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_a_failure_and_a_call_that_nobody_waits_for_are_counted() {
-        let calls = Calls::default();
+        let clock: SharedClock = Arc::new(SystemClock);
+        let calls = Calls::new(Arc::clone(&clock));
         let client = calls.counted(tower::service_fn(|request: Request<()>| {
             Box::pin(async move {
                 match request.uri().path() {
@@ -215,7 +224,7 @@ mod tests {
         let ask = |path: &str| client.clone().oneshot(Request::get(path).body(()).expect("a request"));
         ask("/version").await.expect("an answer");
         ask("/livez").await.expect_err("no answer");
-        drop(tokio::time::timeout(std::time::Duration::from_millis(1), ask("/api/v1/pods")).await);
+        drop(clock.timeout(Duration::from_millis(1), ask("/api/v1/pods")).await);
 
         let mut registry = Registry::default();
         calls.register(&mut registry);

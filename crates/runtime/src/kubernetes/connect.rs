@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
+use model::clock::SharedClock;
 use tower::{filter::FilterLayer, layer::layer_fn};
 
 use super::{calls::Calls, window::Window};
@@ -61,7 +62,11 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// When there is neither, or it can't be used.
-pub async fn connect(context: Option<&str>, namespace: Option<&str>) -> Result<Connection, ConnectError> {
+pub async fn connect(
+    clock: SharedClock,
+    context: Option<&str>,
+    namespace: Option<&str>,
+) -> Result<Connection, ConnectError> {
     let mut config = match context {
         Some(context) => {
             let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
@@ -73,7 +78,7 @@ pub async fn connect(context: Option<&str>, namespace: Option<&str>) -> Result<C
     config.read_timeout = Some(READ_TIMEOUT);
     let server = config.cluster_url.to_string();
     let namespace = namespace.map_or_else(|| config.default_namespace.clone(), ToOwned::to_owned);
-    let (window, calls) = (Window::default(), Calls::default());
+    let (window, calls) = (Window::new(clock.clone()), Calls::new(clock));
     let keeps_back = {
         let window = window.clone();
         move |request| window.lets_through(request)

@@ -1,14 +1,11 @@
 //! What events of the namespace say of objects that get no further.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::{Api, api::ListParams};
+use model::clock::SharedClock;
 use tokio::sync::Mutex;
 
 use super::fault::{Fault, call};
@@ -42,6 +39,7 @@ impl About {
 #[derive(Debug, Clone)]
 pub(crate) struct Events {
     api: Api<Event>,
+    clock: SharedClock,
     refused_pods: Arc<Mutex<Option<Told>>>,
     missing_volumes: Arc<Mutex<Option<Told>>>,
 }
@@ -49,15 +47,16 @@ pub(crate) struct Events {
 /// The newest words about each object.
 #[derive(Debug)]
 struct Told {
-    read_at: Instant,
+    /// On the boot clock.
+    read_at: Duration,
     newest: HashMap<String, String>,
     /// Whether there are no others.
     whole: bool,
 }
 
 impl Events {
-    pub(crate) fn new(api: Api<Event>) -> Self {
-        Self { api, refused_pods: Arc::default(), missing_volumes: Arc::default() }
+    pub(crate) fn new(api: Api<Event>, clock: SharedClock) -> Self {
+        Self { api, clock, refused_pods: Arc::default(), missing_volumes: Arc::default() }
     }
 
     /// The newest words about an object, a few seconds old at most.
@@ -69,7 +68,7 @@ impl Events {
         {
             // Who comes while they are read waits for the same answer.
             let mut kept = kept.lock().await;
-            let told = match kept.take().filter(|told| told.read_at.elapsed() < FRESH_FOR) {
+            let told = match kept.take().filter(|told| self.clock.boot().saturating_sub(told.read_at) < FRESH_FOR) {
                 Some(told) => told,
                 None => self.read(about.selector()).await?,
             };
@@ -83,8 +82,9 @@ impl Events {
     }
 
     async fn read(&self, selector: &str) -> Result<Told, Fault> {
-        let read_at = Instant::now();
-        let events = call(self.api.list(&ListParams::default().fields(selector).limit(EVENTS_MAX))).await?;
+        let read_at = self.clock.boot();
+        let events =
+            call(&*self.clock, self.api.list(&ListParams::default().fields(selector).limit(EVENTS_MAX))).await?;
         let whole = events.metadata.continue_.is_none_or(|token| token.is_empty());
         Ok(Told { read_at, newest: newest(events.items), whole })
     }

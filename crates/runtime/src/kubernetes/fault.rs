@@ -2,7 +2,7 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use model::Problem;
+use model::{Problem, clock::Clock};
 
 /// How long a call may take.
 const CALL_TIMEOUT: Duration = model::runtime::CHANGE_MAX;
@@ -19,8 +19,11 @@ pub(crate) enum Fault {
 }
 
 /// Makes a call, with its time limit.
-pub(crate) async fn call<T>(call: impl IntoFuture<Output = Result<T, kube::Error>>) -> Result<T, Fault> {
-    match tokio::time::timeout(CALL_TIMEOUT, call.into_future()).await {
+pub(crate) async fn call<T>(
+    clock: &dyn Clock,
+    call: impl IntoFuture<Output = Result<T, kube::Error>>,
+) -> Result<T, Fault> {
+    match clock.timeout(CALL_TIMEOUT, call.into_future()).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Fault::from(error)),
         Err(_) => Err(Fault::Silent(format!("It did not answer within {} seconds.", CALL_TIMEOUT.as_secs()))),

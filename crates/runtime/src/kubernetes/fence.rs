@@ -15,7 +15,7 @@ use std::{
 
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, api::PostParams};
-use model::Problem;
+use model::{Problem, clock::SharedClock};
 
 use super::{
     MANAGER,
@@ -34,12 +34,13 @@ const TRIES: usize = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Fence {
     config_maps: Api<ConfigMap>,
+    clock: SharedClock,
     epoch: Arc<AtomicI64>,
 }
 
 impl Fence {
-    pub(crate) fn new(config_maps: Api<ConfigMap>) -> Self {
-        Self { config_maps, epoch: Arc::default() }
+    pub(crate) fn new(config_maps: Api<ConfigMap>, clock: SharedClock) -> Self {
+        Self { config_maps, clock, epoch: Arc::default() }
     }
 
     /// From now on, what is written names this epoch.
@@ -75,13 +76,13 @@ impl Fence {
     /// The epoch that the cluster knows after it.
     async fn try_raise(&self, epoch: i64) -> Result<i64, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        let Some(mut live) = call(self.config_maps.get_opt(CONFIG_MAP)).await? else {
+        let Some(mut live) = call(&*self.clock, self.config_maps.get_opt(CONFIG_MAP)).await? else {
             let fresh = ConfigMap {
                 metadata: ObjectMeta { name: Some(CONFIG_MAP.into()), ..ObjectMeta::default() },
                 data: Some(BTreeMap::from([(KEY.to_owned(), epoch.to_string())])),
                 ..ConfigMap::default()
             };
-            return call(self.config_maps.create(&params, &fresh)).await.map(|_| epoch);
+            return call(&*self.clock, self.config_maps.create(&params, &fresh)).await.map(|_| epoch);
         };
         let data = live.data.get_or_insert_default();
         if let Some(known) = data.get(KEY).and_then(|text| text.parse().ok()).filter(|known| *known >= epoch) {
@@ -89,7 +90,7 @@ impl Fence {
         }
         data.insert(KEY.to_owned(), epoch.to_string());
         // It has the resource version that was read.
-        call(self.config_maps.replace(CONFIG_MAP, &params, &live)).await.map(|_| epoch)
+        call(&*self.clock, self.config_maps.replace(CONFIG_MAP, &params, &live)).await.map(|_| epoch)
     }
 }
 

@@ -19,7 +19,11 @@ use std::{
 use futures::AsyncReadExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
-use model::{log::LogChunk, name::ExecutionId};
+use model::{
+    clock::{Clock, SharedClock},
+    log::LogChunk,
+    name::ExecutionId,
+};
 use tokio::{
     sync::Semaphore,
     task::{JoinHandle, spawn_blocking},
@@ -54,23 +58,25 @@ pub(crate) struct Logs {
     folder: PathBuf,
     log_max_bytes: u64,
     places: Arc<Semaphore>,
+    clock: SharedClock,
     /// Counts what was pulled, so that two readers of a log don't write into one folder.
     pulls: AtomicU64,
     /// Followers by the pod's uid.
     followers: Mutex<HashMap<String, (ExecutionId, JoinHandle<()>)>>,
-    /// Since when the logs of runs can't be had from their nodes.
-    silent: Mutex<HashMap<ExecutionId, tokio::time::Instant>>,
+    /// Since when the logs of runs can't be had from their nodes, on the boot clock.
+    silent: Mutex<HashMap<ExecutionId, Duration>>,
 }
 
 impl Logs {
     /// Logs of the pods of `pods`, with `folder` for what is followed.
-    pub(crate) fn new(pods: Api<Pod>, folder: PathBuf, log_max_bytes: u64) -> Self {
+    pub(crate) fn new(pods: Api<Pod>, folder: PathBuf, log_max_bytes: u64, clock: SharedClock) -> Self {
         let places = Arc::new(Semaphore::new(FOLLOWED_MAX));
         Self {
             pods,
             folder,
             log_max_bytes,
             places,
+            clock,
             pulls: AtomicU64::new(0),
             followers: Mutex::default(),
             silent: Mutex::default(),
@@ -87,9 +93,9 @@ impl Logs {
             }
             let Ok(place) = self.places.clone().try_acquire_owned() else { return };
             let (api, to, limit, pod) = (self.pods.clone(), self.folder_of(id, pod), self.log_max_bytes, pod.clone());
-            let uid = pod.uid.clone();
+            let (uid, clock) = (pod.uid.clone(), self.clock.clone());
             let task = tokio::spawn(async move {
-                if let Err(error) = stream(&api, &pod, true, to, limit).await {
+                if let Err(error) = stream(&*clock, &api, &pod, true, to, limit).await {
                     tracing::debug!(pod = pod.name, %error, "the log of a pod is not followed any more");
                 }
                 drop(place);
@@ -106,9 +112,8 @@ impl Logs {
         for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() || pod.init.is_some()) {
             let to =
                 self.folder.join("pulled").join(format!("{}-{}", pod.uid, self.pulls.fetch_add(1, Ordering::Relaxed)));
-            match tokio::time::timeout(PULL_TIMEOUT, stream(&self.pods, pod, false, to.clone(), self.log_max_bytes))
-                .await
-            {
+            let pulling = stream(&*self.clock, &self.pods, pod, false, to.clone(), self.log_max_bytes);
+            match self.clock.timeout(PULL_TIMEOUT, pulling).await {
                 Ok(Ok(())) => {
                     self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
                     let chunk = self.read_folder(to.clone()).await;
@@ -123,7 +128,7 @@ impl Logs {
                     let silent = |_| Fault::Silent("The log was not read within a minute.".into());
                     let fault = failed.map_err(silent).and_then(|done| done).err();
                     // An API server that is away is waited for. One that answers speaks for a node that does not.
-                    let is_there = call(self.pods.get_metadata_opt(&pod.name)).await?.is_some();
+                    let is_there = call(&*self.clock, self.pods.get_metadata_opt(&pod.name)).await?.is_some();
                     let Some(fault) = fault.filter(|_| is_there) else { continue };
                     // A node that has no address can't be asked, whether it is there or not.
                     let has_no_address = fault.to_string().contains("no preferred addresses found");
@@ -174,7 +179,8 @@ impl Logs {
     /// Notes that a log can't be had from its node, and tells whether that has been so for long.
     fn is_silent_for_long(&self, id: &ExecutionId) -> bool {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.entry(id.clone()).or_insert_with(tokio::time::Instant::now).elapsed() >= NODE_SILENT_MAX
+        let now = self.clock.boot();
+        now.saturating_sub(*silent.entry(id.clone()).or_insert(now)) >= NODE_SILENT_MAX
     }
 
     fn folder_of(&self, id: &ExecutionId, pod: &PodView) -> PathBuf {
@@ -200,9 +206,9 @@ impl Logs {
             let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
             followers.values().any(|(of, task)| of == id && !task.is_finished())
         };
-        let until = tokio::time::Instant::now() + LAST_WORDS;
-        while running() && tokio::time::Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let until = self.clock.boot() + LAST_WORDS;
+        while running() && self.clock.boot() < until {
+            self.clock.sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -242,13 +248,20 @@ fn joined(parts: Vec<(String, LogChunk)>) -> LogChunk {
 }
 
 /// Takes a pod's log into a folder, from its beginning; with `follow`, to the end of its container.
-async fn stream(pods: &Api<Pod>, pod: &PodView, follow: bool, to: PathBuf, log_max_bytes: u64) -> Result<(), Fault> {
+async fn stream(
+    clock: &dyn Clock,
+    pods: &Api<Pod>,
+    pod: &PodView,
+    follow: bool,
+    to: PathBuf,
+    log_max_bytes: u64,
+) -> Result<(), Fault> {
     let container = match &pod.init {
         Some((name, _)) if pod.main.started_at.is_none() => name.clone(),
         _ => pod.main_name.clone(),
     };
     let params = LogParams { container: Some(container), follow, ..LogParams::default() };
-    let mut bytes = std::pin::pin!(call(pods.log_stream(&pod.name, &params)).await?);
+    let mut bytes = std::pin::pin!(call(clock, pods.log_stream(&pod.name, &params)).await?);
     let disk = |e: io::Error| Fault::Silent(format!("The log can't be written to {}: {e}.", to.display()));
     let mut writer = {
         let to = to.clone();

@@ -85,7 +85,7 @@ pub struct KubernetesOptions {
     pub ignore_paths: Vec<String>,
     /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
     pub adopt: bool,
-    /// The present instant.
+    /// Time, and waiting.
     pub clock: SharedClock,
 }
 
@@ -115,12 +115,13 @@ impl KubernetesRuntime {
         let namespace = Arc::new(Namespace::default());
         let mut watches = JoinSet::new();
         namespace.watch(client, name, &mut watches);
-        let fence = Fence::new(Api::namespaced(client.clone(), name));
+        let fence = Fence::new(Api::namespaced(client.clone(), name), options.clock.clone());
         let api = |client: &Client| Runner {
             cron_jobs: Api::namespaced(client.clone(), name),
             jobs: Api::namespaced(client.clone(), name),
             pods: Api::namespaced(client.clone(), name),
             adopts: options.adopt,
+            clock: options.clock.clone(),
             fence: fence.clone(),
         };
         let runner = api(client);
@@ -133,8 +134,9 @@ impl KubernetesRuntime {
             clock: options.clock.clone(),
             fence: fence.clone(),
         };
-        let events = Events::new(Api::namespaced(client.clone(), name));
-        let logs = Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes);
+        let events = Events::new(Api::namespaced(client.clone(), name), options.clock.clone());
+        let logs =
+            Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes, options.clock.clone());
         Self { options, namespace, writer, runner, events, fence, logs, _watches: watches }
     }
 
@@ -156,7 +158,7 @@ impl KubernetesRuntime {
 
     /// Waits until the objects of the namespace are known, and says else what is not.
     async fn await_lists(&self, what: &str) -> Result<(), Problem> {
-        if self.namespace.listed(LISTED_MAX).await {
+        if self.namespace.listed(&*self.options.clock, LISTED_MAX).await {
             return Ok(());
         }
         Err(Problem::unavailable(what, "The cluster's API server can't be reached."))
@@ -222,7 +224,7 @@ impl KubernetesRuntime {
                 }
                 _ => {}
             }
-            let _ = tokio::time::timeout(LOOK_MAX, rings).await;
+            let _ = self.options.clock.timeout(LOOK_MAX, rings).await;
         }
     }
 
@@ -309,7 +311,7 @@ impl Runtime for KubernetesRuntime {
         Box::pin(async move {
             let what = || format!("The CronJob {} can't be looked at.", target.job_name);
             // Thousands of first looks need no call each.
-            self.namespace.listed(LISTED_MAX).await;
+            self.namespace.listed(&*self.options.clock, LISTED_MAX).await;
             let observed = self.writer.observe(&self.namespace, target).await;
             Ok(match observed.map_err(|fault| fault.into_problem(what()))? {
                 Observed::Present { .. } if self.namespace.is_incomplete(target.job_name.as_str()) => {
@@ -382,7 +384,7 @@ impl Runtime for KubernetesRuntime {
         Box::pin(async move {
             let image = Self::image(&run.artifact)?;
             let known = self.namespace.cron_job(run.blueprint.job_name.as_str());
-            Box::pin(self.runner.start(&self.options.manifest, run, image, known, &*self.options.clock)).await
+            Box::pin(self.runner.start(&self.options.manifest, run, image, known)).await
         })
     }
 

@@ -21,7 +21,7 @@ use kube::{
 };
 use model::{
     Problem,
-    clock::Clock,
+    clock::SharedClock,
     name::{ExecutionId, JobId, JobName},
     runtime::{Run, Started},
     schedule::Schedule,
@@ -59,6 +59,7 @@ pub(crate) struct Runner {
     pub(crate) pods: Api<Pod>,
     /// Whether CronJobs of another Control Service are taken over.
     pub(crate) adopts: bool,
+    pub(crate) clock: SharedClock,
     pub(crate) fence: Fence,
 }
 
@@ -70,10 +71,9 @@ impl Runner {
         run: &Run,
         image: &str,
         known: Option<CronJobView>,
-        clock: &dyn Clock,
     ) -> Result<Started, Problem> {
         let what = || format!("The run {} was not started.", run.id);
-        Box::pin(self.try_start(options, run, image, known, clock)).await.map_err(|fault| fault.into_problem(what()))?
+        Box::pin(self.try_start(options, run, image, known)).await.map_err(|fault| fault.into_problem(what()))?
     }
 
     async fn try_start(
@@ -82,15 +82,17 @@ impl Runner {
         run: &Run,
         image: &str,
         known: Option<CronJobView>,
-        clock: &dyn Clock,
     ) -> Result<Result<Started, Problem>, Fault> {
         let name = run.blueprint.job_name.as_str();
         let is_of_job = |view: &CronJobView| view.job_id == Some(run.blueprint.deployment.job_id);
         let (job, cron_job) = if let Some(known) = known.filter(is_of_job) {
             // Whether that still holds is asked while the Job is made: it runs nothing yet.
-            tokio::try_join!(self.make(options, run, image, known.uid), call(self.cron_jobs.get_opt(name)))?
+            tokio::try_join!(
+                self.make(options, run, image, known.uid),
+                call(&*self.clock, self.cron_jobs.get_opt(name))
+            )?
         } else {
-            let live = call(self.cron_jobs.get_opt(name)).await?;
+            let live = call(&*self.clock, self.cron_jobs.get_opt(name)).await?;
             let Some(cron_job) = live.filter(|live| is_of_job(&CronJobView::of(&live.metadata))) else {
                 return Ok(Err(not_deployed(run)));
             };
@@ -114,8 +116,8 @@ impl Runner {
             return Ok(Err(not_deployed(run)));
         };
         let cron_job = Box::pin(self.enter(name, cron_job, &job)).await?;
-        if awaits_tick(&cron_job, clock.now()) {
-            tokio::time::sleep(SETTLED_AFTER).await;
+        if awaits_tick(&cron_job, self.clock.now()) {
+            self.clock.sleep(SETTLED_AFTER).await;
         }
         let ticks = self.unfinished_ticks(run.blueprint.deployment.job_id, name).await?;
         if let Some((before, _)) = ticks.first() {
@@ -128,7 +130,7 @@ impl Runner {
             "spec": { "suspend": false },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        call(self.jobs.patch(run.id.as_str(), &params, &Patch::Merge(&patch))).await?;
+        call(&*self.clock, self.jobs.patch(run.id.as_str(), &params, &Patch::Merge(&patch))).await?;
         Ok(Ok(Started::Running))
     }
 
@@ -152,7 +154,7 @@ impl Runner {
         let mut job = manifest::manual_job(options, run, image, owner);
         self.fence.mark(&mut job.metadata);
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        match call(self.jobs.create(&params, &job)).await {
+        match call(&*self.clock, self.jobs.create(&params, &job)).await {
             Ok(job) => Ok(Some(job)),
             Err(fault) if fault.is_taken() => self.claimed(run).await,
             Err(fault) => Err(fault),
@@ -161,7 +163,7 @@ impl Runner {
 
     /// The Job of a former try of the same start.
     async fn claimed(&self, run: &Run) -> Result<Option<Job>, Fault> {
-        let job = call(self.jobs.get_opt(run.id.as_str())).await?;
+        let job = call(&*self.clock, self.jobs.get_opt(run.id.as_str())).await?;
         Ok(job.filter(|job| {
             job.metadata.deletion_timestamp.is_none()
                 && job_id(&job.metadata) == Some(run.blueprint.deployment.job_id)
@@ -196,18 +198,18 @@ impl Runner {
         for _ in 0..TRIES {
             let live = match known.take() {
                 Some(known) => known,
-                None => call(self.cron_jobs.get_status(cron_job)).await?,
+                None => call(&*self.clock, self.cron_jobs.get_status(cron_job)).await?,
             };
             let mut notes = Notes::of(&live);
             if !change(&mut notes) {
                 return Ok(live);
             }
-            match patch_status(&self.cron_jobs, &live, notes.into_status()).await {
+            match patch_status(&*self.clock, &self.cron_jobs, &live, notes.into_status()).await {
                 Ok(changed) => return Ok(changed),
                 Err(fault) if fault.is_conflict() => last = Some(fault),
                 Err(fault) => return Err(fault),
             }
-            tokio::time::sleep(TRY_PAUSE).await;
+            self.clock.sleep(TRY_PAUSE).await;
         }
         Err(last.unwrap_or_else(|| Fault::Silent("Others keep changing the CronJob.".into())))
     }
@@ -220,7 +222,7 @@ impl Runner {
         } else {
             format!("{}={job_id}", names::JOB_ID)
         };
-        let jobs = call(self.jobs.list(&ListParams::default().labels(&of_job))).await?;
+        let jobs = call(&*self.clock, self.jobs.list(&ListParams::default().labels(&of_job))).await?;
         let unfinished = jobs.items.into_iter().filter_map(|job| {
             let view = JobView::with(&job, job_id)?;
             let is_unfinished_tick = !view.manual && !view.is_over() && !view.terminating;
@@ -240,7 +242,7 @@ impl Runner {
             preconditions: uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
             ..DeleteParams::default()
         };
-        match call(self.jobs.delete(name, &params)).await {
+        match call(&*self.clock, self.jobs.delete(name, &params)).await {
             Ok(_) => Ok(()),
             Err(fault) if fault.is_missing() || fault.is_conflict() => Ok(()),
             Err(fault) => Err(fault),
@@ -256,7 +258,7 @@ impl Runner {
             "spec": { "suspend": true },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        match call(self.jobs.patch(id.as_str(), &params, &Patch::Merge(&patch))).await {
+        match call(&*self.clock, self.jobs.patch(id.as_str(), &params, &Patch::Merge(&patch))).await {
             Ok(_) => Ok(true),
             Err(fault) if fault.is_missing() => Ok(false),
             Err(fault) => Err(fault),
@@ -265,7 +267,7 @@ impl Runner {
 
     /// Removes what is left of a run. Answers whose it was, when there was something.
     pub(crate) async fn forget(&self, id: &ExecutionId) -> Result<Option<(JobId, JobName)>, Fault> {
-        let Some(live) = call(self.jobs.get_metadata_opt(id.as_str())).await? else { return Ok(None) };
+        let Some(live) = call(&*self.clock, self.jobs.get_metadata_opt(id.as_str())).await? else { return Ok(None) };
         let Some(job_id) = job_id(&live.metadata) else { return Ok(None) };
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(None);
@@ -284,27 +286,27 @@ impl Runner {
     /// Has a tick count as fired before its Job goes. The controller notes it only after it made the Job, and begins anew
     /// when somebody wrote in between: it must find the Job then, or the note, or it makes the Job a second time.
     async fn keep_fired(&self, owner: &OwnerReference, tick: Timestamp, job_id: JobId) -> Result<(), Fault> {
-        let Some(live) = call(self.cron_jobs.get_opt(&owner.name)).await? else { return Ok(()) };
+        let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(&owner.name)).await? else { return Ok(()) };
         let mut notes = Notes::of(&live);
         if live.uid().as_deref() != Some(&owner.uid) || !notes.fired_at(tick) {
             return Ok(());
         }
-        patch_status(&self.cron_jobs, &live, notes.into_status()).await?;
+        patch_status(&*self.clock, &self.cron_jobs, &live, notes.into_status()).await?;
         // Until the controller has read it. It may have been about to note the next tick, and that is lost to this write.
-        tokio::time::sleep(SETTLED_AFTER).await;
+        self.clock.sleep(SETTLED_AFTER).await;
         let ticks = self.unfinished_ticks(job_id, &owner.name).await?;
         self.change_notes(&owner.name, None, |notes| notes.fire_all(&ticks)).await.map(drop)
     }
 
     /// A Job as it is now.
     pub(crate) async fn job(&self, name: &str) -> Result<Option<JobView>, Fault> {
-        Ok(call(self.jobs.get_opt(name)).await?.as_ref().and_then(JobView::of))
+        Ok(call(&*self.clock, self.jobs.get_opt(name)).await?.as_ref().and_then(JobView::of))
     }
 
     /// The pods of a Job as they are now.
     pub(crate) async fn pods(&self, job: &str) -> Result<Vec<PodView>, Fault> {
         let of_job = format!("{}={job}", names::JOB_OF_POD);
-        let pods = call(self.pods.list(&ListParams::default().labels(&of_job))).await?;
+        let pods = call(&*self.clock, self.pods.list(&ListParams::default().labels(&of_job))).await?;
         Ok(pods.items.iter().filter_map(PodView::of).collect())
     }
 }

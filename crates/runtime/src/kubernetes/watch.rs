@@ -22,6 +22,7 @@ use kube::{
     runtime::watcher::{self, DefaultBackoff, Event},
 };
 use model::{
+    clock::Clock,
     name::JobName,
     runtime::{Changes, KnownDeployment},
 };
@@ -257,7 +258,7 @@ impl Namespace {
     }
 
     /// Waits until all kinds were listed once, at most this long.
-    pub(crate) async fn listed(&self, most: Duration) -> bool {
+    pub(crate) async fn listed(&self, clock: &dyn Clock, most: Duration) -> bool {
         let waiting = async {
             loop {
                 let listed = self.listed.notified();
@@ -267,7 +268,7 @@ impl Namespace {
                 listed.await;
             }
         };
-        tokio::time::timeout(most, waiting).await.is_ok()
+        clock.timeout(most, waiting).await.is_ok()
     }
 
     /// Whether all kinds were listed once.

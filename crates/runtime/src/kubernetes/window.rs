@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use model::clock::SharedClock;
 
 /// Until when changes may be begun. It is closed until [`Window::open_for`].
 ///
-/// It goes by the clock since the start of the machine (`CLOCK_BOOTTIME`), which goes on while machine or process are
+/// It goes by the boot clock, which goes on while machine or process are
 /// suspended: who wakes up late finds it closed before any task had its turn.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Window {
+    clock: SharedClock,
     until_millis: Arc<AtomicU64>,
 }
 
@@ -24,33 +25,43 @@ pub(crate) struct Window {
 #[error("This instance has not shown for too long that it leads; another one may lead by now.")]
 pub(crate) struct Late;
 
-fn now_millis() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let millis = i128::from(now.tv_sec) * 1000 + i128::from(now.tv_nsec) / 1_000_000;
-    u64::try_from(millis).unwrap_or(0)
-}
-
 impl Window {
+    /// A closed one.
+    pub(crate) fn new(clock: SharedClock) -> Self {
+        Self { clock, until_millis: Arc::default() }
+    }
+
+    fn now_millis(&self) -> u64 {
+        u64::try_from(self.clock.boot().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Lets changes begin for so long from now.
     pub(crate) fn open_for(&self, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.until_millis.store(if millis == 0 { 0 } else { now_millis().saturating_add(millis) }, Ordering::Release);
+        self.until_millis
+            .store(if millis == 0 { 0 } else { self.now_millis().saturating_add(millis) }, Ordering::Release);
     }
 
     /// Whether a request may be sent: one that changes nothing always.
     pub(crate) fn lets_through<B>(&self, request: http::Request<B>) -> Result<http::Request<B>, Late> {
         let is_change = !matches!(*request.method(), http::Method::GET | http::Method::HEAD);
-        if is_change && now_millis() >= self.until_millis.load(Ordering::Acquire) { Err(Late) } else { Ok(request) }
+        if is_change && self.now_millis() >= self.until_millis.load(Ordering::Acquire) {
+            Err(Late)
+        } else {
+            Ok(request)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clock::SystemClock;
+
     use super::*;
 
     #[test]
     fn changes_begin_only_as_long_as_the_lease_lets_them() {
-        let window = Window::default();
+        let window = Window::new(Arc::new(SystemClock));
         let sent = |method: &str| {
             window.lets_through(http::Request::builder().method(method).body(()).expect("a request")).is_ok()
         };

@@ -187,7 +187,7 @@ impl Environments {
             let lock = blocking(NOT_MADE, move || FileLock::try_exclusive(&path)).await?;
             match lock {
                 Some(lock) => return Ok(lock),
-                None => tokio::time::sleep(BUSY_PAUSE).await,
+                None => self.clock.sleep(BUSY_PAUSE).await,
             }
         }
     }

@@ -26,13 +26,14 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use clock::SystemClock;
 use model::{
     BoxFuture, Problem,
     artifact::{Artifact, Mark},
-    clock::SharedClock,
+    clock::{Clock, SharedClock},
     execution::{EndCause, RunEnd},
     lock::LockKey,
     log::LogChunk,
@@ -153,7 +154,7 @@ pub fn harden_process() -> io::Result<()> {
 /// service when it stops.
 ///
 /// Looks only when this process runs in the control group of a systemd service.
-pub async fn shares_fate() -> Option<String> {
+pub async fn shares_fate(clock: &dyn Clock) -> Option<String> {
     let groups = tokio::fs::read_to_string("/proc/self/cgroup").await.ok()?;
     let path =
         groups.lines().find_map(|l| l.strip_prefix("0::").or_else(|| l.split_once(":name=systemd:").map(|g| g.1)))?;
@@ -163,7 +164,7 @@ pub async fn shares_fate() -> Option<String> {
         show.arg("--user");
     }
     let show = show.args(["show", "--property=KillMode", "--value", unit]).stdin(Stdio::null()).kill_on_drop(true);
-    let shown = tokio::time::timeout(Duration::from_secs(5), show.output()).await.ok()?.ok()?;
+    let shown = clock.timeout(Duration::from_secs(5), show.output()).await.ok()?.ok()?;
     let mode = String::from_utf8_lossy(&shown.stdout).trim().to_owned();
     (!matches!(mode.as_str(), "" | "process" | "none")).then(|| {
         format!("The unit {unit} has KillMode={mode}: stopping or restarting it ends every run. Set KillMode=process.")
@@ -248,8 +249,8 @@ impl LocalRuntime {
         let folder = self.folder(&run.id);
         let what = format!("The execution {} was not started.", run.id);
         let before = {
-            let folder = folder.clone();
-            blocking(&what, move || make_way(&folder)).await?
+            let (folder, clock) = (folder.clone(), self.options.clock.clone());
+            blocking(&what, move || make_way(&*clock, &folder)).await?
         };
         let cancelled = match before {
             Before::TakenOver => return Ok(()),
@@ -356,7 +357,7 @@ impl LocalRuntime {
         let mut said = String::new();
         if let Some(out) = launcher.stdout.take() {
             let mut out = BufReader::new(out).take(4096);
-            let heard = tokio::time::timeout(TAKEOVER_TIMEOUT, out.read_line(&mut said)).await;
+            let heard = self.options.clock.timeout(TAKEOVER_TIMEOUT, out.read_line(&mut said)).await;
             if heard.is_err() {
                 return Err(failed(format!("Its supervisor said nothing for {} s.", TAKEOVER_TIMEOUT.as_secs())));
             }
@@ -422,7 +423,7 @@ impl LocalRuntime {
                     }
                 }
                 Holder::Supervisor => {
-                    tokio::time::sleep(pause).await;
+                    self.options.clock.sleep(pause).await;
                     pause = (pause * 2).min(BETWEEN_PAUSE.1);
                 }
             }
@@ -451,6 +452,7 @@ impl LocalRuntime {
         let what = format!("What is left of the execution {id} was not removed.");
         let _one = self.starting.lock(id.as_str()).await;
         let folder = self.folder(id);
+        let clock = self.options.clock.clone();
         let removed = blocking(&what, move || {
             if !folder.exists()? {
                 return Ok(true);
@@ -460,7 +462,7 @@ impl LocalRuntime {
             }
             let Some(_lock) = folder.try_lock()? else { return Ok(false) };
             if folder.started()?.is_some() && folder.end()?.is_none() {
-                process::end_leftovers(folder.path(), LEFTOVERS_TIMEOUT);
+                process::end_leftovers(&*clock, folder.path(), LEFTOVERS_TIMEOUT);
             }
             folder.forget().map(|()| true)
         });
@@ -520,7 +522,7 @@ enum Before {
 
 /// Removes what a crash between the writing of the folder and the supervisor left. Its files may not have reached the
 /// disk, so that it is made anew.
-fn make_way(folder: &RunFolder) -> io::Result<Before> {
+fn make_way(clock: &dyn Clock, folder: &RunFolder) -> io::Result<Before> {
     let over = || Ok::<_, io::Error>(folder.is_forgotten()? || folder.end()?.is_some() || folder.started()?.is_some());
     if !folder.exists()? && !folder.is_forgotten()? {
         return Ok(Before::Nothing { cancelled: false });
@@ -528,7 +530,7 @@ fn make_way(folder: &RunFolder) -> io::Result<Before> {
     if over()? {
         return Ok(Before::TakenOver);
     }
-    let patience = Instant::now() + folder::LOCK_PATIENCE;
+    let patience = clock.boot() + folder::LOCK_PATIENCE;
     let _lock = loop {
         let lock = folder.try_lock()?;
         if over()? {
@@ -537,7 +539,7 @@ fn make_way(folder: &RunFolder) -> io::Result<Before> {
         match lock {
             Some(lock) => break lock,
             // Held by a supervisor that is about to write its marker, or by someone who looks whether there is one.
-            None if Instant::now() < patience => std::thread::sleep(folder::LOCK_PAUSE),
+            None if clock.boot() < patience => SystemClock.block_for(folder::LOCK_PAUSE),
             None => return Err(io::Error::other("another supervisor is about to take it over")),
         }
     };
@@ -610,7 +612,7 @@ fn settle(folder: &RunFolder, clock: &SharedClock) -> io::Result<Settled> {
         return Ok(Settled::LookAgain);
     }
     let Some(started_at) = folder.started()? else { return Ok(Settled::NeverStarted) };
-    if !process::end_leftovers(folder.path(), LEFTOVERS_TIMEOUT) {
+    if !process::end_leftovers(&**clock, folder.path(), LEFTOVERS_TIMEOUT) {
         tracing::warn!(folder = %folder.path().display(), "processes of a lost run could not be ended");
     }
     folder.write_end(&RunEnd {

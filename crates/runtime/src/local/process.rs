@@ -4,13 +4,9 @@
 //! whatever its job leaves behind becomes its own child, and the table of processes says by parenthood what is its.
 //! A pid is never trusted for longer than a descriptor of it is held.
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
+use model::clock::Clock;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, getpgrp, getpid, kill_process_group, pidfd_open, pidfd_send_signal},
@@ -75,9 +71,9 @@ pub(super) fn signal_descendants(signal: Signal) {
 ///
 /// For a run whose supervisor was killed: its children have another parent then. Best effort, since a process may
 /// change its environment before it starts another.
-pub(super) fn end_leftovers(run_folder: &Path, most: Duration) -> bool {
+pub(super) fn end_leftovers(clock: &dyn Clock, run_folder: &Path, most: Duration) -> bool {
     let marker = format!("{}={}/", super::TERMINATION_FILE_VARIABLE, run_folder.display());
-    let until = Instant::now() + most;
+    let until = clock.boot() + most;
     let is_leftover = |pid: Pid| {
         fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()))
             .is_ok_and(|all| all.split(|b| *b == 0).any(|one| one.starts_with(marker.as_bytes())))
@@ -99,7 +95,7 @@ pub(super) fn end_leftovers(run_folder: &Path, most: Duration) -> bool {
         if !found {
             return true;
         }
-        if Instant::now() >= until {
+        if clock.boot() >= until {
             return false;
         }
     }

@@ -22,13 +22,13 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use clock::SystemClock;
 use files::Lock;
 use model::{
-    clock::{Clock, SystemClock},
+    clock::Clock,
     execution::{EndCause, RunEnd},
 };
 use rustix::{
@@ -175,7 +175,7 @@ enum Takeover {
 /// Everything up to the record that the run starts. An error leaves nothing behind: the run can be started again.
 fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
     let folder = RunFolder::at(run.to_owned());
-    let patience = Instant::now() + LOCK_PATIENCE;
+    let patience = SystemClock.boot() + LOCK_PATIENCE;
     let lock = loop {
         if let Some(lock) = folder.try_lock()? {
             break lock;
@@ -184,10 +184,10 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
         if folder.started()?.is_some() || folder.end()?.is_some() {
             return Ok(Takeover::Taken);
         }
-        if Instant::now() > patience {
+        if SystemClock.boot() > patience {
             return Err(io::Error::other("another supervisor is about to take the run over"));
         }
-        thread::sleep(LOCK_PAUSE);
+        SystemClock.block_for(LOCK_PAUSE);
     };
     if folder.started()?.is_some() || folder.end()?.is_some() {
         return Ok(Takeover::Taken);
@@ -199,7 +199,7 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
         match Lock::try_shared(&spec.environment_lock)? {
             Some(lock) if environment::is_complete(&spec.environment) => break lock,
             // Held by someone who looks whether anyone needs it.
-            None if Instant::now() < patience => thread::sleep(LOCK_PAUSE),
+            None if SystemClock.boot() < patience => SystemClock.block_for(LOCK_PAUSE),
             _ => return Err(io::Error::other("the environment of the deployment is gone; it is made again")),
         }
     };
@@ -215,7 +215,7 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
     let mut supervisor = Box::new(Supervisor {
         log: LogWriter::new(run.to_owned(), spec.log_max_bytes),
         buffer: vec![0; OUTPUT_AT_ONCE_BYTES],
-        deadline: Instant::now().checked_add(Duration::from_secs(spec.deadline_seconds)),
+        deadline: SystemClock.boot().checked_add(Duration::from_secs(spec.deadline_seconds)),
         spec,
         folder,
         again: again.to_vec(),
@@ -253,7 +253,8 @@ struct Supervisor {
     again: Vec<OsString>,
     log: LogWriter,
     buffer: Vec<u8>,
-    deadline: Option<Instant>,
+    /// On the boot clock.
+    deadline: Option<Duration>,
     control: UnixListener,
     /// Connections of the service, which waits for them to close.
     waiting: Vec<UnixStream>,
@@ -278,8 +279,8 @@ struct Attempt {
     /// Closed by the start of the job's program; before that it may say why that failed.
     report: Option<PipeReader>,
     not_started: Vec<u8>,
-    /// When what has not ended by then is ended hard; absent while the job may go on.
-    kill_at: Option<Instant>,
+    /// When what has not ended by then is ended hard, on the boot clock; absent while the job may go on.
+    kill_at: Option<Duration>,
 }
 
 impl Supervisor {
@@ -307,8 +308,8 @@ impl Supervisor {
                 )
                 .as_bytes(),
             );
-            let until = Instant::now() + pause;
-            while self.forced.is_none() && Instant::now() < until {
+            let until = SystemClock.boot() + pause;
+            while self.forced.is_none() && SystemClock.boot() < until {
                 self.turn(None, Some(until));
             }
         }
@@ -328,14 +329,14 @@ impl Supervisor {
 
     /// Writes the end. On a full disk it waits for room, and gives up the log's tail for it.
     fn record(&mut self, end: &RunEnd) {
-        let until = Instant::now() + END_PATIENCE;
+        let until = SystemClock.boot() + END_PATIENCE;
         while let Err(e) = self.folder.write_end(end) {
             complain(&format!("the end of the run could not be recorded: {e}"));
-            if Instant::now() > until || matches!(self.folder.exists(), Ok(false)) {
+            if SystemClock.boot() > until || matches!(self.folder.exists(), Ok(false)) {
                 return;
             }
             self.log.drop_tail();
-            thread::sleep(Duration::from_secs(1));
+            SystemClock.block_for(Duration::from_secs(1));
         }
     }
 
@@ -354,15 +355,15 @@ impl Supervisor {
             if attempt.kill_at.is_none() && (attempt.code.is_some() || self.forced.is_some()) {
                 // What a job leaves running behind its first process ends with it, as in a container.
                 signal_descendants(Signal::TERM);
-                attempt.kill_at = Some(Instant::now() + self.spec.grace());
+                attempt.kill_at = Some(SystemClock.boot() + self.spec.grace());
             }
-            if attempt.kill_at.is_some_and(|at| at <= Instant::now()) {
+            if attempt.kill_at.is_some_and(|at| at <= SystemClock.boot()) {
                 if attempt.code.is_none() {
                     // Its number is its own as long as nobody took its end in, and names its group.
                     let _ = kill_process_group(attempt.main, Signal::KILL);
                 }
                 signal_descendants(Signal::KILL);
-                attempt.kill_at = Some(Instant::now() + KILL_AGAIN);
+                attempt.kill_at = Some(SystemClock.boot() + KILL_AGAIN);
             }
         }
         while self.take_output(&mut attempt) {}
@@ -401,10 +402,10 @@ impl Supervisor {
     }
 
     /// Waits for something to happen, at most until the deadline and `until`, and takes it in.
-    fn turn(&mut self, mut attempt: Option<&mut Attempt>, until: Option<Instant>) {
+    fn turn(&mut self, mut attempt: Option<&mut Attempt>, until: Option<Duration>) {
         let deadline = self.deadline.filter(|_| self.forced.is_none());
         let timeout = [deadline, until].into_iter().flatten().min().map(|at| {
-            let left = at.saturating_duration_since(Instant::now());
+            let left = at.saturating_sub(SystemClock.boot());
             Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
         });
         let mut fds = vec![
@@ -420,7 +421,7 @@ impl Supervisor {
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             // Only a lack of memory is left; without waiting it would spin.
-            Err(_) => thread::sleep(Duration::from_millis(100)),
+            Err(_) => SystemClock.block_for(Duration::from_millis(100)),
         }
         drop(fds);
 
@@ -439,7 +440,7 @@ impl Supervisor {
         if self.forced.is_none() && !over {
             if matches!(self.folder.cancel_requested(), Ok(true)) {
                 self.forced = Some(EndCause::Cancelled);
-            } else if self.deadline.is_some_and(|at| at <= Instant::now()) {
+            } else if self.deadline.is_some_and(|at| at <= SystemClock.boot()) {
                 self.forced = Some(EndCause::DeadlineExceeded(self.spec.deadline_seconds));
             } else if stopped {
                 self.forced = Some(EndCause::Lost);

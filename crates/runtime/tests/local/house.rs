@@ -14,10 +14,10 @@ use std::{
     time::Duration,
 };
 
+use clock::SystemClock;
 use model::{
     BoxFuture, Problem,
     artifact::Artifact,
-    clock::SystemClock,
     deployment::Mode,
     execution::RunEnd,
     job::Contacts,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use app::{deployments::Missing, executions::StartRequest, jobs::JobDefinition};
+use clock::SystemClock;
 use jiff::{SignedDuration, Timestamp};
 use model::{
     BoxFuture, Problem,
@@ -47,8 +48,17 @@ impl Clock for TestClock {
         *self.0.lock().unwrap()
     }
 
+    /// Waiting is real.
+    fn boot(&self) -> Duration {
+        SystemClock.boot()
+    }
+
+    fn sleep_until_boot(&self, at: Duration) -> BoxFuture<'static, ()> {
+        SystemClock.sleep_until_boot(at)
+    }
+
     fn new_id(&self) -> Uuid {
-        model::clock::SystemClock.new_id()
+        SystemClock.new_id()
     }
 }
 
