@@ -54,8 +54,11 @@ impl Template {
     /// # Errors
     /// Why it is no CronJob, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let cron_job: CronJob =
-            serde_saphyr::from_str(text).map_err(|e| format!("it is no CronJob of batch/v1: {e}."))?;
+        // By way of a value: a YAML parser for each type of the cluster's API would be a tenth of the program.
+        let value: serde_json::Value =
+            serde_saphyr::from_str(text).map_err(|e| format!("it is no YAML or JSON: {e}."))?;
+        let cron_job = serde_path_to_error::deserialize(value)
+            .map_err(|e| format!("it is no CronJob of batch/v1: at {}: {}.", e.path(), e.inner()))?;
         Ok(Self(cron_job))
     }
 }
@@ -703,6 +706,8 @@ spec:
         assert_eq!((pod.containers[0].name.as_str(), pod.containers[1].name.as_str()), ("daily-sales", "beside"));
         assert!(pod.containers[0].lifecycle.is_some());
         assert!(Template::parse("kind: Pod").is_err());
+        let wrong = Template::parse("kind: CronJob\napiVersion: batch/v1\nmetadata: {}\nspec: {schedule: [1]}");
+        assert_eq!(wrong.unwrap_err().split(": ").nth(1), Some("at spec.schedule"));
     }
 
     #[test]
