@@ -5,12 +5,11 @@ use model::name::TeamName;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    Result, Tx, corrupt,
-    db::on,
+    codec::{micros, storable},
+    db::{Tx, on},
+    error::{Result, StoreError, corrupt},
     keys::{self, KeyRing, Resealed},
-    micros,
     sealed::{Place, Sealed},
-    storable,
 };
 
 /// The OAuth application of a team.
@@ -94,10 +93,10 @@ pub async fn replace(
     .execute(c)
     .await
     .map(drop))
-    .map_err(crate::StoreError::from);
+    .map_err(StoreError::from);
     match stored {
         Ok(()) => Ok(true),
-        Err(crate::StoreError::Constraint(_)) => Ok(false),
+        Err(StoreError::Constraint(_)) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -106,7 +105,7 @@ pub async fn replace(
 /// somebody changes at this moment are left to the next time.
 ///
 /// # Errors
-/// [`StoreError::KeyMissing`](crate::StoreError::KeyMissing) when this instance does not have the primary key.
+/// [`StoreError::KeyMissing`] when this instance does not have the primary key.
 pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Resealed> {
     let key = keys::to_seal_with(tx, ring).await?;
     let sql = format!(

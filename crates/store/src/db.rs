@@ -11,14 +11,13 @@ use sqlx::{Connection, PgConnection, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Meter, Result, StoreError, Wake, migrate,
-    postgres::{Pools as PostgresPools, PostgresOptions},
+    error::{CALLERS_READ_SECONDS_MAX, Result, StoreError},
+    meter::Meter,
+    migrate,
+    postgres::{Pools as PostgresPools, PostgresOptions, answered},
     sqlite::{Pools as SqlitePools, SqliteTx},
+    wake::Wake,
 };
-
-/// How long the statements of a caller's read may take: on SQLite all of a transaction together, on PostgreSQL each. The
-/// statement of an abandoned request continues no longer than that.
-pub const CALLERS_READ_SECONDS_MAX: u64 = 10;
 
 /// How many searches ([`Db::read_search`]) read SQLite at the same time. They may use a processor each.
 const SEARCHES_SQLITE_MAX: usize = 2;
@@ -31,10 +30,6 @@ const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The most errors of an abandoned statement that are waited for.
 const ERRORS_MAX: usize = 3;
-
-/// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
-/// one is for a server that vanished without a word.
-const ANSWER_MAX: Duration = Duration::from_secs(45);
 
 /// The database, and the bells of those who follow it.
 #[derive(Debug, Clone)]
@@ -135,26 +130,38 @@ impl Drop for PostgresTx {
 macro_rules! on {
     ($tx:expr, $connection:ident => $body:expr) => {
         match $tx {
-            $crate::Tx::Sqlite(tx) => {
+            $crate::db::Tx::Sqlite(tx) => {
                 let $connection = &mut **tx;
                 $body
             }
-            $crate::Tx::Postgres(tx) => {
+            $crate::db::Tx::Postgres(tx) => {
                 let $connection = &mut **tx;
-                $crate::db::answered(async { $body }).await
+                $crate::postgres::answered(async { $body }).await
             }
         }
     };
 }
 pub(crate) use on;
 
-/// Gives a server up that does not answer.
-pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    match tokio::time::timeout(ANSWER_MAX, statement).await {
-        Ok(answer) => answer,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-    }
+/// Reads the rows of a statement, counting each with the meter of the transaction.
+macro_rules! metered_rows {
+    ($tx:expr, $statement:expr) => {{
+        let meter = $tx.meter();
+        $crate::db::on!($tx, c => {
+            let mut stream = $statement.fetch(c);
+            let mut rows = Vec::new();
+            let read = async {
+                while let Some(row) = futures::TryStreamExt::try_next(&mut stream).await? {
+                    $crate::meter::count(meter.as_deref(), &row)?;
+                    rows.push(row);
+                }
+                Ok::<(), sqlx::Error>(())
+            };
+            read.await.map(|()| rows)
+        })
+    }};
 }
+pub(crate) use metered_rows;
 
 impl Db {
     /// Opens the database that a URL names: `postgres://…` (or `postgresql://…`), or `sqlite:<path>`.

@@ -13,12 +13,11 @@ use model::{
 };
 
 use crate::{
-    Result, Tx, corrupt,
-    db::on,
-    from_json, instant, instant_opt,
+    codec::{self, from_json, instant, instant_opt, micros, to_json},
+    db::{Tx, metered_rows, on},
+    error::{Result, StoreError, corrupt},
     leases::{self, Epoch},
-    meter::{RowBytes, bytes_of_json, metered_rows},
-    micros, to_json,
+    meter::{RowBytes, bytes_of_json},
 };
 
 #[derive(sqlx::FromRow)]
@@ -51,7 +50,7 @@ const COLUMNS: &str = "d.job_id, d.generation, d.job_version, d.python_version_a
     d.enable_execution_notifications, d.deployed_by, d.deployed_at";
 
 impl TryFrom<DeploymentRow> for Deployment {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: DeploymentRow) -> Result<Self> {
         let python = |text: &str| text.parse().map_err(|_| corrupt("a Python version"));
@@ -59,7 +58,7 @@ impl TryFrom<DeploymentRow> for Deployment {
             amount.map(|mi| i32::try_from(mi).map_err(|_| corrupt("an amount of memory"))).transpose()
         };
         Ok(Self {
-            job_id: crate::job_id(&row.job_id)?,
+            job_id: codec::job_id(&row.job_id)?,
             generation: row.generation,
             job_version: SourceVersion::parse(&row.job_version).map_err(|_| corrupt("a job version"))?,
             python_version_asked: row.python_version_asked.as_deref().map(python).transpose()?,
@@ -234,7 +233,7 @@ struct RolloutRow {
 }
 
 impl TryFrom<RolloutRow> for Rollout {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: RolloutRow) -> Result<Self> {
         Ok(Self {
@@ -292,7 +291,7 @@ pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> 
     .bind(limit)
     .fetch_all(c)
     .await)?;
-    rows.iter().map(|(id,)| crate::job_id(id)).collect()
+    rows.iter().map(|(id,)| codec::job_id(id)).collect()
 }
 
 /// When the next deployment is due after `now`.
@@ -382,7 +381,7 @@ const WORK: &str = "j.name as job_name, j.team, t.name as team_secret, d.removed
     left join team_secret t on t.team = j.team";
 
 impl TryFrom<WorkRow> for Work {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: WorkRow) -> Result<Self> {
         Ok(Self {
@@ -607,7 +606,7 @@ pub async fn having(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<JobId>> {
         }
         statement.fetch_all(c).await
     })?;
-    rows.iter().map(|(id,)| crate::job_id(id)).collect()
+    rows.iter().map(|(id,)| codec::job_id(id)).collect()
 }
 
 /// A reached deployment: what runs, and how its rollout stands.

@@ -12,14 +12,12 @@ use model::{
 };
 
 use crate::{
-    Result, StoreError, Tx,
     bound::{Bound, Conditions, bind_all},
-    corrupt,
-    db::on,
-    from_json, instant, instant_opt,
+    codec::{self, from_json, instant, instant_opt, micros, to_json},
+    db::{Tx, metered_rows, on},
+    error::{Result, StoreError, corrupt},
     leases::{self, Epoch},
-    meter::{RowBytes, bytes_of, metered_rows},
-    micros, to_json,
+    meter::{RowBytes, bytes_of},
 };
 
 /// A start to store.
@@ -148,7 +146,7 @@ impl TryFrom<ExecutionRow> for Execution {
     fn try_from(row: ExecutionRow) -> Result<Self> {
         Ok(Self {
             id: execution_id(&row.execution_id)?,
-            job_id: crate::job_id(&row.job_id)?,
+            job_id: codec::job_id(&row.job_id)?,
             job_name: JobName::parse(&row.name).map_err(|_| corrupt("a job name"))?,
             team: TeamName::parse(&row.team).map_err(|_| corrupt("a team name"))?,
             kind: Type::parse(&row.kind).ok_or_else(|| corrupt("an execution type"))?,
@@ -527,7 +525,7 @@ impl RowBytes for PackedRow {
 impl PackedRow {
     fn unpack(self, into: &mut Vec<Execution>) -> Result<()> {
         let Some(runs) = self.runs else { return Ok(()) };
-        let job_id = crate::job_id(&self.job_id)?;
+        let job_id = codec::job_id(&self.job_id)?;
         let job_name = JobName::parse(&self.name).map_err(|_| corrupt("a job name"))?;
         let team = TeamName::parse(&self.team).map_err(|_| corrupt("a team name"))?;
         for run in from_json::<Vec<Packed>>("the runs of a job", &runs)? {

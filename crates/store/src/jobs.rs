@@ -12,11 +12,10 @@ use model::{
 };
 
 use crate::{
-    Result, Tx, corrupt,
-    db::on,
-    from_json,
+    codec::{self, from_json, micros, storable, to_json},
+    db::{Tx, on},
+    error::{Result, StoreError, corrupt},
     meter::{RowBytes, bytes_of, bytes_of_json},
-    micros, storable, to_json,
 };
 pub use list::{
     DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, count, escape_like, page, page_of,
@@ -46,11 +45,11 @@ impl RowBytes for JobRow {
 }
 
 impl TryFrom<JobRow> for DataJob {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: JobRow) -> Result<Self> {
         Ok(Self {
-            id: crate::job_id(&row.job_id)?,
+            id: codec::job_id(&row.job_id)?,
             name: JobName::parse(&row.name).map_err(|_| corrupt("a job name"))?,
             team: TeamName::parse(&row.team).map_err(|_| corrupt("a team name"))?,
             description: row.description,

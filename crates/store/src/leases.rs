@@ -1,6 +1,9 @@
 //! Leadership: one row with an epoch that every later write of the leader names.
 
-use crate::{Db, Result, StoreError, Tx, db::on};
+use crate::{
+    db::{Db, Tx, on},
+    error::{Result, StoreError},
+};
 
 /// The name of the synchronizer's lease.
 pub const SYNCHRONIZER: &str = "synchronizer";

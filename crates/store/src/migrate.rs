@@ -7,7 +7,10 @@ use std::sync::LazyLock;
 
 use sqlx::{PgConnection, SqlitePool, migrate::Migrator};
 
-use crate::{Db, Result, StoreError};
+use crate::{
+    db::Db,
+    error::{Result, StoreError, corrupt, is_unavailable},
+};
 
 static SQLITE: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/sqlite")));
 static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/postgres")));
@@ -45,7 +48,7 @@ pub(crate) async fn complete(db: &Db) -> Result<()> {
 fn migration(error: sqlx::migrate::MigrateError) -> StoreError {
     use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
     match error {
-        Execute(cause) | ExecuteMigration(cause, _) if crate::is_unavailable(&cause) => StoreError::Unavailable(cause),
+        Execute(cause) | ExecuteMigration(cause, _) if is_unavailable(&cause) => StoreError::Unavailable(cause),
         error => StoreError::Migration(error),
     }
 }
@@ -58,7 +61,7 @@ pub(crate) fn known() -> i64 {
 /// Compares what a schema asks of programs with what this one knows.
 pub(crate) fn check(oldest_program: Option<String>) -> Result<()> {
     let Some(needed) = oldest_program else { return Ok(()) };
-    let needed = needed.parse().map_err(|_| crate::corrupt("the oldest program of the schema"))?;
+    let needed = needed.parse().map_err(|_| corrupt("the oldest program of the schema"))?;
     let known = known();
     if known < needed { Err(StoreError::SchemaTooNew { needed, known }) } else { Ok(()) }
 }

@@ -15,13 +15,21 @@ use sqlx::{
 };
 use tokio::task::AbortHandle;
 
-use crate::{Result, StoreError, Wake, db::answered, migrate, wake};
+use crate::{
+    error::{Result, StoreError},
+    migrate,
+    wake::{self, Wake},
+};
 
 /// The oldest PostgreSQL that is supported.
 const OLDEST_VERSION: i32 = 14;
 
 /// How long [`Pools::close`] waits for transactions in progress. The server rolls back those whose connection ends.
 const CLOSE_MAX: Duration = Duration::from_secs(4);
+
+/// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
+/// one is for a server that vanished without a word.
+const ANSWER_MAX: Duration = Duration::from_secs(45);
 
 /// How PostgreSQL is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +188,14 @@ impl Pools {
             let wait_seconds = CLOSE_MAX.as_secs();
             tracing::warn!(wait_seconds, "transactions on the database did not end; leaving them to be rolled back");
         }
+    }
+}
+
+/// Gives a server up that does not answer.
+pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    match tokio::time::timeout(ANSWER_MAX, statement).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
     }
 }
 

@@ -2,7 +2,11 @@
 
 use jiff::Timestamp;
 
-use crate::{Result, Tx, db::on, instant, micros};
+use crate::{
+    codec::{self, instant, micros},
+    db::{Tx, on},
+    error::{Result, corrupt},
+};
 
 /// The row of a schedule, made where there is none.
 pub async fn ensure(tx: &mut Tx, cron: &str, zone: &str, next_tick: Option<Timestamp>) -> Result<i64> {
@@ -139,8 +143,8 @@ pub async fn pending(tx: &mut Tx, limit: i64) -> Result<Vec<PendingTick>> {
     rows.into_iter()
         .map(|(id, name, tick)| {
             Ok(PendingTick {
-                job_id: crate::job_id(&id)?,
-                job_name: model::name::JobName::parse(&name).map_err(|_| crate::corrupt("a job name"))?,
+                job_id: codec::job_id(&id)?,
+                job_name: model::name::JobName::parse(&name).map_err(|_| corrupt("a job name"))?,
                 tick: instant(tick)?,
             })
         })

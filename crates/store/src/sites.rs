@@ -4,8 +4,8 @@
 //! handed over before the first epoch of the site were left behind on another one.
 
 use crate::{
-    Db, Result, Tx,
-    db::on,
+    db::{Db, Tx, on},
+    error::{Result, corrupt},
     leases::{Epoch, Lease},
 };
 
@@ -56,7 +56,7 @@ pub async fn find(tx: &mut Tx) -> Result<Option<Site>> {
     .await)?;
     let value = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| row.1.as_str());
     let Some(id) = value(SITE) else { return Ok(None) };
-    let since = value(SINCE).map_or(Ok(0), str::parse).map_err(|_| crate::corrupt("the first epoch of a site"))?;
+    let since = value(SINCE).map_or(Ok(0), str::parse).map_err(|_| corrupt("the first epoch of a site"))?;
     Ok(Some(Site { id: id.to_owned(), since: Epoch(since) }))
 }
 

@@ -7,7 +7,11 @@ use model::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Result, Tx, corrupt, db::on, from_json, instant, micros, storable};
+use crate::{
+    codec::{self, from_json, instant, micros, storable},
+    db::{Tx, on},
+    error::{Result, StoreError, corrupt},
+};
 
 /// The most bytes of an archive in one row; every row but the last has as many.
 pub const CHUNK_MAX_BYTES: usize = 1024 * 1024;
@@ -91,7 +95,7 @@ struct SourceRow {
 }
 
 impl TryFrom<SourceRow> for Source {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: SourceRow) -> Result<Self> {
         Ok(Self {
@@ -165,10 +169,10 @@ pub async fn purge_removed(
     // Nobody deploys or uploads between the look and the deletion. All jobs come before the first archive: an upload has its
     // job when it waits for an archive.
     for (job, _) in &removed {
-        crate::jobs::lock(tx, crate::job_id(job)?).await?;
+        crate::jobs::lock(tx, codec::job_id(job)?).await?;
     }
     for (job, version) in &removed {
-        let job_id = crate::job_id(job)?;
+        let job_id = codec::job_id(job)?;
         if needed(tx, job_id).await?.iter().any(|needed| needed.as_str() == version) {
             continue;
         }

@@ -7,7 +7,11 @@ use model::{
 };
 
 use super::{COLUMNS, JobRow, anyone, words};
-use crate::{Result, StoreError, Tx, db::on, instant, micros};
+use crate::{
+    codec::{instant, micros},
+    db::{Tx, on},
+    error::{Result, StoreError},
+};
 
 /// A job that was deleted.
 #[derive(Debug, Clone, PartialEq)]

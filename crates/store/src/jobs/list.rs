@@ -10,13 +10,11 @@ use model::{execution::Status as ExecutionStatus, job::DataJob, rollout::Status 
 
 use super::JobRow;
 use crate::{
-    Result, Tx,
     bound::{Bound, Conditions, bind_all},
-    corrupt,
-    db::on,
-    instant_opt,
-    meter::{RowBytes, metered_rows},
-    storable,
+    codec::{instant_opt, storable},
+    db::{Tx, metered_rows, on},
+    error::{Result, StoreError, corrupt},
+    meter::RowBytes,
 };
 
 /// What a list shows of a job beside the job itself.
@@ -66,7 +64,7 @@ impl RowBytes for SummaryRow {
 }
 
 impl TryFrom<SummaryRow> for JobSummary {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: SummaryRow) -> Result<Self> {
         Ok(Self {

@@ -3,7 +3,10 @@
 use model::{job::DataJob, name::JobId};
 
 use super::{JobRow, anyone};
-use crate::{Result, Tx, db::on};
+use crate::{
+    db::{Tx, on},
+    error::Result,
+};
 
 /// How many jobs are completed in one step.
 const STEP: i64 = 500;
