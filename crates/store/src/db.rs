@@ -2,7 +2,6 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -14,16 +13,10 @@ use crate::{
     error::{CALLERS_READ_SECONDS_MAX, Result, StoreError},
     meter::Meter,
     migrate,
-    postgres::{Pools as PostgresPools, PostgresOptions, answered},
+    postgres::{Pools as PostgresPools, answered},
     sqlite::{Pools as SqlitePools, SqliteTx},
     wake::Wake,
 };
-
-/// How many searches ([`Db::read_search`]) read SQLite at the same time. They may use a processor each.
-const SEARCHES_SQLITE_MAX: usize = 2;
-
-/// The share of callers' connections to PostgreSQL that searches may use: one in so many.
-const SEARCHES_POSTGRES_SHARE: u32 = 4;
 
 /// How long a search waits for others to end before it is refused.
 const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -45,7 +38,7 @@ pub struct Db {
 /// Callers and loops have connections of their own, so that none of them starves the other; on PostgreSQL the lease has
 /// them too.
 #[derive(Debug, Clone)]
-enum Pools {
+pub(crate) enum Pools {
     Sqlite(SqlitePools),
     Postgres(PostgresPools),
 }
@@ -164,47 +157,8 @@ macro_rules! metered_rows {
 pub(crate) use metered_rows;
 
 impl Db {
-    /// Opens the database that a URL names: `postgres://…` (or `postgresql://…`), or `sqlite:<path>`.
-    ///
-    /// # Errors
-    /// As [`Db::open_sqlite`] and [`Db::open_postgres`]; [`StoreError::Unfit`] for any other URL.
-    pub async fn open(url: &str, options: &PostgresOptions) -> Result<Self> {
-        match url.split_once(':') {
-            Some(("postgres" | "postgresql", _)) => Self::open_postgres(url, options).await,
-            Some(("sqlite", path)) => Self::open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path))).await,
-            _ => Err(StoreError::Unfit { why: "its URL begins with neither postgres:// nor sqlite:".into() }),
-        }
-    }
-
-    /// Opens the SQLite file at `path`, makes it where there is none, and brings its schema up to date.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] when the file can't be opened, [`StoreError::SchemaTooNew`] when only a newer program
-    /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
-    pub async fn open_sqlite(path: &Path) -> Result<Self> {
-        let pools = SqlitePools::open(path).await?;
-        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default());
-        db.ping().await?;
-        migrate::complete(&db).await?;
-        Ok(db)
-    }
-
-    /// Connects to PostgreSQL 14 or later and brings the schema up to date; instances that start together take turns.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] when the server can't be reached, [`StoreError::Unfit`] when it is none that can be
-    /// used, [`StoreError::SchemaTooNew`] when only a newer program can work with the schema, [`StoreError::Migration`]
-    /// when the schema was changed by hand.
-    pub async fn open_postgres(url: &str, options: &PostgresOptions) -> Result<Self> {
-        let (pools, wake) = PostgresPools::open(url, options).await?;
-        let searches = usize::try_from((options.callers / SEARCHES_POSTGRES_SHARE).max(1)).unwrap_or(1);
-        let db = Self::new(Pools::Postgres(pools), searches, wake);
-        db.ping().await?;
-        migrate::complete(&db).await?;
-        Ok(db)
-    }
-
-    fn new(pools: Pools, searches: usize, wake: Wake) -> Self {
+    /// A database whose schema is up to date; `searches` is how many searches it serves at the same time.
+    pub(crate) fn new(pools: Pools, searches: usize, wake: Wake) -> Self {
         let callers_read_max = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
         let searches = Arc::new(Semaphore::new(searches));
         Self { pools, user: User::Callers, callers_read_max, searches, meter: None, wake }

@@ -21,6 +21,7 @@ pub mod logs;
 mod meter;
 pub mod metrics;
 mod migrate;
+mod open;
 mod postgres;
 pub mod properties;
 pub mod revisions;

@@ -7,10 +7,7 @@ use std::sync::LazyLock;
 
 use sqlx::{PgConnection, SqlitePool, migrate::Migrator};
 
-use crate::{
-    db::Db,
-    error::{Result, StoreError, corrupt, is_unavailable},
-};
+use crate::error::{Result, StoreError, corrupt, is_unavailable};
 
 static SQLITE: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/sqlite")));
 static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/postgres")));
@@ -27,22 +24,6 @@ pub(crate) async fn sqlite(pool: &SqlitePool) -> Result<()> {
 
 pub(crate) async fn postgres(connection: &mut PgConnection) -> Result<()> {
     POSTGRES.run(connection).await.map_err(migration)
-}
-
-/// Completes rows that an older program wrote: columns that lists need, a few hundred in a transaction, and the names of
-/// teams' secrets.
-pub(crate) async fn complete(db: &Db) -> Result<()> {
-    loop {
-        let mut tx = db.write().await?;
-        let more = crate::jobs::complete(&mut tx).await?;
-        tx.commit().await?;
-        if !more {
-            break;
-        }
-    }
-    let mut tx = db.write().await?;
-    crate::team_secrets::complete(&mut tx).await?;
-    tx.commit().await
 }
 
 fn migration(error: sqlx::migrate::MigrateError) -> StoreError {
