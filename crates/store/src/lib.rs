@@ -10,6 +10,7 @@ mod codec;
 pub mod credentials;
 pub mod db;
 pub mod deployments;
+mod epoch;
 mod error;
 pub mod executions;
 pub mod idempotency;

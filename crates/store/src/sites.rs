@@ -5,8 +5,8 @@
 
 use crate::{
     db::{Db, Tx, on},
+    epoch::{Epoch, Lease},
     error::{Result, corrupt},
-    leases::{Epoch, Lease},
 };
 
 /// The site that the database names.
