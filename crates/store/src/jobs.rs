@@ -2,69 +2,26 @@
 
 pub mod deleted;
 mod list;
+mod row;
 mod words;
 
 use jiff::Timestamp;
 use model::{
-    job::{Contacts, DataJob, JobConfig},
+    job::DataJob,
     name::{JobId, JobName, TeamName},
     rollout::Status as DeploymentStatus,
 };
 
 use crate::{
-    codec::{self, from_json, micros, storable, to_json},
+    codec::{micros, storable, to_json},
     db::{Tx, on},
-    error::{Result, StoreError, corrupt},
-    meter::{RowBytes, bytes_of, bytes_of_json},
+    error::{Result, corrupt},
 };
 pub use list::{
     DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, count, escape_like, page, page_of,
 };
+use row::{COLUMNS, JobRow, anyone};
 pub(crate) use words::{complete, python as index_python};
-
-#[derive(sqlx::FromRow)]
-pub(crate) struct JobRow {
-    job_id: String,
-    name: String,
-    team: String,
-    description: String,
-    db_default_type: Option<String>,
-    contacts: String,
-    schedule_cron: Option<String>,
-    generate_keytab: bool,
-    enable_execution_notifications: bool,
-    notification_delay_period_minutes: i64,
-}
-
-impl RowBytes for JobRow {
-    fn text_bytes(&self) -> usize {
-        let texts = [&self.job_id, &self.name, &self.team, &self.description];
-        bytes_of_json(&self.contacts)
-            + bytes_of(texts.map(Some).into_iter().chain([self.db_default_type.as_ref(), self.schedule_cron.as_ref()]))
-    }
-}
-
-impl TryFrom<JobRow> for DataJob {
-    type Error = StoreError;
-
-    fn try_from(row: JobRow) -> Result<Self> {
-        Ok(Self {
-            id: codec::job_id(&row.job_id)?,
-            name: JobName::parse(&row.name).map_err(|_| corrupt("a job name"))?,
-            team: TeamName::parse(&row.team).map_err(|_| corrupt("a team name"))?,
-            description: row.description,
-            config: JobConfig {
-                db_default_type: row.db_default_type,
-                contacts: from_json("the contacts of a job", &row.contacts)?,
-                schedule_cron: row.schedule_cron,
-                generate_keytab: row.generate_keytab,
-                enable_execution_notifications: row.enable_execution_notifications,
-                notification_delay_period_minutes: i32::try_from(row.notification_delay_period_minutes)
-                    .map_err(|_| corrupt("a notification delay"))?,
-            },
-        })
-    }
-}
 
 /// Stores a new job. `false` when a live job has its name.
 pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str, now: Timestamp) -> Result<bool> {
@@ -102,18 +59,6 @@ pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str,
     Ok(done == 1)
 }
 
-/// Whether somebody hears of a job.
-fn anyone(contacts: &Contacts) -> bool {
-    [
-        &contacts.notified_on_job_failure_user_error,
-        &contacts.notified_on_job_failure_platform_error,
-        &contacts.notified_on_job_success,
-        &contacts.notified_on_job_deploy,
-    ]
-    .iter()
-    .any(|addresses| !addresses.is_empty())
-}
-
 /// Replaces description, team and configuration of a live job.
 pub async fn update(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Timestamp) -> Result<()> {
     let config = &job.config;
@@ -143,9 +88,6 @@ pub async fn update(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Time
     .map(drop))?;
     words::index(tx, job).await
 }
-
-const COLUMNS: &str = "job_id, name, team, description, db_default_type, contacts, schedule_cron, generate_keytab,
-    enable_execution_notifications, notification_delay_period_minutes";
 
 /// The live job of this name, whatever its team.
 pub async fn find(tx: &mut Tx, name: &JobName) -> Result<Option<DataJob>> {

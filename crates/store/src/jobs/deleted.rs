@@ -6,7 +6,10 @@ use model::{
     name::{JobId, JobName, TeamName},
 };
 
-use super::{COLUMNS, JobRow, anyone, words};
+use super::{
+    row::{COLUMNS, JobRow, anyone},
+    words,
+};
 use crate::{
     codec::{instant, micros},
     db::{Tx, on},

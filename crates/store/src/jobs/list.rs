@@ -8,7 +8,7 @@
 use jiff::Timestamp;
 use model::{execution::Status as ExecutionStatus, job::DataJob, rollout::Status as DeploymentStatus};
 
-use super::JobRow;
+use super::row::JobRow;
 use crate::{
     bound::{Bound, Conditions, bind_all},
     codec::{instant_opt, storable},
