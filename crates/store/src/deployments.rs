@@ -5,7 +5,6 @@ use model::{
     Problem,
     artifact::{Artifact, Mark},
     deployment::{Deployment, Mode},
-    lock::LockKey,
     name::{JobId, JobName, TeamName},
     resources::Resources,
     rollout::{Rollout, Status},
@@ -13,6 +12,7 @@ use model::{
 };
 
 use crate::{
+    artifact,
     codec::{self, from_json, instant, instant_opt, micros, to_json},
     db::{Tx, metered_rows, on},
     error::{Result, StoreError, corrupt},
@@ -239,7 +239,7 @@ impl TryFrom<RolloutRow> for Rollout {
         Ok(Self {
             reached_generation: row.reached_generation,
             inputs_hash: row.inputs_hash,
-            artifact: artifact(row.lock_key, row.image),
+            artifact: artifact::of_columns(row.lock_key, row.image),
             mark: row.mark.map(Mark::new),
             reached_at: instant_opt(row.reached_at)?,
             status: Status::parse(&row.status).ok_or_else(|| corrupt("a rollout status"))?,
@@ -250,19 +250,6 @@ impl TryFrom<RolloutRow> for Rollout {
             retry_at: instant_opt(row.retry_at)?,
             row_version: row.row_version,
         })
-    }
-}
-
-/// What runs are made of, from the two columns that say it.
-pub(crate) fn artifact(lock_key: Option<String>, image: Option<String>) -> Option<Artifact> {
-    image.map(Artifact::Image).or_else(|| lock_key.map(LockKey::stored).map(Artifact::Packages))
-}
-
-/// The two columns that say what runs are made of.
-pub(crate) fn columns(artifact: &Artifact) -> (Option<&str>, Option<&str>) {
-    match artifact {
-        Artifact::Packages(lock_key) => (Some(lock_key.as_str()), None),
-        Artifact::Image(name) => (None, Some(name)),
     }
 }
 
@@ -506,7 +493,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
                 .map(drop))?;
         }
         Outcome::Reached { inputs_hash, artifact, mark } => {
-            let (lock_key, image) = columns(artifact);
+            let (lock_key, image) = artifact::columns(artifact);
             on!(tx, c => sqlx::query(
                 "update rollout set reached_generation = $2, inputs_hash = $3, lock_key = $4, reached_at = $5,
                     status = 'SUCCESS', tried_generation = $2, tried_inputs_hash = $3, problem = null, attempts = 0,

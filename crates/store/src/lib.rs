@@ -4,6 +4,7 @@
 //! transaction. One text serves SQLite and PostgreSQL. Concurrency is settled here by unique indexes and conditional
 //! updates, never by looking first.
 
+mod artifact;
 pub mod audit;
 mod bound;
 mod codec;
@@ -25,6 +26,7 @@ mod migrate;
 mod open;
 mod postgres;
 pub mod properties;
+pub mod retention;
 pub mod revisions;
 pub mod schedules;
 mod sealed;

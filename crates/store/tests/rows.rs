@@ -15,7 +15,7 @@ use store::{
     jobs::{self, JobQuery, JobSort},
     keys::{KeyRing, SecretKey},
     leases::{self, Epoch, SYNCHRONIZER},
-    secrets, sources,
+    retention, secrets, sources,
 };
 use testing::{Database, for_each_database};
 
@@ -183,8 +183,8 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
     }
     let mut tx = db.write().await.unwrap();
     let before = Timestamp::from_second(35).unwrap();
-    assert_eq!(executions::purge(&mut tx, before, 2, 100).await.unwrap(), 2);
-    assert_eq!(executions::purge(&mut tx, before, 2, 100).await.unwrap(), 0);
+    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 2);
+    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 0);
     tx.commit().await.unwrap();
     let mut tx = db.read().await.unwrap();
     let query = ExecutionQuery { limit: 10, ..ExecutionQuery::default() };

@@ -13,7 +13,7 @@ use store::{
     executions::{self, NewExecution},
     jobs,
     leases::{self, SYNCHRONIZER},
-    sites,
+    retention, sites,
 };
 use testing::{Database, Fresh, Server, for_each_database};
 use tokio::time::{Instant, timeout};
@@ -509,7 +509,7 @@ async fn clean_up_leaves_what_comes_into_use_meanwhile() {
     let cleaning = tokio::spawn(async move {
         let mut tx = one.write().await.unwrap();
         store::schedules::purge_unused(&mut tx).await.unwrap();
-        assert_eq!(jobs::purge_deleted(&mut tx, Timestamp::from_second(9).unwrap(), 10).await.unwrap(), 1);
+        assert_eq!(retention::purge_deleted_jobs(&mut tx, Timestamp::from_second(9).unwrap(), 10).await.unwrap(), 1);
         tx.commit().await.unwrap();
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
