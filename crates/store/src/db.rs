@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    dialect::Dialect,
     error::{CALLERS_READ_SECONDS_MAX, Result, StoreError},
     meter::Meter,
     migrate,
@@ -311,8 +312,11 @@ impl Tx {
         }
     }
 
-    /// Whether others write at the same time.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Self::Postgres(_))
+    /// The dialect that the database speaks.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
     }
 }

@@ -11,6 +11,7 @@ mod codec;
 pub mod credentials;
 pub mod db;
 pub mod deployments;
+mod dialect;
 mod epoch;
 mod error;
 pub mod executions;

@@ -8,6 +8,7 @@ use model::{execution::Status, name::JobId, source::SourceVersion};
 use crate::{
     codec::{self, from_json, micros},
     db::{Tx, on},
+    dialect::Dialect,
     error::{Result, corrupt},
     jobs,
 };
@@ -171,7 +172,7 @@ async fn needed(tx: &mut Tx, job_id: JobId) -> Result<Vec<SourceVersion>> {
 
 /// Waits until nobody stores an archive that a job has too: whether another job has it is asked afterwards.
 async fn lock_archives(tx: &mut Tx, job_id: &str) -> Result<()> {
-    if !tx.is_shared() {
+    if tx.dialect() == Dialect::Sqlite {
         return Ok(());
     }
     on!(tx, c => sqlx::query(

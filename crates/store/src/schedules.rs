@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::{
     codec::{self, instant, micros},
     db::{Tx, on},
+    dialect::Dialect,
     error::{Result, corrupt},
 };
 
@@ -57,7 +58,7 @@ pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<DueSchedule>> {
 /// Keeps the schedules that have come until the end of the transaction. It comes before their deployments are touched, as
 /// in verbs, so that no two ever wait for each other.
 pub async fn lock(tx: &mut Tx, due: &[DueSchedule]) -> Result<()> {
-    if !tx.is_shared() || due.is_empty() {
+    if tx.dialect() == Dialect::Sqlite || due.is_empty() {
         return Ok(());
     }
     let marks: Vec<_> = (1..=due.len()).map(|n| format!("${n}")).collect();

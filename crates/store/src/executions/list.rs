@@ -11,6 +11,7 @@ use crate::{
     bound::{Bound, Conditions, bind_all},
     codec::{self, from_json, instant, instant_opt, micros},
     db::{Tx, metered_rows, on},
+    dialect::Dialect,
     error::{Result, corrupt},
     meter::{RowBytes, bytes_of},
 };
@@ -243,7 +244,7 @@ pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>>
     if query.limit <= 0 {
         return Ok(Vec::new());
     }
-    let shared = tx.is_shared();
+    let shared = tx.dialect() == Dialect::Postgres;
     let mut jobs = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
     query.of_jobs(&mut jobs);
     let mut conditions = Conditions { sql: jobs.sql.clone(), bound: jobs.bound };
@@ -383,7 +384,7 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
     if query.limit <= 0 {
         return Ok(Vec::new());
     }
-    let Conditions { sql, bound } = by_job(query, tx.is_shared());
+    let Conditions { sql, bound } = by_job(query, tx.dialect() == Dialect::Postgres);
     let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), bound))?;
     let mut executions = Vec::new();
     for row in rows {
@@ -425,7 +426,7 @@ async fn fetch(tx: &mut Tx, sql: String, bound: Vec<Bound>) -> Result<Vec<Execut
 pub async fn count(tx: &mut Tx, query: &ExecutionQuery) -> Result<i64> {
     let mut conditions = Conditions::default();
     query.of_jobs(&mut conditions);
-    query.of_runs(&mut conditions, tx.is_shared());
+    query.of_runs(&mut conditions, tx.dialect() == Dialect::Postgres);
     let conditions = Conditions { sql: conditions.sql.replace("+e.status", "e.status"), ..conditions };
     let of_jobs = |deleted| {
         format!(

@@ -13,6 +13,7 @@ use crate::{
     artifact,
     codec::{micros, to_json},
     db::{Tx, on},
+    dialect::Dialect,
     error::{Result, StoreError},
     jobs,
     leases::{self, Epoch},
@@ -220,7 +221,7 @@ pub async fn running(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, started_at: Ti
 
 /// Keeps the job of a run as it is until the end of the transaction.
 async fn lock_job(tx: &mut Tx, id: &ExecutionId) -> Result<()> {
-    if !tx.is_shared() {
+    if tx.dialect() == Dialect::Sqlite {
         return Ok(());
     }
     on!(tx, c => sqlx::query(

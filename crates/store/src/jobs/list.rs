@@ -13,6 +13,7 @@ use crate::{
     bound::{Bound, Conditions, bind_all},
     codec::{instant_opt, storable},
     db::{Tx, metered_rows, on},
+    dialect::Dialect,
     error::{Result, StoreError, corrupt},
     meter::RowBytes,
 };
@@ -625,14 +626,14 @@ pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>) -> Resul
         };
         if known.is_some()
             && found > FOUND_MAX
-            && let Some(conditions) = words_by_name(query, tx.is_shared())?
+            && let Some(conditions) = words_by_name(query, tx.dialect() == Dialect::Postgres)?
             && is_a_part(tx, found).await?
         {
             return summaries(tx, conditions).await;
         }
         if found <= FOUND_MAX { Way::Find } else { Way::Walk }
     };
-    let shared = tx.is_shared();
+    let shared = tx.dialect() == Dialect::Postgres;
     let pythons = if query.pythons.is_empty() { None } else { Some(pythons(tx, query).await?) };
     // Names are found in their order.
     let by_name = query.sort == JobSort::Name && query.is_open(true);
@@ -654,7 +655,7 @@ const PART: i64 = 3;
 
 /// Whether so many jobs are a small part of all; PostgreSQL is asked for its estimate, for counting takes it long.
 async fn is_a_part(tx: &mut Tx, found: i64) -> Result<bool> {
-    let all = if tx.is_shared() {
+    let all = if tx.dialect() == Dialect::Postgres {
         "select cast(reltuples as bigint) from pg_class where oid = cast('data_job_text' as regclass)"
     } else {
         "select count(*) from data_job_text"
@@ -752,13 +753,13 @@ async fn pythons(tx: &mut Tx, query: &JobQuery) -> Result<Vec<String>> {
 
 /// How many jobs a query finds, as far as a few more than [`FOUND_MAX`].
 async fn probe(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
-    let Conditions { sql, bound } = rows_found(query, tx.is_shared())?;
+    let Conditions { sql, bound } = rows_found(query, tx.dialect() == Dialect::Postgres)?;
     number(tx, format!("select count(*) from (select 1 {sql} limit {}) n", FOUND_MAX + 1), bound).await
 }
 
 /// How many jobs a query finds on all pages.
 pub async fn count(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
-    let Conditions { sql, bound } = rows_found(query, tx.is_shared())?;
+    let Conditions { sql, bound } = rows_found(query, tx.dialect() == Dialect::Postgres)?;
     number(tx, format!("select count(*) {sql}"), bound).await
 }
 
