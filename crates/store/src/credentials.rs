@@ -10,6 +10,7 @@ use crate::{
     error::{Result, StoreError, corrupt},
     keys::{self, KeyRing, Resealed},
     sealed::{Place, Sealed},
+    sql::places,
 };
 
 /// The OAuth application of a team.
@@ -164,10 +165,9 @@ pub async fn teams(tx: &mut Tx, client_ids: &[String]) -> Result<Vec<(String, Te
         return Ok(Vec::new());
     }
     storable(client_ids.iter().map(String::as_str))?;
-    let marks: Vec<_> = (1..=client_ids.len()).map(|n| format!("${n}")).collect();
     let sql = format!(
         "select client_id, team from team_credential where client_id in ({}) order by client_id, team",
-        marks.join(", ")
+        places(client_ids.len())
     );
     let rows: Vec<(String, String)> = on!(tx, c => {
         let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));

@@ -18,6 +18,7 @@ use crate::{
     error::{Result, StoreError, corrupt},
     leases::{self, Epoch},
     meter::{RowBytes, bytes_of_json},
+    sql::places,
 };
 
 #[derive(sqlx::FromRow)]
@@ -404,8 +405,7 @@ pub async fn work_of_names(tx: &mut Tx, names: &[String]) -> Result<Vec<(Work, O
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let marks: Vec<_> = (1..=names.len()).map(|n| format!("${n}")).collect();
-    let sql = format!("select {COLUMNS}, {ROLLOUT_COLUMNS}, {WORK} where j.name in ({})", marks.join(", "));
+    let sql = format!("select {COLUMNS}, {ROLLOUT_COLUMNS}, {WORK} where j.name in ({})", places(names.len()));
     let rows: Vec<WorkRow> = on!(tx, c => {
         let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
         for name in names {
@@ -584,8 +584,7 @@ pub async fn having(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<JobId>> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
-    let marks: Vec<_> = (1..=jobs.len()).map(|n| format!("${n}")).collect();
-    let sql = format!("select job_id from deployment where job_id in ({})", marks.join(", "));
+    let sql = format!("select job_id from deployment where job_id in ({})", places(jobs.len()));
     let rows: Vec<(String,)> = on!(tx, c => {
         let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
         for job_id in jobs {
@@ -622,13 +621,12 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
-    let marks: Vec<_> = (1..=jobs.len()).map(|n| format!("${n}")).collect();
     let sql = format!(
         "select v.content, r.status from rollout r
          join deployment d on d.job_id = r.job_id and d.removed_at is null
          join deployment_revision v on v.job_id = r.job_id and v.generation = r.reached_generation
          where r.job_id in ({})",
-        marks.join(", ")
+        places(jobs.len())
     );
     let rows = metered_rows!(tx, {
         let mut statement = sqlx::query_as::<_, ReachedRow>(sqlx::AssertSqlSafe(sql));

@@ -17,6 +17,7 @@ use crate::{
     db::{Tx, on},
     error::{Result, corrupt},
     leases::Epoch,
+    sql::places,
 };
 pub use list::{Detail, ExecutionQuery, ExecutionSort, count, page, page_by_job};
 use row::{COLUMNS, ExecutionRow};
@@ -63,9 +64,10 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     const AT_ONCE: usize = 500;
     let mut unsettled = Unsettled::default();
     for some in known.chunks(AT_ONCE) {
-        let marks: Vec<_> = (1..=some.len()).map(|n| format!("${n}")).collect();
-        let sql =
-            format!("select execution_id, status from data_job_execution where execution_id in ({})", marks.join(", "));
+        let sql = format!(
+            "select execution_id, status from data_job_execution where execution_id in ({})",
+            places(some.len())
+        );
         let rows: Vec<(String, String)> = on!(tx, c => {
             let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
             for run in some {

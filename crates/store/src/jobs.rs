@@ -2,7 +2,9 @@
 
 pub mod deleted;
 mod list;
+mod query;
 mod row;
+mod strategy;
 mod words;
 
 use jiff::Timestamp;
@@ -17,9 +19,8 @@ use crate::{
     db::{Tx, on},
     error::{Result, corrupt},
 };
-pub use list::{
-    DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, count, escape_like, page, page_of,
-};
+pub use list::{JobSummary, count, page, page_of};
+pub use query::{DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField};
 use row::{COLUMNS, JobRow, anyone};
 pub(crate) use words::{complete, python as index_python};
 

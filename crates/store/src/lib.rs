@@ -6,7 +6,6 @@
 
 mod artifact;
 pub mod audit;
-mod bound;
 mod codec;
 pub mod credentials;
 pub mod db;
@@ -19,6 +18,7 @@ pub mod idempotency;
 pub mod jobs;
 pub mod keys;
 pub mod leases;
+mod like;
 pub mod locks;
 pub mod logs;
 mod meter;
@@ -34,6 +34,7 @@ mod sealed;
 pub mod secrets;
 pub mod sites;
 pub mod sources;
+mod sql;
 mod sqlite;
 pub mod team_secrets;
 pub mod tokens;

@@ -7,6 +7,7 @@ use crate::{
     db::{Tx, on},
     dialect::Dialect,
     error::{Result, corrupt},
+    sql::places,
 };
 
 /// The row of a schedule, made where there is none.
@@ -61,10 +62,9 @@ pub async fn lock(tx: &mut Tx, due: &[DueSchedule]) -> Result<()> {
     if tx.dialect() == Dialect::Sqlite || due.is_empty() {
         return Ok(());
     }
-    let marks: Vec<_> = (1..=due.len()).map(|n| format!("${n}")).collect();
     let sql = format!(
         "select schedule_id from schedule where schedule_id in ({}) order by schedule_id for no key update",
-        marks.join(", ")
+        places(due.len())
     );
     on!(tx, c => {
         let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql));

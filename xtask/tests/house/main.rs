@@ -43,10 +43,11 @@ const ARROWS_OF_TESTS: [(&str, &[&str]); 6] = [
 ];
 
 /// Libraries that belong to some layers alone, and to the end-to-end tests where these play a service's neighbour.
-const ONLY: [(&str, &[&str]); 8] = [
+const ONLY: [(&str, &[&str]); 9] = [
     ("axum", &["api", "holdfast", "e2e"]),
     ("async-graphql", &["api"]),
     ("sqlx", &["store"]),
+    ("sea-query", &["store"]),
     ("kube", &["runtime"]),
     ("reqwest", &["clients", "e2e"]),
     ("clap", &["holdfast", "xtask", "e2e"]),

@@ -5,15 +5,19 @@ use model::{
     execution::{Execution, Status, Type},
     name::{JobId, JobName, TeamName},
 };
+use sea_query::{
+    BinOper, CommonTableExpression, Condition, Expr, ExprTrait, Func, IntoTableRef, NullOrdering, Order, Query,
+    SelectStatement,
+};
 
 use super::row::{COLUMNS, ExecutionRow, execution_id, executions, revision};
 use crate::{
-    bound::{Bound, Conditions, bind_all},
     codec::{self, from_json, instant, instant_opt, micros},
     db::{Tx, metered_rows, on},
     dialect::Dialect,
     error::{Result, corrupt},
     meter::{RowBytes, bytes_of},
+    sql::{Statement, any_of, bind_all, column, rows},
 };
 
 /// By what a list of runs is sorted; the id settles what is equal.
@@ -57,48 +61,38 @@ const START: &str = "coalesce(e.started_at, e.submitted_at)";
 
 impl ExecutionSort {
     /// What is sorted by, and whether it may be absent.
-    fn column(self, shared: bool) -> (String, bool) {
+    fn key(self, dialect: Dialect) -> (Expr, bool) {
         let revision = |member: &str| {
-            let json = if shared { "cast(e.revision as json)" } else { "e.revision" };
-            (format!("({json} ->> '{member}')"), true)
+            let key = match dialect {
+                Dialect::Postgres => format!("(cast(e.revision as json) ->> '{member}') collate \"C\""),
+                Dialect::Sqlite => format!("(e.revision ->> '{member}')"),
+            };
+            (Expr::cust(key), true)
         };
         match self {
-            Self::StartTime => (START.into(), false),
-            Self::EndTime => ("e.ended_at".into(), true),
-            Self::Status => ("e.status".into(), false),
-            Self::Type => ("e.type".into(), false),
-            Self::JobName => ("j.name".into(), false),
-            Self::Id => ("e.execution_id".into(), false),
-            Self::StartedBy => ("e.started_by".into(), false),
-            Self::Message => ("e.message".into(), true),
-            Self::OpId => ("e.op_id".into(), false),
-            Self::Team => ("j.team".into(), false),
+            Self::StartTime => (Expr::cust(START), false),
+            Self::EndTime => (column("e.ended_at"), true),
+            Self::Status => (column("e.status"), false),
+            Self::Type => (column("e.type"), false),
+            Self::JobName => (column("j.name"), false),
+            Self::Id => (column("e.execution_id"), false),
+            Self::StartedBy => (column("e.started_by"), false),
+            Self::Message => (column("e.message"), true),
+            Self::OpId => (column("e.op_id"), false),
+            Self::Team => (column("j.team"), false),
             Self::JobVersion => revision("job_version"),
             Self::VdkVersion => revision("vdk_version"),
             Self::Schedule => revision("schedule_cron"),
-            Self::DeployedAt => (
-                "(select v.created_at from deployment_revision v where v.job_id = e.job_id
-                    and v.generation = e.generation)"
-                    .into(),
-                true,
-            ),
-            Self::DeployedBy => revision("deployed_by"),
-        }
-    }
-
-    /// What follows `order by`: what is absent comes last, the id settles what is equal.
-    fn order(self, descending: bool, shared: bool) -> String {
-        let direction = if descending { "desc" } else { "asc" };
-        let (column, optional) = self.column(shared);
-        let last = if optional { " nulls last" } else { "" };
-        match self {
-            Self::Id => format!("{column} {direction}"),
-            // As the index has it.
-            Self::Status => format!("{column} {direction}, {START} {direction}, e.execution_id {direction}"),
-            _ => {
-                let collated = if shared && column.contains("->>") { " collate \"C\"" } else { "" };
-                format!("{column}{collated} {direction}{last}, e.execution_id {direction}")
+            Self::DeployedAt => {
+                let asked_for = Query::select()
+                    .column(("v", "created_at"))
+                    .from_as("deployment_revision", "v")
+                    .and_where(column("v.job_id").equals(("e", "job_id")))
+                    .and_where(column("v.generation").equals(("e", "generation")))
+                    .to_owned();
+                (Expr::SubQuery(None, Box::new(asked_for.into())), true)
             }
+            Self::DeployedBy => revision("deployed_by"),
         }
     }
 }
@@ -164,77 +158,95 @@ impl ExecutionQuery {
         if self.teams.is_empty() {
             return Ok(false);
         }
-        let mut jobs = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
-        self.of_jobs(&mut jobs);
-        let sql = format!(
-            "select count(*) from (select 1 from data_job j where {} limit {}) found",
-            jobs.sql,
-            FEW_JOBS_MAX + 1
-        );
-        let (count,): (i64,) =
-            on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), jobs.bound).fetch_one(c).await)?;
-        Ok(count <= FEW_JOBS_MAX)
+        let jobs = Query::select()
+            .expr(Expr::cust("1"))
+            .from_as("data_job", "j")
+            .cond_where(self.live_jobs())
+            .limit(rows(FEW_JOBS_MAX + 1))
+            .to_owned();
+        let count = Query::select().expr(Func::count(Expr::cust("*"))).from_subquery(jobs, "found").to_owned();
+        Ok(number(tx, Statement::of(tx.dialect(), &count)).await? <= FEW_JOBS_MAX)
     }
 
     /// The conditions on jobs.
-    fn of_jobs(&self, conditions: &mut Conditions) {
-        for (column, values) in [
-            ("j.job_id", self.jobs.iter().map(ToString::to_string).collect()),
-            ("j.name", self.job_names.clone()),
-            ("j.team", self.teams.clone()),
-        ] {
-            any_of(conditions, column, values);
-        }
+    fn of_jobs(&self) -> Condition {
+        Condition::all()
+            .add_option(any_of(column("j.job_id"), self.jobs.iter().map(ToString::to_string).collect()))
+            .add_option(any_of(column("j.name"), self.job_names.clone()))
+            .add_option(any_of(column("j.team"), self.teams.clone()))
     }
 
-    /// The conditions on runs.
-    fn of_runs(&self, conditions: &mut Conditions, shared: bool) {
-        let active = !self.statuses.is_empty() && self.statuses.iter().all(|s| !s.is_final());
-        // Several of them are met along the order: their own index would have them all sorted first.
-        let aside = self.statuses.len() > 1 && !active && !shared;
-        let column = if aside { "+e.status" } else { "e.status" };
-        any_of(conditions, column, self.statuses.iter().map(|s| s.as_str().to_owned()).collect());
-        for (column, operator, at) in [
-            (START, ">=", self.started_from),
-            (START, "<=", self.started_until),
-            ("e.ended_at", ">=", self.ended_from),
-            ("e.ended_at", "<=", self.ended_until),
-        ] {
-            if let Some(at) = at {
-                let mark = conditions.bind(Bound::Int(micros(at)));
-                conditions.and(&format!("{column} {operator} {mark}"));
-            }
-        }
+    /// The conditions on jobs, and that these are alive.
+    fn live_jobs(&self) -> Condition {
+        Condition::all().add(column("j.deleted_at").is_null()).add(self.of_jobs())
+    }
+
+    /// Whether all statuses that it is about are active ones.
+    fn is_of_active(&self) -> bool {
+        !self.statuses.is_empty() && self.statuses.iter().all(|status| !status.is_final())
+    }
+
+    /// The conditions on runs; an index of statuses may be used if `by_status`.
+    fn of_runs(&self, dialect: Dialect, by_status: bool) -> Condition {
+        let statuses = self.statuses.iter().map(|status| status.as_str().to_owned()).collect();
         // The stock client in a run skips itself when it sees any other active id: only the one that holds the slot counts.
-        if active {
-            conditions.and("e.holds_slot and e.status in ('SUBMITTED', 'RUNNING')");
-        }
+        let active = self.is_of_active().then(|| Expr::cust("e.holds_slot and e.status in ('SUBMITTED', 'RUNNING')"));
+        Condition::all()
+            .add_option(any_of(dialect.column(by_status, "e.status"), statuses))
+            .add_option(self.started_from.map(|at| Expr::cust(START).gte(micros(at))))
+            .add_option(self.started_until.map(|at| Expr::cust(START).lte(micros(at))))
+            .add_option(self.ended_from.map(|at| column("e.ended_at").gte(micros(at))))
+            .add_option(self.ended_until.map(|at| column("e.ended_at").lte(micros(at))))
+            .add_option(active)
     }
 
-    fn columns(&self) -> String {
-        let mut columns = COLUMNS.to_owned();
-        for (column, needed) in [("e.revision", Detail::Revision), ("e.arguments", Detail::Whole)] {
-            if self.detail < needed {
-                let name = column.trim_start_matches("e.");
-                columns = columns.replace(column, &format!("cast(null as text) as {name}"));
+    /// The conditions on the runs of a page. Several statuses are met along the order: their own index would have all of
+    /// their runs sorted first.
+    fn of_runs_on_page(&self, dialect: Dialect) -> Condition {
+        self.of_runs(dialect, self.statuses.len() <= 1 || self.is_of_active())
+    }
+
+    /// Selects what is wanted of each run.
+    fn select(&self) -> SelectStatement {
+        let mut select = Query::select();
+        for name in COLUMNS.split(',').map(str::trim) {
+            let (is_wanted, alias) = match name {
+                "e.revision" => (self.detail >= Detail::Revision, "revision"),
+                "e.arguments" => (self.detail >= Detail::Whole, "arguments"),
+                _ => (true, ""),
+            };
+            if is_wanted {
+                select.expr(column(name));
+            } else {
+                select.expr_as(Expr::cust("cast(null as text)"), alias);
             }
         }
-        columns
+        select
+    }
+
+    /// Sorts runs as `e` with their jobs as `j`: what is absent comes last, the id settles what is equal.
+    fn order(&self, select: &mut SelectStatement, dialect: Dialect, sort: ExecutionSort) {
+        let order = if self.descending { Order::Desc } else { Order::Asc };
+        let (key, optional) = sort.key(dialect);
+        if optional {
+            select.order_by_expr_with_nulls(key, order.clone(), NullOrdering::Last);
+        } else {
+            select.order_by_expr(key, order.clone());
+        }
+        // As the index has it.
+        if sort == ExecutionSort::Status {
+            select.order_by_expr(Expr::cust(START), order.clone());
+        }
+        if sort != ExecutionSort::Id {
+            select.order_by(("e", "execution_id"), order);
+        }
+    }
+
+    /// Cuts the page out.
+    fn window(&self, select: &mut SelectStatement) {
+        select.limit(rows(self.limit)).offset(rows(self.offset));
     }
 }
-
-fn any_of(conditions: &mut Conditions, column: &str, values: Vec<String>) {
-    if values.is_empty() {
-        return;
-    }
-    let marks: Vec<_> = values.into_iter().map(|value| conditions.text(value)).collect();
-    conditions.and(&format!("{column} in ({})", marks.join(", ")));
-}
-
-/// Has PostgreSQL find the jobs first. By itself it takes the runs in their order and looks at the job of each, which is
-/// long where the jobs are few among many.
-const FEW_JOBS: &str =
-    "with few as materialized (select j.job_id, j.name, j.team, j.deleted_at from data_job j where {jobs}) ";
 
 /// Jobs whose runs are found and sorted rather than met along an order.
 const FEW_JOBS_MAX: i64 = 1000;
@@ -244,41 +256,59 @@ pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>>
     if query.limit <= 0 {
         return Ok(Vec::new());
     }
-    let shared = tx.dialect() == Dialect::Postgres;
-    let mut jobs = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
-    query.of_jobs(&mut jobs);
-    let mut conditions = Conditions { sql: jobs.sql.clone(), bound: jobs.bound };
-    query.of_runs(&mut conditions, shared);
-    // SQLite takes the tables of a cross join in this order.
-    let tables = if query.names_jobs() || matches!(query.sort, ExecutionSort::JobName | ExecutionSort::Team) {
-        "data_job j cross join data_job_execution e"
-    } else {
-        "data_job_execution e cross join data_job j"
+    let dialect = tx.dialect();
+    let jobs_first = dialect == Dialect::Postgres && query.names_teams_of_few_jobs(tx).await?;
+    let Statement { sql, values } = Statement::of(dialect, &statement(query, dialect, jobs_first));
+    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, ExecutionRow>(sqlx::AssertSqlSafe(sql)), values))?;
+    executions(rows)
+}
+
+/// The statement of a page.
+///
+/// With `jobs_first` PostgreSQL finds the jobs first. By itself it takes the runs in their order and looks at the job of
+/// each, which is long where the jobs are few among many.
+fn statement(query: &ExecutionQuery, dialect: Dialect, jobs_first: bool) -> SelectStatement {
+    let by_job = query.names_jobs() || matches!(query.sort, ExecutionSort::JobName | ExecutionSort::Team);
+    let found = |mut select: SelectStatement| {
+        // SQLite takes the tables of a cross join in this order.
+        if jobs_first {
+            select.from_as("few", "j").cross_join("data_job_execution".into_table_ref().alias("e"));
+        } else if by_job {
+            select.from_as("data_job", "j").cross_join("data_job_execution".into_table_ref().alias("e"));
+        } else {
+            select.from_as("data_job_execution", "e").cross_join("data_job".into_table_ref().alias("j"));
+        }
+        select
+            .and_where(column("j.job_id").equals(("e", "job_id")))
+            .cond_where(query.live_jobs())
+            .cond_where(query.of_runs_on_page(dialect));
+        query.order(&mut select, dialect, query.sort);
+        query.window(&mut select);
+        select
     };
-    let (first, tables) = if shared && query.names_teams_of_few_jobs(tx).await? {
-        (FEW_JOBS.replace("{jobs}", &jobs.sql), "few j cross join data_job_execution e")
-    } else {
-        (String::new(), tables)
-    };
-    let (columns, order) = (query.columns(), query.sort.order(query.descending, shared));
-    let found = |columns: &str| {
-        format!(
-            "select {columns} from {tables} where j.job_id = e.job_id and {} order by {order} limit {} offset {}",
-            conditions.sql, query.limit, query.offset
-        )
-    };
-    let sql = if query.is_of_several_jobs() {
+    let mut page = if query.is_of_several_jobs() {
         // All that are found are sorted: of those that don't come onto the page only what an index has is read.
-        format!(
-            "{first}select {columns}
-             from ({}) p cross join data_job_execution e cross join data_job j
-             where e.execution_id = p.execution_id and j.job_id = e.job_id order by {order}",
-            found("e.execution_id")
-        )
+        let ids = found(Query::select().column(("e", "execution_id")).to_owned());
+        let mut page = query.select();
+        page.from_subquery(ids, "p")
+            .cross_join("data_job_execution".into_table_ref().alias("e"))
+            .cross_join("data_job".into_table_ref().alias("j"))
+            .and_where(column("e.execution_id").equals(("p", "execution_id")))
+            .and_where(column("j.job_id").equals(("e", "job_id")));
+        query.order(&mut page, dialect, query.sort);
+        page
     } else {
-        format!("{first}{}", found(&columns))
+        found(query.select())
     };
-    fetch(tx, sql, conditions.bound).await
+    if jobs_first {
+        let jobs = Query::select()
+            .columns(["job_id", "name", "team", "deleted_at"].map(|name| ("j", name)))
+            .from_as("data_job", "j")
+            .cond_where(query.live_jobs())
+            .to_owned();
+        page.with_cte(CommonTableExpression::new().table_name("few").query(jobs).materialized(true).to_owned());
+    }
+    page
 }
 
 /// A run as a page of jobs has it: an array in one text for each job. A row for each run would cost more than all else, and
@@ -384,8 +414,8 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
     if query.limit <= 0 {
         return Ok(Vec::new());
     }
-    let Conditions { sql, bound } = by_job(query, tx.dialect() == Dialect::Postgres);
-    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), bound))?;
+    let Statement { sql, values } = Statement::of(tx.dialect(), &by_job(query, tx.dialect()));
+    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), values))?;
     let mut executions = Vec::new();
     for row in rows {
         row.unpack(&mut executions)?;
@@ -393,59 +423,70 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
     Ok(executions)
 }
 
-fn by_job(query: &ExecutionQuery, shared: bool) -> Conditions {
-    let mut jobs = Conditions { sql: "j.deleted_at is null".into(), bound: Vec::new() };
-    query.of_jobs(&mut jobs);
-    let mut runs = Conditions { sql: "e.job_id = j.job_id".into(), bound: jobs.bound };
-    query.of_runs(&mut runs, shared);
+fn by_job(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
     // Runs of one job share its name and team.
     let sort = match query.sort {
         ExecutionSort::JobName | ExecutionSort::Team => ExecutionSort::Id,
         sort => sort,
     };
-    let order = sort.order(query.descending, shared);
-    let pack = if shared { "json_build_array" } else { "json_array" };
-    let packed = query.detail.packed().join(", ");
-    let sql = format!(
-        "select j.job_id, j.name, j.team,
-            (select '[' || string_agg(p.run, ',') || ']' from
-                (select cast({pack}({packed}) as text) as run
-                    from data_job_execution e where {} order by {order} limit {} offset {}) p) as runs
-         from data_job j where {}",
-        runs.sql, query.limit, query.offset, jobs.sql
-    );
-    Conditions { sql, bound: runs.bound }
-}
-
-async fn fetch(tx: &mut Tx, sql: String, bound: Vec<Bound>) -> Result<Vec<Execution>> {
-    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, ExecutionRow>(sqlx::AssertSqlSafe(sql)), bound))?;
-    executions(rows)
+    let pack = match dialect {
+        Dialect::Postgres => "json_build_array",
+        Dialect::Sqlite => "json_array",
+    };
+    let members = query.detail.packed().into_iter().map(|name| match name {
+        "null" => Expr::cust("null"),
+        name => column(name),
+    });
+    let mut runs = Query::select();
+    runs.expr_as(Func::cust(pack).args(members).cast_as("text"), "run")
+        .from_as("data_job_execution", "e")
+        .and_where(column("e.job_id").equals(("j", "job_id")))
+        .cond_where(query.of_runs_on_page(dialect));
+    query.order(&mut runs, dialect, sort);
+    query.window(&mut runs);
+    let array =
+        Query::select().expr(Expr::cust("'[' || string_agg(p.run, ',') || ']'")).from_subquery(runs, "p").to_owned();
+    Query::select()
+        .columns(["job_id", "name", "team"].map(|name| ("j", name)))
+        .expr_as(Expr::SubQuery(None, Box::new(array.into())), "runs")
+        .from_as("data_job", "j")
+        .cond_where(query.live_jobs())
+        .to_owned()
 }
 
 /// How many runs a query finds on all pages.
 pub async fn count(tx: &mut Tx, query: &ExecutionQuery) -> Result<i64> {
-    let mut conditions = Conditions::default();
-    query.of_jobs(&mut conditions);
-    query.of_runs(&mut conditions, tx.dialect() == Dialect::Postgres);
-    let conditions = Conditions { sql: conditions.sql.replace("+e.status", "e.status"), ..conditions };
-    let of_jobs = |deleted| {
-        format!(
-            "select count(*) from data_job j cross join data_job_execution e
-             where j.job_id = e.job_id and j.deleted_at is {deleted}{}",
-            conditions.sql
-        )
+    number(tx, Statement::of(tx.dialect(), &count_of(query, tx.dialect()))).await
+}
+
+fn count_of(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
+    let of_jobs = |deleted: Expr| {
+        Query::select()
+            .expr(Func::count(Expr::cust("*")))
+            .from_as("data_job", "j")
+            .cross_join("data_job_execution".into_table_ref().alias("e"))
+            .and_where(column("j.job_id").equals(("e", "job_id")))
+            .and_where(deleted)
+            .cond_where(query.of_jobs())
+            .cond_where(query.of_runs(dialect, true))
+            .to_owned()
     };
+    if query.names_jobs() {
+        return of_jobs(column("j.deleted_at").is_null());
+    }
     // Without a look at each run's job: all of them but those of the few that are deleted.
-    let sql = if query.names_jobs() {
-        of_jobs("null")
-    } else {
-        format!(
-            "select (select count(*) from data_job_execution e where true{}) - ({})",
-            conditions.sql,
-            of_jobs("not null")
-        )
-    };
+    let all = Query::select()
+        .expr(Func::count(Expr::cust("*")))
+        .from_as("data_job_execution", "e")
+        .cond_where(query.of_runs(dialect, true))
+        .to_owned();
+    let of_deleted = of_jobs(column("j.deleted_at").is_not_null());
+    let count = |select: SelectStatement| Expr::SubQuery(None, Box::new(select.into()));
+    Query::select().expr(count(all).binary(BinOper::Sub, count(of_deleted))).to_owned()
+}
+
+async fn number(tx: &mut Tx, Statement { sql, values }: Statement) -> Result<i64> {
     let (count,): (i64,) =
-        on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), conditions.bound).fetch_one(c).await)?;
+        on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), values).fetch_one(c).await)?;
     Ok(count)
 }
