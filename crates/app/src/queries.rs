@@ -6,7 +6,7 @@ use model::{Problem, access::Caller, execution::Execution, name::JobId};
 use store::{CALLERS_READ_SECONDS_MAX, Db, StoreError, deployments::Reached, executions::page_by_job};
 pub use store::{
     executions::{Detail, ExecutionQuery, ExecutionSort},
-    jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, escape_like},
+    jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField},
 };
 
 /// The most jobs or runs on one page.
@@ -107,10 +107,9 @@ const PASSED_MAX: i64 = 100_000;
 
 /// Whether texts of all jobs may have to be looked at.
 fn is_search(query: &JobQuery) -> bool {
-    let anywhere = |pattern: &String| pattern.trim_end_matches('%').contains(['%', '_']);
     query.search.is_some()
         || !query.descriptions.is_empty()
-        || query.names.iter().chain(&query.teams).any(anywhere)
+        || query.names.iter().chain(&query.teams).any(|pattern| !pattern.is_beginning())
         || query.offset > PASSED_MAX
 }
 

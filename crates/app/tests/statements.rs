@@ -34,7 +34,7 @@ async fn a_request_for_a_page_takes_at_most_five_statements(on: Database) {
     let search = Search { text: "sales".into(), fields: vec![SearchField::Name, SearchField::Description] };
     for query in [
         JobQuery::default(),
-        JobQuery { names: vec!["daily%".into()], sort: JobSort::LastExecutionTime, ..JobQuery::default() },
+        JobQuery { names: vec!["daily*".into()], sort: JobSort::LastExecutionTime, ..JobQuery::default() },
         JobQuery { search: Some(search), sort: JobSort::NextRun, descending: true, ..JobQuery::default() },
         JobQuery { deployment_status: Some(DeploymentStatus::Success), sort: JobSort::Team, ..JobQuery::default() },
     ] {

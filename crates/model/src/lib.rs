@@ -10,6 +10,7 @@ pub mod clock;
 pub mod deployment;
 pub mod difference;
 pub mod execution;
+pub mod glob;
 pub mod job;
 pub mod lock;
 pub mod log;

@@ -7,11 +7,10 @@ use model::{
 };
 
 use crate::{
-    Result, Tx,
-    db::on,
-    instant,
-    meter::{RowBytes, bytes_of, metered_rows},
-    micros,
+    codec::{instant, micros},
+    db::{Tx, metered_rows, on},
+    error::Result,
+    meter::{RowBytes, bytes_of},
 };
 
 /// An accepted change.

@@ -5,12 +5,12 @@ use model::name::TeamName;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    Result, Tx, corrupt,
-    db::on,
+    codec::{micros, storable},
+    db::{Tx, on},
+    error::{Result, StoreError, corrupt},
     keys::{self, KeyRing, Resealed},
-    micros,
     sealed::{Place, Sealed},
-    storable,
+    sql::places,
 };
 
 /// The OAuth application of a team.
@@ -94,10 +94,10 @@ pub async fn replace(
     .execute(c)
     .await
     .map(drop))
-    .map_err(crate::StoreError::from);
+    .map_err(StoreError::from);
     match stored {
         Ok(()) => Ok(true),
-        Err(crate::StoreError::Constraint(_)) => Ok(false),
+        Err(StoreError::Constraint(_)) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -106,7 +106,7 @@ pub async fn replace(
 /// somebody changes at this moment are left to the next time.
 ///
 /// # Errors
-/// [`StoreError::KeyMissing`](crate::StoreError::KeyMissing) when this instance does not have the primary key.
+/// [`StoreError::KeyMissing`] when this instance does not have the primary key.
 pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Resealed> {
     let key = keys::to_seal_with(tx, ring).await?;
     let sql = format!(
@@ -165,10 +165,9 @@ pub async fn teams(tx: &mut Tx, client_ids: &[String]) -> Result<Vec<(String, Te
         return Ok(Vec::new());
     }
     storable(client_ids.iter().map(String::as_str))?;
-    let marks: Vec<_> = (1..=client_ids.len()).map(|n| format!("${n}")).collect();
     let sql = format!(
         "select client_id, team from team_credential where client_id in ({}) order by client_id, team",
-        marks.join(", ")
+        places(client_ids.len())
     );
     let rows: Vec<(String, String)> = on!(tx, c => {
         let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));

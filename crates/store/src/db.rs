@@ -2,7 +2,6 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -11,30 +10,20 @@ use sqlx::{Connection, PgConnection, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Meter, Result, StoreError, Wake, migrate,
-    postgres::{Pools as PostgresPools, PostgresOptions},
+    dialect::Dialect,
+    error::{CALLERS_READ_SECONDS_MAX, Result, StoreError},
+    meter::Meter,
+    migrate,
+    postgres::{Pools as PostgresPools, answered},
     sqlite::{Pools as SqlitePools, SqliteTx},
+    wake::Wake,
 };
-
-/// How long the statements of a caller's read may take: on SQLite all of a transaction together, on PostgreSQL each. The
-/// statement of an abandoned request continues no longer than that.
-pub const CALLERS_READ_SECONDS_MAX: u64 = 10;
-
-/// How many searches ([`Db::read_search`]) read SQLite at the same time. They may use a processor each.
-const SEARCHES_SQLITE_MAX: usize = 2;
-
-/// The share of callers' connections to PostgreSQL that searches may use: one in so many.
-const SEARCHES_POSTGRES_SHARE: u32 = 4;
 
 /// How long a search waits for others to end before it is refused.
 const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The most errors of an abandoned statement that are waited for.
 const ERRORS_MAX: usize = 3;
-
-/// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
-/// one is for a server that vanished without a word.
-const ANSWER_MAX: Duration = Duration::from_secs(45);
 
 /// The database, and the bells of those who follow it.
 #[derive(Debug, Clone)]
@@ -50,7 +39,7 @@ pub struct Db {
 /// Callers and loops have connections of their own, so that none of them starves the other; on PostgreSQL the lease has
 /// them too.
 #[derive(Debug, Clone)]
-enum Pools {
+pub(crate) enum Pools {
     Sqlite(SqlitePools),
     Postgres(PostgresPools),
 }
@@ -135,69 +124,42 @@ impl Drop for PostgresTx {
 macro_rules! on {
     ($tx:expr, $connection:ident => $body:expr) => {
         match $tx {
-            $crate::Tx::Sqlite(tx) => {
+            $crate::db::Tx::Sqlite(tx) => {
                 let $connection = &mut **tx;
                 $body
             }
-            $crate::Tx::Postgres(tx) => {
+            $crate::db::Tx::Postgres(tx) => {
                 let $connection = &mut **tx;
-                $crate::db::answered(async { $body }).await
+                $crate::postgres::answered(async { $body }).await
             }
         }
     };
 }
 pub(crate) use on;
 
-/// Gives a server up that does not answer.
-pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    match tokio::time::timeout(ANSWER_MAX, statement).await {
-        Ok(answer) => answer,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-    }
+/// Reads the rows of a statement, counting each with the meter of the transaction.
+macro_rules! metered_rows {
+    ($tx:expr, $statement:expr) => {{
+        let meter = $tx.meter();
+        $crate::db::on!($tx, c => {
+            let mut stream = $statement.fetch(c);
+            let mut rows = Vec::new();
+            let read = async {
+                while let Some(row) = futures::TryStreamExt::try_next(&mut stream).await? {
+                    $crate::meter::count(meter.as_deref(), &row)?;
+                    rows.push(row);
+                }
+                Ok::<(), sqlx::Error>(())
+            };
+            read.await.map(|()| rows)
+        })
+    }};
 }
+pub(crate) use metered_rows;
 
 impl Db {
-    /// Opens the database that a URL names: `postgres://…` (or `postgresql://…`), or `sqlite:<path>`.
-    ///
-    /// # Errors
-    /// As [`Db::open_sqlite`] and [`Db::open_postgres`]; [`StoreError::Unfit`] for any other URL.
-    pub async fn open(url: &str, options: &PostgresOptions) -> Result<Self> {
-        match url.split_once(':') {
-            Some(("postgres" | "postgresql", _)) => Self::open_postgres(url, options).await,
-            Some(("sqlite", path)) => Self::open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path))).await,
-            _ => Err(StoreError::Unfit { why: "its URL begins with neither postgres:// nor sqlite:".into() }),
-        }
-    }
-
-    /// Opens the SQLite file at `path`, makes it where there is none, and brings its schema up to date.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] when the file can't be opened, [`StoreError::SchemaTooNew`] when only a newer program
-    /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
-    pub async fn open_sqlite(path: &Path) -> Result<Self> {
-        let pools = SqlitePools::open(path).await?;
-        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default());
-        db.ping().await?;
-        migrate::complete(&db).await?;
-        Ok(db)
-    }
-
-    /// Connects to PostgreSQL 14 or later and brings the schema up to date; instances that start together take turns.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] when the server can't be reached, [`StoreError::Unfit`] when it is none that can be
-    /// used, [`StoreError::SchemaTooNew`] when only a newer program can work with the schema, [`StoreError::Migration`]
-    /// when the schema was changed by hand.
-    pub async fn open_postgres(url: &str, options: &PostgresOptions) -> Result<Self> {
-        let (pools, wake) = PostgresPools::open(url, options).await?;
-        let searches = usize::try_from((options.callers / SEARCHES_POSTGRES_SHARE).max(1)).unwrap_or(1);
-        let db = Self::new(Pools::Postgres(pools), searches, wake);
-        db.ping().await?;
-        migrate::complete(&db).await?;
-        Ok(db)
-    }
-
-    fn new(pools: Pools, searches: usize, wake: Wake) -> Self {
+    /// A database whose schema is up to date; `searches` is how many searches it serves at the same time.
+    pub(crate) fn new(pools: Pools, searches: usize, wake: Wake) -> Self {
         let callers_read_max = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
         let searches = Arc::new(Semaphore::new(searches));
         Self { pools, user: User::Callers, callers_read_max, searches, meter: None, wake }
@@ -350,8 +312,11 @@ impl Tx {
         }
     }
 
-    /// Whether others write at the same time.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Self::Postgres(_))
+    /// The dialect that the database speaks.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
     }
 }

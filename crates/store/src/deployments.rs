@@ -5,7 +5,6 @@ use model::{
     Problem,
     artifact::{Artifact, Mark},
     deployment::{Deployment, Mode},
-    lock::LockKey,
     name::{JobId, JobName, TeamName},
     resources::Resources,
     rollout::{Rollout, Status},
@@ -13,12 +12,13 @@ use model::{
 };
 
 use crate::{
-    Result, Tx, corrupt,
-    db::on,
-    from_json, instant, instant_opt,
+    artifact,
+    codec::{self, from_json, instant, instant_opt, micros, to_json},
+    db::{Tx, metered_rows, on},
+    error::{Result, StoreError, corrupt},
     leases::{self, Epoch},
-    meter::{RowBytes, bytes_of_json, metered_rows},
-    micros, to_json,
+    meter::{RowBytes, bytes_of_json},
+    sql::places,
 };
 
 #[derive(sqlx::FromRow)]
@@ -51,7 +51,7 @@ const COLUMNS: &str = "d.job_id, d.generation, d.job_version, d.python_version_a
     d.enable_execution_notifications, d.deployed_by, d.deployed_at";
 
 impl TryFrom<DeploymentRow> for Deployment {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: DeploymentRow) -> Result<Self> {
         let python = |text: &str| text.parse().map_err(|_| corrupt("a Python version"));
@@ -59,7 +59,7 @@ impl TryFrom<DeploymentRow> for Deployment {
             amount.map(|mi| i32::try_from(mi).map_err(|_| corrupt("an amount of memory"))).transpose()
         };
         Ok(Self {
-            job_id: crate::job_id(&row.job_id)?,
+            job_id: codec::job_id(&row.job_id)?,
             generation: row.generation,
             job_version: SourceVersion::parse(&row.job_version).map_err(|_| corrupt("a job version"))?,
             python_version_asked: row.python_version_asked.as_deref().map(python).transpose()?,
@@ -234,13 +234,13 @@ struct RolloutRow {
 }
 
 impl TryFrom<RolloutRow> for Rollout {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: RolloutRow) -> Result<Self> {
         Ok(Self {
             reached_generation: row.reached_generation,
             inputs_hash: row.inputs_hash,
-            artifact: artifact(row.lock_key, row.image),
+            artifact: artifact::of_columns(row.lock_key, row.image),
             mark: row.mark.map(Mark::new),
             reached_at: instant_opt(row.reached_at)?,
             status: Status::parse(&row.status).ok_or_else(|| corrupt("a rollout status"))?,
@@ -251,19 +251,6 @@ impl TryFrom<RolloutRow> for Rollout {
             retry_at: instant_opt(row.retry_at)?,
             row_version: row.row_version,
         })
-    }
-}
-
-/// What runs are made of, from the two columns that say it.
-pub(crate) fn artifact(lock_key: Option<String>, image: Option<String>) -> Option<Artifact> {
-    image.map(Artifact::Image).or_else(|| lock_key.map(LockKey::stored).map(Artifact::Packages))
-}
-
-/// The two columns that say what runs are made of.
-pub(crate) fn columns(artifact: &Artifact) -> (Option<&str>, Option<&str>) {
-    match artifact {
-        Artifact::Packages(lock_key) => (Some(lock_key.as_str()), None),
-        Artifact::Image(name) => (None, Some(name)),
     }
 }
 
@@ -292,7 +279,7 @@ pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> 
     .bind(limit)
     .fetch_all(c)
     .await)?;
-    rows.iter().map(|(id,)| crate::job_id(id)).collect()
+    rows.iter().map(|(id,)| codec::job_id(id)).collect()
 }
 
 /// When the next deployment is due after `now`.
@@ -382,7 +369,7 @@ const WORK: &str = "j.name as job_name, j.team, t.name as team_secret, d.removed
     left join team_secret t on t.team = j.team";
 
 impl TryFrom<WorkRow> for Work {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: WorkRow) -> Result<Self> {
         Ok(Self {
@@ -418,8 +405,7 @@ pub async fn work_of_names(tx: &mut Tx, names: &[String]) -> Result<Vec<(Work, O
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let marks: Vec<_> = (1..=names.len()).map(|n| format!("${n}")).collect();
-    let sql = format!("select {COLUMNS}, {ROLLOUT_COLUMNS}, {WORK} where j.name in ({})", marks.join(", "));
+    let sql = format!("select {COLUMNS}, {ROLLOUT_COLUMNS}, {WORK} where j.name in ({})", places(names.len()));
     let rows: Vec<WorkRow> = on!(tx, c => {
         let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
         for name in names {
@@ -507,7 +493,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
                 .map(drop))?;
         }
         Outcome::Reached { inputs_hash, artifact, mark } => {
-            let (lock_key, image) = columns(artifact);
+            let (lock_key, image) = artifact::columns(artifact);
             on!(tx, c => sqlx::query(
                 "update rollout set reached_generation = $2, inputs_hash = $3, lock_key = $4, reached_at = $5,
                     status = 'SUCCESS', tried_generation = $2, tried_inputs_hash = $3, problem = null, attempts = 0,
@@ -598,8 +584,7 @@ pub async fn having(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<JobId>> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
-    let marks: Vec<_> = (1..=jobs.len()).map(|n| format!("${n}")).collect();
-    let sql = format!("select job_id from deployment where job_id in ({})", marks.join(", "));
+    let sql = format!("select job_id from deployment where job_id in ({})", places(jobs.len()));
     let rows: Vec<(String,)> = on!(tx, c => {
         let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
         for job_id in jobs {
@@ -607,7 +592,7 @@ pub async fn having(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<JobId>> {
         }
         statement.fetch_all(c).await
     })?;
-    rows.iter().map(|(id,)| crate::job_id(id)).collect()
+    rows.iter().map(|(id,)| codec::job_id(id)).collect()
 }
 
 /// A reached deployment: what runs, and how its rollout stands.
@@ -636,13 +621,12 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
-    let marks: Vec<_> = (1..=jobs.len()).map(|n| format!("${n}")).collect();
     let sql = format!(
         "select v.content, r.status from rollout r
          join deployment d on d.job_id = r.job_id and d.removed_at is null
          join deployment_revision v on v.job_id = r.job_id and v.generation = r.reached_generation
          where r.job_id in ({})",
-        marks.join(", ")
+        places(jobs.len())
     );
     let rows = metered_rows!(tx, {
         let mut statement = sqlx::query_as::<_, ReachedRow>(sqlx::AssertSqlSafe(sql));

@@ -5,7 +5,11 @@
 use jiff::{SignedDuration, Timestamp};
 use model::terms::Once;
 
-use crate::{Result, Tx, corrupt, db::on, micros};
+use crate::{
+    codec::micros,
+    db::{Tx, on},
+    error::{Result, corrupt},
+};
 
 /// How long a name is known.
 pub const KEEP: SignedDuration = SignedDuration::from_hours(24);

@@ -2,70 +2,27 @@
 
 pub mod deleted;
 mod list;
+mod query;
+mod row;
+mod strategy;
 mod words;
 
 use jiff::Timestamp;
 use model::{
-    job::{Contacts, DataJob, JobConfig},
+    job::DataJob,
     name::{JobId, JobName, TeamName},
     rollout::Status as DeploymentStatus,
 };
 
 use crate::{
-    Result, Tx, corrupt,
-    db::on,
-    from_json,
-    meter::{RowBytes, bytes_of, bytes_of_json},
-    micros, storable, to_json,
+    codec::{micros, storable, to_json},
+    db::{Tx, on},
+    error::{Result, corrupt},
 };
-pub use list::{
-    DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField, count, escape_like, page, page_of,
-};
+pub use list::{JobSummary, count, page, page_of};
+pub use query::{DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField};
+use row::{COLUMNS, JobRow, anyone};
 pub(crate) use words::{complete, python as index_python};
-
-#[derive(sqlx::FromRow)]
-pub(crate) struct JobRow {
-    job_id: String,
-    name: String,
-    team: String,
-    description: String,
-    db_default_type: Option<String>,
-    contacts: String,
-    schedule_cron: Option<String>,
-    generate_keytab: bool,
-    enable_execution_notifications: bool,
-    notification_delay_period_minutes: i64,
-}
-
-impl RowBytes for JobRow {
-    fn text_bytes(&self) -> usize {
-        let texts = [&self.job_id, &self.name, &self.team, &self.description];
-        bytes_of_json(&self.contacts)
-            + bytes_of(texts.map(Some).into_iter().chain([self.db_default_type.as_ref(), self.schedule_cron.as_ref()]))
-    }
-}
-
-impl TryFrom<JobRow> for DataJob {
-    type Error = crate::StoreError;
-
-    fn try_from(row: JobRow) -> Result<Self> {
-        Ok(Self {
-            id: crate::job_id(&row.job_id)?,
-            name: JobName::parse(&row.name).map_err(|_| corrupt("a job name"))?,
-            team: TeamName::parse(&row.team).map_err(|_| corrupt("a team name"))?,
-            description: row.description,
-            config: JobConfig {
-                db_default_type: row.db_default_type,
-                contacts: from_json("the contacts of a job", &row.contacts)?,
-                schedule_cron: row.schedule_cron,
-                generate_keytab: row.generate_keytab,
-                enable_execution_notifications: row.enable_execution_notifications,
-                notification_delay_period_minutes: i32::try_from(row.notification_delay_period_minutes)
-                    .map_err(|_| corrupt("a notification delay"))?,
-            },
-        })
-    }
-}
 
 /// Stores a new job. `false` when a live job has its name.
 pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str, now: Timestamp) -> Result<bool> {
@@ -103,18 +60,6 @@ pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str,
     Ok(done == 1)
 }
 
-/// Whether somebody hears of a job.
-fn anyone(contacts: &Contacts) -> bool {
-    [
-        &contacts.notified_on_job_failure_user_error,
-        &contacts.notified_on_job_failure_platform_error,
-        &contacts.notified_on_job_success,
-        &contacts.notified_on_job_deploy,
-    ]
-    .iter()
-    .any(|addresses| !addresses.is_empty())
-}
-
 /// Replaces description, team and configuration of a live job.
 pub async fn update(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Timestamp) -> Result<()> {
     let config = &job.config;
@@ -144,9 +89,6 @@ pub async fn update(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Time
     .map(drop))?;
     words::index(tx, job).await
 }
-
-const COLUMNS: &str = "job_id, name, team, description, db_default_type, contacts, schedule_cron, generate_keytab,
-    enable_execution_notifications, notification_delay_period_minutes";
 
 /// The live job of this name, whatever its team.
 pub async fn find(tx: &mut Tx, name: &JobName) -> Result<Option<DataJob>> {
@@ -263,43 +205,4 @@ pub async fn deployment_counts(tx: &mut Tx) -> Result<Vec<(DeploymentStatus, i64
             Ok((DeploymentStatus::parse(&status).ok_or_else(|| corrupt("a deployment status"))?, count))
         })
         .collect()
-}
-
-/// Removes what is left of jobs deleted before `before`, at most `limit` at a time: rows, sources, executions, logs.
-/// Answers how many jobs went. A job with an active execution or with something still deployed stays.
-pub async fn purge_deleted(tx: &mut Tx, before: Timestamp, limit: i64) -> Result<u64> {
-    let sql = format!(
-        "select j.job_id from data_job j
-         where j.deleted_at < $1
-           and not exists (select 1 from deployment d where d.job_id = j.job_id)
-           and not exists (select 1 from data_job_execution e where e.job_id = j.job_id and e.holds_slot)
-         order by j.deleted_at, j.job_id limit $2 {}",
-        tx.locking("for update of j")
-    );
-    let ids: Vec<(String,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
-    .bind(micros(before))
-    .bind(limit)
-    .fetch_all(c)
-    .await)?;
-    for (id,) in &ids {
-        crate::sources::lock_archives(tx, id).await?;
-        for sql in [
-            "delete from log_chunk where execution_id in
-                (select execution_id from data_job_execution where job_id = $1)",
-            "delete from data_job_execution where job_id = $1",
-            "delete from deployment_revision where job_id = $1",
-            "delete from rollout where job_id = $1",
-            "delete from job_properties where job_id = $1",
-            "delete from job_secret where job_id = $1",
-            "delete from archive_chunk where archive_hash in
-                (select archive_hash from source_version s where s.job_id = $1
-                    and not exists (select 1 from source_version o
-                        where o.archive_hash = s.archive_hash and o.job_id <> s.job_id))",
-            "delete from source_version where job_id = $1",
-            "delete from data_job where job_id = $1",
-        ] {
-            on!(tx, c => sqlx::query(sql).bind(id).execute(c).await.map(drop))?;
-        }
-    }
-    Ok(ids.len() as u64)
 }

@@ -18,7 +18,10 @@ use hkdf::Hkdf;
 use secrecy::{ExposeSecret, SecretBox};
 use sha2::{Digest, Sha256};
 
-use crate::{Db, Result, StoreError, Tx, db::on};
+use crate::{
+    db::{Db, Tx, on},
+    error::{Result, StoreError},
+};
 
 /// A key of 256 bits.
 pub struct SecretKey {

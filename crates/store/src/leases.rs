@@ -1,24 +1,14 @@
 //! Leadership: one row with an epoch that every later write of the leader names.
 
-use crate::{Db, Result, StoreError, Tx, db::on};
+pub use crate::epoch::{Epoch, Lease};
+use crate::{
+    db::{Db, Tx, on},
+    error::{Result, StoreError},
+    sites, wake,
+};
 
 /// The name of the synchronizer's lease.
 pub const SYNCHRONIZER: &str = "synchronizer";
-
-/// A term of leadership.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(pub i64);
-
-/// What a lease row says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// Who leads.
-    pub holder: String,
-    /// The term.
-    pub epoch: i64,
-    /// Counts the signs of life within the term.
-    pub renewals: i64,
-}
 
 /// The lease as it stands.
 pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
@@ -47,7 +37,7 @@ pub async fn take_at(
 ) -> Result<Option<Epoch>> {
     let mut tx = db.lease().await?;
     if let Some(site) = site
-        && !crate::sites::holds(&mut tx, site).await?
+        && !sites::holds(&mut tx, site).await?
     {
         return Ok(None);
     }
@@ -116,7 +106,7 @@ pub async fn step_down(db: &Db, name: &str, epoch: Epoch) -> Result<()> {
         .await
         .map(drop))?;
     if let Tx::Postgres(tx) = &mut tx {
-        sqlx::query(crate::wake::STEPPED_DOWN).execute(&mut **tx).await?;
+        sqlx::query(wake::STEPPED_DOWN).execute(&mut **tx).await?;
     }
     tx.commit().await
 }

@@ -4,291 +4,45 @@
 //! transaction. One text serves SQLite and PostgreSQL. Concurrency is settled here by unique indexes and conditional
 //! updates, never by looking first.
 
+mod artifact;
 pub mod audit;
-mod bound;
+mod codec;
 pub mod credentials;
 pub mod db;
 pub mod deployments;
+mod dialect;
+mod epoch;
+mod error;
 pub mod executions;
 pub mod idempotency;
 pub mod jobs;
 pub mod keys;
 pub mod leases;
+mod like;
 pub mod locks;
 pub mod logs;
 mod meter;
 pub mod metrics;
 mod migrate;
+mod open;
 mod postgres;
 pub mod properties;
+pub mod retention;
 pub mod revisions;
 pub mod schedules;
 mod sealed;
 pub mod secrets;
 pub mod sites;
 pub mod sources;
+mod sql;
 mod sqlite;
 pub mod team_secrets;
 pub mod tokens;
 pub mod wake;
 
-pub use db::{CALLERS_READ_SECONDS_MAX, Db, PostgresTx, Tx};
+pub use db::{Db, PostgresTx, Tx};
+pub use error::{CALLERS_READ_SECONDS_MAX, Result, StoreError};
 pub use meter::Meter;
 pub use postgres::PostgresOptions;
 pub use sqlite::SqliteTx;
 pub use wake::{Bell, Wake};
-
-/// Why the database did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A unique index or a foreign key refused it.
-    #[error("a constraint of the database refused the change")]
-    Constraint(#[source] sqlx::Error),
-    /// The database can't be reached, is full, or did not answer in time.
-    #[error("the database did not answer")]
-    Unavailable(#[source] sqlx::Error),
-    /// More callers than connections: none became free in time, although the database answers.
-    #[error("no connection to the database became free in time")]
-    Crowded,
-    /// A statement took longer than the limit, or is of a shape that the database does not work on.
-    #[error("a statement was given up, because it takes too long")]
-    TooExpensive(#[source] sqlx::Error),
-    /// The rows that were read hold more memory than they may.
-    #[error("the rows hold more memory than they may")]
-    Refused(model::Problem),
-    /// The database went away while it was asked to commit: the change may be stored or not.
-    #[error("the database did not say whether the change is stored")]
-    Uncertain(#[source] sqlx::Error),
-    /// Text holds a character that PostgreSQL can't store: U+0000.
-    #[error("a text holds the character U+0000")]
-    Unstorable,
-    /// This is no database that can be used.
-    #[error("the database can't be used: {why}")]
-    Unfit {
-        /// What is wrong with it, without a password.
-        why: String,
-    },
-    /// A newer program brought the schema to where this one can't follow.
-    #[error(
-        "the database's schema is newer than this program: it needs one that knows migration {needed}, and this one knows \
-         those up to {known}; install the newer version"
-    )]
-    SchemaTooNew {
-        /// The migration that a program must know at least.
-        needed: i64,
-        /// The newest one that this program knows.
-        known: i64,
-    },
-    /// A row holds what this program never writes.
-    #[error("the database holds {what} that this program cannot read")]
-    Corrupt {
-        /// Which value, without its content.
-        what: String,
-    },
-    /// This instance does not have a key of the secrets.
-    #[error("this instance does not have the key {key_id} of the secrets")]
-    KeyMissing {
-        /// Which key.
-        key_id: String,
-    },
-    /// The leader that wrote was replaced meanwhile; the write was refused.
-    #[error("the leader's epoch {epoch} is over")]
-    Fenced {
-        /// The epoch that it wrote under.
-        epoch: i64,
-    },
-    /// Anything else that SQL can say, which is a fault of this program.
-    #[error("the database refused a statement")]
-    Statement(#[source] sqlx::Error),
-    /// The schema could not be brought up to date.
-    #[error("the database's schema could not be brought up to date")]
-    Migration(#[source] sqlx::migrate::MigrateError),
-}
-
-impl StoreError {
-    /// Whether a server that is not there yet may explain it, so that it is worth waiting. A user, a password or a name
-    /// of a database that is wrong stays wrong.
-    pub fn passes(&self) -> bool {
-        match self {
-            Self::Unavailable(sqlx::Error::Database(e)) => {
-                let code = e.code().unwrap_or_default();
-                !(code.starts_with("28") || code == "3D000")
-                    && e.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_none()
-            }
-            Self::Unavailable(_) | Self::Uncertain(_) => true,
-            _ => false,
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        let error = match error {
-            sqlx::Error::Decode(cause) => match cause.downcast::<meter::Refused>() {
-                Ok(refused) => return Self::Refused(refused.0),
-                Err(cause) => sqlx::Error::Decode(cause),
-            },
-            error => error,
-        };
-        match &error {
-            sqlx::Error::Database(e)
-                if e.is_unique_violation() || e.is_foreign_key_violation() || e.is_check_violation() =>
-            {
-                Self::Constraint(error)
-            }
-            // Its byte sequence is valid UTF-8: it came from a Rust string.
-            sqlx::Error::Database(e) if e.code().as_deref() == Some("22021") => Self::Unstorable,
-            error_ if is_too_expensive(error_) => Self::TooExpensive(error),
-            error_ if is_unavailable(error_) => Self::Unavailable(error),
-            _ => Self::Statement(error),
-        }
-    }
-}
-
-/// Whether the database ended a statement that took too long, or refused one as too complex.
-fn is_too_expensive(error: &sqlx::Error) -> bool {
-    let sqlx::Error::Database(e) = error else { return false };
-    match (e.try_downcast_ref::<sqlx::sqlite::SqliteError>(), e.code().as_deref()) {
-        // INTERRUPT.
-        (Some(_), Some("9")) => true,
-        (Some(_), _) => e.message().starts_with("Expression tree is too large"),
-        // Query canceled, statement too complex.
-        (None, Some(code)) => matches!(code, "57014" | "54001"),
-        (None, None) => false,
-    }
-}
-
-/// Whether the database can't serve at the moment, as opposed to a statement that it refuses.
-pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
-    use sqlx::Error::{Database, Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
-    match error {
-        Database(e) => match (e.try_downcast_ref::<sqlx::sqlite::SqliteError>(), e.code()) {
-            // BUSY, IOERR, FULL, CANTOPEN, READONLY; the primary code is the lowest byte.
-            (Some(_), Some(code)) => code.parse().is_ok_and(|code: i32| matches!(code & 0xff, 5 | 8 | 10 | 13 | 14)),
-            (None, Some(code)) => {
-                // Connection exceptions, a login refused, resources, operator intervention, system errors.
-                ["08", "28", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-                    // Not to be serialized, a deadlock, a lock that was not free in time, a transaction that rested too
-                    // long, a server that only reads at the moment, a database that is not there at the moment.
-                    || matches!(&*code, "40001" | "40P01" | "55P03" | "25P03" | "25006" | "3D000")
-            }
-            (_, None) => false,
-        },
-        Io(_) | PoolTimedOut | PoolClosed | WorkerCrashed | Protocol(_) | Tls(_) => true,
-        _ => false,
-    }
-}
-
-/// What a store function answers.
-pub type Result<T, E = StoreError> = std::result::Result<T, E>;
-
-pub(crate) fn corrupt(what: impl Into<String>) -> StoreError {
-    StoreError::Corrupt { what: what.into() }
-}
-
-/// An instant as rows have it: microseconds since 1970.
-pub(crate) fn micros(at: jiff::Timestamp) -> i64 {
-    at.as_microsecond()
-}
-
-/// An instant from a row.
-pub(crate) fn instant(micros: i64) -> Result<jiff::Timestamp> {
-    jiff::Timestamp::from_microsecond(micros).map_err(|_| corrupt("an instant out of range"))
-}
-
-/// An optional instant from a row.
-pub(crate) fn instant_opt(micros: Option<i64>) -> Result<Option<jiff::Timestamp>> {
-    micros.map(instant).transpose()
-}
-
-/// A value that a row holds as JSON.
-pub(crate) fn from_json<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|_| corrupt(what))
-}
-
-/// A value as a row holds it.
-pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("the model's types have string keys and finite numbers")
-}
-
-/// Refuses text that only one of the databases could hold.
-pub(crate) fn storable<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<()> {
-    if texts.into_iter().any(|text| text.contains('\0')) { Err(StoreError::Unstorable) } else { Ok(()) }
-}
-
-/// The job id that a row names.
-pub(crate) fn job_id(text: &str) -> Result<model::name::JobId> {
-    uuid::Uuid::parse_str(text).map(model::name::JobId).map_err(|_| corrupt("a job id"))
-}
-
-impl From<StoreError> for model::Problem {
-    /// What a caller is told when the database fails it. The cause goes to the log, not to the caller.
-    fn from(error: StoreError) -> Self {
-        match &error {
-            StoreError::Unavailable(cause) => {
-                tracing::warn!(error = %error, %cause, "the database is not available");
-                Self::unavailable("The request was not carried out.", "The database does not answer at the moment.")
-                    .follows("Nothing was changed.")
-            }
-            StoreError::Crowded => Self::overloaded(
-                "The request was not carried out.",
-                "More requests wait for the database than it works on at once.",
-            )
-            .follows("Nothing was changed.")
-            .fix("Try again in a few seconds."),
-            StoreError::Refused(problem) => problem.clone(),
-            StoreError::TooExpensive(cause) => {
-                tracing::warn!(error = %error, %cause, "a statement was given up");
-                Self::overloaded(
-                    "The request was not carried out.",
-                    format!("The database took too long for it (limit {CALLERS_READ_SECONDS_MAX} seconds)."),
-                )
-                .follows("Nothing was changed.")
-                .fix("Try again in a few seconds.")
-            }
-            StoreError::Uncertain(cause) => {
-                tracing::warn!(error = %error, %cause, "the database went away during a commit");
-                Self::unavailable(
-                    "It is not known whether the request was carried out.",
-                    "The database went away while it stored the change.",
-                )
-                .follows("The change is stored as a whole or not at all.")
-                .fix("Read what the request was to change, and send it again if nothing changed.")
-            }
-            StoreError::SchemaTooNew { .. } => {
-                tracing::error!(error = %error, "this program is too old for the database");
-                Self::unavailable(
-                    "The request was not carried out.",
-                    "This instance of the service is older than its database's schema.",
-                )
-                .follows("Nothing was changed.")
-                .fix("Try again in a moment; tell the operator of this service when it goes on.")
-            }
-            StoreError::KeyMissing { key_id } => {
-                tracing::error!(key_id, "a key of the secrets is missing");
-                Self::unavailable(
-                    "The request was not carried out.",
-                    format!(
-                        "This instance of the service does not have the key {key_id}, which secrets are encrypted with."
-                    ),
-                )
-                .follows("Nothing was changed. What needs no secrets goes on.")
-                .fix(format!("Tell the operator of this service: the file {key_id}.key belongs in its folder of keys."))
-            }
-            StoreError::Unstorable => Self::invalid(
-                "The request was not carried out.",
-                "A text in it holds the character U+0000, which can't be stored.",
-            )
-            .fix("Remove the character and send the request again."),
-            other => {
-                let cause = std::error::Error::source(other).map(ToString::to_string);
-                tracing::error!(error = %other, cause, "a statement failed");
-                Self::internal(
-                    "The request was not carried out.",
-                    "The service met a fault of its own in the database.",
-                )
-                .fix("Tell the operator of this service; its log has the details under this operation id.")
-            }
-        }
-    }
-}

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use model::lock::{Lock, LockKey};
 
-use crate::{Result, Tx, corrupt, db::on, micros};
+use crate::{
+    codec::micros,
+    db::{Tx, on},
+    error::{Result, corrupt},
+};
 
 /// The lock of a key.
 pub async fn find(tx: &mut Tx, key: &LockKey) -> Result<Option<Lock>> {

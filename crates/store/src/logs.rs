@@ -2,7 +2,10 @@
 
 use model::{log::LogChunk, name::ExecutionId};
 
-use crate::{Result, Tx, db::on};
+use crate::{
+    db::{Tx, on},
+    error::Result,
+};
 
 /// The most bytes of a log in one row.
 const CHUNK_MAX_BYTES: usize = 256 * 1024;

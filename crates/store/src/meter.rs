@@ -2,6 +2,8 @@
 
 use model::Problem;
 
+use crate::error::Refused;
+
 /// Takes note of the bytes that rows hold.
 pub trait Meter: Send + Sync + std::fmt::Debug {
     /// Adds the bytes of a row that was read.
@@ -20,11 +22,6 @@ pub(crate) trait RowBytes {
 /// Memory of a row without its texts: numbers, pointers, and the overhead of allocations.
 const ROW_BYTES: usize = 512;
 
-/// A meter's refusal on its way through the database library.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Refused(pub(crate) Problem);
-
 /// Counts a row with the meter, if there is one.
 pub(crate) fn count(meter: Option<&dyn Meter>, row: &impl RowBytes) -> sqlx::Result<()> {
     match meter.map(|meter| meter.add(ROW_BYTES + row.text_bytes())) {
@@ -32,26 +29,6 @@ pub(crate) fn count(meter: Option<&dyn Meter>, row: &impl RowBytes) -> sqlx::Res
         Some(Ok(())) | None => Ok(()),
     }
 }
-
-/// Reads the rows of a statement, counting each with the meter of the transaction.
-macro_rules! metered_rows {
-    ($tx:expr, $statement:expr) => {{
-        let meter = $tx.meter();
-        $crate::db::on!($tx, c => {
-            let mut stream = $statement.fetch(c);
-            let mut rows = Vec::new();
-            let read = async {
-                while let Some(row) = futures::TryStreamExt::try_next(&mut stream).await? {
-                    $crate::meter::count(meter.as_deref(), &row)?;
-                    rows.push(row);
-                }
-                Ok::<(), sqlx::Error>(())
-            };
-            read.await.map(|()| rows)
-        })
-    }};
-}
-pub(crate) use metered_rows;
 
 /// The bytes of texts that may be absent.
 pub(crate) fn bytes_of<'a>(texts: impl IntoIterator<Item = Option<&'a String>>) -> usize {

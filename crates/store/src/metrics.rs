@@ -9,7 +9,11 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use model::{execution::Status, job::Contacts, name::JobId, rollout::Status as DeploymentStatus};
 
-use crate::{Result, Tx, corrupt, db::on, from_json, instant_opt};
+use crate::{
+    codec::{self, from_json, instant_opt},
+    db::{Tx, on},
+    error::{Result, StoreError, corrupt},
+};
 
 /// A live job as far as it is watched. There may be a hundred thousand of them in memory: what many share is there once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,11 +139,11 @@ pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<Watch
         let run = last
             .map(|(id, status)| {
                 let status = Status::parse(&status).ok_or_else(|| corrupt("an execution status"))?;
-                Ok::<_, crate::StoreError>(WatchedRun { id: id.into(), status })
+                Ok::<_, StoreError>(WatchedRun { id: id.into(), status })
             })
             .transpose()?;
         Ok(WatchedJob {
-            id: crate::job_id(&row.job_id)?,
+            id: codec::job_id(&row.job_id)?,
             team: shared.team(&row.team),
             contacts: shared.contacts(&row)?,
             notification_delay_minutes: row.notification_delay_period_minutes,

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use sqlx::{PgConnection, SqlitePool, migrate::Migrator};
 
-use crate::{Db, Result, StoreError};
+use crate::error::{Result, StoreError, corrupt, is_unavailable};
 
 static SQLITE: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/sqlite")));
 static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| tolerant(sqlx::migrate!("migrations/postgres")));
@@ -26,26 +26,10 @@ pub(crate) async fn postgres(connection: &mut PgConnection) -> Result<()> {
     POSTGRES.run(connection).await.map_err(migration)
 }
 
-/// Completes rows that an older program wrote: columns that lists need, a few hundred in a transaction, and the names of
-/// teams' secrets.
-pub(crate) async fn complete(db: &Db) -> Result<()> {
-    loop {
-        let mut tx = db.write().await?;
-        let more = crate::jobs::complete(&mut tx).await?;
-        tx.commit().await?;
-        if !more {
-            break;
-        }
-    }
-    let mut tx = db.write().await?;
-    crate::team_secrets::complete(&mut tx).await?;
-    tx.commit().await
-}
-
 fn migration(error: sqlx::migrate::MigrateError) -> StoreError {
     use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
     match error {
-        Execute(cause) | ExecuteMigration(cause, _) if crate::is_unavailable(&cause) => StoreError::Unavailable(cause),
+        Execute(cause) | ExecuteMigration(cause, _) if is_unavailable(&cause) => StoreError::Unavailable(cause),
         error => StoreError::Migration(error),
     }
 }
@@ -58,7 +42,7 @@ pub(crate) fn known() -> i64 {
 /// Compares what a schema asks of programs with what this one knows.
 pub(crate) fn check(oldest_program: Option<String>) -> Result<()> {
     let Some(needed) = oldest_program else { return Ok(()) };
-    let needed = needed.parse().map_err(|_| crate::corrupt("the oldest program of the schema"))?;
+    let needed = needed.parse().map_err(|_| corrupt("the oldest program of the schema"))?;
     let known = known();
     if known < needed { Err(StoreError::SchemaTooNew { needed, known }) } else { Ok(()) }
 }

@@ -10,18 +10,22 @@ use std::{
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::task::AbortHandle;
 
-use crate::{Result, StoreError, Wake, db::answered, migrate, wake};
-
-/// The oldest PostgreSQL that is supported.
-const OLDEST_VERSION: i32 = 14;
+use crate::{
+    error::{Result, StoreError},
+    wake::{self, Wake},
+};
 
 /// How long [`Pools::close`] waits for transactions in progress. The server rolls back those whose connection ends.
 const CLOSE_MAX: Duration = Duration::from_secs(4);
+
+/// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
+/// one is for a server that vanished without a word.
+const ANSWER_MAX: Duration = Duration::from_secs(45);
 
 /// How PostgreSQL is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,11 +121,9 @@ impl Drop for Tasks {
 }
 
 impl Pools {
-    pub(crate) async fn open(url: &str, options: &PostgresOptions) -> Result<(Self, Wake)> {
-        let url = parse(url)?;
-        let direct = options.direct_url.as_deref().map(parse).transpose()?.unwrap_or_else(|| url.clone());
-        prepare(&direct, options).await?;
-
+    /// Makes the pools, on a server whose schema is up to date. Connections are made when they are needed.
+    pub(crate) fn new(server: &Server, options: &PostgresOptions) -> (Self, Wake) {
+        let Server { url, direct } = server;
         let pool = |to: &PgConnectOptions, part: &str, connections: u32| {
             let to = to.clone().application_name(&format!("{} {part}", options.application_name));
             // A pooler refuses these as parameters of a connection's start, so a statement sets them. Every statement is
@@ -145,17 +147,17 @@ impl Pools {
                 .test_before_acquire(false)
                 .connect_lazy_with(to)
         };
-        let callers = pool(&url, "api", options.callers);
-        let loops = pool(&url, "sync", options.loops);
-        let lease = pool(&direct, "lease", 1);
-        let listen = pool(&direct, "listen", 1);
+        let callers = pool(url, "api", options.callers);
+        let loops = pool(url, "sync", options.loops);
+        let lease = pool(direct, "lease", 1);
+        let listen = pool(direct, "listen", 1);
 
         let (wake, outbox) = Wake::across_instances();
         let notifying = tokio::spawn(wake::notify(callers.clone(), outbox));
         let listening = tokio::spawn(wake::listen(listen.clone(), wake.clone()));
         let tasks = Arc::new(Tasks(vec![notifying.abort_handle(), listening.abort_handle()]));
         let crowd = Arc::new(Crowd { opened: Instant::now(), began_milliseconds: AtomicU64::new(0) });
-        Ok((Self { callers, crowd, loops, lease, listen, tasks }, wake))
+        (Self { callers, crowd, loops, lease, listen, tasks }, wake)
     }
 
     pub(crate) async fn begin_callers(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
@@ -180,6 +182,14 @@ impl Pools {
             let wait_seconds = CLOSE_MAX.as_secs();
             tracing::warn!(wait_seconds, "transactions on the database did not end; leaving them to be rolled back");
         }
+    }
+}
+
+/// Gives a server up that does not answer.
+pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    match tokio::time::timeout(ANSWER_MAX, statement).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
     }
 }
 
@@ -209,6 +219,23 @@ fn has_died(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Where a server is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    /// The URL, which may lead to a pooler.
+    url: PgConnectOptions,
+    /// The same without a pooler between.
+    pub(crate) direct: PgConnectOptions,
+}
+
+impl Server {
+    pub(crate) fn parse(url: &str, options: &PostgresOptions) -> Result<Self> {
+        let url = parse(url)?;
+        let direct = options.direct_url.as_deref().map(parse).transpose()?.unwrap_or_else(|| url.clone());
+        Ok(Self { url, direct })
+    }
+}
+
 /// Reads a URL. What is wrong with one is said without its password.
 fn parse(url: &str) -> Result<PgConnectOptions> {
     let options = PgConnectOptions::from_str(url)
@@ -216,52 +243,9 @@ fn parse(url: &str) -> Result<PgConnectOptions> {
     Ok(options)
 }
 
-/// Looks at the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
-/// statement afterwards.
-async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
-    let to = direct
-        .clone()
-        .application_name(&format!("{} migrate", options.application_name))
-        // What is there already is no news.
-        .options([("client_min_messages", "warning")]);
-    let connecting = tokio::time::timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
-    let mut connection = match connecting.await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(sqlx::Error::Tls(cause))) => {
-            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
-        }
-        // A certificate that is not trusted comes like this.
-        Ok(Err(sqlx::Error::Io(cause))) if cause.kind() == std::io::ErrorKind::InvalidData => {
-            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
-        }
-        Ok(Err(error)) => return Err(error.into()),
-        Err(_) => return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
-    };
-    let (version, encoding): (i32, String) =
-        sqlx::query_as("select current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
-            .fetch_one(&mut connection)
-            .await?;
-    if version < OLDEST_VERSION {
-        let why = format!("it is PostgreSQL {version}, and {OLDEST_VERSION} is the oldest that is supported");
-        return Err(StoreError::Unfit { why });
-    }
-    if encoding != "UTF8" {
-        return Err(StoreError::Unfit { why: format!("its encoding is {encoding}, and must be UTF8") });
-    }
-    migrate::postgres(&mut connection).await?;
-    let _ = connection.close().await;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_server_that_is_not_there_is_unavailable() {
-        let opened = Pools::open("postgres://me@127.0.0.1:9/x", &PostgresOptions::default()).await;
-        assert!(matches!(opened, Err(StoreError::Unavailable(_))), "{opened:?}");
-    }
 
     #[test]
     fn a_bad_url_is_refused_without_its_password() {

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use model::name::JobId;
 
-use crate::{Result, Tx, db::on, micros};
+use crate::{
+    codec::micros,
+    db::{Tx, on},
+    error::Result,
+};
 
 /// The object as JSON text; absent when none was stored.
 pub async fn find(tx: &mut Tx, job_id: JobId) -> Result<Option<String>> {

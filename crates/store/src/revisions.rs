@@ -4,11 +4,10 @@ use jiff::Timestamp;
 use model::{deployment::Deployment, name::JobId};
 
 use crate::{
-    Result, Tx,
-    db::on,
-    from_json,
-    meter::{RowBytes, bytes_of_json, metered_rows},
-    micros, to_json,
+    codec::{from_json, micros, to_json},
+    db::{Tx, metered_rows, on},
+    error::Result,
+    meter::{RowBytes, bytes_of_json},
 };
 
 /// Keeps a generation.

@@ -2,7 +2,13 @@
 
 use jiff::Timestamp;
 
-use crate::{Result, Tx, db::on, instant, micros};
+use crate::{
+    codec::{self, instant, micros},
+    db::{Tx, on},
+    dialect::Dialect,
+    error::{Result, corrupt},
+    sql::places,
+};
 
 /// The row of a schedule, made where there is none.
 pub async fn ensure(tx: &mut Tx, cron: &str, zone: &str, next_tick: Option<Timestamp>) -> Result<i64> {
@@ -53,13 +59,12 @@ pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<DueSchedule>> {
 /// Keeps the schedules that have come until the end of the transaction. It comes before their deployments are touched, as
 /// in verbs, so that no two ever wait for each other.
 pub async fn lock(tx: &mut Tx, due: &[DueSchedule]) -> Result<()> {
-    if !tx.is_shared() || due.is_empty() {
+    if tx.dialect() == Dialect::Sqlite || due.is_empty() {
         return Ok(());
     }
-    let marks: Vec<_> = (1..=due.len()).map(|n| format!("${n}")).collect();
     let sql = format!(
         "select schedule_id from schedule where schedule_id in ({}) order by schedule_id for no key update",
-        marks.join(", ")
+        places(due.len())
     );
     on!(tx, c => {
         let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql));
@@ -139,8 +144,8 @@ pub async fn pending(tx: &mut Tx, limit: i64) -> Result<Vec<PendingTick>> {
     rows.into_iter()
         .map(|(id, name, tick)| {
             Ok(PendingTick {
-                job_id: crate::job_id(&id)?,
-                job_name: model::name::JobName::parse(&name).map_err(|_| crate::corrupt("a job name"))?,
+                job_id: codec::job_id(&id)?,
+                job_name: model::name::JobName::parse(&name).map_err(|_| corrupt("a job name"))?,
                 tick: instant(tick)?,
             })
         })

@@ -11,7 +11,7 @@ use model::name::JobId;
 use secrecy::SecretString;
 
 use crate::{
-    Result, StoreError, corrupt,
+    error::{Result, StoreError, corrupt},
     keys::{KeyRing, Resealed, SecretKey},
 };
 

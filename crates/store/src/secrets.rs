@@ -5,10 +5,10 @@ use model::name::JobId;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    Result, Tx,
-    db::on,
+    codec::{self, micros},
+    db::{Tx, on},
+    error::Result,
     keys::{self, KeyRing, Resealed},
-    micros,
     sealed::{Place, Sealed},
 };
 
@@ -82,7 +82,7 @@ pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Res
         resealed.next = rows.last().map(|row| row.job_id.clone());
     }
     for Row { job_id, sealed: old } in rows {
-        let place = Place::JobSecret(crate::job_id(&job_id)?);
+        let place = Place::JobSecret(codec::job_id(&job_id)?);
         let text = match old.open(ring, &place) {
             Ok(text) => text,
             Err(error) => {

@@ -4,9 +4,9 @@
 //! handed over before the first epoch of the site were left behind on another one.
 
 use crate::{
-    Db, Result, Tx,
-    db::on,
-    leases::{Epoch, Lease},
+    db::{Db, Tx, on},
+    epoch::{Epoch, Lease},
+    error::{Result, corrupt},
 };
 
 /// The site that the database names.
@@ -56,7 +56,7 @@ pub async fn find(tx: &mut Tx) -> Result<Option<Site>> {
     .await)?;
     let value = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| row.1.as_str());
     let Some(id) = value(SITE) else { return Ok(None) };
-    let since = value(SINCE).map_or(Ok(0), str::parse).map_err(|_| crate::corrupt("the first epoch of a site"))?;
+    let since = value(SINCE).map_or(Ok(0), str::parse).map_err(|_| corrupt("the first epoch of a site"))?;
     Ok(Some(Site { id: id.to_owned(), since: Epoch(since) }))
 }
 

@@ -7,7 +7,11 @@ use model::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::{Result, Tx, corrupt, db::on, from_json, instant, micros, storable};
+use crate::{
+    codec::{instant, micros, storable},
+    db::{Tx, on},
+    error::{Result, StoreError, corrupt},
+};
 
 /// The most bytes of an archive in one row; every row but the last has as many.
 pub const CHUNK_MAX_BYTES: usize = 1024 * 1024;
@@ -91,7 +95,7 @@ struct SourceRow {
 }
 
 impl TryFrom<SourceRow> for Source {
-    type Error = crate::StoreError;
+    type Error = StoreError;
 
     fn try_from(row: SourceRow) -> Result<Self> {
         Ok(Self {
@@ -141,78 +145,6 @@ pub async fn remove_all(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<u6
     .await
     .map(|done| done.rows_affected()))?;
     Ok(done)
-}
-
-/// Deletes removed uploads that nothing needs: neither what is wanted or runs, nor a run that has not ended. Looks at no
-/// more than `limit` of them in a call, those after `after` in the order of job and version; answers the last one that it
-/// looked at, if there may be more.
-pub async fn purge_removed(
-    tx: &mut Tx,
-    after: Option<&(String, String)>,
-    limit: i64,
-) -> Result<Option<(String, String)>> {
-    let (job, version) = after.map_or(("", ""), |(job, version)| (job, version));
-    let removed: Vec<(String, String)> = on!(tx, c => sqlx::query_as(
-        "select job_id, version from source_version
-         where removed_at is not null and (job_id > $1 or (job_id = $1 and version > $2))
-         order by job_id, version limit $3",
-    )
-    .bind(job)
-    .bind(version)
-    .bind(limit)
-    .fetch_all(c)
-    .await)?;
-    // Nobody deploys or uploads between the look and the deletion. All jobs come before the first archive: an upload has its
-    // job when it waits for an archive.
-    for (job, _) in &removed {
-        crate::jobs::lock(tx, crate::job_id(job)?).await?;
-    }
-    for (job, version) in &removed {
-        let job_id = crate::job_id(job)?;
-        if needed(tx, job_id).await?.iter().any(|needed| needed.as_str() == version) {
-            continue;
-        }
-        lock_archives(tx, job).await?;
-        for sql in [
-            "delete from archive_chunk where archive_hash in
-                (select s.archive_hash from source_version s
-                 where s.job_id = $1 and s.version = $2 and s.removed_at is not null
-                    and not exists (select 1 from source_version o
-                        where o.archive_hash = s.archive_hash and not (o.job_id = $1 and o.version = $2)))",
-            "delete from source_version where job_id = $1 and version = $2 and removed_at is not null",
-        ] {
-            on!(tx, c => sqlx::query(sql).bind(job).bind(version).execute(c).await.map(drop))?;
-        }
-    }
-    let more = i64::try_from(removed.len()).is_ok_and(|looked_at| looked_at == limit);
-    Ok(removed.into_iter().next_back().filter(|_| more))
-}
-
-/// The versions of a job's source that are wanted, run, are about to, or come back with a deleted job.
-async fn needed(tx: &mut Tx, job_id: JobId) -> Result<Vec<SourceVersion>> {
-    let wanted: Option<(String,)> = on!(tx, c => sqlx::query_as("select job_version from deployment where job_id = $1")
-        .bind(job_id.to_string())
-        .fetch_optional(c)
-        .await)?;
-    let contents: Vec<(String,)> = on!(tx, c => sqlx::query_as(
-        "select v.content from deployment_revision v join rollout r on r.job_id = v.job_id
-            and r.reached_generation = v.generation where v.job_id = $1
-         union all
-         select v.content from deployment_revision v join data_job_execution e on e.job_id = v.job_id
-            and e.generation = v.generation where v.job_id = $1 and e.status in ('SUBMITTED', 'RUNNING')
-         union all
-         select v.content from deployment_revision v join data_job j on j.job_id = v.job_id
-            and j.deleted_generation = v.generation where v.job_id = $1",
-    )
-    .bind(job_id.to_string())
-    .fetch_all(c)
-    .await)?;
-    let parsed = |text: &str| SourceVersion::parse(text).map_err(|_| corrupt("a job version"));
-    let mut versions = wanted.map(|(version,)| parsed(&version)).transpose()?.into_iter().collect::<Vec<_>>();
-    for (content,) in contents {
-        versions.push(from_json::<model::deployment::Deployment>("a revision", &content)?.job_version);
-    }
-    Ok(versions)
 }
 
 /// The latest upload of a job that was not removed.
@@ -265,21 +197,4 @@ pub async fn piece(
     .fetch_optional(c)
     .await)?;
     Ok(row.map(|(content,)| content))
-}
-
-/// Waits until nobody stores an archive that a job has too: whether another job has it is asked afterwards.
-pub(crate) async fn lock_archives(tx: &mut Tx, job_id: &str) -> Result<()> {
-    if !tx.is_shared() {
-        return Ok(());
-    }
-    on!(tx, c => sqlx::query(
-        "select chunk from archive_chunk
-         where chunk = 0 and archive_hash in (select archive_hash from source_version where job_id = $1)
-         order by archive_hash for update",
-    )
-    .bind(job_id)
-    .execute(c)
-    .await
-    .map(drop))?;
-    Ok(())
 }

@@ -16,7 +16,11 @@ use sqlx::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{Meter, Result, StoreError, migrate};
+use crate::{
+    error::{Result, StoreError},
+    meter::Meter,
+    migrate,
+};
 
 /// How long a transaction waits for a free connection before it is refused.
 const ACQUIRE_TIMEOUT_SECONDS: u64 = 5;

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use model::{name::TeamName, team_secret};
 
-use crate::{Result, Tx, corrupt, db::on, micros};
+use crate::{
+    codec::{self, micros},
+    db::{Tx, on},
+    error::{Result, corrupt},
+};
 
 /// Gives a team the name of its secret, unless it has one. Answers the name.
 pub async fn claim(tx: &mut Tx, team: &TeamName, now: Timestamp) -> Result<String> {
@@ -58,7 +62,7 @@ pub(crate) async fn complete(tx: &mut Tx) -> Result<()> {
     for (team, since) in rows {
         // A name that is none any more, by a change of the rules, belongs to no job that is deployed.
         if let Ok(team) = TeamName::parse(&team) {
-            claim(tx, &team, crate::instant(since)?).await?;
+            claim(tx, &team, codec::instant(since)?).await?;
         }
     }
     Ok(())

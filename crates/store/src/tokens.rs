@@ -13,11 +13,10 @@ use model::name::{JobId, JobName};
 use secrecy::SecretString;
 
 use crate::{
-    Result, Tx, corrupt,
-    db::on,
-    instant,
+    codec::{self, instant, micros},
+    db::{Tx, on},
+    error::{Result, corrupt},
     keys::{KeyRing, SecretKey},
-    micros,
 };
 
 /// What a credential begins with.
@@ -59,7 +58,7 @@ impl Credential {
     pub fn read(ring: &KeyRing, text: &str) -> Option<Self> {
         let plain = open(ring, CREDENTIAL, text)?;
         let (job_id, generation) = plain.split_once(' ')?;
-        Some(Self { job_id: crate::job_id(job_id).ok()?, generation: generation.parse().ok()? })
+        Some(Self { job_id: codec::job_id(job_id).ok()?, generation: generation.parse().ok()? })
     }
 }
 
@@ -80,7 +79,7 @@ impl Access {
         let mut parts = plain.splitn(3, ' ');
         let (job_id, expires_at, job_name) = (parts.next()?, parts.next()?, parts.next()?);
         Some(Self {
-            job_id: crate::job_id(job_id).ok()?,
+            job_id: codec::job_id(job_id).ok()?,
             job_name: JobName::parse(job_name).ok()?,
             expires_at: instant(expires_at.parse().ok()?).ok()?,
         })

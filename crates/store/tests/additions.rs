@@ -18,7 +18,7 @@ use store::{
     idempotency::{self, Claim},
     jobs,
     keys::{self, KeyRing, SecretKey},
-    revisions, secrets, sources,
+    retention, revisions, secrets, sources,
 };
 use testing::{Database, for_each_database};
 
@@ -102,8 +102,8 @@ async fn removed_sources_go_when_nothing_needs_them(on: Database) {
     tx.commit().await.unwrap();
 
     let mut tx = db.write().await.unwrap();
-    let first = sources::purge_removed(&mut tx, None, 1).await.unwrap();
-    assert_eq!(sources::purge_removed(&mut tx, first.as_ref(), 10).await.unwrap(), None);
+    let first = retention::purge_removed_sources(&mut tx, None, 1).await.unwrap();
+    assert_eq!(retention::purge_removed_sources(&mut tx, first.as_ref(), 10).await.unwrap(), None);
     tx.commit().await.unwrap();
     let mut tx = db.read().await.unwrap();
     assert_eq!(sources::archive(&mut tx, one.id, &version("a")).await.unwrap().as_deref(), Some(&b"a"[..]));
@@ -309,13 +309,13 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     // The synchronizer carried the removal out.
     raw(&mut tx, "delete from deployment").await;
     raw(&mut tx, "delete from rollout").await;
-    assert_eq!(sources::purge_removed(&mut tx, None, 10).await.unwrap(), None);
+    assert_eq!(retention::purge_removed_sources(&mut tx, None, 10).await.unwrap(), None);
     tx.commit().await.unwrap();
     insert(&db, &namesake).await;
     let mut tx = db.write().await.unwrap();
     assert!(sources::find(&mut tx, old.id, &version("a")).await.unwrap().is_some());
     assert_eq!(sources::find(&mut tx, old.id, &version("b")).await.unwrap(), None);
-    assert_eq!(jobs::purge_deleted(&mut tx, NOW, 10).await.unwrap(), 0);
+    assert_eq!(retention::purge_deleted_jobs(&mut tx, NOW, 10).await.unwrap(), 0);
     let found = jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap().unwrap();
     assert_eq!((found.job.id, found.generation), (old.id, Some(wanted.generation)));
     tx.commit().await.unwrap();
@@ -324,7 +324,7 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     drop(tx);
 
     let mut tx = db.write().await.unwrap();
-    assert_eq!(jobs::purge_deleted(&mut tx, Timestamp::from_second(1).unwrap(), 10).await.unwrap(), 1);
+    assert_eq!(retention::purge_deleted_jobs(&mut tx, Timestamp::from_second(1).unwrap(), 10).await.unwrap(), 1);
     tx.commit().await.unwrap();
     let mut tx = db.read().await.unwrap();
     assert_eq!(jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap(), None);

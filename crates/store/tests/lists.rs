@@ -89,10 +89,10 @@ async fn a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order(on
     let filters = [
         JobQuery::default(),
         JobQuery { names: vec!["DAILY-sales-000000".into()], ..JobQuery::default() },
-        JobQuery { names: vec!["daily-%".into()], ..JobQuery::default() },
-        JobQuery { names: vec!["%sales%".into(), "w_ekly%".into()], ..JobQuery::default() },
+        JobQuery { names: vec!["daily-*".into()], ..JobQuery::default() },
+        JobQuery { names: vec!["*sales*".into(), "w?ekly*".into()], ..JobQuery::default() },
         JobQuery { teams: vec!["team 0001".into()], ..JobQuery::default() },
-        JobQuery { teams: vec!["TEAM%1".into()], ..JobQuery::default() },
+        JobQuery { teams: vec!["TEAM*1".into()], ..JobQuery::default() },
         JobQuery { descriptions: vec!["Region 7 ".into()], pythons: vec!["3.11".into()], ..JobQuery::default() },
         JobQuery { deployment: Some(DeploymentFilter::Enabled), ..JobQuery::default() },
         JobQuery { deployment: Some(DeploymentFilter::NotDeployed), ..JobQuery::default() },

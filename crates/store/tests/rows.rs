@@ -15,7 +15,7 @@ use store::{
     jobs::{self, JobQuery, JobSort},
     keys::{KeyRing, SecretKey},
     leases::{self, Epoch, SYNCHRONIZER},
-    secrets, sources,
+    retention, secrets, sources,
 };
 use testing::{Database, for_each_database};
 
@@ -183,8 +183,8 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
     }
     let mut tx = db.write().await.unwrap();
     let before = Timestamp::from_second(35).unwrap();
-    assert_eq!(executions::purge(&mut tx, before, 2, 100).await.unwrap(), 2);
-    assert_eq!(executions::purge(&mut tx, before, 2, 100).await.unwrap(), 0);
+    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 2);
+    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 0);
     tx.commit().await.unwrap();
     let mut tx = db.read().await.unwrap();
     let query = ExecutionQuery { limit: 10, ..ExecutionQuery::default() };
@@ -281,13 +281,13 @@ async fn pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_sa
     assert_eq!(names(&mut tx, JobQuery::default()).await, all);
     assert_eq!(names(&mut tx, JobQuery { sort: JobSort::LastExecutionTime, ..JobQuery::default() }).await, all);
     let by_pattern = |pattern: &str| JobQuery { names: vec![pattern.into()], ..JobQuery::default() };
-    assert_eq!(names(&mut tx, by_pattern("%EXAMPLE")).await, ["a-example", "c-example"]);
-    assert_eq!(names(&mut tx, by_pattern(&jobs::escape_like("c_example"))).await, Vec::<String>::new());
+    assert_eq!(names(&mut tx, by_pattern("*EXAMPLE")).await, ["a-example", "c-example"]);
+    assert_eq!(names(&mut tx, by_pattern("c_example")).await, Vec::<String>::new());
     let search = JobQuery { search: Some("100".into()), ..JobQuery::default() };
     assert_eq!(names(&mut tx, search).await, ["b-100-percent"]);
     let teams = |team: &str| JobQuery { teams: vec![team.into()], ..JobQuery::default() };
     assert_eq!(names(&mut tx, teams("a team")).await.len(), 3);
-    assert_eq!(names(&mut tx, teams("a%")).await.len(), 3);
+    assert_eq!(names(&mut tx, teams("a*")).await.len(), 3);
     assert_eq!(names(&mut tx, teams("A TEAM")).await.len(), 3);
 }
 

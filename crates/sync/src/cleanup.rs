@@ -35,7 +35,8 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
         let mut tx = sync.db.write().await?;
         leases::fence(&mut tx, term.epoch).await?;
         let before = now - sync.options.executions_keep;
-        let done = store::executions::purge(&mut tx, before, sync.options.executions_keep_per_job, BATCH).await?;
+        let done =
+            store::retention::purge_executions(&mut tx, before, sync.options.executions_keep_per_job, BATCH).await?;
         tx.commit().await?;
         executions += done;
         if done == 0 || term.over.is_cancelled() {
@@ -45,7 +46,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
     loop {
         let mut tx = sync.db.write().await?;
         leases::fence(&mut tx, term.epoch).await?;
-        let done = store::jobs::purge_deleted(&mut tx, now - sync.options.deleted_jobs_keep, 10).await?;
+        let done = store::retention::purge_deleted_jobs(&mut tx, now - sync.options.deleted_jobs_keep, 10).await?;
         tx.commit().await?;
         jobs += done;
         if done == 0 || term.over.is_cancelled() {
@@ -65,7 +66,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
     loop {
         let mut tx = sync.db.write().await?;
         leases::fence(&mut tx, term.epoch).await?;
-        looked_at = store::sources::purge_removed(&mut tx, looked_at.as_ref(), 10).await?;
+        looked_at = store::retention::purge_removed_sources(&mut tx, looked_at.as_ref(), 10).await?;
         tx.commit().await?;
         if looked_at.is_none() || term.over.is_cancelled() {
             break;

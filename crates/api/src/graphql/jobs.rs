@@ -1,11 +1,17 @@
 //! Data jobs in GraphQL.
 
 use app::queries::{
-    DeploymentFilter, Detail, JobOnPage, JobPageRequest, JobQuery, JobSort, Measure, Search, SearchField, escape_like,
+    DeploymentFilter, Detail, JobOnPage, JobPageRequest, JobQuery, JobSort, Measure, Search, SearchField,
 };
 use async_graphql::{ComplexObject, Context, InputObject, Lookahead, SimpleObject};
 use jiff::Timestamp;
-use model::{Problem, execution::Status as ExecutionStatus, name::shown, rollout::Status};
+use model::{
+    Problem,
+    execution::Status as ExecutionStatus,
+    glob::{Glob, GlobPart},
+    name::shown,
+    rollout::Status,
+};
 
 use super::{
     Asked, Direction, Window,
@@ -372,12 +378,13 @@ fn narrow(query: &mut JobQuery, Property { name, filter, .. }: &Property, patter
         Filter::Name if pattern.contains('*') => {
             // A question mark stands for one character where there is a star, too.
             check_wildcards(name, pattern, &['*', '?'])?;
-            query.names.push(escape_like(pattern).replace('*', "%").replace('?', "_"));
+            query.names.push(pattern.into());
         }
-        Filter::Name => query.names.push(escape_like(pattern)),
+        Filter::Name => query.names.push(Glob::exact(pattern)),
         Filter::Team => {
             check_wildcards(name, pattern, &['%'])?;
-            query.teams.push(escape_like(pattern).replace("\\%", "%"));
+            let wildcard = |character| (character == '%').then_some(GlobPart::AnyText);
+            query.teams.push(Glob::parse(pattern, wildcard));
         }
         Filter::Description => query.descriptions.push(pattern.to_owned()),
         Filter::Python => query.pythons.push(pattern.to_owned()),

@@ -6,8 +6,15 @@ use model::{
     name::{JobId, JobName, TeamName},
 };
 
-use super::{COLUMNS, JobRow, anyone, words};
-use crate::{Result, StoreError, Tx, db::on, instant, micros};
+use super::{
+    row::{COLUMNS, JobRow, anyone},
+    words,
+};
+use crate::{
+    codec::{instant, micros},
+    db::{Tx, on},
+    error::{Result, StoreError},
+};
 
 /// A job that was deleted.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,8 +2,11 @@
 
 use model::{job::DataJob, name::JobId};
 
-use super::{JobRow, anyone};
-use crate::{Result, Tx, db::on};
+use super::row::{COLUMNS, JobRow, anyone};
+use crate::{
+    db::{Tx, on},
+    error::Result,
+};
 
 /// How many jobs are completed in one step.
 const STEP: i64 = 500;
@@ -60,7 +63,7 @@ pub(super) async fn remove(tx: &mut Tx, id: JobId) -> Result<()> {
 pub(crate) async fn complete(tx: &mut Tx) -> Result<bool> {
     let sql = format!(
         "select {} from data_job where team_lower is null and deleted_at is null order by job_id limit {STEP} {}",
-        super::COLUMNS,
+        COLUMNS,
         tx.locking("for update")
     );
     let rows: Vec<JobRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;

@@ -1,0 +1,16 @@
+//! The two columns that say what runs are made of.
+
+use model::{artifact::Artifact, lock::LockKey};
+
+/// What runs are made of, from the two columns that say it.
+pub(crate) fn of_columns(lock_key: Option<String>, image: Option<String>) -> Option<Artifact> {
+    image.map(Artifact::Image).or_else(|| lock_key.map(LockKey::stored).map(Artifact::Packages))
+}
+
+/// The two columns that say what runs are made of.
+pub(crate) fn columns(artifact: &Artifact) -> (Option<&str>, Option<&str>) {
+    match artifact {
+        Artifact::Packages(lock_key) => (Some(lock_key.as_str()), None),
+        Artifact::Image(name) => (None, Some(name)),
+    }
+}

@@ -1,0 +1,132 @@
+//! Opening a database: its schema is brought up to date, and rows that an older program wrote are completed.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
+
+use crate::{
+    db::{Db, Pools},
+    error::{Result, StoreError},
+    jobs, migrate,
+    postgres::{Pools as PostgresPools, PostgresOptions, Server},
+    sqlite::Pools as SqlitePools,
+    team_secrets,
+    wake::Wake,
+};
+
+/// The oldest PostgreSQL that is supported.
+const OLDEST_VERSION: i32 = 14;
+
+/// How many searches ([`Db::read_search`]) read SQLite at the same time. They may use a processor each.
+const SEARCHES_SQLITE_MAX: usize = 2;
+
+/// The share of callers' connections to PostgreSQL that searches may use: one in so many.
+const SEARCHES_POSTGRES_SHARE: u32 = 4;
+
+impl Db {
+    /// Opens the database that a URL names: `postgres://…` (or `postgresql://…`), or `sqlite:<path>`.
+    ///
+    /// # Errors
+    /// As [`Db::open_sqlite`] and [`Db::open_postgres`]; [`StoreError::Unfit`] for any other URL.
+    pub async fn open(url: &str, options: &PostgresOptions) -> Result<Self> {
+        match url.split_once(':') {
+            Some(("postgres" | "postgresql", _)) => Self::open_postgres(url, options).await,
+            Some(("sqlite", path)) => Self::open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path))).await,
+            _ => Err(StoreError::Unfit { why: "its URL begins with neither postgres:// nor sqlite:".into() }),
+        }
+    }
+
+    /// Opens the SQLite file at `path`, makes it where there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the file can't be opened, [`StoreError::SchemaTooNew`] when only a newer program
+    /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
+    pub async fn open_sqlite(path: &Path) -> Result<Self> {
+        let pools = SqlitePools::open(path).await?;
+        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default());
+        db.ping().await?;
+        complete(&db).await?;
+        Ok(db)
+    }
+
+    /// Connects to PostgreSQL 14 or later and brings the schema up to date; instances that start together take turns.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the server can't be reached, [`StoreError::Unfit`] when it is none that can be
+    /// used, [`StoreError::SchemaTooNew`] when only a newer program can work with the schema, [`StoreError::Migration`]
+    /// when the schema was changed by hand.
+    pub async fn open_postgres(url: &str, options: &PostgresOptions) -> Result<Self> {
+        let server = Server::parse(url, options)?;
+        prepare(&server.direct, options).await?;
+        let (pools, wake) = PostgresPools::new(&server, options);
+        let searches = usize::try_from((options.callers / SEARCHES_POSTGRES_SHARE).max(1)).unwrap_or(1);
+        let db = Self::new(Pools::Postgres(pools), searches, wake);
+        db.ping().await?;
+        complete(&db).await?;
+        Ok(db)
+    }
+}
+
+/// Completes rows that an older program wrote: columns that lists need, a few hundred in a transaction, and the names of
+/// teams' secrets.
+async fn complete(db: &Db) -> Result<()> {
+    loop {
+        let mut tx = db.write().await?;
+        let more = jobs::complete(&mut tx).await?;
+        tx.commit().await?;
+        if !more {
+            break;
+        }
+    }
+    let mut tx = db.write().await?;
+    team_secrets::complete(&mut tx).await?;
+    tx.commit().await
+}
+
+/// Looks at the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
+/// statement afterwards.
+async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
+    let to = direct
+        .clone()
+        .application_name(&format!("{} migrate", options.application_name))
+        // What is there already is no news.
+        .options([("client_min_messages", "warning")]);
+    let connecting = tokio::time::timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
+    let mut connection = match connecting.await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(sqlx::Error::Tls(cause))) => {
+            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
+        }
+        // A certificate that is not trusted comes like this.
+        Ok(Err(sqlx::Error::Io(cause))) if cause.kind() == std::io::ErrorKind::InvalidData => {
+            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
+        }
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_) => return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
+    };
+    let (version, encoding): (i32, String) =
+        sqlx::query_as("select current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
+            .fetch_one(&mut connection)
+            .await?;
+    if version < OLDEST_VERSION {
+        let why = format!("it is PostgreSQL {version}, and {OLDEST_VERSION} is the oldest that is supported");
+        return Err(StoreError::Unfit { why });
+    }
+    if encoding != "UTF8" {
+        return Err(StoreError::Unfit { why: format!("its encoding is {encoding}, and must be UTF8") });
+    }
+    migrate::postgres(&mut connection).await?;
+    let _ = connection.close().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_unavailable() {
+        let opened = Db::open_postgres("postgres://me@127.0.0.1:9/x", &PostgresOptions::default()).await;
+        assert!(matches!(opened, Err(StoreError::Unavailable(_))), "{opened:?}");
+    }
+}
