@@ -11,7 +11,11 @@ use axum::{
 use model::{Problem, access::Caller};
 use tracing::Instrument;
 
-use crate::{Api, error::Failure, terms::Unreadable};
+use crate::{
+    Api,
+    error::{Failure, Unrouted},
+    terms::Unreadable,
+};
 
 /// The header that ties a request, its log lines and what it caused together.
 const OP_ID: HeaderName = HeaderName::from_static("x-opid");
@@ -21,11 +25,6 @@ const OP_ID_MAX_CHARS: usize = 100;
 
 /// The route of requests that no route matched, in logs and metrics: addresses themselves would be without end.
 const NO_ROUTE: &str = "none";
-
-/// Marks a response that no operation gave: it counts as a request without a route, so that strangers can't make a series
-/// for each method of each route.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Unrouted;
 
 /// The caller of an operation.
 pub(crate) struct By(pub(crate) Caller);

@@ -16,10 +16,13 @@ use model::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::caller::Unrouted;
-
 /// How long a client is asked to wait before it tries again.
 const RETRY_AFTER_SECONDS: u64 = 5;
+
+/// Marks a response that no operation gave: it counts as a request without a route, so that strangers can't make a series
+/// for each method of each route.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unrouted;
 
 /// A request that was not carried out.
 #[derive(Debug)]

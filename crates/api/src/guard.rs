@@ -16,7 +16,12 @@ use axum::{
 };
 use model::{Problem, name::shown};
 
-use crate::{Api, auth::TOKEN_PATH, caller::Unrouted, error::Failure, metrics::METRICS_PATH, openapi::RouteMarks};
+use crate::{
+    Api,
+    error::{Failure, Unrouted},
+    openapi::RouteMarks,
+    paths::{METRICS_PATH, TOKEN_PATH},
+};
 
 /// The media types that a request's body may have.
 const BODY_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];

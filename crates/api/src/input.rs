@@ -1,13 +1,8 @@
 //! What a request brings, read in one way by all operations: each refusal says which part is wrong, and is a 4xx.
 
-use std::{
-    error::Error,
-    str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{error::Error, str::FromStr, sync::Arc, time::Duration};
 
-use app::memory::{MemoryBudget, Reservation};
+use app::memory::MemoryBudget;
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
@@ -29,6 +24,7 @@ use crate::{
     Api,
     error::Failure,
     limits::{BodyTooSlow, JSON_MAX_BYTES, STRANGER_JSON_MAX_BYTES},
+    memory::RequestMemory,
 };
 
 /// The variable parts of the path, with their percent-encoding undone.
@@ -189,26 +185,6 @@ pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem>
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
-/// The memory that is reserved for a request until it is answered. Clones share one reservation.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestMemory(Arc<Mutex<Reservation>>);
-
-impl RequestMemory {
-    pub(crate) fn new(budget: &MemoryBudget) -> Self {
-        Self(Arc::new(Mutex::new(budget.reservation())))
-    }
-
-    /// The reservation of this request. Without one around it, a reservation of its own.
-    pub(crate) fn of(budget: &MemoryBudget, request: &Request) -> Self {
-        request.extensions().get::<Self>().cloned().unwrap_or_else(|| Self::new(budget))
-    }
-
-    /// Reserves `bytes` more.
-    pub(crate) fn grow(&self, bytes: usize) -> Result<(), Problem> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).grow(bytes)
-    }
 }
 
 /// A body that a layer has read already.

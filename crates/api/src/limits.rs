@@ -27,11 +27,10 @@ use tokio::{
 };
 
 use crate::{
-    Api,
-    auth::{self, TOKEN_PATH},
+    Api, auth,
     error::Failure,
-    input::RequestMemory,
-    metrics::METRICS_PATH,
+    memory::RequestMemory,
+    paths::{METRICS_PATH, TOKEN_PATH},
     principals::principal,
 };
 

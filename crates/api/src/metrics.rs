@@ -43,10 +43,8 @@ use crate::{
     exposition::{Format, Page},
     guard,
     limits::Shared,
+    paths::METRICS_PATH,
 };
-
-/// Where the page is.
-pub(crate) const METRICS_PATH: &str = "/data-jobs/debug/prometheus";
 
 /// Upper bounds of the buckets, in seconds.
 const BUCKETS_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];

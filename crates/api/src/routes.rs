@@ -1,15 +1,15 @@
 //! Every route of the service, in one table. Methods and descriptions stand at the handlers.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::routes;
 
 use crate::{
     Api, auth, caller, error, graphql, guard, home, limits, metrics,
-    openapi::{KeyedBody, Layers, Table, pages},
-    probes,
+    openapi::{self, KeyedBody, Layers, Served, Table, pages},
+    paths, probes,
     rest::{
         credentials, deleted_jobs, deployments, executions, history, info, jobs, keytab, properties, secrets, sources,
         tokens,
@@ -60,14 +60,14 @@ pub(crate) fn operations() -> Table {
         .at("/data-jobs/teams/{team_name}/oauth-credentials", routes!(credentials::oauth_credentials_get, credentials::oauth_credentials_put))
         .at("/data-jobs/teams/{team_name}/oauth-credentials/client-id", routes!(credentials::client_id_get))
         .at("/data-jobs/oauth-credentials/client-ids", routes!(credentials::get_team_ids_for_client_ids))
-        .at(auth::TOKEN_PATH, routes!(tokens::token_issue))
+        .at(paths::TOKEN_PATH, routes!(tokens::token_issue))
         .at("/data-jobs/graphql", routes!(graphql::post::graphql_explorer, graphql::post::graphql))
             .page()
         .at("/data-jobs/api-docs", routes!(pages::api_docs))
         .at("/data-jobs/swagger-ui.html", routes!(pages::swagger_ui))
             .page()
         .at("/data-jobs/swagger-ui/{file}", routes!(pages::swagger_ui_file))
-        .at(metrics::METRICS_PATH, routes!(metrics::prometheus))
+        .at(paths::METRICS_PATH, routes!(metrics::prometheus))
 }
 
 /// Probes answer under any load and to any host: they say nothing that a stranger may not know.
@@ -79,6 +79,15 @@ pub(crate) fn probes() -> Table {
         .at("/data-jobs/debug/health", routes!(probes::health))
         .at("/data-jobs/debug/health/liveness", routes!(probes::health_liveness))
         .at("/data-jobs/debug/health/readiness", routes!(probes::health_readiness))
+}
+
+/// The description of all operations, as JSON.
+pub fn document() -> &'static str {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+        let document = openapi::document([operations(), probes()]);
+        document.to_pretty_json().expect("a document of texts and numbers is JSON")
+    });
+    &DOCUMENT
 }
 
 /// The service as a router.
@@ -96,6 +105,7 @@ pub fn router(api: Arc<Api>) -> Router {
 
     public
         .merge(probes().into_router().0.method_not_allowed_fallback(error::wrong_method))
+        .layer(Extension(Served(document)))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), caller::identify))
         .with_state(api)

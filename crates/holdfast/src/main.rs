@@ -41,7 +41,7 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
     match invocation {
         Invocation::Openapi => {
             // A reader that closed early, such as `head`, has what it wanted.
-            let _ = writeln!(std::io::stdout(), "{}", api::openapi::json());
+            let _ = writeln!(std::io::stdout(), "{}", api::openapi_document());
             Ok(())
         }
         Invocation::Config { flags, format } => {

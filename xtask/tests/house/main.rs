@@ -144,7 +144,7 @@ fn each_outside_library_stays_on_its_layers_and_is_used_there() {
     let metadata = metadata();
     let mut wrong = Vec::new();
     for (library, layers) in ONLY {
-        let layers = BTreeSet::from_iter(layers.iter().copied());
+        let layers: BTreeSet<&str> = layers.iter().copied().collect();
         let packages = metadata.workspace_packages();
         let users: BTreeSet<&str> =
             packages.iter().filter(|p| uses(p).any(|used| used == library)).map(|p| p.name.as_str()).collect();
@@ -157,23 +157,7 @@ fn each_outside_library_stays_on_its_layers_and_is_used_there() {
 }
 
 /// The circles of files that are still there: the crate, and the files that may be in one. The list only gets shorter.
-const CIRCLES: [(&str, &[&str]); 11] = [
-    (
-        "api",
-        &[
-            "auth/mod.rs",
-            "caller.rs",
-            "error.rs",
-            "guard.rs",
-            "input.rs",
-            "limits.rs",
-            "metrics.rs",
-            "principals.rs",
-            "terms.rs",
-        ],
-    ),
-    ("api", &["graphql/executions.rs", "graphql/jobs.rs"]),
-    ("api", &["openapi/complete.rs", "openapi/table.rs"]),
+const CIRCLES: [(&str, &[&str]); 8] = [
     ("holdfast", &["cluster.rs", "commands/mod.rs", "commands/orphans.rs"]),
     ("holdfast", &["config/error.rs", "config/file.rs", "config/load.rs", "config/options.rs", "config/table.rs"]),
     ("model", &["deployment.rs", "execution.rs", "lock.rs", "runtime.rs"]),

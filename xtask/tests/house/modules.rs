@@ -203,7 +203,7 @@ impl Crate {
                     at += length_of_visibility(&tokens[at..]);
                     continue;
                 }
-                let begins = !(at >= 1 && is(tokens, at - 1, '.')) && !(at >= 2 && is_separator(tokens, at - 2));
+                let goes_on = (at >= 1 && is(tokens, at - 1, '.')) || (at >= 2 && is_separator(tokens, at - 2));
                 let mut path = vec![first];
                 while is_separator(tokens, at + 1)
                     && let Some(next) = word(tokens, at + 3)
@@ -211,7 +211,7 @@ impl Crate {
                     path.push(next);
                     at += 3;
                 }
-                if begins && (path.len() > 1 || is_separator(tokens, at + 1)) {
+                if !goes_on && (path.len() > 1 || is_separator(tokens, at + 1)) {
                     self.mentions.push(Mention { at: module.clone(), path, reexported: false });
                 }
             }

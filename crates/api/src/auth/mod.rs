@@ -7,6 +7,7 @@ mod gate;
 
 use std::sync::Arc;
 
+pub use crate::paths::TOKEN_PATH;
 use app::tokens::is_token_of_a_job;
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -32,9 +33,6 @@ const APPLICATION_PREFIX: &str = "application:";
 
 /// The longest token.
 const TOKEN_MAX_BYTES: usize = 16 * 1024;
-
-/// Where a job exchanges what it was given for a short token.
-pub const TOKEN_PATH: &str = "/data-jobs/oauth2/token";
 
 /// Routes that everybody may call, beside the probes: what they say may be known to strangers, or they ask for proof of
 /// their own. The reference has the same ones open.

@@ -16,9 +16,9 @@ use model::{
 use super::{
     Asked, DateTime, Direction, Window,
     document::{EXECUTIONS_DEFAULT, NESTED_DEFAULT},
-    jobs::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
     ready::{AtOnce, Meter, Moment, Ready, Selection, ready},
     refused,
+    types::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
 };
 use crate::Api;
 

@@ -10,6 +10,7 @@ mod executions;
 mod jobs;
 pub(crate) mod post;
 mod ready;
+mod types;
 
 use std::{
     sync::{

@@ -10,8 +10,6 @@ use utoipa::openapi::{
     schema::{SchemaType, Type},
 };
 
-use super::Layers;
-
 /// The media type of what the service says about itself and its things.
 const JSON: &str = "application/json";
 
@@ -56,6 +54,15 @@ const CONDITIONAL: [&str; 7] = [
 
 /// The operation that can be asked to change nothing that exists.
 const ONLY_FIRST: &str = "deploymentUpdate";
+
+/// What stands around the operations of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layers {
+    /// Who may call from where, and how much is taken on at once.
+    Guarded,
+    /// Nothing: anybody may ask at any time.
+    Open,
+}
 
 /// Completes what a handler says of its operation.
 pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: &mut Operation) {

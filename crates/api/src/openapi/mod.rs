@@ -8,8 +8,6 @@ pub(crate) mod names;
 pub(crate) mod pages;
 mod table;
 
-use std::sync::LazyLock;
-
 use utoipa::{
     PartialSchema,
     openapi::{
@@ -19,9 +17,11 @@ use utoipa::{
     },
 };
 
-pub(crate) use table::{KeyedBody, Layers, RouteMarks, Table};
+pub(crate) use complete::Layers;
+pub(crate) use pages::Served;
+pub(crate) use table::{KeyedBody, RouteMarks, Table};
 
-use crate::{error::ErrorBody, routes};
+use crate::error::ErrorBody;
 
 /// The name of the security scheme in the document.
 const BEARER: &str = "bearerAuth";
@@ -42,8 +42,8 @@ address must belong together, else the job is not found.
 of the request; 429 and 503 say in `Retry-After` when to try again. Any address may also answer 405 to a method that it does \
 not have. Members of a JSON body that an operation does not know are ignored, and a member that is `null` counts as left out.";
 
-/// The whole document.
-pub fn document() -> OpenApi {
+/// The document of these tables of routes.
+pub(crate) fn document(parts: impl IntoIterator<Item = Table>) -> OpenApi {
     let mut document = OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
@@ -58,7 +58,7 @@ pub fn document() -> OpenApi {
         // Either without a token, when authentication is off, or with one.
         .security(Some([SecurityRequirement::default(), SecurityRequirement::new(BEARER, Vec::<String>::new())]))
         .build();
-    for part in [routes::operations(), routes::probes()] {
+    for part in parts {
         document.merge(part.document());
     }
     let components = document.components.get_or_insert_default();
@@ -77,13 +77,6 @@ pub fn document() -> OpenApi {
         )),
     );
     document
-}
-
-/// The document as JSON.
-pub fn json() -> &'static str {
-    static JSON: LazyLock<String> =
-        LazyLock::new(|| document().to_pretty_json().expect("a document of texts and numbers is JSON"));
-    &JSON
 }
 
 fn tags() -> Vec<Tag> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::Bytes,
     http::{HeaderName, HeaderValue, header},
     response::{Html, IntoResponse, Response},
@@ -35,6 +36,10 @@ window.ui = SwaggerUIBundle({
 });
 ";
 
+/// The document as the router has it: made for the first request, and as JSON.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Served(pub(crate) fn() -> &'static str);
+
 /// This document.
 ///
 /// OpenAPI 3.1 as JSON: every operation with its parameters, bodies, answers and examples.
@@ -44,8 +49,8 @@ window.ui = SwaggerUIBundle({
     tag = "Data Jobs Service",
     responses((status = 200, description = "The document.", body = Object))
 )]
-pub(crate) async fn api_docs() -> impl IntoResponse {
-    let mut response = ([(header::CONTENT_TYPE, "application/json")], super::json()).into_response();
+pub(crate) async fn api_docs(Extension(Served(document)): Extension<Served>) -> impl IntoResponse {
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], document()).into_response();
     response.extensions_mut().insert(Shared);
     response
 }

@@ -13,17 +13,8 @@ use axum::{
 use utoipa::openapi::{Components, OpenApi, OpenApiBuilder, path::PathItem};
 use utoipa_axum::router::UtoipaMethodRouter;
 
-use super::complete;
+use super::complete::{self, Layers};
 use crate::Api;
-
-/// What stands around the operations of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layers {
-    /// Who may call from where, and how much is taken on at once.
-    Guarded,
-    /// Nothing: anybody may ask at any time.
-    Open,
-}
 
 /// The reader of the body of a request that has an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,9 +113,7 @@ impl Table {
 }
 
 /// The operations of an address with their methods.
-pub(super) fn operations(
-    item: &mut PathItem,
-) -> impl Iterator<Item = (&'static str, &mut utoipa::openapi::path::Operation)> {
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut utoipa::openapi::path::Operation)> {
     [
         ("GET", &mut item.get),
         ("PUT", &mut item.put),

@@ -11,7 +11,7 @@ use crate::support::Service;
 const INTERFACE: &str = include_str!("interface.txt");
 
 fn document() -> Value {
-    serde_json::from_str(api::openapi::json()).unwrap()
+    serde_json::from_str(api::openapi_document()).unwrap()
 }
 
 /// A schema, or what it refers to; of alternatives with null, the other one; of several that all hold, their union.
