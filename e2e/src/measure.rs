@@ -47,7 +47,7 @@ impl Fleet {
     /// When the database can't be filled, or the service does not come up.
     pub fn start(database: Database, jobs: usize, runs: usize, rollouts: Rollouts, options: Options) -> Result<Self> {
         if database == Database::Postgresql {
-            let fresh = database.fresh();
+            let fresh = database.empty();
             fill(fresh.url(), jobs, runs, rollouts)?;
             // As the server does by itself some time after.
             fresh.psql("vacuum analyze");

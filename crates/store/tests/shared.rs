@@ -26,7 +26,7 @@ for_each_database!(
 );
 
 async fn a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known(on: Database) {
-    let fresh = on.fresh();
+    let fresh = on.empty();
     let db = fresh.open().await;
     let lead = async |holder: &str, site: &str| {
         let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
@@ -82,7 +82,7 @@ async fn insert(db: &Db, job: &DataJob) {
 }
 
 async fn a_schema_that_only_a_newer_program_can_serve_is_refused_by_name(on: Database) {
-    let fresh = on.fresh();
+    let fresh = on.empty();
     let db = fresh.open().await;
     let mut tx = db.write().await.unwrap();
     raw(
@@ -108,7 +108,7 @@ async fn a_schema_that_only_a_newer_program_can_serve_is_refused_by_name(on: Dat
 }
 
 async fn every_text_means_the_same(on: Database) {
-    let fresh = on.fresh();
+    let fresh = on.empty();
     let db = fresh.open().await;
     for (n, (name, team, description)) in [
         ("b-example", "zeta", "Ähnlich wie ÉTÉ"),
@@ -148,7 +148,7 @@ async fn every_text_means_the_same(on: Database) {
 }
 
 async fn a_text_that_only_one_of_them_could_hold_is_refused(on: Database) {
-    let fresh = on.fresh();
+    let fresh = on.empty();
     let db = fresh.open().await;
     let job = DataJob { description: "a\0b".into(), ..job(1, "example-job", "a team") };
     let mut tx = db.write().await.unwrap();
@@ -163,7 +163,7 @@ async fn a_text_that_only_one_of_them_could_hold_is_refused(on: Database) {
 
 /// Shared by the tests below, which are about PostgreSQL alone.
 async fn two_instances() -> (Fresh, Db, Db) {
-    let fresh = Database::Postgresql.fresh();
+    let fresh = Database::Postgresql.empty();
     let (one, two) = (fresh.open().await, fresh.open().await);
     (fresh, one, two)
 }
@@ -215,7 +215,7 @@ async fn insert_in(tx: &mut Tx, n: u128) {
 
 #[tokio::test]
 async fn a_leader_that_froze_within_a_write_holds_up_the_next_for_a_bounded_time() {
-    let fresh = Database::Postgresql.fresh();
+    let fresh = Database::Postgresql.empty();
     let options =
         PostgresOptions { idle_in_transaction_timeout: Duration::from_millis(500), ..PostgresOptions::default() };
     let (one, two) = (fresh.open_with(&options).await, fresh.open_with(&options).await);
@@ -327,7 +327,7 @@ async fn a_database_that_is_down_is_told_soon_and_used_again_as_soon_as_it_is_up
 
 #[tokio::test]
 async fn callers_that_take_all_connections_stop_no_loop_and_no_lease() {
-    let fresh = Database::Postgresql.fresh();
+    let fresh = Database::Postgresql.empty();
     let options = PostgresOptions { callers: 3, ..PostgresOptions::default() };
     let db = fresh.open_with(&options).await;
     let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
@@ -347,7 +347,7 @@ async fn callers_that_take_all_connections_stop_no_loop_and_no_lease() {
 
 #[tokio::test]
 async fn a_crowd_before_a_database_that_answers_is_told_so() {
-    let fresh = Database::Postgresql.fresh();
+    let fresh = Database::Postgresql.empty();
     let options =
         PostgresOptions { callers: 1, acquire_timeout: Duration::from_millis(300), ..PostgresOptions::default() };
     let db = fresh.open_with(&options).await;
@@ -371,7 +371,7 @@ async fn a_crowd_before_a_database_that_answers_is_told_so() {
 
 #[tokio::test]
 async fn a_statement_that_waits_for_a_lock_is_given_up() {
-    let fresh = Database::Postgresql.fresh();
+    let fresh = Database::Postgresql.empty();
     let options = PostgresOptions { lock_timeout: Duration::from_millis(300), ..PostgresOptions::default() };
     let db = fresh.open_with(&options).await;
     let job = job(1, "example-job", "a team");
@@ -388,7 +388,7 @@ async fn a_statement_that_waits_for_a_lock_is_given_up() {
 
 #[tokio::test]
 async fn a_connection_that_must_be_encrypted_and_can_t_be_is_refused_with_the_reason() {
-    let fresh = Database::Postgresql.fresh();
+    let fresh = Database::Postgresql.empty();
     let url = format!("{}&sslmode=require", fresh.url());
     match Db::open(&url, &PostgresOptions::default()).await {
         Err(StoreError::Unfit { why }) => assert!(why.contains("encrypted"), "{why}"),
@@ -436,7 +436,7 @@ async fn a_reader_sees_one_state_of_the_database() {
 
 #[tokio::test]
 async fn the_work_of_loops_is_found_by_partial_indexes() {
-    let fresh = Database::Postgresql.fresh();
+    let fresh = Database::Postgresql.empty();
     // Nothing is a large table here: only what an index can't serve is scanned.
     let url = format!("{}&options=-c%20enable_seqscan%3Doff%20-c%20enable_bitmapscan%3Doff", fresh.url());
     let db = Db::open(&url, &PostgresOptions::default()).await.unwrap();

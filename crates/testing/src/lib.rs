@@ -40,11 +40,22 @@ pub struct Fresh {
 }
 
 impl Database {
-    /// Makes an empty database.
+    /// Makes a database without rows. On PostgreSQL it has the schema already, which is quicker than to make it again.
     ///
     /// # Panics
     /// When there is no PostgreSQL and none can be had: a test that can't run is not a test that passed.
     pub fn fresh(self) -> Fresh {
+        match self {
+            Self::Sqlite => self.empty(),
+            Self::Postgresql => Fresh { url: Server::shared().database_with_schema(), folder: None },
+        }
+    }
+
+    /// Makes an empty database, for tests of the first start on it.
+    ///
+    /// # Panics
+    /// As [`Database::fresh`].
+    pub fn empty(self) -> Fresh {
         match self {
             Self::Sqlite => {
                 let folder = tempfile::tempdir().expect("a temporary folder can be made");

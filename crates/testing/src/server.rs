@@ -77,6 +77,8 @@ pub struct Server {
     programs: PathBuf,
     supervisor: Mutex<Supervisor>,
     databases: AtomicU32,
+    /// The name of a database with the schema and without rows, which others are copied from.
+    template: OnceLock<String>,
     network: Option<Network>,
 }
 
@@ -246,7 +248,7 @@ impl Server {
         let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or("the supervisor has no output")?);
         let supervisor = Mutex::new(Supervisor { child, commands, answers });
-        let server = Self { folder, programs, supervisor, databases: AtomicU32::default(), network };
+        let server = Self { folder, programs, supervisor, databases: AtomicU32::default(), template: OnceLock::new(), network };
         server.command("init")?;
         server.try_start_again()?;
         Ok(server)
@@ -257,11 +259,41 @@ impl Server {
     /// # Panics
     /// When the server refuses.
     pub fn database(&self) -> String {
+        self.url_of(&self.create(&[]))
+    }
+
+    /// A new database that has the schema and no rows: its URL. The first one is a template of all others.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn database_with_schema(&self) -> String {
+        let template = self.template.get_or_init(|| {
+            let name = self.create(&[]);
+            let url = self.url_of(&name);
+            // The caller may be within a runtime of its own. Nothing may be connected to what is copied.
+            let made = std::thread::spawn(move || {
+                crate::run(async move {
+                    let db = store::Db::open(&url, &crate::options()).await.expect("the schema can be made");
+                    db.close().await;
+                });
+            });
+            made.join().expect("the template is made");
+            name
+        });
+        self.url_of(&self.create(&["--template", template]))
+    }
+
+    /// Creates a database: its name.
+    fn create(&self, options: &[&str]) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let done = self.client("createdb").arg(&name).output().expect("createdb can be run");
+        let done = self.client("createdb").args(options).arg(&name).output().expect("createdb can be run");
         assert!(done.status.success(), "createdb: {}", String::from_utf8_lossy(&done.stderr));
+        name
+    }
+
+    fn url_of(&self, database: &str) -> String {
         let port = self.network.as_ref().map_or(String::new(), |network| format!(":{}", network.port()));
-        format!("postgres://{ROLE}@localhost{port}/{name}?host={}", self.folder.display())
+        format!("postgres://{ROLE}@localhost{port}/{database}?host={}", self.folder.display())
     }
 
     pub(crate) fn psql(url: &str, sql: &str) -> String {

@@ -72,7 +72,7 @@ async fn a_database_that_is_away_is_waited_for_at_the_start_and_later() {
 
 #[tokio::test]
 async fn a_database_that_will_never_do_is_refused_at_once() {
-    let url = Database::Postgresql.fresh().url().to_owned();
+    let url = Database::Postgresql.empty().url().to_owned();
     for (wrong, why) in [
         (url.replace("/test_", "/no_such_"), "does not exist"),
         (url.replace("holdfast@", "stranger:hunter2@"), "stranger"),
@@ -88,7 +88,7 @@ async fn a_database_that_will_never_do_is_refused_at_once() {
 
 #[tokio::test]
 async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_takes_the_site_over() {
-    let database = Database::Postgresql.fresh();
+    let database = Database::Postgresql.empty();
     let mut first = Service::start_with(shared(database.url()));
     let mut second = first.another();
     let ran = first.beside().join("ran");
@@ -153,7 +153,7 @@ async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_ta
 #[tokio::test]
 async fn a_key_is_rotated_while_instances_run_and_the_one_that_was_forgotten_says_so() {
     const JOB: &str = "has-secrets";
-    let database = Database::Postgresql.fresh();
+    let database = Database::Postgresql.empty();
     let near = Service::start_with(shared(database.url()));
     let first_key = fs::read_to_string(near.data_dir().join("secret.key")).expect("the key");
     let mut far = Service::start_with(shared(database.url()).file("data/secret.key", &first_key));

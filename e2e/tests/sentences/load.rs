@@ -455,7 +455,7 @@ async fn no_accepted_change_is_lost_when_the_database_restarts_and_an_instance_i
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_requests_than_places_are_told_to_come_again_at_once() {
     const PLACES: usize = 4;
-    let database = testing::Database::Postgresql.fresh();
+    let database = testing::Database::Postgresql.empty();
     let service = Service::start_with(
         Options::default()
             .set("HOLDFAST_DATABASE_URL", database.url())
