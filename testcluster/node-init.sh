@@ -9,10 +9,16 @@ socket=$node/containerd.sock
 mount --make-rprivate /
 
 # The cgroup hierarchies again, as this namespace sees them: whatever reads its own path finds "/" there.
-controllers=$(awk -F: '$2 != "" { print $2 }' /proc/self/cgroup)
+controllers=
+[ "$CGROUP_VERSION" = v2 ] || controllers=$(awk -F: '$2 != "" { print $2 }' /proc/self/cgroup)
 umount -R /sys/fs/cgroup
 mount -t sysfs sysfs /sys
-mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
+if [ "$CGROUP_VERSION" = v2 ]; then
+  # up.sh moves all processes out of its top group before it gives this node a network.
+  mount -t cgroup2 cgroup2 /sys/fs/cgroup
+else
+  mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
+fi
 for each in $controllers; do
   folder=/sys/fs/cgroup/${each#name=}
   mkdir -p "$folder"

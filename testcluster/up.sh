@@ -452,9 +452,18 @@ evictionHard:
 EOF
 }
 
-# Moves this shell into a new cgroup of every hierarchy, below the one that it is in: what limits the caller limits the
+# A v1 hierarchy has its controllers named in the second field.
+has_cgroup_v1() {
+  grep -q '^[0-9]*:[^:]*memory' /proc/self/cgroup
+}
+
+has_cgroup_v2() {
+  grep -qw memory /sys/fs/cgroup/cgroup.controllers 2>/dev/null
+}
+
+# Moves this shell into a new cgroup of every v1 hierarchy, below the one that it is in: what limits the caller limits the
 # node. Their folders are printed.
-enter_cgroups() {
+enter_cgroups_v1() {
   local own controllers path folder parent file
   # Read at once: it changes with every move.
   own=$(cat /proc/self/cgroup)
@@ -471,6 +480,45 @@ enter_cgroups() {
     echo "$BASHPID" >"$folder/cgroup.procs"
     echo "$folder"
   done <<<"$own"
+}
+
+# What the kubelet wants to have in cgroup v2, of what there is.
+allow_controllers() {
+  local controller
+  for controller in cpuset cpu io memory pids hugetlb; do
+    ! grep -qw "$controller" "$1/cgroup.controllers" || echo "+$controller" >"$1/cgroup.subtree_control" || return 1
+  done
+}
+
+# The same for v2. Only a group without processes may give controllers to groups below it, and the top one, so the node's
+# group is right below the top. The moves were tried by themselves; a kubelet on a machine with v2 was not.
+enter_cgroup_v2() {
+  local folder=/sys/fs/cgroup/holdfast-$PORT_BASE
+  allow_controllers /sys/fs/cgroup ||
+    fail "controllers of cgroup v2 can't be given to a group below /sys/fs/cgroup; in a container it must have no processes"
+  # A node that was here before has left its groups, and they give controllers away already.
+  [ ! -d "$folder" ] || wait_until 20 find "$folder" -depth -type d -exec rmdir {} + ||
+    fail "the groups of an earlier node can't be removed: $folder"
+  mkdir -p "$folder/node"
+  echo "$BASHPID" >"$folder/cgroup.procs"
+  echo "$folder"
+}
+
+# Moves all processes out of the node's group, into one below it; fails when there are new ones.
+empty_cgroup_v2() {
+  local process
+  for process in $(cat "$1/cgroup.procs"); do
+    # One that has ended meanwhile needs no place.
+    echo "$process" >"$1/node/cgroup.procs" 2>/dev/null || true
+  done
+  [ -z "$(cat "$1/cgroup.procs")" ]
+}
+
+# The node's group gets free of processes once the namespace of groups is made, which has it as its top.
+leave_top_cgroup_v2() {
+  local folder=/sys/fs/cgroup/holdfast-$PORT_BASE
+  wait_until 20 empty_cgroup_v2 "$folder" || fail "processes can't be moved out of $folder"
+  allow_controllers "$folder" || fail "controllers of cgroup v2 can't be given to the groups of pods"
 }
 
 # The first process of the node: the one below `unshare` that has a network of its own.
@@ -494,17 +542,24 @@ node_is_ready() {
 
 start_node() {
   if ! pid_of node >/dev/null; then
-    # A v1 hierarchy has its controllers named in the second field.
-    grep -q '^[0-9]*:memory:' /proc/self/cgroup ||
-      fail "the node of the test cluster needs the cgroup v1 hierarchies, which this machine has not; --no-node goes without"
+    local version
+    if has_cgroup_v1; then
+      version=v1
+    elif has_cgroup_v2; then
+      version=v2
+    else
+      fail "the node of the test cluster needs cgroups that count memory, which this machine has not; --no-node goes without"
+    fi
     write_node_files
+    export CGROUP_VERSION=$version
     export STATE KUBERNETES HOST_IP NODE_IP API_PORT REGISTRY_PORT
     (
-      enter_cgroups >"$STATE/cgroups"
+      if [ "$version" = v1 ]; then enter_cgroups_v1; else enter_cgroup_v2; fi >"$STATE/cgroups"
       exec setsid unshare --mount --cgroup --net --pid --fork --kill-child --mount-proc bash "$here/node-init.sh"
     ) >>"$STATE/logs/node.log" 2>&1 </dev/null &
     record node $!
     wait_until 60 find_init $! || fail "the node does not start: $(tail -5 "$STATE/logs/node.log")"
+    [ "$version" = v1 ] || leave_top_cgroup_v2
     # One link leads from the host to the node, and nothing else out of it.
     ip link delete "$LINK" 2>/dev/null || true
     ip link add "$LINK" type veth peer name eth0 netns "$(pid_of node-init)"
