@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# packages.sh build|run — sees to the programs that the test cluster needs to be built, or only to run: what is missing is
-# installed where this may be done, else named.
+# packages.sh build|run [list] — sees to the programs that the test cluster needs to be built, or only to run: what is
+# missing is installed where this may be done, else named. With `list`, the missing packages are printed and nothing is done.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 purpose=$1
@@ -47,6 +47,11 @@ missing_packages() {
     is_there "${entry% *}" || echo "${entry#* }"
   done | sort -u
 }
+
+if [ "${2:-}" = list ]; then
+  missing_packages
+  exit
+fi
 
 go_release() {
   go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p'

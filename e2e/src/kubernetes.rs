@@ -1,7 +1,10 @@
 //! What lets a service run jobs in a namespace of the test cluster.
 
 use anyhow::Result;
-use devtools::{cluster::Namespace, environment::workspace};
+use devtools::{
+    cluster::{Cluster, Namespace},
+    environment::workspace,
+};
 use serde_json::json;
 
 use crate::service::Options;
@@ -15,20 +18,25 @@ pub enum Node {
     InNameOnly,
 }
 
-/// Where on that node pods go.
-pub fn placement(node: Node) -> serde_json::Value {
+/// Sends pods to the node in name only.
+pub fn placement_in_name_only() -> serde_json::Value {
+    json!({
+        "nodeSelector": {"type": "kwok"},
+        "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
+    })
+}
+
+/// Sends pods to a node of the cluster.
+fn placement(cluster: &Cluster, node: Node) -> serde_json::Value {
     match node {
-        Node::Real => json!({"nodeSelector": {"kubernetes.io/hostname": "node-0"}}),
-        Node::InNameOnly => json!({
-            "nodeSelector": {"type": "kwok"},
-            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
-        }),
+        Node::Real => json!({"nodeSelector": {"kubernetes.io/hostname": cluster.node}}),
+        Node::InNameOnly => placement_in_name_only(),
     }
 }
 
 /// A template that has pods run on that node.
-fn template(node: Node) -> String {
-    let mut pod = placement(node);
+fn template(cluster: &Cluster, node: Node) -> String {
+    let mut pod = placement(cluster, node);
     pod["containers"] = json!([]);
     template_of(&pod)
 }
@@ -62,7 +70,7 @@ pub fn settings(options: Options, namespace: &Namespace, node: Node) -> Options 
         .set("HOLDFAST_KUBERNETES_CPU_REQUEST_MILLICORES", "10")
         .set("HOLDFAST_KUBERNETES_MEMORY_REQUEST_MI", "32")
         .set("HOLDFAST_KUBERNETES_TEMPLATE_FILE", "{folder}/template.json")
-        .file("template.json", &template(node))
+        .file("template.json", &template(namespace.cluster(), node))
         .set("HOLDFAST_RUN_BACKOFF_LIMIT", "0")
         .set("HOLDFAST_IMAGE_BUILDER", "prebuilt")
         .set("HOLDFAST_REGISTRY_URL", &namespace.cluster().registry)

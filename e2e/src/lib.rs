@@ -19,5 +19,12 @@ pub fn count(small: usize, large: usize) -> usize {
     if devtools::environment::is_on("HOLDFAST_TEST_LONG") { large } else { small }
 }
 
+/// The same for a test that `cargo xtask test --long-of` names.
+pub fn count_of(test: &str, small: usize, large: usize) -> usize {
+    let chosen = devtools::environment::variable("HOLDFAST_TEST_LONG_OF");
+    let is_chosen = chosen.is_some_and(|chosen| chosen.to_string_lossy().split(',').any(|name| name == test));
+    if is_chosen { large } else { count(small, large) }
+}
+
 /// The team of most tests.
 pub const TEAM: &str = "my team";

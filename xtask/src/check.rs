@@ -42,7 +42,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let begun = Instant::now();
     run_cargo(&["fmt", "--all", "--check"], &[])?;
     run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-    run_cargo(&["test", "--package", "xtask", "--test", "house"], &[])?;
+    // The whole workspace is chosen, so that nothing is compiled with other features than for the tests.
+    run_cargo(&["test", "--workspace", "--test", "house"], &[])?;
     run_cargo(
         &["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"],
         &[("RUSTDOCFLAGS", "-D warnings")],

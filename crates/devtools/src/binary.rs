@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -36,30 +36,56 @@ pub fn path(profile: Profile) -> Result<PathBuf> {
 /// # Errors
 /// When it does not compile.
 pub fn build(profile: Profile) -> Result<PathBuf> {
-    let mut command = Command::new(cargo());
     // The whole workspace is chosen, so that libraries get the same features as in `cargo test --workspace`.
-    command.args(["build", "--workspace", "--bin", "holdfast", "--message-format=json-render-diagnostics"]);
+    let mut arguments = vec!["build", "--workspace", "--bin", "holdfast"];
     if profile == Profile::Release {
-        command.arg("--release");
+        arguments.push("--release");
     }
-    let mut child = command
+    let built = compile(&arguments)?.into_iter().find(|built| built.target == "holdfast");
+    built.map(|built| built.path).context("cargo built no binary with the name holdfast")
+}
+
+/// A program that cargo has compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executable {
+    /// The name of the target.
+    pub target: String,
+    /// The folder of its package.
+    pub package: PathBuf,
+    /// Whether it is a program of tests.
+    pub is_test: bool,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Runs a cargo command that compiles, and gives the programs that come of it. Cargo shows its own progress.
+///
+/// # Errors
+/// When something does not compile.
+pub fn compile(arguments: &[&str]) -> Result<Vec<Executable>> {
+    let mut child = Command::new(cargo())
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
         .current_dir(workspace())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .context("cargo cannot be started")?;
     let messages = child.stdout.take().context("cargo has no output")?;
-    let mut found = None;
+    let mut built = Vec::new();
     for line in BufReader::new(messages).lines() {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(&line?) else { continue };
-        if message["target"]["name"] == "holdfast"
-            && let Some(executable) = message["executable"].as_str()
-        {
-            found = Some(PathBuf::from(executable));
-        }
+        let Some(path) = message["executable"].as_str() else { continue };
+        let manifest = Path::new(message["manifest_path"].as_str().unwrap_or_default());
+        built.push(Executable {
+            target: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
+            package: manifest.parent().unwrap_or(manifest).to_owned(),
+            is_test: message["profile"]["test"] == true,
+            path: path.into(),
+        });
     }
     if !child.wait()?.success() {
-        bail!("holdfast does not compile; cargo's words are above");
+        bail!("`cargo {}` failed; cargo's words are above", arguments.join(" "));
     }
-    found.context("cargo built no binary with the name holdfast")
+    Ok(built)
 }

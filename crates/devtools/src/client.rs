@@ -143,7 +143,7 @@ fn make(requirement: &str, python: &str, client: &Client, first: (PathBuf, &str)
 }
 
 /// The first interpreter that starts and can make environments: its path, and its name and version.
-pub(crate) fn interpreter() -> Result<(String, String)> {
+pub fn interpreter() -> Result<(String, String)> {
     const PROBE: &str =
         "import ensurepip, platform, sys, venv; print(sys.executable); print(platform.python_version())";
     INTERPRETERS

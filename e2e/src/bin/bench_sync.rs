@@ -18,7 +18,7 @@ use devtools::{
 use e2e::{
     api::Api,
     job::Job,
-    kubernetes::{Node, placement, settings, token_of_service},
+    kubernetes::{Node, placement_in_name_only, settings, token_of_service},
     measure::{Fleet, Rollouts, fleet_job, load, machine, memory, quantile},
     service::Options,
     wait::{let_pass, until},
@@ -648,7 +648,7 @@ impl Place {
 
 /// A Job such as anybody makes, on the node in name only.
 fn bare_job(name: &str) -> Value {
-    let mut pod = placement(Node::InNameOnly);
+    let mut pod = placement_in_name_only();
     pod["restartPolicy"] = json!("Never");
     pod["containers"] = json!([{"name": "job", "image": "nothing-pulls-this:1"}]);
     let spec = json!({"backoffLimit": 0, "ttlSecondsAfterFinished": 60, "template": {"spec": pod}});

@@ -86,7 +86,8 @@ async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
 
 #[tokio::test]
 async fn a_secret_that_is_missing_is_named_until_it_is_there() {
-    let base = cluster::shared().unwrap_or_else(|e| panic!("{e:#}")).base_image();
+    let cluster = cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
+    let base = cluster.base_image();
     // A container of the operator's own, before the job's.
     let from_secret = json!({"secretKeyRef": {"name": "of-the-template", "key": "password"}});
     let before = json!({
@@ -96,7 +97,7 @@ async fn a_secret_that_is_missing_is_named_until_it_is_there() {
         "env": [{"name": "PASSWORD", "valueFrom": from_secret}],
     });
     let pod = json!({
-        "nodeSelector": {"kubernetes.io/hostname": "node-0"},
+        "nodeSelector": {"kubernetes.io/hostname": cluster.node},
         "initContainers": [before],
         "containers": [],
     });
@@ -206,8 +207,9 @@ async fn a_run_whose_node_is_lost_ends_as_a_platform_error_that_says_so() {
 
 #[tokio::test]
 async fn a_run_that_is_evicted_ends_with_who_did_it_and_what_it_said_until_then() {
+    let node = cluster::shared().unwrap_or_else(|e| panic!("{e:#}")).node;
     let pod = json!({
-        "nodeSelector": {"kubernetes.io/hostname": "node-0"},
+        "nodeSelector": {"kubernetes.io/hostname": node},
         "terminationGracePeriodSeconds": 2,
         "containers": [],
     });
@@ -237,7 +239,10 @@ async fn a_run_that_is_evicted_ends_with_who_did_it_and_what_it_said_until_then(
     place.kubectl(&["create", "--raw", &path, "-f", file.path().to_str().expect("a path")]);
     let ended = place.ended(name, &id).await;
     assert_eq!(ended["status"], "platform_error", "{ended}");
-    assert!(ended["message"].as_str().unwrap_or_default().contains("evicted from the node node-0"), "{ended}");
+    assert!(
+        ended["message"].as_str().unwrap_or_default().contains(&format!("evicted from the node {node}")),
+        "{ended}"
+    );
     assert!(api.log(name, &id).await.contains("it has begun"), "the log of an evicted run stays");
 
     // The node ends what fills more of its disk than it may.

@@ -12,7 +12,7 @@ async fn of_two_starts_at_the_same_instant_exactly_one_is_accepted() {
     api.deployed(&job).await;
     // Connections of their own, so that neither waits for the other.
     let (one, other) = (Api::new(service.url(), e2e::TEAM), Api::new(service.url(), e2e::TEAM));
-    for round in 0..e2e::count(ROUNDS, 4 * ROUNDS) {
+    for round in 0..e2e::count_of("of_two_starts", ROUNDS, 4 * ROUNDS) {
         let (a, b) = tokio::join!(one.start(name), other.start(name));
         let (accepted, refused) = if a.status == 202 { (a, b) } else { (b, a) };
         assert_eq!(

@@ -20,6 +20,9 @@ use crate::{command, environment::variable};
 /// The image that jobs of tests are put upon, within a registry.
 const BASE: &str = "holdfast-test/vdk:base";
 
+/// The real node of a cluster of this project's own.
+const REAL_NODE: &str = "node-0";
+
 /// The longest that removing a namespace may wait for the API server, which may be away.
 const REMOVE_SECONDS_MAX: u32 = 10;
 
@@ -34,6 +37,8 @@ pub struct Cluster {
     pub registry: String,
     /// The address where pods of the real node reach programs of this machine that listen on it.
     pub host_address: String,
+    /// The name of the real node.
+    pub node: String,
     kubectl: PathBuf,
     /// None when it is somebody else's.
     state: Option<PathBuf>,
@@ -60,11 +65,18 @@ pub struct Namespace {
     cluster: Cluster,
 }
 
+/// Whether `cargo xtask cluster up` made the cluster of this KUBECONFIG. Tests that do harm to a node need that.
+pub fn is_own(kubeconfig: &Path) -> bool {
+    own_folder(kubeconfig).is_some()
+}
+
+fn own_folder(kubeconfig: &Path) -> Option<&Path> {
+    kubeconfig.parent().filter(|folder| folder.join("addresses").exists())
+}
+
 /// A cluster that someone else brought up.
 pub(super) fn named(kubeconfig: &Path) -> Result<Cluster> {
-    if let Some(state) = kubeconfig.parent()
-        && state.join("addresses").exists()
-    {
+    if let Some(state) = own_folder(kubeconfig) {
         return Cluster::of(state, None);
     }
     let registry = variable("HOLDFAST_TEST_REGISTRY")
@@ -74,6 +86,7 @@ pub(super) fn named(kubeconfig: &Path) -> Result<Cluster> {
         api_server_url: String::new(),
         registry: registry.to_string_lossy().into_owned(),
         host_address: variable("HOLDFAST_TEST_HOST_ADDRESS").unwrap_or_default().to_string_lossy().into_owned(),
+        node: String::new(),
         kubectl: "kubectl".into(),
         state: None,
         _in_use: None,
@@ -81,6 +94,10 @@ pub(super) fn named(kubeconfig: &Path) -> Result<Cluster> {
     cluster.api_server_url =
         cluster.ask(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
     cluster.ask(&["version"])?;
+    cluster.node = match variable("HOLDFAST_TEST_NODE") {
+        Some(given) => given.to_string_lossy().into_owned(),
+        None => cluster.ask(&["get", "nodes", "-l", "type!=kwok", "-o", "jsonpath={.items[0].metadata.name}"])?,
+    };
     let image = JOB_IMAGE.built()?.join("image.tar");
     command::output(python().arg("archive").arg(&cluster.registry).arg(image).arg(BASE))?;
     Ok(cluster)
@@ -107,6 +124,7 @@ impl Cluster {
             api_server_url: address("API_SERVER_URL")?,
             registry: address("REGISTRY")?,
             host_address: address("HOST_IP")?,
+            node: REAL_NODE.into(),
             kubectl: KUBERNETES.built()?.join("kubectl"),
             state: Some(state.to_owned()),
             _in_use: in_use,

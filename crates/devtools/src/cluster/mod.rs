@@ -6,6 +6,7 @@
 mod building;
 mod client;
 mod lifetime;
+mod needs;
 mod products;
 
 use std::sync::{Arc, OnceLock};
@@ -15,8 +16,9 @@ use anyhow::{Result, anyhow};
 use crate::environment::{variable, workspace};
 
 pub use building::Building;
-pub use client::{Administrator, Cluster, Namespace};
+pub use client::{Administrator, Cluster, Namespace, is_own};
 pub use lifetime::{Options, default_state, down, down_unless_used, fault, is_up};
+pub use needs::{Need, needs};
 pub use products::build;
 
 /// Brings a cluster up, or what is missing of it, and waits until its nodes are ready. What it is made of is built first.
@@ -33,7 +35,8 @@ pub fn up(options: &Options) -> Result<Cluster> {
 /// when it is not there. The first call of a process may take long, further ones give what it gave.
 ///
 /// A named cluster's registry has to be named too, in `HOLDFAST_TEST_REGISTRY` (`host:port`, the same name for this machine
-/// and for pods, plain HTTP), unless the cluster is one that `cargo xtask cluster up` made.
+/// and for pods, plain HTTP), and the address of this machine that its pods reach, in `HOLDFAST_TEST_HOST_ADDRESS`, unless
+/// the cluster is one that `cargo xtask cluster up` made: see [`is_own`].
 ///
 /// # Errors
 /// As [`up`]; when a named cluster does not answer, or its registry has no name or does not answer.

@@ -117,6 +117,11 @@ pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
+/// Whether the cache has the servers, which are what takes long to build.
+pub(super) fn are_compiled() -> Result<bool> {
+    Ok(KUBERNETES.is_built()? && KWOK.is_built()?)
+}
+
 /// Builds all that a cluster is made of, unless the cache has it. Another process that builds the same is waited for.
 ///
 /// # Errors
