@@ -1,11 +1,9 @@
 //! What is fetched or built once and used by every later run. All of it can be deleted at any time.
 
-use std::{
-    fs::{self, File},
-    path::PathBuf,
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
+use files::Lock;
 
 use crate::environment::variable;
 
@@ -32,9 +30,7 @@ pub fn service_folder() -> Result<PathBuf> {
 }
 
 /// Waits until no other process makes the same thing, and holds them off until dropped.
-pub fn lock(name: &str) -> Result<File> {
+pub fn lock(name: &str) -> Result<Lock> {
     let path = folder()?.join(format!("{name}.lock"));
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(file)
+    Lock::exclusive(&path).with_context(|| format!("cannot lock {}", path.display()))
 }

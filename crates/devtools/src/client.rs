@@ -11,27 +11,6 @@ use anyhow::{Context, Result};
 
 use crate::{cache, command::Log, progress};
 
-/// What is installed: it brings the `vdk` command, its plugins and the generated client (`taurus_datajob_api`).
-pub const REQUIREMENT: &str = "quickstart-vdk";
-
-/// The reference's own check of a whole installation, which creates, deploys, runs and deletes a job.
-pub const HEARTBEAT: &str = "vdk-heartbeat==0.6.1220258461";
-
-/// With these it installs and starts. Without them the sources don't build with a present setuptools, and the resolver
-/// falls back to versions that don't work together.
-pub const CONSTRAINTS: &str = "\
-setuptools<81
-kubernetes<32
-vdk-control-cli==1.3.1711238791
-vdk-control-service-api==1.0.13
-vdk-control-api-auth==0.1.1431637373
-vdk-core==0.3.1466514302
-vdk-plugin-control-cli==0.1.1431637373
-vdk-structlog==0.1.1431637373
-vdk-server==0.1.1431637373
-quickstart-vdk==0.2.1810444937
-";
-
 /// Interpreters to look for, best known first.
 const INTERPRETERS: [&str; 6] = ["python3.11", "python3.12", "python3.10", "python3.13", "python3.9", "python3"];
 
@@ -81,7 +60,7 @@ impl Client {
 /// # Errors
 /// When there is no Python with `venv`, or the installer fails; its last lines are in the message.
 pub fn install() -> Result<Client> {
-    installed(REQUIREMENT, |client| (client.vdk(), "version"))
+    installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"))
 }
 
 /// Gives the reference's check of an installation, and installs it when the cache has none.
@@ -89,14 +68,14 @@ pub fn install() -> Result<Client> {
 /// # Errors
 /// As [`install`].
 pub fn install_heartbeat() -> Result<Client> {
-    installed(HEARTBEAT, |client| (client.heartbeat(), "--help"))
+    installed(vdk::HEARTBEAT, |client| (client.heartbeat(), "--help"))
 }
 
 /// Gives what a requirement brings. `first` is the command that shows that it starts.
 fn installed(requirement: &str, first: fn(&Client) -> (PathBuf, &'static str)) -> Result<Client> {
     let (python, version) = interpreter()?;
     let mut key = DefaultHasher::new();
-    (requirement, CONSTRAINTS, &python, &version).hash(&mut key);
+    (requirement, vdk::CONSTRAINTS, &python, &version).hash(&mut key);
     let name = format!("vdk-{:016x}", key.finish());
     let folder = cache::folder()?.join(&name);
     let (client, complete) = (Client { folder: folder.clone() }, folder.join("complete"));
@@ -126,7 +105,7 @@ fn make(requirement: &str, python: &str, client: &Client, first: (PathBuf, &str)
     // At its final path, because the scripts of an environment carry it; the marker comes last.
     log.run(Command::new(python).args(["-m", "venv"]).arg(folder))?;
     let constraints = folder.join("constraints.txt");
-    fs::write(&constraints, CONSTRAINTS)?;
+    fs::write(&constraints, vdk::CONSTRAINTS)?;
     log.run(
         Command::new(client.python())
             .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", requirement])

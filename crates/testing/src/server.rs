@@ -248,7 +248,8 @@ impl Server {
         let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or("the supervisor has no output")?);
         let supervisor = Mutex::new(Supervisor { child, commands, answers });
-        let server = Self { folder, programs, supervisor, databases: AtomicU32::default(), template: OnceLock::new(), network };
+        let server =
+            Self { folder, programs, supervisor, databases: AtomicU32::default(), template: OnceLock::new(), network };
         server.command("init")?;
         server.try_start_again()?;
         Ok(server)

@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
         "holdfast",
         &["files", "vdk", "model", "sandbox", "store", "clients", "python", "image", "runtime", "sync", "api"],
     ),
-    ("devtools", &[]),
+    ("devtools", &["files", "vdk"]),
     ("testing", &["devtools", "store"]),
     ("e2e", &["devtools", "testing"]),
     ("xtask", &["devtools"]),

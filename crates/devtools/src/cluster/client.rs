@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use files::Lock;
 
 use super::{
     lifetime::{self, Options},
@@ -42,7 +43,7 @@ pub struct Cluster {
     kubectl: PathBuf,
     /// None when it is somebody else's.
     state: Option<PathBuf>,
-    _in_use: Option<Arc<File>>,
+    _in_use: Option<Arc<Lock>>,
 }
 
 /// What an administrator of a cluster shows to its API server.
@@ -112,7 +113,7 @@ fn python() -> Command {
 
 impl Cluster {
     /// The cluster of a folder, as it was brought up.
-    pub(super) fn of(state: &Path, in_use: Option<Arc<File>>) -> Result<Self> {
+    pub(super) fn of(state: &Path, in_use: Option<Arc<Lock>>) -> Result<Self> {
         let path = state.join("addresses");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let addresses: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();

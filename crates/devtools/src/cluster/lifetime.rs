@@ -1,12 +1,13 @@
 //! Brings clusters up, takes them down and does harm to them. A cluster is known by its folder.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
+use files::Lock;
 
 use super::products::{CACHE, JOB_IMAGE, KUBERNETES, KWOK, PAUSE_IMAGE, beside, build, script};
 use crate::{cache, command, environment::workspace, progress};
@@ -26,7 +27,7 @@ pub struct Options {
 #[derive(Debug)]
 pub(super) struct Up {
     pub(super) state: PathBuf,
-    pub(super) in_use: File,
+    pub(super) in_use: Lock,
 }
 
 /// The folder of this checkout's cluster.
@@ -52,8 +53,7 @@ pub(super) fn up(options: &Options) -> Result<Up> {
         None => default_state()?,
     };
     build()?;
-    let in_use = in_use(&state)?;
-    in_use.lock_shared()?;
+    let in_use = Lock::shared(&in_use(&state)?)?;
     let _lock = lock(&state)?;
     let mut up = script("up.sh");
     up.arg(&state)
@@ -88,10 +88,9 @@ pub fn down(state: &Path) -> Result<()> {
 /// # Errors
 /// As [`down`].
 pub fn down_unless_used(state: &Path) -> Result<bool> {
-    match in_use(state)?.try_lock() {
-        Ok(()) => down(state).map(|()| true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(error.into()),
+    match Lock::try_exclusive(&in_use(state)?)? {
+        Some(_alone) => down(state).map(|()| true),
+        None => Ok(false),
     }
 }
 
@@ -104,23 +103,16 @@ pub fn fault(state: &Path, fault: &str) -> Result<()> {
 }
 
 /// Holds off others that bring the same cluster up or take it down.
-fn lock(state: &Path) -> Result<File> {
+fn lock(state: &Path) -> Result<Lock> {
     let path = beside(state, ".lock");
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(file)
+    Lock::exclusive(&path).with_context(|| format!("cannot lock {}", path.display()))
 }
 
 /// A file on which each process that uses a cluster has a shared lock.
-fn in_use(state: &Path) -> Result<File> {
+fn in_use(state: &Path) -> Result<PathBuf> {
     let path = beside(state, ".used");
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))
+    Ok(path)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{cache, client, command, environment::workspace, progress};
+use crate::{cache, command, environment::workspace, progress};
 
 /// The part of the cache that is the cluster's.
 pub(super) const CACHE: &str = "testcluster";
@@ -59,7 +59,7 @@ impl Product {
             (input, fs::read(scripts().join(input)).with_context(|| format!("testcluster/{input}"))?).hash(&mut key);
         }
         if self.name == JOB_IMAGE.name {
-            (client::REQUIREMENT, client::CONSTRAINTS).hash(&mut key);
+            (vdk::DISTRIBUTION, vdk::CONSTRAINTS).hash(&mut key);
         }
         Ok(format!("{CACHE}/{}-{:016x}", self.name, key.finish()))
     }
@@ -90,8 +90,8 @@ impl Product {
             command.arg(&new);
             if self.name == JOB_IMAGE.name {
                 let constraints = beside(&folder, ".constraints");
-                fs::write(&constraints, client::CONSTRAINTS)?;
-                command.args([OsStr::new(client::REQUIREMENT), constraints.as_os_str()]);
+                fs::write(&constraints, vdk::CONSTRAINTS)?;
+                command.args([OsStr::new(vdk::DISTRIBUTION), constraints.as_os_str()]);
             }
             command::run(&mut command, beside(&folder, ".log"))?;
             fs::rename(&new, &folder)?;
