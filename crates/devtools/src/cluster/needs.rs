@@ -55,7 +55,8 @@ pub fn needs() -> Result<Vec<Need>> {
     needs.push(if are_compiled {
         need("Go, to compile Kubernetes: it is compiled already", None)
     } else {
-        need(&format!("Go 1.{GO_RELEASE_MIN} or later, to compile Kubernetes once"), go_is_missing())
+        let (found, missing) = go();
+        need(&format!("Go 1.{GO_RELEASE_MIN} or later, to compile Kubernetes once{found}"), missing)
     });
     let purpose = if are_compiled { "run" } else { "build" };
     let packages = command::output(script("packages.sh").args([purpose, "list"])).unwrap_or_default();
@@ -95,13 +96,18 @@ fn starts(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
-fn go_is_missing() -> Option<String> {
+/// The Go in PATH, as an addition to a sentence, and why it does not do.
+fn go() -> (String, Option<String>) {
     let Ok(version) = command::output(Command::new("go").args(["env", "GOVERSION"])) else {
-        return Some("there is no go in PATH".into());
+        return (String::new(), Some("there is no go in PATH".into()));
     };
     let release =
         version.trim().strip_prefix("go1.").and_then(|rest| rest.split(['.', 'r', 'b', '-']).next()?.parse().ok());
-    (release.unwrap_or(0) < GO_RELEASE_MIN).then(|| format!("PATH has {}", version.trim()))
+    if release.unwrap_or(0) < GO_RELEASE_MIN {
+        (String::new(), Some(format!("PATH has {}", version.trim())))
+    } else {
+        (format!(": PATH has {}", version.trim()), None)
+    }
 }
 
 #[cfg(test)]
