@@ -23,11 +23,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Interpreter, Tools, fault,
+    made::{Made, NOTE},
     pins::{Pin, normal},
     sandboxed::BuildSandbox,
     tools::lock_file,
     untrusted::Folder,
-    wheels::{Made, NOTE},
 };
 
 const FETCH_LIMIT: Duration = Duration::from_secs(300);

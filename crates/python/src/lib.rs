@@ -4,12 +4,14 @@
 //! them). Nothing here reads the service's own environment or configuration: [`ToolsOptions`] and [`Discovery`] carry
 //! all of it.
 
+mod build_walls;
 mod built;
 mod command;
 mod environment;
 mod fault;
 mod index;
 mod interpreters;
+mod made;
 mod open_files;
 mod pins;
 mod sandboxed;
@@ -17,6 +19,7 @@ mod tools;
 mod untrusted;
 mod wheels;
 
+pub use build_walls::BuildWalls;
 pub use command::Output;
 pub use fault::{builds_are_off, of_installer, without_wheels};
 pub use index::{IndexAccess, IndexSession};
@@ -25,6 +28,6 @@ pub use open_files::{open_files_of_children, raise_open_files};
 pub use pins::checked_lock;
 /// The hidden command that starts foreign code within its walls, and what starts it.
 pub use sandbox::{Launcher, Walls, main as confined};
-pub use sandboxed::{BuildSandbox, BuildWalls};
+pub use sandboxed::BuildSandbox;
 pub use tools::{Tools, ToolsOptions};
 pub use wheels::{Wheels, checked, constraints_for};

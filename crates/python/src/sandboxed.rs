@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     Tools,
+    build_walls::{BuildWalls, machine},
     command::{Command, Ended, Output},
     fault,
     index::IndexSession,
@@ -28,25 +29,6 @@ const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// Rounds of ending processes that start others meanwhile.
 const LEFTOVER_ROUNDS: usize = 10;
 const MIB: u64 = 1024 * 1024;
-/// Folders of the machine that are no files, or belong to the kernel.
-const NOT_FILES: [&str; 3] = ["/proc", "/sys", "/dev"];
-
-/// How foreign code is confined.
-#[derive(Debug, Clone)]
-pub struct BuildWalls {
-    /// Starts confined processes.
-    pub launcher: Launcher,
-    /// The walls of data jobs.
-    pub walls: Walls,
-}
-
-impl BuildWalls {
-    /// Finds out which layers of the walls this machine has.
-    pub fn support(&self) -> Support {
-        self.launcher.support(&Walls { read_only: machine(), ..self.walls.clone() })
-    }
-}
-
 /// A folder in which foreign code runs. It goes with the value.
 #[derive(Debug)]
 pub struct BuildSandbox<'a> {
@@ -109,14 +91,6 @@ impl Tools {
         };
         self.support.get_or_try_init(ask).await.cloned()
     }
-}
-
-/// The folders of the machine at the top, which foreign code must leave as they are.
-fn machine() -> Vec<PathBuf> {
-    let top = std::fs::read_dir("/").into_iter().flatten().flatten();
-    let top = top.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
-    let top = top.filter(|path| !NOT_FILES.iter().any(|other| path == Path::new(other)));
-    top.collect()
 }
 
 const TMP: &str = "tmp";

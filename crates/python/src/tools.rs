@@ -25,10 +25,10 @@ use sandbox::Support;
 
 use crate::{
     Interpreter,
+    build_walls::BuildWalls,
     command::{Command, Ended, Output},
     fault,
     index::IndexAccess,
-    sandboxed::BuildWalls,
     untrusted,
 };
 

@@ -17,13 +17,14 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use model::Problem;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     Interpreter, Tools,
     built::Built,
     fault,
+    made::{Made, NOTE},
     pins::{Pin, is_sha256, normal},
     tools::lock_file,
 };
@@ -33,24 +34,12 @@ const LOCK_MAX_BYTES: u64 = 8 * 1024 * 1024;
 const BUILDS_PARALLEL: usize = 2;
 /// Counts the ways in which the folder is made.
 const FORMAT: &str = "holdfast wheels 2";
-/// In a folder that is complete: which wheel was made of what.
-pub(crate) const NOTE: &str = "wheels.json";
 
 /// A folder of wheels, and what each was made of.
 #[derive(Debug, Clone)]
 pub struct Wheels {
     folder: PathBuf,
     made: Vec<Made>,
-}
-
-/// A wheel, and the source that it was made of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Made {
-    pub(crate) name: String,
-    pub(crate) version: String,
-    pub(crate) source_sha256: String,
-    pub(crate) wheel: String,
-    pub(crate) wheel_sha256: String,
 }
 
 /// What is read of a `pylock.toml`.

@@ -1,10 +1,11 @@
 //! The direction of dependencies: nobody calls upward, strangers stay strangers.
 
+mod metadata;
 mod modules;
 
 use std::collections::BTreeSet;
 
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+use metadata::{Package, all_dependencies, ask, packages};
 
 /// Which of our crates each uses. Another arrow is a failure of this test, and needs a decision first; so is one that is
 /// listed and that no crate has.
@@ -66,19 +67,15 @@ const HEAVY: [&str; 8] = ["tokio", "sqlx", "kube", "reqwest", "axum", "hyper", "
 const IMPURE: [&str; 9] =
     ["tokio", "tokio-util", "sqlx", "axum", "kube", "reqwest", "tracing", "futures", "async-trait"];
 
-fn metadata() -> Metadata {
-    MetadataCommand::new().no_deps().other_options(["--offline".into()]).exec().expect("cargo metadata")
-}
-
 /// What a package uses outside its tests.
 fn uses(package: &Package) -> impl Iterator<Item = &str> {
-    package.dependencies.iter().filter(|d| d.kind != DependencyKind::Development).map(|d| d.name.as_str())
+    package.dependencies.iter().filter(|d| !d.is_for_tests).map(|d| d.name.as_str())
 }
 
 /// The crates of this workspace that a package uses, in tests or outside of them.
 fn uses_of_ours<'a>(package: &'a Package, ours: &BTreeSet<String>, in_tests: bool) -> BTreeSet<&'a str> {
     let dependencies = package.dependencies.iter();
-    let chosen = dependencies.filter(|d| (d.kind == DependencyKind::Development) == in_tests);
+    let chosen = dependencies.filter(|d| d.is_for_tests == in_tests);
     chosen.map(|d| d.name.as_str()).filter(|name| ours.contains(*name)).collect()
 }
 
@@ -89,10 +86,10 @@ fn listed(table: &[(&str, &[&'static str])], name: &str) -> Option<BTreeSet<&'st
 
 #[test]
 fn arrows_point_down_and_none_is_listed_in_vain() {
-    let metadata = metadata();
-    let ours: BTreeSet<String> = metadata.workspace_packages().iter().map(|p| p.name.to_string()).collect();
+    let packages = packages();
+    let ours: BTreeSet<String> = packages.iter().map(|p| p.name.clone()).collect();
     let mut wrong = Vec::new();
-    for package in metadata.workspace_packages() {
+    for package in &packages {
         let name = package.name.as_str();
         let Some(allowed) = listed(&ARROWS, name) else {
             wrong.push(format!("{name}: ARCHITECTURE.md has no such crate; name its layer in ARROWS"));
@@ -118,40 +115,38 @@ fn arrows_point_down_and_none_is_listed_in_vain() {
 
 #[test]
 fn the_doorway_is_a_leaf_and_compiles_little() {
-    let metadata = MetadataCommand::new().other_options(["--offline".into()]).exec().expect("cargo metadata");
-    let resolve = metadata.resolve.as_ref().expect("the graph of dependencies");
-    let xtask = metadata.workspace_packages().into_iter().find(|p| p.name.as_str() == "xtask").expect("xtask");
-    let mut reached = BTreeSet::from([&xtask.id]);
-    let mut open = vec![&xtask.id];
-    while let Some(next) = open.pop() {
-        let node = resolve.nodes.iter().find(|node| node.id == *next).expect("a package");
-        for dependency in &node.deps {
-            let is_for_tests = dependency.dep_kinds.iter().all(|kind| kind.kind == DependencyKind::Development);
-            if !is_for_tests && reached.insert(&dependency.pkg) {
-                open.push(&dependency.pkg);
-            }
-        }
-    }
-    let heavy: Vec<_> = reached.iter().map(|id| metadata[id].name.as_str()).filter(|n| HEAVY.contains(n)).collect();
+    let heavy: Vec<_> = all_dependencies("xtask").into_iter().filter(|name| HEAVY.contains(&name.as_str())).collect();
     assert!(heavy.is_empty(), "xtask compiles {heavy:?}");
-    assert!(xtask.targets.iter().all(|target| !target.is_lib()), "nothing can import xtask");
+    let xtask = packages().into_iter().find(|p| p.name == "xtask").expect("xtask");
+    assert!(xtask.targets.iter().all(|target| target.kinds != ["lib"]), "nothing can import xtask");
+}
+
+#[test]
+fn no_library_is_compiled_with_other_features_for_tests() {
+    // With other features it would be compiled twice, and with it all that uses it.
+    let libraries = |edges: &str| -> BTreeSet<String> {
+        let tree = ask(&["tree", "--workspace", "--edges", edges, "--prefix", "none", "--format", "{p} with {f}"]);
+        tree.lines().filter(|line| !line.contains('(')).map(|line| line.replace(" (*)", "")).collect()
+    };
+    let (product, tests) = (libraries("normal,build"), libraries("normal,build,dev"));
+    assert!(product.len() > 100, "{product:?}");
+    let twice: Vec<_> = product.difference(&tests).collect();
+    assert!(twice.is_empty(), "tests use these with other features: {twice:?}");
 }
 
 #[test]
 fn the_model_is_pure() {
-    let metadata = metadata();
-    let model = metadata.workspace_packages().into_iter().find(|p| p.name.as_str() == "model").expect("model");
-    let impure: Vec<_> = uses(model).filter(|d| IMPURE.contains(d)).collect();
+    let model = packages().into_iter().find(|p| p.name == "model").expect("model");
+    let impure: Vec<_> = uses(&model).filter(|d| IMPURE.contains(d)).collect();
     assert!(impure.is_empty(), "model uses {impure:?}");
 }
 
 #[test]
 fn each_outside_library_stays_on_its_layers_and_is_used_there() {
-    let metadata = metadata();
+    let packages = packages();
     let mut wrong = Vec::new();
     for (library, layers) in ONLY {
         let layers: BTreeSet<&str> = layers.iter().copied().collect();
-        let packages = metadata.workspace_packages();
         let users: BTreeSet<&str> =
             packages.iter().filter(|p| uses(p).any(|used| used == library)).map(|p| p.name.as_str()).collect();
         wrong.extend(users.difference(&layers).map(|name| format!("{name} uses {library}, and is not listed in ONLY")));
@@ -163,25 +158,15 @@ fn each_outside_library_stays_on_its_layers_and_is_used_there() {
 }
 
 /// The circles of files that are still there: the crate, and the files that may be in one. The list only gets shorter.
-const CIRCLES: [(&str, &[&str]); 5] = [
-    ("holdfast", &["cluster.rs", "commands/mod.rs", "commands/orphans.rs"]),
-    ("holdfast", &["config/error.rs", "config/file.rs", "config/load.rs", "config/options.rs", "config/table.rs"]),
-    ("model", &["deployment.rs", "execution.rs", "lock.rs", "runtime.rs"]),
-    ("python", &["built.rs", "wheels.rs"]),
-    ("python", &["sandboxed.rs", "tools.rs"]),
-];
+const CIRCLES: [(&str, &[&str]); 0] = [];
 
 #[test]
 fn files_of_a_crate_use_one_another_in_one_direction() {
-    let metadata = metadata();
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
-    for package in metadata.workspace_packages() {
+    for package in packages() {
         for target in &package.targets {
-            if target.is_custom_build() {
-                continue;
-            }
-            let arrows = modules::arrows(target.src_path.as_std_path());
+            let arrows = modules::arrows(&target.root);
             for circle in modules::circles(&arrows) {
                 let name = package.name.as_str();
                 let known = CIRCLES
@@ -191,7 +176,7 @@ fn files_of_a_crate_use_one_another_in_one_direction() {
                     seen.insert(known);
                     continue;
                 }
-                wrong.push(format!("{name}, {}: these files use one another in a circle:", target.src_path));
+                wrong.push(format!("{name}, {}: these files use one another in a circle:", target.root.display()));
                 for file in &circle {
                     let to: Vec<_> = arrows[file].intersection(&circle).map(String::as_str).collect();
                     wrong.push(format!("  {file} -> {}", to.join(", ")));
@@ -209,8 +194,8 @@ fn files_of_a_crate_use_one_another_in_one_direction() {
 
 #[test]
 fn every_crate_takes_the_house_lints_and_no_version_of_its_own() {
-    for package in metadata().workspace_packages() {
-        let manifest = std::fs::read_to_string(&package.manifest_path).expect("manifest");
+    for package in packages() {
+        let manifest = std::fs::read_to_string(&package.manifest).expect("manifest");
         assert!(manifest.contains("[lints]\nworkspace = true"), "{} has no house lints", package.name);
         assert!(manifest.contains("version.workspace = true"), "{} has a version of its own", package.name);
         let own = manifest.lines().find(|line| line.contains("version = \""));

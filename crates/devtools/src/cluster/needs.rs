@@ -45,7 +45,9 @@ pub fn needs() -> Result<Vec<Need>> {
         ),
         match control_groups(&read("/proc/self/cgroup"), &read("/sys/fs/cgroup/cgroup.controllers")) {
             ControlGroups::V1 => need("control groups: this machine has version 1", None),
-            ControlGroups::V2 => need("control groups: this machine has version 2 (not tried yet)", None),
+            ControlGroups::V2 => {
+                need("control groups: this machine has version 2 (no whole cluster was tried with it yet)", None)
+            }
             ControlGroups::None => need("control groups", Some("this machine has none that counts memory".into())),
         },
     ];
@@ -53,7 +55,8 @@ pub fn needs() -> Result<Vec<Need>> {
     needs.push(if are_compiled {
         need("Go, to compile Kubernetes: it is compiled already", None)
     } else {
-        need(&format!("Go 1.{GO_RELEASE_MIN} or later, to compile Kubernetes once"), go_is_missing())
+        let (found, missing) = go();
+        need(&format!("Go 1.{GO_RELEASE_MIN} or later, to compile Kubernetes once{found}"), missing)
     });
     let purpose = if are_compiled { "run" } else { "build" };
     let packages = command::output(script("packages.sh").args([purpose, "list"])).unwrap_or_default();
@@ -93,13 +96,18 @@ fn starts(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
-fn go_is_missing() -> Option<String> {
+/// The Go in PATH, as an addition to a sentence, and why it does not do.
+fn go() -> (String, Option<String>) {
     let Ok(version) = command::output(Command::new("go").args(["env", "GOVERSION"])) else {
-        return Some("there is no go in PATH".into());
+        return (String::new(), Some("there is no go in PATH".into()));
     };
     let release =
         version.trim().strip_prefix("go1.").and_then(|rest| rest.split(['.', 'r', 'b', '-']).next()?.parse().ok());
-    (release.unwrap_or(0) < GO_RELEASE_MIN).then(|| format!("PATH has {}", version.trim()))
+    if release.unwrap_or(0) < GO_RELEASE_MIN {
+        (String::new(), Some(format!("PATH has {}", version.trim())))
+    } else {
+        (format!(": PATH has {}", version.trim()), None)
+    }
 }
 
 #[cfg(test)]
