@@ -423,6 +423,32 @@ async fn connections_are_encrypted_and_a_strange_server_is_refused() {
     }
 }
 
+/// In the process of this test without the variable; in a process that it starts, with the trust store of a machine that
+/// knows the server's certificate and of one that does not.
+#[tokio::test]
+async fn the_trust_store_of_the_machine_decides_which_servers_are_known() {
+    const URL: &str = "HOLDFAST_TEST_ENCRYPTED_URL";
+    #[expect(clippy::disallowed_methods, reason = "the test starts itself with it")]
+    if let Ok(url) = std::env::var(URL) {
+        let opened = Db::open(&url, &testing::options()).await;
+        println!("the server is {}.", if opened.is_ok() { "known" } else { "unknown" });
+        return;
+    }
+    let server = Server::start_encrypted();
+    let url = format!("{}?sslmode=verify-full", server.database_over_network());
+    for (trusted, expected) in [(server.certificate(), "known"), (server.strange_certificate(), "unknown")] {
+        let name = "the_trust_store_of_the_machine_decides_which_servers_are_known";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(URL, &url)
+            .env("SSL_CERT_FILE", &trusted)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(said.contains(&format!("the server is {expected}.")), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_reader_sees_one_state_of_the_database() {
     let (_fresh, one, two) = two_instances().await;

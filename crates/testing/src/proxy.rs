@@ -30,7 +30,7 @@ use tokio_rustls::{
     TlsConnector,
     rustls::{
         ClientConfig, RootCertStore,
-        crypto::ring,
+        crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     },
 };
@@ -388,7 +388,7 @@ impl Upstream {
         let key = PrivateKeyDer::from_pem_slice(identity.private_key.as_bytes())
             .map_err(|e| format!("the private key: {e}"))?;
         let configuration = || {
-            ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()
                 .map_err(|e| e.to_string())
                 .map(|builder| builder.with_root_certificates(roots.clone()))
