@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::unused_self, missing_docs, unreachable_pub, reason = "test support")]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -62,6 +62,44 @@ impl Clock for TestClock {
     }
 }
 
+/// A method of the runtime that a test scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    Observe,
+    Apply,
+    Remove,
+    Start,
+    Cancel,
+    Runs,
+    Next,
+    Log,
+    Forget,
+}
+
+/// What one call of a method does instead of its usual work.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Nothing happens, and the caller gets this.
+    Fails(Problem),
+    /// The usual work is done, and the caller gets this.
+    Lost(Problem),
+    /// The call waits until the test opens the gate; then it takes the next answer.
+    Waits(Gate),
+    /// The usual work.
+    Works,
+    Panics,
+}
+
+/// What holds up a call until a test opens it.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(CancellationToken);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.cancel();
+    }
+}
+
 /// A runtime whose answers a test writes.
 #[derive(Debug, Default)]
 pub struct TestRuntime {
@@ -74,8 +112,12 @@ pub struct State {
     pub made: HashMap<JobId, String>,
     pub applied: Vec<(JobId, i64)>,
     pub removed: Vec<JobId>,
-    /// What the next applies answer, the first first; then they succeed.
-    pub apply_answers: Vec<Problem>,
+    /// What the next calls of a method do, the first first; then they do their usual work.
+    pub script: HashMap<Method, VecDeque<Answer>>,
+    /// Methods that fail as long as they stand here.
+    pub failing: HashMap<Method, Problem>,
+    /// How often each method was called.
+    pub calls: HashMap<Method, usize>,
     /// Applies wait as long as this is set.
     pub apply_blocked: bool,
     pub started: Vec<Run>,
@@ -88,11 +130,9 @@ pub struct State {
     pub ticked: HashMap<ExecutionId, Ticked>,
     /// What starts answer from now on.
     pub start_answer: Option<Started>,
+    /// The stage of runs that start from now on, if it is another one than running.
+    pub start_stage: Option<Stage>,
     pub news: Changes,
-    /// What looks answer as long as it is set: the place can't be seen.
-    pub unseen: Option<Problem>,
-    /// How often it was looked at.
-    pub looks: usize,
     pub mounts_team_secrets: bool,
 }
 
@@ -106,6 +146,50 @@ impl TestRuntime {
     pub fn end(&self, id: &ExecutionId, at: Timestamp, cause: EndCause) {
         let end = RunEnd { started_at: Some(at), ended_at: at, cause, termination_message: None };
         self.change(|s| s.stages.insert(id.clone(), Stage::Ended(end)));
+    }
+
+    /// Has the next calls of a method do this, after what they are to do already.
+    pub fn script(&self, method: Method, answers: impl IntoIterator<Item = Answer>) {
+        self.change(|s| s.script.entry(method).or_default().extend(answers));
+    }
+
+    /// Has every call of a method fail from now on, or none.
+    pub fn fail(&self, method: Method, problem: Option<Problem>) {
+        self.change(|s| match problem {
+            Some(problem) => s.failing.insert(method, problem),
+            None => s.failing.remove(&method),
+        });
+    }
+
+    pub fn calls(&self, method: Method) -> usize {
+        self.state.lock().unwrap().calls.get(&method).copied().unwrap_or(0)
+    }
+
+    /// Whether calls did all that was scripted for a method.
+    pub fn is_done(&self, method: Method) -> bool {
+        self.state.lock().unwrap().script.get(&method).is_none_or(VecDeque::is_empty)
+    }
+
+    /// Does the work of a method as it was scripted.
+    async fn answer<T>(&self, method: Method, work: impl Future<Output = T> + Send) -> Result<T, Problem> {
+        *self.state.lock().unwrap().calls.entry(method).or_default() += 1;
+        loop {
+            let answer = {
+                let mut state = self.state.lock().unwrap();
+                let scripted = state.script.get_mut(&method).and_then(VecDeque::pop_front);
+                scripted.or_else(|| state.failing.get(&method).cloned().map(Answer::Fails))
+            };
+            match answer.unwrap_or(Answer::Works) {
+                Answer::Fails(problem) => return Err(problem),
+                Answer::Lost(problem) => {
+                    work.await;
+                    return Err(problem);
+                }
+                Answer::Waits(gate) => gate.0.cancelled().await,
+                Answer::Works => return Ok(work.await),
+                Answer::Panics => panic!("{method:?} panics as it was told to"),
+            }
+        }
     }
 
     async fn wait_while(&self, mut busy: impl FnMut(&State) -> bool + Send) {
@@ -143,14 +227,10 @@ impl Runtime for TestRuntime {
     }
 
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
-        let (made, unseen) = self.change(|s| {
-            s.looks += 1;
-            (s.made.get(&target.job_id).cloned(), s.unseen.clone())
-        });
-        if let Some(problem) = unseen {
-            return Box::pin(async { Err(problem) });
-        }
-        Box::pin(async move { Ok(made.map_or(Observed::Missing, |inputs_hash| Observed::Present { inputs_hash })) })
+        Box::pin(self.answer(Method::Observe, async {
+            let made = self.state.lock().unwrap().made.get(&target.job_id).cloned();
+            made.map_or(Observed::Missing, |inputs_hash| Observed::Present { inputs_hash })
+        }))
     }
 
     fn apply<'a>(&'a self, _target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
@@ -158,48 +238,49 @@ impl Runtime for TestRuntime {
             let deployment = &wanted.blueprint.deployment;
             self.change(|s| s.applied.push((deployment.job_id, deployment.generation)));
             self.wait_while(|s| s.apply_blocked).await;
-            self.change(|s| {
-                if !s.apply_answers.is_empty() {
-                    return Err(s.apply_answers.remove(0));
-                }
-                s.made.insert(deployment.job_id, wanted.inputs_hash.clone());
-                Ok(None)
-            })
+            let made = async {
+                self.change(|s| s.made.insert(deployment.job_id, wanted.inputs_hash.clone()));
+                None
+            };
+            self.answer(Method::Apply, made).await
         })
     }
 
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
-        self.change(|s| {
-            s.made.remove(&target.job_id);
-            s.removed.push(target.job_id);
-        });
-        Box::pin(async { Ok(()) })
+        Box::pin(self.answer(Method::Remove, async {
+            self.change(|s| {
+                s.made.remove(&target.job_id);
+                s.removed.push(target.job_id);
+            });
+        }))
     }
 
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
-        let answer = self.change(|s| {
-            s.started.push(run.clone());
-            let answer = s.start_answer.clone().unwrap_or(Started::Running);
-            if answer == Started::Running {
-                s.stages.insert(run.id.clone(), Stage::Running(Timestamp::UNIX_EPOCH));
-            }
-            answer
-        });
-        Box::pin(async { Ok(answer) })
+        Box::pin(self.answer(Method::Start, async {
+            self.change(|s| {
+                s.started.push(run.clone());
+                let answer = s.start_answer.clone().unwrap_or(Started::Running);
+                if answer == Started::Running {
+                    let stage = s.start_stage.clone().unwrap_or(Stage::Running(Timestamp::UNIX_EPOCH));
+                    s.stages.insert(run.id.clone(), stage);
+                }
+                answer
+            })
+        }))
     }
 
     fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
-        self.change(|s| s.cancelled.push(id.clone()));
-        Box::pin(async { Ok(()) })
+        Box::pin(self.answer(Method::Cancel, async {
+            self.change(|s| s.cancelled.push(id.clone()));
+        }))
     }
 
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
-        let known = {
+        Box::pin(self.answer(Method::Runs, async {
             let state = self.state.lock().unwrap();
             let known = |id: &ExecutionId| KnownRun { id: id.clone(), ticked: state.ticked.get(id).cloned() };
             state.stages.keys().map(known).collect()
-        };
-        Box::pin(async { Ok(known) })
+        }))
     }
 
     fn changes(&self) -> BoxFuture<'_, Changes> {
@@ -210,29 +291,30 @@ impl Runtime for TestRuntime {
     }
 
     fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
-        Box::pin(async move {
+        Box::pin(self.answer(Method::Next, async move {
             self.wait_while(|s| match s.stages.get(id) {
                 Some(Stage::Running(_)) => *seen == Seen::Running,
                 Some(Stage::Held(problem)) => !seen.is_news(problem),
                 _ => false,
             })
             .await;
-            Ok(self.state.lock().unwrap().stages.get(id).cloned().unwrap_or(Stage::Unknown))
-        })
+            self.state.lock().unwrap().stages.get(id).cloned().unwrap_or(Stage::Unknown)
+        }))
     }
 
     fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         let text = format!("the log of {id}\n");
-        Box::pin(async { Ok(Some(LogChunk { text, omitted_bytes: 0 })) })
+        Box::pin(self.answer(Method::Log, async { Some(LogChunk { text, omitted_bytes: 0 }) }))
     }
 
     fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
-        self.change(|s| {
-            s.stages.remove(id);
-            s.ticked.remove(id);
-            s.forgotten.push(id.clone());
-        });
-        Box::pin(async { Ok(()) })
+        Box::pin(self.answer(Method::Forget, async {
+            self.change(|s| {
+                s.stages.remove(id);
+                s.ticked.remove(id);
+                s.forgotten.push(id.clone());
+            });
+        }))
     }
 
     fn clean_up<'a>(&'a self, _keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
