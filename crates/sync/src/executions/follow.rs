@@ -7,7 +7,7 @@ use model::{
     Problem,
     execution::Execution,
     name::ExecutionId,
-    runtime::{Run, Started},
+    runtime::{Run, Seen, Started},
     variables::run_variables,
 };
 use store::{
@@ -109,8 +109,12 @@ async fn carry_out(
                 sync.gauges.started(execution.submitted_at, Some(at));
             }
             record_running(sync, term, &execution.id, at).await?;
+            follower.recorded(Seen::Running);
         }
-        Step::Held(problem) => record_held(sync, term, &execution.id, &problem).await?,
+        Step::Held(problem) => {
+            record_held(sync, term, &execution.id, &problem).await?;
+            follower.recorded(Seen::Held(problem));
+        }
         Step::Look(pause) => return Ok(ControlFlow::Continue(pause)),
         Step::End(end) => return record_end(sync, term, execution, follower, &end).await,
     }
