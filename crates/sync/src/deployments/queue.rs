@@ -4,14 +4,17 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use model::name::JobId;
 use store::StoreError;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::reconcile::{Pools, carry_out};
 use crate::{DATABASE_RETRY, Synchronizer, Term, until};
 
-/// The most looks that are begun before others end. Those that install wait for their turn without holding up the rest.
-const IN_FLIGHT_MAX: usize = 1000;
+/// The most looks that are begun before others end, beside those that install or wait for that.
+const LOOKS_MAX: usize = 1000;
+
+/// The most deployments that install or wait for that before no other look begins.
+const INSTALLING_MAX: usize = 10_000;
 
 /// The longest pause between two looks for what is due: a bell that another instance rang may not have been heard.
 const LOOK_MAX: Duration = Duration::from_secs(5);
@@ -22,14 +25,11 @@ const GATHER: Duration = Duration::from_millis(20);
 
 /// Looks at each deployment that is due until the term is over.
 pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
-    let pools = Arc::new(Pools {
-        looks: Semaphore::new(sync.options.parallelism),
-        builds: Semaphore::new(sync.options.builds_parallelism),
-    });
+    let pools = Arc::new(Pools::new(&sync.options));
     let mut in_flight = HashSet::new();
     let mut looks: JoinSet<(JobId, bool)> = JoinSet::new();
     loop {
-        let found = find_due(sync, &in_flight).await;
+        let found = find_due(sync, &in_flight, pools.installing()).await;
         sync.gauges.looked(found.is_ok());
         let wait = match found {
             Ok((due, wait)) => {
@@ -72,15 +72,27 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
 }
 
 /// The deployments to begin with now, and how long until the next one is due.
-async fn find_due(sync: &Synchronizer, in_flight: &HashSet<JobId>) -> Result<(Vec<JobId>, Duration), StoreError> {
+async fn find_due(
+    sync: &Synchronizer,
+    in_flight: &HashSet<JobId>,
+    installing: usize,
+) -> Result<(Vec<JobId>, Duration), StoreError> {
     let now = sync.clock.now();
     let mut tx = sync.db.read().await?;
-    let free = IN_FLIGHT_MAX.saturating_sub(in_flight.len());
-    let limit = i64::try_from(IN_FLIGHT_MAX).unwrap_or(i64::MAX);
+    let free = free(in_flight.len(), installing);
+    // Those in flight are due as well.
+    let limit = i64::try_from(free + in_flight.len()).unwrap_or(i64::MAX);
     let due = store::deployments::due(&mut tx, now, limit).await?;
     let next = store::deployments::next_due(&mut tx, now).await?;
     let due = due.into_iter().filter(|id| !in_flight.contains(id)).take(free).collect();
     Ok((due, until(now, next, LOOK_MAX)))
+}
+
+/// How many looks can begin.
+fn free(in_flight: usize, installing: usize) -> usize {
+    LOOKS_MAX
+        .saturating_sub(in_flight.saturating_sub(installing))
+        .min((LOOKS_MAX + INSTALLING_MAX).saturating_sub(in_flight))
 }
 
 /// Looks at one deployment and does what the plan says. `false` when the database failed and the key should rest a moment.
@@ -95,7 +107,7 @@ async fn look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) ->
 }
 
 async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> Result<(), StoreError> {
-    let place = pools.looks.acquire().await.ok();
+    let place = pools.look().await;
     let work = {
         let mut tx = sync.db.read().await?;
         store::deployments::work(&mut tx, job_id).await?
@@ -118,4 +130,26 @@ async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId
         op_id = tracing::field::Empty,
     );
     Box::pin(carry_out(sync, term, pools, place, &work).instrument(span)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_installed_takes_no_place_of_a_look() {
+        for (in_flight, installing, expected) in [
+            (0, 0, 1000),
+            (999, 0, 1),
+            (1000, 0, 0),
+            (1000, 1000, 1000),
+            (1500, 600, 100),
+            (10_900, 10_000, 100),
+            (11_000, 11_000, 0),
+            // It ended since its installation was counted.
+            (3, 5, 1000),
+        ] {
+            assert_eq!(free(in_flight, installing), expected, "{in_flight} in flight, {installing} installing");
+        }
+    }
 }

@@ -1,24 +1,28 @@
 //! Does what the plan says about one deployment, and records what became of it.
 
-use image::requirements;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use jiff::SignedDuration;
 use model::{
     Problem,
     artifact::{Artifact, Mark},
-    lock::{Lock, LockInputs},
+    build::{ArtifactRequest, BuildInputs},
+    deployment::Deployment,
+    lock::Lock,
     plan::{self, Desired, Plan, Reason, plan},
     problem::Fault,
     runtime::{Blueprint, Observed, Target, Wanted},
 };
 use store::{
     StoreError,
+    builds::{Asked, Asking},
     deployments::{Outcome, Work},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Span;
 
 use super::subject::{inputs_of, target_of};
-use crate::{Builder, Synchronizer, Term};
+use crate::{Options, Synchronizer, Term};
 
 /// The pause before a deployment is looked at again that could not be looked at, as if so many tries had failed.
 const LOOK_AGAIN_ATTEMPT: i32 = 5;
@@ -26,10 +30,54 @@ const LOOK_AGAIN_ATTEMPT: i32 = 5;
 /// The pause before a removal is looked at again that was held back.
 const HELD_BACK: SignedDuration = SignedDuration::from_secs(60);
 
-/// Looks wait for no build; builds wait for each other.
+/// Looks wait for no installation; installations wait for each other.
 pub(super) struct Pools {
-    pub(super) looks: Semaphore,
-    pub(super) builds: Semaphore,
+    looks: Semaphore,
+    installs: Semaphore,
+    /// How many install, or wait for that.
+    installing: AtomicUsize,
+}
+
+impl Pools {
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            looks: Semaphore::new(options.parallelism),
+            installs: Semaphore::new(options.installs_parallelism),
+            installing: AtomicUsize::new(0),
+        }
+    }
+
+    /// A place for a look.
+    pub(super) async fn look(&self) -> Option<SemaphorePermit<'_>> {
+        self.looks.acquire().await.ok()
+    }
+
+    /// A place for an installation. Who waits for one is no look any more, so that other looks can begin.
+    async fn install(&self, sync: &Synchronizer) -> Installing<'_> {
+        self.installing.fetch_add(1, Ordering::Relaxed);
+        let mut installing = Installing { pools: self, place: None };
+        sync.db.wake().deployments.notify_one();
+        installing.place = self.installs.acquire().await.ok();
+        installing
+    }
+
+    /// How many install, or wait for that.
+    pub(super) fn installing(&self) -> usize {
+        self.installing.load(Ordering::Relaxed)
+    }
+}
+
+/// An installation.
+struct Installing<'a> {
+    pools: &'a Pools,
+    #[expect(dead_code, reason = "holds the place until it is dropped")]
+    place: Option<SemaphorePermit<'a>>,
+}
+
+impl Drop for Installing<'_> {
+    fn drop(&mut self) {
+        self.pools.installing.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Does what the plan says about a deployment.
@@ -59,7 +107,7 @@ pub(super) async fn carry_out(
     sync.gauges.planned(&planned);
     if plan::restores_reached(&planned, &work.rollout, &observed) {
         drop(place.take());
-        let _place = pools.builds.acquire().await.ok();
+        let _installing = pools.install(sync).await;
         match restore(sync, work, &target).await? {
             Ok(mark) => {
                 let next = if let Plan::Wait(at) = planned { Some(at) } else { None };
@@ -88,8 +136,12 @@ pub(super) async fn carry_out(
             Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
         },
         Plan::Apply(reason) => {
-            let made_of = match made_of(sync, work).await? {
-                Ok(made_of) => made_of,
+            let (artifact, lock) = match artifact_of(sync, term, work, &blueprint).await? {
+                Ok(Made::Ready(artifact, lock)) => (artifact, lock),
+                Ok(Made::Waits) => {
+                    tracing::debug!("it waits for its build");
+                    return Ok(());
+                }
                 Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
             };
             let due = {
@@ -99,10 +151,11 @@ pub(super) async fn carry_out(
                 }
                 store::metrics::due_since(&mut tx, job_id).await?
             };
-            // What has to be chosen or installed first takes its time elsewhere, and holds up no quick change.
-            if !is_at_hand(sync, &target, &made_of).await {
+            // What has to be installed first takes its time elsewhere, and holds up no quick change.
+            let mut installing = None;
+            if !is_at_hand(sync, &target, &artifact).await {
                 drop(place.take());
-                place = pools.builds.acquire().await.ok();
+                installing = Some(pools.install(sync).await);
             }
             tracing::info!(?reason, "rolling out");
             if let Some(secret) = &blueprint.team_secret
@@ -115,11 +168,11 @@ pub(super) async fn carry_out(
                 );
             }
             let ticks_after = ticks_after(work, reason, sync.clock.now());
-            let plan = Rolling { target, blueprint, inputs: inputs.clone(), ticks_after };
+            let rolling = Rolling { target, blueprint, inputs: inputs.clone(), artifact, lock, ticks_after };
             let begun = tokio::time::Instant::now();
-            let rolled_out = roll_out(sync, plan, made_of).await?;
+            let rolled_out = roll_out(sync, rolling).await;
             sync.gauges.applied(begun, &rolled_out);
-            drop(place);
+            drop((place, installing));
             match rolled_out {
                 Ok((artifact, mark)) => {
                     let outcome = Outcome::Reached { inputs_hash: inputs, artifact, mark };
@@ -187,54 +240,66 @@ async fn restore(
     Ok(made)
 }
 
-/// What a deployment is to be made of, as far as it is known before anything is chosen.
-enum MadeOf {
-    /// Packages that follow from these inputs, and were chosen before or not.
-    Packages(LockInputs, Option<Lock>),
-    /// An image of this name.
-    Image(String),
+/// What there is of the artifact of a deployment.
+enum Made {
+    /// The artifact, and its packages where the runtime installs them.
+    Ready(Artifact, Option<Lock>),
+    /// It is being built. The rollout stays due, and is found again when the build has ended.
+    Waits,
 }
 
-async fn made_of(sync: &Synchronizer, work: &Work) -> Result<Result<MadeOf, Problem>, StoreError> {
-    Ok(match &sync.builder {
-        Builder::Prebuilt(name) => {
-            let blueprint = sync.blueprint(&work.job_name, &work.team, work.team_secret.clone(), &work.deployment);
-            Ok(MadeOf::Image(name.of(&blueprint)))
-        }
-        Builder::Packages(_) => match lock_inputs(sync, work) {
-            Ok(inputs) => {
-                let mut tx = sync.db.read().await?;
-                let known = store::locks::find(&mut tx, &inputs.key()).await?;
-                Ok(MadeOf::Packages(inputs, known))
-            }
-            Err(problem) => Err(problem),
+/// The artifact that a deployment is to be made of. It is asked for where nobody has built it yet.
+async fn artifact_of(
+    sync: &Synchronizer,
+    term: &Term,
+    work: &Work,
+    blueprint: &Blueprint,
+) -> Result<Result<Made, Problem>, StoreError> {
+    let request = ArtifactRequest { blueprint, requirements: work.requirements.as_deref() };
+    let inputs = match sync.builder.inputs(&request) {
+        Ok(inputs) => inputs,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let built = match sync.builder.known(&inputs) {
+        Some(artifact) => Some(artifact),
+        None => store::builds::built(&mut sync.db.read().await?, &inputs.key).await?,
+    };
+    let artifact = match built {
+        Some(artifact) => artifact,
+        None => match ask(sync, term, work, &inputs).await? {
+            Asked::Built(artifact) => artifact,
+            Asked::Failed(problem) => return Ok(Err(problem)),
+            Asked::Waits => return Ok(Ok(Made::Waits)),
         },
-    })
+    };
+    let lock = match &artifact {
+        Artifact::Image(_) => None,
+        Artifact::Packages(key) => {
+            let lock = store::locks::find(&mut sync.db.read().await?, key).await?;
+            Some(lock.ok_or_else(|| StoreError::Corrupt { what: format!("the lock {key}") })?)
+        }
+    };
+    Ok(Ok(Made::Ready(artifact, lock)))
 }
 
-/// What the packages of a deployment follow from.
-fn lock_inputs(sync: &Synchronizer, work: &Work) -> Result<LockInputs, Problem> {
-    let raw = work.requirements.as_deref().ok_or_else(|| {
-        Problem::internal(
-            format!("Generation {} was not rolled out.", work.deployment.generation),
-            "The source that it names is not in the database.",
-        )
-    })?;
-    Ok(LockInputs {
-        python_version: work.deployment.python_version,
-        vdk_requirement: format!("{}=={}", sync.options.vdk_distribution, work.deployment.vdk_version),
-        constraints: sync.options.vdk_constraints.clone(),
-        requirements: requirements::normalise(raw)?,
-    })
+async fn ask(sync: &Synchronizer, term: &Term, work: &Work, inputs: &BuildInputs) -> Result<Asked, StoreError> {
+    let Deployment { job_id, generation, .. } = work.deployment;
+    let asking = Asking { job_id, generation, team: &work.team, builder: sync.builder.name() };
+    let mut tx = sync.db.write().await?;
+    let asked = store::builds::ask(&mut tx, term.epoch, asking, inputs, sync.clock.now()).await?;
+    tx.commit().await?;
+    if asked == Asked::Waits {
+        term.builds.notify_one();
+    }
+    Ok(asked)
 }
 
-/// Whether nothing has to be chosen or installed before the deployment can be made.
-async fn is_at_hand(sync: &Synchronizer, target: &Target, made_of: &MadeOf) -> bool {
-    match made_of {
-        MadeOf::Image(_) => true,
-        MadeOf::Packages(_, None) => false,
-        MadeOf::Packages(_, Some(lock)) => {
-            let artifact = Some(Artifact::Packages(lock.key.clone()));
+/// Whether nothing has to be installed before the deployment can be made.
+async fn is_at_hand(sync: &Synchronizer, target: &Target, artifact: &Artifact) -> bool {
+    match artifact {
+        Artifact::Image(_) => true,
+        Artifact::Packages(_) => {
+            let artifact = Some(artifact.clone());
             let target = Target { artifact, inputs_hash: Some(String::new()), ..target.clone() };
             matches!(sync.runtime.observe(&target).await, Ok(Observed::Present { .. }))
         }
@@ -246,44 +311,18 @@ struct Rolling {
     target: Target,
     blueprint: Blueprint,
     inputs: String,
+    artifact: Artifact,
+    lock: Option<Lock>,
     ticks_after: jiff::Timestamp,
 }
 
-/// Chooses the packages, unless that was done before, and has the runtime make the deployment.
-async fn roll_out(
-    sync: &Synchronizer,
-    rolling: Rolling,
-    made_of: MadeOf,
-) -> Result<Result<(Artifact, Option<Mark>), Problem>, StoreError> {
-    let Rolling { target, blueprint, inputs, ticks_after } = rolling;
-    let (artifact, lock) = match (made_of, &sync.builder) {
-        (MadeOf::Image(name), _) => (Artifact::Image(name), None),
-        (MadeOf::Packages(_, Some(lock)), _) => (Artifact::Packages(lock.key.clone()), Some(lock)),
-        (MadeOf::Packages(lock_inputs, None), Builder::Packages(resolver)) => match resolver.lock(&lock_inputs).await {
-            Ok(lock) => {
-                let mut tx = sync.db.write().await?;
-                store::locks::insert(&mut tx, &lock, sync.clock.now()).await?;
-                // The first one stored is the one that counts.
-                let stored = store::locks::find(&mut tx, &lock.key).await?;
-                tx.commit().await?;
-                let lock = stored.unwrap_or(lock);
-                (Artifact::Packages(lock.key.clone()), Some(lock))
-            }
-            Err(problem) => return Ok(Err(problem)),
-        },
-        (MadeOf::Packages(..), Builder::Prebuilt(_)) => {
-            return Ok(Err(Problem::internal(
-                "Nothing was rolled out.",
-                "Packages are not chosen where images come ready.",
-            )));
-        }
-    };
-    let token = match sync.token(&blueprint.job_name, &blueprint.deployment) {
-        Ok(token) => token,
-        Err(problem) => return Ok(Err(problem)),
-    };
+/// Has the runtime make the deployment.
+async fn roll_out(sync: &Synchronizer, rolling: Rolling) -> Result<(Artifact, Option<Mark>), Problem> {
+    let Rolling { target, blueprint, inputs, artifact, lock, ticks_after } = rolling;
+    let token = sync.token(&blueprint.job_name, &blueprint.deployment)?;
     let wanted = Wanted { blueprint, inputs_hash: inputs, artifact: artifact.clone(), lock, token, ticks_after };
-    Ok(sync.runtime.apply(&target, &wanted).await.map(|mark| (artifact, mark)))
+    let mark = sync.runtime.apply(&target, &wanted).await?;
+    Ok((artifact, mark))
 }
 
 /// Records what became of a look. A row that moved meanwhile is still due and looked at again.

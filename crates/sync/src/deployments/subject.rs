@@ -7,7 +7,7 @@ use model::{
 };
 use store::{StoreError, deployments::Work};
 
-use crate::{Builder, Options, Synchronizer};
+use crate::Synchronizer;
 
 /// What a deployment is made from, and the hash of all that goes into it.
 pub(super) fn inputs_of(sync: &Synchronizer, work: &Work) -> (Blueprint, String) {
@@ -29,14 +29,7 @@ pub(super) fn target_of(work: &Work) -> Target {
 
 /// All of the configuration that goes into a deployment.
 fn fingerprint(sync: &Synchronizer, blueprint: &Blueprint) -> String {
-    let runtime = sync.runtime.fingerprint(blueprint);
-    match &sync.builder {
-        Builder::Packages(_) => {
-            let Options { vdk_distribution, vdk_constraints, .. } = &*sync.options;
-            format!("{runtime}\n{vdk_distribution}\n{vdk_constraints}")
-        }
-        Builder::Prebuilt(name) => format!("{runtime}\n{}", name.of(blueprint)),
-    }
+    format!("{}\n{}", sync.runtime.fingerprint(blueprint), sync.builder.fingerprint(blueprint))
 }
 
 /// Has the loop look at these deployments.

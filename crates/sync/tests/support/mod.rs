@@ -15,12 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use model::{
     BoxFuture, Problem,
     access::Caller,
-    artifact::Mark,
+    artifact::{Artifact, Mark},
+    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
     clock::Clock,
     deployment::{DeploymentChange, VersionDefaults},
     execution::{EndCause, Execution, RunEnd, Status},
     job::JobConfig,
-    lock::{Lock, LockInputs, LockKey, Resolver},
+    lock::{Lock, LockInputs, LockKey},
     log::LogChunk,
     name::{ExecutionId, JobId},
     python::PythonVersion,
@@ -32,7 +33,7 @@ use store::{
     Db,
     keys::{KeyRing, SecretKey},
 };
-use sync::{Builder, Options, Synchronizer, gauges::Gauges};
+use sync::{Options, Synchronizer, gauges::Gauges};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,7 @@ pub enum Method {
     Next,
     Log,
     Forget,
+    Build,
 }
 
 /// What one call of a method does instead of its usual work.
@@ -120,6 +122,10 @@ pub struct State {
     pub calls: HashMap<Method, usize>,
     /// Applies wait as long as this is set.
     pub apply_blocked: bool,
+    /// The requirements of each build that was begun.
+    pub built: Vec<String>,
+    /// How many of them are over, done or aborted.
+    pub builds_ended: usize,
     pub started: Vec<Run>,
     pub stages: HashMap<ExecutionId, Stage>,
     pub cancelled: Vec<ExecutionId>,
@@ -322,13 +328,58 @@ impl Runtime for TestRuntime {
     }
 }
 
+/// A builder whose answers a test scripts where it scripts those of the runtime.
 #[derive(Debug)]
-struct TestResolver;
+struct TestBuilder {
+    runtime: Arc<TestRuntime>,
+    constraints: String,
+}
 
-impl Resolver for TestResolver {
-    fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
-        let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
-        Box::pin(async { Ok(lock) })
+impl ArtifactBuilder for TestBuilder {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
+        self.constraints.clone()
+    }
+
+    fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
+        let deployment = &request.blueprint.deployment;
+        let inputs = LockInputs {
+            python_version: deployment.python_version,
+            vdk_requirement: format!("vdk=={}", deployment.vdk_version),
+            constraints: self.constraints.clone(),
+            requirements: request.requirements.unwrap().to_owned(),
+        };
+        Ok(BuildInputs {
+            key: BuildKey::new(inputs.key().to_string()),
+            content: serde_json::to_string(&inputs).unwrap(),
+        })
+    }
+
+    fn known(&self, _inputs: &BuildInputs) -> Option<Artifact> {
+        None
+    }
+
+    fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
+        Box::pin(async {
+            let inputs: LockInputs = serde_json::from_str(&inputs.content).unwrap();
+            self.runtime.change(|s| s.built.push(inputs.requirements.clone()));
+            let _in_progress = BuildInProgress(&self.runtime);
+            let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
+            let built = Built { artifact: Artifact::Packages(lock.key.clone()), lock: Some(lock) };
+            self.runtime.answer(Method::Build, async { built }).await
+        })
+    }
+}
+
+/// Counts builds that ended, or that were aborted.
+struct BuildInProgress<'a>(&'a TestRuntime);
+
+impl Drop for BuildInProgress<'_> {
+    fn drop(&mut self) {
+        self.0.change(|s| s.builds_ended += 1);
     }
 }
 
@@ -411,8 +462,7 @@ impl House {
             removals_max_percent: self.removals_max_percent,
             parallelism: 8,
             builds_parallelism: 2,
-            vdk_distribution: "vdk".into(),
-            vdk_constraints: self.constraints.clone(),
+            installs_parallelism: 2,
             job_options: self.job_options.clone(),
             run_deadline_seconds: 60,
             run_backoff_limit: 0,
@@ -427,7 +477,7 @@ impl House {
             clock: self.clock.clone(),
             runtime: self.runtime.clone(),
             keys: self.keys.clone(),
-            builder: Builder::Packages(Arc::new(TestResolver)),
+            builder: Arc::new(TestBuilder { runtime: self.runtime.clone(), constraints: self.constraints.clone() }),
             gauges,
             options: Arc::new(options),
         };
@@ -465,12 +515,21 @@ impl House {
     }
 
     pub async fn create(&self, name: &str, cron: Option<&str>) -> JobId {
-        let definition = Self::definition(name, cron);
+        self.create_for(TEAM, name, cron, "").await
+    }
+
+    /// Creates a job whose source has these requirements.
+    pub async fn create_with(&self, name: &str, cron: Option<&str>, requirements: &str) -> JobId {
+        self.create_for(TEAM, name, cron, requirements).await
+    }
+
+    pub async fn create_for(&self, team: &str, name: &str, cron: Option<&str>, requirements: &str) -> JobId {
+        let definition = JobDefinition { team: team.into(), ..Self::definition(name, cron) };
         let job = app::jobs::create(&self.db, &*self.clock, &self.caller(), "UTC", definition).await.unwrap();
         let source = Source {
             version: version(),
             archive_bytes: 1,
-            requirements: String::new(),
+            requirements: requirements.into(),
             uploaded_by: "test".into(),
             uploaded_at: self.clock.now(),
             reason: String::new(),
@@ -482,14 +541,23 @@ impl House {
     }
 
     pub async fn change(&self, name: &str, change: DeploymentChange) {
+        self.change_of(TEAM, name, change).await;
+    }
+
+    async fn change_of(&self, team: &str, name: &str, change: DeploymentChange) {
         let missing = Missing::Create;
-        app::deployments::change(&self.db, &*self.clock, &self.caller(), &self.defaults, TEAM, name, &change, missing)
+        app::deployments::change(&self.db, &*self.clock, &self.caller(), &self.defaults, team, name, &change, missing)
             .await
             .unwrap();
     }
 
     pub async fn deploy(&self, name: &str) {
-        self.change(name, DeploymentChange { job_version: Some(version()), ..DeploymentChange::default() }).await;
+        self.deploy_for(TEAM, name).await;
+    }
+
+    pub async fn deploy_for(&self, team: &str, name: &str) {
+        let change = DeploymentChange { job_version: Some(version()), ..DeploymentChange::default() };
+        self.change_of(team, name, change).await;
     }
 
     /// Creates and deploys a job and waits until it is reached.
