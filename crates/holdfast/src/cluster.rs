@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use image::prebuilt::ImageName;
-use model::{clock::SharedClock, deployment::VersionDefaults, python::default_python, resources::Resources};
+use image::prebuilt::{ImageName, Prebuilt};
+use model::{
+    build::ArtifactBuilder, clock::SharedClock, deployment::VersionDefaults, python::default_python,
+    resources::Resources,
+};
 use runtime::kubernetes::{self, Connection, KubernetesOptions, KubernetesRuntime, ManifestOptions, Template};
-use sync::Builder;
 
 use crate::config::{ContextName, NamespaceName, RegistryName, Settings};
 
@@ -104,7 +106,12 @@ pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
 
 impl Plan {
     /// Begins to watch the namespace.
-    pub(crate) fn open(self, settings: &Settings, has_token: bool, clock: SharedClock) -> (KubernetesRuntime, Builder) {
+    pub(crate) fn open(
+        self,
+        settings: &Settings,
+        has_token: bool,
+        clock: SharedClock,
+    ) -> (KubernetesRuntime, Arc<dyn ArtifactBuilder>) {
         let cores = |millicores: u64| Some(f64::from(u32::try_from(millicores).unwrap_or(u32::MAX)) / 1000.0);
         let mebibytes = |amount: u64| i32::try_from(amount).ok();
         let manifest = ManifestOptions {
@@ -138,6 +145,6 @@ impl Plan {
             adopt: settings.kubernetes_adopt,
             clock,
         });
-        (runtime, Builder::Prebuilt(self.image_name))
+        (runtime, Arc::new(Prebuilt::new(self.image_name)))
     }
 }

@@ -8,9 +8,10 @@ use api::{
     Scratch, ServerLimits, Transfers, metrics_router,
 };
 use clock::SystemClock;
-use image::Locker;
+use image::{Locker, Packages};
 use jiff::SignedDuration;
 use model::{
+    build::ArtifactBuilder,
     clock::{Clock, SharedClock},
     deployment::VersionDefaults,
     python::default_python,
@@ -22,7 +23,7 @@ use prometheus_client::registry::Registry;
 use python::{BuildWalls, Discovery, Interpreter, Tools, ToolsOptions};
 use runtime::kubernetes::KubernetesRuntime;
 use runtime::local::{Confine, LocalOptions, LocalRuntime};
-use sync::{Builder, Synchronizer};
+use sync::Synchronizer;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -147,7 +148,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let (auth, issuers) = auth.unzip();
     let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
-    let (place, builder) = if let Some(plan) = cluster {
+    let (place, builder): (Place, Arc<dyn ArtifactBuilder>) = if let Some(plan) = cluster {
         let (runtime, builder) = plan.open(settings, token_url.is_some(), clock.clone());
         tracing::warn!(
             "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
@@ -177,7 +178,9 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         }));
         let options = local_options(&surroundings, &loaded, &folder, site, interpreters, tools.clone(), clock.clone())?;
         let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
-        (Place::Machine(Arc::new(runtime)), Builder::Packages(Arc::new(Locker::new(tools))))
+        let distribution = settings.vdk_distribution.as_str().to_owned();
+        let builder = Packages::new(Arc::new(Locker::new(tools)), distribution, vdk_constraints);
+        (Place::Machine(Arc::new(runtime)), Arc::new(builder))
     };
     let runtime = place.runtime();
     let mut registry = Registry::default();
@@ -193,14 +196,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         runtime: runtime.clone(),
         keys: keys.clone(),
         builder,
-        options: Arc::new(sync_options(
-            &surroundings,
-            settings,
-            clock.as_ref(),
-            db.is_exclusive(),
-            vdk_constraints,
-            job_options,
-        )),
+        options: Arc::new(sync_options(&surroundings, settings, clock.as_ref(), db.is_exclusive(), job_options)),
         gauges: if settings.metrics_enabled {
             sync::gauges::Gauges::register(&mut registry, metrics_access.is_restricted())
         } else {
@@ -497,7 +493,6 @@ fn sync_options(
     settings: &Settings,
     clock: &dyn Clock,
     exclusive: bool,
-    vdk_constraints: String,
     job_options: JobOptions,
 ) -> sync::Options {
     let days = |count: u64| SignedDuration::from_hours(24 * i64::try_from(count).unwrap_or(i64::MAX / 24));
@@ -509,8 +504,7 @@ fn sync_options(
         removals_max_percent: settings.sync_removals_max_percent.get().try_into().unwrap_or(i64::MAX),
         parallelism: settings.sync_parallelism.count(),
         builds_parallelism: surroundings.cores.clamp(1, 4),
-        vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
-        vdk_constraints,
+        installs_parallelism: surroundings.cores.clamp(1, 4),
         job_options,
         run_deadline_seconds: settings.run_deadline_seconds.get(),
         run_backoff_limit: settings.run_backoff_limit.map_or(0, |limit| limit.get().try_into().unwrap_or(u32::MAX)),

@@ -1,8 +1,14 @@
-//! Names of images that come ready from elsewhere, such as a team's own build.
+//! Images that come ready from elsewhere, such as a team's own build: known by their names.
 
 use std::fmt;
 
-use model::{Problem, name::shown, runtime::Blueprint};
+use model::{
+    BoxFuture, Problem,
+    artifact::Artifact,
+    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
+    name::shown,
+    runtime::Blueprint,
+};
 
 /// The form of an image's name, with places for what differs from deployment to deployment.
 ///
@@ -69,6 +75,40 @@ impl ImageName {
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Names images that are built elsewhere.
+#[derive(Debug)]
+pub struct Prebuilt(ImageName);
+
+impl Prebuilt {
+    /// A builder whose images have names of this form.
+    pub fn new(name: ImageName) -> Self {
+        Self(name)
+    }
+}
+
+impl ArtifactBuilder for Prebuilt {
+    fn name(&self) -> &'static str {
+        "prebuilt"
+    }
+
+    fn fingerprint(&self, blueprint: &Blueprint) -> String {
+        self.0.of(blueprint)
+    }
+
+    fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
+        let name = self.0.of(request.blueprint);
+        Ok(BuildInputs { key: BuildKey::new(format!("prebuilt {name}")), content: name })
+    }
+
+    fn known(&self, inputs: &BuildInputs) -> Option<Artifact> {
+        Some(Artifact::Image(inputs.content.clone()))
+    }
+
+    fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
+        Box::pin(async { Ok(Built { artifact: Artifact::Image(inputs.content.clone()), lock: None }) })
     }
 }
 

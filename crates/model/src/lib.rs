@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod artifact;
+pub mod build;
 pub mod clock;
 pub mod deployment;
 pub mod difference;

@@ -266,13 +266,16 @@ pub async fn rollout(tx: &mut Tx, job_id: JobId) -> Result<Option<Rollout>> {
 }
 
 /// The deployments that the synchronizer has to look at: of each team the longest due first, the teams in turn, so that
-/// one team's thousand don't hold up another's one.
+/// one team's thousand don't hold up another's one. Those whose build is queued or running are left out.
 pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> {
     let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
         "select job_id from (
             select r.job_id, r.due_at, row_number() over (partition by j.team order by r.due_at, r.job_id) as turn
             from rollout r join data_job j on j.job_id = r.job_id
-            where r.due_at is not null and r.due_at <= $1) p
+            where r.due_at is not null and r.due_at <= $1 and not exists (
+                select 1 from build b join deployment d on d.job_id = r.job_id
+                where b.build_key = r.build_key and b.state in ('QUEUED', 'RUNNING')
+                    and d.generation = r.build_generation)) p
          order by turn, due_at, job_id limit $2",
     )
     .bind(micros(now))

@@ -6,6 +6,7 @@
 
 mod artifact;
 pub mod audit;
+pub mod builds;
 mod codec;
 pub mod credentials;
 pub mod db;

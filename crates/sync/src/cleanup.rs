@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use store::{StoreError, leases};
 
 use crate::{Synchronizer, Term};
@@ -11,6 +12,9 @@ const INTERVAL: Duration = Duration::from_secs(600);
 
 /// Rows removed in one transaction, so that no writer waits long.
 const BATCH: i64 = 500;
+
+/// How long builds are kept that failed, or that nobody waits for any more.
+const BUILDS_KEEP: SignedDuration = SignedDuration::from_hours(24);
 
 /// Cleans up until the term is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
@@ -74,6 +78,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
     }
     let mut tx = sync.db.write().await?;
     leases::fence(&mut tx, term.epoch).await?;
+    store::builds::purge(&mut tx, now - BUILDS_KEEP).await?;
     store::schedules::purge_unused(&mut tx).await?;
     let keep = store::locks::in_use(&mut tx).await?;
     tx.commit().await?;

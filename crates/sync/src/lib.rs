@@ -3,6 +3,7 @@
 //! Each file is a loop. A loop finds its work by a query, so that a lost wake-up costs latency and never work. Those that
 //! write run within a term of leadership, and every row that they write names its epoch.
 
+pub mod builds;
 pub mod cleanup;
 pub mod deployments;
 pub mod executions;
@@ -17,9 +18,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use model::{
     Problem,
+    build::ArtifactBuilder,
     clock::SharedClock,
     deployment::Deployment,
-    lock::Resolver,
     name::{JobName, TeamName},
     plan,
     runtime::{Blueprint, Runtime},
@@ -27,6 +28,7 @@ use model::{
 };
 use secrecy::ExposeSecret;
 use store::{Db, StoreError, leases::Epoch, tokens::Credential};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What the loops work with.
@@ -40,21 +42,12 @@ pub struct Synchronizer {
     pub runtime: Arc<dyn Runtime>,
     /// The keys that secrets are encrypted with.
     pub keys: Arc<store::keys::KeyRing>,
-    /// What runs are made of.
-    pub builder: Builder,
+    /// What makes that which runs are made of.
+    pub builder: Arc<dyn ArtifactBuilder>,
     /// The operator's choices.
     pub options: Arc<Options>,
     /// What the loops tell of the whole.
     pub gauges: gauges::Gauges,
-}
-
-/// What makes that which runs are made of.
-#[derive(Debug, Clone)]
-pub enum Builder {
-    /// Packages are chosen here, and installed by the runtime.
-    Packages(Arc<dyn Resolver>),
-    /// Images come from elsewhere, under a name of this form.
-    Prebuilt(image::prebuilt::ImageName),
 }
 
 /// The operator's choices for the loops.
@@ -72,12 +65,10 @@ pub struct Options {
     pub removals_max_percent: i64,
     /// Looks at deployments at the same time.
     pub parallelism: usize,
-    /// Deployments whose packages are chosen and installed at the same time.
+    /// Artifacts that are built at the same time.
     pub builds_parallelism: usize,
-    /// The VDK distribution on the package index.
-    pub vdk_distribution: String,
-    /// The constraints under which packages are chosen.
-    pub vdk_constraints: String,
+    /// Deployments that are installed at the same time.
+    pub installs_parallelism: usize,
     /// What every deployed job gets.
     pub job_options: JobOptions,
     /// How long a run may take.
@@ -158,12 +149,13 @@ impl Synchronizer {
             let Some(epoch) = leader::acquire(self, shutdown).await else { return };
             tracing::info!(epoch = epoch.0, "this instance leads");
             self.gauges.rest();
-            let term = Term { epoch, over: shutdown.child_token() };
+            let term = Term { epoch, over: shutdown.child_token(), builds: Arc::default() };
             tokio::join!(
                 leader::renew(self, &term),
                 // Before those that write: what they write names the epoch.
                 fence::run(self, &term),
                 deployments::run(self, &term),
+                builds::run(self, &term),
                 executions::run(self, &term),
                 schedules::run(self, &term),
                 cleanup::run(self, &term),
@@ -177,11 +169,13 @@ impl Synchronizer {
     }
 }
 
-/// A term of leadership: its epoch, and the signal of its end.
+/// A term of leadership: its epoch, the signal of its end, and what its loops tell each other.
 #[derive(Debug, Clone)]
 pub struct Term {
     epoch: Epoch,
     over: CancellationToken,
+    /// Notified when a build was queued.
+    builds: Arc<Notify>,
 }
 
 impl Term {

@@ -10,7 +10,7 @@ use model::{
     name::{ExecutionId, JobId},
     runtime::{Changes, Stage, Started, Ticked},
 };
-use support::House;
+use support::{Answer, House, Method};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -138,9 +138,9 @@ async fn what_others_deleted_is_made_again_when_it_is_heard_of(on: Database) {
             store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap().row_version
         }
     };
-    let (before, looks) = (version(&house).await, house.runtime.change(|s| s.looks));
+    let (before, looks) = (version(&house).await, house.runtime.calls(Method::Observe));
     heard(&house);
-    house.until("it is looked at", async || house.runtime.change(|s| s.looks) > looks).await;
+    house.until("it is looked at", async || house.runtime.calls(Method::Observe) > looks).await;
     assert_eq!(version(&house).await, before);
     house.runtime.change(|s| s.made.remove(&job_id));
     heard(&house);
@@ -150,13 +150,13 @@ async fn what_others_deleted_is_made_again_when_it_is_heard_of(on: Database) {
 async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
     let house = cluster(on).await;
     let job_id = house.deployed(NAME, None).await;
-    house.runtime.change(|s| s.unseen = Some(Problem::unavailable("It can't be seen.", "It does not answer.")));
+    house.runtime.fail(Method::Observe, Some(Problem::unavailable("It can't be seen.", "It does not answer.")));
     let mut tx = house.db.write().await.unwrap();
     store::deployments::make_due(&mut tx, job_id, house.clock.now()).await.unwrap();
     tx.commit().await.unwrap();
-    let looks = house.runtime.change(|s| s.looks);
+    let looks = house.runtime.calls(Method::Observe);
     house.wake();
-    house.until("it is looked at", async || house.runtime.change(|s| s.looks) > looks).await;
+    house.until("it is looked at", async || house.runtime.calls(Method::Observe) > looks).await;
     house
         .until("it is due later", async || {
             let mut tx = house.db.read().await.unwrap();
@@ -171,7 +171,7 @@ async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
 async fn what_failed_is_tried_again_as_soon_as_the_place_answers(on: Database) {
     let house = cluster(on).await;
     let job_id = house.create(NAME, None).await;
-    house.runtime.change(|s| s.apply_answers = vec![Problem::unavailable("Not made.", "It does not answer.")]);
+    house.runtime.script(Method::Apply, [Answer::Fails(Problem::unavailable("Not made.", "It does not answer."))]);
     house.deploy(NAME).await;
     house
         .until("a try failed", async || {

@@ -11,7 +11,7 @@ use model::{
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use store::keys::{KeyRing, SecretKey};
-use support::House;
+use support::{Answer, House, Method};
 use sync::gauges::Gauges;
 use testing::{Database, for_each_database};
 
@@ -57,7 +57,7 @@ async fn what_was_made_and_is_gone_is_made_again(on: Database) {
 async fn the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change(on: Database) {
     let mut house = House::running(on).await;
     let id = house.deployed("example-job", None).await;
-    house.runtime.change(|s| s.apply_answers = vec![Problem::invalid("c", "d")]);
+    house.runtime.script(Method::Apply, [Answer::Fails(Problem::invalid("c", "d"))]);
     house.change("example-job", DeploymentChange { enabled: Some(false), ..DeploymentChange::default() }).await;
     house.until("the later one failed", async || rollout(&house, id).await.status == Status::UserError).await;
     house.stop_instance().await;
@@ -72,7 +72,8 @@ async fn the_last_good_version_is_made_again_while_a_later_one_waits_for_a_chang
 async fn a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change(on: Database) {
     let house = House::running(on).await;
     let id = house.create("example-job", None).await;
-    house.runtime.change(|s| s.apply_answers = vec![Problem::unavailable("a", "b"), Problem::invalid("c", "d")]);
+    let problems = [Problem::unavailable("a", "b"), Problem::invalid("c", "d")];
+    house.runtime.script(Method::Apply, problems.map(Answer::Fails));
     house.deploy("example-job").await;
     house.until("it failed", async || rollout(&house, id).await.status == Status::PlatformError).await;
     let failed = rollout(&house, id).await;

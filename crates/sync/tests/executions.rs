@@ -10,7 +10,7 @@ use model::{
     problem::Kind,
     runtime::Stage,
 };
-use support::House;
+use support::{Answer, House, Method};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -53,10 +53,9 @@ async fn a_start_waits_for_the_first_deployment_and_fails_with_it(on: Database) 
     let house = House::running(on).await;
     house.create("example-job", None).await;
     assert_eq!(house.try_start("example-job").await.unwrap_err().kind, Kind::NotFound);
-    house.runtime.change(|s| {
-        s.apply_blocked = true;
-        s.apply_answers = vec![Problem::invalid("It does not install.", "No such package.")];
-    });
+    house.runtime.change(|s| s.apply_blocked = true);
+    let problem = Problem::invalid("It does not install.", "No such package.");
+    house.runtime.script(Method::Apply, [Answer::Fails(problem)]);
     house.deploy("example-job").await;
     let id = house.start("example-job").await;
     house.runtime.change(|s| s.apply_blocked = false);

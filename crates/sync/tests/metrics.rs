@@ -18,7 +18,7 @@ use model::{
     runtime::{Stage, Ticked},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use support::{House, Instance, TEAM};
+use support::{Answer, House, Instance, Method, TEAM};
 use sync::gauges::Gauges;
 use testing::{Database, for_each_database};
 
@@ -200,7 +200,7 @@ async fn a_deployment_shows_its_last_outcome_as_long_as_it_is_there(on: Database
         ("1.1", Problem::invalid("It does not install.", "No such package."), 3),
         ("1.2", Problem::unavailable("It does not install.", "The index is away."), 1),
     ] {
-        house.runtime.change(|s| s.apply_answers = vec![problem]);
+        house.runtime.script(Method::Apply, [Answer::Fails(problem)]);
         let wanted = DeploymentChange { vdk_version: Some(version.into()), ..DeploymentChange::default() };
         house.change("example-job", wanted).await;
         house

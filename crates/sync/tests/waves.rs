@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use jiff::SignedDuration;
 use model::{Problem, name::JobId};
-use support::House;
+use support::{Answer, House, Method};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -63,12 +63,10 @@ async fn a_wave_that_fails_is_the_last_one_until_what_it_touched_is_well(on: Dat
     house.sweep_interval = Duration::from_millis(100);
     let before = made(&house);
     let problem = || Problem::unavailable("It does not install.", "The index is away.");
-    house.runtime.change(|s| {
-        s.applied.clear();
-        s.apply_answers = vec![problem(), problem()];
-    });
+    house.runtime.change(|s| s.applied.clear());
+    house.runtime.script(Method::Apply, [problem(), problem()].map(Answer::Fails));
     house.start_instance();
-    house.until("a wave failed", async || house.runtime.change(|s| s.apply_answers.is_empty())).await;
+    house.until("a wave failed", async || house.runtime.is_done(Method::Apply)).await;
     // Sweeps come and go.
     house.deployed("other-job", None).await;
     house.stop_instance().await;

@@ -22,7 +22,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("image", &["files", "vdk", "model", "python"]),
     ("runtime", &["files", "model", "clock", "python", "sandbox"]),
     ("app", &["model", "store"]),
-    ("sync", &["model", "store", "image"]),
+    ("sync", &["model", "store"]),
     ("api", &["model", "auth", "app"]),
     (
         "holdfast",

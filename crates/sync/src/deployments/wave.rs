@@ -10,7 +10,7 @@ use model::name::JobName;
 use store::{StoreError, deployments::Work};
 use tokio::sync::watch;
 
-use super::{inputs_of, make_due};
+use super::subject::{inputs_of, make_due};
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
 /// The share of the fleet in one wave: this part of it.

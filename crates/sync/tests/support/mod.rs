@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::unused_self, missing_docs, unreachable_pub, reason = "test support")]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,12 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use model::{
     BoxFuture, Problem,
     access::Caller,
-    artifact::Mark,
+    artifact::{Artifact, Mark},
+    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
     clock::Clock,
     deployment::{DeploymentChange, VersionDefaults},
     execution::{EndCause, Execution, RunEnd, Status},
     job::JobConfig,
-    lock::{Lock, LockInputs, LockKey, Resolver},
+    lock::{Lock, LockInputs, LockKey},
     log::LogChunk,
     name::{ExecutionId, JobId},
     python::PythonVersion,
@@ -32,7 +33,7 @@ use store::{
     Db,
     keys::{KeyRing, SecretKey},
 };
-use sync::{Builder, Options, Synchronizer, gauges::Gauges};
+use sync::{Options, Synchronizer, gauges::Gauges};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +63,45 @@ impl Clock for TestClock {
     }
 }
 
+/// A method of the runtime that a test scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    Observe,
+    Apply,
+    Remove,
+    Start,
+    Cancel,
+    Runs,
+    Next,
+    Log,
+    Forget,
+    Build,
+}
+
+/// What one call of a method does instead of its usual work.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Nothing happens, and the caller gets this.
+    Fails(Problem),
+    /// The usual work is done, and the caller gets this.
+    Lost(Problem),
+    /// The call waits until the test opens the gate; then it takes the next answer.
+    Waits(Gate),
+    /// The usual work.
+    Works,
+    Panics,
+}
+
+/// What holds up a call until a test opens it.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(CancellationToken);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.cancel();
+    }
+}
+
 /// A runtime whose answers a test writes.
 #[derive(Debug, Default)]
 pub struct TestRuntime {
@@ -74,10 +114,18 @@ pub struct State {
     pub made: HashMap<JobId, String>,
     pub applied: Vec<(JobId, i64)>,
     pub removed: Vec<JobId>,
-    /// What the next applies answer, the first first; then they succeed.
-    pub apply_answers: Vec<Problem>,
+    /// What the next calls of a method do, the first first; then they do their usual work.
+    pub script: HashMap<Method, VecDeque<Answer>>,
+    /// Methods that fail as long as they stand here.
+    pub failing: HashMap<Method, Problem>,
+    /// How often each method was called.
+    pub calls: HashMap<Method, usize>,
     /// Applies wait as long as this is set.
     pub apply_blocked: bool,
+    /// The requirements of each build that was begun.
+    pub built: Vec<String>,
+    /// How many of them are over, done or aborted.
+    pub builds_ended: usize,
     pub started: Vec<Run>,
     pub stages: HashMap<ExecutionId, Stage>,
     pub cancelled: Vec<ExecutionId>,
@@ -88,11 +136,9 @@ pub struct State {
     pub ticked: HashMap<ExecutionId, Ticked>,
     /// What starts answer from now on.
     pub start_answer: Option<Started>,
+    /// The stage of runs that start from now on, if it is another one than running.
+    pub start_stage: Option<Stage>,
     pub news: Changes,
-    /// What looks answer as long as it is set: the place can't be seen.
-    pub unseen: Option<Problem>,
-    /// How often it was looked at.
-    pub looks: usize,
     pub mounts_team_secrets: bool,
 }
 
@@ -106,6 +152,50 @@ impl TestRuntime {
     pub fn end(&self, id: &ExecutionId, at: Timestamp, cause: EndCause) {
         let end = RunEnd { started_at: Some(at), ended_at: at, cause, termination_message: None };
         self.change(|s| s.stages.insert(id.clone(), Stage::Ended(end)));
+    }
+
+    /// Has the next calls of a method do this, after what they are to do already.
+    pub fn script(&self, method: Method, answers: impl IntoIterator<Item = Answer>) {
+        self.change(|s| s.script.entry(method).or_default().extend(answers));
+    }
+
+    /// Has every call of a method fail from now on, or none.
+    pub fn fail(&self, method: Method, problem: Option<Problem>) {
+        self.change(|s| match problem {
+            Some(problem) => s.failing.insert(method, problem),
+            None => s.failing.remove(&method),
+        });
+    }
+
+    pub fn calls(&self, method: Method) -> usize {
+        self.state.lock().unwrap().calls.get(&method).copied().unwrap_or(0)
+    }
+
+    /// Whether calls did all that was scripted for a method.
+    pub fn is_done(&self, method: Method) -> bool {
+        self.state.lock().unwrap().script.get(&method).is_none_or(VecDeque::is_empty)
+    }
+
+    /// Does the work of a method as it was scripted.
+    async fn answer<T>(&self, method: Method, work: impl Future<Output = T> + Send) -> Result<T, Problem> {
+        *self.state.lock().unwrap().calls.entry(method).or_default() += 1;
+        loop {
+            let answer = {
+                let mut state = self.state.lock().unwrap();
+                let scripted = state.script.get_mut(&method).and_then(VecDeque::pop_front);
+                scripted.or_else(|| state.failing.get(&method).cloned().map(Answer::Fails))
+            };
+            match answer.unwrap_or(Answer::Works) {
+                Answer::Fails(problem) => return Err(problem),
+                Answer::Lost(problem) => {
+                    work.await;
+                    return Err(problem);
+                }
+                Answer::Waits(gate) => gate.0.cancelled().await,
+                Answer::Works => return Ok(work.await),
+                Answer::Panics => panic!("{method:?} panics as it was told to"),
+            }
+        }
     }
 
     async fn wait_while(&self, mut busy: impl FnMut(&State) -> bool + Send) {
@@ -143,14 +233,10 @@ impl Runtime for TestRuntime {
     }
 
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
-        let (made, unseen) = self.change(|s| {
-            s.looks += 1;
-            (s.made.get(&target.job_id).cloned(), s.unseen.clone())
-        });
-        if let Some(problem) = unseen {
-            return Box::pin(async { Err(problem) });
-        }
-        Box::pin(async move { Ok(made.map_or(Observed::Missing, |inputs_hash| Observed::Present { inputs_hash })) })
+        Box::pin(self.answer(Method::Observe, async {
+            let made = self.state.lock().unwrap().made.get(&target.job_id).cloned();
+            made.map_or(Observed::Missing, |inputs_hash| Observed::Present { inputs_hash })
+        }))
     }
 
     fn apply<'a>(&'a self, _target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
@@ -158,48 +244,49 @@ impl Runtime for TestRuntime {
             let deployment = &wanted.blueprint.deployment;
             self.change(|s| s.applied.push((deployment.job_id, deployment.generation)));
             self.wait_while(|s| s.apply_blocked).await;
-            self.change(|s| {
-                if !s.apply_answers.is_empty() {
-                    return Err(s.apply_answers.remove(0));
-                }
-                s.made.insert(deployment.job_id, wanted.inputs_hash.clone());
-                Ok(None)
-            })
+            let made = async {
+                self.change(|s| s.made.insert(deployment.job_id, wanted.inputs_hash.clone()));
+                None
+            };
+            self.answer(Method::Apply, made).await
         })
     }
 
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
-        self.change(|s| {
-            s.made.remove(&target.job_id);
-            s.removed.push(target.job_id);
-        });
-        Box::pin(async { Ok(()) })
+        Box::pin(self.answer(Method::Remove, async {
+            self.change(|s| {
+                s.made.remove(&target.job_id);
+                s.removed.push(target.job_id);
+            });
+        }))
     }
 
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
-        let answer = self.change(|s| {
-            s.started.push(run.clone());
-            let answer = s.start_answer.clone().unwrap_or(Started::Running);
-            if answer == Started::Running {
-                s.stages.insert(run.id.clone(), Stage::Running(Timestamp::UNIX_EPOCH));
-            }
-            answer
-        });
-        Box::pin(async { Ok(answer) })
+        Box::pin(self.answer(Method::Start, async {
+            self.change(|s| {
+                s.started.push(run.clone());
+                let answer = s.start_answer.clone().unwrap_or(Started::Running);
+                if answer == Started::Running {
+                    let stage = s.start_stage.clone().unwrap_or(Stage::Running(Timestamp::UNIX_EPOCH));
+                    s.stages.insert(run.id.clone(), stage);
+                }
+                answer
+            })
+        }))
     }
 
     fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
-        self.change(|s| s.cancelled.push(id.clone()));
-        Box::pin(async { Ok(()) })
+        Box::pin(self.answer(Method::Cancel, async {
+            self.change(|s| s.cancelled.push(id.clone()));
+        }))
     }
 
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
-        let known = {
+        Box::pin(self.answer(Method::Runs, async {
             let state = self.state.lock().unwrap();
             let known = |id: &ExecutionId| KnownRun { id: id.clone(), ticked: state.ticked.get(id).cloned() };
             state.stages.keys().map(known).collect()
-        };
-        Box::pin(async { Ok(known) })
+        }))
     }
 
     fn changes(&self) -> BoxFuture<'_, Changes> {
@@ -210,29 +297,30 @@ impl Runtime for TestRuntime {
     }
 
     fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
-        Box::pin(async move {
+        Box::pin(self.answer(Method::Next, async move {
             self.wait_while(|s| match s.stages.get(id) {
                 Some(Stage::Running(_)) => *seen == Seen::Running,
                 Some(Stage::Held(problem)) => !seen.is_news(problem),
                 _ => false,
             })
             .await;
-            Ok(self.state.lock().unwrap().stages.get(id).cloned().unwrap_or(Stage::Unknown))
-        })
+            self.state.lock().unwrap().stages.get(id).cloned().unwrap_or(Stage::Unknown)
+        }))
     }
 
     fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         let text = format!("the log of {id}\n");
-        Box::pin(async { Ok(Some(LogChunk { text, omitted_bytes: 0 })) })
+        Box::pin(self.answer(Method::Log, async { Some(LogChunk { text, omitted_bytes: 0 }) }))
     }
 
     fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
-        self.change(|s| {
-            s.stages.remove(id);
-            s.ticked.remove(id);
-            s.forgotten.push(id.clone());
-        });
-        Box::pin(async { Ok(()) })
+        Box::pin(self.answer(Method::Forget, async {
+            self.change(|s| {
+                s.stages.remove(id);
+                s.ticked.remove(id);
+                s.forgotten.push(id.clone());
+            });
+        }))
     }
 
     fn clean_up<'a>(&'a self, _keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
@@ -240,13 +328,58 @@ impl Runtime for TestRuntime {
     }
 }
 
+/// A builder whose answers a test scripts where it scripts those of the runtime.
 #[derive(Debug)]
-struct TestResolver;
+struct TestBuilder {
+    runtime: Arc<TestRuntime>,
+    constraints: String,
+}
 
-impl Resolver for TestResolver {
-    fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
-        let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
-        Box::pin(async { Ok(lock) })
+impl ArtifactBuilder for TestBuilder {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
+        self.constraints.clone()
+    }
+
+    fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
+        let deployment = &request.blueprint.deployment;
+        let inputs = LockInputs {
+            python_version: deployment.python_version,
+            vdk_requirement: format!("vdk=={}", deployment.vdk_version),
+            constraints: self.constraints.clone(),
+            requirements: request.requirements.unwrap().to_owned(),
+        };
+        Ok(BuildInputs {
+            key: BuildKey::new(inputs.key().to_string()),
+            content: serde_json::to_string(&inputs).unwrap(),
+        })
+    }
+
+    fn known(&self, _inputs: &BuildInputs) -> Option<Artifact> {
+        None
+    }
+
+    fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
+        Box::pin(async {
+            let inputs: LockInputs = serde_json::from_str(&inputs.content).unwrap();
+            self.runtime.change(|s| s.built.push(inputs.requirements.clone()));
+            let _in_progress = BuildInProgress(&self.runtime);
+            let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
+            let built = Built { artifact: Artifact::Packages(lock.key.clone()), lock: Some(lock) };
+            self.runtime.answer(Method::Build, async { built }).await
+        })
+    }
+}
+
+/// Counts builds that ended, or that were aborted.
+struct BuildInProgress<'a>(&'a TestRuntime);
+
+impl Drop for BuildInProgress<'_> {
+    fn drop(&mut self) {
+        self.0.change(|s| s.builds_ended += 1);
     }
 }
 
@@ -329,8 +462,7 @@ impl House {
             removals_max_percent: self.removals_max_percent,
             parallelism: 8,
             builds_parallelism: 2,
-            vdk_distribution: "vdk".into(),
-            vdk_constraints: self.constraints.clone(),
+            installs_parallelism: 2,
             job_options: self.job_options.clone(),
             run_deadline_seconds: 60,
             run_backoff_limit: 0,
@@ -345,7 +477,7 @@ impl House {
             clock: self.clock.clone(),
             runtime: self.runtime.clone(),
             keys: self.keys.clone(),
-            builder: Builder::Packages(Arc::new(TestResolver)),
+            builder: Arc::new(TestBuilder { runtime: self.runtime.clone(), constraints: self.constraints.clone() }),
             gauges,
             options: Arc::new(options),
         };
@@ -383,12 +515,21 @@ impl House {
     }
 
     pub async fn create(&self, name: &str, cron: Option<&str>) -> JobId {
-        let definition = Self::definition(name, cron);
+        self.create_for(TEAM, name, cron, "").await
+    }
+
+    /// Creates a job whose source has these requirements.
+    pub async fn create_with(&self, name: &str, cron: Option<&str>, requirements: &str) -> JobId {
+        self.create_for(TEAM, name, cron, requirements).await
+    }
+
+    pub async fn create_for(&self, team: &str, name: &str, cron: Option<&str>, requirements: &str) -> JobId {
+        let definition = JobDefinition { team: team.into(), ..Self::definition(name, cron) };
         let job = app::jobs::create(&self.db, &*self.clock, &self.caller(), "UTC", definition).await.unwrap();
         let source = Source {
             version: version(),
             archive_bytes: 1,
-            requirements: String::new(),
+            requirements: requirements.into(),
             uploaded_by: "test".into(),
             uploaded_at: self.clock.now(),
             reason: String::new(),
@@ -400,14 +541,23 @@ impl House {
     }
 
     pub async fn change(&self, name: &str, change: DeploymentChange) {
+        self.change_of(TEAM, name, change).await;
+    }
+
+    async fn change_of(&self, team: &str, name: &str, change: DeploymentChange) {
         let missing = Missing::Create;
-        app::deployments::change(&self.db, &*self.clock, &self.caller(), &self.defaults, TEAM, name, &change, missing)
+        app::deployments::change(&self.db, &*self.clock, &self.caller(), &self.defaults, team, name, &change, missing)
             .await
             .unwrap();
     }
 
     pub async fn deploy(&self, name: &str) {
-        self.change(name, DeploymentChange { job_version: Some(version()), ..DeploymentChange::default() }).await;
+        self.deploy_for(TEAM, name).await;
+    }
+
+    pub async fn deploy_for(&self, team: &str, name: &str) {
+        let change = DeploymentChange { job_version: Some(version()), ..DeploymentChange::default() };
+        self.change_of(team, name, change).await;
     }
 
     /// Creates and deploys a job and waits until it is reached.

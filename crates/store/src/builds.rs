@@ -1,0 +1,322 @@
+//! Builds of artifacts: one row each, and the rollouts that wait for it.
+//!
+//! A rollout that waits stays due, and [`crate::deployments::due`] leaves it out as long as its build is queued or running.
+
+use jiff::Timestamp;
+use model::{
+    Problem,
+    artifact::Artifact,
+    build::{BuildInputs, BuildKey, Built},
+    lock::LockKey,
+    name::{JobId, TeamName},
+};
+
+use crate::{
+    artifact,
+    codec::{from_json, instant, instant_opt, micros, to_json},
+    db::{Tx, on},
+    error::{Result, StoreError, corrupt},
+    leases::{self, Epoch},
+    locks,
+};
+
+/// The state of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It waits for its turn, or for a leader that takes it up again.
+    Queued,
+    /// A leader works on it.
+    Running,
+    /// Its artifact is known.
+    Built,
+    /// It has no artifact. It is queued again when a rollout asks for it again.
+    Failed,
+}
+
+impl State {
+    fn parse(raw: &str) -> Result<Self> {
+        Ok(match raw {
+            "QUEUED" => Self::Queued,
+            "RUNNING" => Self::Running,
+            "BUILT" => Self::Built,
+            "FAILED" => Self::Failed,
+            _ => return Err(corrupt("the state of a build")),
+        })
+    }
+}
+
+/// A build.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Build {
+    /// Its state.
+    pub state: State,
+    /// The artifact of one that ended well.
+    pub artifact: Option<Artifact>,
+    /// Why it failed.
+    pub problem: Option<Problem>,
+    /// How often it was begun.
+    pub attempts: i64,
+    /// When it was asked for.
+    pub queued_at: Timestamp,
+    /// When it was begun last.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+#[derive(sqlx::FromRow)]
+struct BuildRow {
+    state: String,
+    lock_key: Option<String>,
+    image: Option<String>,
+    problem: Option<String>,
+    attempts: i64,
+    queued_at: i64,
+    started_at: Option<i64>,
+    ended_at: Option<i64>,
+}
+
+const COLUMNS: &str = "state, lock_key, image, problem, attempts, queued_at, started_at, ended_at";
+
+impl TryFrom<BuildRow> for Build {
+    type Error = StoreError;
+
+    fn try_from(row: BuildRow) -> Result<Self> {
+        Ok(Self {
+            state: State::parse(&row.state)?,
+            artifact: artifact::of_columns(row.lock_key, row.image),
+            problem: row.problem.map(|p| from_json("the problem of a build", &p)).transpose()?,
+            attempts: row.attempts,
+            queued_at: instant(row.queued_at)?,
+            started_at: instant_opt(row.started_at)?,
+            ended_at: instant_opt(row.ended_at)?,
+        })
+    }
+}
+
+/// The build of a key.
+pub async fn find(tx: &mut Tx, key: &BuildKey) -> Result<Option<Build>> {
+    row(tx, key, "").await
+}
+
+async fn row(tx: &mut Tx, key: &BuildKey, locking: &str) -> Result<Option<Build>> {
+    let sql = format!("select {COLUMNS} from build where build_key = $1 {locking}");
+    let row: Option<BuildRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(key.as_str())
+        .fetch_optional(c)
+        .await)?;
+    row.map(Build::try_from).transpose()
+}
+
+/// The artifact of a build that ended well. A lock that an older program stored counts as one: its key is the build's.
+pub async fn built(tx: &mut Tx, key: &BuildKey) -> Result<Option<Artifact>> {
+    let row: Option<(Option<String>, Option<String>)> = on!(tx, c => sqlx::query_as(
+        "select lock_key, image from build where build_key = $1 and state = 'BUILT'
+         union all select lock_key, null from dependency_lock where lock_key = $1
+         limit 1",
+    )
+    .bind(key.as_str())
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.and_then(|(lock_key, image)| artifact::of_columns(lock_key, image)))
+}
+
+/// A rollout that needs a build.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// The job.
+    pub job_id: JobId,
+    /// The generation that is rolled out.
+    pub generation: i64,
+    /// The job's team: teams take turns.
+    pub team: &'a TeamName,
+    /// The name of the builder.
+    pub builder: &'a str,
+}
+
+/// What a rollout that asks for a build gets.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    /// The artifact.
+    Built(Artifact),
+    /// The build that this rollout waited for failed. When it asks again, the build is queued again.
+    Failed(Problem),
+    /// The rollout waits for the build from now on.
+    Waits,
+}
+
+/// Asks for a build on behalf of a rollout.
+pub async fn ask(tx: &mut Tx, epoch: Epoch, asking: Asking<'_>, inputs: &BuildInputs, now: Timestamp) -> Result<Asked> {
+    leases::fence(tx, epoch).await?;
+    let Asking { job_id, generation, team, builder } = asking;
+    on!(tx, c => sqlx::query(
+        "insert into build (build_key, builder, inputs, team, state, attempts, leader_epoch, queued_at)
+         values ($1, $2, $3, $4, 'QUEUED', 0, $5, $6)
+         on conflict (build_key) do nothing",
+    )
+    .bind(inputs.key.as_str())
+    .bind(builder)
+    .bind(&inputs.content)
+    .bind(team.as_str())
+    .bind(epoch.0)
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(drop))?;
+    let locking = tx.locking("for update");
+    let build = row(tx, &inputs.key, locking).await?.ok_or_else(|| corrupt("a build"))?;
+    match (build.state, build.artifact, build.problem) {
+        (State::Built, Some(artifact), _) => {
+            wait(tx, job_id, None).await?;
+            return Ok(Asked::Built(artifact));
+        }
+        (State::Failed, _, Some(problem)) if waits(tx, job_id, generation, &inputs.key).await? => {
+            wait(tx, job_id, None).await?;
+            return Ok(Asked::Failed(problem));
+        }
+        (State::Queued | State::Running, ..) => {}
+        (State::Failed | State::Built, ..) => on!(tx, c => sqlx::query(
+            "update build set state = 'QUEUED', builder = $2, inputs = $3, team = $4, leader_epoch = $5, queued_at = $6,
+                problem = null, started_at = null, ended_at = null
+             where build_key = $1",
+        )
+        .bind(inputs.key.as_str())
+        .bind(builder)
+        .bind(&inputs.content)
+        .bind(team.as_str())
+        .bind(epoch.0)
+        .bind(micros(now))
+        .execute(c)
+        .await
+        .map(drop))?,
+    }
+    wait(tx, job_id, Some((&inputs.key, generation))).await?;
+    Ok(Asked::Waits)
+}
+
+async fn waits(tx: &mut Tx, job_id: JobId, generation: i64, key: &BuildKey) -> Result<bool> {
+    let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
+        "select 1 from rollout where job_id = $1 and build_generation = $2 and build_key = $3",
+    )
+    .bind(job_id.to_string())
+    .bind(generation)
+    .bind(key.as_str())
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.is_some())
+}
+
+async fn wait(tx: &mut Tx, job_id: JobId, build: Option<(&BuildKey, i64)>) -> Result<()> {
+    on!(tx, c => sqlx::query("update rollout set build_key = $2, build_generation = $3 where job_id = $1")
+        .bind(job_id.to_string())
+        .bind(build.map(|(key, _)| key.as_str()))
+        .bind(build.map(|(_, generation)| generation))
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
+}
+
+/// Takes over the builds of the leader before: those that it began wait for their turn again, and rollouts ask for what they
+/// need again. Builds of another builder are dropped, unless they ended well.
+pub async fn take_over(tx: &mut Tx, epoch: Epoch, builder: &str) -> Result<()> {
+    leases::fence(tx, epoch).await?;
+    on!(tx, c => sqlx::query("delete from build where builder <> $1 and state <> 'BUILT'")
+        .bind(builder)
+        .execute(c)
+        .await
+        .map(drop))?;
+    on!(tx, c => sqlx::query(
+        "update build set state = 'QUEUED', started_at = null, leader_epoch = $1 where state = 'RUNNING'",
+    )
+    .bind(epoch.0)
+    .execute(c)
+    .await
+    .map(drop))?;
+    on!(tx, c => sqlx::query(
+        "update rollout set build_key = null, build_generation = null where build_key is not null",
+    )
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// The builds to begin next, the teams in turn. A build that no rollout waits for any more is left out.
+pub async fn next(tx: &mut Tx, limit: i64) -> Result<Vec<BuildInputs>> {
+    let rows: Vec<(String, String)> = on!(tx, c => sqlx::query_as(
+        "select build_key, inputs from (
+            select b.build_key, b.inputs, b.queued_at,
+                row_number() over (partition by b.team order by b.queued_at, b.build_key) as turn
+            from build b
+            where b.state = 'QUEUED' and exists (
+                select 1 from rollout r join deployment d on d.job_id = r.job_id
+                where r.build_key = b.build_key and r.build_generation = d.generation)) q
+         order by turn, queued_at, build_key limit $1",
+    )
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    Ok(rows.into_iter().map(|(key, content)| BuildInputs { key: BuildKey::new(key), content }).collect())
+}
+
+/// Marks a queued build as running. `false` when it is not queued any more.
+pub async fn begin(tx: &mut Tx, epoch: Epoch, key: &BuildKey, now: Timestamp) -> Result<bool> {
+    leases::fence(tx, epoch).await?;
+    let done = on!(tx, c => sqlx::query(
+        "update build set state = 'RUNNING', attempts = attempts + 1, leader_epoch = $2, started_at = $3
+         where build_key = $1 and state = 'QUEUED'",
+    )
+    .bind(key.as_str())
+    .bind(epoch.0)
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done == 1)
+}
+
+/// Records the end of a running build, and the lock that it made. The first lock that is stored under a key stays.
+pub async fn finish(
+    tx: &mut Tx,
+    epoch: Epoch,
+    key: &BuildKey,
+    result: std::result::Result<&Built, &Problem>,
+    now: Timestamp,
+) -> Result<()> {
+    leases::fence(tx, epoch).await?;
+    let (state, (lock_key, image), problem) = match result {
+        Ok(built) => ("BUILT", artifact::columns(&built.artifact), None),
+        Err(problem) => ("FAILED", (None, None), Some(to_json(problem))),
+    };
+    if let Ok(Built { lock: Some(lock), .. }) = result {
+        locks::insert(tx, lock, now).await?;
+    }
+    on!(tx, c => sqlx::query(
+        "update build set state = $2, lock_key = $3, image = $4, problem = $5, ended_at = $6
+         where build_key = $1 and state = 'RUNNING'",
+    )
+    .bind(key.as_str())
+    .bind(state)
+    .bind(lock_key)
+    .bind(image)
+    .bind(problem)
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// Drops failed builds that ended before this instant, and queued ones from before it that no rollout waits for.
+pub async fn purge(tx: &mut Tx, before: Timestamp) -> Result<u64> {
+    on!(tx, c => sqlx::query(
+        "delete from build where (state = 'FAILED' and ended_at < $1) or (state = 'QUEUED' and queued_at < $1
+            and not exists (select 1 from rollout r where r.build_key = build.build_key))",
+    )
+    .bind(micros(before))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))
+    .map_err(Into::into)
+}

@@ -1,0 +1,132 @@
+//! Builds what deployments are made of: a queue with a limit of its own, so that no quick change waits for a build.
+//!
+//! A build is a row. The rollouts that asked for it wait in the database, not in memory; when it ends they are found again,
+//! and those with equal inputs share the result. The end of a term aborts what is being built; the next leader takes it up.
+
+use std::{collections::HashMap, time::Duration};
+
+use model::{
+    Problem,
+    build::{BuildInputs, BuildKey, Built},
+};
+use store::StoreError;
+use tokio::task::{Id, JoinError, JoinSet};
+use tracing::Instrument;
+
+use crate::{DATABASE_RETRY, Synchronizer, Term};
+
+/// The longest pause between two looks for queued builds.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// Builds until the term is over.
+pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+    while let Err(error) = take_over(sync, term).await {
+        if !term.survives(&error) || !term.pause(DATABASE_RETRY).await {
+            return;
+        }
+    }
+    // What the take-over made free is found again.
+    sync.db.wake().deployments.notify_one();
+    let mut tasks = JoinSet::new();
+    let mut keys: HashMap<Id, BuildKey> = HashMap::new();
+    loop {
+        sync.gauges.beat("builds");
+        let free = sync.options.builds_parallelism.saturating_sub(keys.len());
+        let wait = match begin(sync, term, free).await {
+            Ok(begun) => {
+                for inputs in begun {
+                    let (sync, term, key) = (sync.clone(), term.clone(), inputs.key.clone());
+                    let span = tracing::error_span!("build", %key, epoch = term.epoch.0);
+                    let task = tasks.spawn(async move { build(&sync, &term, &inputs).await }.instrument(span));
+                    keys.insert(task.id(), key);
+                }
+                LOOK_MAX
+            }
+            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(_) => break,
+        };
+        tokio::select! {
+            () = term.over.cancelled() => break,
+            () = term.builds.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+            Some(ended) = tasks.join_next_with_id() => {
+                let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+                let key = keys.remove(&id);
+                if let (Err(error), Some(key)) = (ended, key) {
+                    tracing::error!(%error, %key, "a build failed unexpectedly");
+                    let (sync, term, of) = (sync.clone(), term.clone(), key.clone());
+                    let task = tasks.spawn(async move {
+                        let problem = Problem::internal(
+                            "The data job was not built.",
+                            "The service met a fault of its own during the build.",
+                        );
+                        record(&sync, &term, &of, Err(&problem)).await;
+                    });
+                    keys.insert(task.id(), key);
+                }
+            }
+        }
+    }
+    tasks.shutdown().await;
+}
+
+async fn take_over(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    store::builds::take_over(&mut tx, term.epoch, sync.builder.name()).await?;
+    tx.commit().await
+}
+
+/// Marks the next builds as running.
+async fn begin(sync: &Synchronizer, term: &Term, free: usize) -> Result<Vec<BuildInputs>, StoreError> {
+    let mut queued = {
+        let mut tx = sync.db.read().await?;
+        store::builds::next(&mut tx, i64::try_from(free).unwrap_or(i64::MAX)).await?
+    };
+    if queued.is_empty() {
+        return Ok(queued);
+    }
+    let mut tx = sync.db.write().await?;
+    let mut begun = Vec::new();
+    for inputs in queued.drain(..) {
+        if store::builds::begin(&mut tx, term.epoch, &inputs.key, sync.clock.now()).await? {
+            begun.push(inputs);
+        }
+    }
+    tx.commit().await?;
+    Ok(begun)
+}
+
+async fn build(sync: &Synchronizer, term: &Term, inputs: &BuildInputs) {
+    let begun = tokio::time::Instant::now();
+    tracing::info!("building");
+    let result = sync.builder.build(inputs).await;
+    match &result {
+        Ok(_) => tracing::info!(seconds = begun.elapsed().as_secs_f64(), "built"),
+        Err(problem) => {
+            tracing::warn!(%problem, "not built");
+            sync.gauges.applied(begun, &result);
+        }
+    }
+    record(sync, term, &inputs.key, result.as_ref()).await;
+}
+
+/// Records the end of a build, and has the rollouts that wait for it looked at.
+async fn record(sync: &Synchronizer, term: &Term, key: &BuildKey, result: Result<&Built, &Problem>) {
+    while let Err(error) = try_record(sync, term, key, result).await {
+        if !term.survives(&error) || !term.pause(DATABASE_RETRY).await {
+            return;
+        }
+    }
+    sync.db.wake().deployments.notify_one();
+}
+
+async fn try_record(
+    sync: &Synchronizer,
+    term: &Term,
+    key: &BuildKey,
+    result: Result<&Built, &Problem>,
+) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    store::builds::finish(&mut tx, term.epoch, key, result, sync.clock.now()).await?;
+    tx.commit().await
+}

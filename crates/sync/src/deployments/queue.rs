@@ -1,0 +1,155 @@
+//! Which deployments are worked on: those that are due, one key at a time for each and many at once.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use model::name::JobId;
+use store::StoreError;
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use super::reconcile::{Pools, carry_out};
+use crate::{DATABASE_RETRY, Synchronizer, Term, until};
+
+/// The most looks that are begun before others end, beside those that install or wait for that.
+const LOOKS_MAX: usize = 1000;
+
+/// The most deployments that install or wait for that before no other look begins.
+const INSTALLING_MAX: usize = 10_000;
+
+/// The longest pause between two looks for what is due: a bell that another instance rang may not have been heard.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// Looks that end within this time are followed by one question for what is due, not by one each: thousands may end at
+/// once.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Looks at each deployment that is due until the term is over.
+pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
+    let pools = Arc::new(Pools::new(&sync.options));
+    let mut in_flight = HashSet::new();
+    let mut looks: JoinSet<(JobId, bool)> = JoinSet::new();
+    loop {
+        let found = find_due(sync, &in_flight, pools.installing()).await;
+        sync.gauges.looked(found.is_ok());
+        let wait = match found {
+            Ok((due, wait)) => {
+                for job_id in due {
+                    in_flight.insert(job_id);
+                    let (sync, term, pools) = (sync.clone(), term.clone(), pools.clone());
+                    looks.spawn(async move { (job_id, look(&sync, &term, &pools, job_id).await) });
+                }
+                wait
+            }
+            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(_) => break,
+        };
+        tokio::select! {
+            () = term.over.cancelled() => break,
+            () = sync.db.wake().deployments.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+            Some(ended) = looks.join_next() => {
+                if !term.pause(GATHER).await {
+                    break;
+                }
+                let mut ended = Some(ended);
+                while let Some(end) = ended {
+                    match end {
+                        Ok((job_id, done)) => {
+                            if !done && !term.pause(Duration::from_millis(50)).await {
+                                break;
+                            }
+                            in_flight.remove(&job_id);
+                        }
+                        // A look that panicked keeps its key until the next term, so that it can't spin.
+                        Err(error) => tracing::error!(%error, "a look at a deployment failed unexpectedly"),
+                    }
+                    ended = looks.try_join_next();
+                }
+            }
+        }
+    }
+    looks.shutdown().await;
+}
+
+/// The deployments to begin with now, and how long until the next one is due.
+async fn find_due(
+    sync: &Synchronizer,
+    in_flight: &HashSet<JobId>,
+    installing: usize,
+) -> Result<(Vec<JobId>, Duration), StoreError> {
+    let now = sync.clock.now();
+    let mut tx = sync.db.read().await?;
+    let free = free(in_flight.len(), installing);
+    // Those in flight are due as well.
+    let limit = i64::try_from(free + in_flight.len()).unwrap_or(i64::MAX);
+    let due = store::deployments::due(&mut tx, now, limit).await?;
+    let next = store::deployments::next_due(&mut tx, now).await?;
+    let due = due.into_iter().filter(|id| !in_flight.contains(id)).take(free).collect();
+    Ok((due, until(now, next, LOOK_MAX)))
+}
+
+/// How many looks can begin.
+fn free(in_flight: usize, installing: usize) -> usize {
+    LOOKS_MAX
+        .saturating_sub(in_flight.saturating_sub(installing))
+        .min((LOOKS_MAX + INSTALLING_MAX).saturating_sub(in_flight))
+}
+
+/// Looks at one deployment and does what the plan says. `false` when the database failed and the key should rest a moment.
+async fn look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> bool {
+    match try_look(sync, term, pools, job_id).await {
+        Ok(()) => true,
+        Err(error) => {
+            term.survives(&error);
+            false
+        }
+    }
+}
+
+async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> Result<(), StoreError> {
+    let place = pools.look().await;
+    let work = {
+        let mut tx = sync.db.read().await?;
+        store::deployments::work(&mut tx, job_id).await?
+    };
+    let Some(mut work) = work else {
+        // Its last tombstone went while the key was due.
+        let mut tx = sync.db.write().await?;
+        store::deployments::forget(&mut tx, term.epoch, job_id).await?;
+        return tx.commit().await;
+    };
+    if work.team_secret.is_none() {
+        work.team_secret = sync.team_secret(&work.team).await?;
+    }
+    // On each line, whichever lines are wanted.
+    let span = tracing::error_span!(
+        "deployment",
+        job = %work.job_name,
+        generation = work.deployment.generation,
+        epoch = term.epoch.0,
+        op_id = tracing::field::Empty,
+    );
+    Box::pin(carry_out(sync, term, pools, place, &work).instrument(span)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_installed_takes_no_place_of_a_look() {
+        for (in_flight, installing, expected) in [
+            (0, 0, 1000),
+            (999, 0, 1),
+            (1000, 0, 0),
+            (1000, 1000, 1000),
+            (1500, 600, 100),
+            (10_900, 10_000, 100),
+            (11_000, 11_000, 0),
+            // It ended since its installation was counted.
+            (3, 5, 1000),
+        ] {
+            assert_eq!(free(in_flight, installing), expected, "{in_flight} in flight, {installing} installing");
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Does what the plan says about one deployment, and records what became of it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jiff::SignedDuration;
+use model::{
+    Problem,
+    artifact::{Artifact, Mark},
+    build::{ArtifactRequest, BuildInputs},
+    deployment::Deployment,
+    lock::Lock,
+    plan::{self, Desired, Plan, Reason, plan},
+    problem::Fault,
+    runtime::{Blueprint, Observed, Target, Wanted},
+};
+use store::{
+    StoreError,
+    builds::{Asked, Asking},
+    deployments::{Outcome, Work},
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::Span;
+
+use super::subject::{inputs_of, target_of};
+use crate::{Options, Synchronizer, Term};
+
+/// The pause before a deployment is looked at again that could not be looked at, as if so many tries had failed.
+const LOOK_AGAIN_ATTEMPT: i32 = 5;
+
+/// The pause before a removal is looked at again that was held back.
+const HELD_BACK: SignedDuration = SignedDuration::from_secs(60);
+
+/// Looks wait for no installation; installations wait for each other.
+pub(super) struct Pools {
+    looks: Semaphore,
+    installs: Semaphore,
+    /// How many install, or wait for that.
+    installing: AtomicUsize,
+}
+
+impl Pools {
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            looks: Semaphore::new(options.parallelism),
+            installs: Semaphore::new(options.installs_parallelism),
+            installing: AtomicUsize::new(0),
+        }
+    }
+
+    /// A place for a look.
+    pub(super) async fn look(&self) -> Option<SemaphorePermit<'_>> {
+        self.looks.acquire().await.ok()
+    }
+
+    /// A place for an installation. Who waits for one is no look any more, so that other looks can begin.
+    async fn install(&self, sync: &Synchronizer) -> Installing<'_> {
+        self.installing.fetch_add(1, Ordering::Relaxed);
+        let mut installing = Installing { pools: self, place: None };
+        sync.db.wake().deployments.notify_one();
+        installing.place = self.installs.acquire().await.ok();
+        installing
+    }
+
+    /// How many install, or wait for that.
+    pub(super) fn installing(&self) -> usize {
+        self.installing.load(Ordering::Relaxed)
+    }
+}
+
+/// An installation.
+struct Installing<'a> {
+    pools: &'a Pools,
+    #[expect(dead_code, reason = "holds the place until it is dropped")]
+    place: Option<SemaphorePermit<'a>>,
+}
+
+impl Drop for Installing<'_> {
+    fn drop(&mut self) {
+        self.pools.installing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Does what the plan says about a deployment.
+pub(super) async fn carry_out(
+    sync: &Synchronizer,
+    term: &Term,
+    pools: &Pools,
+    mut place: Option<SemaphorePermit<'_>>,
+    work: &Work,
+) -> Result<(), StoreError> {
+    let job_id = work.deployment.job_id;
+    let (blueprint, inputs) = inputs_of(sync, work);
+    let target = target_of(work);
+    let observed = match sync.runtime.observe(&target).await {
+        Ok(observed) => observed,
+        // What was reached is no worse for not being seen.
+        Err(problem) if !work.removed && work.rollout.reached_generation == Some(work.deployment.generation) => {
+            tracing::warn!(%problem, "a deployment can't be looked at now");
+            let at = sync.clock.now() + plan::retry_delay(LOOK_AGAIN_ATTEMPT, jitter(sync));
+            return record(sync, term, work, &Outcome::Looked(Some(at))).await;
+        }
+        Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
+    };
+    let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
+    let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
+    tracing::debug!(?planned, "planned");
+    sync.gauges.planned(&planned);
+    if plan::restores_reached(&planned, &work.rollout, &observed) {
+        drop(place.take());
+        let _installing = pools.install(sync).await;
+        match restore(sync, work, &target).await? {
+            Ok(mark) => {
+                let next = if let Plan::Wait(at) = planned { Some(at) } else { None };
+                return record(sync, term, work, &Outcome::Restored { mark, next }).await;
+            }
+            Err(problem) => {
+                tracing::warn!(%problem, "the last good version could not be made again yet");
+                let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
+                return record(sync, term, work, &Outcome::Looked(Some(at))).await;
+            }
+        }
+    }
+    match planned {
+        Plan::Nothing if work.removed => record_removed(sync, term, work).await,
+        Plan::Wait(at) => record(sync, term, work, &Outcome::Looked(Some(at))).await,
+        Plan::Blocked(problem) if work.rollout.problem.as_ref() != Some(&problem) => {
+            record_failure(sync, term, work, &inputs, problem).await
+        }
+        Plan::Nothing | Plan::Blocked(_) => record(sync, term, work, &Outcome::Looked(None)).await,
+        Plan::Remove if observed != Observed::Missing && sync.holds_removals_back().await? => {
+            tracing::debug!("the removal is held back: so many at once that nobody may have meant it");
+            record(sync, term, work, &Outcome::Looked(Some(sync.clock.now() + HELD_BACK))).await
+        }
+        Plan::Remove => match sync.runtime.remove(&target).await {
+            Ok(()) => record_removed(sync, term, work).await,
+            Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
+        },
+        Plan::Apply(reason) => {
+            let (artifact, lock) = match artifact_of(sync, term, work, &blueprint).await? {
+                Ok(Made::Ready(artifact, lock)) => (artifact, lock),
+                Ok(Made::Waits) => {
+                    tracing::debug!("it waits for its build");
+                    return Ok(());
+                }
+                Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
+            };
+            let due = {
+                let mut tx = sync.db.read().await?;
+                if let Some(op_id) = store::audit::op_id(&mut tx, job_id, work.deployment.generation).await? {
+                    Span::current().record("op_id", op_id);
+                }
+                store::metrics::due_since(&mut tx, job_id).await?
+            };
+            // What has to be installed first takes its time elsewhere, and holds up no quick change.
+            let mut installing = None;
+            if !is_at_hand(sync, &target, &artifact).await {
+                drop(place.take());
+                installing = Some(pools.install(sync).await);
+            }
+            tracing::info!(?reason, "rolling out");
+            if let Some(secret) = &blueprint.team_secret
+                && model::team_secret::plain(&work.team).as_ref() != Some(secret)
+            {
+                tracing::warn!(
+                    team = %work.team,
+                    secret,
+                    "the secret of the job's team has a suffix: the plain name belongs to another team"
+                );
+            }
+            let ticks_after = ticks_after(work, reason, sync.clock.now());
+            let rolling = Rolling { target, blueprint, inputs: inputs.clone(), artifact, lock, ticks_after };
+            let begun = tokio::time::Instant::now();
+            let rolled_out = roll_out(sync, rolling).await;
+            sync.gauges.applied(begun, &rolled_out);
+            drop((place, installing));
+            match rolled_out {
+                Ok((artifact, mark)) => {
+                    let outcome = Outcome::Reached { inputs_hash: inputs, artifact, mark };
+                    record(sync, term, work, &outcome).await?;
+                    sync.gauges.reached(due, sync.clock.now());
+                    tracing::info!("reached");
+                    sync.db.wake().executions.notify_one();
+                    sync.db.wake().schedules.notify_one();
+                    Ok(())
+                }
+                Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
+            }
+        }
+    }
+}
+
+/// From when on ticks count. A change counts from its acceptance; what only puts back what was there makes up for nothing.
+fn ticks_after(work: &Work, reason: Reason, now: jiff::Timestamp) -> jiff::Timestamp {
+    let since = work.deployment.schedule_since;
+    match reason {
+        Reason::New | Reason::Changed if work.rollout.reached_at.is_none_or(|reached| since >= reached) => since,
+        _ => now,
+    }
+}
+
+/// Makes what was reached again, for its runs, while the wanted generation can't be reached.
+async fn restore(
+    sync: &Synchronizer,
+    work: &Work,
+    target: &Target,
+) -> Result<Result<Option<Mark>, Problem>, StoreError> {
+    let rollout = &work.rollout;
+    let (Some(generation), Some(inputs), Some(artifact)) =
+        (rollout.reached_generation, &rollout.inputs_hash, &rollout.artifact)
+    else {
+        return Ok(Ok(rollout.mark.clone()));
+    };
+    let (deployment, lock) = {
+        let mut tx = sync.db.read().await?;
+        let deployment = store::revisions::find(&mut tx, work.deployment.job_id, generation).await?;
+        let lock = match artifact {
+            Artifact::Packages(key) => store::locks::find(&mut tx, key).await?.map(Some),
+            Artifact::Image(_) => Some(None),
+        };
+        (deployment, lock)
+    };
+    let (Some(deployment), Some(lock)) = (deployment, lock) else {
+        return Err(StoreError::Corrupt { what: format!("generation {generation} of the job {}", work.job_name) });
+    };
+    tracing::info!(restored = generation, "making the last good version again");
+    let token = match sync.token(&work.job_name, &deployment) {
+        Ok(token) => token,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let wanted = Wanted {
+        blueprint: sync.blueprint(&work.job_name, &work.team, work.team_secret.clone(), &deployment),
+        inputs_hash: inputs.clone(),
+        artifact: artifact.clone(),
+        lock,
+        token,
+        ticks_after: sync.clock.now(),
+    };
+    let made = sync.runtime.apply(target, &wanted).await;
+    sync.db.wake().executions.notify_one();
+    Ok(made)
+}
+
+/// What there is of the artifact of a deployment.
+enum Made {
+    /// The artifact, and its packages where the runtime installs them.
+    Ready(Artifact, Option<Lock>),
+    /// It is being built. The rollout stays due, and is found again when the build has ended.
+    Waits,
+}
+
+/// The artifact that a deployment is to be made of. It is asked for where nobody has built it yet.
+async fn artifact_of(
+    sync: &Synchronizer,
+    term: &Term,
+    work: &Work,
+    blueprint: &Blueprint,
+) -> Result<Result<Made, Problem>, StoreError> {
+    let request = ArtifactRequest { blueprint, requirements: work.requirements.as_deref() };
+    let inputs = match sync.builder.inputs(&request) {
+        Ok(inputs) => inputs,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let built = match sync.builder.known(&inputs) {
+        Some(artifact) => Some(artifact),
+        None => store::builds::built(&mut sync.db.read().await?, &inputs.key).await?,
+    };
+    let artifact = match built {
+        Some(artifact) => artifact,
+        None => match ask(sync, term, work, &inputs).await? {
+            Asked::Built(artifact) => artifact,
+            Asked::Failed(problem) => return Ok(Err(problem)),
+            Asked::Waits => return Ok(Ok(Made::Waits)),
+        },
+    };
+    let lock = match &artifact {
+        Artifact::Image(_) => None,
+        Artifact::Packages(key) => {
+            let lock = store::locks::find(&mut sync.db.read().await?, key).await?;
+            Some(lock.ok_or_else(|| StoreError::Corrupt { what: format!("the lock {key}") })?)
+        }
+    };
+    Ok(Ok(Made::Ready(artifact, lock)))
+}
+
+async fn ask(sync: &Synchronizer, term: &Term, work: &Work, inputs: &BuildInputs) -> Result<Asked, StoreError> {
+    let Deployment { job_id, generation, .. } = work.deployment;
+    let asking = Asking { job_id, generation, team: &work.team, builder: sync.builder.name() };
+    let mut tx = sync.db.write().await?;
+    let asked = store::builds::ask(&mut tx, term.epoch, asking, inputs, sync.clock.now()).await?;
+    tx.commit().await?;
+    if asked == Asked::Waits {
+        term.builds.notify_one();
+    }
+    Ok(asked)
+}
+
+/// Whether nothing has to be installed before the deployment can be made.
+async fn is_at_hand(sync: &Synchronizer, target: &Target, artifact: &Artifact) -> bool {
+    match artifact {
+        Artifact::Image(_) => true,
+        Artifact::Packages(_) => {
+            let artifact = Some(artifact.clone());
+            let target = Target { artifact, inputs_hash: Some(String::new()), ..target.clone() };
+            matches!(sync.runtime.observe(&target).await, Ok(Observed::Present { .. }))
+        }
+    }
+}
+
+/// A rollout that was decided on.
+struct Rolling {
+    target: Target,
+    blueprint: Blueprint,
+    inputs: String,
+    artifact: Artifact,
+    lock: Option<Lock>,
+    ticks_after: jiff::Timestamp,
+}
+
+/// Has the runtime make the deployment.
+async fn roll_out(sync: &Synchronizer, rolling: Rolling) -> Result<(Artifact, Option<Mark>), Problem> {
+    let Rolling { target, blueprint, inputs, artifact, lock, ticks_after } = rolling;
+    let token = sync.token(&blueprint.job_name, &blueprint.deployment)?;
+    let wanted = Wanted { blueprint, inputs_hash: inputs, artifact: artifact.clone(), lock, token, ticks_after };
+    let mark = sync.runtime.apply(&target, &wanted).await?;
+    Ok((artifact, mark))
+}
+
+/// Records what became of a look. A row that moved meanwhile is still due and looked at again.
+async fn record(sync: &Synchronizer, term: &Term, work: &Work, outcome: &Outcome) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    let recorded = store::deployments::record(&mut tx, term.epoch, work, outcome, sync.clock.now()).await?;
+    tx.commit().await?;
+    if recorded {
+        sync.gauges.recorded(work.deployment.job_id, outcome, sync.clock.now());
+    }
+    Ok(())
+}
+
+async fn record_removed(sync: &Synchronizer, term: &Term, work: &Work) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    store::deployments::record_removed(&mut tx, term.epoch, work).await?;
+    tx.commit().await?;
+    sync.gauges.removed(work.deployment.job_id, sync.clock.now());
+    tracing::info!("the deployment is removed");
+    Ok(())
+}
+
+/// A number from 0 to 1 that spreads what failed together: the low bits of a random identifier.
+fn jitter(sync: &Synchronizer) -> f64 {
+    f64::from(sync.clock.new_id().as_fields().0) / f64::from(u32::MAX)
+}
+
+/// Records a failure: the platform's is tried again later, the user's waits for a change.
+async fn record_failure(
+    sync: &Synchronizer,
+    term: &Term,
+    work: &Work,
+    inputs: &str,
+    problem: Problem,
+) -> Result<(), StoreError> {
+    let retry_at = match problem.fault {
+        Fault::User => None,
+        Fault::Platform => {
+            let same = work.rollout.tried_inputs_hash.as_deref() == Some(inputs);
+            let attempts = if same { work.rollout.attempts.saturating_add(1) } else { 1 };
+            Some(sync.clock.now() + plan::retry_delay(attempts, jitter(sync)))
+        }
+    };
+    tracing::warn!(%problem, ?retry_at, "not rolled out");
+    let outcome = Outcome::Failed { inputs_hash: inputs.to_owned(), problem, retry_at };
+    record(sync, term, work, &outcome).await?;
+    // Runs that wait for the first deployment end with it.
+    sync.db.wake().executions.notify_one();
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! What a run runs: chosen and recorded once, before it is started.
+
+use model::{
+    execution::{Execution, Status},
+    rollout::Status as RolloutStatus,
+};
+use store::{
+    StoreError,
+    executions::{Ended, HandedOver},
+};
+
+use super::end::{end_unstarted, finish};
+use crate::{Synchronizer, Term, paragraph};
+
+/// Chooses what a run runs and records it. `None` when it has to wait on, or ended because it never can start.
+pub(super) async fn dispatch(
+    sync: &Synchronizer,
+    term: &Term,
+    execution: &Execution,
+) -> Result<Option<HandedOver>, StoreError> {
+    let (wanted, rollout, reached) = {
+        let mut tx = sync.db.read().await?;
+        let wanted = store::deployments::find(&mut tx, execution.job_id).await?;
+        let rollout = store::deployments::rollout(&mut tx, execution.job_id).await?.unwrap_or_default();
+        let reached = match rollout.reached_generation {
+            Some(generation) => store::revisions::find(&mut tx, execution.job_id, generation).await?,
+            None => None,
+        };
+        (wanted, rollout, reached)
+    };
+    if wanted.is_none() {
+        let message = "Cancelled: the deployment of the job was removed before the run started.";
+        end_unstarted(sync, term, execution, Status::Cancelled, message).await?;
+        return Ok(None);
+    }
+    let (Some(revision), Some(artifact)) = (reached, rollout.artifact) else {
+        // It waits for the first deployment, and fails with it.
+        if let (RolloutStatus::UserError, Some(problem)) = (rollout.status, &rollout.problem) {
+            let message = format!("User error. The job's first deployment failed. {}", paragraph(problem));
+            end_unstarted(sync, term, execution, Status::UserError, &message).await?;
+        } else if sync.clock.now() - sync.options.start_deadline > execution.submitted_at {
+            let why = rollout.problem.as_ref().map_or_else(String::new, paragraph);
+            let message = format!(
+                "Platform error. The job's first deployment was not ready {} seconds after the start was accepted. {why}",
+                sync.options.start_deadline.as_secs()
+            );
+            end_unstarted(sync, term, execution, Status::PlatformError, &message).await?;
+        }
+        return Ok(None);
+    };
+    let mut tx = sync.db.write().await?;
+    let with = HandedOver { revision, artifact };
+    let stored = store::executions::hand_over(&mut tx, term.epoch, &execution.id, &with).await?;
+    tx.commit().await?;
+    Ok(stored.then_some(with))
+}
+
+/// Ends a run that was handed over where this service does not look any more. It may have done part of its work.
+pub(super) async fn end_left_behind(sync: &Synchronizer, term: &Term, execution: &Execution) -> Result<(), StoreError> {
+    let message = "Platform error. The run was left behind on a machine that the operator gave up, and its result is not \
+        known. It is not repeated, because it may have done part of its work; start it again when that is safe.";
+    let started_at = execution.started_at;
+    let ended = Ended { status: Status::PlatformError, message, started_at, ended_at: sync.clock.now() };
+    finish(sync, term, &execution.id, &ended, None).await
+}

@@ -1,0 +1,52 @@
+//! The end of a run: one transaction, and then what is left of it goes.
+
+use model::{
+    execution::{Execution, Status},
+    log::LogChunk,
+    name::ExecutionId,
+};
+use store::{StoreError, executions::Ended};
+
+use crate::{Synchronizer, Term};
+
+/// Gives a run of which the runtime has nothing its final status.
+pub(super) async fn end_unstarted(
+    sync: &Synchronizer,
+    term: &Term,
+    execution: &Execution,
+    status: Status,
+    message: &str,
+) -> Result<(), StoreError> {
+    let ended = Ended { status, message, started_at: None, ended_at: sync.clock.now() };
+    finish(sync, term, &execution.id, &ended, None).await
+}
+
+/// Gives a run its final status, with its log, in one transaction.
+pub(super) async fn finish(
+    sync: &Synchronizer,
+    term: &Term,
+    id: &ExecutionId,
+    ended: &Ended<'_>,
+    log: Option<&LogChunk>,
+) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    if let Some(log) = log {
+        store::logs::replace(&mut tx, id, log).await?;
+    }
+    let changed = store::executions::finish(&mut tx, term.epoch, id, ended).await?;
+    tx.commit().await?;
+    if changed {
+        sync.gauges.ended(ended.status);
+        tracing::info!(execution = %id, status = ended.status.as_str(), "a run ended");
+    }
+    sync.db.wake().schedules.notify_one();
+    sync.db.wake().executions.notify_one();
+    Ok(())
+}
+
+/// Drops what is left of a run in the runtime. What can't be dropped now goes at the start of the next term.
+pub(super) async fn forget(sync: &Synchronizer, id: &ExecutionId) {
+    if let Err(problem) = sync.runtime.forget(id).await {
+        tracing::warn!(execution = %id, %problem, "what is left of a run could not be removed");
+    }
+}

@@ -1,0 +1,202 @@
+//! Follows one run to its end: asks the runtime, has [`Follower`] decide, and does what it says.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use jiff::Timestamp;
+use model::{
+    Problem,
+    execution::Execution,
+    name::ExecutionId,
+    runtime::{Run, Seen, Started},
+    variables::run_variables,
+};
+use store::{
+    StoreError,
+    executions::{Ended, HandedOver},
+};
+use tokio::sync::Notify;
+
+use super::{
+    end::{finish, forget},
+    follower::{End, Follower, Step},
+};
+use crate::{DATABASE_RETRY, Synchronizer, Term, paragraph};
+
+/// A run to follow.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// Its row.
+    pub(super) execution: Execution,
+    /// What it runs.
+    pub(super) with: HandedOver,
+    /// It was dispatched just now: the runtime has nothing of it yet.
+    pub(super) is_fresh: bool,
+}
+
+/// Follows a run to its end, through failures of the runtime and of the database. It is cancelled when `cancel` is notified.
+pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, cancel: &Notify) {
+    let id = &run.execution.id;
+    let (fires_ticks, deadline) = (sync.runtime.fires_ticks(), sync.options.start_deadline);
+    let mut follower = Follower::new(&run.execution, run.is_fresh, fires_ticks, deadline);
+    loop {
+        let is_cancelling = follower.is_cancelling();
+        let next = async {
+            match follower.known_stage() {
+                Some(stage) => Ok(stage),
+                None => sync.runtime.next(id, follower.seen()).await,
+            }
+        };
+        let stage = tokio::select! {
+            stage = next => stage,
+            () = cancel.notified(), if !is_cancelling => {
+                match sync.runtime.cancel(id).await {
+                    Ok(()) => follower.cancelled(),
+                    Err(problem) => {
+                        tracing::warn!(%problem, "a run could not be cancelled yet");
+                        cancel.notify_one();
+                        if !term.pause(DATABASE_RETRY).await {
+                            return;
+                        }
+                    }
+                }
+                continue;
+            }
+            () = term.over.cancelled() => return,
+        };
+        if let Err(problem) = &stage {
+            tracing::warn!(%problem, "a run can't be followed at the moment");
+        }
+        let step = follower.decide(stage, sync.clock.now());
+        match carry_out(sync, term, run, &mut follower, step).await {
+            Ok(ControlFlow::Break(())) => return,
+            Ok(ControlFlow::Continue(pause)) if pause.is_zero() || term.pause(pause).await => {}
+            Ok(ControlFlow::Continue(_)) => return,
+            Err(error) if term.survives(&error) && term.pause(DATABASE_RETRY).await => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Does what was decided. Goes on after a pause, or breaks when the end of the run is stored.
+async fn carry_out(
+    sync: &Synchronizer,
+    term: &Term,
+    run: &Followed,
+    follower: &mut Follower,
+    step: Step,
+) -> Result<ControlFlow<(), Duration>, StoreError> {
+    let execution = &run.execution;
+    match step {
+        Step::Start => {
+            let started = start(sync, execution, &run.with).await?;
+            if let Err(problem) = &started {
+                tracing::warn!(%problem, "a run could not be started");
+            }
+            let step = follower.start_ended(started, sync.clock.now());
+            // A start leads to no other start.
+            return Box::pin(carry_out(sync, term, run, follower, step)).await;
+        }
+        Step::Restart(pause) => {
+            // What the run needs may be gone: the deployment is looked at again, and made again where it is.
+            let mut tx = sync.db.write().await?;
+            store::deployments::make_due(&mut tx, execution.job_id, sync.clock.now()).await?;
+            tx.commit().await?;
+            sync.db.wake().deployments.notify_one();
+            return Ok(ControlFlow::Continue(pause));
+        }
+        Step::Running { at, is_first } => {
+            if is_first {
+                sync.gauges.started(execution.submitted_at, Some(at));
+            }
+            record_running(sync, term, &execution.id, at).await?;
+            follower.recorded(Seen::Running);
+        }
+        Step::Held(problem) => {
+            record_held(sync, term, &execution.id, &problem).await?;
+            follower.recorded(Seen::Held(problem));
+        }
+        Step::Look(pause) => return Ok(ControlFlow::Continue(pause)),
+        Step::End(end) => return record_end(sync, term, execution, follower, &end).await,
+    }
+    Ok(ControlFlow::Continue(Duration::ZERO))
+}
+
+async fn record_end(
+    sync: &Synchronizer,
+    term: &Term,
+    execution: &Execution,
+    follower: &mut Follower,
+    end: &End,
+) -> Result<ControlFlow<(), Duration>, StoreError> {
+    let id = &execution.id;
+    let log = if end.is_known { sync.runtime.log(id).await } else { Ok(None) };
+    let log = match log {
+        Ok(log) => log,
+        Err(problem) => {
+            tracing::warn!(%problem, "the log of a run could not be read yet");
+            return Ok(ControlFlow::Continue(follower.log_failed()));
+        }
+    };
+    let End { status, ref message, started_at, ended_at, .. } = *end;
+    finish(sync, term, id, &Ended { status, message, started_at, ended_at }, log.as_ref()).await?;
+    if end.is_first {
+        sync.gauges.started(execution.submitted_at, started_at);
+    }
+    if end.is_known {
+        forget(sync, id).await;
+    }
+    Ok(ControlFlow::Break(()))
+}
+
+async fn record_running(sync: &Synchronizer, term: &Term, id: &ExecutionId, at: Timestamp) -> Result<(), StoreError> {
+    let mut tx = sync.db.write().await?;
+    store::executions::running(&mut tx, term.epoch, id, at).await?;
+    tx.commit().await
+}
+
+async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem: &Problem) -> Result<(), StoreError> {
+    tracing::warn!(%problem, "a run can't start yet");
+    let mut tx = sync.db.write().await?;
+    store::executions::held(&mut tx, term.epoch, id, &paragraph(problem)).await?;
+    tx.commit().await
+}
+
+/// Hands a run to the runtime.
+async fn start(
+    sync: &Synchronizer,
+    execution: &Execution,
+    HandedOver { revision, artifact }: &HandedOver,
+) -> Result<Result<Started, Problem>, StoreError> {
+    let archive = if sync.runtime.takes_sources() {
+        let mut tx = sync.db.read().await?;
+        let Some(archive) = store::sources::archive(&mut tx, execution.job_id, &revision.job_version).await? else {
+            return Ok(Err(Problem::not_found(
+                "The run was not started.",
+                "The source that it was to run was removed meanwhile.",
+            )));
+        };
+        archive
+    } else {
+        Vec::new()
+    };
+    let team_secret = sync.team_secret(&execution.team).await?;
+    let blueprint = sync.blueprint(&execution.job_name, &execution.team, team_secret, revision);
+    let mut variables = run_variables(&execution.id, &execution.op_id);
+    match sync.token(&execution.job_name, revision) {
+        Ok(token) => variables.extend(token),
+        Err(problem) => return Ok(Err(problem)),
+    }
+    let run = Run {
+        id: execution.id.clone(),
+        blueprint,
+        artifact: artifact.clone(),
+        archive,
+        arguments: execution.arguments.clone(),
+        started_by: execution.started_by.clone(),
+        op_id: execution.op_id.clone(),
+        variables,
+        deadline_seconds: sync.options.run_deadline_seconds,
+        backoff_limit: sync.options.run_backoff_limit,
+    };
+    Ok(sync.runtime.start(&run).await)
+}

@@ -1,0 +1,387 @@
+//! What to do next about a run that is followed: a pure state machine, which [`super::follow`] drives.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use model::{
+    Problem,
+    execution::{Execution, Status, outcome},
+    problem::Fault,
+    runtime::{Seen, Stage, Started},
+};
+
+use crate::{DATABASE_RETRY, paragraph};
+
+/// The longest pause between two tries to start a run, or to read its log.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What is known of a run that is followed.
+#[derive(Debug)]
+pub(super) struct Follower {
+    submitted_at: Timestamp,
+    started_at: Option<Timestamp>,
+    /// How long after its acceptance tries to start it end.
+    start_deadline: SignedDuration,
+    /// It was dispatched just now, so that every try to start it is this follower's.
+    is_fresh: bool,
+    /// The runtime started it by itself at a scheduled time.
+    is_scheduled: bool,
+    /// The runtime was not asked about it yet, and need not be: no start was tried.
+    is_untried: bool,
+    is_running: bool,
+    is_cancelling: bool,
+    seen: Seen,
+    starts_failed: u32,
+    logs_failed: u32,
+}
+
+/// What to do next about a run.
+#[derive(Debug, PartialEq)]
+pub(super) enum Step {
+    /// Hand it to the runtime, and take what came of that to [`Follower::start_ended`].
+    Start,
+    /// It could not be started: reconcile its deployment, and ask the runtime about it after this pause.
+    Restart(Duration),
+    /// Record that its process runs.
+    Running {
+        /// Since when.
+        at: Timestamp,
+        /// Whether this follower sees it running for the first time.
+        is_first: bool,
+    },
+    /// Record what keeps it from starting.
+    Held(Problem),
+    /// Ask the runtime about it after this pause.
+    Look(Duration),
+    /// Record its end.
+    End(End),
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct End {
+    /// A final status.
+    pub(super) status: Status,
+    /// For people.
+    pub(super) message: String,
+    /// When its process was started.
+    pub(super) started_at: Option<Timestamp>,
+    /// When nothing of it was left.
+    pub(super) ended_at: Timestamp,
+    /// The runtime knows the run: its log is stored with the end, and what is left of it is dropped afterwards.
+    pub(super) is_known: bool,
+    /// Nobody counted its start yet.
+    pub(super) is_first: bool,
+}
+
+impl Follower {
+    /// A follower of a run that was dispatched: just now if `is_fresh`. `fires_ticks` is the runtime's, see
+    /// [`model::runtime::Runtime::fires_ticks`].
+    pub(super) fn new(
+        execution: &Execution,
+        is_fresh: bool,
+        fires_ticks: bool,
+        start_deadline: SignedDuration,
+    ) -> Self {
+        let is_running = execution.status == Status::Running;
+        Self {
+            submitted_at: execution.submitted_at,
+            started_at: execution.started_at,
+            start_deadline,
+            is_fresh,
+            is_scheduled: execution.scheduled_tick.is_some() && fires_ticks,
+            is_untried: is_fresh,
+            is_running,
+            is_cancelling: false,
+            seen: if is_running { Seen::Running } else { Seen::Submitted },
+            starts_failed: 0,
+            logs_failed: 0,
+        }
+    }
+
+    /// The stage that the runtime need not be asked for: a start that was never tried leaves nothing to find.
+    pub(super) fn known_stage(&mut self) -> Option<Stage> {
+        std::mem::take(&mut self.is_untried).then_some(Stage::Unknown)
+    }
+
+    /// What of the run is recorded: the runtime reports what comes after that.
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// What the runtime reported is recorded.
+    pub(super) fn recorded(&mut self, seen: Seen) {
+        self.seen = seen;
+    }
+
+    /// Whether the runtime accepted the cancellation.
+    pub(super) fn is_cancelling(&self) -> bool {
+        self.is_cancelling
+    }
+
+    /// The runtime accepted the cancellation.
+    pub(super) fn cancelled(&mut self) {
+        self.is_cancelling = true;
+    }
+
+    /// Decides what follows from the stage that the runtime reported.
+    pub(super) fn decide(&mut self, stage: Result<Stage, Problem>, now: Timestamp) -> Step {
+        match stage {
+            Ok(Stage::Held(problem)) => Step::Held(problem),
+            Ok(Stage::Running(at)) => Step::Running { at, is_first: !std::mem::replace(&mut self.is_running, true) },
+            Ok(Stage::Ended(end)) => {
+                let (status, message) = outcome(&end);
+                Step::End(End {
+                    status,
+                    message,
+                    started_at: end.started_at,
+                    ended_at: end.ended_at,
+                    is_known: true,
+                    is_first: !self.is_running,
+                })
+            }
+            Ok(Stage::Unknown) if self.is_running => Step::End(End {
+                started_at: self.started_at,
+                ..unstarted(
+                    Status::PlatformError,
+                    "Platform error. The run vanished from where it ran without leaving a result: its folder or its \
+                     objects were removed. It is not repeated, because it may have done part of its work; start it again \
+                     when that is safe.",
+                    now,
+                )
+            }),
+            Ok(Stage::Unknown) if self.is_cancelling => {
+                Step::End(unstarted(Status::Cancelled, "Cancelled before it started.", now))
+            }
+            // It came of a tick and is gone before anybody saw how it ended.
+            Ok(Stage::Unknown) if self.is_scheduled => Step::End(unstarted(
+                Status::PlatformError,
+                "Platform error. The run of this tick vanished from the cluster before its result was seen: somebody \
+                 removed its Job. Whether it did its work is not known; start the job again when that is safe.",
+                now,
+            )),
+            Ok(Stage::Unknown) => Step::Start,
+            // All tries to start it were this instance's, and none got through in its time.
+            Err(problem) if !self.is_running && self.is_fresh && self.is_past_deadline(now) => {
+                Step::End(unstarted(Status::PlatformError, format!("Platform error. {}", paragraph(&problem)), now))
+            }
+            Err(_) => Step::Look(DATABASE_RETRY),
+        }
+    }
+
+    /// Decides what follows from a start.
+    pub(super) fn start_ended(&mut self, started: Result<Started, Problem>, now: Timestamp) -> Step {
+        let problem = match started {
+            Ok(Started::Running) => return Step::Look(Duration::ZERO),
+            Ok(Started::SteppedAside { for_run }) => {
+                let message = format!(
+                    "Skipping job execution due to another parallel running execution: {for_run}, which a tick started."
+                );
+                return Step::End(unstarted(Status::Skipped, message, now));
+            }
+            Err(problem) => problem,
+        };
+        self.starts_failed += 1;
+        let (status, whose) = match problem.fault {
+            Fault::User => (Status::UserError, "User error."),
+            Fault::Platform if self.is_past_deadline(now) => (Status::PlatformError, "Platform error."),
+            Fault::Platform => return Step::Restart(delay(self.starts_failed)),
+        };
+        Step::End(unstarted(status, format!("{whose} {}", paragraph(&problem)), now))
+    }
+
+    /// The log of the ended run could not be read: how long to wait before it is tried again.
+    pub(super) fn log_failed(&mut self) -> Duration {
+        self.logs_failed += 1;
+        delay(self.logs_failed)
+    }
+
+    fn is_past_deadline(&self, now: Timestamp) -> bool {
+        now - self.start_deadline > self.submitted_at
+    }
+}
+
+/// The pause after so many failures in a row.
+fn delay(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(5)).min(RETRY_MAX)
+}
+
+/// The end of a run of which the runtime has nothing.
+fn unstarted(status: Status, message: impl Into<String>, now: Timestamp) -> End {
+    End { status, message: message.into(), started_at: None, ended_at: now, is_known: false, is_first: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{
+        execution::{EndCause, RunEnd, Type},
+        name::{ExecutionId, JobId, JobName, TeamName},
+    };
+
+    use super::*;
+
+    const DEADLINE: SignedDuration = SignedDuration::from_secs(60);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn execution(status: Status, scheduled: bool) -> Execution {
+        Execution {
+            id: ExecutionId::parse("example-job-1").unwrap(),
+            job_id: JobId(uuid::Uuid::nil()),
+            job_name: JobName::parse("example-job").unwrap(),
+            team: TeamName::parse("a team").unwrap(),
+            kind: if scheduled { Type::Scheduled } else { Type::Manual },
+            status,
+            submitted_at: at(0),
+            started_at: (status == Status::Running).then(|| at(1)),
+            ended_at: None,
+            started_by: "someone".into(),
+            op_id: "op".into(),
+            message: None,
+            arguments: None,
+            scheduled_tick: scheduled.then(|| at(0)),
+            cancel_requested_at: None,
+            revision: None,
+        }
+    }
+
+    /// A run in each situation that makes a difference.
+    #[derive(Debug, Clone, Copy)]
+    enum Run {
+        Fresh,
+        TakenUp,
+        Running,
+        Scheduled,
+        Cancelling,
+        CancellingRunning,
+    }
+
+    fn follower(run: Run) -> Follower {
+        let status =
+            if matches!(run, Run::Running | Run::CancellingRunning) { Status::Running } else { Status::Submitted };
+        let execution = execution(status, matches!(run, Run::Scheduled));
+        let mut follower = Follower::new(&execution, matches!(run, Run::Fresh), true, DEADLINE);
+        if matches!(run, Run::Cancelling | Run::CancellingRunning) {
+            follower.cancelled();
+        }
+        follower
+    }
+
+    fn outage() -> Problem {
+        Problem::unavailable("It can't be seen.", "It does not answer.")
+    }
+
+    /// A step in a word, for tables.
+    fn word(step: &Step) -> String {
+        match step {
+            Step::Start => "start".into(),
+            Step::Restart(after) => format!("restart after {}", after.as_secs()),
+            Step::Running { is_first: true, .. } => "first running".into(),
+            Step::Running { is_first: false, .. } => "running".into(),
+            Step::Held(_) => "held".into(),
+            Step::Look(after) => format!("look after {}", after.as_secs()),
+            Step::End(end) => format!(
+                "{}{}{}{}",
+                end.status.as_str(),
+                if end.started_at.is_some() { " begun" } else { "" },
+                if end.is_known { " known" } else { "" },
+                if end.is_first { " first" } else { "" }
+            ),
+        }
+    }
+
+    #[test]
+    fn each_stage_of_each_run_has_its_step() {
+        let end =
+            |cause| Stage::Ended(RunEnd { started_at: Some(at(2)), ended_at: at(3), cause, termination_message: None });
+        let running = || Ok(Stage::Running(at(2)));
+        for (run, stage, second, expected) in [
+            (Run::Fresh, Ok(Stage::Unknown), 1, "start"),
+            (Run::TakenUp, Ok(Stage::Unknown), 1, "start"),
+            (Run::TakenUp, Ok(Stage::Unknown), 61, "start"),
+            (Run::Running, Ok(Stage::Unknown), 1, "PLATFORM_ERROR begun"),
+            (Run::CancellingRunning, Ok(Stage::Unknown), 1, "PLATFORM_ERROR begun"),
+            (Run::Scheduled, Ok(Stage::Unknown), 1, "PLATFORM_ERROR"),
+            (Run::Cancelling, Ok(Stage::Unknown), 1, "CANCELLED"),
+            (Run::Fresh, running(), 2, "first running"),
+            (Run::TakenUp, running(), 2, "first running"),
+            (Run::Scheduled, running(), 2, "first running"),
+            (Run::Cancelling, running(), 2, "first running"),
+            (Run::Running, running(), 2, "running"),
+            (Run::Fresh, Ok(Stage::Held(outage())), 2, "held"),
+            (Run::Cancelling, Ok(Stage::Held(outage())), 2, "held"),
+            (Run::TakenUp, Ok(end(EndCause::Exited(0))), 3, "SUCCEEDED begun known first"),
+            (Run::Running, Ok(end(EndCause::Exited(0))), 3, "SUCCEEDED begun known"),
+            (Run::CancellingRunning, Ok(end(EndCause::Exited(0))), 3, "SUCCEEDED begun known"),
+            (Run::CancellingRunning, Ok(end(EndCause::Cancelled)), 3, "CANCELLED begun known"),
+            (Run::Fresh, Err(outage()), 1, "look after 1"),
+            (Run::Fresh, Err(outage()), 60, "look after 1"),
+            (Run::Fresh, Err(outage()), 61, "PLATFORM_ERROR"),
+            // Another instance may have started it, and it may run.
+            (Run::TakenUp, Err(outage()), 61, "look after 1"),
+            (Run::Running, Err(outage()), 61, "look after 1"),
+            (Run::Scheduled, Err(outage()), 61, "look after 1"),
+        ] {
+            let case = format!("{run:?}, {stage:?}, second {second}");
+            assert_eq!(word(&follower(run).decide(stage, at(second))), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn each_start_has_its_step() {
+        let other = ExecutionId::parse("example-job-2").unwrap();
+        for (started, second, expected) in [
+            (Ok(Started::Running), 61, "look after 0"),
+            (Ok(Started::SteppedAside { for_run: other }), 1, "SKIPPED"),
+            (Err(Problem::invalid("It does not start.", "It names no step.")), 1, "USER_ERROR"),
+            (Err(outage()), 60, "restart after 2"),
+            (Err(outage()), 61, "PLATFORM_ERROR"),
+        ] {
+            let case = format!("{started:?}, second {second}");
+            for run in [Run::Fresh, Run::TakenUp] {
+                assert_eq!(word(&follower(run).start_ended(started.clone(), at(second))), expected, "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_half_a_minute() {
+        let mut follower = follower(Run::Fresh);
+        let starts: Vec<_> = (0..7).map(|_| word(&follower.start_ended(Err(outage()), at(1)))).collect();
+        assert_eq!(starts, [2, 4, 8, 16, 30, 30, 30].map(|seconds| format!("restart after {seconds}")));
+        let logs: Vec<_> = (0..7).map(|_| follower.log_failed().as_secs()).collect();
+        assert_eq!(logs, [2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[test]
+    fn a_run_that_was_never_tried_is_started_without_a_question_and_once() {
+        let mut fresh = follower(Run::Fresh);
+        assert_eq!((fresh.known_stage(), fresh.known_stage()), (Some(Stage::Unknown), None));
+        assert_eq!(follower(Run::TakenUp).known_stage(), None);
+    }
+
+    #[test]
+    fn what_was_not_recorded_is_asked_for_again() {
+        let mut follower = follower(Run::Fresh);
+        assert_eq!(*follower.seen(), Seen::Submitted);
+        assert_eq!(word(&follower.decide(Ok(Stage::Running(at(2))), at(2))), "first running");
+        // The database failed: the runtime says it once more, and its start is counted once.
+        assert_eq!(*follower.seen(), Seen::Submitted);
+        assert_eq!(word(&follower.decide(Ok(Stage::Running(at(2))), at(3))), "running");
+        follower.recorded(Seen::Running);
+        assert_eq!(*follower.seen(), Seen::Running);
+        let _ = follower.decide(Err(outage()), at(4));
+        assert_eq!(*follower.seen(), Seen::Running);
+    }
+
+    #[test]
+    fn an_end_tells_why() {
+        let Step::End(end) = follower(Run::Fresh).start_ended(Err(outage()), at(61)) else { panic!() };
+        assert!(end.message.starts_with("Platform error. It can't be seen. It does not answer."), "{}", end.message);
+        let Step::End(end) = follower(Run::Running).decide(Ok(Stage::Unknown), at(9)) else { panic!() };
+        assert!(end.message.contains("vanished from where it ran"), "{}", end.message);
+        assert_eq!((end.started_at, end.ended_at), (Some(at(1)), at(9)));
+    }
+}

@@ -1,0 +1,133 @@
+//! Which runs are followed: a round looks at every active row.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use model::{
+    execution::{Execution, Status},
+    name::ExecutionId,
+};
+use store::{
+    StoreError,
+    executions::{Active, HandedOver},
+};
+use tokio::{sync::Notify, task::JoinSet};
+use tracing::{Instrument, Span};
+
+use super::{
+    dispatch::{dispatch, end_left_behind},
+    end::end_unstarted,
+    follow::{Followed, follow},
+    scheduled::{forget_strays, record_scheduled},
+};
+use crate::{DATABASE_RETRY, Synchronizer, Term};
+
+/// The most active rows that a round looks at.
+const ACTIVE_MAX: i64 = 20_000;
+
+/// The longest pause between two rounds.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Follows every active run until the term is over. The runs themselves go on.
+pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+    let mut followed: HashMap<ExecutionId, Arc<Notify>> = HashMap::new();
+    let mut tasks: JoinSet<ExecutionId> = JoinSet::new();
+    forget_strays(sync).await;
+    loop {
+        let wait = match round(sync, term, &mut followed, &mut tasks).await {
+            Ok(()) => PAUSE_MAX,
+            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(_) => break,
+        };
+        tokio::select! {
+            () = term.over.cancelled() => break,
+            () = sync.db.wake().executions.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(id) => {
+                    followed.remove(&id);
+                }
+                Err(error) => tracing::error!(%error, "following a run failed unexpectedly"),
+            },
+        }
+    }
+    tasks.shutdown().await;
+}
+
+/// Follows what is followed by nobody yet, and has cancelled what is asked to end.
+async fn round(
+    sync: &Synchronizer,
+    term: &Term,
+    followed: &mut HashMap<ExecutionId, Arc<Notify>>,
+    tasks: &mut JoinSet<ExecutionId>,
+) -> Result<(), StoreError> {
+    sync.gauges.watched();
+    record_scheduled(sync, term, followed).await?;
+    let (active, left_before) = {
+        let mut tx = sync.db.read().await?;
+        let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
+        let site = match sync.runtime.site() {
+            Some(_) => store::sites::find(&mut tx).await?,
+            None => None,
+        };
+        (active, site.map(|site| site.since))
+    };
+    // What is under way counts before anything new does.
+    let mut under_way = active.iter().filter(|run| run.handed_over.is_some()).count();
+    for Active { execution, handed_over, epoch } in active {
+        sync.gauges.beat("executions");
+        let cancelled = execution.cancel_requested_at.is_some();
+        if let Some(cancel) = followed.get(&execution.id) {
+            if cancelled {
+                cancel.notify_one();
+            }
+            continue;
+        }
+        let mut is_fresh = false;
+        let with = match handed_over {
+            Some(_) if left_before.is_some_and(|since| epoch < since) => {
+                end_left_behind(sync, term, &execution).await?;
+                continue;
+            }
+            Some(with) => with,
+            None if cancelled => {
+                end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await?;
+                continue;
+            }
+            None if under_way.max(followed.len()) >= sync.runtime.parallel_runs_max() => continue,
+            None => match dispatch(sync, term, &execution).await? {
+                Some(with) => {
+                    under_way += 1;
+                    is_fresh = true;
+                    with
+                }
+                None => continue,
+            },
+        };
+        let cancel = Arc::new(Notify::new());
+        if cancelled {
+            cancel.notify_one();
+        }
+        followed.insert(execution.id.clone(), cancel.clone());
+        let (sync, term) = (sync.clone(), term.clone());
+        let span = span_of(&execution, &with, &term);
+        let run = Followed { execution, with, is_fresh };
+        let following = async move {
+            follow(&sync, &term, &run, &cancel).await;
+            run.execution.id
+        };
+        tasks.spawn(following.instrument(span));
+    }
+    Ok(())
+}
+
+/// What each line about a run has, whichever lines are wanted.
+fn span_of(execution: &Execution, with: &HandedOver, term: &Term) -> Span {
+    tracing::error_span!(
+        "run",
+        execution = %execution.id,
+        job = %execution.job_name,
+        generation = with.revision.generation,
+        epoch = term.epoch.0,
+        op_id = execution.op_id,
+    )
+}
