@@ -1,4 +1,4 @@
-//! Why the database did not do what was asked, and what a caller is told of it.
+//! Errors of the store, and the problems that callers receive for them.
 
 /// How long the statements of a caller's read may take: on SQLite all of a transaction together, on PostgreSQL each. The
 /// statement of an abandoned request continues no longer than that.

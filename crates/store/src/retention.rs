@@ -1,4 +1,4 @@
-//! What is old is deleted: runs, removed uploads, and what is left of deleted jobs.
+//! Deletes old rows: executions, removed uploads, and the rest of deleted jobs.
 
 use std::collections::BTreeMap;
 
