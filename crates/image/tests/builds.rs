@@ -437,18 +437,34 @@ async fn a_wheel_that_was_changed_in_the_cache_is_not_installed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_build_that_fills_the_disk_is_ended() {
+async fn a_build_that_fills_the_disk_is_ended_however_it_nests_folders() {
     let house = House::new().await;
-    let fill = "def build_wheel(directory, config_settings=None, metadata_directory=None):\n    import time\n    \
-                for n in range(64):\n        open('f%d' % n, 'wb').write(bytes(1 << 20))\n    time.sleep(600)\n";
-    house.add_source("large", fill);
+    let head = "def build_wheel(directory, config_settings=None, metadata_directory=None):\n    import time\n";
+    let down = |levels: usize, name: &str| {
+        format!("    for n in range({levels}):\n        os.mkdir({name})\n        os.chdir({name})\n")
+    };
+    let fill = "    for n in range(64):\n        open('f%d' % n, 'wb').write(bytes(1 << 20))\n    time.sleep(600)\n";
     let tools = house.tools(|options| options.build_disk_max_mib = 32);
-    let started = Instant::now();
-    let problem = house.lock(&tools, "large\n").await.unwrap_err();
-    assert_eq!((problem.kind, problem.fault), (Kind::TooLarge, Fault::User));
-    assert_eq!(problem.why, "The build used more than 32 MiB of disk (`python.build_disk_max_mib`).");
-    assert!(started.elapsed() < Duration::from_secs(120));
-    assert!(house.scratch_is_empty());
+    let too_large = "The build used more than 32 MiB of disk (`python.build_disk_max_mib`).";
+    for (name, hooks, why) in [
+        ("large", format!("{head}{fill}"), too_large),
+        // No path leads there.
+        ("long", format!("{head}{}{fill}", down(20, "'x' * 250")), too_large),
+        ("shut", format!("{head}{}    os.chmod('.', 0o300)\n{fill}", down(1, "'d'")), too_large),
+        (
+            "deep",
+            format!("{head}{}    time.sleep(600)\n", down(200, "'d'")),
+            "The build nested folders deeper than 128 levels.",
+        ),
+    ] {
+        house.add_source(name, &hooks);
+        let started = Instant::now();
+        let problem = house.lock(&tools, &format!("{name}\n")).await.unwrap_err();
+        assert_eq!((problem.kind, problem.fault), (Kind::TooLarge, Fault::User), "{name}: {problem}");
+        assert_eq!(problem.why, why, "{name}");
+        assert!(started.elapsed() < Duration::from_secs(120));
+        assert!(house.scratch_is_empty(), "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

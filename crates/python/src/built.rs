@@ -18,6 +18,7 @@ use std::{
 };
 
 use model::Problem;
+use sandbox::{Measured, measure_tree};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -188,7 +189,11 @@ fn make_room(sources: &Path) -> io::Result<()> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(sources)?.flatten().filter(|e| e.path().is_dir()) {
         let used = std::fs::metadata(entry.path().join(NOTE)).and_then(|m| m.modified());
-        all.push((used.ok(), entry.path(), crate::untrusted::folder_bytes(&entry.path())));
+        let bytes = match measure_tree(&entry.path(), STORE_MAX_BYTES) {
+            Measured::Bytes(bytes) => bytes,
+            Measured::TooLarge | Measured::TooDeep => STORE_MAX_BYTES,
+        };
+        all.push((used.ok(), entry.path(), bytes));
     }
     all.sort();
     let mut bytes: u64 = all.iter().map(|(_, _, bytes)| bytes).sum();

@@ -12,7 +12,7 @@ use std::{
 
 use model::Problem;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sandbox::{Launcher, Support, Walls};
+use sandbox::{LEVELS_MAX, Launcher, Measured, Support, Walls, measure_tree};
 use tempfile::TempDir;
 
 use crate::{
@@ -22,13 +22,11 @@ use crate::{
     fault,
     index::IndexSession,
     tools::{finished, not_started},
-    untrusted,
+    untrusted::{self, CHECK_PAUSE, MIB},
 };
 
-const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// Rounds of ending processes that start others meanwhile.
 const LEFTOVER_ROUNDS: usize = 10;
-const MIB: u64 = 1024 * 1024;
 /// A folder in which foreign code runs. It goes with the value.
 #[derive(Debug)]
 pub struct BuildSandbox<'a> {
@@ -179,13 +177,10 @@ impl BuildSandbox<'_> {
         let most = self.tools.options.build_disk_max_mib;
         let mut ended = tokio::select! {
             ended = command.run() => ended.map_err(|e| not_started(what, &e))?,
-            () = self.outgrown(most.saturating_mul(MIB)) => {
-                return Err(Problem::too_large(
-                    what,
-                    format!("The build used more than {most} MiB of disk (`python.build_disk_max_mib`)."),
-                )
-                .follows("Nothing was changed: what was deployed before stays as it is.")
-                .fix("Require a version of the package that has a wheel, or have the operator raise the limit."));
+            why = self.outgrown(most) => {
+                return Err(Problem::too_large(what, why)
+                    .follows("Nothing was changed: what was deployed before stays as it is.")
+                    .fix("Require a version of the package that has a wheel, or have the operator raise the limit."));
             }
         };
         if let (Some(session), Ended::Exited(output)) = (&self.session, &mut ended) {
@@ -195,13 +190,18 @@ impl BuildSandbox<'_> {
         Ok(ended)
     }
 
-    async fn outgrown(&self, most_bytes: u64) {
+    /// Waits until the folder is too large, and answers why.
+    async fn outgrown(&self, most_mib: u64) -> String {
         loop {
             tokio::time::sleep(CHECK_PAUSE).await;
             let path = self.path().to_owned();
-            let bytes = tokio::task::spawn_blocking(move || untrusted::folder_bytes(&path)).await;
-            if bytes.is_ok_and(|bytes| bytes > most_bytes) {
-                return;
+            let measured = tokio::task::spawn_blocking(move || measure_tree(&path, most_mib.saturating_mul(MIB))).await;
+            match measured {
+                Ok(Measured::TooLarge) => {
+                    return format!("The build used more than {most_mib} MiB of disk (`python.build_disk_max_mib`).");
+                }
+                Ok(Measured::TooDeep) => return format!("The build nested folders deeper than {LEVELS_MAX} levels."),
+                Ok(Measured::Bytes(_)) | Err(_) => {}
             }
         }
     }

@@ -7,6 +7,7 @@ use std::{
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::Path,
+    time::Duration,
 };
 
 use rustix::fs::{Dir, Mode, OFlags, openat};
@@ -14,6 +15,10 @@ use rustix::fs::{Dir, Mode, OFlags, openat};
 /// Levels of folders, and entries of all of them together, that are looked at.
 const LEVELS_MAX: usize = 64;
 const ENTRIES_MAX: usize = 100_000;
+
+/// Between two looks at how much disk is used.
+pub(crate) const CHECK_PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// An open folder.
 pub(crate) struct Folder(File);
@@ -92,25 +97,6 @@ impl Folder {
         }
         Ok(())
     }
-}
-
-/// The disk space that a folder takes. An entry counts for 4 KiB at least.
-pub(crate) fn folder_bytes(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    const ENTRY_BYTES: u64 = 4096;
-    const BLOCK_BYTES: u64 = 512;
-    let mut bytes = 0_u64;
-    let mut open = vec![path.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            bytes = bytes.saturating_add((metadata.blocks() * BLOCK_BYTES).max(ENTRY_BYTES));
-            if metadata.is_dir() {
-                open.push(entry.path());
-            }
-        }
-    }
-    bytes
 }
 
 /// Removes a folder that foreign code could write to.

@@ -19,6 +19,7 @@
 mod calls;
 mod files;
 mod launch;
+mod measure;
 mod namespaces;
 mod remove;
 mod support;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     launch::{Launcher, main},
+    measure::{LEVELS_MAX, Measured, measure_tree},
     remove::remove_tree,
     support::{Layer, Support},
 };
