@@ -467,6 +467,53 @@ async fn a_build_that_fills_the_disk_is_ended_however_it_nests_folders() {
     }
 }
 
+/// Python that adds a GiB of zeros to a wheel.
+const BLOW_UP: &str = "    with zipfile.ZipFile(os.path.join(directory, file), 'a', zipfile.ZIP_DEFLATED, compresslevel=1) as out:\n        \
+                       for n in range(16): out.writestr('bomb/f%d' % n, bytes(64 << 20))\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wheel_that_is_too_large_once_it_is_unpacked_is_not_installed() {
+    let house = House::new().await;
+    // One that the index has, and one that is built here.
+    let (file, content) = index::wheel("bomb", "1.0");
+    fs::write(house.folder.path().join(&file), content).unwrap();
+    let code = format!("import os, zipfile\nif True:\n    directory, file = '.', {file:?}\n{BLOW_UP}");
+    let blown_up = Command::new(&house.interpreter.executable)
+        .args(["-c", &code])
+        .current_dir(house.folder.path())
+        .output()
+        .unwrap();
+    assert!(blown_up.status.success(), "{}", String::from_utf8_lossy(&blown_up.stderr));
+    house.index.add("bomb", &file, fs::read(house.folder.path().join(&file)).unwrap());
+    house.add_source(
+        "builtbomb",
+        &format!(
+            "def build_wheel(directory, config_settings=None, metadata_directory=None):\n    file = wheel(directory)\n\
+             {BLOW_UP}    return file\n"
+        ),
+    );
+    let tools = house.tools(|options| options.build_disk_max_mib = 32);
+    for name in ["bomb", "builtbomb"] {
+        let made = match house.lock(&tools, &format!("{name}\n")).await {
+            Ok(lock) => house.install(&tools, &lock).await,
+            Err(problem) => Err(problem),
+        };
+        let problem = made.unwrap_err();
+        assert_eq!((problem.kind, problem.fault), (Kind::TooLarge, Fault::User), "{name}: {problem}");
+        assert!(
+            problem.why.contains("32 MiB") && problem.why.contains("`python.build_disk_max_mib`"),
+            "{}",
+            problem.why
+        );
+        let cache = fs::read_dir(house.data().join("cache/uv")).unwrap().flatten();
+        let left: Vec<_> =
+            cache.map(|e| e.file_name()).filter(|name| name.as_encoded_bytes().starts_with(b".tmp")).collect();
+        assert!(left.is_empty(), "{name}: {left:?}");
+    }
+    let lock = house.lock(&tools, "").await.unwrap();
+    house.install(&tools, &lock).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_detached_itself_from_a_build_is_ended() {
     let house = House::new().await;

@@ -9,7 +9,10 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Child,
+};
 
 use crate::open_files;
 
@@ -73,18 +76,42 @@ impl Command {
     }
 
     /// Runs it to its end. When this future is dropped, the program and its children are killed.
-    pub(crate) async fn run(mut self) -> std::io::Result<Ended> {
-        let mut child = self.inner.spawn()?;
-        let mut group = Group(child.id());
+    pub(crate) async fn run(self) -> std::io::Result<Ended> {
+        self.start()?.end().await
+    }
+
+    /// Starts it.
+    pub(crate) fn start(mut self) -> std::io::Result<Running> {
+        let child = self.inner.spawn()?;
         open_files::restore_in(child.id());
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        Ok(Running { group: Group(child.id()), child, time_limit: self.time_limit })
+    }
+}
+
+/// A program that runs. It and its children are killed when this value is dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    group: Group,
+    child: Child,
+    time_limit: Duration,
+}
+
+impl Running {
+    /// Its process id.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn end(mut self) -> std::io::Result<Ended> {
+        let (Some(stdout), Some(stderr)) = (self.child.stdout.take(), self.child.stderr.take()) else {
             return Err(std::io::Error::other("its output is not connected"));
         };
-        let all = async { tokio::join!(child.wait(), cut(stdout), cut(stderr)) };
+        let all = async { tokio::join!(self.child.wait(), cut(stdout), cut(stderr)) };
         match tokio::time::timeout(self.time_limit, all).await {
             Ok((status, stdout, stderr)) => {
                 let status = status?;
-                group.0 = None;
+                self.group.0 = None;
                 Ok(Ended::Exited(Output { success: status.success(), code: status.code(), stdout, stderr }))
             }
             Err(_) => Ok(Ended::TimedOut(self.time_limit)),
@@ -93,6 +120,7 @@ impl Command {
 }
 
 /// A process group that does not outlive this value.
+#[derive(Debug)]
 struct Group(Option<u32>);
 
 impl Drop for Group {

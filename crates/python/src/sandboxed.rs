@@ -27,6 +27,7 @@ use crate::{
 
 /// Rounds of ending processes that start others meanwhile.
 const LEFTOVER_ROUNDS: usize = 10;
+
 /// A folder in which foreign code runs. It goes with the value.
 #[derive(Debug)]
 pub struct BuildSandbox<'a> {

@@ -21,7 +21,7 @@ use model::Problem;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use sandbox::Support;
+use sandbox::{Measured, Support, measure_tree};
 
 use crate::{
     Interpreter,
@@ -29,7 +29,7 @@ use crate::{
     command::{Command, Ended, Output},
     fault,
     index::IndexAccess,
-    untrusted,
+    untrusted::{self, CHECK_PAUSE, MIB},
 };
 
 /// The `uv` that is installed when the machine has none: the version in [`PINNED_HASHED`].
@@ -191,7 +191,8 @@ impl Tools {
         if output.success { Ok(()) } else { Err(fault::of_installer(what, &output)) }
     }
 
-    /// Runs `uv pip` in `folder` with wheels alone: no build hook runs, and the shared cache is used.
+    /// Runs `uv pip` in `folder` with wheels alone: no build hook runs, and the shared cache is used. A wheel that takes more
+    /// disk than a build may use ends it.
     pub async fn pip<A: AsRef<OsStr>>(
         &self,
         what: &str,
@@ -204,7 +205,34 @@ impl Tools {
         command.args(args);
         // The variable UV_NO_BUILD is not heeded by `uv pip`.
         command.args(["--no-build"]);
-        finish(what, command).await
+        let running = command.start().map_err(|e| not_started(what, &e))?;
+        let outgrown = self.outgrown_wheel(running.id());
+        let (wheel, most) = tokio::select! {
+            ended = running.end() => return finished(what, ended.map_err(|e| not_started(what, &e))?),
+            wheel = outgrown => (wheel, self.options.build_disk_max_mib),
+        };
+        let named = model::name::shown(&wheel.content);
+        let _ = tokio::task::spawn_blocking(move || untrusted::remove(&wheel.folder)).await;
+        Err(Problem::too_large(
+            what,
+            format!("A wheel with {named} has more than {most} MiB once it is unpacked (`python.build_disk_max_mib`)."),
+        )
+        .follows("Nothing was changed: what was deployed before stays as it is.")
+        .fix("Require a smaller version of the package, or have the operator raise the limit."))
+    }
+
+    /// Waits until a wheel that the installer with this process id unpacks takes too much disk.
+    async fn outgrown_wheel(&self, installer: Option<u32>) -> OutgrownWheel {
+        let most_bytes = self.options.build_disk_max_mib.saturating_mul(MIB);
+        loop {
+            tokio::time::sleep(CHECK_PAUSE).await;
+            let cache = self.options.cache_dir.join("uv");
+            let Some(installer) = installer else { continue };
+            let search = tokio::task::spawn_blocking(move || OutgrownWheel::find(&cache, installer, most_bytes));
+            if let Ok(Some(found)) = search.await {
+                return found;
+            }
+        }
     }
 
     /// A program with the environment that installers get. Its home is a folder of its own in `folder`.
@@ -360,6 +388,33 @@ impl Tools {
     }
 }
 
+/// A wheel that is too large once it is unpacked.
+struct OutgrownWheel {
+    /// The folder in which it is being unpacked.
+    folder: PathBuf,
+    /// The name of something in it.
+    content: String,
+}
+
+impl OutgrownWheel {
+    /// The installer unpacks each wheel in a folder `.tmp…` at the top of its cache. Installers of other environments do the
+    /// same at the same time, so a folder belongs to the process that has a file in it open.
+    fn find(cache: &Path, installer: u32, most_bytes: u64) -> Option<Self> {
+        let entries = std::fs::read_dir(cache.canonicalize().ok()?).ok()?.flatten();
+        let unpacked = entries.filter(|e| e.file_name().as_encoded_bytes().starts_with(b".tmp")).map(|e| e.path());
+        let too_large = |folder: &PathBuf| measure_tree(folder, most_bytes) == Measured::TooLarge;
+        let folder = unpacked.filter(too_large).find(|folder| has_open(installer, folder))?;
+        let first = std::fs::read_dir(&folder).ok()?.flatten().next()?;
+        Some(Self { content: first.file_name().to_string_lossy().into_owned(), folder })
+    }
+}
+
+/// Whether a process has a file in this folder open.
+fn has_open(process: u32, folder: &Path) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    open.filter_map(|e| std::fs::read_link(e.path()).ok()).any(|file| file.starts_with(folder))
+}
+
 /// Runs a command to its end; taking too long, or not starting, is the platform's problem.
 pub(crate) async fn finish(what: &str, command: Command) -> Result<Output, Problem> {
     finished(what, command.run().await.map_err(|e| not_started(what, &e))?)
@@ -411,6 +466,33 @@ mod tests {
     #[test]
     fn the_pinned_version_is_the_one_with_hashes() {
         assert!(PINNED_HASHED.starts_with(&format!("uv=={PINNED} \\\n    --hash=sha256:")));
+    }
+
+    #[test]
+    fn a_wheel_that_is_too_large_belongs_to_the_installer_that_unpacks_it() {
+        let cache = tempfile::tempdir().unwrap();
+        let unpacked = |name: &str, bytes: usize| {
+            let folder = cache.path().join(name).join("package");
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("data"), vec![1; bytes]).unwrap();
+            std::fs::File::open(folder.join("data")).unwrap()
+        };
+        let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let find = |id: u32| OutgrownWheel::find(cache.path(), id, 1 << 20);
+        let _open = [unpacked(".tmpSmall", 1 << 10), unpacked("archive-v0", 2 << 20)];
+        assert!(find(std::process::id()).is_none());
+        let open = unpacked(".tmpLarge", 2 << 20);
+        let found = find(std::process::id()).unwrap();
+        assert_eq!(
+            (found.content.as_str(), found.folder.file_name().unwrap().to_str()),
+            ("package", Some(".tmpLarge"))
+        );
+        let of_another = find(other.id());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(of_another.is_none());
+        drop(open);
+        assert!(find(std::process::id()).is_none());
     }
 
     #[tokio::test]

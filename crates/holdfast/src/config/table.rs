@@ -428,7 +428,8 @@ settings! {
         "python.allow_builds", "HOLDFAST_PYTHON_ALLOW_BUILDS", "python-allow-builds", Python,
         default Default::Absent("true; false when authentication is on"), example "true"
     }
-    /// The disk that the build of one package may use. A build that uses more is ended.
+    /// The disk that the build of one package may use, and each wheel once it is unpacked. A build or an installation that
+    /// uses more is ended.
     python_build_disk_max_mib: Whole<16, 1_048_576> {
         "python.build_disk_max_mib", "HOLDFAST_PYTHON_BUILD_DISK_MAX_MIB", "python-build-disk-max-mib", Python,
         default Default::Text("4096"), example "4096"
