@@ -3,12 +3,15 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use app::memory::Reservation;
+use app::{
+    memory::Reservation,
+    places::{self, NoPlace},
+};
 use axum::{
     BoxError,
     body::{Body, Bytes, HttpBody},
@@ -48,14 +51,15 @@ const BODY_PAUSE_MAX: Duration = Duration::from_secs(15);
 const STRANGER_BODY_PAUSE_MAX: Duration = Duration::from_secs(5);
 const STRANGER_BODY_MAX: Duration = Duration::from_secs(10);
 
-/// Callers who are not authenticated get one place of this many, and the token endpoint gets as many of its own.
+/// Callers who are not authenticated get one place for this many of the others, and so does the token endpoint.
 const STRANGERS_PART: usize = 8;
 
 /// Limits of all requests together. Probes are outside of them.
 #[derive(Debug)]
 pub struct Limits {
+    /// Places of callers who may be known. All others have places of their own, or they could take those that are reserved.
     places: Arc<Semaphore>,
-    /// Places of callers who are not authenticated, so that they can't take all of them.
+    /// Places of callers who are not authenticated.
     strangers: Arc<Semaphore>,
     /// Places of the token endpoint, so that callers of the other open routes can't keep jobs from their tokens.
     tokens: Arc<Semaphore>,
@@ -84,23 +88,34 @@ pub(crate) struct Place(Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
-    permits: Mutex<Vec<OwnedSemaphorePermit>>,
+    permits: Mutex<Permits>,
     reserved: Mutex<Reservation>,
 }
 
+#[derive(Debug, Default)]
+struct Permits {
+    _of_all: Option<OwnedSemaphorePermit>,
+    _of_caller: Option<places::Place>,
+}
+
 impl Place {
-    fn new(permits: Vec<OwnedSemaphorePermit>, reserved: Reservation) -> Self {
+    fn new(permit: OwnedSemaphorePermit, reserved: Reservation) -> Self {
+        let permits = Permits { _of_all: Some(permit), _of_caller: None };
         Self(Arc::new(Held { permits: Mutex::new(permits), reserved: Mutex::new(reserved) }))
     }
 
-    /// Holds one more permit as long as the place.
-    fn add(&self, permit: OwnedSemaphorePermit) {
-        self.0.permits.lock().unwrap_or_else(PoisonError::into_inner).push(permit);
+    fn permits(&self) -> MutexGuard<'_, Permits> {
+        self.0.permits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds a place among those of the caller as well.
+    fn add(&self, of_caller: places::Place) {
+        self.permits()._of_caller = Some(of_caller);
     }
 
     /// Gives the place to other requests. The memory stays reserved.
     pub(crate) fn release(&self) {
-        self.0.permits.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.permits() = Permits::default();
     }
 
     fn reserve(&self, bytes: usize) -> Result<(), Problem> {
@@ -117,14 +132,11 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
     let limits = &api.limits;
     let is_stranger = api.auth.is_some() && auth::is_open(&request);
     let of_part = if request.uri().path() == TOKEN_PATH { &limits.tokens } else { &limits.strangers };
-    let mut permits = Vec::new();
-    for places in is_stranger.then_some(of_part).into_iter().chain([&limits.places]) {
-        match Arc::clone(places).try_acquire_owned() {
-            Ok(permit) => permits.push(permit),
-            Err(_) => return crowded(limits.requests_max).into_response(),
-        }
-    }
-    let place = Place::new(permits, api.memory.reservation());
+    let places = if is_stranger { of_part } else { &limits.places };
+    let Ok(permit) = Arc::clone(places).try_acquire_owned() else {
+        return crowded(limits.requests_max).into_response();
+    };
+    let place = Place::new(permit, api.memory.reservation());
     request.extensions_mut().insert(place.clone());
     let memory = RequestMemory::new(&api.memory);
     request.extensions_mut().insert(memory.clone());
@@ -164,23 +176,28 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
     }
 }
 
-/// Leaves half of the places to other callers. It comes after authentication, and counts only callers who are known.
+/// Leaves half of the places to other callers, and the last ones to callers that have none ([`places::Places`]). It comes after
+/// authentication, and counts only callers who are known.
 pub(crate) async fn share(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().filter(|caller| caller.standing != Standing::Stranger);
     if let Some(principal) = caller.and_then(principal) {
-        let Some(own) = api.transfers.shares.take_own(principal) else {
-            let requests_max = api.limits.requests_max;
-            return Failure::from(
-                Problem::overloaded(
-                    "The request was not carried out.",
-                    format!(
-                        "One caller has too many concurrent requests (limit: half of {requests_max}, `requests_max`)."
-                    ),
+        let requests_max = api.limits.requests_max;
+        let own = match api.transfers.shares.try_take(Some(principal)) {
+            Ok(own) => own,
+            Err(NoPlace::OfPrincipal) => {
+                return Failure::from(
+                    Problem::overloaded(
+                        "The request was not carried out.",
+                        format!(
+                            "One caller has too many concurrent requests (limit: half of {requests_max}, `requests_max`)."
+                        ),
+                    )
+                    .follows("Nothing was changed.")
+                    .fix("Send fewer requests at once."),
                 )
-                .follows("Nothing was changed.")
-                .fix("Send fewer requests at once."),
-            )
-            .into_response();
+                .into_response();
+            }
+            Err(NoPlace::OfAll) => return crowded(requests_max).into_response(),
         };
         if let Some(place) = request.extensions().get::<Place>() {
             place.add(own);
@@ -320,7 +337,10 @@ mod tests {
 
     async fn read(waits: BodyWaits, pause: Duration, pieces: usize) -> Result<usize, String> {
         let body = Body::new(AwaitedBody::new(dripping(pause, pieces), waits, Arc::new(SystemClock)));
-        to_bytes(body, usize::MAX).await.map(|bytes| bytes.len()).map_err(|error| error.to_string())
+        let reading = to_bytes(body, usize::MAX);
+        let read = <dyn Clock>::timeout(&SystemClock, Duration::from_secs(3), reading).await;
+        let read = read.expect("it is not awaited longer");
+        read.map(|bytes| bytes.len()).map_err(|error| error.to_string())
     }
 
     #[tokio::test]

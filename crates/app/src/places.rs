@@ -22,13 +22,21 @@ pub struct PlaceLimits {
     pub wait_max: Duration,
 }
 
-/// Places that are taken in the order of the requests. A principal has at most half of them, and its further requests
-/// wait for its own places first, so that they are not in the way of others. Clones share the places.
+/// One place of so many stays free for principals that have none, and at least one.
+const RESERVED_SHARE: usize = 8;
+
+/// Places that are taken in the order of the requests. Clones share the places.
+///
+/// A principal has at most half of them, and its further requests wait for its own places first, so that they are not in the
+/// way of others. The last eighth of the places is for principals that have none: so two principals together do not take all
+/// of them, and whoever comes next gets a place.
 #[derive(Debug, Clone)]
 pub struct Places {
     limits: PlaceLimits,
     clock: SharedClock,
-    all: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
+    /// For principals that have no place.
+    reserved: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     by_principal: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
@@ -40,13 +48,24 @@ pub struct Place {
     _of_all: OwnedSemaphorePermit,
 }
 
+/// Why there is no place at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoPlace {
+    /// The principal has half of the places.
+    OfPrincipal,
+    /// Others have the places, except for those that are reserved for principals without a place.
+    OfAll,
+}
+
 impl Places {
     /// Places with these limits.
     pub fn new(limits: PlaceLimits, clock: SharedClock) -> Self {
+        let reserved = (limits.at_once_max / RESERVED_SHARE).max(1).min(limits.at_once_max);
         Self {
             limits,
             clock,
-            all: Arc::new(Semaphore::new(limits.at_once_max)),
+            shared: Arc::new(Semaphore::new(limits.at_once_max - reserved)),
+            reserved: Arc::new(Semaphore::new(reserved)),
             waiting: Arc::new(Semaphore::new(limits.waiting_max)),
             by_principal: Arc::default(),
         }
@@ -57,20 +76,29 @@ impl Places {
     /// # Errors
     /// Overloaded if too many requests wait already, or none becomes free in time.
     pub async fn take(&self, principal: Option<&str>) -> Result<Place, Problem> {
-        let own = principal.map(|principal| self.of(principal));
-        if let Some(place) = self.try_take(own.as_ref()) {
+        if let Ok(place) = self.try_take(principal) {
             return Ok(place);
         }
         let PlaceLimits { what, waiting_max, wait_max, .. } = self.limits;
         let Ok(_waiting) = self.waiting.try_acquire() else {
             return Err(overloaded(format!("Too many {what} are waiting (limit {waiting_max}).")));
         };
+        let own = principal.map(|principal| self.of(principal));
         let place = async {
             let own = match own {
                 Some(own) => Some(own.acquire_owned().await.ok()?),
                 None => None,
             };
-            Some(Place { _own: own, _of_all: Arc::clone(&self.all).acquire_owned().await.ok()? })
+            let of_all = if self.is_first(own.as_ref()) {
+                tokio::select! {
+                    biased;
+                    shared = Arc::clone(&self.shared).acquire_owned() => shared.ok()?,
+                    reserved = Arc::clone(&self.reserved).acquire_owned() => reserved.ok()?,
+                }
+            } else {
+                Arc::clone(&self.shared).acquire_owned().await.ok()?
+            };
+            Some(Place { _own: own, _of_all: of_all })
         };
         let place = self.clock.timeout(wait_max, place).await.ok().flatten();
         place.ok_or_else(|| {
@@ -82,17 +110,29 @@ impl Places {
         })
     }
 
-    /// One of the places of this principal, which does not count among all; `None` when it has none left.
-    pub fn take_own(&self, principal: &str) -> Option<OwnedSemaphorePermit> {
-        self.of(principal).try_acquire_owned().ok()
-    }
-
-    fn try_take(&self, own: Option<&Arc<Semaphore>>) -> Option<Place> {
-        let own = match own {
-            Some(own) => Some(Arc::clone(own).try_acquire_owned().ok()?),
+    /// A place if there is one at once.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn try_take(&self, principal: Option<&str>) -> Result<Place, NoPlace> {
+        let own = match principal.map(|principal| self.of(principal)) {
+            Some(own) => Some(own.try_acquire_owned().map_err(|_| NoPlace::OfPrincipal)?),
             None => None,
         };
-        Some(Place { _own: own, _of_all: Arc::clone(&self.all).try_acquire_owned().ok()? })
+        let reserved = self.is_first(own.as_ref()).then_some(&self.reserved);
+        let of_all =
+            [&self.shared].into_iter().chain(reserved).find_map(|all| Arc::clone(all).try_acquire_owned().ok());
+        Ok(Place { _own: own, _of_all: of_all.ok_or(NoPlace::OfAll)? })
+    }
+
+    /// Whether a permit of a principal is the only one that it has. Without principals every request counts as the first.
+    fn is_first(&self, own: Option<&OwnedSemaphorePermit>) -> bool {
+        own.is_none_or(|own| own.semaphore().available_permits() + 1 == self.most_of_one())
+    }
+
+    /// How many places one principal may have.
+    fn most_of_one(&self) -> usize {
+        (self.limits.at_once_max / 2).max(1)
     }
 
     /// The places of one principal. Principals without a request in progress are forgotten when a new one comes.
@@ -102,7 +142,7 @@ impl Places {
             return Arc::clone(own);
         }
         all.retain(|_, own| Arc::strong_count(own) > 1);
-        let own = Arc::new(Semaphore::new((self.limits.at_once_max / 2).max(1)));
+        let own = Arc::new(Semaphore::new(self.most_of_one()));
         all.insert(principal.to_owned(), Arc::clone(&own));
         own
     }
@@ -121,6 +161,12 @@ mod tests {
     use clock::SystemClock;
 
     use super::*;
+
+    impl Places {
+        fn free(&self) -> usize {
+            self.shared.available_permits() + self.reserved.available_permits()
+        }
+    }
 
     fn places(at_once_max: usize, waiting_max: usize) -> Places {
         let limits = PlaceLimits { what: "uploads", at_once_max, waiting_max, wait_max: Duration::from_secs(1) };
@@ -144,7 +190,55 @@ mod tests {
         for waiting in waiting {
             drop(waiting.await.unwrap().unwrap());
         }
-        assert_eq!(places.all.available_permits(), 2);
+        assert_eq!(places.free(), 2);
+    }
+
+    #[tokio::test]
+    async fn two_principals_leave_places_to_others_and_those_get_one_each() {
+        let places = places(16, 10);
+        let mut held = Vec::new();
+        for principal in ["ann", "ben"] {
+            loop {
+                match places.try_take(Some(principal)) {
+                    Ok(place) => held.push((principal, place)),
+                    Err(why) => {
+                        let expected = if principal == "ann" { NoPlace::OfPrincipal } else { NoPlace::OfAll };
+                        assert_eq!(why, expected);
+                        break;
+                    }
+                }
+            }
+        }
+        let count = |of: &str| held.iter().filter(|(principal, _)| *principal == of).count();
+        assert_eq!((count("ann"), count("ben"), places.free()), (8, 6, 2));
+        let waiting = places.take(Some("ben"));
+        tokio::pin!(waiting);
+        assert!(places.clock.timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+        let eve = places.take(Some("eve")).await.unwrap();
+        assert_eq!(places.try_take(Some("eve")).unwrap_err(), NoPlace::OfAll);
+        let kim = places.take(Some("kim")).await.unwrap();
+        // The next one waits for any of the places.
+        let lee = places.take(Some("lee"));
+        tokio::pin!(lee);
+        assert!(places.clock.timeout(Duration::from_millis(20), &mut lee).await.is_err());
+        drop(eve);
+        let lee = lee.await.unwrap();
+        assert!(places.clock.timeout(Duration::from_millis(20), &mut waiting).await.is_err());
+        held.truncate(13);
+        drop(waiting.await.unwrap());
+        drop((kim, lee, held));
+        assert_eq!(places.free(), 16);
+    }
+
+    #[tokio::test]
+    async fn without_principals_all_places_are_used() {
+        for at_once_max in [1, 2, 16] {
+            let places = places(at_once_max, 1);
+            let held: Vec<_> = (0..at_once_max).map(|_| places.try_take(None).unwrap()).collect();
+            assert_eq!(places.try_take(None).unwrap_err(), NoPlace::OfAll);
+            drop(held);
+            drop(places.try_take(Some("ann")).unwrap());
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use axum::{
 };
 use model::{execution::Status, log::LogChunk};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::{
     access::{authentication, claims},
@@ -110,18 +111,10 @@ async fn uploads_starts_and_queries_of_one_caller_are_limited_in_a_minute_and_th
     service.with_token(&ben).post(&start, "{}").await.refused(409);
 }
 
-#[tokio::test]
-async fn one_caller_has_half_of_the_places_of_requests_and_of_uploads() {
-    let key = Key::new("one");
-    let issuer = Issuer::start(&[&key]).await;
-    let service =
-        Service::with(Wish { auth: Some(authentication(&issuer)), requests_max: Some(4), ..Wish::default() }).await;
-    let token = |user: &str| key.sign(&claims(&issuer, json!({"username": user, "teams": ["t1"]})));
-    let (ann, ben) = (token("ann"), token("ben"));
-    service.with_token(&ann).create("t1", "daily-sales").await;
-    // Bodies of which the first piece was read and the second one never comes.
+impl Service {
+    /// An upload whose first piece was read and whose second one never comes.
     #[expect(clippy::async_yields_async, reason = "a response that does not come is held")]
-    let hang = async |token: &str| {
+    async fn hanging_upload(&self, token: &str) -> JoinHandle<StatusCode> {
         let (read, was_read) = tokio::sync::oneshot::channel();
         let pieces = futures::stream::unfold(Some(read), |read| async move {
             let Some(read) = read else { return std::future::pending().await };
@@ -134,12 +127,23 @@ async fn one_caller_has_half_of_the_places_of_requests_and_of_uploads() {
             .header("authorization", format!("Bearer {token}"))
             .body(Body::from_stream(pieces))
             .unwrap();
-        let response = service.begin(request);
+        let response = self.begin(request);
         was_read.await.unwrap();
         response
-    };
-    let first = hang(&ann).await;
-    let second = hang(&ann).await;
+    }
+}
+
+#[tokio::test]
+async fn one_caller_has_half_of_the_places_of_requests_and_of_uploads() {
+    let key = Key::new("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let service =
+        Service::with(Wish { auth: Some(authentication(&issuer)), requests_max: Some(4), ..Wish::default() }).await;
+    let token = |user: &str| key.sign(&claims(&issuer, json!({"username": user, "teams": ["t1"]})));
+    let (ann, ben) = (token("ann"), token("ben"));
+    service.with_token(&ann).create("t1", "daily-sales").await;
+    let first = service.hanging_upload(&ann).await;
+    let second = service.hanging_upload(&ann).await;
     assert!(service.get(JOB).await.refused(429).contains("half of 4"));
     assert_eq!(service.with_token(&ben).get(JOB).await.status, StatusCode::OK);
     upload(&service, archive("top")).await.ok();
@@ -147,4 +151,35 @@ async fn one_caller_has_half_of_the_places_of_requests_and_of_uploads() {
     let _ = first.await;
     assert_eq!(service.with_token(&ann).get(JOB).await.status, StatusCode::OK);
     second.abort();
+}
+
+#[tokio::test]
+async fn two_callers_leave_the_last_place_to_others() {
+    let key = Key::new("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let service =
+        Service::with(Wish { auth: Some(authentication(&issuer)), requests_max: Some(4), ..Wish::default() }).await;
+    let token = |user: &str| key.sign(&claims(&issuer, json!({"username": user, "teams": ["t1"]})));
+    let (ann, ben, eve) = (token("ann"), token("ben"), token("eve"));
+    service.with_token(&ann).create("t1", "daily-sales").await;
+    let mut held = vec![
+        service.hanging_upload(&ann).await,
+        service.hanging_upload(&ann).await,
+        service.hanging_upload(&ben).await,
+    ];
+    assert!(service.get(JOB).await.refused(429).contains("half of 4"));
+    assert!(service.with_token(&ben).get(JOB).await.refused(429).contains("limit 4, `requests_max`"));
+    assert_eq!(service.with_token(&eve).get(JOB).await.status, StatusCode::OK);
+    upload(&service, archive("top")).await.ok();
+    held.push(service.hanging_upload(&eve).await);
+    assert!(service.get(JOB).await.refused(429).contains("limit 4, `requests_max`"));
+    // Requests without a token have a place of their own.
+    let form = Request::post("/data-jobs/oauth2/token")
+        .header("host", "localhost")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Body::from("grant_type=refresh_token&refresh_token=x"))
+        .unwrap();
+    let answer = service.send(form).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["error"]), (400, &json!("invalid_grant")));
+    held.iter().for_each(JoinHandle::abort);
 }
