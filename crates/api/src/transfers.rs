@@ -10,8 +10,12 @@ use app::{
     sources::Uploads,
 };
 use model::clock::SharedClock;
+use tokio::sync::Semaphore;
 
 use crate::streams;
+
+/// How many large answers of GraphQL are made at the same time.
+pub(crate) const LARGE_ANSWERS_MAX: usize = 2;
 
 /// Places and temporary files of large bodies, and each caller's share of the requests in progress.
 #[derive(Debug)]
@@ -22,8 +26,10 @@ pub struct Transfers {
     pub(crate) streams: Places,
     /// Reads the logs of running executions.
     pub(crate) live_logs: LiveLogs,
-    /// Of the requests in progress, each caller may have half.
+    /// Of the requests in progress, each caller may have half, and callers without any get the last ones.
     pub(crate) shares: Places,
+    /// Large answers of GraphQL that are made at the same time.
+    pub(crate) large_answers: Arc<Semaphore>,
 }
 
 impl Transfers {
@@ -42,6 +48,7 @@ impl Transfers {
             streams: streams::places(Arc::clone(clock)),
             live_logs: LiveLogs::new(scratch.clone(), memory.clone(), Arc::clone(clock), log_max_bytes),
             shares: Places::new(shares, Arc::clone(clock)),
+            large_answers: Arc::new(Semaphore::new(LARGE_ANSWERS_MAX)),
         }
     }
 }

@@ -8,16 +8,14 @@ mod answer;
 mod document;
 mod executions;
 mod jobs;
+mod large;
 pub(crate) mod post;
 mod ready;
 mod types;
 
-use std::{
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, LazyLock,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use app::memory::RequestMemory;
@@ -29,11 +27,7 @@ use axum::{extract::State, response::Response as HttpResponse};
 use jiff::Timestamp;
 use model::{Problem, access::Caller};
 use serde::Serialize;
-use tokio::{
-    runtime::Handle,
-    sync::{Mutex, Semaphore, oneshot},
-};
-use tracing::Instrument;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
 use crate::{
@@ -188,17 +182,6 @@ fn measure(api: &Api, caller: &Caller, request: &mut Request) -> Result<Size, Fa
     Ok(size)
 }
 
-/// The values of an answer that is made at once. A larger one gets a thread of its own, because it would delay others.
-const ANSWERS_AT_ONCE_MAX: usize = 20_000;
-
-/// How many large answers are made at the same time.
-const LARGE_ANSWERS_MAX: usize = 2;
-
-/// How long a large answer waits for others.
-const LARGE_ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
-
-static LARGE_ANSWERS: Semaphore = Semaphore::const_new(LARGE_ANSWERS_MAX);
-
 /// Carries a query out and makes its HTTP answer. When the request is given up, so is what it does to the database.
 async fn carry_out(
     api: Arc<Api>,
@@ -211,50 +194,13 @@ async fn carry_out(
     // The library makes these values, and counts none of them.
     memory.add(size.introspected.saturating_mul(ready::VALUE_BYTES))?;
     let clock = Arc::clone(&api.clock);
+    let turns = Arc::clone(&api.transfers.large_answers);
     let asked = Asked::new(api, caller, memory.clone());
     let answering = async move { respond(SCHEMA.execute(request.data(asked)).await, memory) };
-    if size.answers <= ANSWERS_AT_ONCE_MAX {
+    if size.answers <= large::AT_ONCE_MAX {
         return answering.await;
     }
-    let Ok(Ok(turn)) = clock.timeout(LARGE_ANSWER_WAIT_MAX, LARGE_ANSWERS.acquire()).await else {
-        return Err(Problem::overloaded(
-            "The query was not carried out.",
-            format!("Too many large answers are being made (limit {LARGE_ANSWERS_MAX} at the same time)."),
-        )
-        .follows("Nothing was changed.")
-        .fix("Try again in a few seconds, or ask for smaller pages.")
-        .into());
-    };
-    let (mut waiting, waits) = oneshot::channel::<()>();
-    let runtime = Handle::current();
-    let span = tracing::Span::current();
-    let answered = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        runtime.block_on(
-            async move {
-                tokio::select! {
-                    answer = answering => Some(answer),
-                    () = waiting.closed() => None,
-                }
-            }
-            .instrument(span),
-        )
-    });
-    let answer = answered.await;
-    drop(waits);
-    match answer {
-        Ok(Some(answer)) => answer,
-        // Nobody waits, or the runtime ends.
-        Ok(None) => Err(stopped()),
-        Err(error) => match error.try_into_panic() {
-            Ok(cause) => std::panic::resume_unwind(cause),
-            Err(_) => Err(stopped()),
-        },
-    }
-}
-
-fn stopped() -> Failure {
-    Problem::unavailable("The query was not carried out.", "The service stops.").into()
+    large::apart(&turns, &clock, large::WAIT_MAX, answering).await?
 }
 
 /// A page as rows are counted: how many come before it, and how many it has at most.

@@ -318,6 +318,37 @@ async fn an_answer_that_takes_more_memory_than_there_is_is_refused() {
 }
 
 #[tokio::test]
+async fn a_large_answer_delays_no_other_request() {
+    let service = Arc::new(Service::start().await);
+    let mut tx = service.db.write().await.unwrap();
+    for number in 0..1000 {
+        let job = DataJob {
+            id: JobId(Uuid::from_u128(number)),
+            name: JobName::parse(&format!("daily-sales-{number}")).unwrap(),
+            team: TeamName::parse("a team").unwrap(),
+            description: String::new(),
+            config: JobConfig::default(),
+        };
+        assert!(store::jobs::insert(&mut tx, &job, None, "test", Timestamp::UNIX_EPOCH).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    let query = format!("{{ jobs(pageSize: 1000) {{ content {{ {} }} }} }}", many("a#: jobName ", 300));
+    let asking = Arc::clone(&service);
+    let asked = tokio::spawn(async move { asking.post(POST, json!({"query": query})).await.status });
+    // This thread is the one that carries requests out.
+    let begun = Instant::now();
+    let (mut seen, mut longest) = (begun, Duration::ZERO);
+    while !asked.is_finished() {
+        tokio::task::yield_now().await;
+        longest = longest.max(seen.elapsed());
+        seen = Instant::now();
+    }
+    let whole = begun.elapsed();
+    assert_eq!(asked.await.unwrap(), 200);
+    assert!(longest * 3 < whole, "{longest:?} of {whole:?}");
+}
+
+#[tokio::test]
 async fn the_search_of_a_client_that_left_ends_soon() {
     let service = Arc::new(Service::start().await);
     let mut tx = service.db.write().await.unwrap();
