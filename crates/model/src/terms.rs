@@ -196,6 +196,7 @@ mod tests {
         ] {
             assert_ne!(whole.request_hash, other.request_hash);
         }
+        assert_ne!(key("PUT", "/a").with_body(b"").request_hash, key("PUT/", "a").with_body(b"").request_hash);
     }
 
     #[test]

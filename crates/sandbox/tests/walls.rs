@@ -235,6 +235,9 @@ const KERNELS_FILES: &[(&str, &str)] = &[
     ("referenced pages", "open(f'/proc/{victim}/clear_refs', 'w').write('1')"),
     ("system requests", "os.open('/proc/sysrq-trigger', os.O_WRONLY)"),
     ("settings of the kernel", "os.open('/proc/sys/kernel/panic', os.O_WRONLY)"),
+    // Root may open these without any capability, because it owns them.
+    ("profiling", "os.open('/sys/kernel/profiling', os.O_WRONLY)"),
+    ("large pages", "os.open('/sys/kernel/mm/transparent_hugepage/enabled', os.O_WRONLY)"),
     ("control groups", "[os.mkdir(f'/sys/fs/cgroup{each}/walls') for each in ('/unified', '')]"),
 ];
 
@@ -432,7 +435,7 @@ def main():
   process = subprocess.Popen(["sleep", "600"], start_new_session=True)
   os.killpg(process.pid, signal.SIGKILL); assert process.wait() == -signal.SIGKILL
   assert subprocess.run(["sh", "-c", "ulimit -n 100; nice -n 1 echo said"], capture_output=True).stdout == b"said\n"
-  os.nice(1); os.setpriority(os.PRIO_PROCESS, 0, 2); os.setpriority(os.PRIO_PROCESS, os.getpid(), 3)
+  nice = os.nice(1); os.setpriority(os.PRIO_PROCESS, 0, nice + 1); os.setpriority(os.PRIO_PROCESS, os.getpid(), nice + 2)
   resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
   resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
   resource.prlimit(victim, resource.RLIMIT_NOFILE)

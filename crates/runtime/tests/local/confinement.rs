@@ -147,7 +147,7 @@ fn state(folder: &Path, processes: &[i32]) -> Vec<String> {
         let allowed = read("status").lines().filter(|l| l.starts_with("Cpus_allowed")).collect::<Vec<_>>().join(" ");
         let priority =
             read("stat").rsplit(')').next().unwrap().split(' ').skip(16).take(2).collect::<Vec<_>>().join(" ");
-        [read("limits"), allowed, priority]
+        [read("limits"), allowed, priority, read("oom_score_adj")]
     });
     files.into_iter().chain(processes).collect()
 }
@@ -175,8 +175,17 @@ async fn a_job_changes_nothing_of_the_service_and_of_other_executions() {
         ] {
             tried.push((name, expression.replace("PID", &pid.to_string())));
         }
+        if support.landlock.is_enforced() {
+            tried.push(("memory score", format!("open('/proc/{pid}/oom_score_adj', 'w').write('1000')")));
+            tried.push(("scheduling group", format!("open('/proc/{pid}/autogroup', 'w').write('19')")));
+        }
         if support.signals.is_enforced() {
             tried.push(("signal", format!("os.kill({pid}, signal.SIGKILL)")));
+        }
+    }
+    if support.landlock.is_enforced() {
+        for file in ["/proc/sys/kernel/panic", "/sys/kernel/profiling", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+            tried.push(("kernel", format!("os.open('{file}', os.O_WRONLY)")));
         }
     }
     if support.namespaces.is_enforced() {
