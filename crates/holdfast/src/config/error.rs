@@ -84,17 +84,12 @@ impl Flaw {
 
     /// A name that no setting has. `spelled` writes a setting as the place where the name was found writes it.
     pub(crate) fn unknown(origin: &Origin, sort: &str, name: &str, spelled: impl Fn(&Setting) -> String) -> Self {
-        let place = origin.to_string();
-        if LATER.contains(&normal(name).as_str()) {
-            let wrong = format!("This version has no setting {name} yet: it runs jobs on this machine only.");
-            return Self { place, wrong, way_out: "Remove it.".into() };
-        }
         let wrong = format!("There is no {sort} {}.", model::name::shown(name));
         let way_out = match closest(name) {
             Some(setting) => format!("Did you mean {}?", spelled(setting)),
             None => "`holdfast config` lists the settings.".into(),
         };
-        Self { place, wrong, way_out }
+        Self { place: origin.to_string(), wrong, way_out }
     }
 }
 
@@ -116,17 +111,6 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
-
-/// Settings that people may know of and that come with a later version.
-const LATER: &[&str] = &[
-    "image_builder",
-    "image_name",
-    "kubernetes_build_namespace",
-    "kubernetes_context",
-    "kubernetes_namespace",
-    "outage_window_seconds",
-    "registry_url",
-];
 
 /// A name without the differences between key, variable and flag.
 fn normal(name: &str) -> String {
@@ -183,9 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_of_a_later_version_is_called_so() {
-        let origin = Origin::Environment("HOLDFAST_KUBERNETES_CONTEXT".into());
-        let flaw = Flaw::unknown(&origin, "setting", "HOLDFAST_KUBERNETES_CONTEXT", |s| s.env.into());
-        assert!(flaw.wrong.contains("no setting HOLDFAST_KUBERNETES_CONTEXT yet"), "{}", flaw.wrong);
+    fn a_setting_that_is_written_without_its_table_is_told_with_it() {
+        for (given, meant) in [
+            ("image_builder", "image.builder"),
+            ("image_name", "image.name"),
+            ("kubernetes_context", "kubernetes.context"),
+            ("kubernetes_namespace", "kubernetes.namespace"),
+            ("kubernetes.outage_window_seconds", "outage_window_seconds"),
+            ("image.registry_url", "registry_url"),
+        ] {
+            assert_eq!(closest(given).map(|s| s.key), Some(meant), "{given}");
+        }
     }
 }
