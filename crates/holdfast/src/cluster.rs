@@ -123,7 +123,7 @@ impl Plan {
                 memory_limit_mi: mebibytes(settings.kubernetes_memory_limit_mi.get()),
             },
             vdk_resources: VDK_RESOURCES,
-            vdk_images: settings.kubernetes_vdk_images.0.clone(),
+            vdk_images: settings.kubernetes_vdk_images.0.iter().cloned().collect(),
             pull_secrets: settings.kubernetes_pull_secrets.0.clone(),
             pull_policy: settings.kubernetes_pull_policy.as_str().to_owned(),
             read_only_root: settings.kubernetes_read_only_root_filesystem,

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::table::{SETTINGS, Setting};
+use super::setting::Setting;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,10 +82,16 @@ impl Flaw {
         }
     }
 
-    /// A name that no setting has. `spelled` writes a setting as the place where the name was found writes it.
-    pub(crate) fn unknown(origin: &Origin, sort: &str, name: &str, spelled: impl Fn(&Setting) -> String) -> Self {
+    /// A name that none of `settings` has. `spelled` writes a setting as the place where the name was found writes it.
+    pub(crate) fn unknown(
+        settings: &[Setting],
+        origin: &Origin,
+        sort: &str,
+        name: &str,
+        spelled: impl Fn(&Setting) -> String,
+    ) -> Self {
         let wrong = format!("There is no {sort} {}.", model::name::shown(name));
-        let way_out = match closest(name) {
+        let way_out = match closest(settings, name) {
             Some(setting) => format!("Did you mean {}?", spelled(setting)),
             None => "`holdfast config` lists the settings.".into(),
         };
@@ -119,7 +125,7 @@ fn normal(name: &str) -> String {
 }
 
 /// The setting that was probably meant.
-fn closest(name: &str) -> Option<&'static Setting> {
+fn closest<'a>(settings: &'a [Setting], name: &str) -> Option<&'a Setting> {
     /// From 0 (nothing in common) to 1 (equal); below this, a suggestion would only puzzle.
     const ALIKE_ENOUGH: f64 = 0.84;
     // A right key in a wrong table.
@@ -133,7 +139,7 @@ fn closest(name: &str) -> Option<&'static Setting> {
         let (whole, last) = (strsim::jaro_winkler(&other, &name), setting.key.rsplit('.').next().unwrap_or_default());
         whole.max(strsim::jaro_winkler(last, &name) - 0.01)
     };
-    SETTINGS
+    settings
         .iter()
         .map(|setting| (likeness(setting), setting))
         .filter(|(likeness, _)| *likeness >= ALIKE_ENOUGH)
@@ -144,6 +150,7 @@ fn closest(name: &str) -> Option<&'static Setting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SETTINGS;
 
     #[test]
     fn a_misspelt_name_finds_the_setting_that_was_meant() {
@@ -162,7 +169,7 @@ mod tests {
             ("colour", None),
             ("x", None),
         ] {
-            assert_eq!(closest(given).map(|s| s.key), meant, "{given}");
+            assert_eq!(closest(SETTINGS, given).map(|s| s.key), meant, "{given}");
         }
     }
 
@@ -176,7 +183,7 @@ mod tests {
             ("kubernetes.outage_window_seconds", "outage_window_seconds"),
             ("image.registry_url", "registry_url"),
         ] {
-            assert_eq!(closest(given).map(|s| s.key), Some(meant), "{given}");
+            assert_eq!(closest(SETTINGS, given).map(|s| s.key), Some(meant), "{given}");
         }
     }
 }
