@@ -56,7 +56,7 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
         ));
     }
     let image_name = ImageName::parse(&form.replace("{registry}", registry.unwrap_or_default()))
-        .map_err(|problem| anyhow!(crate::commands::sentences(&problem)))?;
+        .map_err(|problem| anyhow!(problem.sentences().join("\n  ")))?;
     let template = match &settings.kubernetes_template_file {
         Some(path) => {
             let text = std::fs::read_to_string(path)
