@@ -382,6 +382,7 @@ impl StopSignals {
 fn discovery(surroundings: &Surroundings, settings: &Settings) -> Discovery {
     let mut search_path = settings.python_search_path.0.clone();
     search_path.extend(surroundings.search_path());
+    search_path.extend(python::usual_folders(surroundings.home.as_deref()));
     Discovery {
         search_path,
         home: surroundings.home.clone(),
