@@ -447,7 +447,6 @@ fn local_options(
         tools,
         vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
         pass_environment: job_environment(surroundings),
-        job_read_paths: Vec::new(),
         job_hidden_paths: vec![settings.cache_folder()],
         job_covered_files: covered_files(loaded),
         job_open_files: python::open_files_of_children(),
