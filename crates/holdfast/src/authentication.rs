@@ -154,7 +154,7 @@ pub(crate) async fn check_teams(settings: &Settings, db: &Db) -> anyhow::Result<
     }
     let teams = store::jobs::teams(&mut db.read().await?, 2).await?;
     if let [one, other] = &teams[..] {
-        decide_one_team(one, other).map_err(|problem| anyhow!(crate::commands::sentences(&problem)))?;
+        decide_one_team(one, other).map_err(|problem| anyhow!(problem.sentences().join("\n  ")))?;
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
         ));
     }
     let image_name = ImageName::parse(&form.replace("{registry}", registry.unwrap_or_default()))
-        .map_err(|problem| anyhow!(crate::commands::sentences(&problem)))?;
+        .map_err(|problem| anyhow!(problem.sentences().join("\n  ")))?;
     let template = match &settings.kubernetes_template_file {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -123,7 +123,7 @@ impl Plan {
                 memory_limit_mi: mebibytes(settings.kubernetes_memory_limit_mi.get()),
             },
             vdk_resources: VDK_RESOURCES,
-            vdk_images: settings.kubernetes_vdk_images.0.clone(),
+            vdk_images: settings.kubernetes_vdk_images.0.iter().cloned().collect(),
             pull_secrets: settings.kubernetes_pull_secrets.0.clone(),
             pull_policy: settings.kubernetes_pull_policy.as_str().to_owned(),
             read_only_root: settings.kubernetes_read_only_root_filesystem,

@@ -74,7 +74,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let clock: SharedClock = Arc::new(SystemClock);
     let auth = authentication::of(settings, &clock)?;
     check_exposure(settings.listen, settings.runtime, authentication::callers(settings), settings.insecure)
-        .map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
+        .map_err(|p| anyhow!(p.sentences().join("\n  ")))?;
     for warning in crate::warnings::warnings(&surroundings, &loaded) {
         tracing::warn!("{warning}");
     }
@@ -177,7 +177,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             index_access: package_index::access(settings, &surroundings, &clock)?,
         }));
         let options = local_options(&surroundings, &loaded, &folder, site, interpreters, tools.clone(), clock.clone())?;
-        let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(crate::commands::sentences(&p)))?;
+        let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(p.sentences().join("\n  ")))?;
         let distribution = settings.vdk_distribution.as_str().to_owned();
         let builder = Packages::new(Arc::new(Locker::new(tools)), distribution, vdk_constraints);
         (Place::Machine(Arc::new(runtime)), Arc::new(builder))
@@ -382,6 +382,7 @@ impl StopSignals {
 fn discovery(surroundings: &Surroundings, settings: &Settings) -> Discovery {
     let mut search_path = settings.python_search_path.0.clone();
     search_path.extend(surroundings.search_path());
+    search_path.extend(python::usual_folders(surroundings.home.as_deref()));
     Discovery {
         search_path,
         home: surroundings.home.clone(),
@@ -446,7 +447,6 @@ fn local_options(
         tools,
         vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
         pass_environment: job_environment(surroundings),
-        job_read_paths: Vec::new(),
         job_hidden_paths: vec![settings.cache_folder()],
         job_covered_files: covered_files(loaded),
         job_open_files: python::open_files_of_children(),

@@ -22,6 +22,7 @@ use model::{
 };
 use python::{
     BuildWalls, Discovery, IndexAccess, IndexSession, Interpreter, Launcher, Tools, ToolsOptions, Walls, discover,
+    usual_folders,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -35,6 +36,11 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars().filter(|(name, _)| !name.starts_with("UV_")).collect()
 }
 
+fn search_path(environment: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
+    std::env::split_paths(path).chain(usual_folders(environment.get("HOME").map(Path::new))).collect()
+}
+
 /// The installer and a Python, from the cache that all tests share.
 async fn machine() -> (PathBuf, Vec<Interpreter>) {
     let environment = environment();
@@ -42,7 +48,7 @@ async fn machine() -> (PathBuf, Vec<Interpreter>) {
     let home = || Some(Path::new(environment.get("HOME")?).join(".cache/holdfast-test"));
     let cache_dir = cache.or_else(home).expect("HOLDFAST_TEST_CACHE_DIR or HOME");
     let interpreters = discover(&Discovery {
-        search_path: environment.get("PATH").map(|p| std::env::split_paths(p).collect()).unwrap_or_default(),
+        search_path: search_path(&environment),
         home: environment.get("HOME").map(Into::into),
         probe_timeout: Duration::from_secs(20),
         memory: Some(cache_dir.join("interpreters.json")),

@@ -18,7 +18,7 @@ use model::{
     lock::LockInputs,
     problem::{Fault, Problem},
 };
-use python::{BuildWalls, Discovery, Interpreter, Launcher, Tools, ToolsOptions, Walls, discover};
+use python::{BuildWalls, Discovery, Interpreter, Launcher, Tools, ToolsOptions, Walls, discover, usual_folders};
 
 #[expect(clippy::disallowed_methods, reason = "a test is configured by the environment")]
 fn environment() -> BTreeMap<String, String> {
@@ -33,9 +33,14 @@ fn cache_dir(environment: &BTreeMap<String, String>) -> PathBuf {
         .expect("HOLDFAST_TEST_CACHE_DIR or HOME")
 }
 
+fn search_path(environment: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
+    std::env::split_paths(path).chain(usual_folders(environment.get("HOME").map(Path::new))).collect()
+}
+
 async fn interpreters(environment: &BTreeMap<String, String>) -> Vec<Interpreter> {
     discover(&Discovery {
-        search_path: environment.get("PATH").map(|p| std::env::split_paths(p).collect()).unwrap_or_default(),
+        search_path: search_path(environment),
         home: environment.get("HOME").map(Into::into),
         probe_timeout: Duration::from_secs(20),
         memory: None,

@@ -1,5 +1,7 @@
 //! The error that people read: what happened, why, what follows, what to do, and whose fault it is.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Whose move it is.
@@ -43,9 +45,8 @@ pub enum Kind {
 /// Four sentences for a person, a [`Kind`] for a machine and a [`Fault`] for both.
 ///
 /// The sentences are the wire format of the API's error body, and are stored with a rollout or an execution that failed.
-/// They never carry a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{what} {why}")]
+/// They never carry a secret. `{}` shows the first two, `{:#}` all of them in one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// What happened.
     pub what: String,
@@ -78,6 +79,11 @@ impl Problem {
             kind,
             fault,
         }
+    }
+
+    /// The four sentences.
+    pub fn sentences(&self) -> [&str; 4] {
+        [&self.what, &self.why, &self.consequences, &self.countermeasures]
     }
 
     /// The input breaks a rule.
@@ -149,5 +155,27 @@ impl Problem {
     pub fn fix(mut self, countermeasures: impl Into<String>) -> Self {
         self.countermeasures = countermeasures.into();
         self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sentences = self.sentences();
+        let shown = if f.alternate() { &sentences[..] } else { &sentences[..2] };
+        f.write_str(&shown.join(" "))
+    }
+}
+
+impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_shown_in_two_sentences_and_in_four_when_all_of_it_is_asked_for() {
+        let problem = Problem::invalid("What.", "Why.").follows("So.").fix("Then.");
+        assert_eq!(problem.to_string(), "What. Why.");
+        assert_eq!(format!("{problem:#}"), "What. Why. So. Then.");
     }
 }

@@ -103,13 +103,7 @@ impl Tools {
             Problem::invalid(what, format!("{} {} did not build: {why}.", pin.name, pin.version))
                 .fix("Require another version of the package.")
         })?;
-        let made = Made {
-            name: pin.name.to_owned(),
-            version: pin.version.to_owned(),
-            source_sha256: source.sha256,
-            wheel,
-            wheel_sha256,
-        };
+        let made = Made { name: pin.name.to_owned(), source_sha256: source.sha256, wheel, wheel_sha256 };
         let folder = self.built_folder(interpreter, pin, &made.source_sha256);
         store(&sources, new.path(), &folder, &made).map_err(|e| fault::io(what, &folder, &e))?;
         Ok(Built { path: folder.join(&made.wheel), made })

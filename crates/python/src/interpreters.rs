@@ -3,6 +3,12 @@
 //! A path says little: the shims of a version manager exist for versions that are not installed, a distribution's
 //! Python may lack modules, and `python3` may be anything. So each candidate is asked, and what does not answer in time
 //! or lacks what VDK needs is left out.
+//!
+//! `uv python list --only-installed` was tried instead (uv 0.13.9, eight interpreters of pyenv and one of Debian, on
+//! 2026-11-29): it finds none of pyenv's that is not the selected one, and does not say which modules an interpreter
+//! lacks, so each would be run all the same. On a busy machine it took 0.06 s, and 3.1 s with an empty cache; the whole
+//! start of the service takes 0.02 s, and the one that asks all of them 1.3 to 1.6 s. Also, the first start has no uv yet:
+//! uv is installed with an interpreter that was found.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,9 +61,9 @@ impl Interpreter {
 /// Where to look, and how long.
 #[derive(Debug, Clone)]
 pub struct Discovery {
-    /// The folders of `PATH`.
+    /// The folders to look in, those that are preferred first: of `PATH`, and the [`usual_folders`].
     pub search_path: Vec<PathBuf>,
-    /// The home folder, for version managers.
+    /// The home folder, which the shims of version managers need.
     pub home: Option<PathBuf>,
     /// How long an interpreter may take to answer.
     pub probe_timeout: Duration,
@@ -78,7 +84,7 @@ pub async fn discover(options: &Discovery) -> Vec<Interpreter> {
     };
     let known = Memory::read(options.memory.as_deref());
     let ask = async |path: PathBuf| {
-        let stamp = Stamp::of(&path);
+        let stamp = stamp(&path);
         match known.answer(&path, stamp.as_ref()) {
             Some(answer) => Some((path, stamp, answer)),
             None => probe(&path, options).await.map(|answer| (path, stamp, answer)),
@@ -110,20 +116,24 @@ pub async fn discover(options: &Discovery) -> Vec<Interpreter> {
         .collect()
 }
 
-/// Every path that may be a Python, links followed, in the order of preference.
-fn candidates(options: &Discovery) -> Vec<PathBuf> {
-    let mut folders = options.search_path.clone();
-    if let Some(home) = &options.home {
-        for versions in [".pyenv/versions", ".local/share/uv/python", "Library/Application Support/uv/python"] {
+/// The folders beside those of `PATH` that have interpreters: of the version managers in a home folder, and of the system.
+pub fn usual_folders(home: Option<&Path>) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    if let Some(home) = home {
+        for versions in [".pyenv/versions", ".local/share/uv/python"] {
             folders.extend(children(&home.join(versions)).into_iter().map(|v| v.join("bin")));
         }
         folders.push(home.join(".local/bin"));
     }
-    folders.extend(["/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"].map(PathBuf::from));
-    let folders = folders.into_iter().flat_map(unshimmed);
+    folders.extend(["/usr/local/bin", "/usr/bin"].map(PathBuf::from));
+    folders
+}
+
+/// Every path that may be a Python, links followed, in the order of preference.
+fn candidates(options: &Discovery) -> Vec<PathBuf> {
+    let folders = options.search_path.iter().cloned().flat_map(unshimmed);
     let mut seen = BTreeSet::new();
     folders
-        .into_iter()
         .filter(|folder| folder.is_absolute() && seen.insert(folder.clone()))
         .flat_map(|folder| children(&folder))
         .filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(is_python))
@@ -210,26 +220,19 @@ impl Answer {
     }
 }
 
-/// What tells one state of a file from another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    inode: u64,
-    bytes: u64,
-    modified_nanoseconds: i128,
-    changed_nanoseconds: i128,
-}
+/// What tells one state of a file from another: inode, size, and the times of the last change of content and of anything.
+type Stamp = [i64; 6];
 
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let file = std::fs::metadata(path).ok()?;
-        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-        Some(Self {
-            inode: file.ino(),
-            bytes: file.len(),
-            modified_nanoseconds: nanoseconds(file.mtime(), file.mtime_nsec()),
-            changed_nanoseconds: nanoseconds(file.ctime(), file.ctime_nsec()),
-        })
-    }
+fn stamp(path: &Path) -> Option<Stamp> {
+    let file = std::fs::metadata(path).ok()?;
+    Some([
+        file.ino().cast_signed(),
+        file.len().cast_signed(),
+        file.mtime(),
+        file.mtime_nsec(),
+        file.ctime(),
+        file.ctime_nsec(),
+    ])
 }
 
 /// What interpreters answered before. Only those that are programs themselves: what a script stands for depends on more
@@ -255,9 +258,7 @@ impl Memory {
 
     fn of<'a>(asked: impl Iterator<Item = &'a (PathBuf, Option<Stamp>, Answer)>) -> Self {
         let programs = asked.filter(|(path, _, answer)| answer.executable == *path);
-        Self(
-            programs.filter_map(|(path, stamp, answer)| Some((path.clone(), stamp.clone()?, answer.clone()))).collect(),
-        )
+        Self(programs.filter_map(|(path, stamp, answer)| Some((path.clone(), (*stamp)?, answer.clone()))).collect())
     }
 
     /// Keeps it where it is not what was kept. A failure costs the next start some time.
@@ -265,12 +266,8 @@ impl Memory {
         let Some((file, folder)) = file.and_then(|file| Some((file, file.parent()?))).filter(|_| self != known) else {
             return;
         };
-        let kept = std::fs::create_dir_all(folder).and_then(|()| {
-            let mut new = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer(&mut new, self)?;
-            new.persist(file)?;
-            Ok(())
-        });
+        let kept =
+            std::fs::create_dir_all(folder).and_then(|()| files::write_durably(file, &serde_json::to_vec(self)?));
         if let Err(error) = kept {
             tracing::debug!(%error, file = %file.display(), "what interpreters answered is not kept");
         }
@@ -307,6 +304,12 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "tests have no configuration but their environment")]
+    fn search_path() -> Vec<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).chain(usual_folders(None)).collect()
+    }
+
     #[tokio::test]
     async fn an_interpreter_counts_when_it_answers_and_a_broken_one_is_left_out() {
         let folder = tempfile::tempdir().unwrap();
@@ -332,18 +335,19 @@ mod tests {
             probe_timeout: Duration::from_secs(2),
             memory: None,
         };
-        let paths = candidates(&options);
-        let ours: Vec<_> = paths.iter().filter(|p| p.starts_with(folder.path())).collect();
-        assert_eq!(ours.len(), 5, "{ours:?}");
-        let found = discover(&options).await;
-        let eleven = found.iter().find(|i| i.version.minor == 11).unwrap();
-        assert!(found.iter().all(|i| !i.executable.starts_with(folder.path())), "{found:?}");
-        assert!(eleven.full_version == "3.11.9" || eleven.executable.starts_with("/usr"), "{eleven:?}");
+        assert_eq!(candidates(&options).len(), 5);
+        let eleven = Interpreter {
+            version: PythonVersion { major: 3, minor: 11 },
+            full_version: "3.11.9".into(),
+            executable: "/x/python3.11".into(),
+            platform: "linux-x86_64".into(),
+        };
+        assert_eq!(discover(&options).await, [eleven]);
 
-        options.search_path = vec!["/usr/local/bin".into(), "/usr/bin".into()];
+        options.search_path = search_path();
         options.probe_timeout = Duration::from_secs(20);
         let found = discover(&options).await;
-        assert!(!found.is_empty(), "this machine has a python3");
+        assert!(!found.is_empty(), "the tests need a Python");
         assert!(found.iter().all(|i| i.executable.is_file() && i.full_version.starts_with(&i.version.to_string())));
         assert!(found.is_sorted_by_key(|i| i.version));
     }

@@ -23,7 +23,7 @@ pub use build_walls::BuildWalls;
 pub use command::Output;
 pub use fault::{builds_are_off, of_installer, without_wheels};
 pub use index::{IndexAccess, IndexSession};
-pub use interpreters::{Discovery, Interpreter, SUPPORTED, discover, supported};
+pub use interpreters::{Discovery, Interpreter, SUPPORTED, discover, supported, usual_folders};
 pub use open_files::{open_files_of_children, raise_open_files};
 pub use pins::checked_lock;
 /// The hidden command that starts foreign code within its walls, and what starts it.

@@ -9,7 +9,6 @@ pub(crate) const NOTE: &str = "wheels.json";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Made {
     pub(crate) name: String,
-    pub(crate) version: String,
     pub(crate) source_sha256: String,
     pub(crate) wheel: String,
     pub(crate) wheel_sha256: String,

@@ -40,7 +40,7 @@ const PINNED_HASHED: &str = include_str!("uv.txt");
 const MINIMUM: [u32; 3] = [0, 11, 0];
 
 /// Variables that reach the installer; any other is dropped.
-const PASSED_ON: [&str; 16] = [
+const PASSED_ON: [&str; 15] = [
     "PATH",
     "LANG",
     "LC_ALL",
@@ -55,7 +55,6 @@ const PASSED_ON: [&str; 16] = [
     "https_proxy",
     "all_proxy",
     "no_proxy",
-    "SYSTEMROOT",
     "SOURCE_DATE_EPOCH",
 ];
 

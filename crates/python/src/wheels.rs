@@ -312,7 +312,6 @@ mod tests {
         let (source, wheel, other) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
         let made = Made {
             name: "vdk-core".into(),
-            version: "1".into(),
             source_sha256: source.clone(),
             wheel: "x.whl".into(),
             wheel_sha256: wheel.clone(),

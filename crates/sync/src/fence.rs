@@ -14,7 +14,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         if said.as_ref() != Some(&problem) {
             tracing::warn!(
                 epoch = term.epoch.0,
-                problem = crate::paragraph(&problem),
+                problem = format!("{problem:#}"),
                 "the place where jobs run does not know of this term"
             );
             said = Some(problem);

@@ -207,8 +207,3 @@ const DATABASE_RETRY: Duration = Duration::from_secs(1);
 fn until(now: jiff::Timestamp, at: Option<jiff::Timestamp>, most: Duration) -> Duration {
     at.map_or(most, |at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(most))
 }
-
-/// A problem in one paragraph, as an execution's message has it.
-fn paragraph(problem: &Problem) -> String {
-    format!("{} {} {} {}", problem.what, problem.why, problem.consequences, problem.countermeasures)
-}

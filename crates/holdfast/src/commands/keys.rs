@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::{Arg, ArgMatches, Command};
 use store::Db;
 
-use super::record;
+use super::record::record;
 use crate::{
     config::{DatabaseUrl, Settings},
     database, keys,

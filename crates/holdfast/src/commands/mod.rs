@@ -3,14 +3,12 @@
 pub(crate) mod config;
 pub(crate) mod keys;
 pub(crate) mod orphans;
+mod record;
 pub(crate) mod take_over_site;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use clock::SystemClock;
-use model::{access::Caller, clock::Clock};
-use store::Tx;
 
 use crate::config::{Flags, Group, Raw, SETTINGS, Setting, Shape};
 
@@ -95,21 +93,6 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
     let mut lines = vec![error.to_string()];
     lines.extend(error.chain().skip(1).map(|cause| format!("  because: {cause}")));
     lines.join("\n")
-}
-
-/// A problem's four sentences, for a person.
-pub(crate) fn sentences(problem: &model::Problem) -> String {
-    let model::Problem { what, why, consequences, countermeasures, .. } = problem;
-    format!("{what}\n  {why}\n  {consequences}\n  {countermeasures}")
-}
-
-/// Who the audit trail says it was.
-const OPERATOR: &str = "operator";
-
-/// Writes what an operator did into the audit trail.
-async fn record(tx: &mut Tx, action: &'static str, detail: String) -> anyhow::Result<()> {
-    let caller = Caller { user: OPERATOR.into(), ..Caller::anonymous(SystemClock.new_id().simple().to_string()) };
-    Ok(store::audit::record_of_service(tx, &caller, action, detail, SystemClock.now()).await?)
 }
 
 fn command() -> Command {

@@ -13,7 +13,7 @@ use model::{
 use runtime::kubernetes::KubernetesRuntime;
 use store::Db;
 
-use super::{record, sentences};
+use super::record::record;
 use crate::{
     cluster,
     config::{DatabaseUrl, RuntimeName, Settings},
@@ -113,7 +113,7 @@ async fn find(db: &Db, runtime: &KubernetesRuntime) -> anyhow::Result<Vec<KnownD
 
 #[expect(clippy::needless_pass_by_value, reason = "the form in which problems come")]
 fn told(problem: Problem) -> anyhow::Error {
-    anyhow!(sentences(&problem))
+    anyhow!(problem.sentences().join("\n  "))
 }
 
 async fn list(db: &Db, runtime: &KubernetesRuntime, out: &mut dyn Write) -> anyhow::Result<()> {

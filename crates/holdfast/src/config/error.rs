@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::table::{SETTINGS, Setting};
+use super::setting::Setting;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,19 +82,20 @@ impl Flaw {
         }
     }
 
-    /// A name that no setting has. `spelled` writes a setting as the place where the name was found writes it.
-    pub(crate) fn unknown(origin: &Origin, sort: &str, name: &str, spelled: impl Fn(&Setting) -> String) -> Self {
-        let place = origin.to_string();
-        if LATER.contains(&normal(name).as_str()) {
-            let wrong = format!("This version has no setting {name} yet: it runs jobs on this machine only.");
-            return Self { place, wrong, way_out: "Remove it.".into() };
-        }
+    /// A name that none of `settings` has. `spelled` writes a setting as the place where the name was found writes it.
+    pub(crate) fn unknown(
+        settings: &[Setting],
+        origin: &Origin,
+        sort: &str,
+        name: &str,
+        spelled: impl Fn(&Setting) -> String,
+    ) -> Self {
         let wrong = format!("There is no {sort} {}.", model::name::shown(name));
-        let way_out = match closest(name) {
+        let way_out = match closest(settings, name) {
             Some(setting) => format!("Did you mean {}?", spelled(setting)),
             None => "`holdfast config` lists the settings.".into(),
         };
-        Self { place, wrong, way_out }
+        Self { place: origin.to_string(), wrong, way_out }
     }
 }
 
@@ -117,17 +118,6 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Settings that people may know of and that come with a later version.
-const LATER: &[&str] = &[
-    "image_builder",
-    "image_name",
-    "kubernetes_build_namespace",
-    "kubernetes_context",
-    "kubernetes_namespace",
-    "outage_window_seconds",
-    "registry_url",
-];
-
 /// A name without the differences between key, variable and flag.
 fn normal(name: &str) -> String {
     let name = name.trim_start_matches('-').to_lowercase().replace(['.', '-'], "_");
@@ -135,7 +125,7 @@ fn normal(name: &str) -> String {
 }
 
 /// The setting that was probably meant.
-fn closest(name: &str) -> Option<&'static Setting> {
+fn closest<'a>(settings: &'a [Setting], name: &str) -> Option<&'a Setting> {
     /// From 0 (nothing in common) to 1 (equal); below this, a suggestion would only puzzle.
     const ALIKE_ENOUGH: f64 = 0.84;
     // A right key in a wrong table.
@@ -149,7 +139,7 @@ fn closest(name: &str) -> Option<&'static Setting> {
         let (whole, last) = (strsim::jaro_winkler(&other, &name), setting.key.rsplit('.').next().unwrap_or_default());
         whole.max(strsim::jaro_winkler(last, &name) - 0.01)
     };
-    SETTINGS
+    settings
         .iter()
         .map(|setting| (likeness(setting), setting))
         .filter(|(likeness, _)| *likeness >= ALIKE_ENOUGH)
@@ -160,6 +150,7 @@ fn closest(name: &str) -> Option<&'static Setting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SETTINGS;
 
     #[test]
     fn a_misspelt_name_finds_the_setting_that_was_meant() {
@@ -178,14 +169,21 @@ mod tests {
             ("colour", None),
             ("x", None),
         ] {
-            assert_eq!(closest(given).map(|s| s.key), meant, "{given}");
+            assert_eq!(closest(SETTINGS, given).map(|s| s.key), meant, "{given}");
         }
     }
 
     #[test]
-    fn a_setting_of_a_later_version_is_called_so() {
-        let origin = Origin::Environment("HOLDFAST_KUBERNETES_CONTEXT".into());
-        let flaw = Flaw::unknown(&origin, "setting", "HOLDFAST_KUBERNETES_CONTEXT", |s| s.env.into());
-        assert!(flaw.wrong.contains("no setting HOLDFAST_KUBERNETES_CONTEXT yet"), "{}", flaw.wrong);
+    fn a_setting_that_is_written_without_its_table_is_told_with_it() {
+        for (given, meant) in [
+            ("image_builder", "image.builder"),
+            ("image_name", "image.name"),
+            ("kubernetes_context", "kubernetes.context"),
+            ("kubernetes_namespace", "kubernetes.namespace"),
+            ("kubernetes.outage_window_seconds", "outage_window_seconds"),
+            ("image.registry_url", "registry_url"),
+        ] {
+            assert_eq!(closest(SETTINGS, given).map(|s| s.key), Some(meant), "{given}");
+        }
     }
 }

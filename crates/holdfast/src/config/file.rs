@@ -9,8 +9,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     error::{Flaw, Origin},
+    setting::Setting,
     surroundings::Surroundings,
-    table::{SETTINGS, Setting},
     value::{Raw, Shape},
 };
 
@@ -46,9 +46,9 @@ pub(super) fn text(path: &Path) -> Result<String, String> {
 /// A value that was found, and where.
 pub(super) type Found = (&'static Setting, Raw, Origin);
 
-/// The values of a file, and what is wrong with it.
-pub(super) fn values(path: &Path, text: &str) -> (Vec<Found>, Vec<Flaw>) {
-    let mut reading = Reading { path, text, found: Vec::new(), flaws: Vec::new() };
+/// The values that a file has for `settings`, and what is wrong with it.
+pub(super) fn values(settings: &'static [Setting], path: &Path, text: &str) -> (Vec<Found>, Vec<Flaw>) {
+    let mut reading = Reading { settings, path, text, found: Vec::new(), flaws: Vec::new() };
     match DeTable::parse(text) {
         Ok(table) => reading.table("", table.get_ref()),
         Err(e) => {
@@ -62,6 +62,7 @@ pub(super) fn values(path: &Path, text: &str) -> (Vec<Found>, Vec<Flaw>) {
 }
 
 struct Reading<'a> {
+    settings: &'static [Setting],
     path: &'a Path,
     text: &'a str,
     found: Vec<Found>,
@@ -81,7 +82,7 @@ impl Reading<'_> {
         for (name, value) in lines {
             let key = format!("{prefix}{}", name.get_ref());
             let origin = self.origin(name.span().start);
-            if let Some(setting) = SETTINGS.iter().find(|s| s.key == key) {
+            if let Some(setting) = self.settings.iter().find(|s| s.key == key) {
                 match raw(setting.shape, value.get_ref()) {
                     Ok(raw) => self.found.push((setting, raw, origin)),
                     Err(why) => self.flaws.push(Flaw::value(setting, &origin, None, why)),
@@ -90,11 +91,11 @@ impl Reading<'_> {
             }
             let inner = format!("{key}.");
             match value.get_ref() {
-                DeValue::Table(table) if SETTINGS.iter().any(|s| s.key.starts_with(&inner)) => {
+                DeValue::Table(table) if self.settings.iter().any(|s| s.key.starts_with(&inner)) => {
                     self.table(&inner, table);
                 }
                 DeValue::Table(table) if !table.is_empty() => self.unknown_table(&key, table),
-                _ => self.flaws.push(Flaw::unknown(&origin, "setting", &key, spelled)),
+                _ => self.flaws.push(Flaw::unknown(self.settings, &origin, "setting", &key, spelled)),
             }
         }
     }
@@ -104,7 +105,7 @@ impl Reading<'_> {
         for name in table.keys() {
             let origin = self.origin(name.span().start);
             let key = format!("{key}.{}", name.get_ref());
-            self.flaws.push(Flaw::unknown(&origin, "setting", &key, spelled));
+            self.flaws.push(Flaw::unknown(self.settings, &origin, "setting", &key, spelled));
         }
     }
 }

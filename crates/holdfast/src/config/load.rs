@@ -1,13 +1,15 @@
 //! From all sources to [`Settings`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{
-    error::{ConfigError, Flaw, Origin},
+    error::{ConfigError, Origin},
     file,
+    read::Reader,
+    setting::Setting,
     surroundings::Surroundings,
-    table::{Default, SETTINGS, Setting, Settings},
-    value::{Base, Raw, Value},
+    table::{SETTINGS, Settings},
+    value::Raw,
 };
 
 /// What the command line says.
@@ -51,12 +53,7 @@ impl Loaded {
 
 /// Reads defaults, the file, the environment and flags; what comes later wins. All that is wrong is told at once.
 pub(crate) fn load(surroundings: &Surroundings, flags: &Flags) -> Result<Loaded, ConfigError> {
-    let mut reader = Reader {
-        surroundings,
-        found: SETTINGS.iter().map(|_| None).collect(),
-        flaws: Vec::new(),
-        origins: Vec::with_capacity(SETTINGS.len()),
-    };
+    let mut reader = Reader::new(SETTINGS, surroundings);
     let file = file::find(surroundings, flags.config.as_deref());
     if let Some(path) = &file {
         reader.file(path);
@@ -65,125 +62,18 @@ pub(crate) fn load(surroundings: &Surroundings, flags: &Flags) -> Result<Loaded,
     for (setting, raw) in &flags.values {
         reader.put(setting, raw.clone(), Origin::Flag(format!("--{}", setting.flag)));
     }
-    match Settings::read(&mut reader) {
-        Some(settings) if reader.flaws.is_empty() => Ok(Loaded { settings, origins: reader.origins, file }),
-        _ => Err(ConfigError(reader.flaws)),
+    let settings = Settings::read(&mut reader);
+    let (origins, flaws) = reader.finish();
+    match settings {
+        Some(settings) if flaws.is_empty() => Ok(Loaded { settings, origins, file }),
+        _ => Err(ConfigError(flaws)),
     }
-}
-
-/// What was found, and what is made of it.
-pub(super) struct Reader<'a> {
-    surroundings: &'a Surroundings,
-    /// In the order of [`SETTINGS`].
-    found: Vec<Option<(Raw, Origin)>>,
-    flaws: Vec<Flaw>,
-    /// One for each setting that was read.
-    origins: Vec<Origin>,
-}
-
-impl Reader<'_> {
-    fn put(&mut self, setting: &'static Setting, raw: Raw, origin: Origin) {
-        let at = SETTINGS.iter().position(|s| s.key == setting.key);
-        if let Some(place) = at.and_then(|at| self.found.get_mut(at)) {
-            *place = Some((raw, origin));
-        }
-    }
-
-    fn file(&mut self, path: &Path) {
-        match file::text(path) {
-            Ok(text) => {
-                let (found, flaws) = file::values(path, &text);
-                self.flaws.extend(flaws);
-                for (setting, raw, origin) in found {
-                    self.put(setting, raw, origin);
-                }
-            }
-            Err(wrong) => self.flaws.push(Flaw {
-                place: path.display().to_string(),
-                wrong,
-                way_out: "Name another file with --config or HOLDFAST_CONFIG, or correct this one.".into(),
-            }),
-        }
-    }
-
-    fn environment(&mut self) {
-        for (name, value) in &self.surroundings.variables {
-            let Some(name) = name.to_str().filter(|name| name.starts_with("HOLDFAST_")) else { continue };
-            if value.is_empty() || name == "HOLDFAST_CONFIG" || is_service_link(name, &value.to_string_lossy()) {
-                continue;
-            }
-            let origin = Origin::Environment(name.to_owned());
-            match (SETTINGS.iter().find(|s| s.env == name), value.to_str()) {
-                (Some(setting), Some(value)) => self.put(setting, Raw::Text(value.to_owned()), origin),
-                (Some(setting), None) => {
-                    self.flaws.push(Flaw::value(setting, &origin, None, "it must be text in UTF-8."));
-                }
-                (None, _) => {
-                    self.flaws.push(Flaw::unknown(&origin, "setting with the variable", name, |s| s.env.into()));
-                }
-            }
-        }
-    }
-
-    /// The value of the next setting of the table.
-    pub(super) fn read<T: Value>(&mut self) -> Option<T> {
-        let at = self.origins.len();
-        let setting = SETTINGS.get(at)?;
-        let (raw, origin) = match self.found.get_mut(at).and_then(Option::take) {
-            Some((raw, origin)) => (Some(raw), origin),
-            None => (self.default_of(setting), Origin::Default),
-        };
-        self.origins.push(origin.clone());
-        let Some(raw) = raw else {
-            let absent = T::absent();
-            if absent.is_none() {
-                self.flaws.push(Flaw {
-                    place: setting.key.into(),
-                    wrong: "It has to be set: there is no home folder (HOME is not set) that its default is in.".into(),
-                    way_out: format!("For example: {}", origin.example(setting)),
-                });
-            }
-            return absent;
-        };
-        let folder = match &origin {
-            Origin::File { path, .. } => path.parent().unwrap_or(&self.surroundings.folder),
-            _ => &self.surroundings.folder,
-        };
-        match T::parse(&raw, Base { folder, home: self.surroundings.home.as_deref() }) {
-            Ok(value) => Some(value),
-            Err(why) => {
-                self.flaws.push(Flaw::value(setting, &origin, Some(&raw.text()), &why));
-                None
-            }
-        }
-    }
-
-    fn default_of(&self, setting: &Setting) -> Option<Raw> {
-        match setting.default {
-            Default::Text(text) => Some(text.to_owned()),
-            Default::Absent(_) => None,
-            Default::Computed { of, .. } => of(self.surroundings),
-        }
-        .map(Raw::Text)
-    }
-}
-
-/// Whether Kubernetes or Docker set this variable to tell of a service that is called "holdfast" or starts with it:
-/// `HOLDFAST_SERVICE_HOST`, `HOLDFAST_PORT=tcp://…`, `HOLDFAST_WEB_PORT_80_TCP_ADDR`. Nobody typed it.
-fn is_service_link(name: &str, value: &str) -> bool {
-    let words: Vec<_> = name.split('_').collect();
-    let ends_with = |end: &[&str]| words.ends_with(end);
-    let has = |pair: [&str; 2]| words.windows(2).any(|window| window == pair);
-    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
-    let of_port = |word: &&str| word.bytes().all(|b| b.is_ascii_digit());
-    ends_with(&["SERVICE", "HOST"])
-        || has(["SERVICE", "PORT"])
-        || (is_address && words.contains(&"PORT"))
-        || words.windows(3).any(|w| w[0] == "PORT" && of_port(&w[1]) && matches!(w[2], "TCP" | "UDP" | "SCTP"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn surroundings(folder: &Path, variables: &[(&str, &str)]) -> Surroundings {
@@ -396,26 +286,6 @@ mod tests {
             assert!(!error.to_string().contains("hunter2"), "{error}");
             assert!(error.to_string().contains(name), "{error}");
         }
-    }
-
-    #[test]
-    fn variables_that_a_cluster_sets_for_a_service_of_our_name_are_passed_over() {
-        for (name, value) in [
-            ("HOLDFAST_SERVICE_HOST", "10.0.0.1"),
-            ("HOLDFAST_SERVICE_PORT", "8092"),
-            ("HOLDFAST_SERVICE_PORT_HTTP", "8092"),
-            ("HOLDFAST_PORT", "tcp://10.0.0.1:8092"),
-            ("HOLDFAST_PORT_8092_TCP", "tcp://10.0.0.1:8092"),
-            ("HOLDFAST_PORT_8092_TCP_PROTO", "tcp"),
-            ("HOLDFAST_WEB_SERVICE_HOST", "10.0.0.1"),
-            ("HOLDFAST_WEB_PORT_80_TCP_ADDR", "10.0.0.1"),
-        ] {
-            assert!(is_service_link(name, value), "{name}");
-        }
-        for setting in SETTINGS {
-            assert!(!is_service_link(setting.env, "1"), "{}", setting.env);
-        }
-        assert!(!is_service_link("HOLDFAST_PORT", "8092"));
     }
 
     #[test]

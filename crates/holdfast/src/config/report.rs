@@ -6,7 +6,8 @@ use serde_json::{Value as Json, json};
 
 use super::{
     load::Loaded,
-    table::{Default, Group, SETTINGS, Setting},
+    setting::{Default, Group, Setting},
+    table::SETTINGS,
 };
 
 impl Loaded {

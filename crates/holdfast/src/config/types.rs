@@ -1,17 +1,12 @@
 //! The types of single settings: what is there is valid.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     marker::PhantomData,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
 };
 
-use api::{
-    Template,
-    auth::{ALGORITHMS, Algorithm},
-};
+use api::Template;
 use model::python::PythonVersion;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
@@ -120,71 +115,6 @@ impl Value for Listen {
 
     fn shown(&self) -> Json {
         self.0.to_string().into()
-    }
-}
-
-/// The host names, beside the loopback ones, under which browsers and clients may address the service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct HostNames(pub(crate) Vec<String>);
-
-impl Value for HostNames {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        "a list of host names".into()
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::default())
-    }
-
-    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
-        let check = |name: String| {
-            let why = if name.contains("://") {
-                "a host name has no scheme and no path"
-            } else if name.contains('*') {
-                "each host name must be written out; there are no wild cards"
-            } else {
-                match url::Host::parse(&name) {
-                    Ok(host) => return Ok(host.to_string()),
-                    Err(_) => "a host name has no port, no blank and no slash; an IPv6 address stands in brackets",
-                }
-            };
-            Err(format!("{} is no host name: {why}.", model::name::shown(&name)))
-        };
-        raw.parts(',').into_iter().map(check).collect::<Result<_, _>>().map(Self)
-    }
-
-    fn shown(&self) -> Json {
-        self.0.clone().into()
-    }
-}
-
-/// Folders to look in, in this order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Folders(pub(crate) Vec<PathBuf>);
-
-impl Value for Folders {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        "a list of folders".into()
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::default())
-    }
-
-    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
-        raw.parts(',')
-            .into_iter()
-            .map(|part| PathBuf::parse(&Raw::Text(part), base))
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-
-    fn shown(&self) -> Json {
-        self.0.iter().map(Value::shown).collect()
     }
 }
 
@@ -365,63 +295,6 @@ checked_text!(
     }
 );
 
-/// Python versions.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct PythonVersions(pub(crate) Vec<PythonVersion>);
-
-impl Value for PythonVersions {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        "a list of Python versions of two numbers".into()
-    }
-
-    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
-        let mut versions: Vec<PythonVersion> = raw
-            .parts(',')
-            .iter()
-            .map(|text| text.parse().map_err(|p: model::Problem| p.why))
-            .collect::<Result<_, _>>()?;
-        versions.sort_unstable();
-        versions.dedup();
-        if versions.is_empty() { Err("it names none.".into()) } else { Ok(Self(versions)) }
-    }
-
-    fn shown(&self) -> Json {
-        self.0.iter().map(ToString::to_string).collect::<Vec<_>>().into()
-    }
-}
-
-/// Images by Python version.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ImagesByPython(pub(crate) BTreeMap<PythonVersion, String>);
-
-impl Value for ImagesByPython {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        "a list of Python versions with an image each".into()
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::default())
-    }
-
-    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
-        let entry = |text: &String| {
-            let (version, image) =
-                text.split_once('=').ok_or("each entry is a version, an equals sign and an image.".to_owned())?;
-            let version = version.trim().parse().map_err(|p: model::Problem| p.why)?;
-            Ok((version, image.trim().to_owned()))
-        };
-        raw.parts(',').iter().map(entry).collect::<Result<_, String>>().map(Self)
-    }
-
-    fn shown(&self) -> Json {
-        self.0.iter().map(|(version, image)| format!("{version}={image}")).collect::<Vec<_>>().into()
-    }
-}
-
 one_of!(
     /// How the service's own log is written.
     LogFormat {
@@ -531,124 +404,6 @@ checked_text!(
         }
     }
 );
-
-/// The most entries of a list about callers.
-const WORDS_MAX: usize = 100;
-
-/// Some words.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Words(pub(crate) Vec<String>);
-
-impl Value for Words {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        "a list of words".into()
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::default())
-    }
-
-    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
-        let words = raw.parts(',');
-        if words.len() > WORDS_MAX { Err(format!("it has more than {WORDS_MAX} entries.")) } else { Ok(Self(words)) }
-    }
-
-    fn shown(&self) -> Json {
-        self.0.clone().into()
-    }
-}
-
-/// JSON pointers (RFC 6901) to fields of an object's `spec`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct FieldsOfSpec(pub(crate) Vec<String>);
-
-impl Value for FieldsOfSpec {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        "a list of JSON pointers that begin with `/spec/`".into()
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::default())
-    }
-
-    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
-        let Words(pointers) = Words::parse(raw, base)?;
-        for pointer in &pointers {
-            if pointer.strip_prefix("/spec/").is_none_or(|rest| rest.split('/').any(str::is_empty)) {
-                return Err(format!("{pointer:?} names no field: it must begin with /spec/, as /spec/suspend does."));
-            }
-        }
-        Ok(Self(pointers))
-    }
-
-    fn shown(&self) -> Json {
-        self.0.clone().into()
-    }
-}
-
-/// Addresses of issuers of tokens, exactly as they are written: the slash at the end of one counts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct IssuerUrls(pub(crate) Vec<String>);
-
-impl Value for IssuerUrls {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        "a list of URLs with https or http".into()
-    }
-
-    fn absent() -> Option<Self> {
-        Some(Self::default())
-    }
-
-    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
-        let Words(urls) = Words::parse(raw, base)?;
-        for text in &urls {
-            let url = Url::parse(text).map_err(|e| format!("an entry is not a URL ({e})."))?;
-            if !matches!(url.scheme(), "https" | "http") {
-                return Err("each entry must start with https:// or http://.".into());
-            }
-            if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-                return Err("an entry must not hold a user name, a password or a fragment.".into());
-            }
-        }
-        Ok(Self(urls))
-    }
-
-    fn shown(&self) -> Json {
-        self.0.clone().into()
-    }
-}
-
-/// How tokens may be signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Algorithms(pub(crate) Vec<Algorithm>);
-
-impl Value for Algorithms {
-    const SHAPE: Shape = Shape::List;
-
-    fn kind() -> String {
-        format!("a list of {}", ALGORITHMS.map(|known| format!("`{known:?}`")).join(", "))
-    }
-
-    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
-        let find = |name: String| ALGORITHMS.into_iter().find(|known| format!("{known:?}") == name);
-        let found: Option<Vec<_>> = raw.parts(',').into_iter().map(find).collect();
-        found.filter(|found| !found.is_empty()).map(Self).ok_or_else(|| {
-            "it must have one algorithm or more, each by a pair of keys: with a shared secret, or without a signature, \
-             anybody could make a token."
-                .into()
-        })
-    }
-
-    fn shown(&self) -> Json {
-        self.0.iter().map(|algorithm| Json::from(format!("{algorithm:?}"))).collect()
-    }
-}
 
 checked_text!(
     /// The name of a Python package.
@@ -785,15 +540,6 @@ mod tests {
     }
 
     #[test]
-    fn host_names_have_no_scheme_port_or_wild_card() {
-        let good = parse::<HostNames>("Jobs.Example.com, 10.0.0.7,,[::1]").unwrap();
-        assert_eq!(good.0, ["jobs.example.com", "10.0.0.7", "[::1]"]);
-        for bad in ["http://a.b", "a.b:80", "*.a.b", "a b", "a/b"] {
-            assert!(parse::<HostNames>(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn a_database_is_shown_without_its_password() {
         for (given, shown) in [
             ("sqlite", "sqlite"),
@@ -866,29 +612,13 @@ mod tests {
         for bad in ["", "==1", ">=1", "latest", "1 2", "1,2"] {
             assert!(parse::<PackageVersion>(bad).is_err(), "{bad}");
         }
+        assert!(parse::<ClaimName>("https://a.b/groups").is_ok() && parse::<ClaimName>("two words").is_err());
         assert!(parse::<ZoneName>("Europe/Sofia").is_ok());
         assert!(parse::<ZoneName>("Europe/Sofa").is_err());
         assert!(parse::<LogFilter>("info,sync=debug").is_ok());
         assert!(parse::<LogFilter>("sync=loud").is_err());
         assert_eq!(parse::<PythonVersion>("3.11"), Ok(PythonVersion { major: 3, minor: 11 }));
         assert!(parse::<PythonVersion>("3").is_err());
-    }
-
-    #[test]
-    fn what_is_said_of_issuers_tokens_and_fields_is_checked_where_it_comes_in() {
-        assert_eq!(parse::<IssuerUrls>("https://a.b/, http://localhost:1/x").unwrap().0.len(), 2);
-        for bad in ["a.b", "ftp://a.b", "https://u:p@a.b", "https://a.b#c"] {
-            assert!(parse::<IssuerUrls>(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse::<FieldsOfSpec>("/spec/suspend").unwrap().0, ["/spec/suspend"]);
-        for bad in ["spec/suspend", "/metadata/labels", "/spec", "/spec/", "/spec//suspend"] {
-            assert!(parse::<FieldsOfSpec>(bad).is_err(), "{bad}");
-        }
-        assert_eq!(parse::<Algorithms>("RS256, EdDSA").unwrap().0, [Algorithm::RS256, Algorithm::EdDSA]);
-        for bad in ["", "none", "HS256", "RS256,HS512", "rs256"] {
-            assert!(parse::<Algorithms>(bad).is_err(), "{bad}");
-        }
-        assert!(parse::<ClaimName>("https://a.b/groups").is_ok() && parse::<ClaimName>("two words").is_err());
     }
 
     #[test]

@@ -97,8 +97,6 @@ pub struct LocalOptions {
     /// What every job gets of the service's environment: `PATH`, `LANG`, `TZ`, proxies, certificates. Nothing else of it
     /// reaches a job.
     pub pass_environment: BTreeMap<String, String>,
-    /// What jobs may read within the data folder beside their own: interpreters that are kept there.
-    pub job_read_paths: Vec<PathBuf>,
     /// Folders of the service outside of the data folder that jobs neither read nor change.
     pub job_hidden_paths: Vec<PathBuf>,
     /// Files of the service elsewhere, such as those of passwords, that jobs neither read nor change where namespaces are
@@ -298,9 +296,6 @@ impl LocalRuntime {
             arguments.extend(["--arguments".to_owned(), json.clone()]);
         }
         let mut read = vec![place.folder.clone()];
-        read.extend(
-            self.options.job_read_paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())),
-        );
         read.extend(
             place
                 .interpreter

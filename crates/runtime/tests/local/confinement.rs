@@ -120,16 +120,18 @@ async fn reaches(confine: Confine) {
 }
 
 #[tokio::test]
-async fn a_folder_within_the_data_folder_can_be_opened_to_jobs() {
-    let mut shared = PathBuf::new();
+async fn a_job_runs_with_an_interpreter_that_is_kept_in_the_data_folder() {
+    let mut kept = PathBuf::new();
     let house = House::with(|o| {
-        shared = o.data_dir.join("pythons");
-        o.job_read_paths = vec![shared.clone()];
+        kept = o.data_dir.join("pythons");
+        fs::create_dir_all(kept.join("bin")).unwrap();
+        let python = kept.join("bin/python3");
+        fs::copy(&o.interpreters[0].executable, &python).unwrap();
+        o.interpreters[0].executable = python;
     })
     .await;
-    fs::create_dir(&shared).unwrap();
-    fs::write(shared.join("file"), "content").unwrap();
-    let step = format!("print(open({}).read())", quoted(&shared.join("file")));
+    fs::write(kept.join("file"), "content").unwrap();
+    let step = format!("print(open({}).read())", quoted(&kept.join("file")));
     let end = house.run_to_end(&house.run(1, &step)).await;
     assert_eq!(end.cause, EndCause::Exited(0), "{}", house.log(1).await);
 }

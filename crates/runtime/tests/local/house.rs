@@ -113,7 +113,6 @@ pub(crate) fn options(data_dir: &Path, tools: Arc<FakeTools>) -> LocalOptions {
         tools,
         vdk_distribution: "fake-vdk".into(),
         pass_environment: [("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())].into(),
-        job_read_paths: Vec::new(),
         job_hidden_paths: Vec::new(),
         job_covered_files: Vec::new(),
         job_open_files: None,

@@ -10,7 +10,7 @@ use store::{
 };
 
 use super::end::{end_unstarted, finish};
-use crate::{Synchronizer, Term, paragraph};
+use crate::{Synchronizer, Term};
 
 /// Chooses what a run runs and records it. `None` when it has to wait on, or ended because it never can start.
 pub(super) async fn dispatch(
@@ -36,10 +36,10 @@ pub(super) async fn dispatch(
     let (Some(revision), Some(artifact)) = (reached, rollout.artifact) else {
         // It waits for the first deployment, and fails with it.
         if let (RolloutStatus::UserError, Some(problem)) = (rollout.status, &rollout.problem) {
-            let message = format!("User error. The job's first deployment failed. {}", paragraph(problem));
+            let message = format!("User error. The job's first deployment failed. {problem:#}");
             end_unstarted(sync, term, execution, Status::UserError, &message).await?;
         } else if sync.clock.now() - sync.options.start_deadline > execution.submitted_at {
-            let why = rollout.problem.as_ref().map_or_else(String::new, paragraph);
+            let why = rollout.problem.as_ref().map_or_else(String::new, |problem| format!("{problem:#}"));
             let message = format!(
                 "Platform error. The job's first deployment was not ready {} seconds after the start was accepted. {why}",
                 sync.options.start_deadline.as_secs()

@@ -20,7 +20,7 @@ use super::{
     end::{finish, forget},
     follower::{End, Follower, Step},
 };
-use crate::{DATABASE_RETRY, Synchronizer, Term, paragraph};
+use crate::{DATABASE_RETRY, Synchronizer, Term};
 
 /// A run to follow.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ async fn record_running(sync: &Synchronizer, term: &Term, id: &ExecutionId, at: 
 async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem: &Problem) -> Result<(), StoreError> {
     tracing::warn!(%problem, "a run can't start yet");
     let mut tx = sync.db.write().await?;
-    store::executions::held(&mut tx, term.epoch, id, &paragraph(problem)).await?;
+    store::executions::held(&mut tx, term.epoch, id, &format!("{problem:#}")).await?;
     tx.commit().await
 }
 

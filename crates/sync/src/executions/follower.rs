@@ -10,7 +10,7 @@ use model::{
     runtime::{Seen, Stage, Started},
 };
 
-use crate::{DATABASE_RETRY, paragraph};
+use crate::DATABASE_RETRY;
 
 /// The longest pause between two tries to start a run, or to read its log.
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -163,7 +163,7 @@ impl Follower {
             Ok(Stage::Unknown) => Step::Start,
             // All tries to start it were this instance's, and none got through in its time.
             Err(problem) if !self.is_running && self.is_fresh && self.is_past_deadline(now) => {
-                Step::End(unstarted(Status::PlatformError, format!("Platform error. {}", paragraph(&problem)), now))
+                Step::End(unstarted(Status::PlatformError, format!("Platform error. {problem:#}"), now))
             }
             Err(_) => Step::Look(DATABASE_RETRY),
         }
@@ -187,7 +187,7 @@ impl Follower {
             Fault::Platform if self.is_past_deadline(now) => (Status::PlatformError, "Platform error."),
             Fault::Platform => return Step::Restart(delay(self.starts_failed)),
         };
-        Step::End(unstarted(status, format!("{whose} {}", paragraph(&problem)), now))
+        Step::End(unstarted(status, format!("{whose} {problem:#}"), now))
     }
 
     /// The log of the ended run could not be read: how long to wait before it is tried again.

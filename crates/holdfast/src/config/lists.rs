@@ -1,0 +1,276 @@
+//! The types of settings that are lists: what is there is valid.
+
+use std::path::PathBuf;
+
+use api::auth::{ALGORITHMS, Algorithm};
+use model::python::PythonVersion;
+use serde_json::Value as Json;
+use url::Url;
+
+use super::value::{Base, Raw, Shape, Value};
+
+/// A list of what `T` reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct List<T: Item>(pub(crate) Vec<T::Entry>);
+
+/// What the entries of a [`List`] are.
+pub(crate) trait Item {
+    /// An entry.
+    type Entry;
+    /// The most entries.
+    const MAX: usize = usize::MAX;
+    /// What is wrong with a list that has no entry, as a sentence about "it"; `None` where one may be empty.
+    const EMPTY: Option<&'static str> = None;
+
+    /// What the list takes, after "a list of".
+    fn kind() -> String;
+
+    /// Reads an entry. The error is a sentence about "it".
+    fn parse(text: &str, base: Base<'_>) -> Result<Self::Entry, String>;
+
+    /// An entry as it is written.
+    fn written(entry: &Self::Entry) -> String;
+
+    /// Brings the entries into order.
+    fn arrange(_: &mut Vec<Self::Entry>) {}
+}
+
+impl<T: Item> Value for List<T> {
+    const SHAPE: Shape = Shape::List;
+
+    fn kind() -> String {
+        format!("a list of {}", T::kind())
+    }
+
+    fn absent() -> Option<Self> {
+        T::EMPTY.is_none().then(|| Self(Vec::new()))
+    }
+
+    fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String> {
+        let parts = raw.parts(',');
+        if parts.len() > T::MAX {
+            return Err(format!("it has more than {} entries.", T::MAX));
+        }
+        let mut entries: Vec<_> = parts.iter().map(|part| T::parse(part, base)).collect::<Result<_, _>>()?;
+        T::arrange(&mut entries);
+        match T::EMPTY {
+            Some(why) if entries.is_empty() => Err(why.into()),
+            _ => Ok(Self(entries)),
+        }
+    }
+
+    fn shown(&self) -> Json {
+        self.0.iter().map(T::written).collect()
+    }
+}
+
+/// The most entries of a list about callers.
+const WORDS_MAX: usize = 100;
+
+/// What a list of texts is of; `$read` checks a text and gives it its normal form.
+macro_rules! texts {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, at most $max:expr, $read:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub(crate) enum $name {}
+
+        impl Item for $name {
+            type Entry = String;
+            const MAX: usize = $max;
+
+            fn kind() -> String {
+                $kind.into()
+            }
+
+            fn parse(text: &str, _: Base<'_>) -> Result<String, String> {
+                let read: fn(&str) -> Result<String, String> = $read;
+                read(text)
+            }
+
+            fn written(entry: &String) -> String {
+                entry.clone()
+            }
+        }
+    };
+}
+
+texts!(
+    /// Words.
+    Word, "words", at most WORDS_MAX, |text| Ok(text.into())
+);
+
+texts!(
+    /// Host names, beside the loopback ones, under which browsers and clients may address the service.
+    HostName, "host names", at most usize::MAX, |text| {
+        let why = if text.contains("://") {
+            "a host name has no scheme and no path"
+        } else if text.contains('*') {
+            "each host name must be written out; there are no wild cards"
+        } else {
+            match url::Host::parse(text) {
+                Ok(host) => return Ok(host.to_string()),
+                Err(_) => "a host name has no port, no blank and no slash; an IPv6 address stands in brackets",
+            }
+        };
+        Err(format!("{} is no host name: {why}.", model::name::shown(text)))
+    }
+);
+
+texts!(
+    /// JSON pointers (RFC 6901) to fields of an object's `spec`.
+    FieldOfSpec, "JSON pointers that begin with `/spec/`", at most WORDS_MAX, |text| {
+        if text.strip_prefix("/spec/").is_none_or(|rest| rest.split('/').any(str::is_empty)) {
+            return Err(format!("{text:?} names no field: it must begin with /spec/, as /spec/suspend does."));
+        }
+        Ok(text.into())
+    }
+);
+
+texts!(
+    /// Addresses of issuers of tokens, exactly as they are written: the slash at the end of one counts.
+    IssuerUrl, "URLs with https or http", at most WORDS_MAX, |text| {
+        let url = Url::parse(text).map_err(|e| format!("an entry is not a URL ({e})."))?;
+        if !matches!(url.scheme(), "https" | "http") {
+            Err("each entry must start with https:// or http://.".into())
+        } else if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+            Err("an entry must not hold a user name, a password or a fragment.".into())
+        } else {
+            Ok(text.into())
+        }
+    }
+);
+
+/// Folders to look in, in this order.
+impl Item for PathBuf {
+    type Entry = Self;
+
+    fn kind() -> String {
+        "folders".into()
+    }
+
+    fn parse(text: &str, base: Base<'_>) -> Result<Self, String> {
+        Value::parse(&Raw::Text(text.to_owned()), base)
+    }
+
+    fn written(entry: &Self) -> String {
+        entry.display().to_string()
+    }
+}
+
+impl Item for PythonVersion {
+    type Entry = Self;
+    const EMPTY: Option<&'static str> = Some("it names none.");
+
+    fn kind() -> String {
+        "Python versions of two numbers".into()
+    }
+
+    fn parse(text: &str, _: Base<'_>) -> Result<Self, String> {
+        text.parse().map_err(|p: model::Problem| p.why)
+    }
+
+    fn written(entry: &Self) -> String {
+        entry.to_string()
+    }
+
+    fn arrange(entries: &mut Vec<Self>) {
+        entries.sort_unstable();
+        entries.dedup();
+    }
+}
+
+/// Images by Python version; of two for one version, the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VdkImage {}
+
+impl Item for VdkImage {
+    type Entry = (PythonVersion, String);
+
+    fn kind() -> String {
+        "Python versions with an image each".into()
+    }
+
+    fn parse(text: &str, _: Base<'_>) -> Result<Self::Entry, String> {
+        let (version, image) =
+            text.split_once('=').ok_or("each entry is a version, an equals sign and an image.".to_owned())?;
+        let version = version.trim().parse().map_err(|p: model::Problem| p.why)?;
+        Ok((version, image.trim().to_owned()))
+    }
+
+    fn written((version, image): &Self::Entry) -> String {
+        format!("{version}={image}")
+    }
+
+    fn arrange(entries: &mut Vec<Self::Entry>) {
+        entries.reverse();
+        entries.sort_by_key(|(version, _)| *version);
+        entries.dedup_by_key(|(version, _)| *version);
+    }
+}
+
+/// What is wrong with a list of signatures that is empty or names one that is not safe.
+const SIGNED_WRONG: &str = "it must have one algorithm or more, each by a pair of keys: with a shared secret, or without \
+     a signature, anybody could make a token.";
+
+/// How tokens may be signed.
+impl Item for Algorithm {
+    type Entry = Self;
+    const EMPTY: Option<&'static str> = Some(SIGNED_WRONG);
+
+    fn kind() -> String {
+        ALGORITHMS.map(|known| format!("`{known:?}`")).join(", ")
+    }
+
+    fn parse(text: &str, _: Base<'_>) -> Result<Self, String> {
+        ALGORITHMS.into_iter().find(|known| format!("{known:?}") == text).ok_or_else(|| SIGNED_WRONG.into())
+    }
+
+    fn written(entry: &Self) -> String {
+        format!("{entry:?}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn parse<T: Value>(text: &str) -> Result<T, String> {
+        T::parse(&Raw::Text(text.into()), Base { folder: Path::new("/"), home: None })
+    }
+
+    #[test]
+    fn host_names_have_no_scheme_port_or_wild_card() {
+        let good = parse::<List<HostName>>("Jobs.Example.com, 10.0.0.7,,[::1]").unwrap();
+        assert_eq!(good.0, ["jobs.example.com", "10.0.0.7", "[::1]"]);
+        for bad in ["http://a.b", "a.b:80", "*.a.b", "a b", "a/b"] {
+            assert!(parse::<List<HostName>>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_issuers_tokens_and_fields_is_checked_where_it_comes_in() {
+        assert_eq!(parse::<List<IssuerUrl>>("https://a.b/, http://localhost:1/x").unwrap().0.len(), 2);
+        for bad in ["a.b", "ftp://a.b", "https://u:p@a.b", "https://a.b#c"] {
+            assert!(parse::<List<IssuerUrl>>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse::<List<FieldOfSpec>>("/spec/suspend").unwrap().0, ["/spec/suspend"]);
+        for bad in ["spec/suspend", "/metadata/labels", "/spec", "/spec/", "/spec//suspend"] {
+            assert!(parse::<List<FieldOfSpec>>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse::<List<Algorithm>>("RS256, EdDSA").unwrap().0, [Algorithm::RS256, Algorithm::EdDSA]);
+        for bad in ["", "none", "HS256", "RS256,HS512", "rs256"] {
+            assert!(parse::<List<Algorithm>>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_are_sorted_and_of_two_images_for_one_the_last_counts() {
+        assert_eq!(parse::<List<PythonVersion>>("3.12,3.9,3.12").unwrap().shown(), Json::from(vec!["3.9", "3.12"]));
+        assert_eq!(parse::<List<PythonVersion>>(" ,"), Err("it names none.".into()));
+        let images = parse::<List<VdkImage>>("3.12=a, 3.11 = b, 3.12=c").unwrap();
+        assert_eq!(images.shown(), Json::from(vec!["3.11=b", "3.12=c"]));
+        assert_eq!(parse::<List<Word>>(&"a,".repeat(101)), Err("it has more than 100 entries.".into()));
+    }
+}

@@ -1,0 +1,165 @@
+//! Reading the values of settings from the file, the environment and flags.
+
+use std::path::Path;
+
+use super::{
+    error::{Flaw, Origin},
+    file,
+    setting::{Default, PREFIX, Setting},
+    surroundings::Surroundings,
+    value::{Base, Raw, Value},
+};
+
+/// What was found, and what is made of it.
+pub(super) struct Reader<'a> {
+    settings: &'static [Setting],
+    surroundings: &'a Surroundings,
+    /// In the order of `settings`.
+    found: Vec<Option<(Raw, Origin)>>,
+    flaws: Vec<Flaw>,
+    /// One for each setting that was read.
+    origins: Vec<Origin>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader that found nothing yet.
+    pub(super) fn new(settings: &'static [Setting], surroundings: &'a Surroundings) -> Self {
+        let found = settings.iter().map(|_| None).collect();
+        Self { settings, surroundings, found, flaws: Vec::new(), origins: Vec::with_capacity(settings.len()) }
+    }
+
+    /// Where each value came from, in the order of the settings, and all that is wrong.
+    pub(super) fn finish(self) -> (Vec<Origin>, Vec<Flaw>) {
+        (self.origins, self.flaws)
+    }
+
+    /// Takes a value, which replaces one that was found before.
+    pub(super) fn put(&mut self, setting: &'static Setting, raw: Raw, origin: Origin) {
+        let at = self.settings.iter().position(|s| s.key == setting.key);
+        if let Some(place) = at.and_then(|at| self.found.get_mut(at)) {
+            *place = Some((raw, origin));
+        }
+    }
+
+    /// Takes the values of a file.
+    pub(super) fn file(&mut self, path: &Path) {
+        match file::text(path) {
+            Ok(text) => {
+                let (found, flaws) = file::values(self.settings, path, &text);
+                self.flaws.extend(flaws);
+                for (setting, raw, origin) in found {
+                    self.put(setting, raw, origin);
+                }
+            }
+            Err(wrong) => self.flaws.push(Flaw {
+                place: path.display().to_string(),
+                wrong,
+                way_out: "Name another file with --config or HOLDFAST_CONFIG, or correct this one.".into(),
+            }),
+        }
+    }
+
+    /// Takes the values of the environment.
+    pub(super) fn environment(&mut self) {
+        for (name, value) in &self.surroundings.variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+            if value.is_empty() || name == "HOLDFAST_CONFIG" || is_service_link(name, &value.to_string_lossy()) {
+                continue;
+            }
+            let origin = Origin::Environment(name.to_owned());
+            match (self.settings.iter().find(|s| s.env == name), value.to_str()) {
+                (Some(setting), Some(value)) => self.put(setting, Raw::Text(value.to_owned()), origin),
+                (Some(setting), None) => {
+                    self.flaws.push(Flaw::value(setting, &origin, None, "it must be text in UTF-8."));
+                }
+                (None, _) => {
+                    self.flaws.push(Flaw::unknown(self.settings, &origin, "setting with the variable", name, |s| {
+                        s.env.into()
+                    }));
+                }
+            }
+        }
+    }
+
+    /// The value of the next setting.
+    pub(super) fn read<T: Value>(&mut self) -> Option<T> {
+        let at = self.origins.len();
+        let setting = self.settings.get(at)?;
+        let (raw, origin) = match self.found.get_mut(at).and_then(Option::take) {
+            Some((raw, origin)) => (Some(raw), origin),
+            None => (self.default_of(setting), Origin::Default),
+        };
+        self.origins.push(origin.clone());
+        let Some(raw) = raw else {
+            let absent = T::absent();
+            if absent.is_none() {
+                self.flaws.push(Flaw {
+                    place: setting.key.into(),
+                    wrong: "It has to be set: there is no home folder (HOME is not set) that its default is in.".into(),
+                    way_out: format!("For example: {}", origin.example(setting)),
+                });
+            }
+            return absent;
+        };
+        let folder = match &origin {
+            Origin::File { path, .. } => path.parent().unwrap_or(&self.surroundings.folder),
+            _ => &self.surroundings.folder,
+        };
+        match T::parse(&raw, Base { folder, home: self.surroundings.home.as_deref() }) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.flaws.push(Flaw::value(setting, &origin, Some(&raw.text()), &why));
+                None
+            }
+        }
+    }
+
+    fn default_of(&self, setting: &Setting) -> Option<Raw> {
+        match setting.default {
+            Default::Text(text) => Some(text.to_owned()),
+            Default::Absent(_) => None,
+            Default::Computed { of, .. } => of(self.surroundings),
+        }
+        .map(Raw::Text)
+    }
+}
+
+/// Whether Kubernetes or Docker set this variable to tell of a service that is called "holdfast" or starts with it:
+/// `HOLDFAST_SERVICE_HOST`, `HOLDFAST_PORT=tcp://…`, `HOLDFAST_WEB_PORT_80_TCP_ADDR`. Nobody typed it.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let words: Vec<_> = name.split('_').collect();
+    let ends_with = |end: &[&str]| words.ends_with(end);
+    let has = |pair: [&str; 2]| words.windows(2).any(|window| window == pair);
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let of_port = |word: &&str| word.bytes().all(|b| b.is_ascii_digit());
+    ends_with(&["SERVICE", "HOST"])
+        || has(["SERVICE", "PORT"])
+        || (is_address && words.contains(&"PORT"))
+        || words.windows(3).any(|w| w[0] == "PORT" && of_port(&w[1]) && matches!(w[2], "TCP" | "UDP" | "SCTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SETTINGS;
+
+    #[test]
+    fn variables_that_a_cluster_sets_for_a_service_of_our_name_are_passed_over() {
+        for (name, value) in [
+            ("HOLDFAST_SERVICE_HOST", "10.0.0.1"),
+            ("HOLDFAST_SERVICE_PORT", "8092"),
+            ("HOLDFAST_SERVICE_PORT_HTTP", "8092"),
+            ("HOLDFAST_PORT", "tcp://10.0.0.1:8092"),
+            ("HOLDFAST_PORT_8092_TCP", "tcp://10.0.0.1:8092"),
+            ("HOLDFAST_PORT_8092_TCP_PROTO", "tcp"),
+            ("HOLDFAST_WEB_SERVICE_HOST", "10.0.0.1"),
+            ("HOLDFAST_WEB_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ] {
+            assert!(is_service_link(name, value), "{name}");
+        }
+        for setting in SETTINGS {
+            assert!(!is_service_link(setting.env, "1"), "{}", setting.env);
+        }
+        assert!(!is_service_link("HOLDFAST_PORT", "8092"));
+    }
+}
