@@ -114,7 +114,7 @@ fn arrows_point_down_and_none_is_listed_in_vain() {
 }
 
 #[test]
-fn the_doorway_is_a_leaf_and_compiles_little() {
+fn xtask_is_a_leaf_and_compiles_little() {
     let heavy: Vec<_> = all_dependencies("xtask").into_iter().filter(|name| HEAVY.contains(&name.as_str())).collect();
     assert!(heavy.is_empty(), "xtask compiles {heavy:?}");
     let xtask = packages().into_iter().find(|p| p.name == "xtask").expect("xtask");
