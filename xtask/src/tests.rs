@@ -31,8 +31,8 @@ const NEED_NODE_ACCESS: [&str; 1] = ["inside::two_instances_in_the_cluster_have_
 /// How many tests of a program run at once at least: end-to-end tests wait more than they compute.
 const THREADS_MIN: usize = 4;
 
-/// The same for tests that need a cluster. They wait for whole minutes.
-const CLUSTER_THREADS: usize = 16;
+/// The same for tests that need a cluster. They wait for whole minutes; more of them would meet at the same ticks.
+const CLUSTER_THREADS: usize = 8;
 
 /// What to run.
 #[derive(Debug, clap::Args)]
