@@ -121,7 +121,13 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let opening = async {
         tokio::try_join!(
             database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory, &clock),
-            async { Ok(if local { python::discover(&discovery(&surroundings, settings)).await } else { Vec::new() }) }
+            async {
+                Ok(if local {
+                    python::discover(&discovery(&surroundings, settings, clock.clone())).await
+                } else {
+                    Vec::new()
+                })
+            }
         )
     };
     let (db, interpreters) = tokio::select! {
@@ -175,6 +181,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
                 ),
             }),
             index_access: package_index::access(settings, &surroundings, &clock)?,
+            clock: clock.clone(),
         }));
         let options = local_options(&surroundings, &loaded, &folder, site, interpreters, tools.clone(), clock.clone())?;
         let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(p.sentences().join("\n  ")))?;
@@ -379,7 +386,7 @@ impl StopSignals {
     }
 }
 
-fn discovery(surroundings: &Surroundings, settings: &Settings) -> Discovery {
+fn discovery(surroundings: &Surroundings, settings: &Settings, clock: SharedClock) -> Discovery {
     let mut search_path = settings.python_search_path.0.clone();
     search_path.extend(surroundings.search_path());
     search_path.extend(python::usual_folders(surroundings.home.as_deref()));
@@ -388,6 +395,7 @@ fn discovery(surroundings: &Surroundings, settings: &Settings) -> Discovery {
         home: surroundings.home.clone(),
         probe_timeout: PROBE_TIMEOUT,
         memory: Some(settings.cache_folder().join("interpreters.json")),
+        clock,
     }
 }
 

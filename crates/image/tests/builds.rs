@@ -52,6 +52,7 @@ async fn machine() -> (PathBuf, Vec<Interpreter>) {
         home: environment.get("HOME").map(Into::into),
         probe_timeout: Duration::from_secs(20),
         memory: Some(cache_dir.join("interpreters.json")),
+        clock: Arc::new(SystemClock),
     })
     .await;
     let options = ToolsOptions { cache_dir, environment, interpreters: interpreters.clone(), ..options() };
@@ -70,6 +71,7 @@ fn options() -> ToolsOptions {
         build_disk_max_mib: 256,
         walls: None,
         index_access: None,
+        clock: Arc::new(SystemClock),
     }
 }
 

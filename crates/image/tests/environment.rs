@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clock::SystemClock;
 use image::Locker;
 use model::{
     lock::LockInputs,
@@ -44,6 +45,7 @@ async fn interpreters(environment: &BTreeMap<String, String>) -> Vec<Interpreter
         home: environment.get("HOME").map(Into::into),
         probe_timeout: Duration::from_secs(20),
         memory: None,
+        clock: Arc::new(SystemClock),
     })
     .await
 }
@@ -69,6 +71,7 @@ async fn tools(cache_dir: PathBuf) -> Tools {
         allow_builds: true,
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
         index_access: None,
+        clock: Arc::new(SystemClock),
     })
 }
 
@@ -117,6 +120,7 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
         walls: None,
         index_access: None,
+        clock: Arc::new(SystemClock),
     });
     for (what, tools) in [("environment", &*tools), ("environment again, without a network", &offline)] {
         let started = Instant::now();
@@ -162,6 +166,7 @@ async fn an_index_that_cannot_be_reached_is_the_platforms() {
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
         walls: None,
         index_access: None,
+        clock: Arc::new(SystemClock),
     }));
     let problem = Locker::new(tools.clone()).lock(&inputs(&tools, "")).await.unwrap_err();
     assert_eq!(problem.fault, Fault::Platform);
@@ -186,6 +191,7 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
             build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
             walls: Some(walls(folder.path())),
             index_access: None,
+            clock: Arc::new(SystemClock),
         })
     };
     let (one, two) = (another(), another());

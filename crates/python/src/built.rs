@@ -83,7 +83,7 @@ impl Tools {
     pub(crate) async fn build(&self, what: &str, interpreter: &Interpreter, pin: &Pin<'_>) -> Result<Built, Problem> {
         let sources = self.options.cache_dir.join("wheels").join("sources");
         let lock = digest(&[pin.name, pin.version, &interpreter.version.to_string()]);
-        let _lock = lock_file(&sources.join(format!("{lock}.lock"))).await?;
+        let _lock = lock_file(&*self.options.clock, &sources.join(format!("{lock}.lock"))).await?;
         if let Some(found) = self.built(interpreter, pin) {
             return Ok(found);
         }

@@ -5,9 +5,11 @@ use std::{
     fmt::Write,
     path::Path,
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
+use model::clock::SharedClock;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -24,6 +26,7 @@ const KEPT_BYTES: usize = 32 * 1024;
 pub(crate) struct Command {
     inner: tokio::process::Command,
     time_limit: Duration,
+    clock: SharedClock,
 }
 
 /// How it ended.
@@ -49,12 +52,12 @@ pub struct Output {
 }
 
 impl Command {
-    pub(crate) fn new(program: &Path, folder: &Path, time_limit: Duration) -> Self {
-        Self::of(std::process::Command::new(program), folder, time_limit)
+    pub(crate) fn new(program: &Path, folder: &Path, time_limit: Duration, clock: &SharedClock) -> Self {
+        Self::of(std::process::Command::new(program), folder, time_limit, clock)
     }
 
     /// A command that has a program and arguments already.
-    pub(crate) fn of(command: std::process::Command, folder: &Path, time_limit: Duration) -> Self {
+    pub(crate) fn of(command: std::process::Command, folder: &Path, time_limit: Duration, clock: &SharedClock) -> Self {
         let mut inner = tokio::process::Command::from(command);
         inner
             .env_clear()
@@ -64,7 +67,7 @@ impl Command {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        Self { inner, time_limit }
+        Self { inner, time_limit, clock: Arc::clone(clock) }
     }
 
     pub(crate) fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) {
@@ -84,7 +87,7 @@ impl Command {
     pub(crate) fn start(mut self) -> std::io::Result<Running> {
         let child = self.inner.spawn()?;
         open_files::restore_in(child.id());
-        Ok(Running { group: Group(child.id()), child, time_limit: self.time_limit })
+        Ok(Running { group: Group(child.id()), child, time_limit: self.time_limit, clock: self.clock })
     }
 }
 
@@ -94,6 +97,7 @@ pub(crate) struct Running {
     group: Group,
     child: Child,
     time_limit: Duration,
+    clock: SharedClock,
 }
 
 impl Running {
@@ -108,7 +112,7 @@ impl Running {
             return Err(std::io::Error::other("its output is not connected"));
         };
         let all = async { tokio::join!(self.child.wait(), cut(stdout), cut(stderr)) };
-        match tokio::time::timeout(self.time_limit, all).await {
+        match self.clock.timeout(self.time_limit, all).await {
             Ok((status, stdout, stderr)) => {
                 let status = status?;
                 self.group.0 = None;
@@ -154,10 +158,16 @@ async fn cut(mut from: impl AsyncRead + Unpin) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clock::SystemClock;
+
     use super::*;
 
+    fn clock() -> SharedClock {
+        Arc::new(SystemClock)
+    }
+
     fn sh(script: &str, seconds: u64) -> Command {
-        let mut command = Command::new(Path::new("/bin/sh"), Path::new("/"), Duration::from_secs(seconds));
+        let mut command = Command::new(Path::new("/bin/sh"), Path::new("/"), Duration::from_secs(seconds), &clock());
         command.args(["-c", script]);
         command.env("PATH", "/usr/bin:/bin");
         command
@@ -179,7 +189,7 @@ mod tests {
         let file = folder.path().join("late");
         let script = format!("(sleep 2; touch {}) & sleep 30", file.display());
         assert!(matches!(sh(&script, 1).run().await.unwrap(), Ended::TimedOut(_)));
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        clock().sleep(Duration::from_secs(2)).await;
         assert!(!file.exists());
     }
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use model::python::PythonVersion;
+use model::{clock::SharedClock, python::PythonVersion};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Ended};
@@ -69,6 +69,8 @@ pub struct Discovery {
     pub probe_timeout: Duration,
     /// A file that keeps what interpreters answered, for the next start; it may be lost at any time.
     pub memory: Option<PathBuf>,
+    /// Waiting.
+    pub clock: SharedClock,
 }
 
 /// Candidates looked at; a machine with more has some left out.
@@ -275,7 +277,7 @@ impl Memory {
 }
 
 async fn probe(path: &Path, options: &Discovery) -> Option<Answer> {
-    let mut command = Command::new(path, Path::new("/"), options.probe_timeout);
+    let mut command = Command::new(path, Path::new("/"), options.probe_timeout, &options.clock);
     command.args(["-I", "-c", QUESTION]);
     // A version manager's shim needs both to find what it stands for.
     command.env("PATH", std::env::join_paths(&options.search_path).unwrap_or_default());
@@ -300,7 +302,9 @@ async fn probe(path: &Path, options: &Discovery) -> Option<Answer> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, sync::Arc};
+
+    use clock::SystemClock;
 
     use super::*;
 
@@ -334,6 +338,7 @@ mod tests {
             home: None,
             probe_timeout: Duration::from_secs(2),
             memory: None,
+            clock: Arc::new(SystemClock),
         };
         assert_eq!(candidates(&options).len(), 5);
         let eleven = Interpreter {
@@ -376,6 +381,7 @@ mod tests {
             home: None,
             probe_timeout: Duration::from_secs(20),
             memory: Some(folder.path().join("cache/interpreters.json")),
+            clock: Arc::new(SystemClock),
         };
         let times = || std::fs::read(&asked).unwrap().len();
         for _ in 0..2 {

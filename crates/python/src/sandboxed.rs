@@ -138,9 +138,12 @@ impl BuildSandbox<'_> {
 
     /// A program to run in it.
     pub(crate) fn command(&self, program: &Path, time_limit: Duration) -> Command {
+        let clock = &self.tools.options.clock;
         let mut command = match (&self.tools.options.walls, &self.walls) {
-            (Some(given), Some(walls)) => Command::of(given.launcher.command(walls, program), self.path(), time_limit),
-            _ => Command::new(program, self.path(), time_limit),
+            (Some(given), Some(walls)) => {
+                Command::of(given.launcher.command(walls, program), self.path(), time_limit, clock)
+            }
+            _ => Command::new(program, self.path(), time_limit, clock),
         };
         self.tools.pass_on(&mut command);
         command.env("HOME", self.path().join(HOME));
@@ -194,7 +197,7 @@ impl BuildSandbox<'_> {
     /// Waits until the folder is too large, and answers why.
     async fn outgrown(&self, most_mib: u64) -> String {
         loop {
-            tokio::time::sleep(CHECK_PAUSE).await;
+            self.tools.options.clock.sleep(CHECK_PAUSE).await;
             let path = self.path().to_owned();
             let measured = tokio::task::spawn_blocking(move || measure_tree(&path, most_mib.saturating_mul(MIB))).await;
             match measured {

@@ -17,7 +17,10 @@ use std::{
 };
 
 use files::Lock;
-use model::Problem;
+use model::{
+    Problem,
+    clock::{Clock, SharedClock},
+};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -85,6 +88,8 @@ pub struct ToolsOptions {
     pub walls: Option<BuildWalls>,
     /// How builds reach the index: needed when `index_url` has credentials. Without it they use `index_url` as it is.
     pub index_access: Option<Arc<dyn IndexAccess>>,
+    /// Waiting.
+    pub clock: SharedClock,
 }
 
 impl ToolsOptions {
@@ -124,9 +129,9 @@ impl Workshop {
 
     /// Makes one, and removes those whose process is gone. The lock around it all keeps another from taking one that
     /// is being made for one that was left.
-    async fn open(cache_dir: &Path) -> Result<Self, Problem> {
+    async fn open(clock: &dyn Clock, cache_dir: &Path) -> Result<Self, Problem> {
         let all = cache_dir.join("tmp");
-        let _door = lock_file(&all.join(Self::LOCK)).await?;
+        let _door = lock_file(clock, &all.join(Self::LOCK)).await?;
         let open = || {
             for folder in std::fs::read_dir(&all)?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()) {
                 if Lock::try_exclusive(&folder.join(Self::LOCK)).is_ok_and(|lock| lock.is_some()) {
@@ -170,7 +175,8 @@ impl Tools {
     /// An empty folder in the cache that is removed with the value; what a process that was killed left is removed
     /// by the next.
     pub async fn scratch(&self) -> Result<TempDir, Problem> {
-        let own = self.workshop.get_or_try_init(|| Workshop::open(&self.options.cache_dir)).await?;
+        let own =
+            self.workshop.get_or_try_init(|| Workshop::open(&*self.options.clock, &self.options.cache_dir)).await?;
         tempfile::tempdir_in(own.folder.path())
             .map_err(|e| fault::io("A working folder could not be made.", own.folder.path(), &e))
     }
@@ -224,7 +230,7 @@ impl Tools {
     async fn outgrown_wheel(&self, installer: Option<u32>) -> OutgrownWheel {
         let most_bytes = self.options.build_disk_max_mib.saturating_mul(MIB);
         loop {
-            tokio::time::sleep(CHECK_PAUSE).await;
+            self.options.clock.sleep(CHECK_PAUSE).await;
             let cache = self.options.cache_dir.join("uv");
             let Some(installer) = installer else { continue };
             let search = tokio::task::spawn_blocking(move || OutgrownWheel::find(&cache, installer, most_bytes));
@@ -238,7 +244,7 @@ impl Tools {
     pub(crate) fn command(&self, program: &Path, folder: &Path, time_limit: Duration) -> Result<Command, Problem> {
         let home = folder.join("home");
         std::fs::create_dir_all(&home).map_err(|e| fault::io("A working folder could not be made.", &home, &e))?;
-        let mut command = Command::new(program, folder, time_limit);
+        let mut command = Command::new(program, folder, time_limit, &self.options.clock);
         self.pass_on(&mut command);
         command.env("HOME", home.as_os_str());
         command.env("UV_CACHE_DIR", self.options.cache_dir.join("uv").as_os_str());
@@ -323,7 +329,7 @@ impl Tools {
         if binary.is_file() {
             return Ok(binary);
         }
-        let _lock = lock_file(&tools.join(format!("uv-{PINNED}.lock"))).await?;
+        let _lock = lock_file(&*self.options.clock, &tools.join(format!("uv-{PINNED}.lock"))).await?;
         if binary.is_file() {
             return Ok(binary);
         }
@@ -435,7 +441,7 @@ pub(crate) fn not_started(what: &str, error: &io::Error) -> Problem {
 }
 
 /// Waits for the exclusive lock on a file, which it makes. The lock ends with the value, or with this process.
-pub(crate) async fn lock_file(path: &Path) -> Result<Lock, Problem> {
+pub(crate) async fn lock_file(clock: &dyn Clock, path: &Path) -> Result<Lock, Problem> {
     const WHAT: &str = "A folder of the cache could not be locked.";
     let failed = |e: io::Error| fault::io(WHAT, path, &e);
     if let Some(folder) = path.parent() {
@@ -450,7 +456,7 @@ pub(crate) async fn lock_file(path: &Path) -> Result<Lock, Problem> {
             tracing::info!(lock = %path.display(), "waiting for another that makes the same");
             told = true;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        clock.sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -460,6 +466,8 @@ fn dotted(version: [u32; 3]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clock::SystemClock;
+
     use super::*;
 
     #[test]
@@ -510,6 +518,7 @@ mod tests {
             build_disk_max_mib: 1,
             walls: None,
             index_access: None,
+            clock: Arc::new(SystemClock),
         });
         let scratch = tools.scratch().await.unwrap();
         let command = tools.command(Path::new("/usr/bin/env"), scratch.path(), Duration::from_secs(20)).unwrap();
@@ -525,8 +534,8 @@ mod tests {
         let left = folder.path().join("tmp/left");
         std::fs::create_dir_all(left.join("work")).unwrap();
         std::fs::write(left.join(Workshop::LOCK), "").unwrap();
-        let one = Workshop::open(folder.path()).await.unwrap();
-        let two = Workshop::open(folder.path()).await.unwrap();
+        let one = Workshop::open(&SystemClock, folder.path()).await.unwrap();
+        let two = Workshop::open(&SystemClock, folder.path()).await.unwrap();
         assert!(!left.exists());
         assert!(one.folder.path().is_dir() && two.folder.path().is_dir());
     }

@@ -143,7 +143,7 @@ impl Tools {
         if let Some(found) = Wheels::read(&done) {
             return Ok(found);
         }
-        let _lock = lock_file(&wheels.join(format!("{key}.lock"))).await?;
+        let _lock = lock_file(&*self.options.clock, &wheels.join(format!("{key}.lock"))).await?;
         if let Some(found) = Wheels::read(&done) {
             return Ok(found);
         }

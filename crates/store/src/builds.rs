@@ -7,7 +7,6 @@ use model::{
     Problem,
     artifact::Artifact,
     build::{BuildInputs, BuildKey, Built},
-    lock::LockKey,
     name::{JobId, TeamName},
 };
 

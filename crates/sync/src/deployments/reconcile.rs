@@ -70,7 +70,6 @@ impl Pools {
 /// An installation.
 struct Installing<'a> {
     pools: &'a Pools,
-    #[expect(dead_code, reason = "holds the place until it is dropped")]
     place: Option<SemaphorePermit<'a>>,
 }
 
