@@ -1,9 +1,10 @@
-//! The one doorway for people and CI: `cargo xtask demo | check | test | bench | cluster`.
+//! The one doorway for people and CI: `cargo xtask demo | check | test | bench | dist | cluster`.
 
 mod bench;
 mod check;
 mod cluster_command;
 mod demo;
+mod dist;
 mod tests;
 
 use std::process::{Command, ExitCode, Stdio};
@@ -27,6 +28,8 @@ enum Task {
     Test(tests::Options),
     /// Measure, and print figures in Markdown.
     Bench(bench::Options),
+    /// Compile what is shipped: the binary without symbols, and its debug information beside it.
+    Dist(dist::Options),
     /// A Kubernetes cluster for tests, on this machine.
     Cluster(cluster_command::Options),
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Task::Check(options) => check::run(options),
         Task::Test(options) => tests::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Cluster(options) => cluster_command::run(options),
     };
     match outcome {

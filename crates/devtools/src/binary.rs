@@ -15,8 +15,10 @@ use crate::environment::{cargo, variable, workspace};
 pub enum Profile {
     /// As tests and the demo use it.
     Dev,
-    /// As it is shipped and measured.
+    /// As it is measured.
     Release,
+    /// As it is shipped, with debug information.
+    Dist,
 }
 
 /// The path of the binary: the one that `HOLDFAST_BIN` names, else it is built.
@@ -38,8 +40,10 @@ pub fn path(profile: Profile) -> Result<PathBuf> {
 pub fn build(profile: Profile) -> Result<PathBuf> {
     // The whole workspace is chosen, so that libraries get the same features as in `cargo test --workspace`.
     let mut arguments = vec!["build", "--workspace", "--bin", "holdfast"];
-    if profile == Profile::Release {
-        arguments.push("--release");
+    match profile {
+        Profile::Dev => {}
+        Profile::Release => arguments.push("--release"),
+        Profile::Dist => arguments.extend(["--profile", "dist"]),
     }
     let built = compile(&arguments)?.into_iter().find(|built| built.target == "holdfast");
     built.map(|built| built.path).context("cargo built no binary with the name holdfast")

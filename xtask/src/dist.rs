@@ -1,0 +1,58 @@
+//! `cargo xtask dist`
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use devtools::{
+    binary::{self, Profile},
+    command,
+    environment::workspace,
+    progress::{self, say},
+};
+
+/// What is made.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The folder for the files.
+    #[arg(long, default_value = "target/dist")]
+    to: PathBuf,
+}
+
+/// Compiles the binary as it is shipped: without symbols, and with its debug information in a file beside it that debuggers
+/// find by the name in the binary.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let built = binary::build(Profile::Dist)?;
+    let folder = workspace().join(&options.to);
+    fs::create_dir_all(&folder).with_context(|| format!("The folder {} can't be made.", folder.display()))?;
+    let (binary, debug) = (folder.join("holdfast"), folder.join("holdfast.debug"));
+    let objcopy = objcopy()?;
+    progress::during("moving the debug information into a file of its own", || {
+        let objcopy = |arguments: &[&str], from: &Path, to: &Path| {
+            // The name of the file in the binary has no folder.
+            let mut command = Command::new(&objcopy);
+            command::output(command.current_dir(&folder).args(arguments).args([from, to])).map(drop)
+        };
+        objcopy(&["--only-keep-debug"], &built, &debug)?;
+        objcopy(&["--strip-all", "--add-gnu-debuglink=holdfast.debug"], &built, &binary)
+    })?;
+    for file in [&binary, &debug] {
+        #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
+        let megabytes = fs::metadata(file)?.len() as f64 / 1e6;
+        say(format_args!("{}: {megabytes:.1} MB", file.display()));
+    }
+    Ok(())
+}
+
+/// The program of the Rust toolchain that edits binaries.
+fn objcopy() -> Result<PathBuf> {
+    let libraries = command::output(Command::new("rustc").args(["--print", "target-libdir"]))?;
+    let program = Path::new(libraries.trim()).with_file_name("bin").join("rust-objcopy");
+    if !program.is_file() {
+        bail!("The Rust toolchain lacks {}. Rust 1.90 and later bring it.", program.display());
+    }
+    Ok(program)
+}
