@@ -226,7 +226,13 @@ mod tests {
         assert!(places.clock.timeout(Duration::from_millis(20), &mut waiting).await.is_err());
         held.truncate(13);
         drop(waiting.await.unwrap());
-        drop((kim, lee, held));
+        let last = places.try_take(Some("ben")).unwrap();
+        let sam = places.take(Some("sam"));
+        tokio::pin!(sam);
+        assert!(places.clock.timeout(Duration::from_millis(20), &mut sam).await.is_err());
+        drop(last);
+        let sam = sam.await.unwrap();
+        drop((kim, lee, sam, held));
         assert_eq!(places.free(), 16);
     }
 

@@ -446,7 +446,8 @@ async fn a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_anothe
     };
 
     // The place comes back although nothing is read; the connection stays for a while.
-    let listening = service.listen(ServerLimits { place_max: Duration::from_millis(700), ..limits(64) }).await;
+    let place_max = Duration::from_millis(700);
+    let listening = service.listen(ServerLimits { place_max, stall_max: SOON * 10, ..limits(64) }).await;
     let mut reader = listening.reads_nothing(&log).await;
     assert!(listening.get(info).await.starts_with("HTTP/1.1 429"), "its place is taken while the log is sent");
     assert!(service.memory.free_bytes() < 192 * MIB - MIB / 2, "what waits in memory is reserved");
