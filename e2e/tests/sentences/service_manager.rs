@@ -1,6 +1,11 @@
 //! The real binary under a service manager: what it reports, what its jobs get of it, and where its metrics are.
 
-use std::{os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration};
+use std::{
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use e2e::{
     api::Api,
@@ -39,7 +44,8 @@ impl Manager {
 
     /// Waits for a message that begins so.
     fn hears(&self, beginning: &str) {
-        for _ in 0..1000 {
+        let begun = Instant::now();
+        while begun.elapsed() < wait::SOON {
             let text = self.heard(wait::SOON).unwrap_or_else(|| panic!("nothing, and not {beginning}"));
             if text.starts_with(beginning) {
                 return;
