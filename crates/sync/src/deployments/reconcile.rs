@@ -177,7 +177,7 @@ pub(super) async fn carry_out(
             }
             let ticks_after = ticks_after(work, reason, sync.clock.now());
             let rolling = Rolling { target, blueprint, inputs: inputs.clone(), artifact, lock, ticks_after };
-            let begun = tokio::time::Instant::now();
+            let begun = sync.clock.boot();
             let rolled_out = roll_out(sync, rolling).await;
             sync.gauges.applied(begun, &rolled_out);
             drop((place, installing));
