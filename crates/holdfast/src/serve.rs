@@ -205,9 +205,9 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         builder,
         options: Arc::new(sync_options(&surroundings, settings, clock.as_ref(), db.is_exclusive(), job_options)),
         gauges: if settings.metrics_enabled {
-            sync::gauges::Gauges::register(&mut registry, metrics_access.is_restricted())
+            sync::gauges::Gauges::register(&mut registry, metrics_access.is_restricted(), clock.clone())
         } else {
-            sync::gauges::Gauges::default()
+            sync::gauges::Gauges::unseen(clock.clone())
         },
     };
     watched.send_replace(Some(synchronizer.gauges.clone()));

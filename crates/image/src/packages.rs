@@ -156,7 +156,7 @@ mod tests {
         let built = builder.build(&inputs).await.unwrap();
         let asked = resolver.0.lock().unwrap().pop().unwrap();
         assert_eq!((asked.vdk_requirement.as_str(), asked.constraints.as_str()), ("vdk==1.2", "a<2"));
-        assert_eq!(asked.requirements, "requests");
+        assert_eq!(asked.requirements, "requests\n");
         let lock = built.lock.unwrap();
         assert_eq!(built.artifact, Artifact::Packages(lock.key.clone()));
         assert_eq!(inputs.key.as_str(), lock.key.as_str());

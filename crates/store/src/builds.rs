@@ -195,7 +195,7 @@ pub async fn ask(tx: &mut Tx, epoch: Epoch, asking: Asking<'_>, inputs: &BuildIn
 
 async fn waits(tx: &mut Tx, job_id: JobId, generation: i64, key: &BuildKey) -> Result<bool> {
     let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
-        "select 1 from rollout where job_id = $1 and build_generation = $2 and build_key = $3",
+        "select build_generation from rollout where job_id = $1 and build_generation = $2 and build_key = $3",
     )
     .bind(job_id.to_string())
     .bind(generation)
@@ -241,17 +241,19 @@ pub async fn take_over(tx: &mut Tx, epoch: Epoch, builder: &str) -> Result<()> {
     Ok(())
 }
 
-/// The builds to begin next, the teams in turn. A build that no rollout waits for any more is left out.
+/// The builds to begin next: of each team the longest queued first, the teams in turn, after what they have running. A build
+/// that no rollout waits for any more is left out.
 pub async fn next(tx: &mut Tx, limit: i64) -> Result<Vec<BuildInputs>> {
     let rows: Vec<(String, String)> = on!(tx, c => sqlx::query_as(
         "select build_key, inputs from (
-            select b.build_key, b.inputs, b.queued_at,
-                row_number() over (partition by b.team order by b.queued_at, b.build_key) as turn
+            select b.build_key, b.inputs, b.state, b.queued_at, row_number() over (
+                partition by b.team order by case b.state when 'RUNNING' then 0 else 1 end, b.queued_at, b.build_key
+            ) as turn
             from build b
-            where b.state = 'QUEUED' and exists (
+            where b.state = 'RUNNING' or b.state = 'QUEUED' and exists (
                 select 1 from rollout r join deployment d on d.job_id = r.job_id
                 where r.build_key = b.build_key and r.build_generation = d.generation)) q
-         order by turn, queued_at, build_key limit $1",
+         where state = 'QUEUED' order by turn, queued_at, build_key limit $1",
     )
     .bind(limit)
     .fetch_all(c)

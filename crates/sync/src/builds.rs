@@ -48,7 +48,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         tokio::select! {
             () = term.over.cancelled() => break,
             () = term.builds.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = sync.clock.sleep(wait) => {}
             Some(ended) = tasks.join_next_with_id() => {
                 let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
                 let key = keys.remove(&id);
@@ -97,11 +97,11 @@ async fn begin(sync: &Synchronizer, term: &Term, free: usize) -> Result<Vec<Buil
 }
 
 async fn build(sync: &Synchronizer, term: &Term, inputs: &BuildInputs) {
-    let begun = tokio::time::Instant::now();
+    let begun = sync.clock.boot();
     tracing::info!("building");
     let result = sync.builder.build(inputs).await;
     match &result {
-        Ok(_) => tracing::info!(seconds = begun.elapsed().as_secs_f64(), "built"),
+        Ok(_) => tracing::info!(seconds = sync.clock.boot().saturating_sub(begun).as_secs_f64(), "built"),
         Err(problem) => {
             tracing::warn!(%problem, "not built");
             sync.gauges.applied(begun, &result);

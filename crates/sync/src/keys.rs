@@ -24,7 +24,8 @@ const BATCH: i64 = 16;
 struct Stuck {
     primary: String,
     ids: Vec<String>,
-    until: tokio::time::Instant,
+    /// On the boot clock.
+    until: Duration,
 }
 
 /// Follows rotations until the term is over.
@@ -46,7 +47,7 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<Stuck>) -> R
     let Some(primary) = keys::primary(&sync.db).await? else { return Ok(()) };
     // What a former pass could not do is not tried again until a key came, or in a while.
     let ids = sync.keys.ids();
-    if stuck.as_ref().is_some_and(|s| s.primary == primary && s.ids == ids && tokio::time::Instant::now() < s.until) {
+    if stuck.as_ref().is_some_and(|s| s.primary == primary && s.ids == ids && sync.clock.boot() < s.until) {
         return Ok(());
     }
     if !keys::any_other(&mut sync.db.read().await?, &primary).await? {
@@ -73,7 +74,7 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<Stuck>) -> R
             "secrets could not be sealed anew; put the files of the missing keys back"
         );
     }
-    let until = tokio::time::Instant::now() + RETRY_INTERVAL;
+    let until = sync.clock.boot() + RETRY_INTERVAL;
     *stuck = is_stuck.then_some(Stuck { primary, ids, until });
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One leader at a time, by a row with an epoch.
 //!
 //! No clock of another machine is compared: a follower takes over when the row stood unchanged for most of the lease's time
-//! on its own monotonic clock, and a leader that could show no sign of life stops before that on its own.
+//! on its own boot clock, and a leader that could show no sign of life stops before that on its own.
 //!
 //! ```text
 //! |--- a sign of life reaches the row ---|
@@ -11,7 +11,6 @@
 use std::time::Duration;
 
 use store::leases::{self, Epoch, SYNCHRONIZER};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{DATABASE_RETRY, Synchronizer, Term};
@@ -33,7 +32,7 @@ const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
 
 /// Waits for leadership. `None` when the service stops first.
 pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -> Option<Epoch> {
-    let mut watched: Option<(leases::Lease, Instant)> = None;
+    let mut watched: Option<(leases::Lease, Duration)> = None;
     let look = LOOK_MAX.min(sync.options.lease / 20);
     let mut runs_elsewhere = false;
     loop {
@@ -63,7 +62,7 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            () = sync.clock.sleep(delay) => {}
             () = sync.db.wake().leadership.notified() => {}
             () = shutdown.cancelled() => return None,
         }
@@ -82,7 +81,7 @@ enum Seen {
 
 async fn look_around(
     sync: &Synchronizer,
-    watched: &mut Option<(leases::Lease, Instant)>,
+    watched: &mut Option<(leases::Lease, Duration)>,
 ) -> Result<Seen, store::StoreError> {
     if let Some(here) = sync.runtime.site() {
         let mut tx = sync.db.read().await?;
@@ -95,10 +94,10 @@ async fn look_around(
 
 async fn try_acquire(
     sync: &Synchronizer,
-    watched: &mut Option<(leases::Lease, Instant)>,
+    watched: &mut Option<(leases::Lease, Duration)>,
 ) -> Result<Option<Epoch>, store::StoreError> {
     let (holder, site) = (&sync.options.holder, sync.runtime.site());
-    let asked = Instant::now();
+    let asked = sync.clock.boot();
     let lease = leases::find(&sync.db, SYNCHRONIZER).await?;
     let Some(lease) = lease else {
         return leases::take_at(&sync.db, SYNCHRONIZER, holder, None, site).await;
@@ -106,13 +105,13 @@ async fn try_acquire(
     let since = match watched {
         Some((seen, since)) if *seen == lease => *since,
         _ => {
-            let now = Instant::now();
+            let now = sync.clock.boot();
             *watched = Some((lease.clone(), now));
             now
         }
     };
     // An empty holder is one that stepped down. What was seen was so when it was asked for, and not later.
-    let unchanged = asked.saturating_duration_since(since);
+    let unchanged = asked.saturating_sub(since);
     if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(FOLLOWER_TAKES_OVER)
     {
         return leases::take_at(&sync.db, SYNCHRONIZER, holder, Some(&lease), site).await;
@@ -124,17 +123,17 @@ async fn try_acquire(
 pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
     let lease = sync.options.lease;
     // A sign of life counts from before it was sent.
-    let mut alive = Instant::now();
+    let mut alive = sync.clock.boot();
     let mut lost = false;
     let_write(sync, alive);
-    while term.pause((lease / 5).min(until_end(alive, lease))).await {
+    while term.pause((lease / 5).min(until_end(sync, alive, lease))).await {
         sync.gauges.beat("lease");
-        let sent = Instant::now();
-        let renewing = leases::renew(&sync.db, SYNCHRONIZER, term.epoch);
+        let sent = sync.clock.boot();
+        let renewing = Box::pin(leases::renew(&sync.db, SYNCHRONIZER, term.epoch));
         let answer = if sync.options.exclusive {
             Ok(renewing.await)
         } else {
-            tokio::time::timeout((lease / 5).min(until_end(alive, lease)), renewing).await
+            sync.clock.timeout((lease / 5).min(until_end(sync, alive, lease)), renewing).await
         };
         match answer {
             Ok(Ok(true)) => {
@@ -149,7 +148,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
             Ok(Err(error)) => tracing::warn!(%error, "the lease can't be renewed; trying again"),
             Err(_) => tracing::warn!("the database takes too long to renew the lease; trying again"),
         }
-        if !sync.options.exclusive && until_end(alive, lease).is_zero() {
+        if !sync.options.exclusive && until_end(sync, alive, lease).is_zero() {
             tracing::warn!(epoch = term.epoch.0, "the lease ran out; this instance stops leading");
             term.over.cancel();
         }
@@ -158,21 +157,21 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
     if lost {
         return;
     }
-    let step_down = leases::step_down(&sync.db, SYNCHRONIZER, term.epoch);
-    if !matches!(tokio::time::timeout(STEP_DOWN_MAX, step_down).await, Ok(Ok(()))) {
+    let step_down = Box::pin(leases::step_down(&sync.db, SYNCHRONIZER, term.epoch));
+    if !matches!(sync.clock.timeout(STEP_DOWN_MAX, step_down).await, Ok(Ok(()))) {
         tracing::warn!("the lease could not be handed on; another instance takes it when it has run out");
     }
 }
 
 /// Lets changes of the cluster begin that are over before a follower could lead.
-fn let_write(sync: &Synchronizer, alive: Instant) {
+fn let_write(sync: &Synchronizer, alive: Duration) {
     let lease = sync.options.lease;
     let time = lease.mul_f64(WRITES_BEGIN).min(lease.mul_f64(FOLLOWER_TAKES_OVER).saturating_sub(CHANGE_MAX));
-    let left = (alive + time).saturating_duration_since(Instant::now());
+    let left = (alive + time).saturating_sub(sync.clock.boot());
     sync.runtime.may_write_for(if sync.options.exclusive { Duration::MAX } else { left });
 }
 
-/// How long a leader may go on that showed its last sign of life at `alive`.
-fn until_end(alive: Instant, lease: Duration) -> Duration {
-    (alive + lease.mul_f64(LEADER_STOPS)).saturating_duration_since(Instant::now())
+/// How long a leader may go on that showed its last sign of life at `alive` on the boot clock.
+fn until_end(sync: &Synchronizer, alive: Duration, lease: Duration) -> Duration {
+    (alive + lease.mul_f64(LEADER_STOPS)).saturating_sub(sync.clock.boot())
 }

@@ -149,7 +149,8 @@ impl Synchronizer {
             let Some(epoch) = leader::acquire(self, shutdown).await else { return };
             tracing::info!(epoch = epoch.0, "this instance leads");
             self.gauges.rest();
-            let term = Term { epoch, over: shutdown.child_token(), builds: Arc::default() };
+            let (clock, over) = (self.clock.clone(), shutdown.child_token());
+            let term = Term { epoch, over, clock, builds: Arc::default() };
             tokio::join!(
                 leader::renew(self, &term),
                 // Before those that write: what they write names the epoch.
@@ -174,6 +175,7 @@ impl Synchronizer {
 pub struct Term {
     epoch: Epoch,
     over: CancellationToken,
+    clock: SharedClock,
     /// Notified when a build was queued.
     builds: Arc<Notify>,
 }
@@ -194,7 +196,7 @@ impl Term {
     /// Waits until `delay` is over or the term is. `false` when the term is over.
     async fn pause(&self, delay: Duration) -> bool {
         tokio::select! {
-            () = tokio::time::sleep(delay) => true,
+            () = self.clock.sleep(delay) => true,
             () = self.over.cancelled() => false,
         }
     }

@@ -41,7 +41,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         tokio::select! {
             () = term.over.cancelled() => return,
             () = sync.db.wake().schedules.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = sync.clock.sleep(wait) => {}
         }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     loop {
         let changes = tokio::select! {
             changes = sync.runtime.changes() => changes,
-            () = tokio::time::sleep(LATER), if !names.is_empty() => model::runtime::Changes::default(),
+            () = sync.clock.sleep(LATER), if !names.is_empty() => model::runtime::Changes::default(),
             () = term.over.cancelled() => return,
         };
         names.extend(changes.deployments);

@@ -167,7 +167,7 @@ async fn removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed(on: D
     let mut house = mostly_removed(on).await;
     house.removals_max_percent = 70;
     let mut registry = Registry::default();
-    let gauges = Gauges::register(&mut registry, true);
+    let gauges = Gauges::register(&mut registry, true, house.clock.clone());
     let (stop, task) = house.instance_with("first", house.db.clone(), true, Duration::from_secs(15), gauges);
     // What is wanted goes on being made meanwhile.
     house.deployed("another-job", None).await;

@@ -84,7 +84,7 @@ impl Watched {
 
 fn seen() -> (Gauges, Registry) {
     let mut registry = Registry::default();
-    let gauges = Gauges::register(&mut registry, true);
+    let gauges = Gauges::register(&mut registry, true, std::sync::Arc::new(clock::SystemClock));
     (gauges, registry)
 }
 

@@ -46,7 +46,7 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
         tokio::select! {
             () = term.over.cancelled() => break,
             () = sync.db.wake().deployments.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = sync.clock.sleep(wait) => {}
             Some(ended) = looks.join_next() => {
                 if !term.pause(GATHER).await {
                     break;

@@ -103,8 +103,12 @@ pub(super) async fn carry_out(
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
     tracing::debug!(?planned, "planned");
-    sync.gauges.planned(&planned);
-    if plan::restores_reached(&planned, &work.rollout, &observed) {
+    let restores = plan::restores_reached(&planned, &work.rollout, &observed);
+    // What waits for its build is planned once more.
+    if restores || !matches!(planned, Plan::Apply(_)) {
+        sync.gauges.planned(&planned);
+    }
+    if restores {
         drop(place.take());
         let _installing = pools.install(sync).await;
         match restore(sync, work, &target).await? {
@@ -135,12 +139,17 @@ pub(super) async fn carry_out(
             Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
         },
         Plan::Apply(reason) => {
-            let (artifact, lock) = match artifact_of(sync, term, work, &blueprint).await? {
-                Ok(Made::Ready(artifact, lock)) => (artifact, lock),
+            let ready = match artifact_of(sync, term, work, &blueprint).await? {
                 Ok(Made::Waits) => {
                     tracing::debug!("it waits for its build");
                     return Ok(());
                 }
+                Ok(Made::Ready(artifact, lock)) => Ok((artifact, lock)),
+                Err(problem) => Err(problem),
+            };
+            sync.gauges.planned(&Plan::Apply(reason));
+            let (artifact, lock) = match ready {
+                Ok(ready) => ready,
                 Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
             };
             let due = {
@@ -168,7 +177,7 @@ pub(super) async fn carry_out(
             }
             let ticks_after = ticks_after(work, reason, sync.clock.now());
             let rolling = Rolling { target, blueprint, inputs: inputs.clone(), artifact, lock, ticks_after };
-            let begun = tokio::time::Instant::now();
+            let begun = sync.clock.boot();
             let rolled_out = roll_out(sync, rolling).await;
             sync.gauges.applied(begun, &rolled_out);
             drop((place, installing));

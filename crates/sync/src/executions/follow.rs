@@ -68,11 +68,9 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
         }
         let step = follower.decide(stage, sync.clock.now());
         match carry_out(sync, term, run, &mut follower, step).await {
-            Ok(ControlFlow::Break(())) => return,
             Ok(ControlFlow::Continue(pause)) if pause.is_zero() || term.pause(pause).await => {}
-            Ok(ControlFlow::Continue(_)) => return,
             Err(error) if term.survives(&error) && term.pause(DATABASE_RETRY).await => {}
-            Err(_) => return,
+            Ok(_) | Err(_) => return,
         }
     }
 }

@@ -17,6 +17,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What is known of a run that is followed.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub(super) struct Follower {
     submitted_at: Timestamp,
     started_at: Option<Timestamp>,

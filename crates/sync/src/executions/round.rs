@@ -41,7 +41,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         tokio::select! {
             () = term.over.cancelled() => break,
             () = sync.db.wake().executions.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = sync.clock.sleep(wait) => {}
             Some(ended) = tasks.join_next() => match ended {
                 Ok(id) => {
                     followed.remove(&id);

@@ -10,6 +10,7 @@ use std::{sync::atomic::AtomicU64, time::Duration};
 use jiff::Timestamp;
 use model::{
     Problem,
+    clock::SharedClock,
     execution::Status,
     name::JobId,
     plan::{self, Plan},
@@ -22,7 +23,6 @@ use prometheus_client::{
     registry::Registry,
 };
 use store::{Db, StoreError, deployments::Outcome};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{pulses::Pulses, series::Series, stages::Stages};
@@ -50,8 +50,9 @@ struct ByStatus {
 }
 
 /// The series of the synchronizer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Gauges {
+    clock: SharedClock,
     deployments: Family<ByStatus, Gauge>,
     rollouts_due: Gauge,
     oldest_due_seconds: Gauge<f64, AtomicU64>,
@@ -69,9 +70,30 @@ pub struct Gauges {
 }
 
 impl Gauges {
+    /// Makes series that nobody sees.
+    pub fn unseen(clock: SharedClock) -> Self {
+        Self {
+            deployments: Family::default(),
+            rollouts_due: Gauge::default(),
+            oldest_due_seconds: Gauge::default(),
+            executions: Family::default(),
+            epoch: Gauge::default(),
+            configuration_pending: Gauge::default(),
+            configuration_stopped: Gauge::default(),
+            removals_held_back: Gauge::default(),
+            orphans: Gauge::default(),
+            stages: Stages::default(),
+            series: Series::new(clock.clone(), false),
+            pulses: Pulses::new(clock.clone()),
+            seen: false,
+            clock,
+        }
+    }
+
     /// Makes the series and shows them in `registry`; the mail addresses of jobs only if `with_addresses`.
-    pub fn register(registry: &mut Registry, with_addresses: bool) -> Self {
-        let gauges = Self { seen: true, series: Series::new(with_addresses), ..Self::default() };
+    pub fn register(registry: &mut Registry, with_addresses: bool, clock: SharedClock) -> Self {
+        let series = Series::new(clock.clone(), with_addresses);
+        let gauges = Self { seen: true, series, ..Self::unseen(clock) };
         registry.register(
             "holdfast_deployments",
             "Jobs by the last outcome of their rollout",
@@ -141,9 +163,9 @@ impl Gauges {
         self.stages.planned(plan);
     }
 
-    /// Something was applied, or not.
-    pub(crate) fn applied<T>(&self, begun: Instant, applied: &Result<T, Problem>) {
-        self.stages.applied(begun.elapsed(), applied.as_ref().err());
+    /// Something was applied, or not; it was begun at this time on the boot clock.
+    pub(crate) fn applied<T>(&self, begun: Duration, applied: &Result<T, Problem>) {
+        self.stages.applied(self.clock.boot().saturating_sub(begun), applied.as_ref().err());
     }
 
     /// What was due is reached.
@@ -266,7 +288,7 @@ pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToke
         return;
     }
     loop {
-        let begun = Instant::now();
+        let begun = sync.clock.boot();
         let refreshed = tokio::select! {
             refreshed = sync.gauges.refresh(&sync.db, sync.clock.now()) => refreshed,
             () = shutdown.cancelled() => return,
@@ -274,9 +296,9 @@ pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToke
         if let Err(error) = refreshed {
             tracing::warn!(%error, "the series of jobs could not be read; those of the last time are shown");
         }
-        let pause = JOBS_INTERVAL.max(begun.elapsed() * JOBS_REST);
+        let pause = JOBS_INTERVAL.max(sync.clock.boot().saturating_sub(begun) * JOBS_REST);
         let rest = async {
-            tokio::time::sleep(pause).await;
+            sync.clock.sleep(pause).await;
             sync.gauges.series.until_seen(JOBS_SEEN).await;
         };
         tokio::select! {

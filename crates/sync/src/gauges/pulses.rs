@@ -6,20 +6,27 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use model::clock::SharedClock;
 
 /// How long a loop may be silent. Every loop that reports pauses for seconds at most, and reports between the items of a
 /// long round; what takes longer than this is stuck.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(600);
 
-/// When each loop reported last.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Pulses(Arc<Mutex<BTreeMap<&'static str, Instant>>>);
+/// When each loop reported last, on the boot clock.
+#[derive(Debug, Clone)]
+pub(super) struct Pulses {
+    clock: SharedClock,
+    beats: Arc<Mutex<BTreeMap<&'static str, Duration>>>,
+}
 
 impl Pulses {
+    pub(super) fn new(clock: SharedClock) -> Self {
+        Self { clock, beats: Arc::default() }
+    }
+
     /// A loop makes progress.
     pub(super) fn beat(&self, name: &'static str) {
-        self.beats().insert(name, Instant::now());
+        self.beats().insert(name, self.clock.boot());
     }
 
     /// Forgets every loop: those of a term end with it.
@@ -29,11 +36,12 @@ impl Pulses {
 
     /// The loop that has been silent for longer than this, if there is one.
     pub(super) fn silent(&self, most: Duration) -> Option<&'static str> {
-        self.beats().iter().find(|(_, last)| last.elapsed() > most).map(|(name, _)| *name)
+        let now = self.clock.boot();
+        self.beats().iter().find(|(_, last)| now.saturating_sub(**last) > most).map(|(name, _)| *name)
     }
 
-    fn beats(&self) -> MutexGuard<'_, BTreeMap<&'static str, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn beats(&self) -> MutexGuard<'_, BTreeMap<&'static str, Duration>> {
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -43,10 +51,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_loop_that_reports_no_more_is_named_until_its_term_is_over() {
-        let pulses = Pulses::default();
+        let pulses = Pulses::new(Arc::new(clock::SystemClock));
         assert_eq!(pulses.silent(Duration::ZERO), None);
         pulses.beat("schedules");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        pulses.clock.sleep(Duration::from_millis(2)).await;
         pulses.beat("executions");
         assert_eq!(pulses.silent(Duration::from_secs(60)), None);
         assert_eq!(pulses.clone().silent(Duration::from_millis(1)), Some("schedules"));

@@ -10,14 +10,14 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use model::{execution::Status, job::Contacts, name::JobId, rollout::Status as DeploymentStatus};
+use model::{clock::SharedClock, execution::Status, job::Contacts, name::JobId, rollout::Status as DeploymentStatus};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
 };
 use store::metrics::{Mark, WatchedJob, WatchedRun};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 /// The label that every series of the reference has, and its value.
 const SERVICE: (&str, &str) = ("service", "data-jobs");
@@ -26,11 +26,12 @@ const SERVICE: (&str, &str) = ("service", "data-jobs");
 const LARGEST_REMEMBERED: SignedDuration = SignedDuration::from_mins(3);
 
 /// The series of jobs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Series {
+    clock: SharedClock,
     shown: Arc<Mutex<Shown>>,
-    /// When somebody looked last.
-    seen: watch::Sender<Option<Instant>>,
+    /// When somebody looked last, on the boot clock.
+    seen: watch::Sender<Option<Duration>>,
     /// Whether the mail addresses of jobs are shown.
     with_addresses: bool,
 }
@@ -41,8 +42,8 @@ struct Shown {
     jobs: Arc<Vec<WatchedJob>>,
     /// When it was read, or found to be as it was read.
     at: Option<Timestamp>,
-    /// Of which state of the rows it is, and when all of them were read.
-    read: Option<(Mark, Instant)>,
+    /// Of which state of the rows it is, and when all of them were read, on the boot clock.
+    read: Option<(Mark, Duration)>,
     /// By the job's id, for a namesake of a deleted job has a history of its own, and by the status.
     outcomes: HashMap<(JobId, &'static str), Outcomes>,
 }
@@ -55,8 +56,8 @@ struct Outcomes {
 }
 
 impl Series {
-    pub(super) fn new(with_addresses: bool) -> Self {
-        Self { with_addresses, ..Self::default() }
+    pub(super) fn new(clock: SharedClock, with_addresses: bool) -> Self {
+        Self { clock, shown: Arc::default(), seen: watch::Sender::default(), with_addresses }
     }
 
     /// Shows these jobs as they were at an instant, and nothing of any other.
@@ -64,7 +65,7 @@ impl Series {
         let mut shown = self.shown();
         // Of a job that is not in the list because it is newer than the list, the outcome is newer too.
         shown.outcomes.retain(|(job, _), outcomes| place(&jobs, *job).is_some() || outcomes.last >= at);
-        (shown.jobs, shown.at, shown.read) = (Arc::new(jobs), Some(at), Some((mark, Instant::now())));
+        (shown.jobs, shown.at, shown.read) = (Arc::new(jobs), Some(at), Some((mark, self.clock.boot())));
     }
 
     /// At this instant the jobs were still as they are shown.
@@ -76,7 +77,7 @@ impl Series {
     pub(super) fn mark(&self, at_most: Duration) -> Option<Mark> {
         let shown = self.shown();
         let (mark, read) = shown.read.as_ref()?;
-        (read.elapsed() < at_most).then(|| mark.clone())
+        (self.clock.boot().saturating_sub(*read) < at_most).then(|| mark.clone())
     }
 
     /// Counts the outcome of a rollout.
@@ -94,7 +95,8 @@ impl Series {
 
     /// Waits until somebody looks, unless somebody has within this time.
     pub(super) async fn until_seen(&self, within: Duration) {
-        let is_seen = |last: &Option<Instant>| last.is_some_and(|last| last.elapsed() < within);
+        let is_seen =
+            |last: &Option<Duration>| last.is_some_and(|last| self.clock.boot().saturating_sub(last) < within);
         // It fails when nobody can look any more, and this one can.
         let _ = self.seen.subscribe().wait_for(is_seen).await;
     }
@@ -134,7 +136,7 @@ fn deployment_value(status: DeploymentStatus) -> Option<i64> {
 
 impl Collector for Series {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.seen.send_replace(Some(Instant::now()));
+        self.seen.send_replace(Some(self.clock.boot()));
         let (jobs, outcomes, at) = {
             let shown = self.shown();
             let named = |((job, status), outcomes): (&(JobId, &'static str), &Outcomes)| {

@@ -449,7 +449,7 @@ impl House {
 
     /// Starts one more instance of the service.
     pub fn instance(&self, holder: &str, db: Db, exclusive: bool, lease: Duration) -> Instance {
-        self.instance_with(holder, db, exclusive, lease, Gauges::default())
+        self.instance_with(holder, db, exclusive, lease, Gauges::unseen(Arc::new(SystemClock)))
     }
 
     /// Starts one more instance of the service, whose series a test sees.
