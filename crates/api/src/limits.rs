@@ -93,14 +93,15 @@ struct Held {
 }
 
 #[derive(Debug, Default)]
+#[expect(dead_code, reason = "places are held until they are dropped")]
 struct Permits {
-    _of_all: Option<OwnedSemaphorePermit>,
-    _of_caller: Option<places::Place>,
+    of_all: Option<OwnedSemaphorePermit>,
+    of_caller: Option<places::Place>,
 }
 
 impl Place {
     fn new(permit: OwnedSemaphorePermit, reserved: Reservation) -> Self {
-        let permits = Permits { _of_all: Some(permit), _of_caller: None };
+        let permits = Permits { of_all: Some(permit), of_caller: None };
         Self(Arc::new(Held { permits: Mutex::new(permits), reserved: Mutex::new(reserved) }))
     }
 
@@ -110,7 +111,7 @@ impl Place {
 
     /// Holds a place among those of the caller as well.
     fn add(&self, of_caller: places::Place) {
-        self.permits()._of_caller = Some(of_caller);
+        self.permits().of_caller = Some(of_caller);
     }
 
     /// Gives the place to other requests. The memory stays reserved.

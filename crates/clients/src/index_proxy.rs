@@ -40,6 +40,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use model::clock::{SharedClock, Timer};
 use reqwest::{Client, NoProxy, Proxy, Url, redirect::Policy};
 use serde::{
     Deserialize as _, Deserializer,
@@ -51,7 +52,6 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Sleep, sleep, timeout},
 };
 
 use crate::http::{body, told};
@@ -100,6 +100,7 @@ type Answer = Response<BoxBody<Bytes, reqwest::Error>>;
 /// A package index with credentials.
 pub struct IndexProxy {
     index: Arc<Index>,
+    clock: SharedClock,
     stall_limit: Duration,
 }
 
@@ -126,7 +127,7 @@ impl IndexProxy {
     ///
     /// # Errors
     /// When a proxy in `environment` can't be used. The message contains no secret.
-    pub fn of(url: &str, environment: &BTreeMap<String, String>) -> Result<Option<Self>, String> {
+    pub fn of(url: &str, environment: &BTreeMap<String, String>, clock: SharedClock) -> Result<Option<Self>, String> {
         let Ok(mut url) = Url::parse(url) else { return Ok(None) };
         if !matches!(url.scheme(), "http" | "https") || (url.username().is_empty() && url.password().is_none()) {
             return Ok(None);
@@ -146,7 +147,7 @@ impl IndexProxy {
         let http = client(environment)?;
         let pages = Arc::new(Semaphore::new(PAGES_AT_ONCE));
         let index = Arc::new(Index { http, url, authorization, pages });
-        Ok(Some(Self { index, stall_limit: STALL_LIMIT }))
+        Ok(Some(Self { index, clock, stall_limit: STALL_LIMIT }))
     }
 
     /// Changes how long a client may take nothing of a response, and how long it may take for a whole project page;
@@ -170,6 +171,7 @@ impl IndexProxy {
         let root = format!("http://{}/{token}", listener.local_addr()?);
         let shared = Arc::new(Shared {
             index: self.index.clone(),
+            clock: Arc::clone(&self.clock),
             stall_limit: self.stall_limit,
             pages: Arc::new(Semaphore::new(SESSION_PAGES_AT_ONCE)),
             token: token.to_owned(),
@@ -243,6 +245,7 @@ impl Drop for Session {
 
 struct Shared {
     index: Arc<Index>,
+    clock: SharedClock,
     stall_limit: Duration,
     pages: Arc<Semaphore>,
     token: String,
@@ -295,7 +298,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "the proxy to the package index could not accept a connection");
-                sleep(Duration::from_millis(100)).await;
+                shared.clock.sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -327,10 +330,10 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADERS_MAX_BYTES)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(Stalling { stream, limit: stall_limit, blocked: None }), service);
+        .serve_connection(TokioIo::new(Stalling::new(stream, stall_limit, &shared.clock)), service);
     let page_is_overdue = async {
         page_is_ready.notified().await;
-        sleep(stall_limit).await;
+        shared.clock.sleep(stall_limit).await;
     };
     tokio::select! {
         served = served => {
@@ -348,19 +351,24 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
 struct Stalling {
     stream: TcpStream,
     limit: Duration,
+    clock: SharedClock,
     /// Ends when the write in progress was blocked for too long.
-    blocked: Option<Pin<Box<Sleep>>>,
+    blocked: Option<Timer>,
 }
 
 impl Stalling {
+    fn new(stream: TcpStream, limit: Duration, clock: &SharedClock) -> Self {
+        Self { stream, limit, clock: Arc::clone(clock), blocked: None }
+    }
+
     fn limited<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.blocked = None;
             return polled;
         }
-        let limit = self.limit;
-        let blocked = self.blocked.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(blocked.as_mut().poll(context));
+        let (clock, limit) = (&self.clock, self.limit);
+        let blocked = self.blocked.get_or_insert_with(|| Timer::new(Arc::clone(clock), clock.boot() + limit));
+        ready!(blocked.poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 
@@ -593,7 +601,7 @@ impl Shared {
             Ok(PagePermit { _of_session: of_session, _of_all: of_all })
         };
         let busy = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
-        match timeout(wait, permits).await {
+        match self.clock.timeout(wait, permits).await {
             Ok(permit) => permit.map_err(|_: tokio::sync::AcquireError| busy("the proxy ends".into())),
             Err(_) => Err(busy(format!(
                 "other project pages are still being read (limits {SESSION_PAGES_AT_ONCE} per build and \

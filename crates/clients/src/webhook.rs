@@ -41,7 +41,7 @@ pub enum Bearer {
     /// The token of the user that the question is about.
     User,
     /// One of this service's own.
-    Service(Tokens),
+    Service(Box<Tokens>),
 }
 
 /// The authorization service.

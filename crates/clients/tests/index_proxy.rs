@@ -1,12 +1,16 @@
 //! Which requests a session of the proxy forwards, and which of them carry the credentials of the index.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
+
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use clients::index_proxy::{IndexProxy, Session};
+use clock::SystemClock;
 use reqwest::{Client, Method, StatusCode, redirect::Policy};
 use testing::{IndexServer, index};
 use tokio::{
@@ -27,7 +31,7 @@ fn url(index: &IndexServer) -> String {
 }
 
 async fn session(index: &IndexServer) -> Session {
-    IndexProxy::of(&url(index), &BTreeMap::new()).unwrap().unwrap().open("t0ken").await.unwrap()
+    IndexProxy::of(&url(index), &BTreeMap::new(), Arc::new(SystemClock)).unwrap().unwrap().open("t0ken").await.unwrap()
 }
 
 fn client(redirects: usize) -> Client {
@@ -204,7 +208,7 @@ async fn links_of_every_form_lead_through_the_session() {
 async fn what_the_index_says_beside_a_refusal_stays_here() {
     let index = index();
     let wrong = index.url().replace(PASSWORD, "wrong");
-    let proxy = IndexProxy::of(&wrong, &BTreeMap::new()).unwrap().unwrap();
+    let proxy = IndexProxy::of(&wrong, &BTreeMap::new(), Arc::new(SystemClock)).unwrap().unwrap();
     assert!(!format!("{proxy:?}").contains("wrong"));
     let session = proxy.open("t").await.unwrap();
     let refused = client(0).get(format!("{}/some/", session.index_url())).send().await.unwrap();
@@ -222,7 +226,7 @@ async fn the_proxies_of_the_environment_are_on_the_way_to_the_index() {
     let via = |no_proxy: &str| {
         let environment = [("http_proxy", between.origin()), ("no_proxy", no_proxy.to_owned())];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
-        IndexProxy::of(&url(&index), &environment).unwrap().unwrap()
+        IndexProxy::of(&url(&index), &environment, Arc::new(SystemClock)).unwrap().unwrap()
     };
     let session = via("").open("t").await.unwrap();
     assert_eq!(get(&format!("{}/some/", session.index_url())).await.1, "from between");
@@ -234,10 +238,10 @@ async fn the_proxies_of_the_environment_are_on_the_way_to_the_index() {
 #[test]
 fn an_index_without_credentials_needs_no_proxy() {
     for url in ["https://index.example/simple", "file:///srv/simple", "file://user@host/simple", "no url"] {
-        assert!(IndexProxy::of(url, &BTreeMap::new()).unwrap().is_none(), "{url}");
+        assert!(IndexProxy::of(url, &BTreeMap::new(), Arc::new(SystemClock)).unwrap().is_none(), "{url}");
     }
     let bad = [("HTTPS_PROXY".to_owned(), "http://secret@:bad".to_owned())].into();
-    let told = IndexProxy::of("https://token@index.example/simple", &bad).unwrap_err();
+    let told = IndexProxy::of("https://token@index.example/simple", &bad, Arc::new(SystemClock)).unwrap_err();
     assert_eq!(told, "the variable HTTPS_PROXY is not the URL of a proxy");
 }
 
@@ -256,7 +260,7 @@ fn index_of_long_answers() -> IndexServer {
 }
 
 fn proxy(index: &IndexServer, stall_limit: Duration) -> IndexProxy {
-    IndexProxy::of(&url(index), &BTreeMap::new()).unwrap().unwrap().with_stall_limit(stall_limit)
+    IndexProxy::of(&url(index), &BTreeMap::new(), Arc::new(SystemClock)).unwrap().unwrap().with_stall_limit(stall_limit)
 }
 
 /// Asks for a URL without reading the answer. The kernel buffers little of it.

@@ -106,6 +106,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the other thread waits for real")]
     fn a_lock_is_waited_for_even_when_its_file_is_removed_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");

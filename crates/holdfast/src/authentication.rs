@@ -120,7 +120,7 @@ fn authorizer(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option
         ),
         (Some(url), Some(refresh_token)) => {
             let options = tokens::Options { url: url.as_str().parse()?, refresh_token, timeout };
-            Bearer::Service(Tokens::new(options, Arc::clone(clock)))
+            Bearer::Service(Box::new(Tokens::new(options, Arc::clone(clock))))
         }
         (None, None) if settings.auth_webhook_forward_token => Bearer::User,
         (None, None) => Bearer::None,

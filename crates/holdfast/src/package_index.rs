@@ -22,7 +22,7 @@ pub(crate) fn access(
     clock: &SharedClock,
 ) -> anyhow::Result<Option<Arc<dyn IndexAccess>>> {
     let Some(url) = &settings.index_url else { return Ok(None) };
-    let proxy = IndexProxy::of(url.expose(), &surroundings.for_tools())
+    let proxy = IndexProxy::of(url.expose(), &surroundings.for_tools(), clock.clone())
         .map_err(|why| anyhow!("The package index can't be used: {why}."))?;
     Ok(proxy.map(|proxy| Arc::new(Access { proxy, clock: clock.clone() }) as Arc<dyn IndexAccess>))
 }

@@ -105,9 +105,11 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     if let Some(manager) = &manager {
         // A database that is away is waited for, so the manager does not wait for it.
         manager.ready("opening the database");
-        let manager = Arc::clone(manager);
+        let (manager, clock) = (Arc::clone(manager), clock.clone());
         tokio::spawn(async move {
-            manager.feed(router_now, || gauges_now.borrow().as_ref().and_then(sync::gauges::Gauges::stuck_loop)).await;
+            manager
+                .feed(&*clock, router_now, || gauges_now.borrow().as_ref().and_then(sync::gauges::Gauges::stuck_loop))
+                .await;
         });
     }
     let listener = listener.into_std()?;

@@ -18,10 +18,8 @@ use std::{
 };
 
 use axum::Router;
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use model::clock::Clock;
+use tokio::sync::watch;
 
 use crate::config::Surroundings;
 
@@ -81,20 +79,25 @@ impl Manager {
     }
 
     /// Feeds the watchdog as long as requests are answered and no loop is stuck. Never ends.
-    pub(crate) async fn feed(&self, router: watch::Receiver<Router>, stuck_loop: impl Fn() -> Option<&'static str>) {
+    pub(crate) async fn feed(
+        &self,
+        clock: &dyn Clock,
+        router: watch::Receiver<Router>,
+        stuck_loop: impl Fn() -> Option<&'static str>,
+    ) {
         let Some(watchdog) = self.watchdog else { return std::future::pending().await };
         let every = watchdog / 3;
         loop {
             let router = router.borrow().clone();
             // In a task of its own, as requests are.
             let probe = tokio::spawn(api::answers(router));
-            let answered = matches!(timeout(every, probe).await, Ok(Ok(true)));
+            let answered = matches!(clock.timeout(every, probe).await, Ok(Ok(true)));
             match (answered, stuck_loop()) {
                 (true, None) => self.tell("WATCHDOG=1"),
                 (false, _) => tracing::error!("a liveness probe from within was not answered"),
                 (true, Some(name)) => tracing::error!(name, "a loop of the synchronizer makes no progress"),
             }
-            sleep(every).await;
+            clock.sleep(every).await;
         }
     }
 }
@@ -110,6 +113,7 @@ mod tests {
     };
 
     use axum::routing::get;
+    use clock::SystemClock;
 
     use super::*;
 
@@ -136,13 +140,14 @@ mod tests {
 
     /// Asserts that the socket stays silent for many periods of the watchdog.
     async fn silence(socket: &tokio::net::UnixDatagram) {
+        let clock: &dyn Clock = &SystemClock;
         // Messages that were sent before.
         for _ in 0..100 {
-            if timeout(WATCHDOG, heard(socket)).await.is_err() {
+            if clock.timeout(WATCHDOG, heard(socket)).await.is_err() {
                 break;
             }
         }
-        assert_eq!(timeout(WATCHDOG * 10, heard(socket)).await.ok(), None);
+        assert_eq!(clock.timeout(WATCHDOG * 10, heard(socket)).await.ok(), None);
     }
 
     #[tokio::test]
@@ -155,7 +160,7 @@ mod tests {
         let stuck = Arc::new(AtomicBool::new(false));
         let of_feeder = Arc::clone(&stuck);
         let feeding = tokio::spawn(async move {
-            manager.feed(router, move || of_feeder.load(Ordering::Relaxed).then_some("schedules")).await;
+            manager.feed(&SystemClock, router, move || of_feeder.load(Ordering::Relaxed).then_some("schedules")).await;
         });
         assert_eq!(heard(&socket).await, "WATCHDOG=1");
         stuck.store(true, Ordering::Relaxed);

@@ -2,6 +2,8 @@
 //!
 //! Where the kernel has no walls there is nothing to test about them.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -144,7 +146,7 @@ impl House {
     }
 
     fn tools(&self, change: impl FnOnce(&mut ToolsOptions)) -> Arc<Tools> {
-        let access = IndexProxy::of(&self.index.url(), &BTreeMap::new()).unwrap().unwrap();
+        let access = IndexProxy::of(&self.index.url(), &BTreeMap::new(), Arc::new(SystemClock)).unwrap().unwrap();
         let mut options = ToolsOptions {
             cache_dir: self.data().join("cache"),
             uv: Some(self.uv.clone()),

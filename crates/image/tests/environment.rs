@@ -3,6 +3,7 @@
 //! The cache is kept between runs (`HOLDFAST_TEST_CACHE_DIR`, else a folder in the user's cache), so that only the first
 //! needs minutes.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![expect(clippy::print_stderr, reason = "how long each part takes is shown")]
 
 use std::{

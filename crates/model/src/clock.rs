@@ -6,8 +6,7 @@
 
 use std::{
     fmt,
-    future::poll_fn,
-    pin::pin,
+    pin::Pin,
     sync::Arc,
     task::{
         Context, Poll,
@@ -17,6 +16,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use pin_project_lite::pin_project;
 use uuid::Uuid;
 
 use crate::BoxFuture;
@@ -75,14 +75,30 @@ impl dyn Clock + '_ {
     ///
     /// # Errors
     /// [`Elapsed`] when the work is not done by then.
-    pub async fn timeout<F: Future>(&self, most: Duration, work: F) -> Result<F::Output, Elapsed> {
-        let mut work = pin!(work);
-        let mut end = self.sleep_until_boot(self.boot().saturating_add(most));
-        poll_fn(|context| match work.as_mut().poll(context) {
+    pub fn timeout<F: Future>(&self, most: Duration, work: F) -> Timeout<F> {
+        Timeout { work, end: self.sleep_until_boot(self.boot().saturating_add(most)) }
+    }
+}
+
+pin_project! {
+    /// See [`dyn Clock`](trait.Clock.html)`::timeout`. Its time runs from when it was made.
+    #[must_use = "work is done while it is awaited"]
+    pub struct Timeout<F> {
+        #[pin]
+        work: F,
+        end: BoxFuture<'static, ()>,
+    }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.work.poll(context) {
             Ready(output) => Ready(Ok(output)),
-            Pending => end.as_mut().poll(context).map(|()| Err(Elapsed)),
-        })
-        .await
+            Pending => this.end.as_mut().poll(context).map(|()| Err(Elapsed)),
+        }
     }
 }
 
@@ -139,6 +155,7 @@ impl fmt::Debug for Timer {
 mod tests {
     use std::{
         future::{pending, ready},
+        pin::pin,
         sync::Mutex,
         task::Waker,
     };

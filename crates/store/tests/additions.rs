@@ -1,5 +1,7 @@
 //! What the rows beside jobs, deployments and runs refuse and keep.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};

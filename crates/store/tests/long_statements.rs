@@ -1,5 +1,7 @@
 //! Statements that take long end at their limit or with their transaction, and do not delay others.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
+
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;

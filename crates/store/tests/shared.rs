@@ -1,5 +1,8 @@
 //! What PostgreSQL adds: several instances, each seeing the others' commits between its own statements.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
+#![allow(clippy::print_stdout, reason = "a test starts itself and reads what it says")]
+
 use std::{collections::HashSet, time::Duration};
 
 use jiff::Timestamp;

@@ -1,5 +1,6 @@
 //! Several instances on one database: one leads, and another goes on when it is gone.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(clippy::print_stdout, reason = "the figures of a test")]
 
 mod support;

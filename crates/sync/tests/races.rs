@@ -1,5 +1,6 @@
 //! Verbs and loops that meet on the same rows, from several instances.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(clippy::print_stdout, reason = "the figures of a test")]
 
 mod support;

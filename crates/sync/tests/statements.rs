@@ -1,5 +1,6 @@
 //! What a request costs in statements, counted where they are sent.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(clippy::print_stdout, reason = "the figures of a test")]
 
 mod support;

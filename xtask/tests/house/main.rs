@@ -38,9 +38,10 @@ const ARROWS: [(&str, &[&str]); 19] = [
 ];
 
 /// What tests of a crate use beside that, to drive it through real neighbours.
-const ARROWS_OF_TESTS: [(&str, &[&str]); 6] = [
+const ARROWS_OF_TESTS: [(&str, &[&str]); 7] = [
+    ("python", &["clock"]),
     ("image", &["clients", "clock", "testing"]),
-    ("clients", &["testing"]),
+    ("clients", &["clock", "testing"]),
     ("api", &["clients", "clock", "store", "testing"]),
     ("app", &["clock", "testing"]),
     ("sync", &["app", "clock", "testing"]),

@@ -113,7 +113,6 @@ async fn uploads_starts_and_queries_of_one_caller_are_limited_in_a_minute_and_th
 
 impl Service {
     /// An upload whose first piece was read and whose second one never comes.
-    #[expect(clippy::async_yields_async, reason = "a response that does not come is held")]
     async fn hanging_upload(&self, token: &str) -> JoinHandle<StatusCode> {
         let (read, was_read) = tokio::sync::oneshot::channel();
         let pieces = futures::stream::unfold(Some(read), |read| async move {

@@ -220,7 +220,7 @@ async fn with_a_refresh_token_it_is_asked_with_a_token_of_the_services_own() {
         (200, r#"{"token": "none"}"#),
     ])
     .await;
-    let scene = scene(Bearer::Service(tokens)).await;
+    let scene = scene(Bearer::Service(Box::new(tokens))).await;
     let sent = || std::mem::take(&mut scene.script.lock().unwrap().tokens);
     scene.service.create("t1", "daily-sales").await;
     scene.service.get(JOB).await.ok();

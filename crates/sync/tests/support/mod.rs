@@ -1,5 +1,6 @@
 //! A synchronizer on a real database with a clock and a runtime that the test holds in its hands.
 
+#![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::unused_self, missing_docs, unreachable_pub, reason = "test support")]
 
