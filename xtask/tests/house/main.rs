@@ -38,7 +38,8 @@ const ARROWS: [(&str, &[&str]); 19] = [
 ];
 
 /// What tests of a crate use beside that, to drive it through real neighbours.
-const ARROWS_OF_TESTS: [(&str, &[&str]); 6] = [
+const ARROWS_OF_TESTS: [(&str, &[&str]); 7] = [
+    ("python", &["clock"]),
     ("image", &["clients", "clock", "testing"]),
     ("clients", &["testing"]),
     ("api", &["clients", "clock", "store", "testing"]),
