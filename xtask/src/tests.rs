@@ -210,14 +210,14 @@ fn run_tests(options: &Options, cluster: &Cluster, begun: Instant, stopped: &Ato
             match cluster {
                 Cluster::LeftOut(why) => {
                     let count = names_of(program, &options.filters)?.len();
-                    left_out.push(LeftOut { count, what: "that need a Kubernetes cluster", why: why.clone() });
+                    left_out.push(LeftOut { count, what: "in need of a Kubernetes cluster", why: why.clone() });
                     continue;
                 }
                 Cluster::Named(path) if !cluster::is_own(path) => {
                     let names = names_of(program, &options.filters)?;
                     skipped = NEED_NODE_ACCESS.into_iter().filter(|test| names.iter().any(|n| n == test)).collect();
                     let why = format!("the cluster of {} was not made by this project", path.display());
-                    left_out.push(LeftOut { count: skipped.len(), what: "that do harm to a node", why });
+                    left_out.push(LeftOut { count: skipped.len(), what: "in need of access to a node", why });
                 }
                 Cluster::Named(_) | Cluster::Built => {}
             }
@@ -277,7 +277,8 @@ fn summary(left_out: &[LeftOut]) -> Option<String> {
     reasons.dedup();
     let count: usize = left_out.iter().map(|part| part.count).sum();
     let what = left_out.iter().find(|part| part.count > 0)?.what;
-    Some(format!("{count} tests {what} were LEFT OUT: {}", reasons.join("; ")))
+    let tests = if count == 1 { "test was" } else { "tests were" };
+    Some(format!("{count} {tests} LEFT OUT, {what}: {}", reasons.join("; ")))
 }
 
 /// The names of the tests that these filters choose.
@@ -325,7 +326,7 @@ mod unit {
     use super::*;
 
     fn left_out(count: usize, why: &str) -> LeftOut {
-        LeftOut { count, what: "that need a Kubernetes cluster", why: why.into() }
+        LeftOut { count, what: "in need of a Kubernetes cluster", why: why.into() }
     }
 
     #[test]
@@ -333,7 +334,7 @@ mod unit {
         assert_eq!(summary(&[]), None);
         assert_eq!(summary(&[left_out(0, "no root")]), None);
         let said = summary(&[left_out(8, "no root"), left_out(41, "no root")]);
-        assert_eq!(said.as_deref(), Some("49 tests that need a Kubernetes cluster were LEFT OUT: no root"));
+        assert_eq!(said.as_deref(), Some("49 tests were LEFT OUT, in need of a Kubernetes cluster: no root"));
     }
 
     #[test]
