@@ -13,7 +13,10 @@ use model::{
     name::JobId,
     rollout::{Rollout, Status},
 };
-use store::builds::{Build, State};
+use store::{
+    builds::{Build, State},
+    leases::{self, SYNCHRONIZER},
+};
 use support::{Answer, Gate, House, Method};
 use testing::{Database, for_each_database};
 
@@ -217,6 +220,31 @@ async fn an_interrupted_build_is_aborted_and_taken_up_by_the_next_leader(on: Dat
     let built = build(&house, "package").await.unwrap();
     assert_eq!((built.state, built.attempts), (State::Built, 2));
     assert_eq!(rollout(&house, id).await.artifact, built.artifact);
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_leader_that_another_replaced_aborts_its_build_and_records_nothing_of_it() {
+    let house = House::new(Database::Postgresql).await;
+    // It never ends.
+    house.runtime.script(Method::Build, [Answer::Waits(Gate::default())]);
+    let lease = Duration::from_secs(3);
+    let (stop, task) = house.instance("one", house.fresh.open().await, false, lease);
+    deploy(&house, "example-job", "package").await;
+    until_state(&house, "package", State::Running).await;
+    // As after a pause of the process that was longer than the lease.
+    let usurped = async || {
+        let seen = leases::find(&house.db, SYNCHRONIZER).await.unwrap();
+        leases::take(&house.db, SYNCHRONIZER, "usurper", seen.as_ref()).await.unwrap().is_some()
+    };
+    house.until("another leads", usurped).await;
+    house.until("the build is aborted", async || house.runtime.change(|s| s.builds_ended) >= 1).await;
+    // The usurper shows no sign of life, so that it leads again, in a term of its own.
+    is_reached(&house, "example-job").await;
+    let built = build(&house, "package").await.unwrap();
+    assert_eq!((built.state, built.attempts), (State::Built, 2));
+    assert_eq!(begun(&house), ["package", "package"]);
     stop.cancel();
     task.await.unwrap();
 }
