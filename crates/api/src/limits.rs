@@ -339,7 +339,7 @@ mod tests {
     async fn read(waits: BodyWaits, pause: Duration, pieces: usize) -> Result<usize, String> {
         let body = Body::new(AwaitedBody::new(dripping(pause, pieces), waits, Arc::new(SystemClock)));
         let reading = to_bytes(body, usize::MAX);
-        let read = <dyn Clock>::timeout(&SystemClock, Duration::from_secs(3), reading).await;
+        let read = <dyn Clock>::timeout(&SystemClock, Duration::from_secs(10), reading).await;
         let read = read.expect("it is not awaited longer");
         read.map(|bytes| bytes.len()).map_err(|error| error.to_string())
     }
@@ -350,6 +350,8 @@ mod tests {
         let waits = |pause_max, total_max| BodyWaits { pause_max, total_max };
         let moment = Duration::from_millis(20);
         assert_eq!(read(waits(NEVER, NEVER), moment, 3).await, Ok(3));
+        // Each pause counts for itself.
+        assert_eq!(read(waits(Duration::from_secs(1), NEVER), Duration::from_millis(150), 10).await, Ok(10));
         assert_eq!(read(waits(moment, NEVER), NEVER, 1).await, Err("nothing of it came for 0.02 s".into()));
         assert_eq!(read(waits(NEVER, moment), NEVER, 1).await, Err("it was not complete after 0.02 s".into()));
         // However often a piece comes.
