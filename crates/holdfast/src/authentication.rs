@@ -284,7 +284,7 @@ mod tests {
     async fn jobs_of_several_teams_keep_the_service_from_starting_unless_they_trust_each_other() {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("test.db").display());
-        let db = Db::open(&url, &PostgresOptions::default()).await.unwrap();
+        let db = Db::open(&url, &PostgresOptions::default(), Arc::new(SystemClock)).await.unwrap();
         for team in ["one", "two"] {
             let mut tx = db.write().await.unwrap();
             let job = DataJob {

@@ -158,7 +158,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let folder = DataFolder::open(dir.path(), Use::Alone).unwrap();
-        let db = Db::open_sqlite(&folder.database()).await.unwrap();
+        let db = Db::open_sqlite(&folder.database(), std::sync::Arc::new(SystemClock)).await.unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(dir.path()), 0o700);
         for name in ["holdfast.db", "holdfast.db-wal", "holdfast.db-shm"] {
@@ -172,7 +172,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&dir.path().join("data"), Use::Together).unwrap();
         let site = async |name: &str| {
-            let db = Db::open_sqlite(&dir.path().join(name)).await.unwrap();
+            let db = Db::open_sqlite(&dir.path().join(name), std::sync::Arc::new(SystemClock)).await.unwrap();
             let turn = folder.turn().await.unwrap();
             folder.site(&db, &SystemClock, &turn).await
         };

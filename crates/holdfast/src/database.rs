@@ -4,6 +4,7 @@ use std::{error::Error, net::TcpListener as StdListener, path::Path, sync::Arc, 
 
 use anyhow::Context;
 use api::{MemoryBudget, ServerLimits};
+use clock::SystemClock;
 use model::clock::SharedClock;
 use secrecy::{ExposeSecret, SecretString};
 use store::{Db, PostgresOptions, StoreError};
@@ -34,7 +35,8 @@ pub(crate) fn folder_use(settings: &Settings) -> Use {
 /// # Errors
 /// When it can't be reached, can't be used, or refuses this user.
 pub(crate) async fn open(settings: &Settings, file: &Path) -> anyhow::Result<Db> {
-    open_once(settings, file).await?.with_context(|| told(settings, file))
+    let clock: SharedClock = Arc::new(SystemClock);
+    open_once(settings, file, &clock).await?.with_context(|| told(settings, file))
 }
 
 /// Opens the database. A server that can't be reached is waited for; until then `listener` answers that the service is
@@ -50,7 +52,7 @@ pub(crate) async fn open_or_wait(
     memory: &MemoryBudget,
     clock: &SharedClock,
 ) -> anyhow::Result<Db> {
-    let mut error = match open_once(settings, file).await? {
+    let mut error = match open_once(settings, file, clock).await? {
         Err(error) if error.passes() => error,
         done => return done.with_context(|| told(settings, file)),
     };
@@ -72,7 +74,7 @@ pub(crate) async fn open_or_wait(
         }
         clock.sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
-        match open_once(settings, file).await? {
+        match open_once(settings, file, clock).await? {
             Err(again) if again.passes() => error = again,
             done => {
                 stop.cancel();
@@ -87,9 +89,9 @@ pub(crate) async fn open_or_wait(
     }
 }
 
-async fn open_once(settings: &Settings, file: &Path) -> anyhow::Result<Result<Db, StoreError>> {
+async fn open_once(settings: &Settings, file: &Path, clock: &SharedClock) -> anyhow::Result<Result<Db, StoreError>> {
     let DatabaseUrl::Postgres(url) = &settings.database_url else {
-        return Ok(Db::open_sqlite(file).await);
+        return Ok(Db::open_sqlite(file, Arc::clone(clock)).await);
     };
     // Read each time: it may be what is wrong, and may be mended meanwhile.
     let password: Option<SecretString> = settings.database_password()?;
@@ -104,7 +106,7 @@ async fn open_once(settings: &Settings, file: &Path) -> anyhow::Result<Result<Db
             .map(|url| url.with_password(password.as_ref()).expose_secret().to_owned()),
         ..PostgresOptions::default()
     };
-    Ok(Db::open(whole.expose_secret(), &options).await)
+    Ok(Db::open(whole.expose_secret(), &options, Arc::clone(clock)).await)
 }
 
 fn told(settings: &Settings, file: &Path) -> String {

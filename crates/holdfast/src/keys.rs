@@ -217,7 +217,7 @@ mod tests {
     async fn the_key_is_made_once_and_a_wrong_or_missing_one_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path();
-        let db = Db::open_sqlite(&folder.join("holdfast.db")).await.unwrap();
+        let db = Db::open_sqlite(&folder.join("holdfast.db"), Arc::new(clock::SystemClock)).await.unwrap();
         let refused = async || format!("{:#}", open(folder, &db).await.unwrap_err());
         let first_id = open(folder, &db).await.unwrap().ids();
         let file = folder.join("secret.key");
@@ -250,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_file_that_comes_is_in_the_ring_without_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open_sqlite(&dir.path().join("holdfast.db")).await.unwrap();
+        let db = Db::open_sqlite(&dir.path().join("holdfast.db"), Arc::new(clock::SystemClock)).await.unwrap();
         let ring = open(dir.path(), &db).await.unwrap();
         let added = add(dir.path()).unwrap();
         let file = path(dir.path(), added.id());

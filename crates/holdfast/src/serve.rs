@@ -193,6 +193,9 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     };
     let runtime = place.runtime();
     let mut registry = Registry::default();
+    if settings.metrics_enabled {
+        db.statements().register(&mut registry);
+    }
     if let Place::Cluster(cluster) = &place
         && settings.metrics_enabled
     {

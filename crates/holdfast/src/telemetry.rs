@@ -19,7 +19,8 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
         LogFormat::Text => {
             registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false)).init();
         }
-        // What a line is about (its request, deployment or run) is in its `span`; none is within another.
+        // What a line is about (its request, deployment or run) is in its `span`; only statements of the
+        // database, at the level debug, are within another.
         LogFormat::Json => {
             registry.with(fmt::layer().json().with_writer(stderr).flatten_event(true).with_span_list(false)).init();
         }

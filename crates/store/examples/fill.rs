@@ -58,7 +58,7 @@ async fn fill(url: &str, jobs: &str, runs: &str, is_due: bool) -> Result<(), Box
     let now = jiff::Timestamp::now();
     let far_month = (now.to_zoned(jiff::tz::TimeZone::UTC).month() + 5) % 12 + 1;
     let options = PostgresOptions { statement_timeout: std::time::Duration::ZERO, ..PostgresOptions::default() };
-    let db = Db::open(url, &options).await?;
+    let db = Db::open(url, &options, std::sync::Arc::new(clock::SystemClock)).await?;
     let mut tx = db.write().await?;
     if let Tx::Sqlite(tx) = &mut tx {
         // Rows come in the order of time, and most indexes are in another one.

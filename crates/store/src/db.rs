@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use model::clock::SharedClock;
 use sqlx::{Connection, PgConnection, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -16,6 +17,7 @@ use crate::{
     migrate,
     postgres::{Pools as PostgresPools, answered},
     sqlite::{Pools as SqlitePools, SqliteTx},
+    statements::{Statements, Timing},
     wake::Wake,
 };
 
@@ -33,6 +35,7 @@ pub struct Db {
     callers_read_max: Duration,
     searches: Arc<Semaphore>,
     meter: Option<Arc<dyn Meter>>,
+    statements: Statements,
     wake: Wake,
 }
 
@@ -67,12 +70,18 @@ pub struct PostgresTx {
     tx: Option<sqlx::Transaction<'static, Postgres>>,
     writes: bool,
     meter: Option<Arc<dyn Meter>>,
+    statements: Statements,
     search: Option<OwnedSemaphorePermit>,
 }
 
 impl PostgresTx {
-    fn new(tx: sqlx::Transaction<'static, Postgres>, writes: bool, meter: Option<Arc<dyn Meter>>) -> Self {
-        Self { tx: Some(tx), writes, meter, search: None }
+    fn new(tx: sqlx::Transaction<'static, Postgres>, writes: bool, db: &Db) -> Self {
+        let meter = if writes { None } else { db.meter.clone() };
+        Self { tx: Some(tx), writes, meter, statements: db.statements.clone(), search: None }
+    }
+
+    pub(crate) fn begin_statement(&self, operation: &'static str) -> Timing {
+        self.statements.begin(operation)
     }
 
     async fn commit(mut self) -> sqlx::Result<()> {
@@ -106,10 +115,11 @@ impl Drop for PostgresTx {
             && let Some(search) = self.search.take()
             && let Some(mut tx) = self.tx.take()
         {
+            let clock = Arc::clone(self.statements.clock());
             runtime.spawn(async move {
                 // The error of the statement comes before the server has cleaned up after it.
                 for _ in 0..ERRORS_MAX {
-                    match answered(tx.ping()).await {
+                    match answered(&*clock, tx.ping()).await {
                         Err(sqlx::Error::Database(_)) => {}
                         _ => break,
                     }
@@ -120,20 +130,23 @@ impl Drop for PostgresTx {
     }
 }
 
-/// Runs the same expression on the connection of either database.
+/// Runs the same expression on the connection of either database. Its duration counts for the function around it.
 macro_rules! on {
-    ($tx:expr, $connection:ident => $body:expr) => {
+    ($tx:expr, $connection:ident => $body:expr) => {{
+        let operation = $crate::statements::operation!();
         match $tx {
             $crate::db::Tx::Sqlite(tx) => {
+                let timing = tx.begin_statement(operation);
                 let $connection = &mut **tx;
-                $body
+                timing.of(async { $body }).await
             }
             $crate::db::Tx::Postgres(tx) => {
+                let timing = tx.begin_statement(operation);
                 let $connection = &mut **tx;
-                $crate::postgres::answered(async { $body }).await
+                timing.of_server(async { $body }).await
             }
         }
-    };
+    }};
 }
 pub(crate) use on;
 
@@ -159,10 +172,18 @@ pub(crate) use metered_rows;
 
 impl Db {
     /// A database whose schema is up to date; `searches` is how many searches it serves at the same time.
-    pub(crate) fn new(pools: Pools, searches: usize, wake: Wake) -> Self {
+    pub(crate) fn new(pools: Pools, searches: usize, wake: Wake, clock: SharedClock) -> Self {
         let callers_read_max = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
         let searches = Arc::new(Semaphore::new(searches));
-        Self { pools, user: User::Callers, callers_read_max, searches, meter: None, wake }
+        Self {
+            pools,
+            user: User::Callers,
+            callers_read_max,
+            searches,
+            meter: None,
+            statements: Statements::new(clock),
+            wake,
+        }
     }
 
     /// The same database for loops: they have connections of their own, statements without the time limit of callers, and
@@ -184,6 +205,11 @@ impl Db {
         Self { meter: Some(meter), ..self.clone() }
     }
 
+    /// How long its statements take.
+    pub fn statements(&self) -> &Statements {
+        &self.statements
+    }
+
     /// Whether no other instance can use this database.
     pub fn is_exclusive(&self) -> bool {
         matches!(self.pools, Pools::Sqlite(_))
@@ -196,27 +222,49 @@ impl Db {
 
     /// Begins a transaction that may write.
     pub async fn write(&self) -> Result<Tx> {
-        match (&self.pools, self.user) {
-            (Pools::Sqlite(pools), _) => Ok(Tx::Sqlite(pools.begin_write().await?)),
-            (Pools::Postgres(pools), User::Callers) => postgres_write(pools.begin_callers(WRITE.into()).await?),
-            (Pools::Postgres(pools), User::Loops) => postgres_write(pools.begin_loops(WRITE.into()).await?),
-        }
+        self.begin(async {
+            match (&self.pools, self.user) {
+                (Pools::Sqlite(pools), _) => Ok(Tx::Sqlite(pools.begin_write(&self.statements).await?)),
+                (Pools::Postgres(pools), User::Callers) => {
+                    Ok(self.postgres_write(pools.begin_callers(WRITE.into()).await?))
+                }
+                (Pools::Postgres(pools), User::Loops) => {
+                    Ok(self.postgres_write(pools.begin_loops(WRITE.into()).await?))
+                }
+            }
+        })
+        .await
     }
 
     /// Begins a transaction that only reads, from one state of the database. For callers it is limited in time.
     pub async fn read(&self) -> Result<Tx> {
-        let tx = match (&self.pools, self.user) {
-            (Pools::Sqlite(pools), User::Callers) => {
-                return Ok(Tx::Sqlite(pools.begin_callers(self.callers_read_max, self.meter.clone()).await?));
-            }
-            (Pools::Sqlite(pools), User::Loops) => return Ok(Tx::Sqlite(pools.begin_loops().await?)),
-            (Pools::Postgres(pools), User::Callers) => {
-                let limit = self.callers_read_max.as_millis();
-                pools.begin_callers(format!("{READ}; set local statement_timeout = {limit}")).await?
-            }
-            (Pools::Postgres(pools), User::Loops) => pools.begin_loops(READ.into()).await?,
-        };
-        Ok(Tx::Postgres(PostgresTx::new(tx, false, self.meter.clone())))
+        self.begin(async {
+            let tx = match (&self.pools, self.user) {
+                (Pools::Sqlite(pools), User::Callers) => {
+                    let tx = pools.begin_callers(self.callers_read_max, self.meter.clone(), &self.statements).await?;
+                    return Ok(Tx::Sqlite(tx));
+                }
+                (Pools::Sqlite(pools), User::Loops) => {
+                    return Ok(Tx::Sqlite(pools.begin_loops(&self.statements).await?));
+                }
+                (Pools::Postgres(pools), User::Callers) => {
+                    let limit = self.callers_read_max.as_millis();
+                    pools.begin_callers(format!("{READ}; set local statement_timeout = {limit}")).await?
+                }
+                (Pools::Postgres(pools), User::Loops) => pools.begin_loops(READ.into()).await?,
+            };
+            Ok(Tx::Postgres(PostgresTx::new(tx, false, self)))
+        })
+        .await
+    }
+
+    /// Begins a transaction; the wait for a connection counts.
+    fn begin<F: Future<Output = Result<Tx>>>(&self, beginning: F) -> impl Future<Output = Result<Tx>> {
+        self.statements.begin("transaction.begin").of(beginning)
+    }
+
+    fn postgres_write(&self, tx: sqlx::Transaction<'static, Postgres>) -> Tx {
+        Tx::Postgres(PostgresTx::new(tx, true, self))
     }
 
     /// Begins a transaction that only reads, and for whose statements no index may help. A few at the same time, so that
@@ -225,7 +273,7 @@ impl Db {
     /// # Errors
     /// [`StoreError::Crowded`] when others did not end in time.
     pub async fn read_search(&self) -> Result<Tx> {
-        let waiting = tokio::time::timeout(SEARCH_WAIT_MAX, Arc::clone(&self.searches).acquire_owned());
+        let waiting = self.statements.clock().timeout(SEARCH_WAIT_MAX, Arc::clone(&self.searches).acquire_owned());
         let Ok(Ok(search)) = waiting.await else { return Err(StoreError::Crowded) };
         let mut tx = self.read().await?;
         match &mut tx {
@@ -239,7 +287,9 @@ impl Db {
     pub(crate) async fn lease(&self) -> Result<Tx> {
         match &self.pools {
             Pools::Sqlite(_) => self.write().await,
-            Pools::Postgres(pools) => postgres_write(pools.begin_lease(WRITE.into()).await?),
+            Pools::Postgres(pools) => {
+                self.begin(async { Ok(self.postgres_write(pools.begin_lease(WRITE.into()).await?)) }).await
+            }
         }
     }
 
@@ -276,10 +326,8 @@ impl Db {
 const WRITE: &str = "begin isolation level read committed";
 const READ: &str = "begin isolation level repeatable read read only";
 
-#[expect(clippy::unnecessary_wraps, reason = "it stands at the end of what can fail")]
-fn postgres_write(tx: sqlx::Transaction<'static, Postgres>) -> Result<Tx> {
-    Ok(Tx::Postgres(PostgresTx::new(tx, true, None)))
-}
+/// The operation of a commit.
+const COMMIT: &str = "transaction.commit";
 
 impl Tx {
     /// Makes the changes durable.
@@ -288,11 +336,13 @@ impl Tx {
     /// [`StoreError::Uncertain`] when the database went away before it said whether they are.
     pub async fn commit(self) -> Result<()> {
         match self {
-            Self::Sqlite(tx) => Ok(tx.commit().await?),
-            Self::Postgres(tx) => answered(tx.commit()).await.map_err(|error| match error {
-                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => StoreError::Uncertain(error),
-                error => error.into(),
-            }),
+            Self::Sqlite(tx) => Ok(tx.begin_statement(COMMIT).of(tx.commit()).await?),
+            Self::Postgres(tx) => {
+                tx.begin_statement(COMMIT).of_server(tx.commit()).await.map_err(|error| match error {
+                    sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => StoreError::Uncertain(error),
+                    error => error.into(),
+                })
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use model::clock::{Clock, SharedClock};
 use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
 
 use crate::{
@@ -28,10 +29,12 @@ impl Db {
     ///
     /// # Errors
     /// As [`Db::open_sqlite`] and [`Db::open_postgres`]; [`StoreError::Unfit`] for any other URL.
-    pub async fn open(url: &str, options: &PostgresOptions) -> Result<Self> {
+    pub async fn open(url: &str, options: &PostgresOptions, clock: SharedClock) -> Result<Self> {
         match url.split_once(':') {
-            Some(("postgres" | "postgresql", _)) => Self::open_postgres(url, options).await,
-            Some(("sqlite", path)) => Self::open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path))).await,
+            Some(("postgres" | "postgresql", _)) => Self::open_postgres(url, options, clock).await,
+            Some(("sqlite", path)) => {
+                Self::open_sqlite(Path::new(path.strip_prefix("//").unwrap_or(path)), clock).await
+            }
             _ => Err(StoreError::Unfit { why: "its URL begins with neither postgres:// nor sqlite:".into() }),
         }
     }
@@ -41,9 +44,9 @@ impl Db {
     /// # Errors
     /// [`StoreError::Unavailable`] when the file can't be opened, [`StoreError::SchemaTooNew`] when only a newer program
     /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
-    pub async fn open_sqlite(path: &Path) -> Result<Self> {
-        let pools = SqlitePools::open(path).await?;
-        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default());
+    pub async fn open_sqlite(path: &Path, clock: SharedClock) -> Result<Self> {
+        let pools = SqlitePools::open(path, clock.clone()).await?;
+        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default(), clock);
         db.ping().await?;
         complete(&db).await?;
         Ok(db)
@@ -55,12 +58,12 @@ impl Db {
     /// [`StoreError::Unavailable`] when the server can't be reached, [`StoreError::Unfit`] when it is none that can be
     /// used, [`StoreError::SchemaTooNew`] when only a newer program can work with the schema, [`StoreError::Migration`]
     /// when the schema was changed by hand.
-    pub async fn open_postgres(url: &str, options: &PostgresOptions) -> Result<Self> {
+    pub async fn open_postgres(url: &str, options: &PostgresOptions, clock: SharedClock) -> Result<Self> {
         let server = Server::parse(url, options)?;
-        prepare(&server.direct, options).await?;
-        let (pools, wake) = PostgresPools::new(&server, options);
+        prepare(&*clock, &server.direct, options).await?;
+        let (pools, wake) = PostgresPools::new(&server, options, &clock);
         let searches = usize::try_from((options.callers / SEARCHES_POSTGRES_SHARE).max(1)).unwrap_or(1);
-        let db = Self::new(Pools::Postgres(pools), searches, wake);
+        let db = Self::new(Pools::Postgres(pools), searches, wake, clock);
         db.ping().await?;
         complete(&db).await?;
         Ok(db)
@@ -85,13 +88,13 @@ async fn complete(db: &Db) -> Result<()> {
 
 /// Looks at the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
 /// statement afterwards.
-async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
+async fn prepare(clock: &dyn Clock, direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
     let to = direct
         .clone()
         .application_name(&format!("{} migrate", options.application_name))
         // What is there already is no news.
         .options([("client_min_messages", "warning")]);
-    let connecting = tokio::time::timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
+    let connecting = clock.timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
     let mut connection = match connecting.await {
         Ok(Ok(connection)) => connection,
         Ok(Err(sqlx::Error::Tls(cause))) => {
@@ -122,11 +125,16 @@ async fn prepare(direct: &PgConnectOptions, options: &PostgresOptions) -> Result
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use clock::SystemClock;
+
     use super::*;
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_unavailable() {
-        let opened = Db::open_postgres("postgres://me@127.0.0.1:9/x", &PostgresOptions::default()).await;
+        let opened =
+            Db::open_postgres("postgres://me@127.0.0.1:9/x", &PostgresOptions::default(), Arc::new(SystemClock)).await;
         assert!(matches!(opened, Err(StoreError::Unavailable(_))), "{opened:?}");
     }
 }

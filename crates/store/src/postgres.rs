@@ -6,9 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use futures::FutureExt;
+use model::clock::{Clock, Elapsed, SharedClock};
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -74,12 +76,15 @@ pub(crate) struct Pools {
     lease: PgPool,
     listen: PgPool,
     tasks: Arc<Tasks>,
+    clock: SharedClock,
 }
 
 /// Tells a crowd, before a server that answers, from a server that does not.
 #[derive(Debug)]
 struct Crowd {
-    opened: Instant,
+    clock: SharedClock,
+    /// On the boot clock.
+    opened: Duration,
     /// Milliseconds from `opened` to the latest transaction that began.
     began_milliseconds: AtomicU64,
 }
@@ -89,7 +94,7 @@ const ANSWERS: Duration = Duration::from_millis(500);
 
 impl Crowd {
     fn milliseconds(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.clock.boot().saturating_sub(self.opened).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn judge<T>(&self, begun: Result<T>) -> Result<T> {
@@ -122,7 +127,7 @@ impl Drop for Tasks {
 
 impl Pools {
     /// Makes the pools, on a server whose schema is up to date. Connections are made when they are needed.
-    pub(crate) fn new(server: &Server, options: &PostgresOptions) -> (Self, Wake) {
+    pub(crate) fn new(server: &Server, options: &PostgresOptions, clock: &SharedClock) -> (Self, Wake) {
         let Server { url, direct } = server;
         let pool = |to: &PgConnectOptions, part: &str, connections: u32| {
             let to = to.clone().application_name(&format!("{} {part}", options.application_name));
@@ -153,23 +158,24 @@ impl Pools {
         let listen = pool(direct, "listen", 1);
 
         let (wake, outbox) = Wake::across_instances();
-        let notifying = tokio::spawn(wake::notify(callers.clone(), outbox));
-        let listening = tokio::spawn(wake::listen(listen.clone(), wake.clone()));
+        let notifying = tokio::spawn(wake::notify(callers.clone(), outbox, Arc::clone(clock)));
+        let listening = tokio::spawn(wake::listen(listen.clone(), wake.clone(), Arc::clone(clock)));
         let tasks = Arc::new(Tasks(vec![notifying.abort_handle(), listening.abort_handle()]));
-        let crowd = Arc::new(Crowd { opened: Instant::now(), began_milliseconds: AtomicU64::new(0) });
-        (Self { callers, crowd, loops, lease, listen, tasks }, wake)
+        let crowd = Crowd { clock: Arc::clone(clock), opened: clock.boot(), began_milliseconds: AtomicU64::new(0) };
+        let (crowd, clock) = (Arc::new(crowd), Arc::clone(clock));
+        (Self { callers, crowd, loops, lease, listen, tasks, clock }, wake)
     }
 
     pub(crate) async fn begin_callers(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
-        self.crowd.judge(begin(&self.callers, &statement).await)
+        self.crowd.judge(begin(&*self.clock, &self.callers, &statement).await)
     }
 
     pub(crate) async fn begin_loops(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
-        begin(&self.loops, &statement).await
+        begin(&*self.clock, &self.loops, &statement).await
     }
 
     pub(crate) async fn begin_lease(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
-        begin(&self.lease, &statement).await
+        begin(&*self.clock, &self.lease, &statement).await
     }
 
     pub(crate) async fn close(&self) {
@@ -178,7 +184,7 @@ impl Pools {
         }
         let pools = [&self.listen, &self.callers, &self.loops, &self.lease];
         let closing = futures::future::join_all(pools.map(PgPool::close));
-        if tokio::time::timeout(CLOSE_MAX, closing).await.is_err() {
+        if self.clock.timeout(CLOSE_MAX, closing).await.is_err() {
             let wait_seconds = CLOSE_MAX.as_secs();
             tracing::warn!(wait_seconds, "transactions on the database did not end; leaving them to be rolled back");
         }
@@ -186,19 +192,20 @@ impl Pools {
 }
 
 /// Gives a server up that does not answer.
-pub(crate) async fn answered<T>(statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    match tokio::time::timeout(ANSWER_MAX, statement).await {
-        Ok(answer) => answer,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-    }
+pub(crate) fn answered<T, F: Future<Output = sqlx::Result<T>>>(
+    clock: &dyn Clock,
+    statement: F,
+) -> impl Future<Output = sqlx::Result<T>> + use<T, F> {
+    let given_up = |_: Elapsed| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+    clock.timeout(ANSWER_MAX, statement).map(move |answer| answer.unwrap_or_else(given_up))
 }
 
 /// Begins a transaction on a connection that is alive: those that died while they lay idle are dropped on the way.
-async fn begin(pool: &PgPool, statement: &str) -> Result<Transaction<'static, Postgres>> {
+async fn begin(clock: &dyn Clock, pool: &PgPool, statement: &str) -> Result<Transaction<'static, Postgres>> {
     let most = pool.options().get_max_connections();
     let mut dead = 0;
     loop {
-        match answered(pool.begin_with(AssertSqlSafe(statement.to_owned()))).await {
+        match answered(clock, pool.begin_with(AssertSqlSafe(statement.to_owned()))).await {
             Ok(tx) => return Ok(tx),
             Err(error) if dead < most && has_died(&error) => dead += 1,
             Err(error) => return Err(error.into()),

@@ -6,9 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use model::clock::SharedClock;
 use sqlx::{
     Connection, Sqlite, SqliteConnection, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
@@ -20,6 +21,7 @@ use crate::{
     error::{Result, StoreError},
     meter::Meter,
     migrate,
+    statements::{Statements, Timing},
 };
 
 /// How long a transaction waits for a free connection before it is refused.
@@ -53,6 +55,7 @@ pub(crate) struct Pools {
     callers: SqlitePool,
     loops: SqlitePool,
     closing: Arc<AtomicBool>,
+    clock: SharedClock,
 }
 
 /// Creates the file so that this user alone can read it, whatever the umask. SQLite gives the files of its write-ahead log
@@ -68,7 +71,7 @@ fn create_private(path: &Path) {
 }
 
 impl Pools {
-    pub(crate) async fn open(path: &Path) -> Result<Self> {
+    pub(crate) async fn open(path: &Path, clock: SharedClock) -> Result<Self> {
         create_private(path);
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -108,29 +111,35 @@ impl Pools {
         let read_only = options.read_only(true);
         let callers = pool(CALLERS_READERS).connect_with(read_only.clone()).await?;
         let loops = pool(LOOPS_READERS).connect_lazy_with(read_only);
-        Ok(Self { write, callers, loops, closing })
+        Ok(Self { write, callers, loops, closing, clock })
     }
 
-    pub(crate) async fn begin_write(&self) -> Result<SqliteTx> {
+    pub(crate) async fn begin_write(&self, statements: &Statements) -> Result<SqliteTx> {
         let tx = self.write.begin_with("begin immediate").await.map_err(crowded)?;
-        Ok(SqliteTx { reading: None, tx, meter: None, search: None })
+        Ok(SqliteTx { reading: None, tx, meter: None, statements: statements.clone(), search: None })
     }
 
     /// Begins a read of a caller: its statements are interrupted when they took longer than `limit` in all, and when the
     /// transaction is dropped.
-    pub(crate) async fn begin_callers(&self, limit: Duration, meter: Option<Arc<dyn Meter>>) -> Result<SqliteTx> {
+    pub(crate) async fn begin_callers(
+        &self,
+        limit: Duration,
+        meter: Option<Arc<dyn Meter>>,
+        statements: &Statements,
+    ) -> Result<SqliteTx> {
         let mut tx = self.callers.begin().await.map_err(crowded)?;
         let reading = Reading(Arc::new(AtomicBool::new(true)));
-        let (goes_on, closing, until) = (Arc::clone(&reading.0), Arc::clone(&self.closing), Instant::now() + limit);
+        let (goes_on, closing, until) = (Arc::clone(&reading.0), Arc::clone(&self.closing), self.clock.boot() + limit);
+        let clock = Arc::clone(&self.clock);
         tx.lock_handle().await?.set_progress_handler(INSTRUCTIONS_PER_CHECK, move || {
-            goes_on.load(Ordering::Relaxed) && !closing.load(Ordering::Relaxed) && Instant::now() < until
+            goes_on.load(Ordering::Relaxed) && !closing.load(Ordering::Relaxed) && clock.boot() < until
         });
-        Ok(SqliteTx { reading: Some(reading), tx, meter, search: None })
+        Ok(SqliteTx { reading: Some(reading), tx, meter, statements: statements.clone(), search: None })
     }
 
-    pub(crate) async fn begin_loops(&self) -> Result<SqliteTx> {
+    pub(crate) async fn begin_loops(&self, statements: &Statements) -> Result<SqliteTx> {
         let tx = self.loops.begin().await.map_err(crowded)?;
-        Ok(SqliteTx { reading: None, tx, meter: None, search: None })
+        Ok(SqliteTx { reading: None, tx, meter: None, statements: statements.clone(), search: None })
     }
 
     /// Closes every connection. Transactions in progress have a moment to end, then their statements are interrupted:
@@ -141,11 +150,11 @@ impl Pools {
             self.write.close().await;
         };
         tokio::pin!(closing);
-        if tokio::time::timeout(CLOSE_STEP_MAX, &mut closing).await.is_ok() {
+        if self.clock.timeout(CLOSE_STEP_MAX, &mut closing).await.is_ok() {
             return;
         }
         self.closing.store(true, Ordering::Relaxed);
-        if tokio::time::timeout(CLOSE_STEP_MAX, closing).await.is_err() {
+        if self.clock.timeout(CLOSE_STEP_MAX, closing).await.is_err() {
             let wait_seconds = 2 * CLOSE_STEP_MAX.as_secs();
             tracing::warn!(wait_seconds, "transactions on the database did not end; leaving them to be rolled back");
         }
@@ -159,12 +168,17 @@ pub struct SqliteTx {
     reading: Option<Reading>,
     tx: Transaction<'static, Sqlite>,
     meter: Option<Arc<dyn Meter>>,
+    statements: Statements,
     search: Option<OwnedSemaphorePermit>,
 }
 
 impl SqliteTx {
     pub(crate) fn count_as_search(&mut self, search: OwnedSemaphorePermit) {
         self.search = Some(search);
+    }
+
+    pub(crate) fn begin_statement(&self, operation: &'static str) -> Timing {
+        self.statements.begin(operation)
     }
 
     pub(crate) fn meter(&self) -> Option<Arc<dyn Meter>> {

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use model::clock::{Clock, SharedClock};
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::sync::Notify;
 
@@ -138,7 +139,7 @@ pub(crate) struct Outbox {
 pub(crate) const STEPPED_DOWN: &str = "select pg_notify('holdfast_wake', '0 8')";
 
 /// Tells other instances what was rung here.
-pub(crate) async fn notify(pool: PgPool, outbox: Arc<Outbox>) {
+pub(crate) async fn notify(pool: PgPool, outbox: Arc<Outbox>, clock: SharedClock) {
     loop {
         outbox.gathered.notified().await;
         let topics = outbox.rung.swap(0, Ordering::Relaxed);
@@ -150,32 +151,32 @@ pub(crate) async fn notify(pool: PgPool, outbox: Arc<Outbox>) {
             if let Err(error) = told.await {
                 tracing::debug!(%error, "other instances were not told; they find the work by themselves");
             }
-            tokio::time::sleep(GATHER).await;
+            clock.sleep(GATHER).await;
         }
     }
 }
 
 /// Rings the bells that were rung in other instances, for as long as the pool is open.
-pub(crate) async fn listen(pool: PgPool, wake: Wake) {
+pub(crate) async fn listen(pool: PgPool, wake: Wake, clock: SharedClock) {
     let mut delay = Duration::from_millis(100);
     while !pool.is_closed() {
-        match hear(&pool, &wake, &mut delay).await {
+        match hear(&*clock, &pool, &wake, &mut delay).await {
             Ok(()) => tracing::debug!("the listener lost its connection"),
             Err(error) => tracing::debug!(%error, "the listener has no connection"),
         }
-        tokio::time::sleep(delay).await;
+        clock.sleep(delay).await;
         delay = (delay * 2).min(RETRY_MAX);
     }
 }
 
-async fn hear(pool: &PgPool, wake: &Wake, delay: &mut Duration) -> sqlx::Result<()> {
+async fn hear(clock: &dyn Clock, pool: &PgPool, wake: &Wake, delay: &mut Duration) -> sqlx::Result<()> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(CHANNEL).await?;
     *delay = Duration::from_millis(100);
     // Something may have been missed.
     wake.ring(u8::MAX);
     loop {
-        match tokio::time::timeout(SILENCE_MAX, listener.try_recv()).await {
+        match clock.timeout(SILENCE_MAX, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {
                 if let Some((instance, topics)) = read(notification.payload())
                     && Some(instance) != wake.instance()
@@ -188,7 +189,7 @@ async fn hear(pool: &PgPool, wake: &Wake, delay: &mut Duration) -> sqlx::Result<
             // A connection that was cut without a word looks like this too.
             Err(_) => {
                 let asked = sqlx::query("select 1").execute(&mut listener);
-                match tokio::time::timeout(ANSWER_MAX, asked).await {
+                match clock.timeout(ANSWER_MAX, asked).await {
                     Ok(answer) => answer.map(|_| ())?,
                     Err(_) => return Ok(()),
                 }

@@ -107,7 +107,7 @@ async fn a_schema_that_only_a_newer_program_can_serve_is_refused_by_name(on: Dat
         other => panic!("{other:?}"),
     };
     assert!(refused(db.ping().await).contains("newer than this program"));
-    refused(Db::open(fresh.url(), &PostgresOptions::default()).await.map(drop));
+    refused(Db::open(fresh.url(), &PostgresOptions::default(), testing::clock()).await.map(drop));
 }
 
 async fn every_text_means_the_same(on: Database) {
@@ -393,7 +393,7 @@ async fn a_statement_that_waits_for_a_lock_is_given_up() {
 async fn a_connection_that_must_be_encrypted_and_can_t_be_is_refused_with_the_reason() {
     let fresh = Database::Postgresql.empty();
     let url = format!("{}&sslmode=require", fresh.url());
-    match Db::open(&url, &PostgresOptions::default()).await {
+    match Db::open(&url, &PostgresOptions::default(), testing::clock()).await {
         Err(StoreError::Unfit { why }) => assert!(why.contains("encrypted"), "{why}"),
         other => panic!("{other:?}"),
     }
@@ -405,7 +405,7 @@ async fn connections_are_encrypted_and_a_strange_server_is_refused() {
     let url = server.database_over_network();
     let options = testing::options();
     for mode in ["require".to_owned(), format!("verify-full&sslrootcert={}", server.certificate().display())] {
-        let db = Db::open(&format!("{url}?sslmode={mode}"), &options).await.unwrap();
+        let db = Db::open(&format!("{url}?sslmode={mode}"), &options, testing::clock()).await.unwrap();
         let mut tx = db.read().await.unwrap();
         let Tx::Postgres(connection) = &mut tx else { panic!("PostgreSQL") };
         let (encrypted,): (bool,) = sqlx::query_as("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
@@ -420,7 +420,7 @@ async fn connections_are_encrypted_and_a_strange_server_is_refused() {
         "sslmode=verify-full".to_owned(),
         format!("sslmode=verify-full&sslrootcert={}", server.strange_certificate().display()),
     ] {
-        let error = Db::open(&format!("{url}?{wrong}"), &options).await.unwrap_err();
+        let error = Db::open(&format!("{url}?{wrong}"), &options, testing::clock()).await.unwrap_err();
         assert!(matches!(&error, StoreError::Unfit { why } if why.contains("encrypted")), "{wrong}: {error:?}");
         assert!(!error.passes());
     }
@@ -433,7 +433,7 @@ async fn the_trust_store_of_the_machine_decides_which_servers_are_known() {
     const URL: &str = "HOLDFAST_TEST_ENCRYPTED_URL";
     #[expect(clippy::disallowed_methods, reason = "the test starts itself with it")]
     if let Ok(url) = std::env::var(URL) {
-        let opened = Db::open(&url, &testing::options()).await;
+        let opened = Db::open(&url, &testing::options(), testing::clock()).await;
         println!("the server is {}.", if opened.is_ok() { "known" } else { "unknown" });
         return;
     }
@@ -468,7 +468,7 @@ async fn the_work_of_loops_is_found_by_partial_indexes() {
     let fresh = Database::Postgresql.empty();
     // Nothing is a large table here: only what an index can't serve is scanned.
     let url = format!("{}&options=-c%20enable_seqscan%3Doff%20-c%20enable_bitmapscan%3Doff", fresh.url());
-    let db = Db::open(&url, &PostgresOptions::default()).await.unwrap();
+    let db = Db::open(&url, &PostgresOptions::default(), testing::clock()).await.unwrap();
     let mut tx = db.write().await.unwrap();
     for n in 0..300 {
         insert_in(&mut tx, n).await;

@@ -12,8 +12,10 @@ mod server;
 mod statements;
 mod webhook;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
+use clock::SystemClock;
+use model::clock::SharedClock;
 use store::{Db, PostgresOptions};
 use tempfile::TempDir;
 
@@ -66,6 +68,11 @@ impl Database {
     }
 }
 
+/// The clock of the machine, for what tests open.
+pub fn clock() -> SharedClock {
+    Arc::new(SystemClock)
+}
+
 /// The options that tests open databases with: many share one server's connections.
 pub fn options() -> PostgresOptions {
     PostgresOptions { callers: 8, loops: 4, ..PostgresOptions::default() }
@@ -108,7 +115,7 @@ impl Fresh {
     /// # Panics
     /// When it can't be opened.
     pub async fn open_with(&self, options: &PostgresOptions) -> Db {
-        match Db::open(&self.url, options).await {
+        match Db::open(&self.url, options, clock()).await {
             Ok(db) => db,
             Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
         }

@@ -274,7 +274,8 @@ impl Server {
             // The caller may be within a runtime of its own. Nothing may be connected to what is copied.
             let made = std::thread::spawn(move || {
                 crate::run(async move {
-                    let db = store::Db::open(&url, &crate::options()).await.expect("the schema can be made");
+                    let db =
+                        store::Db::open(&url, &crate::options(), crate::clock()).await.expect("the schema can be made");
                     db.close().await;
                 });
             });

@@ -32,7 +32,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
         ],
     ),
     ("devtools", &["files", "vdk"]),
-    ("testing", &["devtools", "store"]),
+    ("testing", &["clock", "devtools", "model", "store"]),
     ("e2e", &["devtools", "testing"]),
     ("xtask", &["devtools"]),
 ];
@@ -45,7 +45,7 @@ const ARROWS_OF_TESTS: [(&str, &[&str]); 7] = [
     ("api", &["clients", "clock", "store", "testing"]),
     ("app", &["clock", "testing"]),
     ("sync", &["app", "clock", "testing"]),
-    ("store", &["testing"]),
+    ("store", &["clock", "testing"]),
 ];
 
 /// Libraries that belong to some layers alone, and to the end-to-end tests where these play a service's neighbour.

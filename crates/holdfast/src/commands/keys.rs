@@ -229,7 +229,7 @@ mod tests {
     async fn a_key_goes_only_when_nothing_needs_it_and_what_it_sealed_is_read_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path();
-        let db = Db::open_sqlite(&folder.join("holdfast.db")).await.unwrap();
+        let db = Db::open_sqlite(&folder.join("holdfast.db"), std::sync::Arc::new(SystemClock)).await.unwrap();
         assert!(rotate(folder, &db, None).await.unwrap_err().to_string().contains("no key yet"));
         let ring = keys::open(folder, &db).await.unwrap();
         let old = ring.ids().remove(0);

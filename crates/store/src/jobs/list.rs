@@ -165,7 +165,7 @@ fn python_versions() -> SelectStatement {
         .and_where(column("v.p").is_not_null())
         .to_owned();
     let mut versions = CommonTableExpression::new();
-    versions.table_name("v").column("p").query(first.to_owned().union(UnionType::All, rest).to_owned());
+    versions.table_name("v").column("p").query(first.clone().union(UnionType::All, rest).to_owned());
     Query::select()
         .column("p")
         .from("v")
@@ -638,7 +638,9 @@ mod tests {
     #[tokio::test]
     async fn jobs_of_a_state_are_walked_along_its_index_by_name_and_along_the_order_otherwise() {
         let folder = tempfile::tempdir().unwrap();
-        let db = crate::Db::open_sqlite(&folder.path().join("test.db")).await.unwrap();
+        let db = crate::Db::open_sqlite(&folder.path().join("test.db"), std::sync::Arc::new(clock::SystemClock))
+            .await
+            .unwrap();
         let mut tx = db.read().await.unwrap();
         let failed =
             JobQuery { last_execution_status: Some(ExecutionStatus::UserError), limit: 50, ..JobQuery::default() };
@@ -668,7 +670,9 @@ mod tests {
     #[tokio::test]
     async fn jobs_of_teams_that_begin_so_are_met_in_an_index() {
         let folder = tempfile::tempdir().unwrap();
-        let db = crate::Db::open_sqlite(&folder.path().join("test.db")).await.unwrap();
+        let db = crate::Db::open_sqlite(&folder.path().join("test.db"), std::sync::Arc::new(clock::SystemClock))
+            .await
+            .unwrap();
         let mut tx = db.read().await.unwrap();
         for descending in [false, true] {
             let query = JobQuery { teams: vec!["Team 09*".into()], descending, limit: 50, ..JobQuery::default() };

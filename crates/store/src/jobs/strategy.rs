@@ -89,6 +89,7 @@ pub(super) fn has_trigrams(text: &str) -> bool {
 
 /// Which conditions on the state of a job may use their index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each index is used or not, whatever becomes of the others")]
 pub(super) struct StateIndexes {
     /// That of the Python version.
     pub(super) python: bool,
