@@ -323,16 +323,13 @@ mod tests {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         };
         script("python3.9", "#!/bin/sh\necho 'python3.9: command not found' >&2\nexit 127\n");
-        script("python3.10", "#!/bin/sh\nexec sleep 60\n");
+        script("python3.10", "#!/bin/sh\nexec /bin/sleep 60\n");
         script("python3.12", "#!/bin/sh\necho 'Python 3.12'\n");
         script("python3-config", "#!/bin/sh\nexit 1\n");
         let said = r#"{"version":[3,11,9,"final",0],"implementation":"cpython","executable":"/x/python3.11",
             "platform":"linux-x86_64","missing":[]}"#;
-        script("python3.11", &format!("#!/bin/sh\ncat <<'END'\n{said}\nEND\n"));
-        script(
-            "python3",
-            &format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", said.replace("11,9,\"final\"", "11,99,\"candidate\"")),
-        );
+        script("python3.11", &format!("#!/bin/sh\necho '{said}'\n"));
+        script("python3", &format!("#!/bin/sh\necho '{}'\n", said.replace("11,9,\"final\"", "11,99,\"candidate\"")));
         let mut options = Discovery {
             search_path: vec![folder.path().into()],
             home: None,
