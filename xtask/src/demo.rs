@@ -15,11 +15,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use devtools::{
-    binary::{self, Profile},
-    cache,
+    binary, cache,
     client::{self, Client},
     command::last_lines,
-    progress::{self, say, seconds},
+    progress::{self, Work, say, seconds},
     service::{self, Process},
 };
 use serde_json::Value;
@@ -50,8 +49,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&stopped))?;
     }
     say("Holdfast demo: a data job from its creation to the log of its run.\n");
-    let binary = binary::path(Profile::Dev)?;
-    let client = client::install()?;
+    let compiling = Work::new("compiling Holdfast, once");
+    let installing = Work::new("installing the vdk client, once");
+    let compile = |work: &Work| binary::path_for_demo(|crates| work.at(format_args!("{crates} crates so far")));
+    let (binary, client) = progress::both((&compiling, compile), (&installing, |_| client::install_unseen()))?;
     let folder = tempfile::Builder::new().prefix("holdfast-demo-").tempdir()?;
     let outcome = tell(options, &stopped, begun, &binary, client, folder.path());
     if options.keep {

@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::environment::{cargo, variable, workspace};
+use crate::{
+    cache,
+    command::Log,
+    environment::{cargo, variable, workspace},
+};
 
 /// How it is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,24 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     built.map(|built| built.path).context("cargo built no binary with the name holdfast")
 }
 
+/// The path of the binary for the demo, which is compiled as fast as possible, or the one that `HOLDFAST_BIN` names. `done` hears
+/// how many crates are compiled, and cargo's own output is shown if it fails.
+///
+/// # Errors
+/// When it does not compile.
+pub fn path_for_demo(done: impl FnMut(usize)) -> Result<PathBuf> {
+    if let Some(given) = variable("HOLDFAST_BIN") {
+        return Ok(workspace().join(given));
+    }
+    let log = Log::begin(cache::folder()?.join("compile.log"))?;
+    let mut cargo = Command::new(cargo());
+    let command =
+        log.collect(cargo.args(["build", "--profile", "demo", "--package", "holdfast", "--bin", "holdfast"]))?;
+    let built = compile_with(command.stdout(Stdio::piped()), done).with_context(|| log.to_string())?;
+    let built = built.into_iter().find(|built| built.target == "holdfast");
+    built.map(|built| built.path).context("cargo built no binary with the name holdfast")
+}
+
 /// A program that cargo has compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Executable {
@@ -67,18 +89,26 @@ pub struct Executable {
 /// # Errors
 /// When something does not compile.
 pub fn compile(arguments: &[&str]) -> Result<Vec<Executable>> {
-    let mut child = Command::new(cargo())
-        .args(arguments)
+    let mut command = Command::new(cargo());
+    compile_with(command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()), |_| ())
+        .with_context(|| format!("`cargo {}` failed; cargo's words are above", arguments.join(" ")))
+}
+
+/// The same with a command; `done` hears how many crates are compiled.
+fn compile_with(command: &mut Command, mut done: impl FnMut(usize)) -> Result<Vec<Executable>> {
+    let mut child = command
         .arg("--message-format=json-render-diagnostics")
         .current_dir(workspace())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
         .spawn()
         .context("cargo cannot be started")?;
     let messages = child.stdout.take().context("cargo has no output")?;
-    let mut built = Vec::new();
+    let (mut built, mut crates) = (Vec::new(), 0);
     for line in BufReader::new(messages).lines() {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(&line?) else { continue };
+        if message["reason"] == "compiler-artifact" {
+            crates += 1;
+            done(crates);
+        }
         let Some(path) = message["executable"].as_str() else { continue };
         let manifest = Path::new(message["manifest_path"].as_str().unwrap_or_default());
         built.push(Executable {
@@ -88,8 +118,9 @@ pub fn compile(arguments: &[&str]) -> Result<Vec<Executable>> {
             path: path.into(),
         });
     }
-    if !child.wait()?.success() {
-        bail!("`cargo {}` failed; cargo's words are above", arguments.join(" "));
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("cargo ended with {status}");
     }
     Ok(built)
 }

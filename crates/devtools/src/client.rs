@@ -60,7 +60,15 @@ impl Client {
 /// # Errors
 /// When there is no Python with `venv`, or the installer fails; its last lines are in the message.
 pub fn install() -> Result<Client> {
-    installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"))
+    installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"), |what, work| progress::during(what, work))
+}
+
+/// As [`install`], for those who show the progress themselves.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_unseen() -> Result<Client> {
+    installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"), |_, work| work())
 }
 
 /// Gives the reference's check of an installation, and installs it when the cache has none.
@@ -68,11 +76,16 @@ pub fn install() -> Result<Client> {
 /// # Errors
 /// As [`install`].
 pub fn install_heartbeat() -> Result<Client> {
-    installed(vdk::HEARTBEAT, |client| (client.heartbeat(), "--help"))
+    installed(vdk::HEARTBEAT, |client| (client.heartbeat(), "--help"), |what, work| progress::during(what, work))
 }
 
-/// Gives what a requirement brings. `first` is the command that shows that it starts.
-fn installed(requirement: &str, first: fn(&Client) -> (PathBuf, &'static str)) -> Result<Client> {
+/// Gives what a requirement brings. `first` is the command that shows that it starts, and `during` shows that the installation
+/// goes on.
+fn installed(
+    requirement: &str,
+    first: fn(&Client) -> (PathBuf, &'static str),
+    during: fn(String, &dyn Fn() -> Result<()>) -> Result<()>,
+) -> Result<Client> {
     let (python, version) = interpreter()?;
     let mut key = DefaultHasher::new();
     (requirement, vdk::CONSTRAINTS, &python, &version).hash(&mut key);
@@ -86,7 +99,7 @@ fn installed(requirement: &str, first: fn(&Client) -> (PathBuf, &'static str)) -
     if complete.exists() && client.python().exists() {
         return Ok(client);
     }
-    progress::during(format!("installing {requirement} with {version} (once)"), || {
+    during(format!("installing {requirement} with {version} (once)"), &|| {
         make(requirement, &python, &client, first(&client))
             .inspect_err(|_| {
                 let _ = fs::remove_dir_all(&folder);

@@ -3,7 +3,10 @@
 use std::{
     fmt::Display,
     io::{IsTerminal as _, Write as _},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +23,7 @@ pub fn during<T>(what: impl Display, work: impl FnOnce() -> anyhow::Result<T>) -
     let (what, begun) = (what.to_string(), Instant::now());
     let (end, ended) = mpsc::channel::<()>();
     let shown = what.clone();
-    let painter = thread::spawn(move || paint(&shown, begun, &ended));
+    let painter = thread::spawn(move || paint(|| shown.clone(), begun, &ended));
     let result = work();
     drop(end);
     let _ = painter.join();
@@ -29,15 +32,18 @@ pub fn during<T>(what: impl Display, work: impl FnOnce() -> anyhow::Result<T>) -
     result
 }
 
-fn paint(what: &str, begun: Instant, ended: &mpsc::Receiver<()>) {
+fn paint(what: impl Fn() -> String, begun: Instant, ended: &mpsc::Receiver<()>) {
     let terminal = std::io::stderr().is_terminal();
     if !terminal {
-        say(format_args!("· {what} …"));
+        say(format_args!("· {} …", what()));
     }
     let pause = if terminal { FRAME_TIME } else { LINE_TIME };
     let mut frames = FRAMES.iter().cycle();
     while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let elapsed = seconds(begun.elapsed());
+        let (what, elapsed) = (what(), seconds(begun.elapsed()));
+        if what.is_empty() {
+            continue;
+        }
         if terminal {
             let frame = frames.next().copied().unwrap_or_default();
             let _ = write!(std::io::stderr(), "\r\x1b[2K{frame} {what} {elapsed}");
@@ -48,6 +54,67 @@ fn paint(what: &str, begun: Instant, ended: &mpsc::Receiver<()>) {
     if terminal {
         let _ = write!(std::io::stderr(), "\r\x1b[2K");
     }
+}
+
+/// One of the works that are done at the same time; see [`both`].
+#[derive(Debug)]
+pub struct Work {
+    what: String,
+    /// How far it is; absent once it is done.
+    detail: Mutex<Option<String>>,
+}
+
+impl Work {
+    /// Work with this name.
+    pub fn new(what: impl Display) -> Self {
+        Self { what: what.to_string(), detail: Mutex::new(Some(String::new())) }
+    }
+
+    /// Says how far it is, as an addition to its name.
+    pub fn at(&self, detail: impl Display) {
+        let mut shown = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.is_some() {
+            *shown = Some(format!(", {detail}"));
+        }
+    }
+
+    fn shown(&self) -> Option<String> {
+        let detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        detail.as_ref().map(|detail| format!("{}{detail}", self.what))
+    }
+
+    fn does<T>(&self, begun: Instant, work: impl FnOnce(&Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let result = work(self);
+        *self.detail.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mark = if result.is_ok() { "✓" } else { "✗" };
+        let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+        say(format_args!("{clear}{mark} {} ({})", self.what, seconds(begun.elapsed())));
+        result
+    }
+}
+
+/// Does two works at the same time and shows both on one line.
+///
+/// # Errors
+/// That of the first, else that of the second; both are awaited.
+pub fn both<A, B: Send>(
+    (one, do_one): (&Work, impl FnOnce(&Work) -> anyhow::Result<A>),
+    (other, do_other): (&Work, impl FnOnce(&Work) -> anyhow::Result<B> + Send),
+) -> anyhow::Result<(A, B)> {
+    let begun = Instant::now();
+    let (end, ended) = mpsc::channel::<()>();
+    let (first, second) = thread::scope(|scope| {
+        scope.spawn(move || {
+            let shown = || [one.shown(), other.shown()].into_iter().flatten().collect::<Vec<_>>().join(" · ");
+            paint(shown, begun, &ended);
+        });
+        let second = scope.spawn(move || other.does(begun, do_other));
+        let first = one.does(begun, do_one);
+        let second = second.join();
+        drop(end);
+        (first, second)
+    });
+    Ok((first?, second.map_err(|_| anyhow::anyhow!("{} ended unexpectedly", other.what))??))
 }
 
 /// A line for the one who waits. They are on the error output, so that what a command prints stays usable.
@@ -70,6 +137,30 @@ pub fn seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_works_both_are_done_and_the_error_of_either_is_told() {
+        let (one, other) = (Work::new("one"), Work::new("other"));
+        let (say, heard) = mpsc::channel();
+        // Neither could end if they were done one after the other.
+        let (reply, replied) = mpsc::channel();
+        let done = both(
+            (&one, |work| {
+                work.at("half done");
+                assert_eq!(work.shown().as_deref(), Some("one, half done"));
+                say.send(1)?;
+                Ok(replied.recv()?)
+            }),
+            (&other, move |_| {
+                reply.send(heard.recv()? + 1)?;
+                Ok("done")
+            }),
+        );
+        assert_eq!(done.unwrap(), (2, "done"));
+        assert_eq!((one.shown(), other.shown()), (None, None));
+        let failed = both::<(), ()>((&one, |_| Ok(())), (&other, |_| anyhow::bail!("no")));
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+    }
 
     #[test]
     fn durations_read_well() {

@@ -166,7 +166,7 @@ fn files<'a>(
     .chain(preferred.map(|text| ("lock.txt", text.into())))
 }
 
-/// The arguments of `uv pip`, which runs in the folder of its [`files`].
+/// The arguments of `uv pip`, which runs in the folder of its [`files()`].
 fn arguments(interpreter: &Interpreter, wheels: &Wheels) -> Vec<OsString> {
     let mut args: Vec<OsString> =
         ["compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"].map(Into::into).into();

@@ -55,8 +55,10 @@ impl Template {
     /// Why it is no CronJob, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
         // By way of a value: a YAML parser for each type of the cluster's API would be a tenth of the program.
+        // Only true and false are booleans: an image or a name may be `y` or `off`.
+        let options = serde_saphyr::options! { strict_booleans: true };
         let value: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|e| format!("it is no YAML or JSON: {e}."))?;
+            serde_saphyr::from_str_with_options(text, options).map_err(|e| format!("it is no YAML or JSON: {e}."))?;
         let cron_job = serde_path_to_error::deserialize(value)
             .map_err(|e| format!("it is no CronJob of batch/v1: at {}: {}.", e.path(), e.inner()))?;
         Ok(Self(cron_job))
