@@ -84,7 +84,7 @@ async fn look_for_orphans(sync: &Synchronizer, known: &mut Vec<KnownDeployment>)
 pub(crate) struct Found {
     /// How many were made due.
     out_of_step: usize,
-    /// What is as it was made, by a configuration that is no longer this one. It is not due for that: see [`wave`].
+    /// What is as it was made, by a configuration that is no longer this one. It is not due for that: see [`super::wave`].
     concerned: Vec<JobName>,
 }
 
