@@ -461,7 +461,7 @@ async fn a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_anothe
     let moment = Duration::from_millis(300);
     for limits in [
         ServerLimits { stall_max: moment, ..limits(64) },
-        ServerLimits { place_max: moment, response_max: moment * 2, ..limits(64) },
+        ServerLimits { place_max: moment, response_max: moment * 2, stall_max: SOON * 10, ..limits(64) },
     ] {
         let listening = service.listen(limits).await;
         let reader = listening.reads_nothing(&log).await;

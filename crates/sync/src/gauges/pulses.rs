@@ -58,6 +58,9 @@ mod tests {
         pulses.beat("executions");
         assert_eq!(pulses.silent(Duration::from_secs(60)), None);
         assert_eq!(pulses.clone().silent(Duration::from_millis(1)), Some("schedules"));
+        pulses.clock.sleep(Duration::from_millis(2)).await;
+        pulses.beat("executions");
+        assert_eq!(pulses.silent(Duration::from_millis(1)), Some("schedules"), "the other one reported again");
         pulses.rest();
         assert_eq!(pulses.silent(Duration::ZERO), None);
     }
