@@ -29,12 +29,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = workspace().join(&options.to);
     fs::create_dir_all(&folder).with_context(|| format!("The folder {} can't be made.", folder.display()))?;
     let (binary, debug) = (folder.join("holdfast"), folder.join("holdfast.debug"));
-    let objcopy = objcopy()?;
+    let (objcopy, libraries) = objcopy()?;
     progress::during("moving the debug information into a file of its own", || {
         let objcopy = |arguments: &[&str], from: &Path, to: &Path| {
             // The name of the file in the binary has no folder.
             let mut command = Command::new(&objcopy);
-            command::output(command.current_dir(&folder).args(arguments).args([from, to])).map(drop)
+            command.current_dir(&folder).env("LD_LIBRARY_PATH", &libraries).args(arguments).args([from, to]);
+            command::output(&mut command).map(drop)
         };
         objcopy(&["--only-keep-debug"], &built, &debug)?;
         objcopy(&["--strip-all", "--add-gnu-debuglink=holdfast.debug"], &built, &binary)
@@ -47,12 +48,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The program of the Rust toolchain that edits binaries.
-fn objcopy() -> Result<PathBuf> {
-    let libraries = command::output(Command::new("rustc").args(["--print", "target-libdir"]))?;
-    let program = Path::new(libraries.trim()).with_file_name("bin").join("rust-objcopy");
+/// The program of the Rust toolchain that edits binaries, and the folder of the libraries that it needs.
+fn objcopy() -> Result<(PathBuf, PathBuf)> {
+    let printed = |what: &str| command::output(Command::new("rustc").args(["--print", what]));
+    let program = Path::new(printed("target-libdir")?.trim()).with_file_name("bin").join("rust-objcopy");
     if !program.is_file() {
         bail!("The Rust toolchain lacks {}. Rust 1.90 and later bring it.", program.display());
     }
-    Ok(program)
+    Ok((program, Path::new(printed("sysroot")?.trim()).join("lib")))
 }

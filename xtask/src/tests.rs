@@ -32,7 +32,7 @@ const NEED_NODE_ACCESS: [&str; 1] = ["inside::two_instances_in_the_cluster_have_
 const THREADS_MIN: usize = 4;
 
 /// The same for tests that need a cluster. They wait for whole minutes; more of them would meet at the same ticks.
-const CLUSTER_THREADS: usize = 8;
+const CLUSTER_THREADS: usize = 6;
 
 /// What to run.
 #[derive(Debug, clap::Args)]
