@@ -23,11 +23,13 @@ async fn join_all<T: Send + 'static>(
     done
 }
 
-/// The resident memory of the service now, after which its peak counts anew.
+/// The resident memory of the service now, after which its peak counts anew. Only root may reset the peak of a process that
+/// others can't read: for an ordinary user it is the peak until now.
 fn rest(service: &mut Service) -> f64 {
     let process = service.process().id();
-    fs::write(format!("/proc/{process}/clear_refs"), "5").expect("the peak can be reset");
-    memory(process).expect("a process").0
+    let reset = fs::write(format!("/proc/{process}/clear_refs"), "5");
+    let (now, peak) = memory(process).expect("a process");
+    if reset.is_ok() { now } else { peak }
 }
 
 /// By how many MiB the service grew at most since [`rest`].
