@@ -18,6 +18,7 @@
 
 mod calls;
 mod files;
+mod folder;
 mod launch;
 mod measure;
 mod namespaces;

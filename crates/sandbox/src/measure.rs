@@ -1,18 +1,13 @@
 //! Measures the disk space of what foreign code left, or is still writing.
 
-use std::{
-    fs::{self, Permissions},
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::PermissionsExt,
-    },
-    path::Path,
-};
+use std::{os::fd::AsFd, path::Path};
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat},
+    fs::{AtFlags, CWD, Dir, FileType, statat},
     path::Arg,
 };
+
+use crate::folder::open_folder;
 
 /// How many levels of folders are measured. One descriptor per level is open.
 pub const LEVELS_MAX: usize = 128;
@@ -38,7 +33,7 @@ pub enum Measured {
 /// not followed. A folder that its owner can't read is made readable, or its content would not count.
 pub fn measure_tree(path: &Path, most_bytes: u64) -> Measured {
     let mut bytes = 0_u64;
-    let mut open: Vec<Dir> = open_folder(CWD, path).into_iter().collect();
+    let mut open: Vec<Dir> = read(CWD, path).into_iter().collect();
     while let Some(folder) = open.last_mut() {
         let Some(Ok(entry)) = folder.read() else {
             open.pop();
@@ -56,7 +51,7 @@ pub fn measure_tree(path: &Path, most_bytes: u64) -> Measured {
             return Measured::TooLarge;
         }
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            && let Some(inner) = open_folder(at, name)
+            && let Ok(inner) = read(at, name)
         {
             if open.len() == LEVELS_MAX {
                 return Measured::TooDeep;
@@ -67,30 +62,17 @@ pub fn measure_tree(path: &Path, most_bytes: u64) -> Measured {
     Measured::Bytes(bytes)
 }
 
-fn open_folder(at: impl AsFd, name: impl Arg) -> Option<Dir> {
+fn read(at: impl AsFd, name: impl Arg) -> rustix::io::Result<Dir> {
     const READABLE: u32 = 0o500;
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let handle = openat(at, name, flags | OFlags::PATH, Mode::empty()).ok()?;
-    let mode = fstat(&handle).ok()?.st_mode & 0o7777;
-    if mode & READABLE != READABLE {
-        // By descriptor, because a name can become a link.
-        let readable = Permissions::from_mode(mode | READABLE);
-        let _ = fs::set_permissions(format!("/proc/self/fd/{}", handle.as_raw_fd()), readable);
-    }
-    Dir::new(openat(&handle, c".", flags | OFlags::RDONLY, Mode::empty()).ok()?).ok()
+    Dir::new(open_folder(at, name, READABLE)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::fs;
 
     use super::*;
-
-    /// Runs Python in a folder: it can go where no path leads.
-    fn python(folder: &Path, code: &str) {
-        let output = Command::new("python3").args(["-c", code]).current_dir(folder).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
+    use crate::folder::tests::python;
 
     #[test]
     fn files_beyond_every_path_and_in_folders_without_rights_count() {

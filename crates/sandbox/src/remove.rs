@@ -2,20 +2,18 @@
 
 use std::{
     ffi::{CStr, CString},
-    fs::{self, Permissions},
-    io,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::PermissionsExt,
-    },
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, fstat, openat, renameat_with, unlinkat},
+    fs::{AtFlags, CWD, Dir, RenameFlags, renameat_with, unlinkat},
     io::Errno,
     path::Arg,
 };
+
+use crate::folder::open_folder;
 
 /// How many names of a folder are read before they are removed.
 const NAMES_AT_ONCE: usize = 1024;
@@ -29,7 +27,7 @@ const NAMES_AT_ONCE: usize = 1024;
 /// # Errors
 /// When something in it belongs to another user, or is a mount.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
-    let top = match open_folder(CWD, path) {
+    let top = match open(CWD, path) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTDIR | Errno::LOOP) => return fs::remove_file(path),
@@ -51,7 +49,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 
 /// Removes a folder of the top one, and moves the folders in it up.
 fn remove_folder(top: &OwnedFd, name: &CStr, moved: &mut u64) -> io::Result<()> {
-    let folder = open_folder(top, name)?;
+    let folder = open(top, name)?;
     loop {
         let names = names_in(&folder)?;
         if names.is_empty() {
@@ -62,7 +60,7 @@ fn remove_folder(top: &OwnedFd, name: &CStr, moved: &mut u64) -> io::Result<()> 
                 continue;
             }
             // Moving a folder needs the right to write to it.
-            drop(open_folder(&folder, inner.as_c_str())?);
+            drop(open(&folder, inner.as_c_str())?);
             loop {
                 *moved += 1;
                 let free = format!(".moved-{moved}");
@@ -86,14 +84,8 @@ fn remove_file(folder: &OwnedFd, name: &CStr) -> io::Result<bool> {
 }
 
 /// Opens a folder, after its owner has got all rights to it.
-fn open_folder(at: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let handle = openat(at, name, flags | OFlags::PATH, Mode::empty())?;
-    if fstat(&handle)?.st_mode & 0o700 != 0o700 {
-        // By descriptor, because a name can become a link. If it fails, opening tells why.
-        let _ = fs::set_permissions(format!("/proc/self/fd/{}", handle.as_raw_fd()), Permissions::from_mode(0o700));
-    }
-    openat(&handle, c".", flags | OFlags::RDONLY, Mode::empty())
+fn open(at: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
+    open_folder(at, name, 0o700)
 }
 
 /// Some of the names in a folder; none if it is empty.
@@ -114,15 +106,10 @@ fn names_in(folder: &OwnedFd) -> io::Result<Vec<CString>> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
     use super::*;
-
-    /// Runs Python in a folder: it can go where no path leads.
-    fn python(folder: &Path, code: &str) {
-        let output = Command::new("python3").args(["-c", code]).current_dir(folder).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
+    use crate::folder::tests::python;
 
     #[test]
     fn folders_are_removed_however_deep_they_are_on_a_small_stack() {
