@@ -144,24 +144,18 @@ pub enum Asked {
     Waits,
 }
 
+const QUEUE_NEW: &str = "insert into build (build_key, builder, inputs, team, state, attempts, leader_epoch, queued_at)
+     values ($1, $2, $3, $4, 'QUEUED', 0, $5, $6)
+     on conflict (build_key) do nothing";
+const QUEUE_AGAIN: &str = "update build set state = 'QUEUED', builder = $2, inputs = $3, team = $4, leader_epoch = $5,
+        queued_at = $6, problem = null, started_at = null, ended_at = null
+     where build_key = $1";
+
 /// Asks for a build on behalf of a rollout.
 pub async fn ask(tx: &mut Tx, epoch: Epoch, asking: Asking<'_>, inputs: &BuildInputs, now: Timestamp) -> Result<Asked> {
     leases::fence(tx, epoch).await?;
-    let Asking { job_id, generation, team, builder } = asking;
-    on!(tx, c => sqlx::query(
-        "insert into build (build_key, builder, inputs, team, state, attempts, leader_epoch, queued_at)
-         values ($1, $2, $3, $4, 'QUEUED', 0, $5, $6)
-         on conflict (build_key) do nothing",
-    )
-    .bind(inputs.key.as_str())
-    .bind(builder)
-    .bind(&inputs.content)
-    .bind(team.as_str())
-    .bind(epoch.0)
-    .bind(micros(now))
-    .execute(c)
-    .await
-    .map(drop))?;
+    let Asking { job_id, generation, .. } = asking;
+    queue(tx, QUEUE_NEW, epoch, asking, inputs, now).await?;
     let locking = tx.locking("for update");
     let build = row(tx, &inputs.key, locking).await?.ok_or_else(|| corrupt("a build"))?;
     match (build.state, build.artifact, build.problem) {
@@ -174,23 +168,34 @@ pub async fn ask(tx: &mut Tx, epoch: Epoch, asking: Asking<'_>, inputs: &BuildIn
             return Ok(Asked::Failed(problem));
         }
         (State::Queued | State::Running, ..) => {}
-        (State::Failed | State::Built, ..) => on!(tx, c => sqlx::query(
-            "update build set state = 'QUEUED', builder = $2, inputs = $3, team = $4, leader_epoch = $5, queued_at = $6,
-                problem = null, started_at = null, ended_at = null
-             where build_key = $1",
-        )
+        (State::Failed | State::Built, ..) => {
+            queue(tx, QUEUE_AGAIN, epoch, asking, inputs, now).await?;
+        }
+    }
+    wait(tx, job_id, Some((&inputs.key, generation))).await?;
+    Ok(Asked::Waits)
+}
+
+/// Queues a build by a statement that takes its key, builder, inputs, team, epoch and time.
+async fn queue(
+    tx: &mut Tx,
+    statement: &'static str,
+    epoch: Epoch,
+    asking: Asking<'_>,
+    inputs: &BuildInputs,
+    now: Timestamp,
+) -> Result<()> {
+    on!(tx, c => sqlx::query(statement)
         .bind(inputs.key.as_str())
-        .bind(builder)
+        .bind(asking.builder)
         .bind(&inputs.content)
-        .bind(team.as_str())
+        .bind(asking.team.as_str())
         .bind(epoch.0)
         .bind(micros(now))
         .execute(c)
         .await
-        .map(drop))?,
-    }
-    wait(tx, job_id, Some((&inputs.key, generation))).await?;
-    Ok(Asked::Waits)
+        .map(drop))?;
+    Ok(())
 }
 
 async fn waits(tx: &mut Tx, job_id: JobId, generation: i64, key: &BuildKey) -> Result<bool> {
