@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use model::{
     Problem,
     build::ArtifactBuilder,
-    clock::SharedClock,
+    clock::{Clock, SharedClock},
     deployment::Deployment,
     name::{JobName, TeamName},
     plan,
@@ -205,7 +205,24 @@ impl Term {
 /// The pause after the database failed a loop.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
-/// How long until an instant, at most `most`.
-fn until(now: jiff::Timestamp, at: Option<jiff::Timestamp>, most: Duration) -> Duration {
-    at.map_or(most, |at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(most))
+/// The pause of a loop: until the wall clock shows an instant, and for `most` at most.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    until: Option<jiff::Timestamp>,
+    most: Duration,
+}
+
+impl Pause {
+    async fn pass(self, clock: &dyn Clock) {
+        match self.until {
+            Some(until) => drop(clock.timeout(self.most, clock.sleep_until(until)).await),
+            None => clock.sleep(self.most).await,
+        }
+    }
+}
+
+impl From<Duration> for Pause {
+    fn from(most: Duration) -> Self {
+        Self { until: None, most }
+    }
 }

@@ -15,7 +15,7 @@ use store::{
     schedules::{DueSchedule, PendingTick},
 };
 
-use crate::{DATABASE_RETRY, Synchronizer, Term, until};
+use crate::{DATABASE_RETRY, Pause, Synchronizer, Term};
 
 /// The longest pause between two looks at the clock.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -33,20 +33,20 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         return;
     }
     loop {
-        let wait = match round(sync, term).await {
-            Ok(wait) => wait,
-            Err(error) if term.survives(&error) => DATABASE_RETRY,
+        let pause = match round(sync, term).await {
+            Ok(pause) => pause,
+            Err(error) if term.survives(&error) => DATABASE_RETRY.into(),
             Err(_) => return,
         };
         tokio::select! {
             () = term.over.cancelled() => return,
             () = sync.db.wake().schedules.notified() => {}
-            () = sync.clock.sleep(wait) => {}
+            () = pause.pass(&*sync.clock) => {}
         }
     }
 }
 
-async fn round(sync: &Synchronizer, term: &Term) -> Result<Duration, StoreError> {
+async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
     sync.gauges.beat("schedules");
     let now = sync.clock.now();
     let (due, earliest, pending) = {
@@ -55,8 +55,9 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Duration, StoreError>
         let earliest = store::schedules::earliest(&mut tx).await?;
         (due, earliest, store::schedules::pending(&mut tx, PENDING_MAX).await?)
     };
+    let next_tick = Pause { until: earliest, most: PAUSE_MAX };
     if due.is_empty() && pending.is_empty() {
-        return Ok(until(now, earliest, PAUSE_MAX));
+        return Ok(next_tick);
     }
     let oldest = now - sync.options.start_deadline;
     let mut tx = sync.db.write().await?;
@@ -76,7 +77,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Duration, StoreError>
     if started {
         sync.db.wake().executions.notify_one();
     }
-    Ok(if due.is_empty() { until(now, earliest, PAUSE_MAX) } else { Duration::ZERO })
+    Ok(if due.is_empty() { next_tick } else { Duration::ZERO.into() })
 }
 
 /// Marks the latest tick of a schedule that has come, unless it is too old, and moves the schedule on.

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::reconcile::{Pools, carry_out};
-use crate::{DATABASE_RETRY, Synchronizer, Term, until};
+use crate::{DATABASE_RETRY, Pause, Synchronizer, Term};
 
 /// The most looks that are begun before others end, beside those that install or wait for that.
 const LOOKS_MAX: usize = 1000;
@@ -31,22 +31,22 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
     loop {
         let found = find_due(sync, &in_flight, pools.installing()).await;
         sync.gauges.looked(found.is_ok());
-        let wait = match found {
-            Ok((due, wait)) => {
+        let pause = match found {
+            Ok((due, pause)) => {
                 for job_id in due {
                     in_flight.insert(job_id);
                     let (sync, term, pools) = (sync.clone(), term.clone(), pools.clone());
                     looks.spawn(async move { (job_id, look(&sync, &term, &pools, job_id).await) });
                 }
-                wait
+                pause
             }
-            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(error) if term.survives(&error) => DATABASE_RETRY.into(),
             Err(_) => break,
         };
         tokio::select! {
             () = term.over.cancelled() => break,
             () = sync.db.wake().deployments.notified() => {}
-            () = sync.clock.sleep(wait) => {}
+            () = pause.pass(&*sync.clock) => {}
             Some(ended) = looks.join_next() => {
                 if !term.pause(GATHER).await {
                     break;
@@ -71,12 +71,12 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
     looks.shutdown().await;
 }
 
-/// The deployments to begin with now, and how long until the next one is due.
+/// The deployments to begin with now, and the pause until the next one is due.
 async fn find_due(
     sync: &Synchronizer,
     in_flight: &HashSet<JobId>,
     installing: usize,
-) -> Result<(Vec<JobId>, Duration), StoreError> {
+) -> Result<(Vec<JobId>, Pause), StoreError> {
     let now = sync.clock.now();
     let mut tx = sync.db.read().await?;
     let free = free(in_flight.len(), installing);
@@ -85,7 +85,7 @@ async fn find_due(
     let due = store::deployments::due(&mut tx, now, limit).await?;
     let next = store::deployments::next_due(&mut tx, now).await?;
     let due = due.into_iter().filter(|id| !in_flight.contains(id)).take(free).collect();
-    Ok((due, until(now, next, LOOK_MAX)))
+    Ok((due, Pause { until: next, most: LOOK_MAX }))
 }
 
 /// How many looks can begin.
