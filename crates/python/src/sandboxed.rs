@@ -22,9 +22,11 @@ use crate::{
     fault,
     index::IndexSession,
     tools::{finished, not_started},
-    untrusted::{self, CHECK_PAUSE, MIB},
+    untrusted::{self, MIB},
 };
 
+/// The pause between two looks at how much disk a build uses.
+const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// Rounds of ending processes that start others meanwhile.
 const LEFTOVER_ROUNDS: usize = 10;
 

@@ -32,7 +32,7 @@ use crate::{
     command::{Command, Ended, Output},
     fault,
     index::IndexAccess,
-    untrusted::{self, CHECK_PAUSE, MIB},
+    untrusted::{self, MIB},
 };
 
 /// The `uv` that is installed when the machine has none: the version in [`PINNED_HASHED`].
@@ -230,7 +230,7 @@ impl Tools {
     async fn outgrown_wheel(&self, installer: Option<u32>) -> OutgrownWheel {
         let most_bytes = self.options.build_disk_max_mib.saturating_mul(MIB);
         loop {
-            self.options.clock.sleep(CHECK_PAUSE).await;
+            self.options.clock.sleep(WHEEL_CHECK_PAUSE).await;
             let cache = self.options.cache_dir.join("uv");
             let Some(installer) = installer else { continue };
             let search = tokio::task::spawn_blocking(move || OutgrownWheel::find(&cache, installer, most_bytes));
@@ -392,6 +392,9 @@ impl Tools {
         if second.success { Ok(()) } else { Err(fault::of_platform(what, &second)) }
     }
 }
+
+/// How often the wheels that are being unpacked are measured. A gigabyte of zeros is unpacked in less than half a second.
+const WHEEL_CHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A wheel that is too large once it is unpacked.
 struct OutgrownWheel {

@@ -7,7 +7,6 @@ use std::{
     io::{self, Read},
     os::unix::ffi::OsStrExt,
     path::Path,
-    time::Duration,
 };
 
 use rustix::fs::{Dir, Mode, OFlags, openat};
@@ -16,8 +15,6 @@ use rustix::fs::{Dir, Mode, OFlags, openat};
 const LEVELS_MAX: usize = 64;
 const ENTRIES_MAX: usize = 100_000;
 
-/// Between two looks at how much disk is used.
-pub(crate) const CHECK_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// An open folder.
