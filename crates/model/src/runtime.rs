@@ -165,7 +165,8 @@ pub struct Wanted {
     pub artifact: Artifact,
     /// Its packages, where they are installed by the runtime.
     pub lock: Option<Lock>,
-    /// The variables by which its runs are known to this service; see [`crate::variables::token_variables`]. They are secrets.
+    /// The variables by which its runs are known to this service; see [`crate::variables::token_variables`]. They are
+    /// secrets.
     pub token: BTreeMap<String, String>,
     /// Ticks before this instant are not made up for.
     pub ticks_after: jiff::Timestamp,
@@ -199,7 +200,8 @@ pub struct Run {
     pub started_by: String,
     /// The operation id of the request.
     pub op_id: String,
-    /// The environment variables of this run, beside those of the blueprint; see [`crate::variables::run_variables`]. Some are secrets.
+    /// The environment variables of this run, beside those of the blueprint; see [`crate::variables::run_variables`]. Some
+    /// are secrets.
     pub variables: BTreeMap<String, String>,
     /// How long it may take, in seconds.
     pub deadline_seconds: u64,
