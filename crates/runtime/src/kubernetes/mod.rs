@@ -15,6 +15,8 @@ mod manifest;
 mod names;
 mod runs;
 mod stage;
+#[cfg(test)]
+mod unreachable;
 mod view;
 mod watch;
 mod window;
