@@ -39,10 +39,10 @@ fn unreachable() -> (KubernetesRuntime, Arc<[AtomicUsize; 2]>) {
     });
     let clock = Arc::new(SystemClock);
     let connection = Connection {
-        client: Client::new(service, "jobs"),
+        client: Client::new(service, "data"),
         window: Window::new(clock.clone()),
         calls: Calls::new(clock.clone()),
-        namespace: "jobs".into(),
+        namespace: "data".into(),
         server: "https://127.0.0.1:1".into(),
     };
     let manifest = ManifestOptions {
