@@ -115,6 +115,8 @@ pub fn variables(
     set("VDK_CONTROL_SERVICE_REST_API_URL", options.rest_api_url.clone());
     set("VDK_JOB_TEAM", team.to_string());
     set("VDK_JOB_NAME", job.to_string());
+    set("JOB_NAME", job.to_string());
+    set("VDK_JOB_GITHASH", deployment.job_version.to_string());
     set("VDK_KEYTAB_PRINCIPAL", format!("pa__view_{job}"));
     set("VDK_KEYTAB_FILENAME", "keytab".into());
     set("LOG_CONFIG", "CLOUD".into());
