@@ -189,6 +189,13 @@ mod tests {
         assert_eq!(names(&JobOptions { by_job, ..on("https://a/t") }).len(), 2);
     }
 
+    #[test]
+    fn a_job_knows_its_name_and_its_source_by_upstreams_variables() {
+        let (job, team) = (JobName::parse("daily-sales").unwrap(), TeamName::parse("a team").unwrap());
+        let plain = variables(&JobOptions::default(), &job, &team, &deployment(), |_| String::new()).plain;
+        assert_eq!((plain["JOB_NAME"].as_str(), plain["VDK_JOB_GITHASH"].as_str()), ("daily-sales", &*"a".repeat(40)));
+    }
+
     fn deployment() -> Deployment {
         let at = jiff::Timestamp::UNIX_EPOCH;
         Deployment {
