@@ -309,13 +309,13 @@ async fn each_stage_is_counted_and_timed(on: Database) {
     has("holdfast_leader 1");
     has("holdfast_leader_terms_total 1");
     for counter in ["taurus_datajob_watch_task_invocations", "vdk_deploy_datajob_synchronizer_successful_invocations"] {
-        let line = samples(&watched.registry, &format!("{counter}_counter_total ")).remove(0);
+        let line = samples(&watched.registry, &format!("{counter}_counter_total{{service=\"data-jobs\"}} ")).remove(0);
         assert!(!line.ends_with(" 0"), "{line}");
     }
-    has("vdk_deploy_datajob_synchronizer_failed_invocations_counter_total 0");
-    has("vdk_execution_cleanup_task_datajob_invocations_counter_total 0");
-    has("vdk_execution_cleanup_task_datajob_successful_deletions_counter_total 0");
-    has("vdk_execution_cleanup_task_datajob_failed_deletions_counter_total 0");
+    has("vdk_deploy_datajob_synchronizer_failed_invocations_counter_total{service=\"data-jobs\"} 0");
+    has("vdk_execution_cleanup_task_datajob_invocations_counter_total{service=\"data-jobs\"} 0");
+    has("vdk_execution_cleanup_task_datajob_successful_deletions_counter_total{service=\"data-jobs\"} 0");
+    has("vdk_execution_cleanup_task_datajob_failed_deletions_counter_total{service=\"data-jobs\"} 0");
 
     let (stop, task) = watched.instance;
     stop.cancel();

@@ -1,6 +1,10 @@
 //! Which runs are followed: a round looks at every active row.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::{
     execution::{Execution, Status},
@@ -29,6 +33,9 @@ const ACTIVE_MAX: i64 = 20_000;
 
 /// The pause before an execution is followed again after following it panicked.
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
+
+/// The most executions that wait for others beside the limit of executions at once.
+const WAITING_MAX: usize = 64;
 
 /// The longest pause between two rounds.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -104,8 +111,11 @@ async fn round(
         };
         (active, site.map(|site| site.since))
     };
-    // What is under way counts before anything new does.
-    let mut under_way = active.iter().filter(|run| run.handed_over.is_some()).count();
+    // What is under way counts before anything new does, without executions that wait for others.
+    let waiting = waiting_for_children(&active);
+    let dispatched = active.iter().filter(|run| run.handed_over.is_some()).count();
+    let mut under_way = dispatched.saturating_sub(waiting.len());
+    let unlisted = followed.cancels.len().saturating_sub(dispatched);
     for Active { execution, handed_over, epoch } in active {
         sync.gauges.beat("executions");
         let cancelled = execution.cancel_requested_at.is_some();
@@ -126,7 +136,7 @@ async fn round(
                 end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await?;
                 continue;
             }
-            None if under_way.max(followed.cancels.len()) >= sync.runtime.parallel_runs_max() => continue,
+            None if under_way + unlisted >= sync.runtime.parallel_runs_max() => continue,
             None => match dispatch(sync, term, &execution).await? {
                 Some(with) => {
                     under_way += 1;
@@ -149,6 +159,33 @@ async fn round(
         followed.spawn(id, following.instrument(span));
     }
     Ok(())
+}
+
+/// The dispatched executions that wait for an execution which they started and which is not over. They take no place among
+/// `parallel_runs`: a DAG of jobs that is nested deeper than that limit would wait for itself forever.
+///
+/// A child has the operation id of its parent and names the parent's job in `started_by`, as `vdk-dag` sends both. These
+/// are words of a client, so the number is limited.
+fn waiting_for_children(active: &[Active]) -> HashSet<ExecutionId> {
+    let mut by_op_id: HashMap<&str, Vec<&Execution>> = HashMap::new();
+    for run in active.iter().filter(|run| run.handed_over.is_some()) {
+        by_op_id.entry(&run.execution.op_id).or_default().push(&run.execution);
+    }
+    let mut waiting = HashSet::new();
+    for child in active {
+        let child = &child.execution;
+        for parent in by_op_id.get(child.op_id.as_str()).into_iter().flatten() {
+            let name = parent.job_name.as_str();
+            let mut senders = child.started_by.split('/').skip(1);
+            if waiting.len() < WAITING_MAX
+                && parent.id != child.id
+                && senders.any(|sender| sender.strip_prefix("job:").unwrap_or(sender) == name)
+            {
+                waiting.insert(parent.id.clone());
+            }
+        }
+    }
+    waiting
 }
 
 /// What each line about a run has, whichever lines are wanted.

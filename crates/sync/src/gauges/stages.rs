@@ -15,6 +15,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::series::SERVICE;
+
 /// Upper bounds of the buckets of all that takes from an instant to hours, in seconds.
 const BUCKETS_SECONDS: [f64; 14] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0];
@@ -242,6 +244,7 @@ impl Stages {
 
 impl ReferenceCounters {
     fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_label((SERVICE.0.into(), SERVICE.1.into()));
         for (name, help, counter) in [
             (
                 "taurus_datajob_watch_task_invocations_counter",
