@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 pub use app::{memory::MemoryBudget, scratch::Scratch};
 pub use limits::Limits;
-pub use links::Template;
+pub use links::{DateFormat, LogsUrl, Template};
 pub use metrics::{HttpMetrics, MetricsAccess, MetricsPage, MetricsToken, router as metrics_router};
 pub use principals::{PrincipalLimits, Principals};
 pub use probes::answers;
@@ -65,7 +65,7 @@ pub struct Api {
     /// Names beside loopback that the `Host` header may have; `*` allows any.
     pub hosts: Vec<String>,
     /// Where the log of a run can be looked at, when it is not here.
-    pub logs_url_template: Option<Template>,
+    pub logs_url: Option<LogsUrl>,
     /// Where the source of a job can be looked at.
     pub source_url_template: Option<Template>,
     /// The version that `info` answers.

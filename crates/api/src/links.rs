@@ -1,6 +1,6 @@
 //! Addresses: where a thing of this service is, and where an operator's templates say that logs and sources are.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{execution::Execution, job::DataJob, name::ExecutionId};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -22,28 +22,51 @@ pub(crate) fn execution(team: &str, name: &str, id: &ExecutionId) -> String {
     format!("{}/executions/{id}", job(team, name))
 }
 
-/// An address with names in double braces, such as `{{job_name}}`, that are filled in for each job or run, percent-encoded.
+/// A URL with names in braces, such as `{job_name}`, that are filled in for each job or execution. Text that a client chose
+/// (team, operation id) is percent-encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(String);
 
+/// How the URL of a log has times.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DateFormat {
+    /// Milliseconds since 1970.
+    #[default]
+    Unix,
+    /// RFC 3339 in UTC.
+    Iso,
+}
+
+/// Where the log of an execution can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogsUrl {
+    /// The URL.
+    pub template: Template,
+    /// How it has times.
+    pub date_format: DateFormat,
+    /// What is added to the start.
+    pub start_offset: SignedDuration,
+    /// What is added to the end, which is the present for an execution in progress.
+    pub end_offset: SignedDuration,
+}
+
 impl Template {
-    /// The names that the address of a job's source may have.
+    /// The names that the URL of a job's source may have.
     pub const OF_JOB: &'static [&'static str] = &["job_name", "team_name"];
 
-    /// The names that the address of a run's log may have. Times are milliseconds since 1970, those with `_iso` RFC 3339;
-    /// the end of a run that goes on is the present.
+    /// The names that the URL of an execution's log may have.
     pub const OF_EXECUTION: &'static [&'static str] =
-        &["execution_id", "op_id", "job_name", "team_name", "start_time", "end_time", "start_time_iso", "end_time_iso"];
+        &["execution_id", "op_id", "job_name", "team_name", "start_time", "end_time"];
 
     /// Reads a template that may have these names. The error is half a sentence.
     pub fn parse(text: &str, names: &[&str]) -> Result<Self, String> {
         let mut rest = text;
-        while let Some((_, after)) = rest.split_once("{{") {
-            let Some((name, after)) = after.split_once("}}") else {
-                return Err("a {{ in it has no }}.".into());
+        while let Some((_, after)) = rest.split_once('{') {
+            let Some((name, after)) = after.split_once('}') else {
+                return Err("a { in it has no }.".into());
             };
             if !names.contains(&name) {
-                return Err(format!("{{{{{name}}}}} is none of {{{{{}}}}}.", names.join("}}, {{")));
+                return Err(format!("{{{name}}} is none of {{{}}}.", names.join("}, {")));
             }
             rest = after;
         }
@@ -55,7 +78,7 @@ impl Template {
         &self.0
     }
 
-    /// The address for a job.
+    /// The URL for a job.
     pub(crate) fn of_job(&self, job: &DataJob) -> String {
         self.filled(|part| match part {
             "job_name" => encoded(job.name.as_str()),
@@ -64,31 +87,39 @@ impl Template {
         })
     }
 
-    /// The address for a run.
-    pub(crate) fn of_execution(&self, run: &Execution, now: Timestamp) -> String {
-        let (start, end) = (run.started_at.unwrap_or(run.submitted_at), run.ended_at.unwrap_or(now));
-        self.filled(|part| match part {
-            "job_name" => encoded(run.job_name.as_str()),
-            "team_name" => encoded(run.team.as_str()),
-            "execution_id" => encoded(run.id.as_str()),
-            "op_id" => encoded(&run.op_id),
-            "start_time" => start.as_millisecond().to_string(),
-            "end_time" => end.as_millisecond().to_string(),
-            "start_time_iso" => encoded(&start.to_string()),
-            "end_time_iso" => encoded(&end.to_string()),
-            _ => String::new(),
-        })
-    }
-
     fn filled(&self, value: impl Fn(&str) -> String) -> String {
-        let mut pieces = self.0.split("{{");
+        let mut pieces = self.0.split('{');
         let mut address = pieces.next().unwrap_or_default().to_owned();
         for piece in pieces {
-            let (name, rest) = piece.split_once("}}").unwrap_or((piece, ""));
+            let (name, rest) = piece.split_once('}').unwrap_or((piece, ""));
             address.push_str(&value(name));
             address.push_str(rest);
         }
         address
+    }
+}
+
+impl LogsUrl {
+    /// The URL for an execution.
+    pub(crate) fn of_execution(&self, run: &Execution, now: Timestamp) -> String {
+        let start = run.started_at.unwrap_or(run.submitted_at);
+        let end = run.ended_at.unwrap_or(now);
+        let time = |at: Timestamp, offset: SignedDuration| {
+            let at = at.checked_add(offset).unwrap_or(at);
+            match self.date_format {
+                DateFormat::Unix => at.as_millisecond().to_string(),
+                DateFormat::Iso => at.to_string(),
+            }
+        };
+        self.template.filled(|part| match part {
+            "job_name" => encoded(run.job_name.as_str()),
+            "team_name" => encoded(run.team.as_str()),
+            "execution_id" => encoded(run.id.as_str()),
+            "op_id" => encoded(&run.op_id),
+            "start_time" => time(start, self.start_offset),
+            "end_time" => time(end, self.end_offset),
+            _ => String::new(),
+        })
     }
 }
 
@@ -111,14 +142,14 @@ mod tests {
             config: JobConfig::default(),
         };
         let parse = |text| Template::parse(text, Template::OF_JOB).unwrap();
-        let template = parse("https://git.example/{{team_name}}/tree/{{job_name}}?a=1");
+        let template = parse("https://git.example/{team_name}/tree/{job_name}?a=1");
         assert_eq!(template.of_job(&job), "https://git.example/Team%20%C3%84%26b/tree/daily-sales?a=1");
-        assert_eq!(parse("plain{}").of_job(&job), "plain{}");
+        assert_eq!(parse("plain}").of_job(&job), "plain}");
     }
 
     #[test]
     fn a_template_with_an_unknown_name_is_refused() {
-        for bad in ["{{job}}", "{{", "a{{job_name", "{{}}", "{{ job_name }}", "{{execution_id}}"] {
+        for bad in ["{job}", "{", "a{job_name", "{}", "{ job_name }", "{execution_id}", "{{job_name}}"] {
             assert!(Template::parse(bad, Template::OF_JOB).is_err(), "{bad}");
         }
     }

@@ -4,7 +4,7 @@ use model::{
     Problem,
     access::{Action, Caller},
     clock::Clock,
-    deployment::{Deployment, DeploymentChange, JobPart, PRODUCTION, Stamp, VersionDefaults},
+    deployment::{DEFAULT, Deployment, DeploymentChange, JobPart, PRODUCTION, RELEASE, Stamp, VersionDefaults},
     job::DataJob,
     name::shown,
     rollout::Rollout,
@@ -149,7 +149,7 @@ pub async fn rollout(
     Ok((deployment, rollout))
 }
 
-/// Removes the deployment. Runs in progress go on; the job, its sources and its history stay.
+/// Removes the deployment, if the job has one. Executions in progress continue; the job, its sources and its history stay.
 pub async fn remove(
     db: &Db,
     clock: &dyn Clock,
@@ -166,7 +166,7 @@ pub async fn remove(
     check(caller, &job, store::deployments::find(&mut tx, job.id).await?.as_ref())?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
     if !store::deployments::remove(&mut tx, job.id, generation, &caller.user, now).await? {
-        return Err(not_deployed(&job));
+        return Ok(());
     }
     store::audit::record(&mut tx, caller, &event("deployment.remove", &job, Some(generation)), now).await?;
     tx.commit().await?;
@@ -181,9 +181,9 @@ pub(crate) fn check(caller: &Caller, job: &DataJob, wanted: Option<&Deployment>)
     caller.terms.check(&format!("deployment of the data job {}", job.name), tag.as_ref())
 }
 
-/// Checks the id of a deployment: a job has one, which answers to "production" and to the job's name.
+/// Checks the id of a deployment. A job has one; clients call it by each of these names.
 pub fn check_id(job: &DataJob, deployment_id: &str) -> Result<(), Problem> {
-    if deployment_id == PRODUCTION || deployment_id == job.name.as_str() {
+    if [PRODUCTION, RELEASE, DEFAULT].contains(&deployment_id) || deployment_id == job.name.as_str() {
         return Ok(());
     }
     Err(Problem::not_found(

@@ -50,7 +50,7 @@ pub async fn start(
     deployment_id: &str,
     request: &StartRequest,
 ) -> Result<ExecutionId, Problem> {
-    let permit = caller.may(Action::Change, team, name).await?;
+    let permit = caller.may(Action::Start, team, name).await?;
     let arguments = request.arguments.as_ref().map(json_text);
     if arguments.as_ref().is_some_and(|a| a.len() > ARGUMENTS_MAX_BYTES) {
         return Err(Problem::too_large(
@@ -98,7 +98,7 @@ pub async fn start(
 
 /// Reads a run of a job.
 pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str, id: &str) -> Result<Execution, Problem> {
-    let permit = caller.may(Action::Read, team, name).await?;
+    let permit = caller.may(Action::ReadExecution, team, name).await?;
     let mut tx = db.read().await?;
     find(&mut tx, &permit, id).await
 }
@@ -118,7 +118,8 @@ async fn find(tx: &mut Tx, permit: &Permit<'_>, id: &str) -> Result<Execution, P
     })
 }
 
-/// The runs of a job in these statuses (none means any), newest first, at most [`LIST_MAX`].
+/// The newest executions of a job in these statuses (none means any), at most [`LIST_MAX`], the newest last: `vdk-dag` takes
+/// the last one for the latest.
 pub async fn list(
     db: &Db,
     caller: &Caller,
@@ -127,7 +128,7 @@ pub async fn list(
     deployment_id: Option<&str>,
     statuses: &[Status],
 ) -> Result<Vec<Execution>, Problem> {
-    let permit = caller.may(Action::ReadOwn, team, name).await?;
+    let permit = caller.may(Action::ListExecutions, team, name).await?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
     if let Some(id) = deployment_id {
@@ -141,7 +142,9 @@ pub async fn list(
         limit: LIST_MAX,
         ..ExecutionQuery::default()
     };
-    Ok(store::executions::page(&mut tx, &query).await?)
+    let mut found = store::executions::page(&mut tx, &query).await?;
+    found.reverse();
+    Ok(found)
 }
 
 /// Asks for the end of a run. CANCELLED follows when nothing of it is left; a run that ends first keeps its true status.

@@ -50,6 +50,11 @@ pub use store::{
 /// [`model::problem::Kind::NotFound`] when there is none, also when the name belongs to a job of another team.
 pub(crate) async fn find_job(tx: &mut Tx, permit: &Permit<'_>) -> Result<DataJob, Problem> {
     let found = find_by_name(tx, permit.team(), permit.name()).await;
+    if let Some(own) = permit.of_team_of()
+        && store::jobs::team_of(tx, own).await?.is_some_and(|team| team.as_str() == permit.team())
+    {
+        return found;
+    }
     match &found {
         Ok(job) => permit.covers(Some(job.id))?,
         Err(problem) if problem.kind == Kind::NotFound => permit.covers(None)?,

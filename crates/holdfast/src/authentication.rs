@@ -74,6 +74,7 @@ pub(crate) fn of(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Opt
         keys: keys.clone(),
         authorizer,
         one_team: is_one_team(settings),
+        jobs_may_start_jobs: settings.auth_jobs_may_start_jobs,
     };
     Ok(Some((auth, keys)))
 }

@@ -19,12 +19,12 @@ const BACKOFF_LIMIT: u32 = 3;
 /// that has to be longer than the pause between two signs.
 const LEASE_MIN_SECONDS: u64 = 10;
 
-/// What the container that brings VDK may use, as the reference has it.
+/// What the container that brings VDK may use, as the chart of upstream has it.
 const VDK_RESOURCES: Resources = Resources {
     cpu_request: Some(0.1),
-    cpu_limit: Some(0.1),
+    cpu_limit: Some(0.5),
     memory_request_mi: Some(100),
-    memory_limit_mi: Some(100),
+    memory_limit_mi: Some(500),
 };
 
 /// A cluster that the settings lead to, before anything is asked of it.

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io::Write, net::SocketAddr, path::PathBuf, sync
 
 use anyhow::{Context, anyhow};
 use api::{
-    Api, HttpMetrics, Limits, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken, PrincipalLimits, Principals,
-    Scratch, ServerLimits, Transfers, metrics_router,
+    Api, DateFormat, HttpMetrics, Limits, LogsUrl, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken,
+    PrincipalLimits, Principals, Scratch, ServerLimits, Transfers, metrics_router,
 };
 use clock::SystemClock;
 use image::{Locker, Packages};
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authentication, cluster,
-    config::{Loaded, RuntimeName, Settings, Surroundings, Value, check_exposure},
+    config::{Loaded, LogsDateFormat, RuntimeName, Settings, Surroundings, Value, check_exposure},
     data_folder::DataFolder,
     database,
     modes::Private,
@@ -239,7 +239,15 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         default_zone: settings.time_zone.as_str().to_owned(),
         versions: versions.clone(),
         hosts: settings.allowed_hosts.0.clone(),
-        logs_url_template: settings.logs_url_template.as_ref().map(|t| t.0.clone()),
+        logs_url: settings.logs_url_template.as_ref().map(|t| LogsUrl {
+            template: t.0.clone(),
+            date_format: match settings.logs_url_date_format {
+                LogsDateFormat::Unix => DateFormat::Unix,
+                LogsDateFormat::Iso => DateFormat::Iso,
+            },
+            start_offset: SignedDuration::from_secs(settings.logs_url_start_offset_seconds.0),
+            end_offset: SignedDuration::from_secs(settings.logs_url_end_offset_seconds.0),
+        }),
         source_url_template: settings.source_url_template.as_ref().map(|t| t.0.clone()),
         api_version: API_VERSION.to_owned(),
         readiness,

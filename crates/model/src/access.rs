@@ -52,7 +52,12 @@ pub enum Standing {
         teams: BTreeSet<String>,
     },
     /// A deployed job, for what it needs while it runs.
-    Job(JobId),
+    Job {
+        /// The job.
+        id: JobId,
+        /// Whether it may start executions of its team's jobs and read how they ended.
+        starts_jobs: bool,
+    },
 }
 
 /// What a caller wants to do.
@@ -65,9 +70,15 @@ pub enum Action {
     List,
     /// Read a job, its deployment, sources, runs and history.
     Read,
-    /// Create, change, move, deploy, start or delete.
+    /// Create, change, move, deploy, cancel or delete.
     Change,
-    /// Read what the job itself needs while it runs: properties, secrets and the list of its runs.
+    /// Start an execution.
+    Start,
+    /// Read an execution, without its log.
+    ReadExecution,
+    /// List the executions of a job.
+    ListExecutions,
+    /// Read what the job itself needs while it runs: properties and secrets.
     ReadOwn,
     /// Replace what the job itself keeps: properties and secrets.
     ChangeOwn,
@@ -78,9 +89,14 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether a job needs it for the executions that it starts, with `auth.jobs_may_start_jobs`.
+    fn is_for_children(self) -> bool {
+        matches!(self, Self::Start | Self::ReadExecution | Self::ListExecutions)
+    }
+
     /// Whether it changes something.
     pub fn changes(self) -> bool {
-        matches!(self, Self::Change | Self::ChangeOwn | Self::ChangeCredentials)
+        matches!(self, Self::Change | Self::Start | Self::ChangeOwn | Self::ChangeCredentials)
     }
 }
 
@@ -114,6 +130,7 @@ pub struct Permit<'a> {
     team: &'a str,
     name: &'a str,
     own: Option<JobId>,
+    of_team: bool,
 }
 
 impl Permit<'_> {
@@ -125,6 +142,11 @@ impl Permit<'_> {
     /// The name of the job that was asked about.
     pub fn name(&self) -> &str {
         self.name
+    }
+
+    /// The job whose token was sent, when the permit is good for every job of that job's team.
+    pub fn of_team_of(&self) -> Option<JobId> {
+        self.own.filter(|_| self.of_team)
     }
 
     /// Whether it is good for the job that was found under this name; `None` when no such job was found.
@@ -168,8 +190,11 @@ impl Caller {
     pub async fn may<'a>(&self, action: Action, team: &'a str, name: &'a str) -> Result<Permit<'a>, Problem> {
         decide(&self.standing, action, Some(team))?;
         self.ask(action, Some(team), None, Some(name)).await?;
-        let own = if let Standing::Job(id) = self.standing { Some(id) } else { None };
-        Ok(Permit { team, name, own })
+        let (own, starts_jobs) = match self.standing {
+            Standing::Job { id, starts_jobs } => (Some(id), starts_jobs),
+            _ => (None, false),
+        };
+        Ok(Permit { team, name, own, of_team: starts_jobs && action.is_for_children() })
     }
 
     /// Asks for permission to change a job so that it belongs to `new_team` afterwards. Both teams count.
@@ -180,7 +205,7 @@ impl Caller {
         decide(&self.standing, Action::Change, Some(team))?;
         decide(&self.standing, Action::Change, Some(new_team))?;
         self.ask(Action::Change, Some(team), Some(new_team), Some(name)).await?;
-        Ok(Permit { team, name, own: None })
+        Ok(Permit { team, name, own: None, of_team: false })
     }
 
     /// Asks for permission to do something with what belongs to a team itself.
@@ -202,7 +227,7 @@ impl Caller {
         Ok(match &self.standing {
             Standing::User { teams } => teams.as_ref(),
             Standing::Application { teams } => Some(teams),
-            Standing::Anyone | Standing::Stranger | Standing::Job(_) => None,
+            Standing::Anyone | Standing::Stranger | Standing::Job { .. } => None,
         })
     }
 
@@ -236,8 +261,11 @@ pub fn decide(standing: &Standing, action: Action, team: Option<&str>) -> Result
     let teams = match standing {
         Standing::Anyone | Standing::User { teams: None } => return Ok(()),
         Standing::Stranger => return Err(unknown_caller("It says nothing of who sent it.")),
-        Standing::Job(_) if matches!(action, Action::ReadOwn | Action::ChangeOwn) => return Ok(()),
-        Standing::Job(_) => {
+        Standing::Job { .. } if matches!(action, Action::ReadOwn | Action::ChangeOwn | Action::ListExecutions) => {
+            return Ok(());
+        }
+        Standing::Job { starts_jobs: true, .. } if action.is_for_children() => return Ok(()),
+        Standing::Job { .. } => {
             return Err(refused(
                 "A token of a job is good for the job's properties, secrets and list of executions alone.",
             )
@@ -302,7 +330,7 @@ mod tests {
 
     use super::*;
 
-    const ACTIONS: [Action; 8] = [
+    const ACTIONS: [Action; 11] = [
         Action::FindTeam,
         Action::List,
         Action::Read,
@@ -311,6 +339,9 @@ mod tests {
         Action::ChangeOwn,
         Action::ReadCredentials,
         Action::ChangeCredentials,
+        Action::Start,
+        Action::ReadExecution,
+        Action::ListExecutions,
     ];
 
     fn teams(names: &[&str]) -> BTreeSet<String> {
@@ -330,32 +361,33 @@ mod tests {
 
     #[test]
     fn each_standing_may_what_the_table_says() {
-        let job = Standing::Job(JobId(Uuid::from_u128(1)));
+        let job = |starts_jobs| Standing::Job { id: JobId(Uuid::from_u128(1)), starts_jobs };
         #[rustfmt::skip]
         let table = [
-            //                                                        find list read change own own cred cred
-            (Standing::Anyone,                                     Some("a"), "........"),
-            (Standing::Stranger,                                   Some("a"), ".uuuuuuu"),
-            (Standing::Stranger,                                   None,      ".uuuuuuu"),
-            (Standing::User { teams: None },                       Some("a"), "........"),
-            (Standing::User { teams: Some(teams(&["a"])) },        Some("a"), "........"),
-            (Standing::User { teams: Some(teams(&["a"])) },        Some("b"), ".fffffff"),
-            (Standing::User { teams: Some(teams(&["a"])) },        Some("A"), ".fffffff"),
-            (Standing::User { teams: Some(teams(&[])) },           Some("a"), ".fffffff"),
-            (Standing::User { teams: Some(teams(&[])) },           None,      "........"),
-            (Standing::Application { teams: teams(&["a", "b"]) },  Some("b"), "........"),
-            (Standing::Application { teams: teams(&["a"]) },       Some("b"), ".fffffff"),
-            (job,                                                  Some("a"), ".fff..ff"),
+            //                                          find list read change own own cred cred start execution executions
+            (Standing::Anyone,                                     Some("a"), "........|..."),
+            (Standing::Stranger,                                   Some("a"), ".uuuuuuu|uuu"),
+            (Standing::Stranger,                                   None,      ".uuuuuuu|uuu"),
+            (Standing::User { teams: None },                       Some("a"), "........|..."),
+            (Standing::User { teams: Some(teams(&["a"])) },        Some("a"), "........|..."),
+            (Standing::User { teams: Some(teams(&["a"])) },        Some("b"), ".fffffff|fff"),
+            (Standing::User { teams: Some(teams(&["a"])) },        Some("A"), ".fffffff|fff"),
+            (Standing::User { teams: Some(teams(&[])) },           Some("a"), ".fffffff|fff"),
+            (Standing::User { teams: Some(teams(&[])) },           None,      "........|..."),
+            (Standing::Application { teams: teams(&["a", "b"]) },  Some("b"), "........|..."),
+            (Standing::Application { teams: teams(&["a"]) },       Some("b"), ".fffffff|fff"),
+            (job(false),                                           Some("a"), ".fff..ff|ff."),
+            (job(true),                                            Some("a"), ".fff..ff|..."),
         ];
         for (standing, team, expected) in table {
-            assert_eq!(row(&standing, team), expected, "{standing:?} {team:?}");
+            assert_eq!(row(&standing, team), expected.replace('|', ""), "{standing:?} {team:?}");
         }
     }
 
     #[test]
     fn a_job_is_permitted_itself_and_learns_nothing_of_others() {
         let (own, other) = (JobId(Uuid::from_u128(1)), JobId(Uuid::from_u128(2)));
-        let permit = Permit { team: "a", name: "other-job", own: Some(own) };
+        let permit = Permit { team: "a", name: "other-job", own: Some(own), of_team: false };
         assert!(permit.covers(Some(own)).is_ok());
         let foreign = permit.covers(Some(other)).unwrap_err();
         assert_eq!(foreign, permit.covers(None).unwrap_err());

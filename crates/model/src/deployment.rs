@@ -8,6 +8,12 @@ use crate::{Problem, job::Contacts, name::JobId, python::PythonVersion, resource
 /// The id that the stock client uses for a job's only deployment.
 pub const PRODUCTION: &str = "production";
 
+/// The id that the deployment of an execution has.
+pub const RELEASE: &str = "release";
+
+/// The id that upstream's operations page uses where it knows none.
+pub const DEFAULT: &str = "default";
+
 /// The wire's `mode`. One deployment a job exists; the value is kept and given back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

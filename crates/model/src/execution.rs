@@ -219,13 +219,22 @@ pub enum EndCause {
     TakenAway(String),
 }
 
-/// The `status` in the JSON object of VDK's termination message.
+/// The words that VDK says of an end; old releases of it write one of them as plain text.
+const TERMINATION_WORDS: [&str; 4] = ["Success", "User error", "Platform error", "Skipped"];
+
+/// The `status` in the JSON object of VDK's termination message, or the message itself where it is one of VDK's words. Any
+/// other text is not VDK's: a cluster may put the end of the log there.
 fn termination_status(raw: Option<&str>) -> Option<String> {
     #[derive(Deserialize)]
     struct Message {
         status: String,
     }
-    raw.and_then(|text| serde_json::from_str::<Message>(text).ok()).map(|m| m.status)
+    let text = raw?;
+    let plain = text.trim();
+    if TERMINATION_WORDS.contains(&plain) {
+        return Some(plain.to_owned());
+    }
+    serde_json::from_str::<Message>(text).ok().map(|m| m.status)
 }
 
 /// The one final status of a run that ended, and a message for people.
@@ -362,6 +371,19 @@ mod tests {
             (143, None, Status::PlatformError),
         ] {
             assert_eq!(outcome(&exited(code, said)).0, status, "{code} {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_termination_message_in_plain_text_counts_when_it_is_one_of_vdks_words() {
+        for (code, text, status) in [
+            (1, "User error", Status::UserError),
+            (0, "Skipped\n", Status::Skipped),
+            (1, "Success", Status::PlatformError),
+            (0, "the last line of a log", Status::Succeeded),
+        ] {
+            let end = RunEnd { termination_message: Some(text.into()), ..exited(code, None) };
+            assert_eq!(outcome(&end).0, status, "{code} {text}");
         }
     }
 

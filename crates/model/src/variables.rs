@@ -115,6 +115,8 @@ pub fn variables(
     set("VDK_CONTROL_SERVICE_REST_API_URL", options.rest_api_url.clone());
     set("VDK_JOB_TEAM", team.to_string());
     set("VDK_JOB_NAME", job.to_string());
+    set("JOB_NAME", job.to_string());
+    set("VDK_JOB_GITHASH", deployment.job_version.to_string());
     set("VDK_KEYTAB_PRINCIPAL", format!("pa__view_{job}"));
     set("VDK_KEYTAB_FILENAME", "keytab".into());
     set("LOG_CONFIG", "CLOUD".into());
@@ -185,6 +187,13 @@ mod tests {
         }
         let by_job = BTreeMap::from([("another-job".to_owned(), map("VDK_API_TOKEN"))]);
         assert_eq!(names(&JobOptions { by_job, ..on("https://a/t") }).len(), 2);
+    }
+
+    #[test]
+    fn a_job_knows_its_name_and_its_source_by_upstreams_variables() {
+        let (job, team) = (JobName::parse("daily-sales").unwrap(), TeamName::parse("a team").unwrap());
+        let plain = variables(&JobOptions::default(), &job, &team, &deployment(), |_| String::new()).plain;
+        assert_eq!((plain["JOB_NAME"].as_str(), plain["VDK_JOB_GITHASH"].as_str()), ("daily-sales", &*"a".repeat(40)));
     }
 
     fn deployment() -> Deployment {

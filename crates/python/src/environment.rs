@@ -78,6 +78,7 @@ impl Tools {
                 built.push(self.build(WHAT, interpreter, pin).await?);
             }
         }
+        crate::secrets_client::register(interpreter, at).map_err(|e| fault::io(WHAT, at, &e))?;
         self.try_vdk(interpreter, at).await
     }
 

@@ -15,6 +15,7 @@ mod made;
 mod open_files;
 mod pins;
 mod sandboxed;
+mod secrets_client;
 mod tools;
 mod untrusted;
 mod wheels;

@@ -1,6 +1,6 @@
 //! What is wanted of each deployment, and how far its rollout got.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{
     Problem,
     artifact::{Artifact, Mark},
@@ -15,6 +15,7 @@ use crate::{
     artifact,
     codec::{self, from_json, instant, instant_opt, micros, to_json},
     db::{Tx, metered_rows, on},
+    dialect::Dialect,
     error::{Result, StoreError, corrupt},
     leases::{self, Epoch},
     meter::{RowBytes, bytes_of_json},
@@ -200,15 +201,26 @@ pub async fn retry(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Has every rollout that waits for its next try tried now: what it waited for is back.
-pub async fn retry_all(tx: &mut Tx, now: Timestamp) -> Result<u64> {
-    on!(tx, c => sqlx::query(
-        "update rollout set retry_at = $1, due_at = $1 where status = 'PLATFORM_ERROR' and due_at > $1",
-    )
-    .bind(micros(now))
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected()))
+/// The longest after which [`retry_spread`] has a rollout tried.
+pub const SPREAD_MAX: SignedDuration = SignedDuration::from_secs(32);
+
+/// Has every rollout that waits for its next try tried soon: what it waited for is back. Each gets its part of
+/// [`SPREAD_MAX`] by the first digits of its job's identifier, which are random, so that not all come at once.
+pub async fn retry_spread(tx: &mut Tx, now: Timestamp) -> Result<u64> {
+    let position = match tx.dialect() {
+        Dialect::Sqlite => "instr",
+        Dialect::Postgres => "strpos",
+    };
+    let digit = |at: u8| format!("({position}('0123456789abcdef', substr(job_id, {at}, 1)) - 1)");
+    let at = format!("($1 + ({} * 16 + {}) * $2)", digit(1), digit(2));
+    let sql =
+        format!("update rollout set retry_at = {at}, due_at = {at} where status = 'PLATFORM_ERROR' and due_at > {at}");
+    on!(tx, c => sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(micros(now))
+        .bind(i64::try_from(SPREAD_MAX.as_micros()).unwrap_or_default() / 256)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))
     .map_err(Into::into)
 }
 

@@ -4,6 +4,8 @@ mod list;
 mod row;
 mod transitions;
 
+use std::collections::{BTreeSet, HashSet};
+
 use jiff::Timestamp;
 use model::{
     execution::{Execution, Status},
@@ -52,16 +54,18 @@ pub struct Active {
 /// What is not as it should be of the runs that a place knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unsettled {
-    /// Runs that ticks started and that have no row yet.
+    /// Runs that ticks started and that have no row yet, of jobs that are known.
     pub new: Vec<(ExecutionId, Ticked)>,
     /// Runs whose end is stored and that are still there.
     pub over: Vec<ExecutionId>,
+    /// Other runs without a row, for example of jobs that are not known.
+    pub unknown: Vec<ExecutionId>,
 }
 
-/// Compares the runs that a place knows with their rows.
+/// Compares the runs that a place knows with their rows, by two statements for each 10,000 of them, whatever they are.
 pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     /// Ids in a statement.
-    const AT_ONCE: usize = 500;
+    const AT_ONCE: usize = 10_000;
     let mut unsettled = Unsettled::default();
     for some in known.chunks(AT_ONCE) {
         let sql = format!(
@@ -82,10 +86,28 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
                     unsettled.over.push(run.id.clone());
                 }
                 (None, Some(ticked)) => unsettled.new.push((run.id.clone(), ticked.clone())),
-                _ => {}
+                (None, None) => unsettled.unknown.push(run.id.clone()),
+                (Some(_), _) => {}
             }
         }
     }
+    let of: BTreeSet<JobId> = unsettled.new.iter().map(|(_, ticked)| ticked.job_id).collect();
+    let mut having = HashSet::new();
+    for some in of.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
+        let sql = format!("select job_id from data_job where job_id in ({})", places(some.len()));
+        let rows: Vec<(String,)> = on!(tx, c => {
+            let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+            for job_id in some {
+                statement = statement.bind(job_id.to_string());
+            }
+            statement.fetch_all(c).await
+        })?;
+        having.extend(rows.into_iter().map(|(id,)| id));
+    }
+    let (new, unknown) = unsettled.new.into_iter().partition(|(_, ticked)| having.contains(&ticked.job_id.to_string()));
+    unsettled.new = new;
+    let unknown: Vec<(ExecutionId, Ticked)> = unknown;
+    unsettled.unknown.extend(unknown.into_iter().map(|(id, _)| id));
     Ok(unsettled)
 }
 

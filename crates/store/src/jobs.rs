@@ -114,6 +114,13 @@ pub async fn find_for_update(tx: &mut Tx, name: &JobName) -> Result<Option<DataJ
     row.map(DataJob::try_from).transpose()
 }
 
+/// The team of a live job.
+pub async fn team_of(tx: &mut Tx, id: JobId) -> Result<Option<TeamName>> {
+    let sql = "select team from data_job where job_id = $1 and deleted_at is null";
+    let row: Option<(String,)> = on!(tx, c => sqlx::query_as(sql).bind(id.to_string()).fetch_optional(c).await)?;
+    row.map(|(team,)| TeamName::parse(&team).map_err(|_| corrupt("a team name"))).transpose()
+}
+
 /// Keeps a job as it is until the end of the transaction. Answers whether it is alive.
 pub(crate) async fn lock(tx: &mut Tx, id: JobId) -> Result<bool> {
     let sql = format!("select deleted_at from data_job where job_id = $1 {}", tx.locking("for no key update"));

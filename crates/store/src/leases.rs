@@ -1,9 +1,11 @@
 //! Leadership: one row with an epoch that every later write of the leader names.
 
+use model::plan::RENDERER_VERSION;
+
 pub use crate::epoch::{Epoch, Lease};
 use crate::{
     db::{Db, Tx, on},
-    error::{Result, StoreError},
+    error::{Result, StoreError, corrupt},
     sites, wake,
 };
 
@@ -22,24 +24,43 @@ pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
     Ok(row.map(|(holder, epoch, renewals)| Lease { holder, epoch, renewals }))
 }
 
-/// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
-pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
-    take_at(db, name, holder, seen, None).await
+/// What came of taking a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// This instance leads.
+    Leads(Epoch),
+    /// Somebody else was faster, or the database names another site.
+    No,
+    /// A program with a higher version of the renderer has led.
+    Outdated {
+        /// That version.
+        renderer: i64,
+    },
 }
 
-/// As [`take`], but only as long as the database names this site.
+/// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
+pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
+    Ok(match take_at(db, name, holder, seen, None, RENDERER_VERSION).await? {
+        Taken::Leads(epoch) => Some(epoch),
+        Taken::No | Taken::Outdated { .. } => None,
+    })
+}
+
+/// As [`take`], but only as long as the database names this site, and no program with a higher renderer has led: two
+/// versions would make each other's deployments anew at each change of leadership.
 pub async fn take_at(
     db: &Db,
     name: &str,
     holder: &str,
     seen: Option<&Lease>,
     site: Option<&str>,
-) -> Result<Option<Epoch>> {
+    renderer: i64,
+) -> Result<Taken> {
     let mut tx = db.lease().await?;
     if let Some(site) = site
         && !sites::holds(&mut tx, site).await?
     {
-        return Ok(None);
+        return Ok(Taken::No);
     }
     let row: Option<(i64,)> = match seen {
         None => on!(&mut tx, c => sqlx::query_as(
@@ -61,8 +82,23 @@ pub async fn take_at(
         .fetch_optional(c)
         .await)?,
     };
+    let Some((epoch,)) = row else { return Ok(Taken::No) };
+    let (highest,): (String,) = on!(&mut tx, c => sqlx::query_as(
+        "insert into service_state (name, value) values ('renderer_version', $1)
+         on conflict (name) do update set value =
+            case when cast(service_state.value as bigint) < cast(excluded.value as bigint) then excluded.value
+            else service_state.value end
+         returning value",
+    )
+    .bind(renderer.to_string())
+    .fetch_one(c)
+    .await)?;
+    let highest = highest.parse().map_err(|_| corrupt("the version of the renderer"))?;
+    if highest > renderer {
+        return Ok(Taken::Outdated { renderer: highest });
+    }
     tx.commit().await?;
-    Ok(row.map(|(epoch,)| Epoch(epoch)))
+    Ok(Taken::Leads(Epoch(epoch)))
 }
 
 /// Shows a sign of life. `false` when the term is over.

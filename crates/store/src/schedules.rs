@@ -56,6 +56,33 @@ pub async fn due(tx: &mut Tx, now: Timestamp) -> Result<Vec<DueSchedule>> {
         .collect()
 }
 
+/// Schedules that wait for a tick after `now`, at most 1,000 in the order of their rows, after that one.
+pub async fn page(tx: &mut Tx, after: Option<i64>, now: Timestamp) -> Result<Vec<DueSchedule>> {
+    let rows: Vec<(i64, String, String, i64)> = on!(tx, c => sqlx::query_as(
+        "select schedule_id, cron, zone, next_tick from schedule
+         where schedule_id > $1 and next_tick > $2 order by schedule_id limit 1000",
+    )
+    .bind(after.unwrap_or(i64::MIN))
+    .bind(micros(now))
+    .fetch_all(c)
+    .await)?;
+    rows.into_iter()
+        .map(|(id, cron, zone, tick)| Ok(DueSchedule { id, cron, zone, next_tick: instant(tick)? }))
+        .collect()
+}
+
+/// Takes off every tick that is still to come: it was marked while a clock was wrong, and would hold up true ones.
+pub async fn drop_ticks_to_come(tx: &mut Tx, now: Timestamp) -> Result<u64> {
+    let done = on!(tx, c => sqlx::query(
+        "update deployment set pending_tick = null where pending_tick is not null and pending_tick > $1",
+    )
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done)
+}
+
 /// Keeps the schedules that have come until the end of the transaction. It comes before their deployments are touched, as
 /// in verbs, so that no two ever wait for each other.
 pub async fn lock(tx: &mut Tx, due: &[DueSchedule]) -> Result<()> {

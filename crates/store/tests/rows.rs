@@ -14,7 +14,7 @@ use store::{
     executions::{self, Ended, ExecutionQuery, NewExecution, Started},
     jobs::{self, JobQuery, JobSort},
     keys::{KeyRing, SecretKey},
-    leases::{self, Epoch, SYNCHRONIZER},
+    leases::{self, Epoch, SYNCHRONIZER, Taken},
     retention, secrets, sources,
 };
 use testing::{Database, for_each_database};
@@ -23,6 +23,7 @@ for_each_database!(
     a_name_is_unique_among_live_jobs_and_free_after_a_deletion,
     what_was_committed_is_there_after_the_file_is_opened_again,
     a_leader_whose_term_is_over_writes_nothing,
+    a_program_with_an_older_renderer_does_not_lead_after_a_newer_one,
     a_final_status_never_changes_and_is_counted_once,
     retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job,
     a_secret_is_stored_encrypted_and_bound_to_its_row,
@@ -130,6 +131,22 @@ async fn a_leader_whose_term_is_over_writes_nothing(on: Database) {
     let late = finish(&db, old, &id, Status::Succeeded, 2).await;
     assert!(matches!(late, Err(StoreError::Fenced { epoch }) if epoch == old.0), "{late:?}");
     assert!(finish(&db, new, &id, Status::UserError, 2).await.unwrap());
+}
+
+async fn a_program_with_an_older_renderer_does_not_lead_after_a_newer_one(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let take = async |holder: &str, renderer| {
+        let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
+        leases::take_at(&db, SYNCHRONIZER, holder, seen.as_ref(), None, renderer).await.unwrap()
+    };
+    assert_eq!(take("old", 9).await, Taken::Leads(Epoch(1)));
+    assert_eq!(take("new", 10).await, Taken::Leads(Epoch(2)));
+    assert_eq!(take("old", 9).await, Taken::Outdated { renderer: 10 });
+    // The newer one leads on: nothing of the try is left.
+    assert!(leases::renew(&db, SYNCHRONIZER, Epoch(2)).await.unwrap());
+    assert_eq!(leases::find(&db, SYNCHRONIZER).await.unwrap().unwrap().holder, "new");
+    assert_eq!(take("new too", 10).await, Taken::Leads(Epoch(3)));
 }
 
 async fn a_final_status_never_changes_and_is_counted_once(on: Database) {

@@ -33,7 +33,11 @@ async fn a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known(on: D
     let db = fresh.open().await;
     let lead = async |holder: &str, site: &str| {
         let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
-        leases::take_at(&db, SYNCHRONIZER, holder, seen.as_ref(), Some(site)).await.unwrap()
+        match leases::take_at(&db, SYNCHRONIZER, holder, seen.as_ref(), Some(site), 1).await.unwrap() {
+            leases::Taken::Leads(epoch) => Some(epoch),
+            leases::Taken::No => None,
+            outdated @ leases::Taken::Outdated { .. } => panic!("{outdated:?}"),
+        }
     };
     assert_eq!(lead("old", "old").await, None, "no site was claimed");
     assert_eq!(sites::claim(&db, "old").await.unwrap(), "old");

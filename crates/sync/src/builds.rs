@@ -53,7 +53,8 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
                 let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
                 let key = keys.remove(&id);
                 if let (Err(error), Some(key)) = (ended, key) {
-                    tracing::error!(%error, %key, "a build failed unexpectedly");
+                    sync.gauges.panicked("build");
+                    tracing::error!(%error, %key, "a build panicked");
                     let (sync, term, of) = (sync.clone(), term.clone(), key.clone());
                     let task = tasks.spawn(async move {
                         let problem = Problem::internal(

@@ -10,7 +10,8 @@
 
 use std::time::Duration;
 
-use store::leases::{self, Epoch, SYNCHRONIZER};
+use model::plan::RENDERER_VERSION;
+use store::leases::{self, Epoch, SYNCHRONIZER, Taken};
 use tokio_util::sync::CancellationToken;
 
 use crate::{DATABASE_RETRY, Synchronizer, Term};
@@ -27,18 +28,29 @@ const FOLLOWER_TAKES_OVER: f64 = 0.85;
 const WRITES_BEGIN: f64 = 0.5;
 const CHANGE_MAX: Duration = model::runtime::CHANGE_MAX;
 
+/// The pause of an instance that may not lead because it is too old.
+const OUTDATED_PAUSE: Duration = Duration::from_secs(10);
+
 /// How long a leader may take to hand the lease on.
 const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
 
+/// A lease that this instance took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Acquired {
+    pub(crate) epoch: Epoch,
+    /// On the boot clock, from before the take-over was sent: its answer may have come late.
+    pub(crate) alive: Duration,
+}
+
 /// Waits for leadership. `None` when the service stops first.
-pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -> Option<Epoch> {
+pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -> Option<Acquired> {
     let mut watched: Option<(leases::Lease, Duration)> = None;
     let look = LOOK_MAX.min(sync.options.lease / 20);
-    let mut runs_elsewhere = false;
+    let (mut runs_elsewhere, mut is_outdated) = (false, false);
     loop {
         sync.gauges.beat("leadership");
         let delay = match look_around(sync, &mut watched).await {
-            Ok(Seen::Free(epoch)) => return Some(epoch),
+            Ok(Seen::Free(acquired)) => return Some(acquired),
             Ok(Seen::Taken) => {
                 runs_elsewhere = false;
                 look
@@ -53,6 +65,17 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
                 }
                 watched = None;
                 look
+            }
+            Ok(Seen::Outdated(renderer)) => {
+                if !std::mem::replace(&mut is_outdated, true) {
+                    tracing::warn!(
+                        renderer,
+                        own = RENDERER_VERSION,
+                        "an instance with a newer version of the program has led; this one carries out requests and never \
+                         leads. Update it"
+                    );
+                }
+                OUTDATED_PAUSE
             }
             Err(error) => {
                 tracing::warn!(%error, "the lease can't be read; trying again");
@@ -72,7 +95,9 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
 /// What a follower sees.
 enum Seen {
     /// It leads now.
-    Free(Epoch),
+    Free(Acquired),
+    /// It would lead, and a program with this higher version of the renderer has led.
+    Outdated(i64),
     /// Another leads, or was faster.
     Taken,
     /// It could not see the runs that a leader follows.
@@ -89,18 +114,17 @@ async fn look_around(
             return Ok(Seen::RunsElsewhere(site.id));
         }
     }
-    Ok(try_acquire(sync, watched).await?.map_or(Seen::Taken, Seen::Free))
+    try_acquire(sync, watched).await
 }
 
 async fn try_acquire(
     sync: &Synchronizer,
     watched: &mut Option<(leases::Lease, Duration)>,
-) -> Result<Option<Epoch>, store::StoreError> {
-    let (holder, site) = (&sync.options.holder, sync.runtime.site());
+) -> Result<Seen, store::StoreError> {
     let asked = sync.clock.boot();
     let lease = leases::find(&sync.db, SYNCHRONIZER).await?;
     let Some(lease) = lease else {
-        return leases::take_at(&sync.db, SYNCHRONIZER, holder, None, site).await;
+        return take(sync, None).await;
     };
     let since = match watched {
         Some((seen, since)) if *seen == lease => *since,
@@ -114,16 +138,37 @@ async fn try_acquire(
     let unchanged = asked.saturating_sub(since);
     if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(FOLLOWER_TAKES_OVER)
     {
-        return leases::take_at(&sync.db, SYNCHRONIZER, holder, Some(&lease), site).await;
+        return take(sync, Some(&lease)).await;
     }
-    Ok(None)
+    Ok(Seen::Taken)
+}
+
+/// Takes the lease. An answer that comes too late to lead by is not waited for.
+async fn take(sync: &Synchronizer, seen: Option<&leases::Lease>) -> Result<Seen, store::StoreError> {
+    let (holder, site) = (&sync.options.holder, sync.runtime.site());
+    let alive = sync.clock.boot();
+    let taking = Box::pin(leases::take_at(&sync.db, SYNCHRONIZER, holder, seen, site, RENDERER_VERSION));
+    let taken = if sync.options.exclusive {
+        taking.await?
+    } else {
+        let Ok(taken) = sync.clock.timeout(sync.options.lease / 5, taking).await else {
+            tracing::warn!("the database takes too long to give the lease; trying again");
+            return Ok(Seen::Taken);
+        };
+        taken?
+    };
+    Ok(match taken {
+        Taken::Leads(epoch) => Seen::Free(Acquired { epoch, alive }),
+        Taken::No => Seen::Taken,
+        Taken::Outdated { renderer } => Seen::Outdated(renderer),
+    })
 }
 
 /// Shows signs of life until the term is over, and steps down at the end of the service.
-pub(crate) async fn renew(sync: &Synchronizer, term: &Term) {
+pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
     let lease = sync.options.lease;
     // A sign of life counts from before it was sent.
-    let mut alive = sync.clock.boot();
+    let mut alive = taken;
     let mut lost = false;
     let_write(sync, alive);
     while term.pause((lease / 5).min(until_end(sync, alive, lease))).await {

@@ -1,7 +1,9 @@
 //! Loops at their own pace that make the world follow the rows.
 //!
 //! Each file is a loop. A loop finds its work by a query, so that a lost wake-up costs latency and never work. Those that
-//! write run within a term of leadership, and every row that they write names its epoch.
+//! write run within a term of leadership, and every row that they write names its epoch. Hints are the exception: what only
+//! says when a deployment is looked at next (`make_due`, `retry` and `retry_spread` in `store::deployments`) may come late,
+//! and then costs one look by whoever leads.
 
 pub mod builds;
 pub mod cleanup;
@@ -146,13 +148,13 @@ impl Synchronizer {
 
     async fn lead(&self, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
-            let Some(epoch) = leader::acquire(self, shutdown).await else { return };
+            let Some(leader::Acquired { epoch, alive }) = leader::acquire(self, shutdown).await else { return };
             tracing::info!(epoch = epoch.0, "this instance leads");
             self.gauges.rest();
             let (clock, over) = (self.clock.clone(), shutdown.child_token());
             let term = Term { epoch, over, clock, builds: Arc::default() };
             tokio::join!(
-                leader::renew(self, &term),
+                leader::renew(self, &term, alive),
                 // Before those that write: what they write names the epoch.
                 fence::run(self, &term),
                 deployments::run(self, &term),

@@ -1,13 +1,15 @@
-//! Ticks by Kubernetes' rules, for runtimes that don't fire them by themselves.
+//! Ticks by Kubernetes' rules, for runtimes that don't fire them by themselves. For those that do, only the next tick of each
+//! schedule is kept, which lists show.
 //!
 //! Of several ticks missed within the starting deadline only the latest runs; a tick during an active run waits and runs
 //! after it; a schedule counts from the instant at which it was accepted. Everything is recomputed from wall time at least
-//! each second, so that a clock that jumps costs a second.
+//! each second. When the wall clock was set back, and now and then, schedules that wait for a tick of a wrong time are
+//! corrected, so that a clock that jumps costs the ticks of the jump and stops no schedule.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{execution::Type, schedule::Schedule};
+use model::{clock::Clock, execution::Type, schedule::Schedule};
 use store::{
     StoreError,
     executions::{NewExecution, Started},
@@ -23,17 +25,56 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Ticks that are turned into runs in one round.
 const PENDING_MAX: i64 = 500;
 
+/// How often all next ticks are compared with the clock, beside when it was set back.
+const CHECK_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The wall clock was set back when it lost more than this against the boot clock.
+const SET_BACK: Duration = Duration::from_secs(1);
+
 /// Who starts a scheduled run, as executions have it.
 const STARTED_BY: &str = "scheduled/runtime";
 
-/// Fires ticks until the term is over.
-pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
-    if sync.runtime.fires_ticks() {
-        term.over.cancelled().await;
-        return;
+/// When all next ticks were compared with the clock, and what both clocks showed in the last round.
+#[derive(Debug, Default)]
+struct Checks {
+    next: Duration,
+    last: Option<(Timestamp, Duration)>,
+}
+
+impl Checks {
+    /// Whether all next ticks are to be compared now.
+    fn is_due(&mut self, clock: &dyn Clock) -> bool {
+        let (wall, boot) = (clock.now(), clock.boot());
+        let was_set_back = self.last.replace((wall, boot)).is_some_and(|(last_wall, last_boot)| {
+            let expected = last_wall.saturating_add(boot.saturating_sub(last_boot));
+            expected.is_ok_and(|expected| wall < expected - SET_BACK)
+        });
+        if was_set_back {
+            tracing::warn!(%wall, "the wall clock was set back; the next scheduled times are computed again");
+        }
+        was_set_back || boot >= self.next
     }
+
+    fn done(&mut self, clock: &dyn Clock) {
+        self.next = clock.boot() + CHECK_INTERVAL;
+    }
+}
+
+/// Fires ticks until the term is over, or keeps the next ones where the runtime fires them.
+pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+    let mut checks = Checks::default();
+    let mut is_check_due = false;
     loop {
-        let pause = match round(sync, term).await {
+        is_check_due |= checks.is_due(&*sync.clock);
+        let done = async {
+            if is_check_due {
+                correct(sync, term).await?;
+                checks.done(&*sync.clock);
+                is_check_due = false;
+            }
+            round(sync, term).await
+        };
+        let pause = match done.await {
             Ok(pause) => pause,
             Err(error) if term.survives(&error) => DATABASE_RETRY.into(),
             Err(_) => return,
@@ -46,14 +87,49 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     }
 }
 
+/// Sets back what waits for a later tick than the next one: it was computed while a clock was wrong.
+async fn correct(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
+    let now = sync.clock.now();
+    let mut after = None;
+    loop {
+        let page = {
+            let mut tx = sync.db.read().await?;
+            store::schedules::page(&mut tx, after, now).await?
+        };
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        let next = |due: &DueSchedule| Schedule::parse(&due.cron, &due.zone).ok()?.next_after(now);
+        let wrong: Vec<_> = page
+            .into_iter()
+            .filter_map(|due| next(&due).filter(|to| *to < due.next_tick).map(|to| (due, to)))
+            .collect();
+        if wrong.is_empty() {
+            continue;
+        }
+        let mut tx = sync.db.write().await?;
+        leases::fence(&mut tx, term.epoch).await?;
+        for (due, to) in &wrong {
+            store::schedules::advance(&mut tx, due.id, due.next_tick, Some(*to)).await?;
+        }
+        tx.commit().await?;
+        tracing::warn!(schedules = wrong.len(), "schedules waited for a tick of a wrong time; they were corrected");
+    }
+    let mut tx = sync.db.write().await?;
+    leases::fence(&mut tx, term.epoch).await?;
+    store::schedules::drop_ticks_to_come(&mut tx, now).await?;
+    tx.commit().await
+}
+
 async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
     sync.gauges.beat("schedules");
     let now = sync.clock.now();
+    let fires = !sync.runtime.fires_ticks();
     let (due, earliest, pending) = {
         let mut tx = sync.db.read().await?;
         let due = store::schedules::due(&mut tx, now).await?;
         let earliest = store::schedules::earliest(&mut tx).await?;
-        (due, earliest, store::schedules::pending(&mut tx, PENDING_MAX).await?)
+        let pending = if fires { store::schedules::pending(&mut tx, PENDING_MAX).await? } else { Vec::new() };
+        (due, earliest, pending)
     };
     let next_tick = Pause { until: earliest, most: PAUSE_MAX };
     if due.is_empty() && pending.is_empty() {
@@ -64,7 +140,11 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
     leases::fence(&mut tx, term.epoch).await?;
     store::schedules::lock(&mut tx, &due).await?;
     for schedule in &due {
-        mark(&mut tx, schedule, now, oldest).await?;
+        mark(&mut tx, schedule, now, fires.then_some(oldest)).await?;
+    }
+    if !fires {
+        tx.commit().await?;
+        return Ok(Duration::ZERO.into());
     }
     store::schedules::expire_ticks(&mut tx, oldest).await?;
     let pending = store::schedules::pending(&mut tx, PENDING_MAX).await?;
@@ -80,14 +160,20 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
     Ok(if due.is_empty() { next_tick } else { Duration::ZERO.into() })
 }
 
-/// Marks the latest tick of a schedule that has come, unless it is too old, and moves the schedule on.
-async fn mark(tx: &mut store::Tx, due: &DueSchedule, now: Timestamp, oldest: Timestamp) -> Result<(), StoreError> {
+/// Moves a schedule on. Marks its latest tick that has come, unless that is before `oldest`; none is marked without it.
+async fn mark(
+    tx: &mut store::Tx,
+    due: &DueSchedule,
+    now: Timestamp,
+    oldest: Option<Timestamp>,
+) -> Result<(), StoreError> {
     let Ok(schedule) = Schedule::parse(&due.cron, &due.zone) else {
         tracing::error!(cron = due.cron, zone = due.zone, "a stored schedule can't be read; it fires no more");
         store::schedules::advance(tx, due.id, due.next_tick, None).await?;
         return Ok(());
     };
-    if let Some(tick) = schedule.latest_between(due.next_tick, now).or(Some(due.next_tick)).filter(|t| *t >= oldest) {
+    let tick = schedule.latest_between(due.next_tick, now).unwrap_or(due.next_tick);
+    if oldest.is_some_and(|oldest| tick >= oldest) {
         let deployments = store::schedules::mark_tick(tx, due.id, tick).await?;
         tracing::debug!(cron = due.cron, %tick, deployments, "a tick fired");
     }

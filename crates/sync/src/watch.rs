@@ -45,7 +45,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
 async fn compare(sync: &Synchronizer, names: &mut HashSet<String>, recovered: &mut bool) -> Result<(), StoreError> {
     if *recovered {
         let mut tx = sync.db.write().await?;
-        store::deployments::retry_all(&mut tx, sync.clock.now()).await?;
+        store::deployments::retry_spread(&mut tx, sync.clock.now()).await?;
         tx.commit().await?;
         sync.db.wake().deployments.notify_one();
         *recovered = false;

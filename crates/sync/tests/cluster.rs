@@ -8,9 +8,9 @@ use model::{
     clock::Clock,
     execution::{EndCause, RunEnd, Status, Type},
     name::{ExecutionId, JobId},
-    runtime::{Changes, Stage, Started, Ticked},
+    runtime::{Changes, KnownRun, Stage, Started, Ticked},
 };
-use support::{Answer, House, Method};
+use support::{House, Method};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -21,7 +21,10 @@ for_each_database!(
     what_keeps_a_run_from_starting_stands_on_its_row_until_it_runs,
     what_others_deleted_is_made_again_when_it_is_heard_of,
     a_place_that_can_not_be_seen_makes_no_deployment_worse,
-    what_failed_is_tried_again_as_soon_as_the_place_answers,
+    what_failed_is_tried_again_within_half_a_minute_when_the_place_answers,
+    the_next_tick_moves_on_although_the_cluster_starts_the_runs,
+    runs_of_unknown_jobs_are_left_alone_and_recorded_for_nobody,
+    the_credential_of_a_run_beside_another_one_is_valid_while_it_runs,
 );
 
 const NAME: &str = "example-job";
@@ -168,19 +171,103 @@ async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
     assert_eq!((rollout.status, rollout.problem), (model::rollout::Status::Success, None));
 }
 
-async fn what_failed_is_tried_again_as_soon_as_the_place_answers(on: Database) {
+async fn what_failed_is_tried_again_within_half_a_minute_when_the_place_answers(on: Database) {
     let house = cluster(on).await;
-    let job_id = house.create(NAME, None).await;
-    house.runtime.script(Method::Apply, [Answer::Fails(Problem::unavailable("Not made.", "It does not answer."))]);
-    house.deploy(NAME).await;
-    house
-        .until("a try failed", async || {
-            let mut tx = house.db.read().await.unwrap();
-            let rollout = store::deployments::rollout(&mut tx, job_id).await.unwrap().unwrap();
-            rollout.status == model::rollout::Status::PlatformError
-        })
-        .await;
-    // The clock of the test stands still, so the next try never comes by itself.
+    // So many that some failed for long: their next try is minutes away.
+    let problem = || Problem::unavailable("Not made.", "It does not answer.");
+    house.runtime.fail(Method::Apply, Some(problem()));
+    let mut jobs = Vec::new();
+    for n in 0..16 {
+        let name = format!("{NAME}-{n}");
+        jobs.push((house.create(&name, None).await, name.clone()));
+        house.deploy(&name).await;
+    }
+    let rollouts = async || {
+        let mut tx = house.db.read().await.unwrap();
+        let mut rollouts = Vec::new();
+        for (job_id, _) in &jobs {
+            rollouts.push(store::deployments::rollout(&mut tx, *job_id).await.unwrap().unwrap());
+        }
+        rollouts
+    };
+    for attempts in 1..=9 {
+        house.until("each failed", async || rollouts().await.iter().all(|r| r.attempts >= attempts)).await;
+        house.advance(SignedDuration::from_secs(300));
+    }
+    house.until("each waits", async || rollouts().await.iter().all(|r| r.attempts >= 10)).await;
+    let now = house.clock.now();
+    house.runtime.fail(Method::Apply, None);
     house.runtime.change(|s| s.news.recovered = true);
-    house.until("it is reached", async || house.reached(NAME).await.is_some()).await;
+    let soon = now + store::deployments::SPREAD_MAX;
+    house.until("each is due soon", async || rollouts().await.iter().all(|r| r.retry_at < Some(soon))).await;
+    let due: std::collections::BTreeSet<_> = rollouts().await.into_iter().map(|r| r.retry_at).collect();
+    assert!(due.len() > 8, "they come at different times: {due:?}");
+    house.advance(store::deployments::SPREAD_MAX);
+    for (_, name) in &jobs {
+        house.until("it is reached", async || house.reached(name).await.is_some()).await;
+    }
+}
+
+async fn the_next_tick_moves_on_although_the_cluster_starts_the_runs(on: Database) {
+    let house = cluster(on).await;
+    house.deployed(NAME, Some("*/10 * * * *")).await;
+    let next = || async {
+        let mut tx = house.db.read().await.unwrap();
+        store::schedules::earliest(&mut tx).await.unwrap().map(|at| at.to_string())
+    };
+    assert_eq!(next().await.as_deref(), Some("2026-01-01T00:10:00Z"));
+    house.advance(SignedDuration::from_mins(25));
+    house.until("it moved on", async || next().await.as_deref() == Some("2026-01-01T00:30:00Z")).await;
+    // Nobody else starts a run of it.
+    assert!(house.executions(NAME).await.is_empty());
+}
+
+async fn runs_of_unknown_jobs_are_left_alone_and_recorded_for_nobody(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.deployed(NAME, Some("* * * * *")).await;
+    let at = house.clock.now();
+    let known = |n: i64, job_id| KnownRun {
+        id: ExecutionId::parse(&format!("unknown-job-{n}")).unwrap(),
+        ticked: Some(Ticked { job_id, generation: Some(1), tick: at + SignedDuration::from_secs(n), created_at: at }),
+    };
+    let unsettled = async |runs: Vec<KnownRun>| {
+        let mut tx = house.db.read().await.unwrap();
+        store::executions::unsettled(&mut tx, runs).await.unwrap()
+    };
+    let unknown: Vec<_> = (0..3000).map(|n| known(n, JobId(uuid::Uuid::from_u128(1)))).collect();
+    let found = unsettled([unknown, vec![known(3000, job_id)]].concat()).await;
+    assert_eq!((found.unknown.len(), found.new.len(), found.over.len()), (3000, 1, 0));
+    assert_eq!(found.new[0].1.job_id, job_id);
+
+    let stray = ExecutionId::parse("unknown-job-1").unwrap();
+    house.runtime.change(|s| {
+        let job_id = JobId(uuid::Uuid::from_u128(1));
+        s.ticked.insert(stray.clone(), Ticked { job_id, generation: None, tick: at, created_at: at });
+        s.stages.insert(stray.clone(), Stage::Running(at));
+    });
+    let id = tick(&house, job_id, 1, Stage::Running(at));
+    recorded(&house, &id).await;
+    assert!(house.runtime.change(|s| s.stages.contains_key(&stray) && s.forgotten.is_empty()));
+}
+
+async fn the_credential_of_a_run_beside_another_one_is_valid_while_it_runs(on: Database) {
+    let house = cluster(on).await;
+    let job_id = house.deployed(NAME, Some("* * * * *")).await;
+    let first = tick(&house, job_id, 1, Stage::Running(house.clock.now()));
+    recorded(&house, &first).await;
+    let second = tick(&house, job_id, 2, Stage::Running(house.clock.now()));
+    recorded(&house, &second).await;
+    house.until_status(NAME, &second, Status::Running).await;
+    house.change(NAME, model::deployment::DeploymentChange { enabled: Some(false), ..Default::default() }).await;
+    house.until("the next one is reached", async || house.reached(NAME).await > Some(1)).await;
+    house.runtime.end(&first, house.clock.now(), EndCause::Exited(0));
+    house.until_status(NAME, &first, Status::Succeeded).await;
+    let valid = || async {
+        let mut tx = house.db.read().await.unwrap();
+        store::tokens::holder(&mut tx, &store::tokens::Credential { job_id, generation: 1 }).await.unwrap().is_some()
+    };
+    assert!(valid().await);
+    house.runtime.end(&second, house.clock.now(), EndCause::Exited(0));
+    house.until_status(NAME, &second, Status::Succeeded).await;
+    assert!(!valid().await);
 }

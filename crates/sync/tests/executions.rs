@@ -19,6 +19,7 @@ for_each_database!(
     a_cancelled_run_is_cancelled_when_nothing_of_it_is_left,
     a_run_that_ends_before_its_cancellation_keeps_its_true_status,
     more_runs_than_fit_wait_as_submitted_and_can_be_cancelled_there,
+    executions_that_wait_for_their_children_take_no_place,
     a_run_that_went_on_without_the_service_is_recorded_when_it_is_back,
     a_run_that_vanished_is_a_platform_error_and_never_repeated,
     of_fifty_starts_at_one_instant_exactly_one_is_accepted,
@@ -102,6 +103,31 @@ async fn more_runs_than_fit_wait_as_submitted_and_can_be_cancelled_there(on: Dat
     house.runtime.end(&first, house.clock.now(), EndCause::Exited(0));
     house.until_status("third-job", &third, Status::Running).await;
     assert!(house.runtime.change(|s| s.started.iter().all(|run| run.id != second)));
+}
+
+async fn executions_that_wait_for_their_children_take_no_place(on: Database) {
+    let house = House::running(on).await;
+    house.runtime.change(|s| s.parallel_runs_max = 1);
+    for name in ["outer-dag", "inner-dag", "leaf-job", "other-job"] {
+        house.deployed(name, None).await;
+    }
+    // What vdk-dag sends: the operation id of its own execution, and the name of its job.
+    let outer = house.start_as("outer-dag", "one", "manual/vdk-control-cli").await;
+    house.until_status("outer-dag", &outer, Status::Running).await;
+    let same_name_elsewhere = house.start_as("other-job", "two", "manual/outer-dag").await;
+    let inner = house.start_as("inner-dag", "one", "manual/outer-dag").await;
+    house.until_status("inner-dag", &inner, Status::Running).await;
+    let leaf = house.start_as("leaf-job", "one", "manual/inner-dag/job:inner-dag").await;
+    house.until_status("leaf-job", &leaf, Status::Running).await;
+    assert_eq!(house.execution("other-job", &same_name_elsewhere).await.status, Status::Submitted);
+
+    house.runtime.end(&leaf, house.clock.now(), EndCause::Exited(0));
+    house.until_status("leaf-job", &leaf, Status::Succeeded).await;
+    house.runtime.end(&inner, house.clock.now(), EndCause::Exited(0));
+    house.until_status("inner-dag", &inner, Status::Succeeded).await;
+    assert_eq!(house.execution("other-job", &same_name_elsewhere).await.status, Status::Submitted);
+    house.runtime.end(&outer, house.clock.now(), EndCause::Exited(0));
+    house.until_status("other-job", &same_name_elsewhere, Status::Running).await;
 }
 
 async fn a_run_that_went_on_without_the_service_is_recorded_when_it_is_back(on: Database) {

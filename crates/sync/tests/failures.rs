@@ -18,7 +18,9 @@ for_each_database!(
     a_start_that_is_refused_ends_the_run_at_once,
     a_start_that_fails_until_its_deadline_ends_the_run,
     a_start_whose_answer_was_lost_is_followed_and_not_repeated,
-    a_run_that_can_not_be_seen_until_its_deadline_is_ended,
+    a_start_that_may_have_got_through_is_cancelled_at_its_deadline_before_it_is_ended,
+    a_run_whose_start_was_acknowledged_is_not_ended_by_an_outage_beyond_its_deadline,
+    a_run_that_turns_out_to_run_after_its_deadline_is_followed_to_its_true_end,
     a_run_that_was_seen_running_is_not_ended_by_an_outage,
     a_run_that_waits_for_its_first_deployment_ends_at_its_deadline,
     a_cancellation_that_fails_is_asked_for_again,
@@ -26,12 +28,13 @@ for_each_database!(
     a_held_run_tells_why_and_is_cancelled_before_it_starts,
     an_end_waits_for_its_log,
     an_end_stays_when_its_rest_can_not_be_dropped,
-    a_follower_that_panics_holds_up_nobody_and_is_replaced_in_the_next_term,
+    a_follower_that_panics_holds_up_nobody_and_is_replaced_after_a_pause,
+    a_slow_deletion_of_an_ended_run_holds_up_no_start_and_no_cancellation,
     a_slow_start_holds_up_no_other_run,
     runs_that_can_not_be_listed_are_recorded_later,
     an_apply_whose_answer_was_lost_is_repeated_until_it_is_reached,
     a_removal_that_fails_is_tried_again,
-    a_look_that_panics_holds_up_no_other_deployment,
+    a_look_that_panics_holds_up_no_other_deployment_and_is_repeated_after_a_pause,
 );
 
 const NAME: &str = "example-job";
@@ -99,17 +102,57 @@ async fn a_start_whose_answer_was_lost_is_followed_and_not_repeated(on: Database
     ended(&house, &id, Status::Succeeded).await;
 }
 
-async fn a_run_that_can_not_be_seen_until_its_deadline_is_ended(on: Database) {
+async fn a_start_that_may_have_got_through_is_cancelled_at_its_deadline_before_it_is_ended(on: Database) {
     let house = deployed(on).await;
     house.runtime.script(Method::Start, [Answer::Fails(outage())]);
     house.runtime.fail(Method::Next, Some(outage()));
+    house.runtime.fail(Method::Cancel, Some(outage()));
     let id = house.start(NAME).await;
     house.until("it was asked for", async || house.runtime.calls(Method::Next) > 0).await;
-    assert_eq!(house.execution(NAME, &id).await.status, Status::Submitted);
     house.advance(SignedDuration::from_mins(31));
+    house.until("it was to be cancelled", async || house.runtime.calls(Method::Cancel) > 0).await;
+    assert_eq!(house.execution(NAME, &id).await.status, Status::Submitted);
+    house.runtime.fail(Method::Cancel, None);
+    house.until("it is cancelled", async || house.runtime.change(|s| s.cancelled.contains(&id))).await;
+    // Whether it ran is not known yet.
+    assert_eq!(house.execution(NAME, &id).await.status, Status::Submitted);
+    house.runtime.fail(Method::Next, None);
     let run = ended(&house, &id, Status::PlatformError).await;
     assert!(run.message.as_ref().unwrap().starts_with("Platform error. It can't be seen."), "{run:?}");
-    assert_eq!(starts(&house), 0);
+    assert_eq!((house.runtime.calls(Method::Start), starts(&house)), (1, 0));
+}
+
+async fn a_run_whose_start_was_acknowledged_is_not_ended_by_an_outage_beyond_its_deadline(on: Database) {
+    let house = deployed(on).await;
+    house.runtime.fail(Method::Next, Some(outage()));
+    let id = house.start(NAME).await;
+    house.until("it was asked for", async || house.runtime.calls(Method::Next) > 0).await;
+    house.advance(SignedDuration::from_mins(31));
+    let looks = house.runtime.calls(Method::Next);
+    house.until("it was asked for twice more", async || house.runtime.calls(Method::Next) > looks + 1).await;
+    assert_eq!(house.execution(NAME, &id).await.status, Status::Submitted);
+    assert_eq!((house.runtime.calls(Method::Cancel), house.runtime.calls(Method::Forget)), (0, 0));
+    house.runtime.fail(Method::Next, None);
+    house.until_status(NAME, &id, Status::Running).await;
+    house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
+    ended(&house, &id, Status::Succeeded).await;
+    assert_eq!(starts(&house), 1);
+}
+
+async fn a_run_that_turns_out_to_run_after_its_deadline_is_followed_to_its_true_end(on: Database) {
+    let house = deployed(on).await;
+    house.runtime.script(Method::Start, [Answer::Lost(outage())]);
+    house.runtime.fail(Method::Next, Some(outage()));
+    house.runtime.fail(Method::Cancel, Some(outage()));
+    let id = house.start(NAME).await;
+    house.until("it was asked for", async || house.runtime.calls(Method::Next) > 0).await;
+    house.advance(SignedDuration::from_mins(31));
+    house.until("it was to be cancelled", async || house.runtime.calls(Method::Cancel) > 0).await;
+    house.runtime.fail(Method::Next, None);
+    house.until_status(NAME, &id, Status::Running).await;
+    house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
+    ended(&house, &id, Status::Succeeded).await;
+    assert!(house.runtime.change(|s| s.cancelled.is_empty()));
 }
 
 async fn a_run_that_was_seen_running_is_not_ended_by_an_outage(on: Database) {
@@ -211,20 +254,40 @@ async fn an_end_stays_when_its_rest_can_not_be_dropped(on: Database) {
     assert_eq!(house.execution(NAME, &id).await.status, Status::Succeeded);
 }
 
-async fn a_follower_that_panics_holds_up_nobody_and_is_replaced_in_the_next_term(on: Database) {
-    let mut house = deployed(on).await;
+async fn a_follower_that_panics_holds_up_nobody_and_is_replaced_after_a_pause(on: Database) {
+    let house = deployed(on).await;
     house.deployed("other-job", None).await;
     house.runtime.script(Method::Next, [Answer::Panics]);
     let id = house.start(NAME).await;
     house.until("it panicked", async || house.runtime.is_done(Method::Next)).await;
     let other = house.start("other-job").await;
     house.until_status("other-job", &other, Status::Running).await;
-    house.stop_instance().await;
-    house.start_instance();
+    assert_eq!(house.execution(NAME, &id).await.status, Status::Submitted);
     house.until_status(NAME, &id, Status::Running).await;
     house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
     ended(&house, &id, Status::Succeeded).await;
     assert_eq!(starts(&house), 2, "each once");
+}
+
+async fn a_slow_deletion_of_an_ended_run_holds_up_no_start_and_no_cancellation(on: Database) {
+    let mut house = deployed(on).await;
+    house.deployed("other-job", None).await;
+    let id = house.start(NAME).await;
+    house.until_status(NAME, &id, Status::Running).await;
+    let gate = Gate::default();
+    house.runtime.script(Method::Forget, [Answer::Fails(outage()), Answer::Waits(gate.clone())]);
+    house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
+    ended(&house, &id, Status::Succeeded).await;
+    house.stop_instance().await;
+    house.start_instance();
+    house.until("it is being dropped", async || house.runtime.calls(Method::Forget) == 2).await;
+    let other = house.start("other-job").await;
+    house.until_status("other-job", &other, Status::Running).await;
+    house.cancel("other-job", &other).await;
+    house.until("it is asked", async || house.runtime.change(|s| s.cancelled.contains(&other))).await;
+    assert!(house.runtime.change(|s| s.forgotten.is_empty()));
+    gate.open();
+    house.until("it is dropped", async || house.runtime.change(|s| s.forgotten.contains(&id))).await;
 }
 
 async fn a_slow_start_holds_up_no_other_run(on: Database) {
@@ -312,16 +375,13 @@ async fn a_removal_that_fails_is_tried_again(on: Database) {
         .await;
 }
 
-async fn a_look_that_panics_holds_up_no_other_deployment(on: Database) {
-    let mut house = House::running(on).await;
+async fn a_look_that_panics_holds_up_no_other_deployment_and_is_repeated_after_a_pause(on: Database) {
+    let house = House::running(on).await;
     house.create(NAME, None).await;
     house.runtime.script(Method::Apply, [Answer::Panics]);
     house.deploy(NAME).await;
     house.until("it panicked", async || house.runtime.is_done(Method::Apply)).await;
     house.deployed("other-job", None).await;
     assert_eq!(house.reached(NAME).await, None);
-    // The next term looks at it again.
-    house.stop_instance().await;
-    house.start_instance();
     house.until("it is reached", async || house.reached(NAME).await.is_some()).await;
 }

@@ -30,6 +30,7 @@ for_each_database!(
     a_deleted_job_takes_its_series_along,
     each_stage_is_counted_and_timed,
     a_tick_that_starts_a_run_beside_another_one_is_counted,
+    a_task_that_panics_is_counted,
 );
 
 /// An instance whose series are looked at.
@@ -308,13 +309,13 @@ async fn each_stage_is_counted_and_timed(on: Database) {
     has("holdfast_leader 1");
     has("holdfast_leader_terms_total 1");
     for counter in ["taurus_datajob_watch_task_invocations", "vdk_deploy_datajob_synchronizer_successful_invocations"] {
-        let line = samples(&watched.registry, &format!("{counter}_counter_total ")).remove(0);
+        let line = samples(&watched.registry, &format!("{counter}_counter_total{{service=\"data-jobs\"}} ")).remove(0);
         assert!(!line.ends_with(" 0"), "{line}");
     }
-    has("vdk_deploy_datajob_synchronizer_failed_invocations_counter_total 0");
-    has("vdk_execution_cleanup_task_datajob_invocations_counter_total 0");
-    has("vdk_execution_cleanup_task_datajob_successful_deletions_counter_total 0");
-    has("vdk_execution_cleanup_task_datajob_failed_deletions_counter_total 0");
+    has("vdk_deploy_datajob_synchronizer_failed_invocations_counter_total{service=\"data-jobs\"} 0");
+    has("vdk_execution_cleanup_task_datajob_invocations_counter_total{service=\"data-jobs\"} 0");
+    has("vdk_execution_cleanup_task_datajob_successful_deletions_counter_total{service=\"data-jobs\"} 0");
+    has("vdk_execution_cleanup_task_datajob_failed_deletions_counter_total{service=\"data-jobs\"} 0");
 
     let (stop, task) = watched.instance;
     stop.cancel();
@@ -350,6 +351,16 @@ async fn a_tick_that_starts_a_run_beside_another_one_is_counted(on: Database) {
         let counted = samples(&watched.registry, "holdfast_executions_overlapping_total");
         assert_eq!(counted, [format!("holdfast_executions_overlapping_total {overlaps}")]);
     }
+}
+
+async fn a_task_that_panics_is_counted(on: Database) {
+    let watched = Watched::start(on).await;
+    let house = &watched.house;
+    house.deployed("example-job", None).await;
+    house.runtime.script(Method::Next, [Answer::Panics]);
+    house.start("example-job").await;
+    let counted = || samples(&watched.registry, "holdfast_task_panics_total{task=\"execution\"}");
+    house.until("it is counted", async || counted() == ["holdfast_task_panics_total{task=\"execution\"} 1"]).await;
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ for_each_database!(
     disabled_no_tick_fires_and_enabled_no_past_one_does,
     a_changed_schedule_fires_no_past_tick_of_its_own,
     a_clock_that_jumps_back_doubles_no_tick,
+    a_clock_that_jumps_a_year_ahead_for_a_round_stops_no_schedule,
     a_job_that_is_brought_back_fires_no_tick_of_the_meantime,
 );
 
@@ -34,7 +35,8 @@ async fn ticks(house: &House) -> Vec<String> {
 /// Waits until a tick of this instant is a run, and ends it.
 async fn runs_and_ends(house: &House, tick: &str) {
     house.until(&format!("the tick {tick} runs"), async || ticks(house).await.contains(&tick.to_owned())).await;
-    let id = house.executions("example-job").await[0].id.clone();
+    let of_tick = |e: &model::execution::Execution| e.scheduled_tick.is_some_and(|at| at.to_string() == tick);
+    let id = house.executions("example-job").await.into_iter().find(of_tick).unwrap().id;
     house.until_status("example-job", &id, Status::Running).await;
     house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
     house.until_status("example-job", &id, Status::Succeeded).await;
@@ -149,6 +151,26 @@ async fn a_clock_that_jumps_back_doubles_no_tick(on: Database) {
     settled(&house).await;
     let once = ticks(&house).await.iter().filter(|t| *t == "2026-01-01T00:01:00Z").count();
     assert_eq!(once, 1);
+}
+
+async fn a_clock_that_jumps_a_year_ahead_for_a_round_stops_no_schedule(on: Database) {
+    let house = House::running(on).await;
+    house.deployed("example-job", Some("* * * * *")).await;
+    let year = SignedDuration::from_hours(365 * 24);
+    let next = || async {
+        let mut tx = house.db.read().await.unwrap();
+        store::schedules::earliest(&mut tx).await.unwrap().unwrap().to_string()
+    };
+    house.advance(year);
+    house.until("a round saw it", async || next().await == "2027-01-01T00:01:00Z").await;
+    runs_and_ends(&house, "2027-01-01T00:00:00Z").await;
+    house.advance(-year);
+    house.until("it is corrected", async || next().await == "2026-01-01T00:01:00Z").await;
+    house.advance(SignedDuration::from_secs(61));
+    runs_and_ends(&house, "2026-01-01T00:01:00Z").await;
+    house.advance(SignedDuration::from_secs(60));
+    runs_and_ends(&house, "2026-01-01T00:02:00Z").await;
+    assert_eq!(ticks(&house).await.len(), 3);
 }
 
 async fn a_job_that_is_brought_back_fires_no_tick_of_the_meantime(on: Database) {

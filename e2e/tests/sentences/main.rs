@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod crashes;
+mod dags;
 mod document;
 mod instances;
 mod lifecycle;

@@ -80,6 +80,8 @@ pub struct Authentication {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// Whether only one team may have jobs here.
     pub one_team: bool,
+    /// Whether a job's own token is good for starting executions of its team's jobs.
+    pub jobs_may_start_jobs: bool,
 }
 
 /// Finds out who calls. Every request comes in as unauthenticated, and this alone raises it. A request for an open route
@@ -195,7 +197,7 @@ async fn known(api: &Api, auth: &Authentication, token: &str) -> Result<Known, P
         return Ok(Known {
             user: format!("{JOB_PREFIX}{}", job.job_name),
             principal: format!("{JOB_PREFIX}{}", job.job_id),
-            standing: Standing::Job(job.job_id),
+            standing: Standing::Job { id: job.job_id, starts_jobs: auth.jobs_may_start_jobs },
         });
     }
     let (issuer, claims) = bearer::verified(auth, token, api.clock.now()).await?;

@@ -10,6 +10,7 @@ use async_graphql::{
 use jiff::Timestamp;
 use model::{
     Problem,
+    deployment::RELEASE,
     execution::{Execution, Status, Type},
 };
 
@@ -177,8 +178,8 @@ pub(super) const FIELDS: &[(&str, &[&str])] = &[
 impl DataJobExecution {
     /// What is answered of a run that was read with this detail.
     pub(super) fn new(api: &Api, run: Execution, detail: Detail, now: Timestamp) -> Self {
-        let logs_url = api.logs_url_template.as_ref().map(|template| template.of_execution(&run, now));
-        let id = || Some(run.job_name.to_string());
+        let logs_url = api.logs_url.as_ref().map(|template| template.of_execution(&run, now));
+        let id = || Some(RELEASE.to_owned());
         let deployment = match run.revision {
             None => (detail == Detail::Revision)
                 .then(|| Box::new(DataJobExecutionDeployment { id: id(), ..Default::default() })),

@@ -286,8 +286,8 @@ pub(super) async fn page(
     let filter: Vec<_> = filter.into_iter().flatten().collect();
     asked_for.count_predicates(filter.len())?;
     let Some(mut query) = query(filter.into_iter())? else {
-        let none = with_total.then_some(0);
-        return Ok(DataJobPage { content: AtOnce(Some(Vec::new())), total_pages: none, total_items: none });
+        let (total_pages, total_items) = (with_total.then_some(1), with_total.then_some(0));
+        return Ok(DataJobPage { content: AtOnce(Some(Vec::new())), total_pages, total_items });
     };
     if let Some(text) = &search {
         check_pattern("search", text.trim())?;

@@ -225,7 +225,8 @@ impl Window {
     }
 
     fn pages(&self, total: i64) -> i64 {
-        (total + self.limit - 1) / self.limit
+        // An empty list has one page, as upstream counts.
+        ((total + self.limit - 1) / self.limit).max(1)
     }
 }
 

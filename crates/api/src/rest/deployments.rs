@@ -141,7 +141,7 @@ impl From<Resources> for ResourcesBody {
 /// The deployment that runs.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentStatus {
-    /// The id of the deployment: the job's name. It answers to `production` too.
+    /// The id of the deployment: the job's name. In a URL, `production`, `release` and `default` name it too.
     #[schema(example = "my-first-job")]
     id: String,
     /// The VDK version that it runs with.
@@ -456,9 +456,9 @@ pub(crate) async fn deployment_patch(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Removes the deployment.
+/// Removes the deployment, if the job has one.
 ///
-/// Runs in progress go on; the job, its source and its history stay.
+/// Executions in progress continue; the job, its source and its history stay.
 #[utoipa::path(
     delete,
     path = "",

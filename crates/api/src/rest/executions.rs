@@ -15,6 +15,7 @@ use axum::{
 };
 use model::{
     Problem,
+    deployment::RELEASE,
     execution::{Execution, Status},
     name::shown,
 };
@@ -94,9 +95,9 @@ pub(crate) struct DataJobExecution {
 /// not settled.
 #[derive(Serialize, ToSchema)]
 struct DataJobDeployment {
-    /// The id of the deployment: the job's name.
-    #[schema(example = "my-first-job")]
-    id: String,
+    /// Always `release`.
+    #[schema(value_type = String, example = "release")]
+    id: &'static str,
     #[serde(flatten)]
     #[schema(value_type = Revision)]
     revision: Option<Revision>,
@@ -144,8 +145,7 @@ pub(crate) struct DataJobExecutionLogs {
 
 impl DataJobExecution {
     fn new(api: &Api, run: Execution) -> Self {
-        let logs_url = api.logs_url_template.as_ref().map(|template| template.of_execution(&run, api.clock.now()));
-        let id = run.job_name.to_string();
+        let logs_url = api.logs_url.as_ref().map(|template| template.of_execution(&run, api.clock.now()));
         let revision = run.revision.map(|revision| Revision {
             vdk_version: revision.vdk_version,
             job_version: revision.job_version.to_string(),
@@ -168,7 +168,7 @@ impl DataJobExecution {
             logs_url,
             message: run.message,
             op_id: run.op_id,
-            deployment: DataJobDeployment { id, revision },
+            deployment: DataJobDeployment { id: RELEASE, revision },
         }
     }
 }

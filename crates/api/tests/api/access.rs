@@ -108,7 +108,7 @@ fn operations() -> Vec<Operation> {
         of_job(&post, "{job}/deployments", 202).json(&json!({"job_version": "{version}"})),
         of_job(&get, "{job}/deployments/production", 200),
         of_job(&patch, "{job}/deployments/production", 202).json(&json!({"enabled": false})),
-        of_job(&delete, "{job}/deployments/production", 202).then(404),
+        of_job(&delete, "{job}/deployments/production", 202),
         of_job(&get, "{job}/deployments/production/rollout", 200),
         of_job(&get, "{job}/deployments/production/revisions", 200),
         of_job(&get, "{job}/deployments/production/revisions/1", 200),
@@ -166,6 +166,7 @@ pub(crate) fn authentication(issuer: &Issuer) -> Authentication {
         keys: Arc::new(Jwks::new(&Options { pause: Duration::ZERO, ..Options::new(issuers) }, &system_clock())),
         authorizer: None,
         one_team: false,
+        jobs_may_start_jobs: false,
     }
 }
 
@@ -254,8 +255,8 @@ async fn populate(service: &Service, issuer: &Issuer, key: &Key, started: bool) 
 }
 
 /// What is otherwise than a row says.
-async fn wrong_cells(issuer: &Issuer, key: &Key, operation: &Operation) -> Vec<String> {
-    let service = service(authentication(issuer)).await;
+async fn wrong_cells(auth: Authentication, issuer: &Issuer, key: &Key, operation: &Operation) -> Vec<String> {
+    let service = service(auth).await;
     let (id, version) = populate(&service, issuer, key, operation.uri.contains("{id}")).await;
     let tokens = tokens(&service, issuer, key).await;
     let uri = operation.uri.replace("{job}", JOB).replace("{id}", &id);
@@ -299,10 +300,45 @@ async fn every_operation_is_open_to_those_whom_the_table_names_and_to_nobody_els
     let mut wrong = Vec::new();
     // A few at a time: each has a database of its own.
     for some in operations.chunks(4) {
-        let rows = some.iter().map(|operation| wrong_cells(&issuer, &key, operation));
+        let rows = some.iter().map(|operation| wrong_cells(authentication(&issuer), &issuer, &key, operation));
         wrong.extend(futures::future::join_all(rows).await.concat());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_job_starts_jobs_of_its_team_and_reads_how_they_end_when_the_operator_allows_it() {
+    let key = Key::new("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let auth = || Authentication { jobs_may_start_jobs: true, ..authentication(&issuer) };
+    // By the job itself, and by another job of its team.
+    let changed = [
+        ("{job}/deployments/production/executions", "ufyyyfyyuuuuuu"),
+        ("{job}/executions", "ufyyyfyyuuuuuu"),
+        ("{job}/executions/{id}", "ufyyyfyyuuuuuu"),
+    ];
+    let mut wrong = Vec::new();
+    for mut operation in operations() {
+        let is_cancel = operation.method == Method::DELETE && operation.uri == "{job}/executions/{id}";
+        if let Some((_, rule)) = changed.iter().find(|(uri, _)| *uri == operation.uri)
+            && !is_cancel
+        {
+            operation.rule = rule;
+        }
+        wrong.extend(wrong_cells(auth(), &issuer, &key, &operation).await);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    // Not those of another team, which it names rightly or claims to be in its own.
+    let service = service(auth()).await;
+    populate(&service, &issuer, &key, true).await;
+    service.with_token(&service.job_token("daily-sales").await);
+    for job in ["/data-jobs/for-team/t2/jobs/far-away", "/data-jobs/for-team/t2/jobs/no-such-job"] {
+        service.post(&format!("{job}/deployments/production/executions"), "{}").await.refused(403);
+        service.get(&format!("{job}/executions")).await.refused(403);
+    }
+    let claimed = "/data-jobs/for-team/t1/jobs/far-away/deployments/production/executions";
+    service.post(claimed, "{}").await.refused(404);
 }
 
 #[tokio::test]

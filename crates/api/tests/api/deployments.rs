@@ -24,7 +24,7 @@ async fn a_deployment_shows_when_it_is_reached() {
 
     service.delete(ONE).await.is(202);
     assert_eq!(service.get(LIST).await.ok(), json!([]));
-    service.delete(ONE).await.refused(404);
+    service.delete(ONE).await.is(202);
 }
 
 #[tokio::test]
@@ -108,6 +108,14 @@ async fn what_cannot_be_deployed_is_refused() {
     }
     service.post(LIST, json!({"job_version": version})).await.is(202);
     service.patch(&format!("{LIST}/other"), json!({"enabled": false})).await.refused(404);
+    service.delete(&format!("{LIST}/other")).await.refused(404);
+    for id in ["default", "release", "production", "daily-sales"] {
+        service.patch(&format!("{LIST}/{id}"), json!({"enabled": false})).await.is(202);
+    }
+    // Also where there is none any more.
+    for id in ["default", "release", "production"] {
+        service.delete(&format!("{LIST}/{id}")).await.is(202);
+    }
     service.delete(JOB).await.is(200);
     service.get(LIST).await.refused(404);
 }

@@ -44,7 +44,7 @@ async fn a_run_is_started_followed_and_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn runs_are_listed_newest_first_and_by_status() {
+async fn executions_are_listed_with_the_newest_last_and_by_status() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
     let first = service.execute("t1", "daily-sales").await;
@@ -60,13 +60,13 @@ async fn runs_are_listed_newest_first_and_by_status() {
         assert!(list.as_array().unwrap().iter().all(|run| run["deployment"].is_object()));
         ids
     };
-    assert_eq!(ids(RUNS).await, [second.clone(), first.clone()]);
-    assert_eq!(ids(START).await, [second.clone(), first.clone()]);
+    assert_eq!(ids(RUNS).await, [first.clone(), second.clone()]);
+    assert_eq!(ids(START).await, [first.clone(), second.clone()]);
     for (filter, expected) in [
         ("execution_status=succeeded", vec![&first]),
         ("execution_status=submitted&execution_status=running", vec![&second]),
-        ("execution_status=submitted,SUCCEEDED", vec![&second, &first]),
-        ("execution_status=", vec![&second, &first]),
+        ("execution_status=submitted,SUCCEEDED", vec![&first, &second]),
+        ("execution_status=", vec![&first, &second]),
         ("execution_status=cancelled", vec![]),
     ] {
         let expected: Vec<_> = expected.into_iter().cloned().collect();
@@ -110,4 +110,20 @@ async fn a_start_by_the_operations_page_names_the_user_alone() {
     let run = service.get(&format!("{RUNS}/daily-sales-1710000000")).await.ok();
     assert_eq!(run["started_by"], "anonymous");
     assert_eq!(run["logs_url"], "https://logs.example/t1/daily-sales-1710000000?from=1710000000000");
+    assert_eq!(run["deployment"]["id"], "release");
+}
+
+#[tokio::test]
+async fn the_url_of_a_log_has_times_in_the_format_and_with_the_offset_of_the_operator() {
+    let wish = Wish {
+        templates: true,
+        logs_date_format: api::DateFormat::Iso,
+        logs_start_offset_seconds: -60,
+        ..Wish::default()
+    };
+    let service = Service::with(wish).await;
+    service.deploy("t1", "daily-sales").await;
+    let id = service.execute("t1", "daily-sales").await;
+    let run = service.get(&format!("{RUNS}/{id}")).await.ok();
+    assert_eq!(run["logs_url"], format!("https://logs.example/t1/{id}?from=2024-03-09T15:59:00Z"));
 }

@@ -232,6 +232,8 @@ pub(crate) struct Wish {
     pub(crate) auth: Option<api::auth::Authentication>,
     pub(crate) panics: bool,
     pub(crate) templates: bool,
+    pub(crate) logs_date_format: api::DateFormat,
+    pub(crate) logs_start_offset_seconds: i64,
     pub(crate) archive_max_bytes: Option<usize>,
     pub(crate) memory_budget_mib: Option<usize>,
     pub(crate) principal_limits: Option<PrincipalLimits>,
@@ -275,11 +277,17 @@ impl Service {
                 vdk_version: "0.3.1466514302".into(),
             }),
             hosts: vec!["holdfast.example".into()],
-            logs_url_template: template(
-                "https://logs.example/{{team_name}}/{{execution_id}}?from={{start_time}}",
+            logs_url: template(
+                "https://logs.example/{team_name}/{execution_id}?from={start_time}",
                 Template::OF_EXECUTION,
-            ),
-            source_url_template: template("https://git.example/{{job_name}}", Template::OF_JOB),
+            )
+            .map(|template| api::LogsUrl {
+                template,
+                date_format: wish.logs_date_format,
+                start_offset: jiff::SignedDuration::from_secs(wish.logs_start_offset_seconds),
+                end_offset: jiff::SignedDuration::ZERO,
+            }),
+            source_url_template: template("https://git.example/{job_name}", Template::OF_JOB),
             api_version: "0.1.0".into(),
             readiness,
             metrics: HttpMetrics::register(&mut registry),

@@ -27,5 +27,7 @@ pub(crate) use report::markdown;
 pub(crate) use setting::{Group, Setting};
 pub(crate) use surroundings::Surroundings;
 pub(crate) use table::{SETTINGS, Settings};
-pub(crate) use types::{ClaimName, ContextName, DatabaseUrl, LogFormat, NamespaceName, RegistryName, RuntimeName};
+pub(crate) use types::{
+    ClaimName, ContextName, DatabaseUrl, LogFormat, LogsDateFormat, NamespaceName, RegistryName, RuntimeName,
+};
 pub(crate) use value::{Raw, Shape, Value};

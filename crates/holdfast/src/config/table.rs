@@ -17,10 +17,10 @@ use super::{
     },
     types::{
         ClaimName, ContextName, DatabaseUrl, HttpUrl, ImageBuilderName, ImageForm, IndexUrl, Listen, LogFilter,
-        LogFormat, NamespaceName, OfExecution, OfJob, PackageName, PackageVersion, PostgresUrl, PullPolicy,
-        RegistryName, RuntimeName, UrlTemplate, ZoneName,
+        LogFormat, LogsDateFormat, NamespaceName, OfExecution, OfJob, PackageName, PackageVersion, PostgresUrl,
+        PullPolicy, RegistryName, RuntimeName, UrlTemplate, ZoneName,
     },
-    value::{Value, Whole},
+    value::{Signed, Value, Whole},
 };
 
 macro_rules! settings {
@@ -97,13 +97,21 @@ settings! {
     /// How many rows and fields the GraphQL queries of one caller may ask for in a minute, with authentication on. More are
     /// rejected with 429. The list of 100,000 jobs with everything in it costs 10,000,000.
     query_cost_per_minute: Whole<1, 1_000_000_000_000> = "query_cost_per_minute", Service, default Text("20000000");
-    /// The address of a page that shows the log of a run, for those who collect logs elsewhere. Clients open it instead
-    /// of asking this service. `{{start_time}}` and `{{end_time}}` are milliseconds since 1970.
+    /// The URL of a page that shows the log of an execution, for those who collect logs elsewhere. Clients open it instead
+    /// of asking this service. The end of an execution in progress is the present.
     logs_url_template: Option<UrlTemplate<OfExecution>> =
-        "logs_url_template", Service, default Absent("none"), example "https://logs.example.com/?q={{execution_id}}";
+        "logs_url_template", Service, default Absent("none"), example "https://logs.example.com/?q={execution_id}";
+    /// How `{start_time}` and `{end_time}` are written in `logs_url_template`: milliseconds since 1970, or RFC 3339 in UTC.
+    logs_url_date_format: LogsDateFormat = "logs_url_date_format", Service, default Text("unix");
+    /// Seconds that are added to `{start_time}` in `logs_url_template`; less than zero for an earlier time.
+    logs_url_start_offset_seconds: Signed<-31_536_000, 31_536_000> =
+        "logs_url_start_offset_seconds", Service, default Text("0"), example "-60";
+    /// Seconds that are added to `{end_time}` in `logs_url_template`.
+    logs_url_end_offset_seconds: Signed<-31_536_000, 31_536_000> =
+        "logs_url_end_offset_seconds", Service, default Text("0"), example "60";
     /// The address of a page that shows the source of a job.
     source_url_template: Option<UrlTemplate<OfJob>> =
-        "source_url_template", Service, default Absent("none"), example "https://git.example.com/jobs/{{job_name}}";
+        "source_url_template", Service, default Absent("none"), example "https://git.example.com/jobs/{job_name}";
     /// How long requests in progress may take to end after the service is told to stop. Runs go on without it.
     shutdown_grace_seconds: Whole<0, 600> = "shutdown_grace_seconds", Service, default Text("10");
 
@@ -167,6 +175,9 @@ settings! {
     /// Let several teams have jobs although authentication is on and jobs run as processes of one user, where one could
     /// read what another one keeps.
     auth_teams_trust_each_other: bool = "auth.teams_trust_each_other", Authentication, default Text("false");
+    /// Let a running job start executions of its team's jobs and read how they ended, with the job's own token, as `vdk-dag`
+    /// does. Code of a job can then run every job of its team.
+    auth_jobs_may_start_jobs: bool = "auth.jobs_may_start_jobs", Authentication, default Text("false");
 
     /// The folder of the SQLite file, the key file and the run folders. Back it up. With SQLite one instance at a time
     /// uses it; with PostgreSQL several instances of one machine may share it.

@@ -230,6 +230,16 @@ one_of!(
 );
 
 one_of!(
+    /// How times are written in the URL of a log.
+    LogsDateFormat {
+        /// Milliseconds since 1970.
+        Unix = "unix",
+        /// RFC 3339.
+        Iso = "iso"
+    }
+);
+
+one_of!(
     /// Where the images of jobs come from.
     ImageBuilderName {
         /// From elsewhere, under a name of a known form.
@@ -451,7 +461,7 @@ checked_text!(
     }
 );
 
-/// The address of a page, with names in double braces to fill in.
+/// The address of a page, with names in braces to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UrlTemplate<P>(pub(crate) Template, PhantomData<P>);
 
@@ -506,7 +516,7 @@ struct Braced(&'static [&'static str]);
 impl fmt::Display for Braced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, name) in self.0.iter().enumerate() {
-            write!(f, "{}`{{{{{name}}}}}`", if at == 0 { "" } else { ", " })?;
+            write!(f, "{}`{{{name}}}`", if at == 0 { "" } else { ", " })?;
         }
         Ok(())
     }
@@ -623,11 +633,11 @@ mod tests {
 
     #[test]
     fn a_template_has_only_names_that_are_filled_in() {
-        assert!(parse::<UrlTemplate<OfExecution>>("https://logs/?q={{execution_id}}&t={{start_time}}").is_ok());
-        for bad in ["https://logs/{{exec}}", "https://logs/{{execution_id", "logs/{{execution_id}}", "https://a b"] {
+        assert!(parse::<UrlTemplate<OfExecution>>("https://logs/?q={execution_id}&t={start_time}").is_ok());
+        for bad in ["https://logs/{exec}", "https://logs/{execution_id", "logs/{execution_id}", "https://a b"] {
             assert!(parse::<UrlTemplate<OfExecution>>(bad).is_err(), "{bad}");
         }
-        assert!(parse::<UrlTemplate<OfJob>>("https://git/{{team_name}}/{{job_name}}").is_ok());
-        assert!(parse::<UrlTemplate<OfJob>>("https://git/{{execution_id}}").is_err());
+        assert!(parse::<UrlTemplate<OfJob>>("https://git/{team_name}/{job_name}").is_ok());
+        assert!(parse::<UrlTemplate<OfJob>>("https://git/{execution_id}").is_err());
     }
 }

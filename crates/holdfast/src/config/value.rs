@@ -162,6 +162,29 @@ impl<const MIN: u64, const MAX: u64> Value for Whole<MIN, MAX> {
     }
 }
 
+/// A whole number within limits that may be less than zero. The name of the setting ends in its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Signed<const MIN: i64, const MAX: i64>(pub(crate) i64);
+
+impl<const MIN: i64, const MAX: i64> Value for Signed<MIN, MAX> {
+    const SHAPE: Shape = Shape::Number;
+
+    fn kind() -> String {
+        format!("a whole number from {MIN} to {MAX}")
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        match raw.text().parse() {
+            Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ => Err(format!("it must be {}.", Self::kind())),
+        }
+    }
+
+    fn shown(&self) -> Json {
+        self.0.into()
+    }
+}
+
 impl Value for PathBuf {
     const SHAPE: Shape = Shape::Text;
 

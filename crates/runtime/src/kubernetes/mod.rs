@@ -15,6 +15,8 @@ mod manifest;
 mod names;
 mod runs;
 mod stage;
+#[cfg(test)]
+mod unreachable;
 mod view;
 mod watch;
 mod window;
@@ -177,6 +179,8 @@ impl KubernetesRuntime {
 
     async fn next_stage(&self, id: &ExecutionId, seen: &Seen) -> Result<Stage, Problem> {
         let what = || format!("The run {id} can't be looked at.");
+        // A service that starts while the API server is away asks for nothing but the lists, however many runs it follows.
+        self.await_lists(&what()).await?;
         let name = manifest::job_name(id);
         let bell = self.namespace.bell(name);
         loop {

@@ -57,6 +57,8 @@ impl EnvironmentBuilder for python::Tools {
 
 const COMPLETE: &str = "complete";
 const BY_LOCK: &str = "by-lock";
+/// Changes when an environment is made in another way of the same packages.
+const LAYOUT: &str = "2: registers the secrets client";
 /// Between two looks at a lock that another process holds to build the same environment.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// An environment that was asked for within this time is kept even if no deployment names it yet.
@@ -149,7 +151,7 @@ impl Environments {
             return Err(no_interpreter(python, &self.interpreters));
         };
         let identity = interpreter.identity();
-        let key = digest(&[lock.key.as_str(), &identity, vdk_requirement, &interpreter.platform]);
+        let key = digest(&[lock.key.as_str(), &identity, vdk_requirement, &interpreter.platform, LAYOUT]);
         let place = self.place(&key, interpreter);
         let _building = self.building.lock(&key).await;
         let known =

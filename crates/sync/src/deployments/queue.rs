@@ -1,10 +1,14 @@
 //! Which deployments are worked on: those that are due, one key at a time for each and many at once.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::name::JobId;
 use store::StoreError;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tracing::Instrument;
 
 use super::reconcile::{Pools, carry_out};
@@ -23,11 +27,15 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// once.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// The pause before a deployment is looked at again after a look at it panicked.
+const PANIC_PAUSE: Duration = Duration::from_secs(5);
+
 /// Looks at each deployment that is due until the term is over.
 pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
     let pools = Arc::new(Pools::new(&sync.options));
     let mut in_flight = HashSet::new();
-    let mut looks: JoinSet<(JobId, bool)> = JoinSet::new();
+    let mut looks: JoinSet<()> = JoinSet::new();
+    let mut of: HashMap<Id, JobId> = HashMap::new();
     loop {
         let found = find_due(sync, &in_flight, pools.installing()).await;
         sync.gauges.looked(found.is_ok());
@@ -36,7 +44,8 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
                 for job_id in due {
                     in_flight.insert(job_id);
                     let (sync, term, pools) = (sync.clone(), term.clone(), pools.clone());
-                    looks.spawn(async move { (job_id, look(&sync, &term, &pools, job_id).await) });
+                    let task = looks.spawn(async move { look(&sync, &term, &pools, job_id).await });
+                    of.insert(task.id(), job_id);
                 }
                 pause
             }
@@ -47,23 +56,28 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
             () = term.over.cancelled() => break,
             () = sync.db.wake().deployments.notified() => {}
             () = pause.pass(&*sync.clock) => {}
-            Some(ended) = looks.join_next() => {
+            Some(ended) = looks.join_next_with_id() => {
                 if !term.pause(GATHER).await {
                     break;
                 }
                 let mut ended = Some(ended);
                 while let Some(end) = ended {
-                    match end {
-                        Ok((job_id, done)) => {
-                            if !done && !term.pause(Duration::from_millis(50)).await {
-                                break;
-                            }
-                            in_flight.remove(&job_id);
+                    let task = end.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+                    match (end, of.remove(&task)) {
+                        (Ok(_), Some(job_id)) => drop(in_flight.remove(&job_id)),
+                        (Err(error), Some(job_id)) => {
+                            sync.gauges.panicked("deployment");
+                            tracing::error!(%error, job = %job_id, retry_in = ?PANIC_PAUSE, "reconciling a deployment panicked; retrying");
+                            // It keeps its key for so long, so that it can't spin.
+                            let term = term.clone();
+                            let task = looks.spawn(async move {
+                                term.pause(PANIC_PAUSE).await;
+                            });
+                            of.insert(task.id(), job_id);
                         }
-                        // A look that panicked keeps its key until the next term, so that it can't spin.
-                        Err(error) => tracing::error!(%error, "a look at a deployment failed unexpectedly"),
+                        (_, None) => {}
                     }
-                    ended = looks.try_join_next();
+                    ended = looks.try_join_next_with_id();
                 }
             }
         }
@@ -95,14 +109,12 @@ fn free(in_flight: usize, installing: usize) -> usize {
         .min((LOOKS_MAX + INSTALLING_MAX).saturating_sub(in_flight))
 }
 
-/// Looks at one deployment and does what the plan says. `false` when the database failed and the key should rest a moment.
-async fn look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> bool {
-    match try_look(sync, term, pools, job_id).await {
-        Ok(()) => true,
-        Err(error) => {
-            term.survives(&error);
-            false
-        }
+/// Looks at one deployment and does what the plan says. When the database failed, its key rests a moment; no other one does.
+async fn look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) {
+    if let Err(error) = try_look(sync, term, pools, job_id).await
+        && term.survives(&error)
+    {
+        term.pause(DATABASE_RETRY).await;
     }
 }
 

@@ -30,10 +30,10 @@ pub(super) async fn finish(
     log: Option<&LogChunk>,
 ) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
-    if let Some(log) = log {
+    let changed = store::executions::finish(&mut tx, term.epoch, id, ended).await?;
+    if let Some(log) = log.filter(|_| changed) {
         store::logs::replace(&mut tx, id, log).await?;
     }
-    let changed = store::executions::finish(&mut tx, term.epoch, id, ended).await?;
     tx.commit().await?;
     if changed {
         sync.gauges.ended(ended.status);
@@ -44,9 +44,11 @@ pub(super) async fn finish(
     Ok(())
 }
 
-/// Drops what is left of a run in the runtime. What can't be dropped now goes at the start of the next term.
-pub(super) async fn forget(sync: &Synchronizer, id: &ExecutionId) {
-    if let Err(problem) = sync.runtime.forget(id).await {
+/// Drops what is left of an execution in the runtime. `false` when that failed: it is dropped later.
+pub(super) async fn forget(sync: &Synchronizer, id: &ExecutionId) -> bool {
+    let forgotten = sync.runtime.forget(id).await;
+    if let Err(problem) = &forgotten {
         tracing::warn!(execution = %id, %problem, "what is left of a run could not be removed");
     }
+    forgotten.is_ok()
 }

@@ -52,9 +52,9 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
                 match sync.runtime.cancel(id).await {
                     Ok(()) => follower.cancelled(),
                     Err(problem) => {
-                        tracing::warn!(%problem, "a run could not be cancelled yet");
+                        tracing::warn!(%problem, "an execution could not be cancelled; retrying");
                         cancel.notify_one();
-                        if !term.pause(DATABASE_RETRY).await {
+                        if !term.pause(follower.cancel_failed()).await {
                             return;
                         }
                     }
@@ -86,7 +86,7 @@ async fn carry_out(
     let execution = &run.execution;
     match step {
         Step::Start => {
-            let started = start(sync, execution, &run.with).await?;
+            let started = start(sync, execution, &run.with, follower).await?;
             if let Err(problem) = &started {
                 tracing::warn!(%problem, "a run could not be started");
             }
@@ -112,6 +112,13 @@ async fn carry_out(
         Step::Held(problem) => {
             record_held(sync, term, &execution.id, &problem).await?;
             follower.recorded(Seen::Held(problem));
+        }
+        Step::Cancel => {
+            if let Err(problem) = sync.runtime.cancel(&execution.id).await {
+                tracing::warn!(%problem, "an execution whose start was given up could not be cancelled; retrying");
+                return Ok(ControlFlow::Continue(follower.cancel_failed()));
+            }
+            follower.cancelled();
         }
         Step::Look(pause) => return Ok(ControlFlow::Continue(pause)),
         Step::End(end) => return record_end(sync, term, execution, follower, &end).await,
@@ -164,6 +171,7 @@ async fn start(
     sync: &Synchronizer,
     execution: &Execution,
     HandedOver { revision, artifact }: &HandedOver,
+    follower: &mut Follower,
 ) -> Result<Result<Started, Problem>, StoreError> {
     let archive = if sync.runtime.takes_sources() {
         let mut tx = sync.db.read().await?;
@@ -196,5 +204,6 @@ async fn start(
         deadline_seconds: sync.options.run_deadline_seconds,
         backoff_limit: sync.options.run_backoff_limit,
     };
+    follower.start_sent();
     Ok(sync.runtime.start(&run).await)
 }

@@ -10,9 +10,7 @@ use model::{
     runtime::{Seen, Stage, Started},
 };
 
-use crate::DATABASE_RETRY;
-
-/// The longest pause between two tries to start a run, or to read its log.
+/// The longest pause between two tries of one thing: to start, look at or cancel a run, or to read its log.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What is known of a run that is followed.
@@ -29,10 +27,20 @@ pub(super) struct Follower {
     is_scheduled: bool,
     /// The runtime was not asked about it yet, and need not be: no start was tried.
     is_untried: bool,
+    /// The runtime was asked to start it, so that it may run whatever was answered.
+    is_start_sent: bool,
+    /// The runtime answered that it runs.
+    is_start_acknowledged: bool,
     is_running: bool,
     is_cancelling: bool,
+    /// The end that it gets if nothing of it ran: its start was given up.
+    given_up: Option<(Status, String)>,
     seen: Seen,
+    /// From 0 to 1, of each run its own: what failed together is not tried again together.
+    spread: f64,
     starts_failed: u32,
+    looks_failed: u32,
+    cancels_failed: u32,
     logs_failed: u32,
 }
 
@@ -52,6 +60,8 @@ pub(super) enum Step {
     },
     /// Record what keeps it from starting.
     Held(Problem),
+    /// Its start is given up: cancel it, because it may run although no answer said so, and ask the runtime about it.
+    Cancel,
     /// Ask the runtime about it after this pause.
     Look(Duration),
     /// Record its end.
@@ -92,10 +102,16 @@ impl Follower {
             is_fresh,
             is_scheduled: execution.scheduled_tick.is_some() && fires_ticks,
             is_untried: is_fresh,
+            is_start_sent: false,
+            is_start_acknowledged: false,
             is_running,
             is_cancelling: false,
+            given_up: None,
             seen: if is_running { Seen::Running } else { Seen::Submitted },
+            spread: spread(execution.id.as_str()),
             starts_failed: 0,
+            looks_failed: 0,
+            cancels_failed: 0,
             logs_failed: 0,
         }
     }
@@ -125,13 +141,36 @@ impl Follower {
         self.is_cancelling = true;
     }
 
+    /// The runtime is asked to start it now.
+    pub(super) fn start_sent(&mut self) {
+        self.is_start_sent = true;
+    }
+
+    /// The runtime did not accept the cancellation: how long to wait before it is asked again.
+    pub(super) fn cancel_failed(&mut self) -> Duration {
+        self.cancels_failed += 1;
+        self.delay(self.cancels_failed)
+    }
+
     /// Decides what follows from the stage that the runtime reported.
     pub(super) fn decide(&mut self, stage: Result<Stage, Problem>, now: Timestamp) -> Step {
+        if stage.is_ok() {
+            self.looks_failed = 0;
+        }
         match stage {
             Ok(Stage::Held(problem)) => Step::Held(problem),
-            Ok(Stage::Running(at)) => Step::Running { at, is_first: !std::mem::replace(&mut self.is_running, true) },
+            Ok(Stage::Running(at)) => {
+                if !self.is_cancelling {
+                    self.given_up = None;
+                }
+                Step::Running { at, is_first: !std::mem::replace(&mut self.is_running, true) }
+            }
             Ok(Stage::Ended(end)) => {
-                let (status, message) = outcome(&end);
+                let (status, message) = match (outcome(&end), self.given_up.take()) {
+                    // Nobody asked for the cancellation but this follower.
+                    ((Status::Cancelled, _), Some(given_up)) => given_up,
+                    (ended, _) => ended,
+                };
                 Step::End(End {
                     status,
                     message,
@@ -151,8 +190,11 @@ impl Follower {
                     now,
                 )
             }),
+            Ok(Stage::Unknown) if self.given_up.is_some() && !self.is_cancelling => Step::Cancel,
             Ok(Stage::Unknown) if self.is_cancelling => {
-                Step::End(unstarted(Status::Cancelled, "Cancelled before it started.", now))
+                let cancelled = || (Status::Cancelled, "Cancelled before it started.".to_owned());
+                let (status, message) = self.given_up.take().unwrap_or_else(cancelled);
+                Step::End(unstarted(status, message, now))
             }
             // It came of a tick and is gone before anybody saw how it ended.
             Ok(Stage::Unknown) if self.is_scheduled => Step::End(unstarted(
@@ -162,18 +204,41 @@ impl Follower {
                 now,
             )),
             Ok(Stage::Unknown) => Step::Start,
-            // All tries to start it were this instance's, and none got through in its time.
-            Err(problem) if !self.is_running && self.is_fresh && self.is_past_deadline(now) => {
-                Step::End(unstarted(Status::PlatformError, format!("Platform error. {problem:#}"), now))
+            Err(problem) => {
+                self.looks_failed += 1;
+                let look = Step::Look(self.delay(self.looks_failed - 1));
+                // What may run, and what another instance may have started, is looked at until somebody answers.
+                let gives_up = !self.is_running
+                    && !self.is_cancelling
+                    && self.is_fresh
+                    && !self.is_start_acknowledged
+                    && self.is_past_deadline(now);
+                if gives_up {
+                    self.give_up(Status::PlatformError, format!("Platform error. {problem:#}"), now)
+                } else {
+                    look
+                }
             }
-            Err(_) => Step::Look(DATABASE_RETRY),
         }
+    }
+
+    /// The end of a run whose start did not get through. If one was sent, its answer may be what was lost, so that it is
+    /// cancelled first.
+    fn give_up(&mut self, status: Status, message: String, now: Timestamp) -> Step {
+        if !self.is_start_sent {
+            return Step::End(unstarted(status, message, now));
+        }
+        self.given_up = Some((status, message));
+        Step::Cancel
     }
 
     /// Decides what follows from a start.
     pub(super) fn start_ended(&mut self, started: Result<Started, Problem>, now: Timestamp) -> Step {
         let problem = match started {
-            Ok(Started::Running) => return Step::Look(Duration::ZERO),
+            Ok(Started::Running) => {
+                self.is_start_acknowledged = true;
+                return Step::Look(Duration::ZERO);
+            }
             Ok(Started::SteppedAside { for_run }) => {
                 let message = format!(
                     "Skipping job execution due to another parallel running execution: {for_run}, which a tick started."
@@ -184,17 +249,26 @@ impl Follower {
         };
         self.starts_failed += 1;
         let (status, whose) = match problem.fault {
+            // The first try was refused, so that there is nothing of it. The answer of an earlier one may have been lost.
+            Fault::User if self.starts_failed == 1 => {
+                return Step::End(unstarted(Status::UserError, format!("User error. {problem:#}"), now));
+            }
             Fault::User => (Status::UserError, "User error."),
             Fault::Platform if self.is_past_deadline(now) => (Status::PlatformError, "Platform error."),
-            Fault::Platform => return Step::Restart(delay(self.starts_failed)),
+            Fault::Platform => return Step::Restart(self.delay(self.starts_failed)),
         };
-        Step::End(unstarted(status, format!("{whose} {problem:#}"), now))
+        self.give_up(status, format!("{whose} {problem:#}"), now)
     }
 
     /// The log of the ended run could not be read: how long to wait before it is tried again.
     pub(super) fn log_failed(&mut self) -> Duration {
         self.logs_failed += 1;
-        delay(self.logs_failed)
+        self.delay(self.logs_failed)
+    }
+
+    /// The pause after so many failures in a row: it doubles, and each run has its part of the upper half.
+    fn delay(&self, failures: u32) -> Duration {
+        Duration::from_secs(1 << failures.min(5)).min(RETRY_MAX).mul_f64(0.5 + self.spread / 2.0)
     }
 
     fn is_past_deadline(&self, now: Timestamp) -> bool {
@@ -202,9 +276,12 @@ impl Follower {
     }
 }
 
-/// The pause after so many failures in a row.
-fn delay(failures: u32) -> Duration {
-    Duration::from_secs(1 << failures.min(5)).min(RETRY_MAX)
+/// A number from 0 to 1 that follows from the name of a run.
+fn spread(id: &str) -> f64 {
+    let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    // Names that differ in their last digit alone are far apart.
+    let hash = (hash ^ (hash >> 15)).wrapping_mul(0x85eb_ca6b);
+    f64::from(hash ^ (hash >> 13)) / f64::from(u32::MAX)
 }
 
 /// The end of a run of which the runtime has nothing.
@@ -264,6 +341,7 @@ mod tests {
             if matches!(run, Run::Running | Run::CancellingRunning) { Status::Running } else { Status::Submitted };
         let execution = execution(status, matches!(run, Run::Scheduled));
         let mut follower = Follower::new(&execution, matches!(run, Run::Fresh), true, DEADLINE);
+        follower.spread = 1.0;
         if matches!(run, Run::Cancelling | Run::CancellingRunning) {
             follower.cancelled();
         }
@@ -282,6 +360,7 @@ mod tests {
             Step::Running { is_first: true, .. } => "first running".into(),
             Step::Running { is_first: false, .. } => "running".into(),
             Step::Held(_) => "held".into(),
+            Step::Cancel => "cancel".into(),
             Step::Look(after) => format!("look after {}", after.as_secs()),
             Step::End(end) => format!(
                 "{}{}{}{}",
@@ -338,11 +417,13 @@ mod tests {
             (Ok(Started::SteppedAside { for_run: other }), 1, "SKIPPED"),
             (Err(Problem::invalid("It does not start.", "It names no step.")), 1, "USER_ERROR"),
             (Err(outage()), 60, "restart after 2"),
-            (Err(outage()), 61, "PLATFORM_ERROR"),
+            (Err(outage()), 61, "cancel"),
         ] {
             let case = format!("{started:?}, second {second}");
             for run in [Run::Fresh, Run::TakenUp] {
-                assert_eq!(word(&follower(run).start_ended(started.clone(), at(second))), expected, "{case}");
+                let mut follower = follower(run);
+                follower.start_sent();
+                assert_eq!(word(&follower.start_ended(started.clone(), at(second))), expected, "{case}");
             }
         }
     }
@@ -354,6 +435,62 @@ mod tests {
         assert_eq!(starts, [2, 4, 8, 16, 30, 30, 30].map(|seconds| format!("restart after {seconds}")));
         let logs: Vec<_> = (0..7).map(|_| follower.log_failed().as_secs()).collect();
         assert_eq!(logs, [2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[test]
+    fn what_was_sent_is_cancelled_before_it_is_called_not_started() {
+        let sent = |answer: Result<Started, Problem>| {
+            let mut follower = follower(Run::Fresh);
+            follower.start_sent();
+            let _ = follower.start_ended(answer, at(1));
+            follower
+        };
+        // It runs, as far as anybody knows, however long it can't be seen.
+        let mut acknowledged = sent(Ok(Started::Running));
+        assert_eq!(word(&acknowledged.decide(Err(outage()), at(61))), "look after 1");
+        assert_eq!(word(&acknowledged.decide(Err(outage()), at(9999))), "look after 2");
+        assert_eq!(word(&acknowledged.decide(Ok(Stage::Running(at(2))), at(9999))), "first running");
+
+        let mut lost = sent(Err(outage()));
+        assert_eq!(word(&lost.decide(Err(outage()), at(61))), "cancel");
+        // Not accepted, and then it is seen running: it goes on.
+        assert_eq!(lost.cancel_failed().as_secs(), 2);
+        assert_eq!(word(&lost.decide(Ok(Stage::Running(at(2))), at(62))), "first running");
+
+        for (stage, expected) in [
+            (Ok(Stage::Unknown), "PLATFORM_ERROR"),
+            (Err(outage()), "look after 2"),
+            (Ok(ended(EndCause::Cancelled)), "PLATFORM_ERROR begun known first"),
+            (Ok(ended(EndCause::Exited(0))), "SUCCEEDED begun known first"),
+        ] {
+            let mut lost = sent(Err(outage()));
+            assert_eq!(word(&lost.decide(Err(outage()), at(61))), "cancel");
+            lost.cancelled();
+            assert_eq!(word(&lost.decide(stage, at(62))), expected);
+        }
+        // It is started no more once it was given up.
+        let mut lost = sent(Err(outage()));
+        assert_eq!(word(&lost.start_ended(Err(outage()), at(61))), "cancel");
+        assert_eq!(word(&lost.decide(Ok(Stage::Unknown), at(62))), "cancel");
+    }
+
+    fn ended(cause: EndCause) -> Stage {
+        Stage::Ended(RunEnd { started_at: Some(at(2)), ended_at: at(3), cause, termination_message: None })
+    }
+
+    #[test]
+    fn pauses_differ_between_runs_and_start_anew_after_an_answer() {
+        let mut one = follower(Run::Running);
+        let mut looks = |stage| word(&one.decide(stage, at(1)));
+        let pauses: Vec<_> = (0..7).map(|_| looks(Err(outage()))).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30].map(|seconds| format!("look after {seconds}")));
+        looks(Ok(Stage::Running(at(1))));
+        assert_eq!(looks(Err(outage())), "look after 1");
+        let spreads: Vec<_> = (0..100).map(|n| spread(&format!("example-job-{n}"))).collect();
+        for part in 0..4 {
+            let lower = f64::from(part) / 4.0;
+            assert!(spreads.iter().any(|s| (lower..lower + 0.25).contains(s)), "none from {lower}");
+        }
     }
 
     #[test]

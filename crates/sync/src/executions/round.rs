@@ -1,6 +1,10 @@
 //! Which runs are followed: a round looks at every active row.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::{
     execution::{Execution, Status},
@@ -10,30 +14,38 @@ use store::{
     StoreError,
     executions::{Active, HandedOver},
 };
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::Notify,
+    task::{Id, JoinError, JoinSet},
+};
 use tracing::{Instrument, Span};
 
 use super::{
     dispatch::{dispatch, end_left_behind},
     end::end_unstarted,
     follow::{Followed, follow},
-    scheduled::{forget_strays, record_scheduled},
+    scheduled::{Strays, record_scheduled},
 };
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
 /// The most active rows that a round looks at.
 const ACTIVE_MAX: i64 = 20_000;
 
+/// The pause before an execution is followed again after following it panicked.
+const PANIC_PAUSE: Duration = Duration::from_secs(5);
+
+/// The most executions that wait for others beside the limit of executions at once.
+const WAITING_MAX: usize = 64;
+
 /// The longest pause between two rounds.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Follows every active run until the term is over. The runs themselves go on.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
-    let mut followed: HashMap<ExecutionId, Arc<Notify>> = HashMap::new();
-    let mut tasks: JoinSet<ExecutionId> = JoinSet::new();
-    forget_strays(sync).await;
+    let mut followed = Followers::default();
+    let mut strays = Strays::default();
     loop {
-        let wait = match round(sync, term, &mut followed, &mut tasks).await {
+        let wait = match round(sync, term, &mut followed, &mut strays).await {
             Ok(()) => PAUSE_MAX,
             Err(error) if term.survives(&error) => DATABASE_RETRY,
             Err(_) => break,
@@ -42,26 +54,54 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
             () = term.over.cancelled() => break,
             () = sync.db.wake().executions.notified() => {}
             () = sync.clock.sleep(wait) => {}
-            Some(ended) = tasks.join_next() => match ended {
-                Ok(id) => {
-                    followed.remove(&id);
-                }
-                Err(error) => tracing::error!(%error, "following a run failed unexpectedly"),
-            },
+            Some(ended) = followed.tasks.join_next_with_id() => followed.ended(sync, term, ended),
         }
     }
-    tasks.shutdown().await;
+    strays.stop().await;
+    followed.tasks.shutdown().await;
+}
+
+/// The tasks that follow executions.
+#[derive(Default)]
+struct Followers {
+    /// What tells each of them that its execution is to be cancelled.
+    cancels: HashMap<ExecutionId, Arc<Notify>>,
+    tasks: JoinSet<()>,
+    ids: HashMap<Id, ExecutionId>,
+}
+
+impl Followers {
+    fn spawn(&mut self, id: ExecutionId, following: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(following);
+        self.ids.insert(task.id(), id);
+    }
+
+    /// A task is over. If it panicked, its execution is followed again after a pause.
+    fn ended(&mut self, sync: &Synchronizer, term: &Term, ended: Result<(Id, ()), JoinError>) {
+        let task = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let Some(id) = self.ids.remove(&task) else { return };
+        let Err(error) = ended else {
+            self.cancels.remove(&id);
+            return;
+        };
+        sync.gauges.panicked("execution");
+        tracing::error!(%error, execution = %id, retry_in = ?PANIC_PAUSE, "following an execution panicked; retrying");
+        let term = term.clone();
+        self.spawn(id, async move {
+            term.pause(PANIC_PAUSE).await;
+        });
+    }
 }
 
 /// Follows what is followed by nobody yet, and has cancelled what is asked to end.
 async fn round(
     sync: &Synchronizer,
     term: &Term,
-    followed: &mut HashMap<ExecutionId, Arc<Notify>>,
-    tasks: &mut JoinSet<ExecutionId>,
+    followed: &mut Followers,
+    strays: &mut Strays,
 ) -> Result<(), StoreError> {
     sync.gauges.watched();
-    record_scheduled(sync, term, followed).await?;
+    record_scheduled(sync, term, &followed.cancels, strays).await?;
     let (active, left_before) = {
         let mut tx = sync.db.read().await?;
         let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
@@ -71,12 +111,15 @@ async fn round(
         };
         (active, site.map(|site| site.since))
     };
-    // What is under way counts before anything new does.
-    let mut under_way = active.iter().filter(|run| run.handed_over.is_some()).count();
+    // What is under way counts before anything new does, without executions that wait for others.
+    let waiting = waiting_for_children(&active);
+    let dispatched = active.iter().filter(|run| run.handed_over.is_some()).count();
+    let mut under_way = dispatched.saturating_sub(waiting.len());
+    let unlisted = followed.cancels.len().saturating_sub(dispatched);
     for Active { execution, handed_over, epoch } in active {
         sync.gauges.beat("executions");
         let cancelled = execution.cancel_requested_at.is_some();
-        if let Some(cancel) = followed.get(&execution.id) {
+        if let Some(cancel) = followed.cancels.get(&execution.id) {
             if cancelled {
                 cancel.notify_one();
             }
@@ -93,7 +136,7 @@ async fn round(
                 end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await?;
                 continue;
             }
-            None if under_way.max(followed.len()) >= sync.runtime.parallel_runs_max() => continue,
+            None if under_way + unlisted >= sync.runtime.parallel_runs_max() => continue,
             None => match dispatch(sync, term, &execution).await? {
                 Some(with) => {
                     under_way += 1;
@@ -107,17 +150,42 @@ async fn round(
         if cancelled {
             cancel.notify_one();
         }
-        followed.insert(execution.id.clone(), cancel.clone());
+        followed.cancels.insert(execution.id.clone(), cancel.clone());
         let (sync, term) = (sync.clone(), term.clone());
         let span = span_of(&execution, &with, &term);
+        let id = execution.id.clone();
         let run = Followed { execution, with, is_fresh };
-        let following = async move {
-            follow(&sync, &term, &run, &cancel).await;
-            run.execution.id
-        };
-        tasks.spawn(following.instrument(span));
+        let following = async move { follow(&sync, &term, &run, &cancel).await };
+        followed.spawn(id, following.instrument(span));
     }
     Ok(())
+}
+
+/// The dispatched executions that wait for an execution which they started and which is not over. They take no place among
+/// `parallel_runs`: a DAG of jobs that is nested deeper than that limit would wait for itself forever.
+///
+/// A child has the operation id of its parent and names the parent's job in `started_by`, as `vdk-dag` sends both. These
+/// are words of a client, so the number is limited.
+fn waiting_for_children(active: &[Active]) -> HashSet<ExecutionId> {
+    let mut by_op_id: HashMap<&str, Vec<&Execution>> = HashMap::new();
+    for run in active.iter().filter(|run| run.handed_over.is_some()) {
+        by_op_id.entry(&run.execution.op_id).or_default().push(&run.execution);
+    }
+    let mut waiting = HashSet::new();
+    for child in active {
+        let child = &child.execution;
+        for parent in by_op_id.get(child.op_id.as_str()).into_iter().flatten() {
+            let name = parent.job_name.as_str();
+            let mut senders = child.started_by.split('/').skip(1);
+            if waiting.len() < WAITING_MAX
+                && parent.id != child.id
+                && senders.any(|sender| sender.strip_prefix("job:").unwrap_or(sender) == name)
+            {
+                waiting.insert(parent.id.clone());
+            }
+        }
+    }
+    waiting
 }
 
 /// What each line about a run has, whichever lines are wanted.

@@ -1,25 +1,101 @@
 //! Runs that the runtime knows and the rows do not: those of scheduled times get their rows, and what is left of ended ones
 //! goes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::{name::ExecutionId, runtime::Ticked};
 use store::{
     StoreError,
     executions::{HandedOver, Recorded},
 };
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::{Id, JoinError, JoinSet},
+};
 
 use super::end::forget;
 use crate::{Synchronizer, Term};
 
-/// Gives a row to each run that a tick started where ticks need no service, also to those that ended meanwhile.
+/// Ended executions of which the rest is dropped at the same time.
+const FORGETS_MAX: usize = 8;
+
+/// The pause before the rest of an ended execution is dropped once more.
+const FORGET_RETRY: Duration = Duration::from_secs(30);
+
+/// The most ids in a line of the log.
+const NAMED_MAX: usize = 10;
+
+/// Drops what is left of executions whose end is stored, beside the rounds: no start or cancellation waits for it.
+pub(super) struct Strays {
+    tasks: JoinSet<()>,
+    ids: HashMap<Id, ExecutionId>,
+    busy: HashSet<ExecutionId>,
+    places: Arc<Semaphore>,
+    /// The runtime was asked for what it knows in this term.
+    were_listed: bool,
+}
+
+impl Default for Strays {
+    fn default() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            ids: HashMap::new(),
+            busy: HashSet::new(),
+            places: Arc::new(Semaphore::new(FORGETS_MAX)),
+            were_listed: false,
+        }
+    }
+}
+
+impl Strays {
+    /// Begins to drop what is left of these, but for those that are being dropped already.
+    fn forget(&mut self, sync: &Synchronizer, over: impl Iterator<Item = ExecutionId>) {
+        while let Some(ended) = self.tasks.try_join_next_with_id() {
+            let task = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+            if let Some(id) = self.ids.remove(&task) {
+                if let Err(error) = ended {
+                    sync.gauges.panicked("removal");
+                    tracing::error!(%error, execution = %id, "dropping an ended execution panicked; retrying");
+                }
+                self.busy.remove(&id);
+            }
+        }
+        for id in over {
+            if !self.busy.insert(id.clone()) {
+                continue;
+            }
+            let (sync, of, places) = (sync.clone(), id.clone(), self.places.clone());
+            let task = self.tasks.spawn(async move {
+                let place = places.acquire().await;
+                let is_dropped = forget(&sync, &of).await;
+                drop(place);
+                if !is_dropped {
+                    sync.clock.sleep(FORGET_RETRY).await;
+                }
+            });
+            self.ids.insert(task.id(), id);
+        }
+    }
+
+    /// Stops at the end of the term.
+    pub(super) async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Gives a row to each run that a tick started where ticks need no service, also to those that ended meanwhile. Where ticks
+/// need the service, the runtime is asked once in a term what is left of ended ones.
 pub(super) async fn record_scheduled(
     sync: &Synchronizer,
     term: &Term,
     followed: &HashMap<ExecutionId, Arc<Notify>>,
+    strays: &mut Strays,
 ) -> Result<(), StoreError> {
-    if !sync.runtime.fires_ticks() {
+    if strays.were_listed && !sync.runtime.fires_ticks() {
         return Ok(());
     }
     let known = match sync.runtime.runs().await {
@@ -33,8 +109,14 @@ pub(super) async fn record_scheduled(
         let mut tx = sync.db.read().await?;
         store::executions::unsettled(&mut tx, known).await?
     };
-    for id in unsettled.over.iter().filter(|id| !followed.contains_key(*id)) {
-        forget(sync, id).await;
+    strays.forget(sync, unsettled.over.into_iter().filter(|id| !followed.contains_key(id)));
+    if !std::mem::replace(&mut strays.were_listed, true) && !unsettled.unknown.is_empty() {
+        let names: Vec<_> = unsettled.unknown.iter().take(NAMED_MAX).map(ExecutionId::as_str).collect();
+        tracing::warn!(
+            count = unsettled.unknown.len(),
+            names = names.join(", "),
+            "the runtime has executions that are unknown to the database; they are left alone"
+        );
     }
     for (id, run) in unsettled.new {
         let with = ran(sync, &run).await?;
@@ -64,22 +146,4 @@ async fn ran(sync: &Synchronizer, run: &Ticked) -> Result<Option<HandedOver>, St
     let Some(generation) = run.generation.or(rollout.reached_generation) else { return Ok(None) };
     let revision = store::revisions::find(&mut tx, run.job_id, generation).await?;
     Ok(revision.zip(rollout.artifact).map(|(revision, artifact)| HandedOver { revision, artifact }))
-}
-
-/// Drops what is left of runs whose end was stored before the last instance could drop it.
-pub(super) async fn forget_strays(sync: &Synchronizer) {
-    let Ok(known) = sync.runtime.runs().await else { return };
-    for id in known.into_iter().map(|run| run.id) {
-        let Ok(mut tx) = sync.db.read().await else { return };
-        match store::executions::find(&mut tx, &id).await {
-            Ok(Some(execution)) if execution.status.is_final() => {
-                drop(tx);
-                forget(sync, &id).await;
-            }
-            Ok(Some(_)) | Err(_) => {}
-            Ok(None) => {
-                tracing::warn!(execution = %id, "a run is known to the runtime and not to the database; it is left alone");
-            }
-        }
-    }
 }

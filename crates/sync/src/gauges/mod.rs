@@ -244,6 +244,11 @@ impl Gauges {
         self.stages.ticked(tick, now);
     }
 
+    /// A task of a loop panicked, and is begun again after a pause.
+    pub(crate) fn panicked(&self, task: &'static str) {
+        self.stages.panicked(task);
+    }
+
     /// A tick started a run beside another one of the same job.
     pub(crate) fn overlapped(&self) {
         self.stages.overlapped();

@@ -20,7 +20,7 @@ use store::metrics::{Mark, WatchedJob, WatchedRun};
 use tokio::sync::watch;
 
 /// The label that every series of the reference has, and its value.
-const SERVICE: (&str, &str) = ("service", "data-jobs");
+pub(super) const SERVICE: (&str, &str) = ("service", "data-jobs");
 
 /// How long an outcome is the largest of its summary, which forgets what is older.
 const LARGEST_REMEMBERED: SignedDuration = SignedDuration::from_mins(3);

@@ -15,6 +15,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::series::SERVICE;
+
 /// Upper bounds of the buckets of all that takes from an instant to hours, in seconds.
 const BUCKETS_SECONDS: [f64; 14] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0];
@@ -36,6 +38,11 @@ struct ByStatus {
     status: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTask {
+    task: &'static str,
+}
+
 /// The series of the stages.
 #[derive(Debug, Clone)]
 pub(crate) struct Stages {
@@ -46,6 +53,7 @@ pub(crate) struct Stages {
     ended: Family<ByStatus, Counter>,
     ticks: Histogram,
     overlaps: Counter,
+    panics: Family<ByTask, Counter>,
     leader: Gauge,
     terms: Counter,
     series_refreshed: Gauge<f64, AtomicU64>,
@@ -74,6 +82,7 @@ impl Default for Stages {
             ended: Family::default(),
             ticks: histogram(),
             overlaps: Counter::default(),
+            panics: Family::default(),
             leader: Gauge::default(),
             terms: Counter::default(),
             series_refreshed: Gauge::default(),
@@ -88,6 +97,9 @@ impl Default for Stages {
         }
         for outcome in [OUTCOME_DONE, fault(Fault::User), fault(Fault::Platform)] {
             let _ = stages.applies.get_or_create(&ByOutcome { outcome });
+        }
+        for task in ["execution", "deployment", "build", "removal"] {
+            let _ = stages.panics.get_or_create(&ByTask { task });
         }
         for status in [Status::Succeeded, Status::UserError, Status::PlatformError, Status::Cancelled, Status::Skipped]
         {
@@ -160,6 +172,11 @@ impl Stages {
             "Runs that a tick started in a cluster while another run of their job was in progress, as far as the rows had it",
             self.overlaps.clone(),
         );
+        registry.register(
+            "holdfast_task_panics",
+            "Tasks of the synchronizer that panicked, by what they worked on; they are begun again after a pause",
+            self.panics.clone(),
+        );
         registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());
         registry.register("holdfast_leader_terms", "Terms of leadership that this instance began", self.terms.clone());
         registry.register_with_unit(
@@ -203,6 +220,10 @@ impl Stages {
         self.ticks.observe(seconds(tick, now));
     }
 
+    pub(super) fn panicked(&self, task: &'static str) {
+        self.panics.get_or_create(&ByTask { task }).inc();
+    }
+
     pub(super) fn overlapped(&self) {
         self.overlaps.inc();
     }
@@ -223,6 +244,7 @@ impl Stages {
 
 impl ReferenceCounters {
     fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_label((SERVICE.0.into(), SERVICE.1.into()));
         for (name, help, counter) in [
             (
                 "taurus_datajob_watch_task_invocations_counter",

@@ -578,13 +578,23 @@ impl House {
         self.try_start(name).await.unwrap()
     }
 
+    /// Starts a job as a client would that sends this operation id and says where the start comes from.
+    pub async fn start_as(&self, name: &str, op_id: &str, started_by: &str) -> ExecutionId {
+        let request = StartRequest { started_by: Some(started_by.into()), ..StartRequest::default() };
+        let caller = Caller { op_id: op_id.into(), ..self.caller() };
+        app::executions::start(&self.db, &*self.clock, &caller, TEAM, name, "production", &request).await.unwrap()
+    }
+
     pub async fn try_start(&self, name: &str) -> Result<ExecutionId, Problem> {
         let request = StartRequest::default();
         app::executions::start(&self.db, &*self.clock, &self.caller(), TEAM, name, "production", &request).await
     }
 
+    /// The executions of a job, the newest first.
     pub async fn executions(&self, name: &str) -> Vec<Execution> {
-        app::executions::list(&self.db, &self.caller(), TEAM, name, None, &[]).await.unwrap()
+        let mut listed = app::executions::list(&self.db, &self.caller(), TEAM, name, None, &[]).await.unwrap();
+        listed.reverse();
+        listed
     }
 
     pub async fn execution(&self, name: &str, id: &ExecutionId) -> Execution {
