@@ -393,8 +393,9 @@ async fn a_denial_by_an_admission_rule_is_not_the_users_and_ends_with_the_rule()
     for object in [&policy, &binding] {
         cluster.apply(&object.to_string()).expect("a policy");
     }
-    drop(admission);
+    // Policies are asked before webhooks, so that no write gets through between the two.
     wait::until("the policy denies", LONGEST, async || denies("no jobs today")).await;
+    drop(admission);
     let denied = says("ValidatingAdmissionPolicy", "no jobs today").await;
     assert_eq!(denied["problem"]["fault"], "platform", "{denied}");
 
