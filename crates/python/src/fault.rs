@@ -10,7 +10,26 @@ use crate::{Interpreter, command::Output};
 const SHOWN_LINES: usize = 20;
 const SHOWN_BYTES: usize = 2000;
 
-/// What the installer says when something that it depends on failed. Seen with uv 0.13, or in its sources.
+/// The installer's words for a mistake in the requirements or in a package: those of its solver, of its parser and of build
+/// back ends. Seen with uv 0.13, or in its sources. Anything else it says is of the platform, and is tried again: a wrong
+/// guess then costs a try now and then, and the other way round it would stop a deployment for good.
+const USER_SIGNS: [&str; 12] = [
+    "no solution found",
+    "requirements are unsatisfiable",
+    "failed to build `",
+    "build backend returned an error",
+    "build backend failed",
+    "couldn't parse requirement",
+    "failed to parse",
+    "expected one of `@`",
+    "requirements contain conflicting urls",
+    "url dependencies must be expressed as direct requirements",
+    "metadata name `",
+    "unsupported source distribution",
+];
+
+/// The installer's words for a failure of something that it depends on, which may stand beside those for a mistake: a build
+/// that can't fetch what it needs has failed to build. Seen with uv 0.13, or in its sources.
 const PLATFORM_SIGNS: [&str; 20] = [
     "failed to fetch",
     "failed to download",
@@ -80,8 +99,10 @@ pub(crate) fn of_build(what: &str, name: &str, version: &str, output: &Output) -
 /// The problem behind a failed resolution or installation of a job's packages.
 pub fn of_installer(what: &str, output: &Output) -> Problem {
     let text = output.stderr.to_lowercase();
-    let platform = output.code.is_none() || PLATFORM_SIGNS.iter().any(|sign| text.contains(sign));
-    if platform {
+    // Lines are wrapped where the terminal would end.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let says = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    if output.code.is_none() || says(&PLATFORM_SIGNS) || !says(&USER_SIGNS) {
         return of_platform(what, output);
     }
     Problem::invalid(what, format!("The installer said: {}", last_words(output)))
@@ -187,6 +208,15 @@ mod tests {
                 Fault::Platform,
             ),
             ("error: failed to write\n  cause: No space left on device (os error 28)", Fault::Platform),
+            ("error: Couldn't parse requirement in `requirements.txt` at position 0\n  cause: no name", Fault::User),
+            (
+                "error: Failed to build `docopt==0.6`\n  cause: Failed to resolve requirements\n  cause: No solution found\n  \
+                 cause: dns error: failed to lookup address",
+                Fault::Platform,
+            ),
+            // Words of another version, or of none that was seen.
+            ("error: Could not retrieve `requests` from the index: it is not available", Fault::Platform),
+            ("thread 'main' panicked at crates/uv/src/lib.rs", Fault::Platform),
         ] {
             let problem = of_installer("The packages were not resolved.", &failed(said));
             assert_eq!(problem.fault, fault, "{said}");

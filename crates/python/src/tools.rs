@@ -1,6 +1,6 @@
 //! The installer: `uv`, where it comes from and how it is run.
 //!
-//! One that is given is used as it is; else one of a sufficient version in the search path; else [`PINNED`] is installed
+//! One that is given is used as it is; else one of a known version in the search path; else [`PINNED`] is installed
 //! once into the cache with the pip of one of the machine's interpreters. It runs with an empty home, without
 //! configuration files and with a known environment.
 //!
@@ -41,6 +41,8 @@ const PINNED: &str = "0.13.9";
 const PINNED_HASHED: &str = include_str!("uv.txt");
 /// The first version whose options are those that are used here.
 const MINIMUM: [u32; 3] = [0, 11, 0];
+/// The first version whose options and words nobody has compared with those that are used here.
+const UNKNOWN_FROM: [u32; 3] = [0, 14, 0];
 
 /// Variables that reach the installer; any other is dropped.
 const PASSED_ON: [&str; 15] = [
@@ -284,16 +286,17 @@ impl Tools {
     async fn find_uv(&self) -> Result<PathBuf, Problem> {
         if let Some(given) = &self.options.uv {
             return match self.uv_version(given).await {
-                Some(version) if version >= MINIMUM => Ok(given.clone()),
+                Some(version) if is_known(version) => Ok(given.clone()),
                 Some(version) => Err(Problem::internal(
                     "The packages were not installed.",
                     format!(
-                        "The uv that is configured has version {}; {} is the least.",
+                        "The uv that is configured has version {}; it must be {} or later, and before {}.",
                         dotted(version),
-                        dotted(MINIMUM)
+                        dotted(MINIMUM),
+                        dotted(UNKNOWN_FROM)
                     ),
                 )
-                .fix("The operator of this service has to update it, or leave the setting out.")),
+                .fix("The operator of this service has to give one of these versions, or leave the setting out.")),
                 None => Err(Problem::internal(
                     "The packages were not installed.",
                     "The uv that is configured does not run.",
@@ -304,7 +307,7 @@ impl Tools {
         let search = self.options.environment.get("PATH").map(String::as_str).unwrap_or_default();
         for folder in std::env::split_paths(search).filter(|f| f.is_absolute()) {
             let path = folder.join("uv");
-            if path.is_file() && self.uv_version(&path).await.is_some_and(|v| v >= MINIMUM) {
+            if path.is_file() && self.uv_version(&path).await.is_some_and(is_known) {
                 tracing::debug!(uv = %path.display(), "found");
                 return Ok(path);
             }
@@ -463,6 +466,11 @@ pub(crate) async fn lock_file(clock: &dyn Clock, path: &Path) -> Result<Lock, Pr
     }
 }
 
+/// Whether this version of the installer is one that this service was tried with.
+fn is_known(version: [u32; 3]) -> bool {
+    (MINIMUM..UNKNOWN_FROM).contains(&version)
+}
+
 fn dotted(version: [u32; 3]) -> String {
     version.map(|n| n.to_string()).join(".")
 }
@@ -472,6 +480,15 @@ mod tests {
     use clock::SystemClock;
 
     use super::*;
+
+    #[test]
+    fn an_installer_of_an_unknown_version_is_passed_over() {
+        for (version, known) in
+            [([0, 10, 9], false), ([0, 11, 0], true), ([0, 13, 99], true), ([0, 14, 0], false), ([1, 0, 0], false)]
+        {
+            assert_eq!(is_known(version), known, "{version:?}");
+        }
+    }
 
     #[test]
     fn the_pinned_version_is_the_one_with_hashes() {

@@ -1,4 +1,4 @@
-//! A mutating admission webhook, as an API server asks it about what is written.
+//! An admission webhook, as an API server asks it about what is written.
 
 use std::{
     convert::Infallible,
@@ -31,8 +31,7 @@ use tokio_rustls::{
 
 use crate::background::Background;
 
-/// A webhook that sets one field of whatever it is asked about, each time to another value. It has a thread of its own, and
-/// ends when it is dropped.
+/// A webhook that changes or denies whatever it is asked about. It has a thread of its own, and ends when it is dropped.
 #[derive(Debug)]
 pub struct Webhook {
     background: Background,
@@ -40,13 +39,33 @@ pub struct Webhook {
     asked: Arc<AtomicU64>,
 }
 
+/// What it answers.
+#[derive(Debug, Clone)]
+enum Answer {
+    /// The field of this JSON pointer is set to the number of times that it was asked, as text.
+    Sets(String),
+    /// No, for this reason, and without a code.
+    Denies(String),
+}
+
 impl Webhook {
-    /// Starts one on an address of this machine. `field` is the JSON pointer of what it sets to the number of times that it
-    /// was asked, as text.
+    /// Starts one on an address of this machine that sets a field to another value each time. `field` is its JSON pointer.
     ///
     /// # Panics
     /// When there can be no certificate, or no port is free.
     pub fn start(address: IpAddr, field: &str) -> Self {
+        Self::answering(address, Answer::Sets(field.to_owned()))
+    }
+
+    /// Starts one that denies everything, and says why.
+    ///
+    /// # Panics
+    /// When there can be no certificate, or no port is free.
+    pub fn denying(address: IpAddr, why: &str) -> Self {
+        Self::answering(address, Answer::Denies(why.to_owned()))
+    }
+
+    fn answering(address: IpAddr, answer: Answer) -> Self {
         let made = rcgen::generate_simple_self_signed([address.to_string()]).expect("a certificate");
         let certificate = made.cert.pem();
         let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")];
@@ -59,9 +78,9 @@ impl Webhook {
             .expect("a certificate with its key");
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let asked = Arc::new(AtomicU64::new(0));
-        let (counting, field) = (Arc::clone(&asked), field.to_owned());
+        let counting = Arc::clone(&asked);
         let background = Background::start(address, async move |listener| {
-            accept(&listener, &acceptor, &counting, &field).await;
+            accept(&listener, &acceptor, &counting, &answer).await;
         });
         Self { background, certificate, asked }
     }
@@ -80,32 +99,38 @@ impl Webhook {
     }
 }
 
-async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, asked: &Arc<AtomicU64>, field: &str) {
+async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, asked: &Arc<AtomicU64>, answer: &Answer) {
     loop {
         let Ok((connection, _)) = listener.accept().await else { continue };
-        let (acceptor, asked, field) = (acceptor.clone(), Arc::clone(asked), field.to_owned());
-        tokio::spawn(serve(connection, acceptor, asked, field));
+        tokio::spawn(serve(connection, acceptor.clone(), Arc::clone(asked), answer.clone()));
     }
 }
 
-async fn serve(connection: TcpStream, acceptor: TlsAcceptor, asked: Arc<AtomicU64>, field: String) {
+async fn serve(connection: TcpStream, acceptor: TlsAcceptor, asked: Arc<AtomicU64>, answer: Answer) {
     let Ok(connection) = acceptor.accept(connection).await else { return };
     let service = service_fn(|request: Request<Incoming>| {
-        let (asked, field) = (Arc::clone(&asked), field.clone());
+        let (asked, answer) = (Arc::clone(&asked), answer.clone());
         async move {
             let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             let review: Value = serde_json::from_slice(&body).unwrap_or_default();
             let value = (asked.fetch_add(1, Ordering::AcqRel) + 1).to_string();
-            let patch = json!([{"op": "add", "path": field, "value": value}]).to_string();
+            let mut response = json!({ "uid": review["request"]["uid"] });
+            match answer {
+                Answer::Sets(field) => {
+                    let patch = json!([{"op": "add", "path": field, "value": value}]).to_string();
+                    response["allowed"] = true.into();
+                    response["patchType"] = "JSONPatch".into();
+                    response["patch"] = BASE64_STANDARD.encode(patch).into();
+                }
+                Answer::Denies(why) => {
+                    response["allowed"] = false.into();
+                    response["status"] = json!({ "message": why });
+                }
+            }
             let answer = json!({
                 "apiVersion": "admission.k8s.io/v1",
                 "kind": "AdmissionReview",
-                "response": {
-                    "uid": review["request"]["uid"],
-                    "allowed": true,
-                    "patchType": "JSONPatch",
-                    "patch": BASE64_STANDARD.encode(patch),
-                },
+                "response": response,
             });
             Ok::<_, Infallible>(
                 Response::builder()

@@ -290,16 +290,27 @@ async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
 struct Admission<'a> {
     place: &'a Place,
     webhook: Webhook,
+    kind: &'static str,
 }
 
 impl<'a> Admission<'a> {
-    fn of_cron_jobs(place: &'a Place, field: &str) -> Self {
-        let address = place.namespace.cluster().host_address.parse().expect("an address");
-        let webhook = Webhook::start(address, field);
+    fn changing(place: &'a Place, field: &str) -> Self {
+        Self::of_cron_jobs(place, Webhook::start(Self::address(place), field), "MutatingWebhookConfiguration")
+    }
+
+    fn denying(place: &'a Place, why: &str) -> Self {
+        Self::of_cron_jobs(place, Webhook::denying(Self::address(place), why), "ValidatingWebhookConfiguration")
+    }
+
+    fn address(place: &Place) -> std::net::IpAddr {
+        place.namespace.cluster().host_address.parse().expect("an address")
+    }
+
+    fn of_cron_jobs(place: &'a Place, webhook: Webhook, kind: &'static str) -> Self {
         let name = place.namespace.name();
         let configuration = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "MutatingWebhookConfiguration",
+            "kind": kind,
             "metadata": {"name": name},
             "webhooks": [{
                 "name": "cron-jobs.example.com",
@@ -315,15 +326,83 @@ impl<'a> Admission<'a> {
             }],
         });
         place.namespace.cluster().apply(&configuration.to_string()).expect("a webhook's configuration");
-        Self { place, webhook }
+        Self { place, webhook, kind }
     }
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
         let namespace = &self.place.namespace;
-        let _ = namespace.ask(&["delete", "mutatingwebhookconfiguration", namespace.name(), "--ignore-not-found"]);
+        let _ = namespace.ask(&["delete", self.kind, namespace.name(), "--ignore-not-found"]);
     }
+}
+
+/// Asks the API server about a CronJob without making one.
+fn probe(place: &Place) -> anyhow::Result<String> {
+    place.namespace.ask(&["create", "cronjob", "probe", "--image=mine:1", "--schedule=0 3 * * *", "--dry-run=server"])
+}
+
+#[tokio::test]
+async fn a_denial_by_an_admission_rule_is_not_the_users_and_ends_with_the_rule() {
+    let place = Place::new("denial", Database::Sqlite, Node::InNameOnly);
+    let api = place.api();
+    let job = Job::new("is-denied").schedule("0 3 * * *").step("10_step.py", "pass");
+    let denies = |asked: &str| {
+        let said = probe(&place).err().map(|error| format!("{error:#}"));
+        said.is_some_and(|said| said.contains(asked)).then_some(())
+    };
+    let says = async |rule: &str, why: &str| {
+        wait::until(format!("the rollout names {rule}"), LONGEST, async || {
+            let rollout = api.get(&format!("/jobs/{}/deployments/production/rollout", job.name())).await.json();
+            (rollout.to_string().contains(rule) && rollout.to_string().contains(why)).then_some(rollout)
+        })
+        .await
+    };
+
+    // By a webhook that gives no code, which the API server makes a 400.
+    let admission = Admission::denying(&place, "images need a digest");
+    wait::until("the webhook is asked", LONGEST, async || denies("images need a digest")).await;
+    let version = place.asked_for(&job).await;
+    let denied = says("cron-jobs.example.com", "images need a digest").await;
+    assert_eq!(denied["problem"]["fault"], "platform", "{denied}");
+
+    // By a policy that gives no reason, which the API server makes a 422.
+    let name = place.namespace.name();
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["cronjobs"], "operations": ["*"],
+            }]},
+            "validations": [{"expression": "false", "message": "no jobs today"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {
+            "policyName": name,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}},
+        },
+    });
+    let cluster = place.namespace.cluster();
+    for object in [&policy, &binding] {
+        cluster.apply(&object.to_string()).expect("a policy");
+    }
+    drop(admission);
+    wait::until("the policy denies", LONGEST, async || denies("no jobs today")).await;
+    let denied = says("ValidatingAdmissionPolicy", "no jobs today").await;
+    assert_eq!(denied["problem"]["fault"], "platform", "{denied}");
+
+    // Nobody deploys again.
+    place.kubectl(&["delete", "validatingadmissionpolicybinding", name]);
+    place.kubectl(&["delete", "validatingadmissionpolicy", name]);
+    api.reached(job.name(), &version).await;
+    assert!(place.object("cronjob", job.name()).is_some());
 }
 
 /// The worst of them: each write gets another value, so that no write is ever what was asked for.
@@ -332,13 +411,12 @@ async fn a_webhook_that_adds_a_field_to_each_write_makes_no_loop() {
     let (place, proxy) = Place::through_proxy_with("webhook", Database::Sqlite, Node::InNameOnly, often_swept);
     let jobs = ["before-it", "after-it"].map(|name| Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass"));
     place.deployed_in_name(&jobs[..1]).await;
-    let admission = Admission::of_cron_jobs(&place, "/spec/jobTemplate/metadata/annotations/example.com~1written");
+    let admission = Admission::changing(&place, "/spec/jobTemplate/metadata/annotations/example.com~1written");
     let added =
         |object: &Value| object["spec"]["jobTemplate"]["metadata"]["annotations"]["example.com/written"].clone();
     // An API server asks only some time after it is told to.
     wait::until("the webhook is asked", LONGEST, async || {
-        let probe = ["create", "cronjob", "probe", "--image=mine:1", "--schedule=0 3 * * *", "--dry-run=server"];
-        place.namespace.ask(&probe).map_or_else(
+        probe(&place).map_or_else(
             // A CronJob without annotations has no place for the field.
             |refused| refused.to_string().contains("annotations").then_some(()),
             |_| (admission.webhook.asked() > 0).then_some(()),

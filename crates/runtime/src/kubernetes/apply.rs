@@ -22,6 +22,7 @@ use model::{
     Problem,
     artifact::Mark,
     clock::{Clock, SharedClock},
+    deployment::Deployment,
     name::{JobId, JobName},
     runtime::{Observed, Target},
 };
@@ -152,12 +153,13 @@ impl Writer {
         })
     }
 
-    /// Makes the CronJob so. `ticks_after` is the instant from which its schedule counts when it changes. Answers what was
+    /// Makes the CronJob so, which was rendered from `deployment`. `ticks_after` is the instant from which its schedule counts when it changes. Answers what was
     /// written, and whether there was none before.
     pub(crate) async fn apply(
         &self,
         target: &Target,
         wanted: &CronJob,
+        deployment: &Deployment,
         ticks_after: Timestamp,
     ) -> Result<(Mark, bool), Problem> {
         let what = || format!("The CronJob {} was not written.", target.job_name);
@@ -168,7 +170,7 @@ impl Writer {
                 Ok(Ok((done, is_new))) => return Ok((done.mark(), is_new)),
                 Ok(Err(problem)) => return Err(problem),
                 Err(fault) if fault.is_conflict() || fault.is_taken() => last = Some(fault),
-                Err(fault) => return Err(fault.into_problem(what())),
+                Err(fault) => return Err(fault.into_problem_of(what(), deployment)),
             }
         }
         let why = last.map(|fault| fault.to_string()).unwrap_or_default();

@@ -2,7 +2,8 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use model::{Problem, clock::Clock};
+use kube::core::Status;
+use model::{Problem, clock::Clock, deployment::Deployment, resources::Resources};
 
 /// How long a call may take.
 const CALL_TIMEOUT: Duration = model::runtime::CHANGE_MAX;
@@ -12,7 +13,7 @@ const CALL_TIMEOUT: Duration = model::runtime::CHANGE_MAX;
 pub(crate) enum Fault {
     /// It answered no.
     #[error("{0}")]
-    Refused(#[source] Box<kube::Error>, u16, String, String),
+    Refused(#[source] Box<kube::Error>, Box<Status>),
     /// It did not answer, or not in time.
     #[error("{0}")]
     Silent(String),
@@ -34,8 +35,8 @@ impl From<kube::Error> for Fault {
     fn from(error: kube::Error) -> Self {
         match &error {
             kube::Error::Api(status) => {
-                let (code, reason, message) = (status.code, status.reason.clone(), status.message.clone());
-                Self::Refused(Box::new(error), code, reason, message)
+                let status = status.clone();
+                Self::Refused(Box::new(error), status)
             }
             other => {
                 // The outer words name the library alone; the inner ones say what failed.
@@ -58,7 +59,7 @@ impl Fault {
     /// The HTTP status of the answer.
     fn code(&self) -> Option<u16> {
         match self {
-            Self::Refused(_, code, _, _) => Some(*code),
+            Self::Refused(_, status) => Some(status.code),
             Self::Silent(_) => None,
         }
     }
@@ -75,58 +76,167 @@ impl Fault {
 
     /// Whether the object moved since it was read.
     pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self, Self::Refused(_, 409, reason, _) if reason != "AlreadyExists")
+        self.code() == Some(409) && !self.is_taken()
     }
 
     /// Whether an object of that name is there already, which may be on its way out.
     pub(crate) fn is_taken(&self) -> bool {
-        matches!(self, Self::Refused(_, 409, reason, _) if reason == "AlreadyExists")
+        matches!(self, Self::Refused(_, status) if status.code == 409 && status.reason == "AlreadyExists")
+    }
+
+    /// The problem of a write of an object that was rendered from this deployment. `what` says what was not done.
+    pub(crate) fn into_problem_of(self, what: impl Into<String>, deployment: &Deployment) -> Problem {
+        match &self {
+            Self::Refused(_, status) if is_users(status, deployment) => {
+                Problem::invalid(what, format!("The cluster refuses it as not valid: {}", status.message))
+                    .follows("The last good version, if there is one, goes on running.")
+                    .fix("Change the field that it names in the deployment.")
+            }
+            _ => self.into_problem(what),
+        }
     }
 
     /// The fault for people; `what` says what was not done.
     pub(crate) fn into_problem(self, what: impl Into<String>) -> Problem {
         let what = what.into();
-        match self {
+        let status = match self {
             Self::Silent(why) => {
-                Problem::unavailable(what, format!("The cluster's API server can't be reached: {why}"))
+                return Problem::unavailable(what, format!("The cluster's API server can't be reached: {why}"))
                     .follows("Jobs in the cluster go on by themselves; this is tried again until it succeeds.")
-                    .fix("Nothing, when the cluster is known to be away; else ask the operator to check the way to it.")
+                    .fix(
+                        "Nothing, when the cluster is known to be away; else ask the operator to check the way to it.",
+                    );
             }
-            Self::Refused(_, 422 | 400, _, message) => {
-                Problem::invalid(what, format!("The cluster refuses it as not valid: {message}"))
-                    .follows("The last good version, if there is one, goes on running.")
-                    .fix("Change what it names in the deployment; if it names none of yours, ask the operator.")
-            }
-            Self::Refused(_, 403, _, message) if message.contains("exceeded quota") => {
-                Problem::unavailable(what, format!("It would exceed a quota of the namespace: {message}"))
-                    .follows("This is tried again until it succeeds.")
-                    .fix("Ask the operator to raise the quota, or to remove what is not needed.")
-            }
-            Self::Refused(_, 403, _, message) if message.contains("holdfast-fencing") => Problem::unavailable(
-                what,
-                format!("Another instance has led since: {message}"),
-            )
-            .follows("This is tried again until it succeeds.")
-            .fix(
-                "Nothing, when another instance leads. If the database was restored from a backup, ask the operator \
-                 to delete the ConfigMap holdfast-epoch, once no instance with the former one is left.",
+            Self::Refused(_, status) => status,
+        };
+        let message = &status.message;
+        let denied_by = denied_by(message);
+        let (why, fix) = match (status.code, denied_by) {
+            (403, _) if message.contains("exceeded quota") => (
+                format!("It would exceed a quota of the namespace: {message}"),
+                "Ask the operator to raise the quota, or to remove what is not needed.".to_owned(),
             ),
-            Self::Refused(_, 403 | 401, _, message) => Problem::unavailable(
-                what,
+            (403, _) if message.contains("holdfast-fencing") => (
+                format!("Another instance has led since: {message}"),
+                "Nothing, when another instance leads. If the database was restored from a backup, ask the operator to \
+                 delete the ConfigMap holdfast-epoch, once no instance with the former one is left."
+                    .to_owned(),
+            ),
+            (_, Some(rule)) => (
+                format!("{rule} denied it: {message}"),
+                format!("Ask the operator to change {rule} or the template of the CronJobs, so that both fit."),
+            ),
+            (400 | 422, None) => (
+                format!("The cluster refuses it as not valid: {message}"),
+                "Ask the operator to correct the template of the CronJobs and the settings under kubernetes.".to_owned(),
+            ),
+            (401 | 403, None) => (
                 format!("The cluster does not allow it: {message}"),
-            )
-            .follows("This is tried again until it succeeds.")
-            .fix("Ask the operator to compare the service's role in the cluster with the one that is documented."),
-            Self::Refused(_, 404, _, message) => Problem::unavailable(what, format!("It is not there: {message}"))
-                .follows("This is tried again until it succeeds.")
-                .fix(
-                    "If the namespace is gone, ask the operator to create it; the service then makes all in it again.",
-                ),
-            Self::Refused(_, code, _, message) => {
-                Problem::unavailable(what, format!("The cluster's API server answers {code}: {message}"))
-                    .follows("This is tried again until it succeeds.")
-                    .fix("Nothing; if it goes on, ask the operator to check the cluster.")
-            }
+                "Ask the operator to compare the service's role in the cluster with the one that is documented.".to_owned(),
+            ),
+            (404, None) => (
+                format!("It is not there: {message}"),
+                "If the namespace is gone, ask the operator to create it; the service then makes all in it again.".to_owned(),
+            ),
+            (code, None) => (
+                format!("The cluster's API server answers {code}: {message}"),
+                "Nothing; if it goes on, ask the operator to check the cluster.".to_owned(),
+            ),
+        };
+        Problem::unavailable(what, why).follows("This is tried again until it succeeds.").fix(fix)
+    }
+}
+
+/// Whether the API server refuses a field that the user set. An admission rule may answer with any code and any causes, and
+/// is never the user's: the operator may change it without telling anyone.
+fn is_users(status: &Status, deployment: &Deployment) -> bool {
+    let fields = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.field.as_str());
+    status.code == 422
+        && denied_by(&status.message).is_none()
+        && fields.into_iter().any(|field| is_set_by_user(field, deployment))
+}
+
+/// Whether a field of a CronJob or of a Job has its value from the user.
+fn is_set_by_user(field: &str, deployment: &Deployment) -> bool {
+    if matches!(field, "spec.schedule" | "spec.timeZone") {
+        return deployment.schedule_cron.is_some();
+    }
+    // The job's container is the first one; others are the operator's.
+    let of_run = field.strip_prefix("spec.jobTemplate.").unwrap_or(field);
+    of_run.starts_with("spec.template.spec.containers[0].resources") && deployment.resources != Resources::default()
+}
+
+/// The admission rule that denied a write, by the API server's words.
+fn denied_by(message: &str) -> Option<String> {
+    let named = |before: &str, quote: char, after: &str| {
+        let (_, rest) = message.split_once(before)?;
+        let (name, rest) = rest.split_once(quote)?;
+        rest.contains(after).then(|| name.to_owned())
+    };
+    named("admission webhook \"", '"', " denied the request")
+        .map(|name| format!("the admission webhook {name}"))
+        .or_else(|| {
+            let name = named("ValidatingAdmissionPolicy '", '\'', "denied request")?;
+            Some(format!("the ValidatingAdmissionPolicy {name}"))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use model::problem::Fault as Whose;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kubernetes::manifest::tests::blueprint;
+
+    /// A status as an API server answers it; `fields` are those that its causes name.
+    fn refused(code: u16, message: &str, fields: &[&str]) -> Fault {
+        let causes: Vec<Value> = fields
+            .iter()
+            .map(|field| json!({"reason": "FieldValueInvalid", "message": "odd", "field": field}))
+            .collect();
+        let status: Status = serde_json::from_value(json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Invalid",
+            "message": message, "code": code, "details": {"name": "daily", "kind": "CronJob", "causes": causes},
+        }))
+        .unwrap();
+        Fault::from(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn only_a_field_that_the_user_set_is_the_users_fault() {
+        const SCHEDULE: &str = "CronJob.batch \"daily\" is invalid: spec.schedule: Invalid value: \"odd\"";
+        const LIMIT: &str = "spec.jobTemplate.spec.template.spec.containers[0].resources.requests";
+        const OF_JOB: &str = "spec.template.spec.containers[0].resources.requests[cpu]";
+        let webhook = |said: &str| format!("admission webhook \"rules.example.com\" denied the request: {said}");
+        let policy = "cronjobs.batch \"daily\" is forbidden: ValidatingAdmissionPolicy 'no-latest' with binding 'all' denied \
+                      request: the image must have a digest";
+        let deployment = blueprint().deployment;
+        let (of_webhook, of_policy) = ("rules.example.com", "no-latest");
+        for (code, message, fields, fault, names) in [
+            (422, SCHEDULE.to_owned(), &["spec.schedule"][..], Whose::User, "spec.schedule"),
+            (422, "is invalid".into(), &[LIMIT], Whose::User, "is invalid"),
+            (422, "is invalid".into(), &["spec.jobTemplate.spec.backoffLimit", OF_JOB], Whose::User, "is invalid"),
+            (422, "is invalid".into(), &["spec.jobTemplate.spec.backoffLimit"], Whose::Platform, "is invalid"),
+            (422, "is invalid".into(), &["spec.template.spec.containers[1].resources"], Whose::Platform, "is invalid"),
+            (422, "is invalid".into(), &[], Whose::Platform, "is invalid"),
+            (400, "the object is malformed".into(), &["spec.schedule"], Whose::Platform, "malformed"),
+            (400, webhook("no"), &[], Whose::Platform, of_webhook),
+            (403, webhook("[require-labels] no"), &[], Whose::Platform, of_webhook),
+            (422, webhook("no"), &["spec.schedule"], Whose::Platform, of_webhook),
+            (422, policy.into(), &[""], Whose::Platform, of_policy),
+            (403, policy.into(), &[], Whose::Platform, of_policy),
+            (403, "pods is forbidden: exceeded quota: compute".into(), &[], Whose::Platform, "quota"),
+            (500, "failed calling webhook \"rules.example.com\": no answer".into(), &[], Whose::Platform, of_webhook),
+        ] {
+            let problem = refused(code, &message, fields).into_problem_of("It was not written.", &deployment);
+            assert_eq!(problem.fault, fault, "{code} {message} {fields:?}");
+            assert!(problem.why.contains(names), "{code}: {problem}");
+        }
+        let bare = Deployment { resources: Resources::default(), schedule_cron: None, ..deployment };
+        for field in [LIMIT, OF_JOB, "spec.schedule"] {
+            let problem = refused(422, "is invalid", &[field]).into_problem_of("It was not written.", &bare);
+            assert_eq!(problem.fault, Whose::Platform, "the operator's own value: {field}");
         }
     }
 }

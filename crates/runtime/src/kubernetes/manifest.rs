@@ -491,7 +491,7 @@ pub(crate) fn job_name(id: &ExecutionId) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use model::{
         artifact::Artifact,
         deployment::{Deployment, Mode},
@@ -530,7 +530,7 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn blueprint() -> Blueprint {
+    pub(crate) fn blueprint() -> Blueprint {
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         Blueprint {
             job_name: JobName::parse("daily-sales").unwrap(),

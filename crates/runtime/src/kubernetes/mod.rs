@@ -350,7 +350,8 @@ impl Runtime for KubernetesRuntime {
                 all_made &= kept.map_err(|fault| fault.into_problem(what()))?;
             }
             self.namespace.has_secrets(blueprint.job_name.as_str());
-            let (mark, is_new) = self.writer.apply(target, &cron_job, wanted.ticks_after).await?;
+            let (mark, is_new) =
+                self.writer.apply(target, &cron_job, &blueprint.deployment, wanted.ticks_after).await?;
             // The end of a former run, of this job or of a namesake before it, may have taken them meanwhile; from now on it sees
             // the CronJob, or that they moved. What was made just now, with no run of this job about, nobody takes.
             if is_new && !(all_made && self.namespace.jobs().iter().all(|job| job.job_id != target.job_id)) {

@@ -73,7 +73,9 @@ impl Runner {
         known: Option<CronJobView>,
     ) -> Result<Started, Problem> {
         let what = || format!("The run {} was not started.", run.id);
-        Box::pin(self.try_start(options, run, image, known)).await.map_err(|fault| fault.into_problem(what()))?
+        Box::pin(self.try_start(options, run, image, known))
+            .await
+            .map_err(|fault| fault.into_problem_of(what(), &run.blueprint.deployment))?
     }
 
     async fn try_start(
