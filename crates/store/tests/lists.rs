@@ -203,12 +203,12 @@ enum Key {
     Text(String),
 }
 
-fn number(value: impl Into<i64>) -> Option<Key> {
-    Some(Key::Number(value.into()))
+fn number(value: impl Into<i64>) -> Key {
+    Key::Number(value.into())
 }
 
-fn text(value: impl Into<String>) -> Option<Key> {
-    Some(Key::Text(value.into()))
+fn text(value: impl Into<String>) -> Key {
+    Key::Text(value.into())
 }
 
 fn time(value: Option<Timestamp>) -> Option<Key> {
@@ -228,12 +228,12 @@ fn sort<T>(items: &mut [T], descending: bool, key: impl Fn(&T) -> (Option<Key>, 
 /// The key of a job, read from what the list says of it and, for the Python version, from how the fleet is filled.
 fn key_of_job(job: &jobs::JobSummary, sort: JobSort) -> Option<Key> {
     match sort {
-        JobSort::Name => text(job.job.name.as_str()),
-        JobSort::Team => text(job.job.team.as_str()),
-        JobSort::Description => text(job.job.description.clone()),
+        JobSort::Name => Some(text(job.job.name.as_str())),
+        JobSort::Team => Some(text(job.job.team.as_str())),
+        JobSort::Description => Some(text(job.job.description.clone())),
         JobSort::NextRun => time(job.next_run),
-        JobSort::Contacts => number(!job.job.config.contacts.notified_on_job_deploy.is_empty()),
-        JobSort::DeploymentStatus => text(job.deployment_status.as_str()),
+        JobSort::Contacts => Some(number(!job.job.config.contacts.notified_on_job_deploy.is_empty())),
+        JobSort::DeploymentStatus => Some(text(job.deployment_status.as_str())),
         JobSort::DeploymentEnabled => job.deployment_enabled.map(|enabled| Key::Number(enabled.into())),
         JobSort::Python => {
             let (_, number) = job.job.name.as_str().rsplit_once('-').unwrap();
@@ -243,8 +243,8 @@ fn key_of_job(job: &jobs::JobSummary, sort: JobSort) -> Option<Key> {
         JobSort::LastExecutionStatus => job.last_execution_status.map(|status| Key::Text(status.as_str().into())),
         JobSort::LastExecutionTime => time(job.last_execution_end),
         JobSort::LastExecutionDuration => job.last_execution_duration_seconds.map(Key::Number),
-        JobSort::SuccessfulExecutions => number(job.successful_executions),
-        JobSort::FailedExecutions => number(job.failed_executions),
+        JobSort::SuccessfulExecutions => Some(number(job.successful_executions)),
+        JobSort::FailedExecutions => Some(number(job.failed_executions)),
     }
 }
 
@@ -476,19 +476,19 @@ fn key_of_execution(run: &Execution, sort: ExecutionSort) -> Option<Key> {
     match sort {
         ExecutionSort::StartTime => time(run.started_at.or(Some(run.submitted_at))),
         ExecutionSort::EndTime => time(run.ended_at),
-        ExecutionSort::Status => text(format!("{} {}", run.status.as_str(), run.started_at.unwrap())),
-        ExecutionSort::Type => text(run.kind.as_str()),
-        ExecutionSort::JobName => text(run.job_name.as_str()),
-        ExecutionSort::Id => text(run.id.as_str()),
-        ExecutionSort::StartedBy => text(run.started_by.clone()),
+        ExecutionSort::Status => Some(text(format!("{} {}", run.status.as_str(), run.started_at.unwrap()))),
+        ExecutionSort::Type => Some(text(run.kind.as_str())),
+        ExecutionSort::JobName => Some(text(run.job_name.as_str())),
+        ExecutionSort::Id => Some(text(run.id.as_str())),
+        ExecutionSort::StartedBy => Some(text(run.started_by.clone())),
         ExecutionSort::Message => run.message.clone().map(Key::Text),
-        ExecutionSort::OpId => text(run.op_id.clone()),
-        ExecutionSort::Team => text(run.team.as_str()),
-        ExecutionSort::JobVersion => text(revision.job_version.as_str()),
-        ExecutionSort::VdkVersion => text(revision.vdk_version.clone()),
+        ExecutionSort::OpId => Some(text(run.op_id.clone())),
+        ExecutionSort::Team => Some(text(run.team.as_str())),
+        ExecutionSort::JobVersion => Some(text(revision.job_version.as_str())),
+        ExecutionSort::VdkVersion => Some(text(revision.vdk_version.clone())),
         ExecutionSort::Schedule => revision.schedule_cron.clone().map(Key::Text),
         ExecutionSort::DeployedAt => time(Some(revision.deployed_at)),
-        ExecutionSort::DeployedBy => text(revision.deployed_by.clone()),
+        ExecutionSort::DeployedBy => Some(text(revision.deployed_by.clone())),
     }
 }
 
