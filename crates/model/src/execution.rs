@@ -388,12 +388,6 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_that_came_too_late_leaves_the_true_status() {
-        let (status, _) = outcome(&exited(0, Some("Success")));
-        assert_eq!(status, Status::Succeeded);
-    }
-
-    #[test]
     fn a_final_status_is_followed_by_nothing() {
         for after in Status::ALL {
             for before in after.may_follow() {

@@ -16,7 +16,8 @@ use testing::{Database, for_each_database};
 
 for_each_database!(
     a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order,
-    what_is_absent_comes_last_both_ways,
+    jobs_are_sorted_by_the_value_of_each_property,
+    executions_are_sorted_by_the_value_of_each_property,
     pages_of_many_found_jobs_follow_each_other_by_name,
     words_are_found_in_any_case_and_follow_every_change,
     a_text_is_compared_as_a_whole_however_long_it_is,
@@ -195,25 +196,75 @@ async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
     }
 }
 
-async fn what_is_absent_comes_last_both_ways(on: Database) {
+/// What a list is sorted by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Number(i64),
+    Text(String),
+}
+
+fn number(value: impl Into<i64>) -> Key {
+    Key::Number(value.into())
+}
+
+fn text(value: impl Into<String>) -> Key {
+    Key::Text(value.into())
+}
+
+fn time(value: Option<Timestamp>) -> Option<Key> {
+    value.map(|at| Key::Number(at.as_microsecond()))
+}
+
+/// Sorts by a key, and by a name where that is equal: what is absent comes last, in either direction.
+fn sort<T>(items: &mut [T], descending: bool, key: impl Fn(&T) -> (Option<Key>, String)) {
+    items.sort_by(|one, other| {
+        let ((one, one_name), (other, other_name)) = (key(one), key(other));
+        let absent = one.is_none().cmp(&other.is_none());
+        let values = one.cmp(&other).then(one_name.cmp(&other_name));
+        absent.then(if descending { values.reverse() } else { values })
+    });
+}
+
+/// The key of a job, read from what the list says of it and, for the Python version, from how the fleet is filled.
+fn key_of_job(job: &jobs::JobSummary, sort: JobSort) -> Option<Key> {
+    match sort {
+        JobSort::Name => Some(text(job.job.name.as_str())),
+        JobSort::Team => Some(text(job.job.team.as_str())),
+        JobSort::Description => Some(text(job.job.description.clone())),
+        JobSort::NextRun => time(job.next_run),
+        JobSort::Contacts => Some(number(!job.job.config.contacts.notified_on_job_deploy.is_empty())),
+        JobSort::DeploymentStatus => Some(text(job.deployment_status.as_str())),
+        JobSort::DeploymentEnabled => job.deployment_enabled.map(|enabled| Key::Number(enabled.into())),
+        JobSort::Python => {
+            let (_, number) = job.job.name.as_str().rsplit_once('-').unwrap();
+            let is_newer = number.parse::<u32>().unwrap().is_multiple_of(6);
+            job.deployment_enabled.map(|_| Key::Text(if is_newer { "3.12" } else { "3.11" }.into()))
+        }
+        JobSort::LastExecutionStatus => job.last_execution_status.map(|status| Key::Text(status.as_str().into())),
+        JobSort::LastExecutionTime => time(job.last_execution_end),
+        JobSort::LastExecutionDuration => job.last_execution_duration_seconds.map(Key::Number),
+        JobSort::SuccessfulExecutions => Some(number(job.successful_executions)),
+        JobSort::FailedExecutions => Some(number(job.failed_executions)),
+    }
+}
+
+async fn jobs_are_sorted_by_the_value_of_each_property(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     fill(&db).await;
     let mut tx = db.read().await.unwrap();
-    for sort in SORTS {
+    for property in SORTS {
         for descending in [false, true] {
-            let query = JobQuery { sort, descending, limit: 1000, ..JobQuery::default() };
+            let query = JobQuery { sort: property, descending, limit: 1000, ..JobQuery::default() };
             let page = jobs::page(&mut tx, &query).await.unwrap();
             assert_eq!(page.len(), JOBS);
-            let present: Vec<_> = match sort {
-                JobSort::NextRun => page.iter().map(|s| s.next_run.is_some()).collect(),
-                JobSort::DeploymentEnabled => page.iter().map(|s| s.deployment_enabled.is_some()).collect(),
-                JobSort::LastExecutionStatus => page.iter().map(|s| s.last_execution_status.is_some()).collect(),
-                JobSort::LastExecutionTime => page.iter().map(|s| s.last_execution_end.is_some()).collect(),
-                _ => continue,
-            };
-            assert!(present.is_sorted_by(|a, b| a >= b), "{query:?}");
-            assert!(!present[JOBS - 1], "{query:?}");
+            let keys: std::collections::BTreeSet<_> = page.iter().map(|job| key_of_job(job, property)).collect();
+            assert!(keys.len() > 1, "{property:?}: nothing to be sorted");
+            let mut expected = page.clone();
+            // Ascending means: enabled ones first.
+            let turned = descending != (property == JobSort::DeploymentEnabled);
+            sort(&mut expected, turned, |job| (key_of_job(job, property), job.job.name.to_string()));
+            assert_eq!(names(page), names(expected), "{query:?}");
         }
     }
 }
@@ -401,6 +452,81 @@ async fn runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_j
                 turned.reverse();
                 assert_eq!(turned, all, "{sort:?}");
             }
+        }
+    }
+}
+
+/// Gives each job a revision of its own, and some executions no message.
+const VARIED: [&str; 3] = [
+    "update deployment_revision set created_at = 1730419200000000 + 1000000 * cast(substr(job_id, 36, 1) as integer),
+        content = replace(replace(replace(replace(content,
+            '0123456789abcdef0123456789abcdef01234567', '0123456789abcdef0123456789ab' || substr(job_id, 25, 12)),
+            '0.3.1466514302', '0.3.' || substr(job_id, 34, 3)),
+            '\"deployed_by\":\"someone\"', '\"deployed_by\":\"user ' || substr(job_id, 33, 4) || '\"'),
+            '2024-11-01T00:00:00Z\"}', '2024-11-01T00:00:0' || substr(job_id, 36, 1) || 'Z\"}')",
+    "update data_job_execution set revision = (select v.content from deployment_revision v
+        where v.job_id = data_job_execution.job_id and v.generation = data_job_execution.generation)
+        where revision is not null",
+    "update data_job_execution set started_by = 'manual/' || substr(execution_id, length(execution_id) - 2),
+        message = case when execution_id like '%1' then null else 'ended ' || substr(execution_id, 3) end",
+];
+
+fn key_of_execution(run: &Execution, sort: ExecutionSort) -> Option<Key> {
+    let revision = run.revision.as_ref().expect("a revision");
+    match sort {
+        ExecutionSort::StartTime => time(run.started_at.or(Some(run.submitted_at))),
+        ExecutionSort::EndTime => time(run.ended_at),
+        ExecutionSort::Status => Some(text(format!("{} {}", run.status.as_str(), run.started_at.unwrap()))),
+        ExecutionSort::Type => Some(text(run.kind.as_str())),
+        ExecutionSort::JobName => Some(text(run.job_name.as_str())),
+        ExecutionSort::Id => Some(text(run.id.as_str())),
+        ExecutionSort::StartedBy => Some(text(run.started_by.clone())),
+        ExecutionSort::Message => run.message.clone().map(Key::Text),
+        ExecutionSort::OpId => Some(text(run.op_id.clone())),
+        ExecutionSort::Team => Some(text(run.team.as_str())),
+        ExecutionSort::JobVersion => Some(text(revision.job_version.as_str())),
+        ExecutionSort::VdkVersion => Some(text(revision.vdk_version.clone())),
+        ExecutionSort::Schedule => revision.schedule_cron.clone().map(Key::Text),
+        ExecutionSort::DeployedAt => time(Some(revision.deployed_at)),
+        ExecutionSort::DeployedBy => Some(text(revision.deployed_by.clone())),
+    }
+}
+
+async fn executions_are_sorted_by_the_value_of_each_property(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    for statement in VARIED {
+        raw(&mut tx, statement.into()).await;
+    }
+    for property in [
+        ExecutionSort::StartTime,
+        ExecutionSort::EndTime,
+        ExecutionSort::Status,
+        ExecutionSort::Type,
+        ExecutionSort::JobName,
+        ExecutionSort::Id,
+        ExecutionSort::StartedBy,
+        ExecutionSort::Message,
+        ExecutionSort::OpId,
+        ExecutionSort::Team,
+        ExecutionSort::JobVersion,
+        ExecutionSort::VdkVersion,
+        ExecutionSort::Schedule,
+        ExecutionSort::DeployedAt,
+        ExecutionSort::DeployedBy,
+    ] {
+        for descending in [false, true] {
+            let query = ExecutionQuery { sort: property, descending, limit: 1000, ..ExecutionQuery::default() };
+            let page = executions::page(&mut tx, &query).await.unwrap();
+            assert_eq!(page.len(), 108 * 5);
+            let keys: std::collections::BTreeSet<_> = page.iter().map(|run| key_of_execution(run, property)).collect();
+            assert!(keys.len() > 1, "{property:?}: nothing to be sorted");
+            let mut expected = page.clone();
+            sort(&mut expected, descending, |run| (key_of_execution(run, property), run.id.to_string()));
+            let ids = |runs: &[Execution]| runs.iter().map(|run| run.id.to_string()).collect::<Vec<_>>();
+            assert_eq!(ids(&page), ids(&expected), "{query:?}");
         }
     }
 }

@@ -165,7 +165,7 @@ async fn a_text_that_only_one_of_them_could_hold_is_refused(on: Database) {
     let mut tx = db.read().await.unwrap();
     let query = jobs::JobQuery { search: Some("a\0".into()), limit: 1, ..jobs::JobQuery::default() };
     let found = jobs::page(&mut tx, &query).await;
-    assert!(matches!(&found, Err(StoreError::Unstorable)) || found.is_ok_and(|page| page.is_empty()));
+    assert!(matches!(&found, Err(StoreError::Unstorable)), "{found:?}");
 }
 
 /// Shared by the tests below, which are about PostgreSQL alone.

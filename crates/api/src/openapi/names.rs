@@ -60,14 +60,6 @@ pub(crate) enum FaultName {
     Platform,
 }
 
-/// `UP`, or `DOWN`.
-#[derive(ToSchema)]
-#[schema(as = Health, rename_all = "UPPERCASE")]
-pub(crate) enum HealthName {
-    Up,
-    Down,
-}
-
 /// Bytes.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]

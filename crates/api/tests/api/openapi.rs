@@ -223,9 +223,12 @@ fn the_words_of_the_document_are_those_of_the_model() {
     };
     let statuses = model::execution::Status::ALL.map(|status| status.as_str().to_lowercase());
     assert_eq!(words("DataJobExecutionStatus"), statuses);
+    assert_eq!(words("DataJobMode"), ["testing", "release"]);
     for mode in words("DataJobMode") {
-        assert!(model::deployment::Mode::parse(&mode).is_some(), "{mode}");
+        assert_eq!(model::deployment::Mode::parse(&mode).map(model::deployment::Mode::as_str), Some(&*mode));
     }
+    let types = [model::execution::Type::Manual, model::execution::Type::Scheduled];
+    assert_eq!(words("DataJobExecutionType"), types.map(|kind| kind.as_str().to_lowercase()));
 }
 
 #[tokio::test]
