@@ -44,9 +44,9 @@ pub struct LogsUrl {
     pub template: Template,
     /// How it has times.
     pub date_format: DateFormat,
-    /// What is added to the start.
+    /// Added to the start.
     pub start_offset: SignedDuration,
-    /// What is added to the end, which is the present for an execution in progress.
+    /// Added to the end, which is the present for an execution in progress.
     pub end_offset: SignedDuration,
 }
 

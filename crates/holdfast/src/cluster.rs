@@ -19,7 +19,7 @@ const BACKOFF_LIMIT: u32 = 3;
 /// that has to be longer than the pause between two signs.
 const LEASE_MIN_SECONDS: u64 = 10;
 
-/// What the container that brings VDK may use, as the chart of upstream has it.
+/// Resources of the container that brings VDK: those of upstream's chart.
 const VDK_RESOURCES: Resources = Resources {
     cpu_request: Some(0.1),
     cpu_limit: Some(0.5),

@@ -11,24 +11,22 @@ const SHOWN_LINES: usize = 20;
 const SHOWN_BYTES: usize = 2000;
 
 /// The installer's words for a mistake in the requirements or in a package: those of its solver, of its parser and of build
-/// back ends. Seen with uv 0.13, or in its sources. Anything else it says is of the platform, and is tried again: a wrong
-/// guess then costs a try now and then, and the other way round it would stop a deployment for good.
-const USER_SIGNS: [&str; 12] = [
+/// back ends. Each is a text in the program of uv 0.13.9. Any other text means a platform error, which is retried: a wrong
+/// guess then costs a retry, where a wrong user error would stop the deployment until it is changed.
+const USER_SIGNS: [&str; 10] = [
     "no solution found",
     "requirements are unsatisfiable",
     "failed to build `",
     "build backend returned an error",
-    "build backend failed",
     "couldn't parse requirement",
     "failed to parse",
     "expected one of `@`",
     "requirements contain conflicting urls",
     "url dependencies must be expressed as direct requirements",
     "metadata name `",
-    "unsupported source distribution",
 ];
 
-/// The installer's words for a failure of something that it depends on, which may stand beside those for a mistake: a build
+/// The installer's words for a failure of something that it depends on, which may come together with those for a mistake: a build
 /// that can't fetch what it needs has failed to build. Seen with uv 0.13, or in its sources.
 const PLATFORM_SIGNS: [&str; 20] = [
     "failed to fetch",

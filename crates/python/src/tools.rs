@@ -41,7 +41,7 @@ const PINNED: &str = "0.13.9";
 const PINNED_HASHED: &str = include_str!("uv.txt");
 /// The first version whose options are those that are used here.
 const MINIMUM: [u32; 3] = [0, 11, 0];
-/// The first version whose options and words nobody has compared with those that are used here.
+/// The first version whose options and messages were not compared with those that are used here.
 const UNKNOWN_FROM: [u32; 3] = [0, 14, 0];
 
 /// Variables that reach the installer; any other is dropped.

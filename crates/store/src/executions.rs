@@ -73,7 +73,8 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
             places(some.len())
         );
         let rows: Vec<(String, String)> = on!(tx, c => {
-            let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+            // Each number of ids is another text, and none of these long ones is kept prepared.
+            let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql)).persistent(false);
             for run in some {
                 statement = statement.bind(run.id.as_str());
             }
@@ -96,7 +97,7 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     for some in of.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
         let sql = format!("select job_id from data_job where job_id in ({})", places(some.len()));
         let rows: Vec<(String,)> = on!(tx, c => {
-            let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+            let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql)).persistent(false);
             for job_id in some {
                 statement = statement.bind(job_id.to_string());
             }

@@ -24,12 +24,12 @@ pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
     Ok(row.map(|(holder, epoch, renewals)| Lease { holder, epoch, renewals }))
 }
 
-/// What came of taking a lease.
+/// The outcome of taking a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
     /// This instance leads.
     Leads(Epoch),
-    /// Somebody else was faster, or the database names another site.
+    /// Another instance was faster, or the database names another site.
     No,
     /// A program with a higher version of the renderer has led.
     Outdated {

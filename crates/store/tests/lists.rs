@@ -48,6 +48,24 @@ const SORTS: [JobSort; 13] = [
     JobSort::FailedExecutions,
 ];
 
+const EXECUTION_SORTS: [ExecutionSort; 15] = [
+    ExecutionSort::StartTime,
+    ExecutionSort::EndTime,
+    ExecutionSort::Status,
+    ExecutionSort::Type,
+    ExecutionSort::JobName,
+    ExecutionSort::Id,
+    ExecutionSort::StartedBy,
+    ExecutionSort::Message,
+    ExecutionSort::OpId,
+    ExecutionSort::Team,
+    ExecutionSort::JobVersion,
+    ExecutionSort::VdkVersion,
+    ExecutionSort::Schedule,
+    ExecutionSort::DeployedAt,
+    ExecutionSort::DeployedBy,
+];
+
 async fn raw(tx: &mut Tx, sql: String) {
     let sql = sqlx::AssertSqlSafe(sql);
     match tx {
@@ -196,7 +214,7 @@ async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
     }
 }
 
-/// What a list is sorted by.
+/// A value that a list is sorted by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Number(i64),
@@ -225,7 +243,7 @@ fn sort<T>(items: &mut [T], descending: bool, key: impl Fn(&T) -> (Option<Key>, 
     });
 }
 
-/// The key of a job, read from what the list says of it and, for the Python version, from how the fleet is filled.
+/// The key of a job by its row in the list. The Python version is not in it, and follows from the number in the job's name.
 fn key_of_job(job: &jobs::JobSummary, sort: JobSort) -> Option<Key> {
     match sort {
         JobSort::Name => Some(text(job.job.name.as_str())),
@@ -422,23 +440,7 @@ async fn runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_j
         (ExecutionQuery { statuses: vec![Status::Running], ..ExecutionQuery::default() }, 0),
     ] {
         assert_eq!(executions::count(&mut tx, &filter).await.unwrap(), count, "{filter:?}");
-        for sort in [
-            ExecutionSort::StartTime,
-            ExecutionSort::EndTime,
-            ExecutionSort::Status,
-            ExecutionSort::Type,
-            ExecutionSort::JobName,
-            ExecutionSort::Id,
-            ExecutionSort::StartedBy,
-            ExecutionSort::Message,
-            ExecutionSort::OpId,
-            ExecutionSort::Team,
-            ExecutionSort::JobVersion,
-            ExecutionSort::VdkVersion,
-            ExecutionSort::Schedule,
-            ExecutionSort::DeployedAt,
-            ExecutionSort::DeployedBy,
-        ] {
+        for sort in EXECUTION_SORTS {
             let ids = async |tx: &mut Tx, descending, limit, offset| -> Vec<String> {
                 let query = ExecutionQuery { sort, descending, limit, offset, ..filter.clone() };
                 executions::page(tx, &query).await.unwrap().iter().map(|run| run.id.to_string()).collect()
@@ -500,23 +502,7 @@ async fn executions_are_sorted_by_the_value_of_each_property(on: Database) {
     for statement in VARIED {
         raw(&mut tx, statement.into()).await;
     }
-    for property in [
-        ExecutionSort::StartTime,
-        ExecutionSort::EndTime,
-        ExecutionSort::Status,
-        ExecutionSort::Type,
-        ExecutionSort::JobName,
-        ExecutionSort::Id,
-        ExecutionSort::StartedBy,
-        ExecutionSort::Message,
-        ExecutionSort::OpId,
-        ExecutionSort::Team,
-        ExecutionSort::JobVersion,
-        ExecutionSort::VdkVersion,
-        ExecutionSort::Schedule,
-        ExecutionSort::DeployedAt,
-        ExecutionSort::DeployedBy,
-    ] {
+    for property in EXECUTION_SORTS {
         for descending in [false, true] {
             let query = ExecutionQuery { sort: property, descending, limit: 1000, ..ExecutionQuery::default() };
             let page = executions::page(&mut tx, &query).await.unwrap();

@@ -3,14 +3,14 @@
 //! A build is a row. The rollouts that asked for it wait in the database, not in memory; when it ends they are found again,
 //! and those with equal inputs share the result. The end of a term aborts what is being built; the next leader takes it up.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use model::{
     Problem,
     build::{BuildInputs, BuildKey, Built},
 };
 use store::StoreError;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::task::JoinMap;
 use tracing::Instrument;
 
 use crate::{DATABASE_RETRY, Synchronizer, Term};
@@ -27,18 +27,16 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     }
     // What the take-over made free is found again.
     sync.db.wake().deployments.notify_one();
-    let mut tasks = JoinSet::new();
-    let mut keys: HashMap<Id, BuildKey> = HashMap::new();
+    let mut tasks: JoinMap<BuildKey, ()> = JoinMap::new();
     loop {
         sync.gauges.beat("builds");
-        let free = sync.options.builds_parallelism.saturating_sub(keys.len());
+        let free = sync.options.builds_parallelism.saturating_sub(tasks.len());
         let wait = match begin(sync, term, free).await {
             Ok(begun) => {
                 for inputs in begun {
                     let (sync, term, key) = (sync.clone(), term.clone(), inputs.key.clone());
                     let span = tracing::error_span!("build", %key, epoch = term.epoch.0);
-                    let task = tasks.spawn(async move { build(&sync, &term, &inputs).await }.instrument(span));
-                    keys.insert(task.id(), key);
+                    tasks.spawn(key, async move { build(&sync, &term, &inputs).await }.instrument(span));
                 }
                 LOOK_MAX
             }
@@ -49,21 +47,18 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
             () = term.over.cancelled() => break,
             () = term.builds.notified() => {}
             () = sync.clock.sleep(wait) => {}
-            Some(ended) = tasks.join_next_with_id() => {
-                let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-                let key = keys.remove(&id);
-                if let (Err(error), Some(key)) = (ended, key) {
+            Some((key, ended)) = tasks.join_next() => {
+                if let Err(error) = ended {
                     sync.gauges.panicked("build");
                     tracing::error!(%error, %key, "a build panicked");
                     let (sync, term, of) = (sync.clone(), term.clone(), key.clone());
-                    let task = tasks.spawn(async move {
+                    tasks.spawn(key, async move {
                         let problem = Problem::internal(
                             "The data job was not built.",
                             "The service met a fault of its own during the build.",
                         );
                         record(&sync, &term, &of, Err(&problem)).await;
                     });
-                    keys.insert(task.id(), key);
                 }
             }
         }

@@ -1,9 +1,9 @@
 //! Loops at their own pace that make the world follow the rows.
 //!
 //! Each file is a loop. A loop finds its work by a query, so that a lost wake-up costs latency and never work. Those that
-//! write run within a term of leadership, and every row that they write names its epoch. Hints are the exception: what only
-//! says when a deployment is looked at next (`make_due`, `retry` and `retry_spread` in `store::deployments`) may come late,
-//! and then costs one look by whoever leads.
+//! write run within a term of leadership, and every row that they write names its epoch. Hints are the exception: `make_due`,
+//! `retry` and `retry_spread` in `store::deployments` only set when a deployment is reconciled next. A late one costs the
+//! present leader one reconciliation.
 
 pub mod builds;
 pub mod cleanup;
@@ -203,6 +203,9 @@ impl Term {
         }
     }
 }
+
+/// The pause before the work of a task that panicked is taken up again.
+const PANIC_PAUSE: Duration = Duration::from_secs(5);
 
 /// The pause after the database failed a loop.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);

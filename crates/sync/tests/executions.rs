@@ -111,7 +111,7 @@ async fn executions_that_wait_for_their_children_take_no_place(on: Database) {
     for name in ["outer-dag", "inner-dag", "leaf-job", "other-job"] {
         house.deployed(name, None).await;
     }
-    // What vdk-dag sends: the operation id of its own execution, and the name of its job.
+    // As vdk-dag sends it: the operation id of its own execution, and the name of its job.
     let outer = house.start_as("outer-dag", "one", "manual/vdk-control-cli").await;
     house.until_status("outer-dag", &outer, Status::Running).await;
     let same_name_elsewhere = house.start_as("other-job", "two", "manual/outer-dag").await;

@@ -39,7 +39,7 @@ pub struct Webhook {
     asked: Arc<AtomicU64>,
 }
 
-/// What it answers.
+/// The answer to each review.
 #[derive(Debug, Clone)]
 enum Answer {
     /// The field of this JSON pointer is set to the number of times that it was asked, as text.

@@ -153,8 +153,8 @@ impl Writer {
         })
     }
 
-    /// Makes the CronJob so, which was rendered from `deployment`. `ticks_after` is the instant from which its schedule counts when it changes. Answers what was
-    /// written, and whether there was none before.
+    /// Writes the CronJob `wanted`, which was rendered from `deployment`. `ticks_after` is the instant from which a changed
+    /// schedule is in force. Returns the state that was written, and whether the CronJob is new.
     pub(crate) async fn apply(
         &self,
         target: &Target,

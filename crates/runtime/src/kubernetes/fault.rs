@@ -89,7 +89,7 @@ impl Fault {
         match &self {
             Self::Refused(_, status) if is_users(status, deployment) => {
                 Problem::invalid(what, format!("The cluster refuses it as not valid: {}", status.message))
-                    .follows("The last good version, if there is one, goes on running.")
+                    .follows("The last good version, if there is one, continues to run.")
                     .fix("Change the field that it names in the deployment.")
             }
             _ => self.into_problem(what),
@@ -140,7 +140,7 @@ impl Fault {
             ),
             (code, None) => (
                 format!("The cluster's API server answers {code}: {message}"),
-                "Nothing; if it goes on, ask the operator to check the cluster.".to_owned(),
+                "Nothing; if it continues, ask the operator to check the cluster.".to_owned(),
             ),
         };
         Problem::unavailable(what, why).follows("This is tried again until it succeeds.").fix(fix)

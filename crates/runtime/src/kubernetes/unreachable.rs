@@ -1,4 +1,4 @@
-//! What a service that starts asks of an API server that can't be reached.
+//! Calls of a service that starts while its API server can't be reached.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and their figures")]
 

@@ -1,18 +1,14 @@
 //! Which deployments are worked on: those that are due, one key at a time for each and many at once.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use model::name::JobId;
 use store::StoreError;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::task::JoinMap;
 use tracing::Instrument;
 
 use super::reconcile::{Pools, carry_out};
-use crate::{DATABASE_RETRY, Pause, Synchronizer, Term};
+use crate::{DATABASE_RETRY, PANIC_PAUSE, Pause, Synchronizer, Term};
 
 /// The most looks that are begun before others end, beside those that install or wait for that.
 const LOOKS_MAX: usize = 1000;
@@ -27,25 +23,18 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// once.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// The pause before a deployment is looked at again after a look at it panicked.
-const PANIC_PAUSE: Duration = Duration::from_secs(5);
-
 /// Looks at each deployment that is due until the term is over.
 pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
     let pools = Arc::new(Pools::new(&sync.options));
-    let mut in_flight = HashSet::new();
-    let mut looks: JoinSet<()> = JoinSet::new();
-    let mut of: HashMap<Id, JobId> = HashMap::new();
+    let mut looks: JoinMap<JobId, ()> = JoinMap::new();
     loop {
-        let found = find_due(sync, &in_flight, pools.installing()).await;
+        let found = find_due(sync, &looks, pools.installing()).await;
         sync.gauges.looked(found.is_ok());
         let pause = match found {
             Ok((due, pause)) => {
                 for job_id in due {
-                    in_flight.insert(job_id);
                     let (sync, term, pools) = (sync.clone(), term.clone(), pools.clone());
-                    let task = looks.spawn(async move { look(&sync, &term, &pools, job_id).await });
-                    of.insert(task.id(), job_id);
+                    looks.spawn(job_id, async move { look(&sync, &term, &pools, job_id).await });
                 }
                 pause
             }
@@ -56,28 +45,22 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
             () = term.over.cancelled() => break,
             () = sync.db.wake().deployments.notified() => {}
             () = pause.pass(&*sync.clock) => {}
-            Some(ended) = looks.join_next_with_id() => {
+            Some(ended) = looks.join_next() => {
                 if !term.pause(GATHER).await {
                     break;
                 }
                 let mut ended = Some(ended);
-                while let Some(end) = ended {
-                    let task = end.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-                    match (end, of.remove(&task)) {
-                        (Ok(_), Some(job_id)) => drop(in_flight.remove(&job_id)),
-                        (Err(error), Some(job_id)) => {
-                            sync.gauges.panicked("deployment");
-                            tracing::error!(%error, job = %job_id, retry_in = ?PANIC_PAUSE, "reconciling a deployment panicked; retrying");
-                            // It keeps its key for so long, so that it can't spin.
-                            let term = term.clone();
-                            let task = looks.spawn(async move {
-                                term.pause(PANIC_PAUSE).await;
-                            });
-                            of.insert(task.id(), job_id);
-                        }
-                        (_, None) => {}
+                while let Some((job_id, end)) = ended {
+                    if let Err(error) = end {
+                        sync.gauges.panicked("deployment");
+                        tracing::error!(%error, job = %job_id, retry_in = ?PANIC_PAUSE, "reconciling a deployment panicked; retrying");
+                        // It keeps its key for so long, so that it can't spin.
+                        let term = term.clone();
+                        looks.spawn(job_id, async move {
+                            term.pause(PANIC_PAUSE).await;
+                        });
                     }
-                    ended = looks.try_join_next_with_id();
+                    ended = looks.try_join_next();
                 }
             }
         }
@@ -88,7 +71,7 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
 /// The deployments to begin with now, and the pause until the next one is due.
 async fn find_due(
     sync: &Synchronizer,
-    in_flight: &HashSet<JobId>,
+    in_flight: &JoinMap<JobId, ()>,
     installing: usize,
 ) -> Result<(Vec<JobId>, Pause), StoreError> {
     let now = sync.clock.now();
@@ -98,7 +81,7 @@ async fn find_due(
     let limit = i64::try_from(free + in_flight.len()).unwrap_or(i64::MAX);
     let due = store::deployments::due(&mut tx, now, limit).await?;
     let next = store::deployments::next_due(&mut tx, now).await?;
-    let due = due.into_iter().filter(|id| !in_flight.contains(id)).take(free).collect();
+    let due = due.into_iter().filter(|id| !in_flight.contains_key(id)).take(free).collect();
     Ok((due, Pause { until: next, most: LOOK_MAX }))
 }
 

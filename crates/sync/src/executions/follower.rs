@@ -207,7 +207,7 @@ impl Follower {
             Err(problem) => {
                 self.looks_failed += 1;
                 let look = Step::Look(self.delay(self.looks_failed - 1));
-                // What may run, and what another instance may have started, is looked at until somebody answers.
+                // An execution that may run, or that another instance may have started, is looked at until the runtime answers.
                 let gives_up = !self.is_running
                     && !self.is_cancelling
                     && self.is_fresh
@@ -445,7 +445,7 @@ mod tests {
             let _ = follower.start_ended(answer, at(1));
             follower
         };
-        // It runs, as far as anybody knows, however long it can't be seen.
+        // It was acknowledged, so it counts as running, however long it can't be seen.
         let mut acknowledged = sent(Ok(Started::Running));
         assert_eq!(word(&acknowledged.decide(Err(outage()), at(61))), "look after 1");
         assert_eq!(word(&acknowledged.decide(Err(outage()), at(9999))), "look after 2");
@@ -453,7 +453,7 @@ mod tests {
 
         let mut lost = sent(Err(outage()));
         assert_eq!(word(&lost.decide(Err(outage()), at(61))), "cancel");
-        // Not accepted, and then it is seen running: it goes on.
+        // The cancellation was not accepted, and then it is seen running: it is followed on.
         assert_eq!(lost.cancel_failed().as_secs(), 2);
         assert_eq!(word(&lost.decide(Ok(Stage::Running(at(2))), at(62))), "first running");
 

@@ -14,10 +14,8 @@ use store::{
     StoreError,
     executions::{Active, HandedOver},
 };
-use tokio::{
-    sync::Notify,
-    task::{Id, JoinError, JoinSet},
-};
+use tokio::{sync::Notify, task::JoinError};
+use tokio_util::task::JoinMap;
 use tracing::{Instrument, Span};
 
 use super::{
@@ -26,13 +24,10 @@ use super::{
     follow::{Followed, follow},
     scheduled::{Strays, record_scheduled},
 };
-use crate::{DATABASE_RETRY, Synchronizer, Term};
+use crate::{DATABASE_RETRY, PANIC_PAUSE, Synchronizer, Term};
 
 /// The most active rows that a round looks at.
 const ACTIVE_MAX: i64 = 20_000;
-
-/// The pause before an execution is followed again after following it panicked.
-const PANIC_PAUSE: Duration = Duration::from_secs(5);
 
 /// The most executions that wait for others beside the limit of executions at once.
 const WAITING_MAX: usize = 64;
@@ -54,7 +49,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
             () = term.over.cancelled() => break,
             () = sync.db.wake().executions.notified() => {}
             () = sync.clock.sleep(wait) => {}
-            Some(ended) = followed.tasks.join_next_with_id() => followed.ended(sync, term, ended),
+            Some((id, ended)) = followed.tasks.join_next() => followed.ended(sync, term, id, ended),
         }
     }
     strays.stop().await;
@@ -64,22 +59,14 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
 /// The tasks that follow executions.
 #[derive(Default)]
 struct Followers {
-    /// What tells each of them that its execution is to be cancelled.
+    /// Notified when an execution is to be cancelled.
     cancels: HashMap<ExecutionId, Arc<Notify>>,
-    tasks: JoinSet<()>,
-    ids: HashMap<Id, ExecutionId>,
+    tasks: JoinMap<ExecutionId, ()>,
 }
 
 impl Followers {
-    fn spawn(&mut self, id: ExecutionId, following: impl Future<Output = ()> + Send + 'static) {
-        let task = self.tasks.spawn(following);
-        self.ids.insert(task.id(), id);
-    }
-
     /// A task is over. If it panicked, its execution is followed again after a pause.
-    fn ended(&mut self, sync: &Synchronizer, term: &Term, ended: Result<(Id, ()), JoinError>) {
-        let task = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-        let Some(id) = self.ids.remove(&task) else { return };
+    fn ended(&mut self, sync: &Synchronizer, term: &Term, id: ExecutionId, ended: Result<(), JoinError>) {
         let Err(error) = ended else {
             self.cancels.remove(&id);
             return;
@@ -87,7 +74,7 @@ impl Followers {
         sync.gauges.panicked("execution");
         tracing::error!(%error, execution = %id, retry_in = ?PANIC_PAUSE, "following an execution panicked; retrying");
         let term = term.clone();
-        self.spawn(id, async move {
+        self.tasks.spawn(id, async move {
             term.pause(PANIC_PAUSE).await;
         });
     }
@@ -111,7 +98,7 @@ async fn round(
         };
         (active, site.map(|site| site.since))
     };
-    // What is under way counts before anything new does, without executions that wait for others.
+    // Executions in progress count before new ones, without those that wait for others.
     let waiting = waiting_for_children(&active);
     let dispatched = active.iter().filter(|run| run.handed_over.is_some()).count();
     let mut under_way = dispatched.saturating_sub(waiting.len());
@@ -156,7 +143,7 @@ async fn round(
         let id = execution.id.clone();
         let run = Followed { execution, with, is_fresh };
         let following = async move { follow(&sync, &term, &run, &cancel).await };
-        followed.spawn(id, following.instrument(span));
+        followed.tasks.spawn(id, following.instrument(span));
     }
     Ok(())
 }

@@ -1,21 +1,15 @@
 //! Runs that the runtime knows and the rows do not: those of scheduled times get their rows, and what is left of ended ones
 //! goes.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use model::{name::ExecutionId, runtime::Ticked};
 use store::{
     StoreError,
     executions::{HandedOver, Recorded},
 };
-use tokio::{
-    sync::{Notify, Semaphore},
-    task::{Id, JoinError, JoinSet},
-};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::task::JoinMap;
 
 use super::end::forget;
 use crate::{Synchronizer, Term};
@@ -31,9 +25,7 @@ const NAMED_MAX: usize = 10;
 
 /// Drops what is left of executions whose end is stored, beside the rounds: no start or cancellation waits for it.
 pub(super) struct Strays {
-    tasks: JoinSet<()>,
-    ids: HashMap<Id, ExecutionId>,
-    busy: HashSet<ExecutionId>,
+    tasks: JoinMap<ExecutionId, ()>,
     places: Arc<Semaphore>,
     /// The runtime was asked for what it knows in this term.
     were_listed: bool,
@@ -41,35 +33,25 @@ pub(super) struct Strays {
 
 impl Default for Strays {
     fn default() -> Self {
-        Self {
-            tasks: JoinSet::new(),
-            ids: HashMap::new(),
-            busy: HashSet::new(),
-            places: Arc::new(Semaphore::new(FORGETS_MAX)),
-            were_listed: false,
-        }
+        Self { tasks: JoinMap::new(), places: Arc::new(Semaphore::new(FORGETS_MAX)), were_listed: false }
     }
 }
 
 impl Strays {
     /// Begins to drop what is left of these, but for those that are being dropped already.
     fn forget(&mut self, sync: &Synchronizer, over: impl Iterator<Item = ExecutionId>) {
-        while let Some(ended) = self.tasks.try_join_next_with_id() {
-            let task = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-            if let Some(id) = self.ids.remove(&task) {
-                if let Err(error) = ended {
-                    sync.gauges.panicked("removal");
-                    tracing::error!(%error, execution = %id, "dropping an ended execution panicked; retrying");
-                }
-                self.busy.remove(&id);
+        while let Some((id, ended)) = self.tasks.try_join_next() {
+            if let Err(error) = ended {
+                sync.gauges.panicked("removal");
+                tracing::error!(%error, execution = %id, "dropping an ended execution panicked; retrying");
             }
         }
         for id in over {
-            if !self.busy.insert(id.clone()) {
+            if self.tasks.contains_key(&id) {
                 continue;
             }
             let (sync, of, places) = (sync.clone(), id.clone(), self.places.clone());
-            let task = self.tasks.spawn(async move {
+            self.tasks.spawn(id, async move {
                 let place = places.acquire().await;
                 let is_dropped = forget(&sync, &of).await;
                 drop(place);
@@ -77,7 +59,6 @@ impl Strays {
                     sync.clock.sleep(FORGET_RETRY).await;
                 }
             });
-            self.ids.insert(task.id(), id);
         }
     }
 
