@@ -547,7 +547,8 @@ fn announce(
     place: &Place,
 ) -> anyhow::Result<()> {
     let url = format!("http://{address}");
-    let mut out = std::io::stdout().lock();
+    // In one write: a program that reads its log finds the whole message as soon as it finds the first line.
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     writeln!(out, "Holdfast listens on {url}")?;
     writeln!(out, "  data folder   {}", folder.path().display())?;
     writeln!(out, "  database      {}", settings.database_url.shown().as_str().unwrap_or_default())?;
