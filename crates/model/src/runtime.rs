@@ -8,7 +8,7 @@ use crate::{
     deployment::Deployment,
     execution::RunEnd,
     lock::{Lock, LockKey},
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName, TeamName},
     variables::Variables,
 };
@@ -51,6 +51,9 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Ends a term of leadership: what was kept in memory or in files for its runs goes. The runs themselves go on.
+    fn resign(&self) {}
+
     /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
     fn fingerprint(&self, blueprint: &Blueprint) -> String;
 
@@ -91,8 +94,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Waits for the next stage of a run: from `seen` to running, from running to its end.
     fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>>;
 
-    /// The log of a run so far. `None` when the runtime knows no such run.
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>>;
+    /// A part of the log of a run so far; no more than that is read. `None` when the runtime knows no such run.
+    fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>>;
 
     /// Drops what is left of a run of a job whose end and log are stored. What still runs of it is asked to end, and an error
     /// says that this has to be called again.

@@ -199,6 +199,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
         }
     }
     sync.runtime.may_write_for(Duration::ZERO);
+    sync.runtime.resign();
     if lost {
         return;
     }

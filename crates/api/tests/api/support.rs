@@ -28,7 +28,7 @@ use model::{
     deployment::VersionDefaults,
     execution::Status,
     lock::LockKey,
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName},
     python::PythonVersion,
     runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
@@ -119,7 +119,7 @@ impl Runtime for TestRuntime {
     fn next<'a>(&'a self, _: &'a ExecutionId, _: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, _: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         assert!(!self.panics, "the log can't be read");
         let log = self.logs.lock().unwrap().get(id.as_str()).cloned();
         Box::pin(async move { Ok(log.map(|text| LogChunk { text, omitted_bytes: 0 })) })

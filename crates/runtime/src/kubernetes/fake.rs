@@ -6,17 +6,79 @@ use std::{
     convert::Infallible,
     io,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
+use clock::SystemClock;
 use futures::{StreamExt as _, channel::mpsc};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Bytes, Frame};
+use jiff::{SignedDuration, Timestamp};
 use kube::{Client, client::Body};
+use model::{BoxFuture, clock::Clock};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 /// The namespace of all objects.
 pub(crate) const NAMESPACE: &str = "data";
+
+/// A clock that stands still until a test moves it on.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldClock(watch::Sender<Duration>);
+
+impl HeldClock {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(Duration::from_secs(1000)))
+    }
+
+    pub(crate) fn advance(&self, time: Duration) {
+        self.0.send_modify(|now| *now += time);
+    }
+
+    /// Moves on for ever.
+    pub(crate) async fn goes(&self) {
+        let clock: &dyn Clock = &SystemClock;
+        loop {
+            clock.sleep(Duration::from_millis(5)).await;
+            self.advance(Duration::from_secs(1));
+        }
+    }
+
+    /// Moves on by a second after each look until this holds.
+    pub(crate) async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let clock: &dyn Clock = &SystemClock;
+        for _ in 0..2000 {
+            if holds() {
+                return;
+            }
+            clock.sleep(Duration::from_millis(5)).await;
+            self.advance(Duration::from_secs(1));
+        }
+        panic!("{what}: it did not happen");
+    }
+}
+
+impl Clock for HeldClock {
+    fn now(&self) -> Timestamp {
+        "2024-05-01T10:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::try_from(self.boot()).unwrap()
+    }
+
+    fn boot(&self) -> Duration {
+        *self.0.borrow()
+    }
+
+    fn sleep_until_boot(&self, at: Duration) -> BoxFuture<'static, ()> {
+        let mut now = self.0.subscribe();
+        Box::pin(async move {
+            let _ = now.wait_for(|now| *now >= at).await;
+        })
+    }
+
+    fn new_id(&self) -> uuid::Uuid {
+        SystemClock.new_id()
+    }
+}
 
 type Answer = UnsyncBoxBody<Bytes, io::Error>;
 type Change = Box<dyn FnOnce(&mut Objects) + Send>;
@@ -53,6 +115,12 @@ pub(crate) enum Log {
 }
 
 impl Log {
+    /// One that the test sends, and ends by dropping the other end.
+    pub(crate) fn stream() -> (mpsc::UnboundedSender<io::Result<String>>, Self) {
+        let (send, receive) = mpsc::unbounded();
+        (send, Self::Stream(receive))
+    }
+
     /// One that is all there.
     pub(crate) fn whole(text: &str) -> Self {
         let (send, receive) = mpsc::unbounded();

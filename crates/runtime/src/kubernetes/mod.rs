@@ -12,9 +12,12 @@ mod events;
 mod fake;
 mod fault;
 mod fence;
+#[cfg(test)]
+mod followed;
 mod logs;
 mod manifest;
 mod names;
+mod position;
 #[cfg(test)]
 mod races;
 mod runs;
@@ -24,6 +27,8 @@ mod unreachable;
 mod view;
 mod watch;
 mod window;
+#[cfg(test)]
+mod writes;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -34,7 +39,7 @@ use model::{
     artifact::{Artifact, Mark},
     clock::SharedClock,
     lock::LockKey,
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName},
     runtime::{
         Blueprint, Changes, KnownDeployment, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked,
@@ -45,7 +50,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use self::{
-    apply::{Content, Writer, Written},
+    apply::{Content, EqualCronJobs, Writer, Written},
     events::{About, Events},
     fence::Fence,
     logs::Logs,
@@ -66,6 +71,9 @@ const MANAGER: &str = "holdfast";
 /// The longest wait before a run is looked at without news of it, and for events that no watch brings.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
+/// The same for a run that is over unless its controller tells of a pod within seconds.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+
 /// How long a Job may be without a pod, and a pod without its volumes, before its events are asked for.
 const POD_EXPECTED: SignedDuration = SignedDuration::from_secs(5);
 
@@ -82,7 +90,7 @@ pub struct KubernetesOptions {
     pub connection: Connection,
     /// What is made there.
     pub manifest: ManifestOptions,
-    /// A folder of this machine for logs on their way. It may be emptied while the service is down.
+    /// A folder of this machine for logs on their way, which no other process uses. It is emptied.
     pub logs_folder: PathBuf,
     /// How much of a run's log is kept, half of it from the beginning and half from the end.
     pub log_max_bytes: u64,
@@ -91,6 +99,8 @@ pub struct KubernetesOptions {
     pub ignore_paths: Vec<String>,
     /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
     pub adopt: bool,
+    /// The time zone of the cluster's controller manager, in which a CronJob runs that names none.
+    pub controller_zone: String,
     /// Time, and waiting.
     pub clock: SharedClock,
 }
@@ -137,12 +147,19 @@ impl KubernetesRuntime {
             secrets: Api::namespaced(client.clone(), name),
             ignored: options.ignore_paths.iter().filter_map(in_spec).collect(),
             adopts: options.adopt,
+            controller_zone: options.controller_zone.clone(),
             clock: options.clock.clone(),
             fence: fence.clone(),
+            equal: EqualCronJobs::default(),
         };
         let events = Events::new(Api::namespaced(client.clone(), name), options.clock.clone());
-        let logs =
-            Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes, options.clock.clone());
+        let logs = Logs::new(
+            Api::namespaced(options.connection.log_client.clone(), name),
+            namespace.clone(),
+            options.logs_folder.clone(),
+            options.log_max_bytes,
+            options.clock.clone(),
+        );
         Self { options, namespace, writer, runner, events, fence, logs, _watches: watches }
     }
 
@@ -222,7 +239,7 @@ impl KubernetesRuntime {
                         }
                     }
                 }
-                Standing::Waiting if job.manual && job.suspended && !job.cancelled => {
+                Standing::Waiting if job.manual && job.suspended && job.cancelled_at.is_none() => {
                     // What is known may be behind the release of this Job, and what follows from this answer is a write.
                     let live = self.runner.job(name).await.map_err(|fault| fault.into_problem(what()))?;
                     if live.is_none_or(|live| live.suspended) {
@@ -232,7 +249,9 @@ impl KubernetesRuntime {
                 }
                 _ => {}
             }
-            let _ = self.options.clock.timeout(LOOK_MAX, rings).await;
+            // That a cancellation was seen may come without news.
+            let most = if job.cancelled_at.is_some() && job.active == 0 { LOOK_SOON } else { LOOK_MAX };
+            let _ = self.options.clock.timeout(most, rings).await;
         }
     }
 
@@ -308,7 +327,12 @@ impl Runtime for KubernetesRuntime {
 
     fn lead(&self, epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {
         self.fence.begin(epoch);
+        self.logs.begin();
         Box::pin(self.fence.raise(epoch))
+    }
+
+    fn resign(&self) {
+        self.logs.stop();
     }
 
     fn fingerprint(&self, blueprint: &Blueprint) -> String {
@@ -430,17 +454,18 @@ impl Runtime for KubernetesRuntime {
         Box::pin(self.next_stage(id, seen))
     }
 
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         Box::pin(async move {
             let what = || format!("The log of the run {id} can't be read.");
             let name = manifest::job_name(id);
-            let pods = match self.namespace.pods(name) {
-                known if known.is_empty() => {
-                    self.runner.pods(name).await.map_err(|fault| fault.into_problem(what()))?
-                }
-                known => known,
+            // Also those that are gone, as long as their Job is there.
+            let known = self.namespace.job(name).map_or_else(|| self.namespace.pods(name), |(_, pods)| pods);
+            let pods = if known.is_empty() {
+                self.runner.pods(name).await.map_err(|fault| fault.into_problem(what()))?
+            } else {
+                known
             };
-            self.logs.read(id, &pods).await.map_err(|fault| fault.into_problem(what()))
+            self.logs.read(id, &pods, part).await.map_err(|fault| fault.into_problem(what()))
         })
     }
 
@@ -448,7 +473,7 @@ impl Runtime for KubernetesRuntime {
         Box::pin(async move {
             let what = || format!("What is left of the run {id} was not removed.");
             let forgotten = self.runner.forget(id, job_id).await.map_err(|fault| fault.into_problem(what()))?;
-            self.logs.forget(id).await;
+            self.logs.forget(id);
             match forgotten {
                 Forgotten::Gone(Some(name)) if self.namespace.cron_job(name.as_str()).is_none() => {
                     self.forget_secrets(job_id, &name).await.map_err(|fault| fault.into_problem(what()))

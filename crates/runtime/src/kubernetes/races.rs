@@ -2,9 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use clock::SystemClock;
 use http::Method;
 use kube::Api;
 use model::{
@@ -14,7 +13,7 @@ use model::{
 use serde_json::{Value, json};
 
 use super::{
-    fake::{FakeServer, NAMESPACE, Objects},
+    fake::{FakeServer, HeldClock, NAMESPACE, Objects},
     fence::Fence,
     manifest::{
         self,
@@ -24,8 +23,14 @@ use super::{
     runs::{Forgotten, Runner},
 };
 
+const LONG_AGO: &str = "2024-05-01T09:00:00Z";
+
 fn runner(server: &FakeServer) -> Runner {
-    let (client, clock) = (server.client(), Arc::new(SystemClock));
+    runner_by(server, &HeldClock::new())
+}
+
+fn runner_by(server: &FakeServer, clock: &HeldClock) -> Runner {
+    let (client, clock) = (server.client(), Arc::new(clock.clone()));
     Runner {
         cron_jobs: Api::namespaced(client.clone(), NAMESPACE),
         jobs: Api::namespaced(client.clone(), NAMESPACE),
@@ -60,7 +65,7 @@ async fn start(runner: &Runner, run: &Run) -> Result<Started, model::Problem> {
 /// Another instance cancels the run.
 fn cancelled(path: String) -> impl FnOnce(&mut Objects) + Send + 'static {
     move |objects| {
-        let cancelled = json!({"metadata": {"annotations": {names::CANCELLED: "true"}}, "spec": {"suspend": true}});
+        let cancelled = json!({"metadata": {"annotations": {names::CANCELLED: LONG_AGO}}, "spec": {"suspend": true}});
         objects.merge(&path, &cancelled);
     }
 }
@@ -111,7 +116,7 @@ async fn a_late_release_does_not_undo_a_cancellation() {
     assert_eq!(start(&runner, &run).await.unwrap(), Started::Running, "its end shows");
     let job = server.objects(|objects| objects.get(&path(&run)).unwrap().clone());
     assert_eq!(job["spec"]["suspend"], true, "{job}");
-    assert_eq!(job["metadata"]["annotations"][names::CANCELLED], "true");
+    assert_eq!(job["metadata"]["annotations"][names::CANCELLED], LONG_AGO);
     // Nor does one that is begun later.
     let writes = server.writes().len();
     assert_eq!(start(&runner, &run).await.unwrap(), Started::Running);
@@ -121,14 +126,15 @@ async fn a_late_release_does_not_undo_a_cancellation() {
 
 #[tokio::test]
 async fn every_write_to_a_job_names_what_it_was_decided_upon_and_is_decided_anew_when_that_moved() {
-    let (server, run) = (server(), run());
-    let runner = runner(&server);
+    let (server, run, clock) = (server(), run(), HeldClock::new());
+    let runner = runner_by(&server, &clock);
     // Its controller comes between at each step.
     server.before(Method::PATCH, &path(&run), noted(path(&run)));
     assert_eq!(start(&runner, &run).await.unwrap(), Started::Running);
     assert_eq!(server.objects(|objects| objects.get(&path(&run)).unwrap()["spec"]["suspend"].clone()), false);
     server.before(Method::PATCH, &path(&run), noted(path(&run)));
     assert!(runner.cancel(&run.id, job_of(&run)).await.unwrap());
+    clock.advance(Duration::from_secs(5));
     server.before(Method::DELETE, &path(&run), noted(path(&run)));
     assert!(matches!(runner.forget(&run.id, job_of(&run)).await.unwrap(), Forgotten::Gone(Some(_))));
     assert!(server.objects(|objects| objects.get(&path(&run)).is_none()));
@@ -163,8 +169,8 @@ async fn a_job_that_is_deleted_and_made_again_is_not_let_go() {
 
 #[tokio::test]
 async fn a_run_that_still_runs_is_cancelled_before_it_is_forgotten() {
-    let (server, run) = (server(), run());
-    let runner = runner(&server);
+    let (server, run, clock) = (server(), run(), HeldClock::new());
+    let runner = runner_by(&server, &clock);
     assert_eq!(start(&runner, &run).await.unwrap(), Started::Running);
     let pod =
         |phase: &str| json!({"metadata": {"labels": {names::JOB_OF_POD: run.id.as_str()}}, "status": {"phase": phase}});
@@ -176,15 +182,15 @@ async fn a_run_that_still_runs_is_cancelled_before_it_is_forgotten() {
     let is_there = || server.objects(|objects| objects.get(&path(&run)).is_some());
     assert_eq!(forget().await, Forgotten::Running);
     let job = server.objects(|objects| objects.get(&path(&run)).unwrap().clone());
-    assert_eq!(
-        (&job["spec"]["suspend"], &job["metadata"]["annotations"][names::CANCELLED]),
-        (&json!(true), &json!("true"))
-    );
+    assert_eq!(job["spec"]["suspend"], true);
+    assert!(job["metadata"]["annotations"][names::CANCELLED].is_string());
     // Its controller has counted it out, and its pod has its grace period.
     server.objects(|objects| objects.merge(&path(&run), &json!({"status": {"active": 0}})));
     assert_eq!(forget().await, Forgotten::Running);
     assert!(is_there());
     server.objects(|objects| objects.put("pods/daily-sales-1", pod("Failed")));
+    assert_eq!(forget().await, Forgotten::Running, "another pod may have been made just now");
+    clock.advance(Duration::from_secs(5));
     assert!(matches!(forget().await, Forgotten::Gone(Some(_))));
     assert!(!is_there());
 }

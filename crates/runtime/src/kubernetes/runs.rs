@@ -34,6 +34,7 @@ use super::{
     fence::Fence,
     manifest::{self, ManifestOptions},
     names,
+    stage::{Standing, standing},
     view::{CronJobView, JobView, PodView, job_id_of},
 };
 
@@ -331,7 +332,7 @@ impl Runner {
             if is_over || is_suspended(&live) && is_cancelled(&live) {
                 return Ok(true);
             }
-            match self.suspend(&live, true, Some((names::CANCELLED.to_owned(), "true".to_owned()))).await {
+            match self.suspend(&live, true, Some((names::CANCELLED.to_owned(), self.clock.now().to_string()))).await {
                 Ok(()) => return Ok(true),
                 Err(fault) if fault.is_missing() => return Ok(false),
                 Err(fault) if fault.is_conflict() => last = Some(fault),
@@ -378,7 +379,13 @@ impl Runner {
         if view.is_over() {
             return Ok(true);
         }
-        Ok(view.suspended && view.active == 0 && self.pods(&view.name).await?.iter().all(PodView::is_over))
+        if !view.suspended || view.active > 0 {
+            return Ok(false);
+        }
+        let pods = self.pods(&view.name).await?;
+        // One that was cancelled may have a pod that nobody told of yet; one that was never let go has none.
+        let is_ended = || matches!(standing(&view, &pods, self.clock.now()), Standing::Ended(_));
+        Ok(pods.iter().all(PodView::is_over) && (view.cancelled_at.is_none() || is_ended()))
     }
 
     /// Has a tick count as fired before its Job goes. The controller notes it only after it made the Job, and begins anew

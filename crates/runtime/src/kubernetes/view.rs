@@ -53,12 +53,14 @@ pub(crate) struct JobView {
     pub(crate) created_at: Timestamp,
     /// Whether it was started by a request.
     pub(crate) manual: bool,
-    /// Whether its cancellation was asked for.
-    pub(crate) cancelled: bool,
+    /// When its cancellation was asked for.
+    pub(crate) cancelled_at: Option<Timestamp>,
     pub(crate) suspended: bool,
     /// Whether somebody deletes it.
     pub(crate) terminating: bool,
     pub(crate) deadline_seconds: Option<i64>,
+    /// Since when its controller knows that it is suspended.
+    pub(crate) suspension_seen_at: Option<Timestamp>,
     /// Pods that are not over.
     pub(crate) active: i32,
     pub(crate) started_at: Option<Timestamp>,
@@ -114,10 +116,17 @@ impl JobView {
                 .then(|| annotation(names::SCHEDULED_AT).and_then(|text| text.parse().ok()).unwrap_or(created_at)),
             created_at,
             manual,
-            cancelled: annotation(names::CANCELLED).is_some(),
+            // What an older version wrote has no instant.
+            cancelled_at: annotation(names::CANCELLED).map(|at| at.parse().unwrap_or(created_at)),
             suspended: spec.and_then(|spec| spec.suspend).unwrap_or_default(),
             terminating: metadata.deletion_timestamp.is_some(),
             deadline_seconds: spec.and_then(|spec| spec.active_deadline_seconds),
+            suspension_seen_at: status
+                .and_then(|status| status.conditions.as_ref())
+                .into_iter()
+                .flatten()
+                .find(|condition| condition.type_ == "Suspended" && condition.status == "True")
+                .map(|condition| condition.last_transition_time.as_ref().map_or(created_at, |time| time.0)),
             active: status.and_then(|status| status.active).unwrap_or_default(),
             started_at: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             terminal,

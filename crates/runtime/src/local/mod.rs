@@ -36,7 +36,7 @@ use model::{
     clock::{Clock, SharedClock},
     execution::{EndCause, RunEnd},
     lock::LockKey,
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId},
     runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
 };
@@ -708,11 +708,11 @@ impl Runtime for LocalRuntime {
         Box::pin(self.next_stage(id, seen))
     }
 
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         let (folder, max) = (self.folder(id), self.options.log_max_bytes);
         Box::pin(async move {
             blocking(&format!("The log of the execution {id} can't be read."), move || {
-                match logs::read(folder.path(), max) {
+                match logs::read_part(folder.path(), max, part) {
                     // It was stored before; what was read of it here may be a part.
                     Ok(_) if folder.is_forgotten()? => Ok(None),
                     Ok(chunk) => Ok(Some(chunk)),

@@ -22,6 +22,7 @@ use model::{
     execution::RunEnd,
     job::Contacts,
     lock::{Lock, LockKey},
+    log::LogPart,
     name::{ExecutionId, JobId, JobName, TeamName},
     python::PythonVersion,
     resources::Resources,
@@ -283,7 +284,7 @@ impl House {
     }
 
     pub(crate) async fn log(&self, number: u32) -> String {
-        self.runtime.log(&id(number)).await.unwrap().unwrap().text
+        self.runtime.log(&id(number), LogPart::Whole).await.unwrap().unwrap().text
     }
 
     /// The supervisors of a run that are alive.

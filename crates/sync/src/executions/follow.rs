@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use model::{
     Problem,
     execution::Execution,
+    log::LogPart,
     name::ExecutionId,
     runtime::{Run, Seen, Started},
     variables::run_variables,
@@ -134,7 +135,7 @@ async fn record_end(
     end: &End,
 ) -> Result<ControlFlow<(), Duration>, StoreError> {
     let id = &execution.id;
-    let log = if end.is_known { sync.runtime.log(id).await } else { Ok(None) };
+    let log = if end.is_known { sync.runtime.log(id, LogPart::Whole).await } else { Ok(None) };
     let log = match log {
         Ok(log) => log,
         Err(problem) => {

@@ -23,7 +23,7 @@ use model::{
     execution::{EndCause, Execution, RunEnd, Status},
     job::JobConfig,
     lock::{Lock, LockInputs, LockKey},
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId},
     python::PythonVersion,
     runtime::{Blueprint, Changes, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked, Wanted},
@@ -309,7 +309,7 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, _: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         let text = format!("the log of {id}\n");
         Box::pin(self.answer(Method::Log, async { Some(LogChunk { text, omitted_bytes: 0 }) }))
     }
