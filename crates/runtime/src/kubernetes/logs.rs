@@ -52,7 +52,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a followed log may be silent before it is asked for anew: a connection whose other end is gone says nothing either.
-const SILENCE_MAX: Duration = Duration::from_mins(10);
+const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// The first and the longest pause before a log that broke off is continued.
 const CONTINUE_AFTER: Duration = Duration::from_millis(250);
@@ -434,7 +434,7 @@ impl Source {
         let mut writing = Some(Writing::begin(folder, self.log_max_bytes).await?);
         let mut piece = vec![0; PIECE_BYTES];
         loop {
-            let read = bytes.read(&mut piece).await.map_err(broken_off)?;
+            let read = bytes.read(&mut piece).await.map_err(|error| broken_off(&error))?;
             if read == 0 {
                 Writing::end(writing).await;
                 return Ok(());
@@ -459,7 +459,7 @@ impl Source {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             let read = match self.clock.timeout(SILENCE_MAX, bytes.read(&mut piece)).await {
-                Ok(read) => read.map_err(broken_off)?,
+                Ok(read) => read.map_err(|error| broken_off(&error))?,
                 Err(_) if follow => return Ok(()),
                 Err(_) => return Err(Fault::Silent("The log was not read to its end.".into())),
             };
@@ -520,7 +520,7 @@ fn gone_wrong() -> Fault {
     Fault::Silent("The log could not be written.".into())
 }
 
-fn broken_off(error: io::Error) -> Fault {
+fn broken_off(error: &io::Error) -> Fault {
     Fault::Silent(format!("The log broke off: {error}."))
 }
 

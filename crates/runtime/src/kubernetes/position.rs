@@ -36,7 +36,8 @@ pub(crate) struct Position {
 
 #[derive(Debug)]
 struct Second {
-    second: i64,
+    /// Since 1970.
+    at: i64,
     lines: u64,
     first: Timestamp,
 }
@@ -62,7 +63,7 @@ impl Position {
     /// Takes in a stream that was asked for from [`Self::since`] on.
     pub(crate) fn stream(&mut self) -> Continued<'_> {
         let since = self.since().map(Timestamp::as_second);
-        let counted = || self.seconds.iter().filter(|second| since.is_some_and(|since| second.second >= since));
+        let counted = || self.seconds.iter().filter(|second| since.is_some_and(|since| second.at >= since));
         let known_lines = counted().map(|second| second.lines).sum();
         let first = counted().next().map(|second| second.first).or(self.open.map(|open| open.at));
         let state = first.map_or(State::Taking, State::Beginning);
@@ -85,12 +86,12 @@ impl Position {
     fn end_line(&mut self) {
         let Some(Open { at, .. }) = self.open.take() else { return };
         let second = at.as_second();
-        match self.seconds.iter_mut().find(|known| known.second == second) {
+        match self.seconds.iter_mut().find(|known| known.at == second) {
             Some(known) => known.lines += 1,
-            None => self.seconds.push_back(Second { second, lines: 1, first: at }),
+            None => self.seconds.push_back(Second { at: second, lines: 1, first: at }),
         }
         let newest = self.newest.map_or(second, Timestamp::as_second);
-        self.seconds.retain(|known| known.second > newest - SECONDS_COUNTED);
+        self.seconds.retain(|known| known.at > newest - SECONDS_COUNTED);
     }
 }
 

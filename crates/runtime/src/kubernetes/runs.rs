@@ -127,7 +127,7 @@ impl Runner {
         let owner = |job: &Job| job.owner_references().first().map(|owner| owner.uid.clone());
         let Some(cron_job) = cron_job.filter(|live| live.uid().is_some() && live.uid() == owner(&job)) else {
             // It was made for a CronJob that is gone, and would go with it.
-            self.drop_unstarted(run, job).await?;
+            Box::pin(self.drop_unstarted(run, job)).await?;
             return Ok(Err(not_deployed(run)));
         };
         let cron_job = Box::pin(self.enter(name, cron_job, &job)).await?;
@@ -141,10 +141,10 @@ impl Runner {
         let read = jobs.into_iter().find(|other| other.uid() == job.uid()).unwrap_or_else(|| job.clone());
         if let Some((before, _)) = ticks.first() {
             self.give_way(name, &job, &ticks).await?;
-            self.drop_unstarted(run, read).await?;
+            Box::pin(self.drop_unstarted(run, read)).await?;
             return Ok(Ok(Started::SteppedAside { for_run: before.clone() }));
         }
-        Ok(self.release(run, read).await?.then_some(Started::Running).ok_or_else(|| {
+        Ok(Box::pin(self.release(run, read)).await?.then_some(Started::Running).ok_or_else(|| {
             Problem::unavailable(
                 format!("The run {} was not started.", run.id),
                 "Its Job was deleted before it was let go.",

@@ -40,7 +40,6 @@ impl CronJobView {
 }
 
 /// A Job of ours.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact that the Job states by itself")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JobView {
     pub(crate) name: String,
