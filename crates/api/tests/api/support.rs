@@ -29,7 +29,7 @@ use model::{
     execution::Status,
     lock::LockKey,
     log::LogChunk,
-    name::{ExecutionId, JobName},
+    name::{ExecutionId, JobId, JobName},
     python::PythonVersion,
     runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
     source::ArchiveLimits,
@@ -110,7 +110,7 @@ impl Runtime for TestRuntime {
     fn start<'a>(&'a self, _: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn cancel<'a>(&'a self, _: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, _: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
@@ -124,7 +124,7 @@ impl Runtime for TestRuntime {
         let log = self.logs.lock().unwrap().get(id.as_str()).cloned();
         Box::pin(async move { Ok(log.map(|text| LogChunk { text, omitted_bytes: 0 })) })
     }
-    fn forget<'a>(&'a self, _: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, _: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
     fn clean_up<'a>(&'a self, _: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {

@@ -8,11 +8,15 @@ mod calls;
 mod connect;
 mod contest;
 mod events;
+#[cfg(test)]
+mod fake;
 mod fault;
 mod fence;
 mod logs;
 mod manifest;
 mod names;
+#[cfg(test)]
+mod races;
 mod runs;
 mod stage;
 #[cfg(test)]
@@ -45,7 +49,7 @@ use self::{
     events::{About, Events},
     fence::Fence,
     logs::Logs,
-    runs::Runner,
+    runs::{Forgotten, Runner},
     stage::Standing,
     view::JobView,
     watch::Namespace,
@@ -393,10 +397,10 @@ impl Runtime for KubernetesRuntime {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let what = || format!("The run {id} was not cancelled.");
-            self.runner.cancel(id).await.map(drop).map_err(|fault| fault.into_problem(what()))
+            self.runner.cancel(id, job_id).await.map(drop).map_err(|fault| fault.into_problem(what()))
         })
     }
 
@@ -440,17 +444,21 @@ impl Runtime for KubernetesRuntime {
         })
     }
 
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let what = || format!("What is left of the run {id} was not removed.");
-            let job = self.runner.forget(id).await.map_err(|fault| fault.into_problem(what()))?;
+            let forgotten = self.runner.forget(id, job_id).await.map_err(|fault| fault.into_problem(what()))?;
             self.logs.forget(id).await;
-            if let Some((job_id, name)) = job
-                && self.namespace.cron_job(name.as_str()).is_none()
-            {
-                self.forget_secrets(job_id, &name).await.map_err(|fault| fault.into_problem(what()))?;
+            match forgotten {
+                Forgotten::Gone(Some(name)) if self.namespace.cron_job(name.as_str()).is_none() => {
+                    self.forget_secrets(job_id, &name).await.map_err(|fault| fault.into_problem(what()))
+                }
+                Forgotten::Gone(_) | Forgotten::Absent => Ok(()),
+                Forgotten::Running => {
+                    Err(Problem::unavailable(what(), "Its Job still runs, and was cancelled just now.")
+                        .follows("It is removed as soon as it is over."))
+                }
             }
-            Ok(())
         })
     }
 

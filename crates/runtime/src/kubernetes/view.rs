@@ -79,7 +79,7 @@ pub(crate) struct Terminal {
 impl JobView {
     /// Reads a Job. `None` when it is not one of ours.
     pub(crate) fn of(job: &Job) -> Option<Self> {
-        Self::with(job, job_id(&job.metadata)?)
+        Self::with(job, job_id_of(job)?)
     }
 
     /// Reads a Job of the job with this id.
@@ -264,6 +264,12 @@ impl PodView {
     pub(crate) fn is_over(&self) -> bool {
         self.gone || matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
+}
+
+/// Whose a Job is by our label, or, when somebody took that away, by the one of its pods: nobody can change that.
+pub(crate) fn job_id_of(job: &Job) -> Option<JobId> {
+    let pods = || job.spec.as_ref()?.template.metadata.as_ref().and_then(job_id);
+    job_id(&job.metadata).or_else(pods)
 }
 
 /// Whose an object is by our label.

@@ -37,7 +37,7 @@ use model::{
     execution::{EndCause, RunEnd},
     lock::LockKey,
     log::LogChunk,
-    name::ExecutionId,
+    name::{ExecutionId, JobId},
     runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
 };
 use python::Interpreter;
@@ -685,7 +685,7 @@ impl Runtime for LocalRuntime {
         Box::pin(async move { self.start_run(run).await.map(|()| Started::Running) })
     }
 
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.cancel_run(id))
     }
 
@@ -724,7 +724,7 @@ impl Runtime for LocalRuntime {
         })
     }
 
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.forget_run(id))
     }
 

@@ -38,6 +38,7 @@ use tokio::{
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const PYTHON: PythonVersion = PythonVersion { major: 3, minor: 11 };
+pub(crate) const JOB: JobId = JobId(uuid::Uuid::nil());
 pub(crate) const VDK: &str = "0.1";
 
 /// Runs `step.py` of the job as the stock client would, with `meet` and `arguments` at hand.
@@ -154,7 +155,7 @@ fn blueprint() -> Blueprint {
         job_name: job(),
         team: TeamName::parse("team").unwrap(),
         deployment: model::deployment::Deployment {
-            job_id: JobId(uuid::Uuid::nil()),
+            job_id: JOB,
             generation: 1,
             job_version: SourceVersion::parse(&"a".repeat(40)).unwrap(),
             python_version_asked: None,
@@ -198,7 +199,7 @@ pub(crate) fn run(number: u32, step: &str, meeting: &Path) -> Run {
 
 pub(crate) fn target() -> Target {
     Target {
-        job_id: JobId(uuid::Uuid::nil()),
+        job_id: JOB,
         job_name: job(),
         inputs_hash: Some("inputs".into()),
         artifact: Some(Artifact::Packages(lock().key)),

@@ -6,7 +6,7 @@ use model::{
     runtime::{Runtime, Seen, Stage},
 };
 
-use crate::house::{House, hung_up, id, known, within};
+use crate::house::{House, JOB, hung_up, id, known, within};
 
 #[tokio::test]
 async fn a_run_that_ends_well_has_its_log_and_its_times() {
@@ -163,8 +163,8 @@ async fn a_run_that_nobody_handed_over_is_unknown() {
         assert_eq!(within(house.runtime.next(&id(1), &seen)).await.unwrap(), Stage::Unknown);
     }
     assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
-    house.runtime.cancel(&id(1)).await.unwrap();
-    house.runtime.forget(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
     assert_eq!(house.runtime.runs().await.unwrap(), []);
 }
 
@@ -174,12 +174,12 @@ async fn a_run_is_forgotten_when_it_has_ended_and_not_before() {
     let step = "import os; os.makedirs('x/y'); os.chmod('x/y', 0); os.chmod('x', 0); meet().recv(1)";
     house.runtime.start(&house.run(1, step)).await.unwrap();
     let (_, connection) = house.meet().await;
-    assert_eq!(house.runtime.forget(&id(1)).await.unwrap_err().kind, Kind::Conflict);
+    assert_eq!(house.runtime.forget(&id(1), JOB).await.unwrap_err().kind, Kind::Conflict);
     assert_eq!(house.runtime.runs().await.unwrap(), [known(1)]);
     drop(connection);
     house.end(1).await;
-    house.runtime.forget(&id(1)).await.unwrap();
-    house.runtime.forget(&id(1)).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
     assert_eq!(house.runtime.runs().await.unwrap(), []);
     assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
     assert_eq!(within(house.runtime.next(&id(1), &Seen::Running)).await.unwrap(), Stage::Unknown);
@@ -258,7 +258,7 @@ async fn a_data_folder_with_a_long_path_has_runs_too() {
     house.runtime.start(&house.run(1, "meet().recv(1)")).await.unwrap();
     let (_, connection) = house.meet().await;
     assert!(deep.join("runs/some-job-1/control").exists());
-    house.runtime.cancel(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
     assert_eq!(house.end(1).await.cause, EndCause::Cancelled);
     hung_up(connection).await;
 }
@@ -298,5 +298,5 @@ raise SystemExit(6)";
     let chunk = house.runtime.log(&id(1)).await.unwrap().unwrap();
     assert!(chunk.text.contains("No space left on device"), "{}", chunk.text);
     assert!(chunk.omitted_bytes > 1024 * 1024, "{}", chunk.omitted_bytes);
-    house.runtime.forget(&id(1)).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
 }

@@ -49,7 +49,7 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
         let stage = tokio::select! {
             stage = next => stage,
             () = cancel.notified(), if !is_cancelling => {
-                match sync.runtime.cancel(id).await {
+                match sync.runtime.cancel(id, run.execution.job_id).await {
                     Ok(()) => follower.cancelled(),
                     Err(problem) => {
                         tracing::warn!(%problem, "an execution could not be cancelled; retrying");
@@ -114,7 +114,7 @@ async fn carry_out(
             follower.recorded(Seen::Held(problem));
         }
         Step::Cancel => {
-            if let Err(problem) = sync.runtime.cancel(&execution.id).await {
+            if let Err(problem) = sync.runtime.cancel(&execution.id, execution.job_id).await {
                 tracing::warn!(%problem, "an execution whose start was given up could not be cancelled; retrying");
                 return Ok(ControlFlow::Continue(follower.cancel_failed()));
             }
@@ -148,7 +148,7 @@ async fn record_end(
         sync.gauges.started(execution.submitted_at, started_at);
     }
     if end.is_known {
-        forget(sync, id).await;
+        forget(sync, id, execution.job_id).await;
     }
     Ok(ControlFlow::Break(()))
 }

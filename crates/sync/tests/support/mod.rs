@@ -276,7 +276,7 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.answer(Method::Cancel, async {
             self.change(|s| s.cancelled.push(id.clone()));
         }))
@@ -314,7 +314,7 @@ impl Runtime for TestRuntime {
         Box::pin(self.answer(Method::Log, async { Some(LogChunk { text, omitted_bytes: 0 }) }))
     }
 
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.answer(Method::Forget, async {
             self.change(|s| {
                 s.stages.remove(id);
