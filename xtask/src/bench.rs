@@ -42,6 +42,9 @@ enum Part {
         /// Only the requests whose name contains this, and nothing else.
         #[arg(long)]
         only: Option<String>,
+        /// A checkout of another commit, which is built and measured in turn with this one.
+        #[arg(long)]
+        against: Option<PathBuf>,
     },
     /// Resident memory under worst-case requests of each kind.
     Memory {
@@ -79,12 +82,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let (jobs, rounds) = (options.jobs.to_string(), options.rounds.to_string());
             bench("bench", &["--jobs", &jobs, "--rounds", &rounds])
         }
-        Some(Part::Api { database, jobs, runs, seconds, only }) => {
+        Some(Part::Api { database, jobs, runs, seconds, only, against }) => {
             client::install()?;
             let (runs, seconds) = (runs.to_string(), seconds.to_string());
             let arguments = ["--database", database, "--jobs", jobs, "--runs", &runs, "--seconds", &seconds];
             let only: Vec<&str> = only.iter().flat_map(|only| ["--only", only]).collect();
-            bench("bench_api", &[&arguments[..], &only].concat())
+            let against = against.as_ref().map(|path| path.to_string_lossy().into_owned());
+            let against: Vec<&str> = against.iter().flat_map(|path| ["--against", path]).collect();
+            bench("bench_api", &[&arguments[..], &only, &against].concat())
         }
         Some(Part::Memory { binary, requests, jobs, fragments, only }) => {
             client::install()?;

@@ -73,9 +73,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes what exists of a deployment. What runs goes on.
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>>;
 
-    /// Changes outside of the database may be begun for so long from now: for that time nobody else leads. Zero: none any
-    /// more. A runtime on one machine, which one instance has to itself, need not care.
-    fn may_write_for(&self, _time: Duration) {}
+    /// Changes outside of the database may be begun until the boot clock shows this instant: nobody else leads before it.
+    /// Zero: none any more. An instant and not a duration, because the caller may be suspended between computing it and
+    /// calling this. A runtime on one machine, which one instance has to itself, need not care.
+    fn may_write_until(&self, _until: Duration) {}
 
     /// Starts a run. Done when its supervisor has taken it over; from then on it survives the service.
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>>;

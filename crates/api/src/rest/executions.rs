@@ -108,10 +108,10 @@ struct DataJobDeployment {
 #[schema(as = DataJobExecutionRevision)]
 struct Revision {
     /// The VDK version that it runs with.
-    #[schema(required = false, example = "0.3.1466514302")]
+    #[schema(required = false, example = "0.2.1810444937")]
     vdk_version: String,
     /// The source that it runs.
-    #[schema(required = false, pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(required = false, pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
     /// The Python version that it runs with.
     #[schema(required = false, example = "3.11")]

@@ -321,8 +321,8 @@ impl Runtime for KubernetesRuntime {
         false
     }
 
-    fn may_write_for(&self, time: Duration) {
-        self.options.connection.window.open_for(time);
+    fn may_write_until(&self, until: Duration) {
+        self.options.connection.window.open_until(until);
     }
 
     fn lead(&self, epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {

@@ -45,6 +45,12 @@ pub const TEAM: &str = "a team";
 #[derive(Debug)]
 pub struct TestClock(Mutex<Timestamp>);
 
+impl TestClock {
+    pub fn at(now: Timestamp) -> Self {
+        Self(Mutex::new(now))
+    }
+}
+
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         *self.0.lock().unwrap()
@@ -141,6 +147,8 @@ pub struct State {
     pub start_stage: Option<Stage>,
     pub news: Changes,
     pub mounts_team_secrets: bool,
+    /// Until when changes were allowed, each time that this was said.
+    pub writes_until: Vec<Duration>,
 }
 
 impl TestRuntime {
@@ -231,6 +239,10 @@ impl Runtime for TestRuntime {
 
     fn fingerprint(&self, _blueprint: &Blueprint) -> String {
         String::new()
+    }
+
+    fn may_write_until(&self, until: Duration) {
+        self.change(|s| s.writes_until.push(until));
     }
 
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
