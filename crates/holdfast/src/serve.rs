@@ -534,6 +534,7 @@ fn sync_options(
         executions_keep: days(settings.executions_keep_days.get()),
         executions_keep_per_job: settings.executions_keep_per_job.signed(),
         deleted_jobs_keep: days(settings.deleted_jobs_keep_days.get()),
+        audit_keep: days(settings.audit_keep_days.get()),
     }
 }
 

@@ -18,10 +18,10 @@ use crate::{
 pub async fn purge_executions(tx: &mut Tx, before: Timestamp, keep_a_job: i64, limit: i64) -> Result<u64> {
     let rows: Vec<(String, String, String)> = on!(tx, c => sqlx::query_as(
         "select execution_id, job_id, status from (
-            select e.execution_id, e.job_id, e.status, e.ended_at, row_number() over (
-                partition by e.job_id order by e.submitted_at desc, e.execution_id desc) as place
-            from data_job_execution e
-            where e.job_id in (select job_id from data_job_execution where ended_at < $1)) p
+            select e.execution_id, j.job_id, e.status, e.ended_at, row_number() over (
+                partition by e.job_number order by e.start_at desc, e.execution_id desc) as place
+            from data_job_execution e join data_job j on j.number = e.job_number
+            where e.job_number in (select job_number from data_job_execution where ended_at < $1)) p
          where ended_at < $1 and place > $2 order by ended_at, execution_id limit $3",
     )
     .bind(micros(before))
@@ -66,7 +66,7 @@ pub async fn purge_deleted_jobs(tx: &mut Tx, before: Timestamp, limit: i64) -> R
         "select j.job_id from data_job j
          where j.deleted_at < $1
            and not exists (select 1 from deployment d where d.job_id = j.job_id)
-           and not exists (select 1 from data_job_execution e where e.job_id = j.job_id and e.holds_slot)
+           and not exists (select 1 from data_job_execution e where e.job_number = j.number and e.holds_slot)
          order by j.deleted_at, j.job_id limit $2 {}",
         tx.locking("for update of j")
     );
@@ -79,8 +79,9 @@ pub async fn purge_deleted_jobs(tx: &mut Tx, before: Timestamp, limit: i64) -> R
         lock_archives(tx, id).await?;
         for sql in [
             "delete from log_chunk where execution_id in
-                (select execution_id from data_job_execution where job_id = $1)",
-            "delete from data_job_execution where job_id = $1",
+                (select e.execution_id from data_job_execution e join data_job j on j.number = e.job_number
+                    where j.job_id = $1)",
+            "delete from data_job_execution where job_number = (select number from data_job where job_id = $1)",
             "delete from deployment_revision where job_id = $1",
             "delete from rollout where job_id = $1",
             "delete from job_properties where job_id = $1",
@@ -153,8 +154,8 @@ async fn needed(tx: &mut Tx, job_id: JobId) -> Result<Vec<SourceVersion>> {
         "select v.content from deployment_revision v join rollout r on r.job_id = v.job_id
             and r.reached_generation = v.generation where v.job_id = $1
          union all
-         select v.content from deployment_revision v join data_job_execution e on e.job_id = v.job_id
-            and e.generation = v.generation where v.job_id = $1 and e.status in ('SUBMITTED', 'RUNNING')
+         select v.content from deployment_revision v join data_job j on j.job_id = v.job_id join data_job_execution e
+            on e.job_number = j.number and e.generation = v.generation where v.job_id = $1 and e.status in ('SUBMITTED', 'RUNNING')
          union all
          select v.content from deployment_revision v join data_job j on j.job_id = v.job_id
             and j.deleted_generation = v.generation where v.job_id = $1",

@@ -162,7 +162,7 @@ pub async fn pending(tx: &mut Tx, limit: i64) -> Result<Vec<PendingTick>> {
          from deployment d join data_job j on j.job_id = d.job_id join rollout r on r.job_id = d.job_id
          where d.pending_tick is not null and d.removed_at is null and d.enabled = true
            and r.reached_generation is not null
-           and not exists (select 1 from data_job_execution e where e.job_id = d.job_id and e.holds_slot)
+           and not exists (select 1 from data_job_execution e where e.job_number = j.number and e.holds_slot)
          order by d.pending_tick, j.name limit $1",
     )
     .bind(limit)

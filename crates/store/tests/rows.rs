@@ -25,6 +25,8 @@ for_each_database!(
     a_leader_whose_term_is_over_writes_nothing,
     a_program_with_an_older_renderer_does_not_lead_after_a_newer_one,
     a_final_status_never_changes_and_is_counted_once,
+    a_start_of_an_unknown_job_is_no_start_beside_another,
+    the_end_of_an_execution_writes_the_row_of_its_job_once,
     retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job,
     a_secret_is_stored_encrypted_and_bound_to_its_row,
     old_content_uploaded_again_is_the_latest_version_once_more,
@@ -98,7 +100,7 @@ async fn a_name_is_unique_among_live_jobs_and_free_after_a_deletion(on: Database
     assert!(insert(&db, &job(1, "example-job")).await);
     assert!(!insert(&db, &job(2, "example-job")).await);
     let mut tx = db.write().await.unwrap();
-    assert!(jobs::delete(&mut tx, job(1, "example-job").id, Timestamp::UNIX_EPOCH).await.unwrap());
+    assert!(jobs::delete(&mut tx, job(1, "example-job").id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
     tx.commit().await.unwrap();
     assert!(insert(&db, &job(2, "example-job")).await);
 }
@@ -174,6 +176,41 @@ async fn a_final_status_never_changes_and_is_counted_once(on: Database) {
     assert_eq!((summary.successful_executions, summary.failed_executions), (1, 1));
     // The one that ended last counts, though it was not the last to be recorded.
     assert_eq!(summary.last_execution_status, Some(Status::Succeeded));
+}
+
+async fn a_start_of_an_unknown_job_is_no_start_beside_another(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let unknown = job(1, "example-job");
+    let new = NewExecution {
+        job_id: unknown.id,
+        job_name: &unknown.name,
+        kind: Type::Manual,
+        started_by: "someone",
+        op_id: None,
+        arguments: None,
+        scheduled_tick: None,
+    };
+    let mut tx = db.write().await.unwrap();
+    let started = executions::insert(&mut tx, &new, Timestamp::UNIX_EPOCH).await;
+    assert!(started.is_err(), "{started:?}");
+}
+
+async fn the_end_of_an_execution_writes_the_row_of_its_job_once(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let Started::Accepted(id) = start(&db, &job, 10).await else { panic!() };
+    assert!(finish(&db, epoch, &id, Status::UserError, 11).await.unwrap());
+    let mut registry = prometheus_client::registry::Registry::default();
+    db.statements().register(&mut registry);
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    // One statement for the execution and one for its job.
+    let line = "statement_duration_seconds_count{operation=\"executions.finish\"} 2\n";
+    assert!(page.contains(line), "{page}");
 }
 
 async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job(on: Database) {

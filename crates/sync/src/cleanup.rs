@@ -85,8 +85,9 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
     if let Err(problem) = sync.runtime.clean_up(&keep).await {
         tracing::warn!(%problem, "environments were not cleaned up");
     }
-    if executions + jobs > 0 {
-        tracing::info!(executions, jobs, "cleaned up");
+    let audit_events = crate::audit_retention::clean_up(sync, term).await?;
+    if executions + jobs + audit_events > 0 {
+        tracing::info!(executions, jobs, audit_events, "cleaned up");
     }
     Ok(())
 }

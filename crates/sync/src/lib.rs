@@ -5,6 +5,7 @@
 //! `retry` and `retry_spread` in `store::deployments` only set when a deployment is reconciled next. A late one costs the
 //! present leader one reconciliation.
 
+mod audit_retention;
 pub mod builds;
 pub mod cleanup;
 pub mod deployments;
@@ -87,6 +88,8 @@ pub struct Options {
     pub executions_keep_per_job: i64,
     /// How long a deleted job can be brought back.
     pub deleted_jobs_keep: jiff::SignedDuration,
+    /// How long audit events are kept.
+    pub audit_keep: jiff::SignedDuration,
 }
 
 impl Synchronizer {

@@ -449,7 +449,7 @@ impl Service {
         let mut tx = self.db.write().await.unwrap();
         let run = store::executions::find(&mut tx, &id).await.unwrap().unwrap();
         let wanted = store::deployments::find(&mut tx, run.job_id).await.unwrap().unwrap();
-        let handed_over = HandedOver { revision: wanted, artifact: artifact() };
+        let handed_over = HandedOver { generation: wanted.generation, artifact: artifact() };
         assert!(store::executions::hand_over(&mut tx, epoch, &id, &handed_over).await.unwrap());
         assert!(store::executions::running(&mut tx, epoch, &id, self.clock.now()).await.unwrap());
         tx.commit().await.unwrap();

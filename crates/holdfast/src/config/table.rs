@@ -334,6 +334,8 @@ settings! {
     executions_keep_per_job: Whole<1, 100_000> = "executions.keep_per_job", Retention, default Text("100");
     /// How long what belonged to a deleted job is kept in the database.
     deleted_jobs_keep_days: Whole<0, 3_650> = "deleted_jobs_keep_days", Retention, default Text("7");
+    /// How long audit events are kept.
+    audit_keep_days: Whole<1, 36_500> = "audit.keep_days", Retention, default Text("400");
 
     /// How often every deployment is compared with what exists of it. Changes are carried out at once, without waiting
     /// for it.

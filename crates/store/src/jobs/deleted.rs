@@ -51,18 +51,6 @@ impl TryFrom<DeletedRow> for Deleted {
     }
 }
 
-/// Notes who deletes a job, and which generation of its deployment was wanted: what bringing it back needs to know.
-pub async fn note(tx: &mut Tx, id: JobId, by: &str, generation: Option<i64>) -> Result<()> {
-    on!(tx, c => sqlx::query("update data_job set deleted_by = $2, deleted_generation = $3 where job_id = $1")
-        .bind(id.to_string())
-        .bind(by)
-        .bind(generation)
-        .execute(c)
-        .await
-        .map(drop))?;
-    Ok(())
-}
-
 /// The job of this name and team that was deleted last, kept as it is until the end of a transaction that writes.
 pub async fn newest(tx: &mut Tx, team: &TeamName, name: &JobName) -> Result<Option<Deleted>> {
     let sql = format!(

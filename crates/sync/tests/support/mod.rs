@@ -471,6 +471,7 @@ impl House {
             default_zone: "UTC".into(),
             executions_keep: SignedDuration::from_hours(24),
             executions_keep_per_job: 100,
+            audit_keep: SignedDuration::from_hours(24 * 400),
             deleted_jobs_keep: SignedDuration::from_hours(24),
         };
         let synchronizer = Synchronizer {
