@@ -1,6 +1,6 @@
 //! What a request brings, read in one way by all operations: each refusal says which part is wrong, and is a 4xx.
 
-use std::{error::Error, str::FromStr, sync::Arc, time::Duration};
+use std::{error::Error, fmt, marker::PhantomData, str::FromStr, sync::Arc, time::Duration};
 
 use app::memory::MemoryBudget;
 use axum::{
@@ -17,7 +17,7 @@ use model::{
 };
 use serde::{
     Deserialize, Deserializer,
-    de::{self, DeserializeOwned},
+    de::{self, DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use crate::{
@@ -109,6 +109,18 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
         let Some(body) = json_body(request, api).await? else {
             return Err(Problem::invalid("The request's body is not valid.", "It is empty, and must be JSON.").into());
         };
+        Ok(Self(from_json(no_list(&body)?)?))
+    }
+}
+
+/// A JSON body that is a list.
+pub(crate) struct JsonList<T>(pub(crate) Vec<T>);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonList<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+        let body = json_body(request, api).await?.unwrap_or_default();
         Ok(Self(from_json(&body)?))
     }
 }
@@ -121,8 +133,17 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
         let Some(body) = json_body(request, api).await? else { return Ok(Self(T::default())) };
-        Ok(Self(from_json::<Option<T>>(&body)?.unwrap_or_default()))
+        Ok(Self(from_json::<Option<T>>(no_list(&body)?)?.unwrap_or_default()))
     }
+}
+
+/// Rejects a list, which a struct could be read from member by member.
+fn no_list(json: &[u8]) -> Result<&[u8], Problem> {
+    if json.trim_ascii_start().starts_with(b"[") {
+        let why = "Invalid type: sequence, expected a JSON object.";
+        return Err(Problem::invalid("The request's body is not valid.", why));
+    }
+    Ok(json)
 }
 
 /// Reads a JSON body, and reserves what its values may take once they are parsed. `None` when it is blank.
@@ -163,6 +184,29 @@ pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result
         None => number.as_f64().and_then(|number| number.to_string().parse().ok()),
     };
     whole.map(Some).ok_or_else(|| de::Error::custom(format!("invalid value: {number}, expected i32")))
+}
+
+/// Reads a member that is an object or null. A list is none, although a struct could be read from it member by member.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON object")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    deserializer.deserialize_any(Object(PhantomData))
 }
 
 /// Reads JSON, and names the member that is wrong.

@@ -10,7 +10,7 @@ use std::{
     future::poll_fn,
     io,
     mem::MaybeUninit,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -60,9 +60,9 @@ const PROGRESS_BYTES: usize = 32 * 1024;
 /// The pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a connection that is to make room may take for it, and how many are asked to for one that comes. A request that
-/// is complete at that very moment is worked on.
-const EVICTION_MAX: Duration = Duration::from_millis(100);
+/// How long a connection that is to make room may take for it, and how many are asked to for one that comes. A connection
+/// whose request is complete at that very moment declines, and the next one is asked at once.
+const EVICTION_MAX: Duration = Duration::from_secs(1);
 const EVICTIONS_MAX: usize = 3;
 
 /// How long the rest of a body that was rejected is read and dropped after the response: closing at once would reset the
@@ -120,6 +120,7 @@ pub async fn serve(
         heads: MemoryBudget::new(heads_mib),
         places: Arc::new(Semaphore::new(limits.connections_max)),
         evictable: Mutex::default(),
+        declined: Notify::new(),
         stop: stop.clone(),
         abort: CancellationToken::new(),
     });
@@ -133,7 +134,10 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer)) => {
                 if let Some(permit) = server.room().await {
-                    connections.spawn(connection(Arc::clone(&server), stream, peer, permit, router.clone()));
+                    // Before its task runs: the next connection may need its room, and must not take that of an address
+                    // which has fewer.
+                    let progress = Arc::new(Progress::new(Arc::clone(&server), peer.ip()));
+                    connections.spawn(connection(stream, progress, permit, router.clone()));
                 } else {
                     tracing::debug!(%peer, "a connection was refused: every other one is working on a request");
                 }
@@ -165,6 +169,8 @@ struct Server {
     heads: MemoryBudget,
     places: Arc<Semaphore>,
     evictable: Mutex<Evictable>,
+    /// Notified when a connection that was to make room works on a request instead.
+    declined: Notify,
     stop: CancellationToken,
     abort: CancellationToken,
 }
@@ -215,12 +221,19 @@ impl Server {
             return Some(permit);
         }
         for _ in 0..EVICTIONS_MAX {
+            // Who declined an earlier time says nothing about this one.
+            tokio::select! {
+                biased;
+                () = self.declined.notified() => {}
+                () = std::future::ready(()) => {}
+            }
             if !self.evict() {
                 break;
             }
-            let permit = Arc::clone(&self.places).acquire_owned();
-            if let Ok(Ok(permit)) = self.clock.timeout(EVICTION_MAX, permit).await {
-                return Some(permit);
+            tokio::select! {
+                permit = Arc::clone(&self.places).acquire_owned() => return permit.ok(),
+                () = self.declined.notified() => {}
+                () = self.clock.sleep(EVICTION_MAX) => {}
             }
         }
         None
@@ -421,15 +434,9 @@ impl Drop for Progress {
     }
 }
 
-async fn connection(
-    server: Arc<Server>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    router: Router,
-) {
+async fn connection(stream: TcpStream, progress: Arc<Progress>, permit: OwnedSemaphorePermit, router: Router) {
     let _ = stream.set_nodelay(true);
-    let progress = Arc::new(Progress::new(Arc::clone(&server), peer.ip()));
+    let server = Arc::clone(&progress.server);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&progress)));
     let of_service = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -459,6 +466,7 @@ async fn connection(
             if !progress.is_handling() {
                 return Poll::Ready(Some("it made room for another connection".into()));
             }
+            server.declined.notify_one();
             evicted.set(progress.evicted.notify.notified());
             let _ = evicted.as_mut().poll(cx);
         }
@@ -492,7 +500,7 @@ async fn connection(
     })
     .await;
     if let Some(why) = ended {
-        tracing::debug!(%peer, why, "a connection ended");
+        tracing::debug!(peer = %progress.peer, why, "a connection ended");
     }
     drop(permit);
 }

@@ -144,7 +144,7 @@ enum Held<'a> {
     Weak(&'a str),
 }
 
-/// Reads a list of tags, or `*`. `None` when it is neither.
+/// Reads a list of tags, or `*`. `None` when it is neither. A tag may stand without its quotes, which shells take away.
 fn tags(text: &str) -> Option<Vec<Held<'_>>> {
     let mut rest = text.trim();
     if rest == "*" {
@@ -152,12 +152,11 @@ fn tags(text: &str) -> Option<Vec<Held<'_>>> {
     }
     let mut tags = Vec::new();
     while !rest.is_empty() {
-        let (is_weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |quoted| (true, quoted));
-        let (tag, after) = quoted.strip_prefix('"')?.split_once('"')?;
-        if tags.len() == TAGS_MAX || !tag.bytes().all(|b| b > b' ' && b != 0x7f) {
+        let (held, after) = tag(rest)?;
+        if tags.len() == TAGS_MAX {
             return None;
         }
-        tags.push(if is_weak { Held::Weak(tag) } else { Held::Strong(tag) });
+        tags.push(held);
         rest = after.trim_start();
         if !rest.is_empty() {
             rest = rest.strip_prefix(',')?.trim_start();
@@ -166,16 +165,30 @@ fn tags(text: &str) -> Option<Vec<Held<'_>>> {
     (!tags.is_empty()).then_some(tags)
 }
 
+/// The first tag of a list, and what comes after it.
+fn tag(list: &str) -> Option<(Held<'_>, &str)> {
+    let is_text = |tag: &str| tag.bytes().all(|b| b.is_ascii_graphic());
+    let quoted = list.strip_prefix("W/").unwrap_or(list).strip_prefix('"');
+    if let Some(quoted) = quoted {
+        let (tag, after) = quoted.split_once('"').filter(|(tag, _)| is_text(tag))?;
+        return Some((if list.starts_with('W') { Held::Weak(tag) } else { Held::Strong(tag) }, after));
+    }
+    let end = list.find([',', ' ', '\t']).unwrap_or(list.len());
+    let (tag, after) = list.split_at(end);
+    let is_tag = !tag.is_empty() && is_text(tag) && !tag.contains(['"', '*']);
+    is_tag.then_some((Held::Strong(tag), after))
+}
+
 fn only_if(headers: &HeaderMap) -> Result<Option<OnlyIf>, Problem> {
     let malformed = |name: &HeaderName, value: &HeaderValue| {
         Problem::invalid(
             "The request was not carried out.",
             format!(
-                "{name}: {} is neither * nor a list of tags in quotes, at most {TAGS_MAX} of them.",
+                "{name}: {} is neither * nor a list of at most {TAGS_MAX} tags.",
                 shown(value.to_str().unwrap_or_default())
             ),
         )
-        .fix("Send the ETag of the answer that you read before, with its quotes.")
+        .fix("Send the ETag of the answer that you read before.")
     };
     let mut given = None;
     for value in headers.get_all(IF_MATCH) {
@@ -194,12 +207,10 @@ fn only_if(headers: &HeaderMap) -> Result<Option<OnlyIf>, Problem> {
         }));
         given = Some(OnlyIf::Is(strong));
     }
-    if given.is_none()
-        && let Some(value) = headers.get(IF_NONE_MATCH)
-    {
+    if let Some(value) = headers.get(IF_NONE_MATCH) {
         // Other values are about reading.
         let list = value.to_str().ok().and_then(tags).ok_or_else(|| malformed(&IF_NONE_MATCH, value))?;
-        given = list.contains(&Held::Any).then_some(OnlyIf::Absent);
+        given = given.or(list.contains(&Held::Any).then_some(OnlyIf::Absent));
     }
     Ok(given)
 }
@@ -238,8 +249,11 @@ mod tests {
             ("\"a\"", Some(vec![Strong("a")])),
             (" \"a\" ,W/\"b,c\",  \"\" ", Some(vec![Strong("a"), Weak("b,c"), Strong("")])),
             ("", None),
-            ("a", None),
+            ("a.1, b", Some(vec![Strong("a.1"), Strong("b")])),
             ("\"a", None),
+            ("a\"", None),
+            ("a b", None),
+            (",", None),
             ("\"a\" \"b\"", None),
             ("\"a\", *", None),
             ("w/\"a\"", None),

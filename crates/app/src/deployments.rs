@@ -33,8 +33,9 @@ pub enum Missing<'a> {
 /// A change that wants what is wanted already makes no generation, but lets a rollout that failed be tried again.
 ///
 /// # Errors
-/// NotFound for an unknown job, or without a deployment where `missing` refuses; Invalid for a version whose source was
-/// never uploaded, or for other input that breaks a rule; Conflict for a Python version that is not offered.
+/// NotFound for an unknown job, or without a deployment where `missing` refuses; Invalid for input that breaks a rule;
+/// Conflict for a version whose source was never uploaded, a Python version that is not offered, or resources of which a
+/// request would be above its limit.
 pub async fn change(
     db: &Db,
     clock: &dyn Clock,
@@ -64,7 +65,7 @@ pub async fn change(
         && current.as_ref().is_none_or(|current| current.job_version != *version)
         && !store::sources::is_offered(&mut tx, job.id, version).await?
     {
-        return Err(Problem::invalid(
+        return Err(Problem::conflict(
             format!("The data job {} was not deployed.", job.name),
             format!("No source of the version {version} was uploaded for it, or it was removed since."),
         )

@@ -6,6 +6,7 @@ use model::{
     clock::Clock,
     execution::{Execution, Status, Type, already_active},
     job::DataJob,
+    log::LogPart,
     name::{ExecutionId, shown},
     runtime::Runtime,
 };
@@ -216,7 +217,8 @@ pub async fn log(
     if execution.status.is_final() || execution.revision.is_none() {
         return Ok(LogReader::empty());
     }
-    if let Some(live) = live.read(principal, tail_lines, runtime.log(&execution.id)).await? {
+    let part = tail_lines.map_or(LogPart::Whole, LogPart::LastLines);
+    if let Some(live) = live.read(principal, tail_lines, runtime.log(&execution.id, part)).await? {
         return Ok(live);
     }
     if are_elsewhere(db, runtime).await? {

@@ -30,9 +30,8 @@ impl Schemathesis {
     /// # Errors
     /// When the folder can't be written to.
     pub fn command(&self, folder: &Path) -> Result<Command> {
-        for file in ["schemathesis.toml", "hooks.py"] {
-            fs::copy(workspace().join("crates/devtools/schemathesis").join(file), folder.join(file))?;
-        }
+        let file = "schemathesis.toml";
+        fs::copy(workspace().join("crates/devtools/schemathesis").join(file), folder.join(file))?;
         let mut command = Command::new(self.folder.join("bin/schemathesis"));
         command
             .args(["--no-color", "--config-file", "schemathesis.toml"])

@@ -1,6 +1,6 @@
 //! What the settings say of a cluster where jobs run.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use image::prebuilt::{ImageName, Prebuilt};
@@ -105,11 +105,12 @@ pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
 }
 
 impl Plan {
-    /// Begins to watch the namespace.
+    /// Begins to watch the namespace. `logs_folder` is this process' alone.
     pub(crate) fn open(
         self,
         settings: &Settings,
         has_token: bool,
+        logs_folder: PathBuf,
         clock: SharedClock,
     ) -> (KubernetesRuntime, Arc<dyn ArtifactBuilder>) {
         let cores = |millicores: u64| Some(f64::from(u32::try_from(millicores).unwrap_or(u32::MAX)) / 1000.0);
@@ -139,10 +140,11 @@ impl Plan {
         let runtime = KubernetesRuntime::open(KubernetesOptions {
             connection: self.connection,
             manifest,
-            logs_folder: settings.cache_folder().join("logs"),
+            logs_folder,
             log_max_bytes: settings.log_max_bytes.get(),
             ignore_paths: settings.kubernetes_ignore_paths.0.clone(),
             adopt: settings.kubernetes_adopt,
+            controller_zone: settings.kubernetes_controller_time_zone.as_str().to_owned(),
             clock,
         });
         (runtime, Arc::new(Prebuilt::new(self.image_name)))

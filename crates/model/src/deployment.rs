@@ -154,8 +154,8 @@ impl Deployment {
     /// `stamp.at` when the cron expression or `enabled` changes, so that no past tick fires.
     ///
     /// # Errors
-    /// [`crate::problem::Kind::Invalid`] when there is no deployment so far and the change names no source;
-    /// [`crate::problem::Kind::Conflict`] when the Python version is not one of those offered.
+    /// [`crate::problem::Kind::Conflict`] when there is no deployment so far and the change names no source, when the Python
+    /// version is not one of those offered, or when a request would be above its limit.
     pub fn merge(
         current: Option<&Self>,
         change: &DeploymentChange,
@@ -165,7 +165,7 @@ impl Deployment {
         stamp: Stamp,
     ) -> Result<Self, Problem> {
         let Some(job_version) = change.job_version.clone().or_else(|| current.map(|c| c.job_version.clone())) else {
-            return Err(Problem::invalid(
+            return Err(Problem::conflict(
                 "The deployment was not accepted.",
                 "The job has no deployment yet, and the request names no job_version.",
             )

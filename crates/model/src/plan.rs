@@ -65,6 +65,17 @@ pub fn inputs_hash(deployment: &Deployment, configuration_fingerprint: &str) -> 
     hex::encode(hash.finalize())
 }
 
+/// The hash of texts that tell one configuration from another. SHA-256 in hexadecimal.
+pub fn configuration_hash(texts: impl IntoIterator<Item = String>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"holdfast configuration 1");
+    for text in texts {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    hex::encode(hash.finalize())
+}
+
 /// What to do about one deployment.
 ///
 /// `inputs` is [`inputs_hash`] of what is wanted. A rollout that failed by the platform's fault is tried again when it is
@@ -124,6 +135,10 @@ pub fn restores_reached(planned: &Plan, rollout: &Rollout, observed: &Observed) 
         }
 }
 
+/// No retry waits longer than this. An instant that is further away was written by a clock that had jumped ahead, and is not
+/// waited for.
+pub const RETRY_WAIT_MAX: SignedDuration = SignedDuration::from_mins(10);
+
 /// Whether these inputs may be tried now; if not, what to do instead.
 fn may_try(rollout: &Rollout, inputs: &str, now: Timestamp) -> Result<(), Plan> {
     if rollout.tried_inputs_hash.as_deref() != Some(inputs) {
@@ -131,7 +146,7 @@ fn may_try(rollout: &Rollout, inputs: &str, now: Timestamp) -> Result<(), Plan> 
     }
     match (rollout.status, &rollout.problem, rollout.retry_at) {
         (Status::UserError, Some(problem), _) => Err(Plan::Blocked(problem.clone())),
-        (Status::PlatformError, _, Some(at)) if at > now => Err(Plan::Wait(at)),
+        (Status::PlatformError, _, Some(at)) if at > now && at <= now + RETRY_WAIT_MAX => Err(Plan::Wait(at)),
         _ => Ok(()),
     }
 }
@@ -242,8 +257,11 @@ mod tests {
         failed.status = Status::PlatformError;
         failed.retry_at = Some(later);
         assert_eq!(decide(&failed, &inputs), Plan::Wait(later));
-        failed.retry_at = Some(NOW);
-        assert_eq!(decide(&failed, &inputs), Plan::Apply(Reason::New));
+        // What no retry waits for was set by a clock that was wrong.
+        for at in [NOW, NOW + RETRY_WAIT_MAX + SignedDuration::from_secs(1)] {
+            failed.retry_at = Some(at);
+            assert_eq!(decide(&failed, &inputs), Plan::Apply(Reason::New), "{at}");
+        }
     }
 
     #[test]
@@ -278,5 +296,6 @@ mod tests {
         assert_eq!(retry_delay(4, 1.0), SignedDuration::from_secs(8));
         assert_eq!(retry_delay(4, 0.0), SignedDuration::from_secs(4));
         assert_eq!(retry_delay(i32::MAX, 1.0), SignedDuration::from_secs(300));
+        assert!(retry_delay(i32::MAX, 1.0) < RETRY_WAIT_MAX);
     }
 }

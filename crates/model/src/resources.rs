@@ -22,8 +22,17 @@ pub struct Resources {
 
 impl Resources {
     /// Checks that every amount is positive and no request is above its limit.
+    ///
+    /// # Errors
+    /// [`crate::problem::Kind::Invalid`] for an amount out of range, [`crate::problem::Kind::Conflict`] for a request above its
+    /// limit.
     pub fn validated(self) -> Result<Self, Problem> {
         let refuse = |why: String| Err(Problem::invalid("The resources are not valid.", why));
+        // One of the two may be that of the present deployment.
+        let exceeds = |why: String| {
+            Err(Problem::conflict("The resources were not changed.", why)
+                .fix("Send request and limit together, with the request not above the limit."))
+        };
         for (name, value) in [("cpu_request", self.cpu_request), ("cpu_limit", self.cpu_limit)] {
             if let Some(cores) = value
                 && !(cores.is_finite() && cores > 0.0 && cores <= 1024.0)
@@ -41,12 +50,12 @@ impl Resources {
         if let (Some(request), Some(limit)) = (self.cpu_request, self.cpu_limit)
             && request > limit
         {
-            return refuse(format!("cpu_request ({request}) is above cpu_limit ({limit})."));
+            return exceeds(format!("cpu_request ({request}) is above cpu_limit ({limit})."));
         }
         if let (Some(request), Some(limit)) = (self.memory_request_mi, self.memory_limit_mi)
             && request > limit
         {
-            return refuse(format!("memory_request ({request} MiB) is above memory_limit ({limit} MiB)."));
+            return exceeds(format!("memory_request ({request} MiB) is above memory_limit ({limit} MiB)."));
         }
         Ok(self)
     }

@@ -44,14 +44,16 @@ const MINIMUM: [u32; 3] = [0, 11, 0];
 /// The first version whose options and messages were not compared with those that are used here.
 const UNKNOWN_FROM: [u32; 3] = [0, 14, 0];
 
-/// Variables that reach the installer; any other is dropped.
-const PASSED_ON: [&str; 15] = [
+/// Variables that an installer needs to reach the network and to understand the machine; any other is dropped.
+pub const ENVIRONMENT: [&str; 16] = [
     "PATH",
     "LANG",
     "LC_ALL",
     "TMPDIR",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "ALL_PROXY",
@@ -60,7 +62,6 @@ const PASSED_ON: [&str; 15] = [
     "https_proxy",
     "all_proxy",
     "no_proxy",
-    "SOURCE_DATE_EPOCH",
 ];
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(20);
@@ -75,7 +76,7 @@ pub struct ToolsOptions {
     pub uv: Option<PathBuf>,
     /// The package index; without it the tool's own default.
     pub index_url: Option<String>,
-    /// Variables that the tool may see: its search path, proxies, certificates. Others are dropped.
+    /// Variables of which the tool sees those in [`ENVIRONMENT`].
     pub environment: BTreeMap<String, String>,
     /// The interpreters of this machine.
     pub interpreters: Vec<Interpreter>,
@@ -261,7 +262,7 @@ impl Tools {
     /// Gives a command the variables that any installer gets.
     pub(crate) fn pass_on(&self, command: &mut Command) {
         for (name, value) in &self.options.environment {
-            if PASSED_ON.contains(&name.as_str()) {
+            if ENVIRONMENT.contains(&name.as_str()) {
                 command.env(name, value);
             }
         }

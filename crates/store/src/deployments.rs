@@ -6,6 +6,7 @@ use model::{
     artifact::{Artifact, Mark},
     deployment::{Deployment, Mode},
     name::{JobId, JobName, TeamName},
+    plan,
     resources::Resources,
     rollout::{Rollout, Status},
     source::SourceVersion,
@@ -202,8 +203,11 @@ pub async fn withdraw(
     Ok(true)
 }
 
-/// Asks the synchronizer to look at a deployment. A look that is in progress is followed by another one: what it finds may be
-/// older than the reason to ask, so that it is not recorded.
+/// Since when a rollout is due: `due_at` is 0 when a look was asked for at once, whichever clock the leader has.
+const DUE_SINCE: &str = "case when r.due_at = 0 then coalesce(r.asked_at, 0) else r.due_at end";
+
+/// Asks the synchronizer to look at a deployment at once. A look that is in progress is followed by another one: what it finds
+/// may be older than the reason to ask, so that it is not recorded. `now` is for the order of those that wait, and for metrics.
 pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query("update rollout set row_version = row_version + 1 where job_id = $1")
         .bind(job_id.to_string())
@@ -216,9 +220,9 @@ pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> 
 /// Makes a deployment due. What a look at an older generation finds is recorded all the same.
 async fn be_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query(
-        "insert into rollout (job_id, status, attempts, due_at, leader_epoch, row_version)
-         values ($1, 'NONE', 0, $2, 0, 1)
-         on conflict (job_id) do update set due_at = excluded.due_at",
+        "insert into rollout (job_id, status, attempts, due_at, asked_at, leader_epoch, row_version)
+         values ($1, 'NONE', 0, 0, $2, 0, 1)
+         on conflict (job_id) do update set due_at = 0, asked_at = excluded.asked_at",
     )
     .bind(job_id.to_string())
     .bind(micros(now))
@@ -332,19 +336,23 @@ pub async fn rollout(tx: &mut Tx, job_id: JobId) -> Result<Option<Rollout>> {
 }
 
 /// The deployments that the synchronizer has to look at: of each team the longest due first, the teams in turn, so that
-/// one team's thousand don't hold up another's one. Those whose build is queued or running are left out.
+/// one team's thousand don't hold up another's one. Those whose build is queued or running are left out. What is due later
+/// than any retry waits was written by a clock that was wrong, and is due now.
 pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> {
-    let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
+    let sql = format!(
         "select job_id from (
-            select r.job_id, r.due_at, row_number() over (partition by j.team order by r.due_at, r.job_id) as turn
-            from rollout r join data_job j on j.job_id = r.job_id
-            where r.due_at is not null and r.due_at <= $1 and not exists (
-                select 1 from build b join deployment d on d.job_id = r.job_id
-                where b.build_key = r.build_key and b.state in ('QUEUED', 'RUNNING')
-                    and d.generation = r.build_generation)) p
-         order by turn, due_at, job_id limit $2",
-    )
+            select job_id, since, row_number() over (partition by team order by since, job_id) as turn from (
+                select r.job_id, j.team, {DUE_SINCE} as since
+                from rollout r join data_job j on j.job_id = r.job_id
+                where r.due_at is not null and (r.due_at <= $1 or r.due_at > $2) and not exists (
+                    select 1 from build b join deployment d on d.job_id = r.job_id
+                    where b.build_key = r.build_key and b.state in ('QUEUED', 'RUNNING')
+                        and d.generation = r.build_generation)) s) p
+         order by turn, since, job_id limit $3"
+    );
+    let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
     .bind(micros(now))
+    .bind(micros(now + plan::RETRY_WAIT_MAX))
     .bind(limit)
     .fetch_all(c)
     .await)?;
@@ -364,9 +372,8 @@ pub async fn next_due(tx: &mut Tx, now: Timestamp) -> Result<Option<Timestamp>> 
 
 /// How many deployments are due, and since when the one that waits longest.
 pub async fn backlog(tx: &mut Tx, now: Timestamp) -> Result<(i64, Option<Timestamp>)> {
-    let (count, oldest): (i64, Option<i64>) = on!(tx, c => sqlx::query_as(
-        "select count(*), min(due_at) from rollout where due_at is not null and due_at <= $1",
-    )
+    let sql = format!("select count(*), min({DUE_SINCE}) from rollout r where r.due_at is not null and r.due_at <= $1");
+    let (count, oldest): (i64, Option<i64>) = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
     .bind(micros(now))
     .fetch_one(c)
     .await)?;
@@ -666,6 +673,16 @@ pub async fn having(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<JobId>> {
     rows.iter().map(|(id,)| codec::job_id(id)).collect()
 }
 
+/// Since when a deployment has been due. `None` when it is not.
+pub async fn due_since(tx: &mut Tx, job_id: JobId) -> Result<Option<Timestamp>> {
+    let sql = format!("select {DUE_SINCE} from rollout r where r.job_id = $1");
+    let row: Option<(Option<i64>,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+        .bind(job_id.to_string())
+        .fetch_optional(c)
+        .await)?;
+    instant_opt(row.and_then(|(at,)| at))
+}
+
 /// A reached deployment: what runs, and how its rollout stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reached {
@@ -719,8 +736,8 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
 /// Forgets a failure, so that the same generation is tried again at once. `false` when there is none: the rollout succeeded.
 pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<bool> {
     let done = on!(tx, c => sqlx::query(
-        "update rollout set tried_generation = null, tried_inputs_hash = null, retry_at = null, attempts = 0, due_at = $2,
-            row_version = row_version + 1
+        "update rollout set tried_generation = null, tried_inputs_hash = null, retry_at = null, attempts = 0, due_at = 0,
+            asked_at = $2, row_version = row_version + 1
          where job_id = $1 and status <> 'SUCCESS'",
     )
     .bind(job_id.to_string())

@@ -13,4 +13,6 @@ pub struct Lease {
     pub epoch: i64,
     /// Counts the signs of life within the term.
     pub renewals: i64,
+    /// The fingerprint of the holder's configuration; absent where an older program leads.
+    pub configuration: Option<String>,
 }

@@ -5,7 +5,7 @@ mod packed;
 mod row;
 mod transitions;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 use model::{
@@ -16,7 +16,7 @@ use model::{
 
 use crate::{
     artifact,
-    codec::micros,
+    codec::{self, micros},
     db::{Tx, on},
     error::{Result, corrupt},
     leases::Epoch,
@@ -60,7 +60,7 @@ pub struct Unsettled {
     /// Runs that ticks started and that have no row yet, of jobs that are known.
     pub new: Vec<(ExecutionId, Ticked)>,
     /// Runs whose end is stored and that are still there.
-    pub over: Vec<ExecutionId>,
+    pub over: Vec<(ExecutionId, JobId)>,
     /// Other runs without a row, for example of jobs that are not known.
     pub unknown: Vec<ExecutionId>,
 }
@@ -72,10 +72,11 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     let mut unsettled = Unsettled::default();
     for some in known.chunks(AT_ONCE) {
         let sql = format!(
-            "select execution_id, status from data_job_execution where execution_id in ({})",
+            "select e.execution_id, e.status, j.job_id from data_job_execution e join data_job j on j.number = e.job_number
+             where e.execution_id in ({})",
             places(some.len())
         );
-        let rows: Vec<(String, String)> = on!(tx, c => {
+        let rows: Vec<(String, String, String)> = on!(tx, c => {
             // Each number of ids is another text, and none of these long ones is kept prepared.
             let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql)).persistent(false);
             for run in some {
@@ -83,11 +84,11 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
             }
             statement.fetch_all(c).await
         })?;
-        let statuses: std::collections::HashMap<_, _> = rows.into_iter().collect();
+        let rows: HashMap<_, _> = rows.into_iter().map(|(id, status, job_id)| (id, (status, job_id))).collect();
         for run in some {
-            match (statuses.get(run.id.as_str()), &run.ticked) {
-                (Some(status), _) if Status::parse(status).is_some_and(Status::is_final) => {
-                    unsettled.over.push(run.id.clone());
+            match (rows.get(run.id.as_str()), &run.ticked) {
+                (Some((status, job_id)), _) if Status::parse(status).is_some_and(Status::is_final) => {
+                    unsettled.over.push((run.id.clone(), codec::job_id(job_id)?));
                 }
                 (None, Some(ticked)) => unsettled.new.push((run.id.clone(), ticked.clone())),
                 (None, None) => unsettled.unknown.push(run.id.clone()),

@@ -15,13 +15,15 @@ pub const SYNCHRONIZER: &str = "synchronizer";
 /// The lease as it stands.
 pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
     let mut tx = if db.is_exclusive() { db.read().await? } else { db.lease().await? };
-    let row: Option<(String, i64, i64)> = on!(&mut tx, c => sqlx::query_as(
-        "select holder, epoch, renewals from lease where name = $1",
+    // An older program takes the lease without its configuration: what stands there is that of a former term.
+    let row: Option<(String, i64, i64, Option<String>)> = on!(&mut tx, c => sqlx::query_as(
+        "select holder, epoch, renewals, case when configuration_epoch = epoch then configuration end
+         from lease where name = $1",
     )
     .bind(name)
     .fetch_optional(c)
     .await)?;
-    Ok(row.map(|(holder, epoch, renewals)| Lease { holder, epoch, renewals }))
+    Ok(row.map(|(holder, epoch, renewals, configuration)| Lease { holder, epoch, renewals, configuration }))
 }
 
 /// The outcome of taking a lease.
@@ -38,24 +40,32 @@ pub enum Taken {
     },
 }
 
+/// An instance that would lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// Its name in the lease row.
+    pub holder: &'a str,
+    /// The site that the database has to name for it to lead; absent when runs are seen from everywhere.
+    pub site: Option<&'a str>,
+    /// The version of its renderer. It leads only if no program with a higher one has led: two versions would recreate each
+    /// other's deployments at each change of leadership.
+    pub renderer: i64,
+    /// The fingerprint of its configuration, which other instances compare with theirs.
+    pub configuration: &'a str,
+}
+
 /// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
 pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
-    Ok(match take_at(db, name, holder, seen, None, RENDERER_VERSION).await? {
+    let candidate = Candidate { holder, site: None, renderer: RENDERER_VERSION, configuration: "" };
+    Ok(match take_at(db, name, candidate, seen).await? {
         Taken::Leads(epoch) => Some(epoch),
         Taken::No | Taken::Outdated { .. } => None,
     })
 }
 
-/// As [`take`], but only as long as the database names this site, and no program with a higher renderer has led: two
-/// versions would make each other's deployments anew at each change of leadership.
-pub async fn take_at(
-    db: &Db,
-    name: &str,
-    holder: &str,
-    seen: Option<&Lease>,
-    site: Option<&str>,
-    renderer: i64,
-) -> Result<Taken> {
+/// As [`take`], for a candidate that may not be fit to lead.
+pub async fn take_at(db: &Db, name: &str, candidate: Candidate<'_>, seen: Option<&Lease>) -> Result<Taken> {
+    let Candidate { holder, site, renderer, configuration } = candidate;
     let mut tx = db.lease().await?;
     if let Some(site) = site
         && !sites::holds(&mut tx, site).await?
@@ -64,21 +74,24 @@ pub async fn take_at(
     }
     let row: Option<(i64,)> = match seen {
         None => on!(&mut tx, c => sqlx::query_as(
-            "insert into lease (name, holder, epoch, renewals) values ($1, $2, 1, 0)
-             on conflict do nothing returning epoch",
+            "insert into lease (name, holder, epoch, renewals, configuration, configuration_epoch)
+             values ($1, $2, 1, 0, $3, 1) on conflict do nothing returning epoch",
         )
         .bind(name)
         .bind(holder)
+        .bind(configuration)
         .fetch_optional(c)
         .await)?,
         Some(lease) => on!(&mut tx, c => sqlx::query_as(
-            "update lease set holder = $2, epoch = epoch + 1, renewals = 0
+            "update lease set holder = $2, epoch = epoch + 1, renewals = 0, configuration = $5,
+                configuration_epoch = epoch + 1
              where name = $1 and epoch = $3 and renewals = $4 returning epoch",
         )
         .bind(name)
         .bind(holder)
         .bind(lease.epoch)
         .bind(lease.renewals)
+        .bind(configuration)
         .fetch_optional(c)
         .await)?,
     };

@@ -6,11 +6,10 @@ use std::{
 };
 
 use futures::TryStreamExt;
-use jiff::Timestamp;
 use model::{execution::Status, job::Contacts, name::JobId, rollout::Status as DeploymentStatus};
 
 use crate::{
-    codec::{self, from_json, instant_opt},
+    codec::{self, from_json},
     db::{Tx, on},
     error::{Result, StoreError, corrupt},
 };
@@ -199,13 +198,4 @@ async fn before_skipped(tx: &mut Tx) -> Result<HashMap<String, (String, String)>
 
 fn by_job(rows: Vec<(String, String, String)>) -> HashMap<String, (String, String)> {
     rows.into_iter().map(|(job_id, id, status)| (job_id, (id, status))).collect()
-}
-
-/// Since when a deployment has been due. `None` when it is not.
-pub async fn due_since(tx: &mut Tx, job_id: JobId) -> Result<Option<Timestamp>> {
-    let row: Option<(Option<i64>,)> = on!(tx, c => sqlx::query_as("select due_at from rollout where job_id = $1")
-        .bind(job_id.to_string())
-        .fetch_optional(c)
-        .await)?;
-    instant_opt(row.and_then(|(at,)| at))
 }

@@ -83,6 +83,19 @@ pub async fn drop_ticks_to_come(tx: &mut Tx, now: Timestamp) -> Result<u64> {
     Ok(done)
 }
 
+/// Has schedules count from now that count from an instant to come: they were changed while a clock was wrong, and their
+/// ticks would not run before it.
+pub async fn count_from_now(tx: &mut Tx, now: Timestamp) -> Result<u64> {
+    let done = on!(tx, c => sqlx::query(
+        "update deployment set schedule_since = $1 where removed_at is null and schedule_since > $1",
+    )
+    .bind(micros(now))
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done)
+}
+
 /// Keeps the schedules that have come until the end of the transaction. It comes before their deployments are touched, as
 /// in verbs, so that no two ever wait for each other.
 pub async fn lock(tx: &mut Tx, due: &[DueSchedule]) -> Result<()> {

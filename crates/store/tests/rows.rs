@@ -28,6 +28,7 @@ for_each_database!(
     a_start_of_an_unknown_job_is_no_start_beside_another,
     the_end_of_an_execution_writes_the_row_of_its_job_once,
     retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job,
+    a_piece_of_a_log_knows_the_bytes_and_lines_before_it,
     a_secret_is_stored_encrypted_and_bound_to_its_row,
     old_content_uploaded_again_is_the_latest_version_once_more,
     pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_say,
@@ -140,7 +141,8 @@ async fn a_program_with_an_older_renderer_does_not_lead_after_a_newer_one(on: Da
     let db = fresh.open().await;
     let take = async |holder: &str, renderer| {
         let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
-        leases::take_at(&db, SYNCHRONIZER, holder, seen.as_ref(), None, renderer).await.unwrap()
+        let candidate = leases::Candidate { holder, site: None, renderer, configuration: "" };
+        leases::take_at(&db, SYNCHRONIZER, candidate, seen.as_ref()).await.unwrap()
     };
     assert_eq!(take("old", 9).await, Taken::Leads(Epoch(1)));
     assert_eq!(take("new", 10).await, Taken::Leads(Epoch(2)));
@@ -213,6 +215,33 @@ async fn the_end_of_an_execution_writes_the_row_of_its_job_once(on: Database) {
     assert!(page.contains(line), "{page}");
 }
 
+async fn a_piece_of_a_log_knows_the_bytes_and_lines_before_it(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let Started::Accepted(id) = start(&db, &job, 10).await else { panic!() };
+    let text: String = (0..90_000).map(|n| format!("{n} \u{20ac}\n")).collect();
+    let mut tx = db.write().await.unwrap();
+    let log = model::log::LogChunk { text: text.clone(), omitted_bytes: 0 };
+    store::logs::replace(&mut tx, &id, &log).await.unwrap();
+    let last = store::logs::last_position(&mut tx, &id).await.unwrap().unwrap();
+    assert!(last.chunk >= 2, "{last:?}");
+    let mut before = 0;
+    for line in [1, 2, 20_000, 45_000, 89_999, 90_000] {
+        let position = store::logs::position_of_line(&mut tx, &id, line).await.unwrap().unwrap();
+        let piece = store::logs::chunk(&mut tx, &id, position.chunk).await.unwrap().unwrap();
+        let (first_byte, first_line) = (position.first_byte.unwrap(), position.first_line.unwrap());
+        assert_eq!(&text[usize::try_from(first_byte).unwrap()..][..piece.len()], piece);
+        let ends = i64::try_from(piece.matches('\n').count()).unwrap();
+        assert!((first_line + 1..=first_line + ends).contains(&line), "{line}: {position:?} has {ends}");
+        assert!(position.chunk >= before);
+        before = position.chunk;
+    }
+    assert_eq!(before, last.chunk);
+    assert_eq!(store::logs::position_of_line(&mut tx, &id, 0).await.unwrap(), None);
+}
+
 async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
@@ -225,7 +254,7 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
         let log = model::log::LogChunk { text: "a\0b".repeat(200_000), omitted_bytes: 0 };
         store::logs::replace(&mut tx, &id, &log).await.unwrap();
         assert_eq!(store::logs::find(&mut tx, &id).await.unwrap().unwrap().text, "a\u{FFFD}b".repeat(200_000));
-        let last = store::logs::last_chunk(&mut tx, &id).await.unwrap().unwrap();
+        let last = store::logs::last_position(&mut tx, &id).await.unwrap().unwrap().chunk;
         let mut text = String::new();
         for chunk in 0..=last {
             text += &store::logs::chunk(&mut tx, &id, chunk).await.unwrap().unwrap();
@@ -246,7 +275,7 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
     assert_eq!(left.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["example-job-30", "example-job-40"]);
     let gone = ExecutionId::parse("example-job-10").unwrap();
     assert_eq!(store::logs::find(&mut tx, &gone).await.unwrap(), None);
-    assert_eq!(store::logs::last_chunk(&mut tx, &gone).await.unwrap(), None);
+    assert_eq!(store::logs::last_position(&mut tx, &gone).await.unwrap(), None);
     let query = JobQuery { limit: 10, ..JobQuery::default() };
     assert_eq!(jobs::page(&mut tx, &query).await.unwrap()[0].successful_executions, 2);
 }

@@ -33,7 +33,8 @@ async fn a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known(on: D
     let db = fresh.open().await;
     let lead = async |holder: &str, site: &str| {
         let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
-        match leases::take_at(&db, SYNCHRONIZER, holder, seen.as_ref(), Some(site), 1).await.unwrap() {
+        let candidate = leases::Candidate { holder, site: Some(site), renderer: 1, configuration: "" };
+        match leases::take_at(&db, SYNCHRONIZER, candidate, seen.as_ref()).await.unwrap() {
             leases::Taken::Leads(epoch) => Some(epoch),
             leases::Taken::No => None,
             outdated @ leases::Taken::Outdated { .. } => panic!("{outdated:?}"),

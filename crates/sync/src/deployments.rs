@@ -10,7 +10,7 @@ mod wave;
 use tokio::sync::watch;
 
 pub use self::orphans::orphans;
-pub(crate) use self::resync::make_due_what_is_out_of_step;
+pub(crate) use self::{resync::make_due_what_is_out_of_step, subject::fingerprint as fingerprint_of};
 
 use self::{queue::look_at_due, resync::sweep_again_and_again, wave::Concerned};
 use crate::{Synchronizer, Term};

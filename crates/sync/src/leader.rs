@@ -11,10 +11,10 @@
 use std::time::Duration;
 
 use model::plan::RENDERER_VERSION;
-use store::leases::{self, Epoch, SYNCHRONIZER, Taken};
+use store::leases::{self, Candidate, Epoch, SYNCHRONIZER, Taken};
 use tokio_util::sync::CancellationToken;
 
-use crate::{DATABASE_RETRY, Synchronizer, Term};
+use crate::{DATABASE_RETRY, Synchronizer, Term, configuration};
 
 /// The longest pause between two looks of a follower at the lease.
 const LOOK_MAX: Duration = Duration::from_millis(400);
@@ -47,12 +47,20 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
     let mut watched: Option<(leases::Lease, Duration)> = None;
     let look = LOOK_MAX.min(sync.options.lease / 20);
     let (mut runs_elsewhere, mut is_outdated) = (false, false);
+    let configuration = configuration::fingerprint(sync);
+    let mut differs_in = None;
     loop {
         sync.gauges.beat("leadership");
-        let delay = match look_around(sync, &mut watched).await {
-            Ok(Seen::Free(acquired)) => return Some(acquired),
+        let delay = match look_around(sync, &configuration, &mut watched).await {
+            Ok(Seen::Free(acquired)) => {
+                sync.gauges.configuration_differs(false);
+                return Some(acquired);
+            }
             Ok(Seen::Taken) => {
                 runs_elsewhere = false;
+                if let Some((lease, _)) = &watched {
+                    compare_configuration(sync, &configuration, lease, &mut differs_in);
+                }
                 look
             }
             Ok(Seen::RunsElsewhere(site)) => {
@@ -104,8 +112,23 @@ enum Seen {
     RunsElsewhere(String),
 }
 
+/// Warns once in a term when the leader has another configuration than this instance.
+fn compare_configuration(sync: &Synchronizer, own: &str, lease: &leases::Lease, differs_in: &mut Option<i64>) {
+    let differs = lease.configuration.as_deref().is_some_and(|of_leader| of_leader != own);
+    sync.gauges.configuration_differs(differs);
+    if differs && differs_in.replace(lease.epoch) != Some(lease.epoch) {
+        tracing::warn!(
+            leader = lease.holder,
+            epoch = lease.epoch,
+            "the leader has another configuration than this instance: each change of leadership would roll out all \
+             deployments again. Give both the same configuration"
+        );
+    }
+}
+
 async fn look_around(
     sync: &Synchronizer,
+    configuration: &str,
     watched: &mut Option<(leases::Lease, Duration)>,
 ) -> Result<Seen, store::StoreError> {
     if let Some(here) = sync.runtime.site() {
@@ -114,17 +137,18 @@ async fn look_around(
             return Ok(Seen::RunsElsewhere(site.id));
         }
     }
-    try_acquire(sync, watched).await
+    try_acquire(sync, configuration, watched).await
 }
 
 async fn try_acquire(
     sync: &Synchronizer,
+    configuration: &str,
     watched: &mut Option<(leases::Lease, Duration)>,
 ) -> Result<Seen, store::StoreError> {
     let asked = sync.clock.boot();
     let lease = leases::find(&sync.db, SYNCHRONIZER).await?;
     let Some(lease) = lease else {
-        return take(sync, None).await;
+        return take(sync, configuration, None).await;
     };
     let since = match watched {
         Some((seen, since)) if *seen == lease => *since,
@@ -138,16 +162,21 @@ async fn try_acquire(
     let unchanged = asked.saturating_sub(since);
     if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(FOLLOWER_TAKES_OVER)
     {
-        return take(sync, Some(&lease)).await;
+        return take(sync, configuration, Some(&lease)).await;
     }
     Ok(Seen::Taken)
 }
 
 /// Takes the lease. An answer that comes too late to lead by is not waited for.
-async fn take(sync: &Synchronizer, seen: Option<&leases::Lease>) -> Result<Seen, store::StoreError> {
-    let (holder, site) = (&sync.options.holder, sync.runtime.site());
+async fn take(
+    sync: &Synchronizer,
+    configuration: &str,
+    seen: Option<&leases::Lease>,
+) -> Result<Seen, store::StoreError> {
+    let (holder, site) = (&*sync.options.holder, sync.runtime.site());
+    let candidate = Candidate { holder, site, renderer: RENDERER_VERSION, configuration };
     let alive = sync.clock.boot();
-    let taking = Box::pin(leases::take_at(&sync.db, SYNCHRONIZER, holder, seen, site, RENDERER_VERSION));
+    let taking = Box::pin(leases::take_at(&sync.db, SYNCHRONIZER, candidate, seen));
     let taken = if sync.options.exclusive {
         taking.await?
     } else {
@@ -198,7 +227,8 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
             term.over.cancel();
         }
     }
-    sync.runtime.may_write_for(Duration::ZERO);
+    sync.runtime.may_write_until(Duration::ZERO);
+    sync.runtime.resign();
     if lost {
         return;
     }
@@ -212,8 +242,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
 fn let_write(sync: &Synchronizer, alive: Duration) {
     let lease = sync.options.lease;
     let time = lease.mul_f64(WRITES_BEGIN).min(lease.mul_f64(FOLLOWER_TAKES_OVER).saturating_sub(CHANGE_MAX));
-    let left = (alive + time).saturating_sub(sync.clock.boot());
-    sync.runtime.may_write_for(if sync.options.exclusive { Duration::MAX } else { left });
+    sync.runtime.may_write_until(if sync.options.exclusive { Duration::MAX } else { alive + time });
 }
 
 /// How long a leader may go on that showed its last sign of life at `alive` on the boot clock.

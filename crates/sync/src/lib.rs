@@ -8,6 +8,7 @@
 mod audit_retention;
 pub mod builds;
 pub mod cleanup;
+mod configuration;
 pub mod deployments;
 pub mod executions;
 pub mod fence;
@@ -17,7 +18,15 @@ pub mod leader;
 pub mod schedules;
 pub mod watch;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use model::{
     Problem,
@@ -146,7 +155,52 @@ impl Synchronizer {
     /// time.
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.db = self.db.for_sync();
-        tokio::join!(gauges::follow_rows(&self, &shutdown), self.lead(&shutdown));
+        tokio::join!(
+            self.supervise("series loop", &shutdown, || gauges::follow_rows(&self, &shutdown)),
+            self.supervise("leadership loop", &shutdown, || self.lead(&shutdown)),
+        );
+    }
+
+    /// Runs a loop to its end. If the loop panics, it is counted and started again after a pause, unless `over` comes first;
+    /// the others continue meanwhile.
+    async fn supervise<F: Future<Output = ()>>(
+        &self,
+        name: &'static str,
+        over: &CancellationToken,
+        run: impl Fn() -> F,
+    ) {
+        loop {
+            let mut running = pin!(run());
+            let ended = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(())) => Poll::Ready(true),
+                Err(_) => Poll::Ready(false),
+            });
+            if ended.await {
+                return;
+            }
+            self.gauges.panicked(name);
+            tracing::error!(name, retry_in = ?PANIC_PAUSE, "a loop panicked; it starts again");
+            tokio::select! {
+                () = self.clock.sleep(PANIC_PAUSE) => {}
+                () = over.cancelled() => return,
+            }
+        }
+    }
+
+    /// As [`Synchronizer::supervise`], for a loop of a term. It ends with the term.
+    async fn supervise_in<F: Future<Output = ()>>(&self, term: &Term, name: &'static str, run: impl Fn() -> F) {
+        self.supervise(name, &term.over, run).await;
+    }
+
+    /// Renews the lease of a term. If that panics, the term is over.
+    async fn supervise_lease(&self, term: &Term, alive: Duration) {
+        self.supervise_in(term, "lease loop", || async move {
+            let end = term.over.clone().drop_guard();
+            leader::renew(self, term, alive).await;
+            end.disarm();
+        })
+        .await;
     }
 
     async fn lead(&self, shutdown: &CancellationToken) {
@@ -157,17 +211,17 @@ impl Synchronizer {
             let (clock, over) = (self.clock.clone(), shutdown.child_token());
             let term = Term { epoch, over, clock, builds: Arc::default() };
             tokio::join!(
-                leader::renew(self, &term, alive),
+                self.supervise_lease(&term, alive),
                 // Before those that write: what they write names the epoch.
-                fence::run(self, &term),
-                deployments::run(self, &term),
-                builds::run(self, &term),
-                executions::run(self, &term),
-                schedules::run(self, &term),
-                cleanup::run(self, &term),
-                gauges::run(self, &term),
-                keys::run(self, &term),
-                watch::run(self, &term),
+                self.supervise_in(&term, "fence loop", || fence::run(self, &term)),
+                self.supervise_in(&term, "deployments loop", || deployments::run(self, &term)),
+                self.supervise_in(&term, "builds loop", || builds::run(self, &term)),
+                self.supervise_in(&term, "executions loop", || executions::run(self, &term)),
+                self.supervise_in(&term, "schedules loop", || schedules::run(self, &term)),
+                self.supervise_in(&term, "cleanup loop", || cleanup::run(self, &term)),
+                self.supervise_in(&term, "gauges loop", || gauges::run(self, &term)),
+                self.supervise_in(&term, "keys loop", || keys::run(self, &term)),
+                self.supervise_in(&term, "watch loop", || watch::run(self, &term)),
             );
             self.gauges.rest();
             tracing::info!(epoch = epoch.0, "the term of this instance is over");

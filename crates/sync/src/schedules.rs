@@ -117,6 +117,7 @@ async fn correct(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
     leases::fence(&mut tx, term.epoch).await?;
     store::schedules::drop_ticks_to_come(&mut tx, now).await?;
+    store::schedules::count_from_now(&mut tx, now).await?;
     tx.commit().await
 }
 

@@ -21,6 +21,7 @@ for_each_database!(
     the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change,
     a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change,
     a_change_during_a_rollout_is_not_lost,
+    a_change_accepted_by_an_instance_whose_clock_is_ahead_is_carried_out_at_once,
     slow_installations_hold_up_no_quick_change,
     a_namesake_starts_above_every_generation_before_it_and_inherits_nothing,
     removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed,
@@ -43,6 +44,27 @@ async fn an_accepted_deployment_is_reached_and_then_left_alone(on: Database) {
     house.deployed("another-job", None).await;
     assert_eq!(house.runtime.change(|s| s.applied.iter().filter(|(job, _)| *job == id).count()), 1);
     assert_eq!(rollout(&house, id).await.row_version, version);
+}
+
+async fn a_change_accepted_by_an_instance_whose_clock_is_ahead_is_carried_out_at_once(on: Database) {
+    let house = House::running(on).await;
+    house.create("example-job", None).await;
+    let ahead = support::TestClock::at(house.clock.now() + SignedDuration::from_mins(2));
+    let change = DeploymentChange { job_version: Some(support::version()), ..DeploymentChange::default() };
+    let (caller, missing) = (house.caller(), app::deployments::Missing::Create);
+    app::deployments::change(
+        &house.db,
+        &ahead,
+        &caller,
+        &house.defaults,
+        support::TEAM,
+        "example-job",
+        &change,
+        missing,
+    )
+    .await
+    .unwrap();
+    house.until("it is reached", async || house.reached("example-job").await.is_some()).await;
 }
 
 async fn what_was_made_and_is_gone_is_made_again(on: Database) {

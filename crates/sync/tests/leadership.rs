@@ -5,17 +5,20 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use model::{
+    clock::Clock,
     deployment::DeploymentChange,
     execution::{EndCause, Status},
 };
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use store::{
     Db, StoreError,
     leases::{self, Epoch, SYNCHRONIZER},
 };
 use support::House;
+use sync::gauges::Gauges;
 use testing::{Database, Fresh, Server};
 use tokio::time::Instant;
 
@@ -53,11 +56,10 @@ async fn a_killed_leader_is_replaced_within_the_lease_and_writes_nothing_afterwa
     assert_eq!(new.0, old.0 + 1);
 
     // What was under way goes on, and the old leader's writes are refused.
-    house.runtime.end(&run, model::clock::Clock::now(&*house.clock), EndCause::Exited(0));
+    house.runtime.end(&run, house.clock.now(), EndCause::Exited(0));
     house.until_status("example-job", &run, Status::Succeeded).await;
     let mut late = house.db.write().await.unwrap();
-    let refused =
-        store::executions::running(&mut late, old, &run, model::clock::Clock::now(&*house.clock)).await.map(drop);
+    let refused = store::executions::running(&mut late, old, &run, house.clock.now()).await.map(drop);
     assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
     stop.cancel();
     two.await.unwrap();
@@ -106,6 +108,69 @@ async fn a_leader_that_another_replaced_stops_following_rows() {
     house.deployed("example-job", None).await;
     stop.cancel();
     one.await.unwrap();
+}
+
+#[tokio::test]
+async fn changes_of_the_cluster_count_from_before_the_lease_was_asked_for() {
+    let house = House::new(Database::Postgresql).await;
+    let lease = Duration::from_secs(15);
+    let former = leases::take(&house.db, SYNCHRONIZER, "former", None).await.unwrap().unwrap();
+    leases::step_down(&house.db, SYNCHRONIZER, former).await.unwrap();
+    // A write of the former leader holds the take-over up.
+    let mut write = house.db.write().await.unwrap();
+    leases::fence(&mut write, former).await.unwrap();
+    let (stop, one) = house.instance("one", house.fresh.open().await, false, lease);
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    house.until("the take-over waits", async || house.fresh.psql(waiting).trim() != "0").await;
+    let asked_before = house.clock.boot();
+    write.commit().await.unwrap();
+    until_leads(&house, "one").await;
+    house.until("it may write", async || house.runtime.change(|s| !s.writes_until.is_empty())).await;
+    let until = house.runtime.change(|s| s.writes_until[0]);
+    assert!(until <= asked_before + lease / 2, "{until:?}, asked for before {asked_before:?}");
+    stop.cancel();
+    one.await.unwrap();
+    assert_eq!(house.runtime.change(|s| s.writes_until.last().copied()), Some(Duration::ZERO));
+}
+
+#[tokio::test]
+async fn an_instance_shows_that_the_leader_has_another_configuration() {
+    let mut house = House::new(Database::Postgresql).await;
+    house.constraints = "numpy<2".into();
+    let leading = house.instance("one", house.fresh.open().await, false, LEASE);
+    until_leads(&house, "one").await;
+    let mut instances = vec![leading];
+    let option = |value: &str| [("daily-sales".to_owned(), [("X".to_owned(), value.to_owned())].into())].into();
+    let mut shown = Vec::new();
+    for (holder, constraints, by_job, differs) in [
+        ("same", "numpy<2", BTreeMap::new(), false),
+        ("other", "numpy<3", BTreeMap::new(), true),
+        ("of one job", "numpy<2", option("y"), true),
+    ] {
+        house.constraints = constraints.into();
+        house.job_options.by_job = by_job;
+        let mut registry = Registry::default();
+        let gauges = Gauges::register(&mut registry, false, house.clock.clone());
+        let db = house.fresh.open().await;
+        instances.push(house.instance_with(holder, db, false, LEASE, gauges));
+        shown.push((holder, registry, differs));
+    }
+    let differs = |registry: &Registry| {
+        let mut text = String::new();
+        encode(&mut text, registry).unwrap();
+        text.lines().any(|line| line == "holdfast_configuration_differs 1")
+    };
+    for (holder, registry, _) in shown.iter().filter(|(.., differs)| *differs) {
+        house.until(&format!("{holder} shows it"), async || differs(registry)).await;
+    }
+    for (holder, registry, expected) in &shown {
+        assert_eq!(differs(registry), *expected, "{holder}");
+    }
+    for (stop, task) in instances {
+        stop.cancel();
+        task.await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -160,7 +225,7 @@ async fn with_the_database_down_everything_waits_and_goes_on_by_itself() {
             server.stop();
         }
         // It ends while nobody can record it.
-        house.runtime.end(&run, model::clock::Clock::now(&*house.clock), EndCause::Exited(0));
+        house.runtime.end(&run, house.clock.now(), EndCause::Exited(0));
         let begun = Instant::now();
         let refused = house.try_start("example-job").await.unwrap_err();
         assert_eq!(refused.kind, model::problem::Kind::Unavailable, "{refused:?}");

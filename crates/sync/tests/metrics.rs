@@ -31,6 +31,7 @@ for_each_database!(
     each_stage_is_counted_and_timed,
     a_tick_that_starts_a_run_beside_another_one_is_counted,
     a_task_that_panics_is_counted,
+    a_loop_that_panics_is_counted_and_starts_again,
 );
 
 /// An instance whose series are looked at.
@@ -364,6 +365,22 @@ async fn a_task_that_panics_is_counted(on: Database) {
     house.start("example-job").await;
     let counted = || samples(&watched.registry, "holdfast_task_panics_total{task=\"execution\"}");
     house.until("it is counted", async || counted() == ["holdfast_task_panics_total{task=\"execution\"} 1"]).await;
+}
+
+async fn a_loop_that_panics_is_counted_and_starts_again(on: Database) {
+    let house = House::new(on).await;
+    // The loop itself asks what runs, and no task of it.
+    house.runtime.script(Method::Runs, [Answer::Panics]);
+    let watched = Watched::of(house);
+    let house = &watched.house;
+    let counted = || samples(&watched.registry, "holdfast_task_panics_total{task=\"executions loop\"}");
+    let once = ["holdfast_task_panics_total{task=\"executions loop\"} 1"];
+    house.until("it is counted", async || counted() == once).await;
+    // The other loops continue meanwhile.
+    house.deployed("example-job", None).await;
+    let id = house.start("example-job").await;
+    house.until_status("example-job", &id, Status::Running).await;
+    assert_eq!(counted(), once);
 }
 
 #[tokio::test]

@@ -4,11 +4,12 @@ mod support;
 
 use jiff::SignedDuration;
 use model::{
+    Problem,
     clock::Clock,
     deployment::DeploymentChange,
     execution::{EndCause, Status, Type},
 };
-use support::House;
+use support::{House, Method};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -20,6 +21,7 @@ for_each_database!(
     a_changed_schedule_fires_no_past_tick_of_its_own,
     a_clock_that_jumps_back_doubles_no_tick,
     a_clock_that_jumps_a_year_ahead_for_a_round_stops_no_schedule,
+    what_was_changed_while_the_clock_was_a_year_ahead_continues_when_it_is_set_back,
     a_job_that_is_brought_back_fires_no_tick_of_the_meantime,
 );
 
@@ -171,6 +173,54 @@ async fn a_clock_that_jumps_a_year_ahead_for_a_round_stops_no_schedule(on: Datab
     house.advance(SignedDuration::from_secs(60));
     runs_and_ends(&house, "2026-01-01T00:02:00Z").await;
     assert_eq!(ticks(&house).await.len(), 3);
+}
+
+async fn what_was_changed_while_the_clock_was_a_year_ahead_continues_when_it_is_set_back(on: Database) {
+    let mut house = House::running(on).await;
+    house.deployed("example-job", Some("0 0 1 6 *")).await;
+    let year = SignedDuration::from_hours(365 * 24);
+    house.advance(year);
+    // A schedule is changed, a rollout fails, and a change is accepted that nobody looks at in this time.
+    app::jobs::update(
+        &house.db,
+        &*house.clock,
+        &house.caller(),
+        "UTC",
+        &house.defaults,
+        support::TEAM,
+        "example-job",
+        House::definition("example-job", Some("* * * * *")),
+    )
+    .await
+    .unwrap();
+    house.until("the schedule is deployed", async || house.reached("example-job").await == Some(2)).await;
+    let failing = house.create("failing-job", None).await;
+    house.runtime.fail(Method::Apply, Some(Problem::unavailable("a", "b")));
+    house.deploy("failing-job").await;
+    house
+        .until("its rollout failed", async || {
+            let mut tx = house.db.read().await.unwrap();
+            store::deployments::rollout(&mut tx, failing).await.unwrap().is_some_and(|r| r.retry_at.is_some())
+        })
+        .await;
+    house.stop_instance().await;
+    house.create("late-job", None).await;
+    house.deploy("late-job").await;
+    house.runtime.fail(Method::Apply, None);
+
+    house.advance(-year);
+    house.start_instance();
+    house.until("the rollout is tried again", async || house.reached("failing-job").await.is_some()).await;
+    house.until("the change is carried out", async || house.reached("late-job").await.is_some()).await;
+    // Schedules count from the correction.
+    let wakes = async || {
+        let mut tx = house.db.read().await.unwrap();
+        let next = store::schedules::earliest(&mut tx).await.unwrap();
+        next.is_some_and(|next| next.to_string() == "2026-01-01T00:01:00Z")
+    };
+    house.until("it is corrected", wakes).await;
+    house.advance(SignedDuration::from_secs(61));
+    runs_and_ends(&house, "2026-01-01T00:01:00Z").await;
 }
 
 async fn a_job_that_is_brought_back_fires_no_tick_of_the_meantime(on: Database) {

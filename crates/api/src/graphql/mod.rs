@@ -310,7 +310,7 @@ struct DataJobQueryProblem {
         ),
         (
             "variables" = Option<String>, Query, format = "json-object", max_length = 32768,
-            description = "The values of the query's variables: a JSON object.",
+            description = "The values of the query's variables: a JSON object of at most 32768 bytes.",
             example = "{}",
         ),
     ),
@@ -320,16 +320,6 @@ struct DataJobQueryProblem {
             status = 400,
             description = "The query is not valid, or larger than a limit; `errors` has the places.",
             body = DataJobQueryProblem
-        ),
-        (
-            status = 414,
-            description = "The address has more than 64 KiB; `POST /data-jobs/graphql` takes larger queries. It comes from below \
-                           the service's own layers: without a body and without an operation id."
-        ),
-        (
-            status = 431,
-            description = "The address and the headers are too long together; as with 414, without a body and without an \
-                           operation id."
         ),
     )
 )]

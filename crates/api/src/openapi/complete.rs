@@ -3,19 +3,21 @@
 
 use serde_json::{Value, json};
 use utoipa::openapi::{
-    Content, Header, HeaderBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
-    SchemaFormat,
+    Content, ContentBuilder, Header, HeaderBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder,
+    Schema, SchemaFormat,
     path::{Operation, Parameter, ParameterBuilder, ParameterIn},
     response::Response,
     schema::{SchemaType, Type},
 };
+
+use super::links;
 
 /// The media type of what the service says about itself and its things.
 const JSON: &str = "application/json";
 
 /// What may come from the layers around a handler or from its input, unless the handler says it better: status, name in the
 /// document, and text.
-const REFUSALS: [(u16, &str, &str); 9] = [
+const REFUSALS: [(u16, &str, &str); 11] = [
     (400, "Invalid", "A part of the request can't be read or breaks a rule; the body names it."),
     (401, "Unauthenticated", "Authentication is on, and the request has no valid bearer token."),
     (403, "Forbidden", "The caller may not do this, or the request names a foreign host or origin."),
@@ -24,6 +26,17 @@ const REFUSALS: [(u16, &str, &str); 9] = [
         "BodyTooSlow",
         "The body did not arrive in time; the answer says which limit it missed. Nothing was changed.",
     ),
+    (
+        414,
+        "AddressTooLong",
+        "The address has more than 64 KiB. No body and no operation id: no operation saw the request.",
+    ),
+    (
+        431,
+        "HeadTooLarge",
+        "The address and the headers have more than 128 KiB together. No body and no operation id: no operation saw the \
+         request.",
+    ),
     (413, "TooLarge", "The body is larger than what this operation takes; the answer says how much fits."),
     (415, "WrongMediaType", "The body's media type is neither `application/json` nor `application/octet-stream`."),
     (429, "Overloaded", "More requests are in progress than the service takes on at once. Nothing was changed."),
@@ -31,9 +44,19 @@ const REFUSALS: [(u16, &str, &str); 9] = [
     (503, "Unavailable", "Something that the service needs, such as its database, can't be reached at the moment."),
 ];
 
-/// The statuses of an address that is too long, or of one that is so with all headers. They never reach the service's own
-/// layers.
+/// The statuses of an address that is too long, or of one that is so with all headers. Such requests never reach the
+/// service's own layers.
 const ADDRESS_TOO_LONG: [&str; 2] = ["414", "431"];
+
+/// `*`, or a list of at most 64 entity tags (RFC 9110) with or without quotes, as [`crate::terms`] reads it.
+const ENTITY_TAGS: &str =
+    r#"^(\*|((W/)?"[!#-~]*"|[!#-)+\--~]+)([ \t]*,[ \t]*((W/)?"[!#-~]*"|[!#-)+\--~]+)){0,63}([ \t]*,)?)$"#;
+
+/// An idempotency key as [`crate::terms`] reads it: with or without quotes.
+const IDEMPOTENCY_KEY: &str = r#"^("[ !#-\[\]-~]{1,255}"|[!#-\[\]-~]([ !#-\[\]-~]{0,253}[!#-\[\]-~])?)$"#;
+
+/// The format of a parameter that holds a JSON object as text.
+const JSON_OBJECT: &str = "json-object";
 
 /// The status of an answer that the caller has already. It has no body.
 const UNCHANGED: &str = "304";
@@ -72,10 +95,12 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
     let parts: Vec<&str> = address.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
     parameters(&parts, operation);
     terms(operation);
+    links::add(operation);
     let reads_body = operation.request_body.is_some();
     let comes = |status: u16| match status {
         400 => !parts.is_empty() || reads_body,
         408 | 413 => reads_body,
+        414 | 431 => true,
         415 => method != "GET" && layers == Layers::Guarded,
         _ => layers == Layers::Guarded,
     };
@@ -102,6 +127,7 @@ fn terms(operation: &mut Operation) {
         accepted.push((
             "If-None-Match",
             "A tag, or several, that the caller has: when one is still right, the answer is 304.",
+            text(),
         ));
         refused.push((304, "Nothing is new: the caller has this version."));
         if let Some(RefOr::T(response)) = operation.responses.responses.get_mut("200") {
@@ -113,14 +139,19 @@ fn terms(operation: &mut Operation) {
             "If-Match",
             "The `ETag` of the job, or for a deployment that of its rollout, as the caller read it; several, or `*` for any. \
              The change is made only when it is still right.",
+            text().pattern(Some(ENTITY_TAGS)).examples([json!("*")]),
         ));
         refused.push((412, "It is not as the headers of the request say that it must be. Nothing was changed."));
     }
     if id == ONLY_FIRST {
-        accepted.push(("If-None-Match", "`*`: only when there is no deployment yet. Other values mean nothing here."));
+        accepted.push((
+            "If-None-Match",
+            "`*`: only when there is no deployment yet. Other tags mean nothing here.",
+            text().pattern(Some(ENTITY_TAGS)).examples([json!("*")]),
+        ));
     }
-    for (name, description) in accepted {
-        accepts(operation, name, description);
+    for (name, description, schema) in accepted {
+        accepts(operation, name, description, schema);
     }
     for (status, description) in refused {
         let response = ResponseBuilder::new().description(description).build();
@@ -135,6 +166,7 @@ pub(super) fn idempotency(operation: &mut Operation) {
         "Idempotency-Key",
         "A name for the request, 1 to 255 printable ASCII characters, such as a random UUID. A repetition within 24 hours \
          is answered alike and changes nothing.",
+        text().pattern(Some(IDEMPOTENCY_KEY)),
     );
     let mut response = ResponseBuilder::new()
         .description("The idempotency key was sent before, with another request. Nothing was changed.")
@@ -143,13 +175,13 @@ pub(super) fn idempotency(operation: &mut Operation) {
     operation.responses.responses.insert("422".into(), RefOr::T(response));
 }
 
-fn accepts(operation: &mut Operation, name: &str, description: &str) {
+fn accepts(operation: &mut Operation, name: &str, description: &str, schema: ObjectBuilder) {
     let parameter = ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
         .description(Some(description))
-        .schema(Some(text()))
+        .schema(Some(schema))
         .build();
     operation.parameters.get_or_insert_default().push(RefOr::T(parameter));
 }
@@ -178,6 +210,9 @@ fn parameters(parts: &[&str], operation: &mut Operation) {
     }
     // What comes in an address is text and never null; a member that may be left out is not required.
     for parameter in given.iter_mut() {
+        if let RefOr::T(parameter) = parameter {
+            json_content(parameter);
+        }
         if let RefOr::T(Parameter { schema: Some(RefOr::T(Schema::Object(schema))), .. }) = parameter {
             if let SchemaType::Array(types) = &schema.schema_type
                 && let [one] = types.iter().filter(|t| **t != Type::Null).collect::<Vec<_>>()[..]
@@ -205,6 +240,26 @@ fn parameters(parts: &[&str], operation: &mut Operation) {
             .build(),
     ));
     operation.parameters = Some(all);
+}
+
+/// Describes a parameter that holds a JSON object by what is in it.
+fn json_content(parameter: &mut Parameter) {
+    let is_json = matches!(
+        &parameter.schema,
+        Some(RefOr::T(Schema::Object(schema))) if schema.format == Some(SchemaFormat::Custom(JSON_OBJECT.into()))
+    );
+    if is_json {
+        let object = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Object, Type::Null]));
+        let content = ContentBuilder::new().schema(Some(object)).example(Some(json!({}))).build();
+        let mut described = ParameterBuilder::new()
+            .name(parameter.name.clone())
+            .parameter_in(parameter.parameter_in.clone())
+            .required(parameter.required.clone())
+            .description(parameter.description.clone())
+            .build();
+        described.content.insert(JSON.into(), RefOr::T(content));
+        *parameter = described;
+    }
 }
 
 /// The part of an address with this name.

@@ -4,6 +4,7 @@
 //! served to machines as JSON and to people as a page to try it on, and `holdfast openapi` prints it.
 
 mod complete;
+mod links;
 pub(crate) mod names;
 pub(crate) mod pages;
 mod table;

@@ -11,7 +11,7 @@ use crate::{
     Api,
     caller::By,
     error::Answer,
-    input::{JsonBody, Path},
+    input::{JsonBody, JsonList, Path},
 };
 
 /// What a team stores. It has no `Debug`: it holds a secret.
@@ -160,7 +160,7 @@ pub(crate) async fn client_id_get(
 pub(crate) async fn get_team_ids_for_client_ids(
     State(api): State<Arc<Api>>,
     By(caller): By,
-    JsonBody(client_ids): JsonBody<Vec<String>>,
+    JsonList(client_ids): JsonList<String>,
 ) -> Answer<Json<Vec<OauthTeamClientId>>> {
     let found = app::credentials::teams(&api.db, &caller, &client_ids).await?;
     let teams = found.into_iter().map(|(client_id, team)| OauthTeamClientId { team_name: team.to_string(), client_id });

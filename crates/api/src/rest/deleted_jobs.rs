@@ -115,7 +115,7 @@ fn before(text: &str) -> Result<(Timestamp, JobId), Problem> {
     params(
         (
             "before" = Option<String>, Query,
-            pattern = "^[0-9]{1,17}\\.[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+            pattern = "^([0-9]{1,17}\\.[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})?$",
             description = "Only what was deleted before the last one of a page: `next_before` of that page.",
         ),
         (

@@ -36,15 +36,15 @@ use crate::{
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 #[schema(as = DataJobDeploymentChange, example = json!({
-    "job_version": "3f786850e387550fdab836ed7e6dc881de23001b", "enabled": true,
+    "job_version": "78ea24478fce7ccd34444e8b04647abec70e7d4d", "enabled": true,
     "resources": { "memory_limit": 512 }
 }))]
 pub(crate) struct DataJobDeploymentBody {
     /// The VDK version to run it with: a version of the package index. Absent or blank follows the service's default.
-    #[schema(max_length = 100, pattern = "^([A-Za-z0-9][A-Za-z0-9._+!-]*)?$", example = "0.3.1466514302")]
+    #[schema(max_length = 100, pattern = "^([A-Za-z0-9][A-Za-z0-9._+!-]*)?$", example = "0.2.1810444937")]
     vdk_version: Option<String>,
     /// The source to run: the 40 hexadecimal digits that the upload answered. Needed by the first deployment.
-    #[schema(pattern = "^([0-9a-f]{40})?$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(pattern = "^([0-9a-f]{40})?$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: Option<String>,
     /// The Python version to run it with, one of those that `info` names.
     #[schema(pattern = r"^([0-9]{1,3}\.[0-9]{1,3})?$", example = "3.11")]
@@ -55,9 +55,10 @@ pub(crate) struct DataJobDeploymentBody {
     /// Whether the schedule starts runs; one by hand starts either way. The first deployment is enabled by default.
     enabled: Option<bool>,
     /// What a run may use.
+    #[serde(default, deserialize_with = "crate::input::object")]
     resources: Option<ResourcesChange>,
     /// Read and left aside: the schedule is the job's.
-    #[serde(rename = "schedule")]
+    #[serde(rename = "schedule", default, deserialize_with = "crate::input::object")]
     _schedule: Option<DataJobScheduleDefinition>,
     /// Read and left aside: a job has one deployment.
     #[serde(rename = "id")]
@@ -145,10 +146,10 @@ pub(crate) struct DataJobDeploymentStatus {
     #[schema(example = "my-first-job")]
     id: String,
     /// The VDK version that it runs with.
-    #[schema(example = "0.3.1466514302")]
+    #[schema(example = "0.2.1810444937")]
     vdk_version: String,
     /// The source that it runs.
-    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
     /// The Python version that it runs with.
     #[schema(example = "3.11")]
@@ -228,10 +229,10 @@ struct RolloutProblem {
 #[schema(as = DataJobDeploymentWanted)]
 struct Wanted {
     /// The source to run.
-    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
     /// The VDK version to run it with.
-    #[schema(example = "0.3.1466514302")]
+    #[schema(example = "0.2.1810444937")]
     vdk_version: String,
     /// The Python version to run it with.
     #[schema(example = "3.11")]
@@ -370,7 +371,11 @@ pub(crate) async fn deployment_list(
     responses(
         (status = 202, description = "It is stored."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
-        (status = 409, description = "The Python version is none of those on offer."),
+        (
+            status = 409,
+            description = "The source was never uploaded or was removed, a first deployment names none, the Python version is none \
+                           of those on offer, or a request would be above its limit."
+        ),
     )
 )]
 pub(crate) async fn deployment_update(
@@ -440,7 +445,11 @@ pub(crate) async fn deployment_rollout_read(
     responses(
         (status = 202, description = "It is stored."),
         (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
-        (status = 409, description = "The Python version is none of those on offer."),
+        (
+            status = 409,
+            description = "The source was never uploaded or was removed, a first deployment names none, the Python version is none \
+                           of those on offer, or a request would be above its limit."
+        ),
     )
 )]
 pub(crate) async fn deployment_patch(

@@ -110,11 +110,11 @@ struct DataJobDeployment {
 struct Revision {
     /// The VDK version that it runs with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, example = "0.3.1466514302")]
+    #[schema(nullable = false, example = "0.2.1810444937")]
     vdk_version: Option<String>,
     /// The source that it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(nullable = false, pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: Option<String>,
     /// The Python version that it runs with.
     #[serde(skip_serializing_if = "Option::is_none")]

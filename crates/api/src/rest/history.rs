@@ -31,7 +31,7 @@ pub(crate) struct DataJobDeploymentRevision {
     #[schema(minimum = 1, example = 3)]
     generation: i64,
     /// The source.
-    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
     /// The Python version.
     #[schema(example = "3.11")]
@@ -40,10 +40,10 @@ pub(crate) struct DataJobDeploymentRevision {
     #[schema(example = "3.11")]
     python_version_asked: Option<String>,
     /// The VDK version.
-    #[schema(example = "0.3.1466514302")]
+    #[schema(example = "0.2.1810444937")]
     vdk_version: String,
     /// What the request asked for; null follows the service's default of that time.
-    #[schema(example = "0.3.1466514302")]
+    #[schema(example = "0.2.1810444937")]
     vdk_version_asked: Option<String>,
     /// Whether the schedule starts runs.
     enabled: bool,

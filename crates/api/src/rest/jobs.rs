@@ -42,6 +42,7 @@ pub(crate) struct DataJobDefinition {
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     description: Option<String>,
     /// Absent means the defaults.
+    #[serde(default, deserialize_with = "crate::input::object")]
     config: Option<DataJobConfigDefinition>,
     /// The team that owns it: that of the address, or absent.
     #[schema(example = "my-team")]
@@ -56,8 +57,10 @@ struct DataJobConfigDefinition {
     #[schema(max_length = 100, pattern = r"^[^\u0000]*$", example = "sqlite")]
     db_default_type: Option<String>,
     /// Who hears of what.
+    #[serde(default, deserialize_with = "crate::input::object")]
     contacts: Option<DataJobContactsDefinition>,
     /// When it runs by itself.
+    #[serde(default, deserialize_with = "crate::input::object")]
     schedule: Option<DataJobScheduleDefinition>,
     /// Whether a Kerberos keytab is offered for download; true by default.
     generate_keytab: Option<bool>,

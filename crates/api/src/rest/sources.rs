@@ -36,7 +36,7 @@ const WRITE_BYTES: usize = 256 * 1024;
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobVersion {
     /// 40 hexadecimal digits that follow from the content: the same content has the same version.
-    #[schema(pattern = "^[0-9a-f]{40}$", example = "3f786850e387550fdab836ed7e6dc881de23001b")]
+    #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     version_sha: String,
 }
 

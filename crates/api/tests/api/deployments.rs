@@ -80,9 +80,9 @@ async fn what_cannot_be_deployed_is_refused() {
     service.post(unknown, json!({"enabled": true})).await.refused(404);
     service.get(unknown).await.refused(404);
     service.create("t1", "daily-sales").await;
-    service.post(LIST, json!({})).await.refused(400);
+    service.post(LIST, json!({})).await.refused(409);
     service.patch(ONE, json!({"enabled": true})).await.refused(404);
-    service.post(LIST, json!({"job_version": "0".repeat(40)})).await.refused(400);
+    service.post(LIST, json!({"job_version": "0".repeat(40)})).await.refused(409);
 
     let version = service.upload("t1", "daily-sales").await;
     let why = service.post(LIST, json!({"job_version": version, "python_version": "2.7"})).await.refused(409);
@@ -98,7 +98,10 @@ async fn what_cannot_be_deployed_is_refused() {
         json!({"schedule": "0 3 * * *"}),
         json!({"resources": {"memory_limit": 1.5}}),
         json!({"resources": {"cpu_limit": -1}}),
+        json!({"resources": [null, null]}),
+        json!({"schedule": [null]}),
         json!([]),
+        json!([null, null, null, null, null, null, null, null, null, null]),
     ] {
         let mut body = bad.clone();
         if let Some(members) = body.as_object_mut() {
@@ -106,7 +109,12 @@ async fn what_cannot_be_deployed_is_refused() {
         }
         service.post(LIST, body).await.refused(400);
     }
-    service.post(LIST, json!({"job_version": version})).await.is(202);
+    service.post(LIST, json!({"job_version": version, "resources": {"memory_limit": 512}})).await.is(202);
+    // Above the limit that is stored, and above the one beside it.
+    for resources in [json!({"memory_request": 513}), json!({"cpu_request": 2, "cpu_limit": 1})] {
+        let why = service.post(LIST, json!({"resources": resources})).await.refused(409);
+        assert!(why.contains("is above"), "{why}");
+    }
     service.patch(&format!("{LIST}/other"), json!({"enabled": false})).await.refused(404);
     service.delete(&format!("{LIST}/other")).await.refused(404);
     for id in ["default", "release", "production", "daily-sales"] {

@@ -370,6 +370,26 @@ async fn the_address_with_the_most_connections_makes_room_first() {
     }
 }
 
+/// On one thread, so that the service accepts all of them before any of their tasks has run.
+#[tokio::test]
+async fn a_connection_counts_for_its_address_before_it_is_worked_on() {
+    let service = Service::start().await;
+    let listening = service.listen(limits(16)).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(listening.address).await.unwrap();
+    let mut held = Vec::new();
+    for round in 0..3 {
+        other.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = [0; 4096];
+        let read = timeout(SOON, other.read(&mut answer)).await.unwrap().unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "round {round}");
+        // Without a pause in which the service could do anything.
+        held.extend((0..40).map(|_| std::net::TcpStream::connect(listening.address).unwrap()));
+        assert!(listening.get("/livez").await.starts_with("HTTP/1.1 200"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_that_are_never_complete_have_a_budget_of_their_own() {
     let service = Service::with(Wish { memory_budget_mib: Some(1), ..Wish::default() }).await;

@@ -54,13 +54,19 @@ async fn a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved()
     with(&service, Method::DELETE, JOB, &[("if-match", &first)], &Value::Null).await.refused(412);
     with(&service, Method::DELETE, JOB, &[("if-match", &format!("W/{second}"))], &Value::Null).await.refused(412);
     assert_eq!(service.get(JOB).await.ok()["description"], "mine");
-    for bad in ["x", "\"a", ""] {
+    for bad in ["a b", "\"a", ""] {
         with(&service, Method::PUT, JOB, &[("if-match", bad)], &job).await.refused(400);
     }
+    let both = [("if-match", "*"), ("if-none-match", "")];
+    with(&service, Method::PUT, JOB, &both, &job).await.refused(400);
     // One of several tags is enough, and so is any version.
     let list = format!("\"other\", {second}");
     with(&service, Method::PUT, JOB, &[("if-match", &list)], &job).await.is(200);
     with(&service, Method::PUT, JOB, &[("if-match", "*")], &job).await.is(200);
+    // A shell may have taken the quotes away.
+    let bare = tag(&service, JOB).await;
+    with(&service, Method::PUT, JOB, &[("if-match", bare.trim_matches('"'))], &job).await.is(200);
+    with(&service, Method::PUT, JOB, &[("if-match", first.trim_matches('"'))], &job).await.refused(412);
 
     // What the caller has is not sent again.
     let held = tag(&service, JOB).await;

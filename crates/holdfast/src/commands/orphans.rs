@@ -96,11 +96,13 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
         bail!("There is no database in {}. Name the right folder with --data-dir.", settings.data_dir.display());
     }
     let clock: SharedClock = Arc::new(SystemClock);
-    let (runtime, _) = cluster::plan(settings, &clock).await?.open(settings, false, Arc::clone(&clock));
+    // It reads no logs, and those of the service beside it stay.
+    let logs_folder = settings.cache_folder().join("logs-of-orphans");
+    let (runtime, _) = cluster::plan(settings, &clock).await?.open(settings, false, logs_folder, Arc::clone(&clock));
     let db = database::open(settings, &file).await?;
     let done = match task {
         Task::List => list(&db, &runtime, out).await,
-        Task::Remove { names } => remove(&db, &runtime, names, out).await,
+        Task::Remove { names } => remove(&db, &runtime, &clock, names, out).await,
     };
     db.close().await;
     done?;
@@ -130,7 +132,13 @@ async fn list(db: &Db, runtime: &KubernetesRuntime, out: &mut dyn Write) -> anyh
     Ok(out.write_all(told.as_bytes())?)
 }
 
-async fn remove(db: &Db, runtime: &KubernetesRuntime, names: &[String], out: &mut dyn Write) -> anyhow::Result<()> {
+async fn remove(
+    db: &Db,
+    runtime: &KubernetesRuntime,
+    clock: &SharedClock,
+    names: &[String],
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let orphans = find(db, runtime).await?;
     let named: Vec<_> = names
         .iter()
@@ -141,7 +149,7 @@ async fn remove(db: &Db, runtime: &KubernetesRuntime, names: &[String], out: &mu
         })
         .collect::<Result<_, _>>()?;
     for KnownDeployment { job_name, job_id } in named {
-        runtime.may_write_for(REMOVAL_MAX);
+        runtime.may_write_until(clock.boot() + REMOVAL_MAX);
         let target =
             Target { job_id: *job_id, job_name: job_name.clone(), inputs_hash: None, artifact: None, mark: None };
         runtime.remove(&target).await.map_err(told)?;

@@ -301,6 +301,10 @@ settings! {
     /// Whether CronJobs that another Control Service made for data jobs are taken over when a job of the same name is deployed.
     /// Only for one that is shut down.
     kubernetes_adopt: bool = "kubernetes.adopt", Kubernetes, default Text("false"), example "true";
+    /// The time zone of the cluster's controller manager: a CronJob that names no time zone runs by it. One that differs from
+    /// what is wanted only in that it does not name this zone is left as it is.
+    kubernetes_controller_time_zone: ZoneName =
+        "kubernetes.controller_time_zone", Kubernetes, default Text("UTC"), example "Europe/Sofia";
     /// Processor time that a run may use at most when its deployment does not say, in thousandths of a core.
     kubernetes_cpu_limit_millicores: Whole<1, 1_024_000> =
         "kubernetes.cpu_limit_millicores", Kubernetes, default Text("500");

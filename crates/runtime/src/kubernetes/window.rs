@@ -10,10 +10,10 @@ use std::{
 
 use model::clock::SharedClock;
 
-/// Until when changes may be begun. It is closed until [`Window::open_for`].
+/// Until when changes may be begun. It is closed until [`Window::open_until`].
 ///
-/// It goes by the boot clock, which goes on while machine or process are
-/// suspended: who wakes up late finds it closed before any task had its turn.
+/// It keeps an instant of the boot clock, which goes on while machine or process are suspended: whoever wakes up late finds
+/// the window closed before any task had its turn.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
     clock: SharedClock,
@@ -35,11 +35,9 @@ impl Window {
         u64::try_from(self.clock.boot().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Lets changes begin for so long from now.
-    pub(crate) fn open_for(&self, time: Duration) {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.until_millis
-            .store(if millis == 0 { 0 } else { self.now_millis().saturating_add(millis) }, Ordering::Release);
+    /// Lets changes begin until the boot clock shows this instant.
+    pub(crate) fn open_until(&self, until: Duration) {
+        self.until_millis.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// Whether a request may be sent: one that changes nothing always.
@@ -55,22 +53,59 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use clock::SystemClock;
+    use std::sync::Mutex;
+
+    use jiff::Timestamp;
+    use model::{BoxFuture, clock::Clock};
+    use uuid::Uuid;
 
     use super::*;
 
+    /// A boot clock that a test sets.
+    #[derive(Debug)]
+    struct SetClock(Mutex<Duration>);
+
+    impl Clock for SetClock {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn boot(&self) -> Duration {
+            *self.0.lock().expect("no test panicked")
+        }
+
+        fn sleep_until_boot(&self, _: Duration) -> BoxFuture<'static, ()> {
+            unreachable!("a window waits for nothing")
+        }
+
+        fn new_id(&self) -> Uuid {
+            Uuid::nil()
+        }
+    }
+
     #[test]
     fn changes_begin_only_as_long_as_the_lease_lets_them() {
-        let window = Window::new(Arc::new(SystemClock));
+        let clock = Arc::new(SetClock(Mutex::new(Duration::from_secs(1000))));
+        let set = |seconds: u64| *clock.0.lock().expect("no test panicked") = Duration::from_secs(seconds);
+        let window = Window::new(clock.clone());
         let sent = |method: &str| {
             window.lets_through(http::Request::builder().method(method).body(()).expect("a request")).is_ok()
         };
+        let changes = ["POST", "PUT", "PATCH", "DELETE"];
         assert!(sent("GET") && !sent("POST"), "closed before the first term");
-        window.open_for(Duration::from_secs(3600));
-        assert!(["GET", "POST", "PUT", "PATCH", "DELETE"].into_iter().all(sent));
-        window.open_for(Duration::ZERO);
-        assert!(sent("GET") && !["POST", "PUT", "PATCH", "DELETE"].into_iter().any(sent));
-        window.open_for(Duration::MAX);
+        window.open_until(Duration::from_secs(1010));
+        assert!(sent("GET") && changes.into_iter().all(sent));
+        set(1009);
+        assert!(sent("POST"));
+        set(1010);
+        assert!(sent("GET") && !changes.into_iter().any(sent));
+        // A machine that was suspended between the renewal and this call finds the window closed.
+        set(1100);
+        window.open_until(Duration::from_secs(1020));
+        assert!(!changes.into_iter().any(sent));
+        window.open_until(Duration::MAX);
         assert!(sent("DELETE"));
+        window.open_until(Duration::ZERO);
+        assert!(sent("GET") && !sent("DELETE"));
     }
 }

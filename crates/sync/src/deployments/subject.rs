@@ -28,7 +28,7 @@ pub(super) fn target_of(work: &Work) -> Target {
 }
 
 /// All of the configuration that goes into a deployment.
-fn fingerprint(sync: &Synchronizer, blueprint: &Blueprint) -> String {
+pub(crate) fn fingerprint(sync: &Synchronizer, blueprint: &Blueprint) -> String {
     format!("{}\n{}", sync.runtime.fingerprint(blueprint), sync.builder.fingerprint(blueprint))
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use model::{
     Problem,
     execution::Execution,
+    log::LogPart,
     name::ExecutionId,
     runtime::{Run, Seen, Started},
     variables::run_variables,
@@ -49,7 +50,7 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
         let stage = tokio::select! {
             stage = next => stage,
             () = cancel.notified(), if !is_cancelling => {
-                match sync.runtime.cancel(id).await {
+                match sync.runtime.cancel(id, run.execution.job_id).await {
                     Ok(()) => follower.cancelled(),
                     Err(problem) => {
                         tracing::warn!(%problem, "an execution could not be cancelled; retrying");
@@ -114,7 +115,7 @@ async fn carry_out(
             follower.recorded(Seen::Held(problem));
         }
         Step::Cancel => {
-            if let Err(problem) = sync.runtime.cancel(&execution.id).await {
+            if let Err(problem) = sync.runtime.cancel(&execution.id, execution.job_id).await {
                 tracing::warn!(%problem, "an execution whose start was given up could not be cancelled; retrying");
                 return Ok(ControlFlow::Continue(follower.cancel_failed()));
             }
@@ -134,7 +135,7 @@ async fn record_end(
     end: &End,
 ) -> Result<ControlFlow<(), Duration>, StoreError> {
     let id = &execution.id;
-    let log = if end.is_known { sync.runtime.log(id).await } else { Ok(None) };
+    let log = if end.is_known { sync.runtime.log(id, LogPart::Whole).await } else { Ok(None) };
     let log = match log {
         Ok(log) => log,
         Err(problem) => {
@@ -148,7 +149,7 @@ async fn record_end(
         sync.gauges.started(execution.submitted_at, started_at);
     }
     if end.is_known {
-        forget(sync, id).await;
+        forget(sync, id, execution.job_id).await;
     }
     Ok(ControlFlow::Break(()))
 }

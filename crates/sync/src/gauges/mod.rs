@@ -60,6 +60,7 @@ pub struct Gauges {
     epoch: Gauge,
     configuration_pending: Gauge,
     configuration_stopped: Gauge,
+    configuration_differs: Gauge,
     removals_held_back: Gauge,
     orphans: Gauge,
     stages: Stages,
@@ -80,6 +81,7 @@ impl Gauges {
             epoch: Gauge::default(),
             configuration_pending: Gauge::default(),
             configuration_stopped: Gauge::default(),
+            configuration_differs: Gauge::default(),
             removals_held_back: Gauge::default(),
             orphans: Gauge::default(),
             stages: Stages::default(),
@@ -124,6 +126,11 @@ impl Gauges {
             "holdfast_configuration_stopped",
             "Whether the changed configuration is not rolled out any further, for most of a wave failed: 1 or 0",
             gauges.configuration_stopped.clone(),
+        );
+        registry.register(
+            "holdfast_configuration_differs",
+            "Whether the leader has another configuration than this instance, which follows it: 1 or 0",
+            gauges.configuration_differs.clone(),
         );
         registry.register(
             "holdfast_removals_held_back",
@@ -244,7 +251,12 @@ impl Gauges {
         self.stages.ticked(tick, now);
     }
 
-    /// A task of a loop panicked, and is begun again after a pause.
+    /// Whether the leader has another configuration than this instance.
+    pub(crate) fn configuration_differs(&self, differs: bool) {
+        self.configuration_differs.set(differs.into());
+    }
+
+    /// A loop, or a task of one, panicked, and is begun again after a pause.
     pub(crate) fn panicked(&self, task: &'static str) {
         self.stages.panicked(task);
     }

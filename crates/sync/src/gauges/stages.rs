@@ -174,7 +174,7 @@ impl Stages {
         );
         registry.register(
             "holdfast_task_panics",
-            "Tasks of the synchronizer that panicked, by what they worked on; they are begun again after a pause",
+            "Loops and tasks of the synchronizer that panicked, by what they worked on; they are begun again after a pause",
             self.panics.clone(),
         );
         registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());

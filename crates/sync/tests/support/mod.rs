@@ -23,7 +23,7 @@ use model::{
     execution::{EndCause, Execution, RunEnd, Status},
     job::JobConfig,
     lock::{Lock, LockInputs, LockKey},
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId},
     python::PythonVersion,
     runtime::{Blueprint, Changes, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked, Wanted},
@@ -44,6 +44,12 @@ pub const TEAM: &str = "a team";
 
 #[derive(Debug)]
 pub struct TestClock(Mutex<Timestamp>);
+
+impl TestClock {
+    pub fn at(now: Timestamp) -> Self {
+        Self(Mutex::new(now))
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
@@ -141,6 +147,8 @@ pub struct State {
     pub start_stage: Option<Stage>,
     pub news: Changes,
     pub mounts_team_secrets: bool,
+    /// Until when changes were allowed, each time that this was said.
+    pub writes_until: Vec<Duration>,
 }
 
 impl TestRuntime {
@@ -233,6 +241,10 @@ impl Runtime for TestRuntime {
         String::new()
     }
 
+    fn may_write_until(&self, until: Duration) {
+        self.change(|s| s.writes_until.push(until));
+    }
+
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
         Box::pin(self.answer(Method::Observe, async {
             let made = self.state.lock().unwrap().made.get(&target.job_id).cloned();
@@ -276,7 +288,7 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.answer(Method::Cancel, async {
             self.change(|s| s.cancelled.push(id.clone()));
         }))
@@ -309,12 +321,12 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, _: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         let text = format!("the log of {id}\n");
         Box::pin(self.answer(Method::Log, async { Some(LogChunk { text, omitted_bytes: 0 }) }))
     }
 
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.answer(Method::Forget, async {
             self.change(|s| {
                 s.stages.remove(id);
