@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -48,7 +49,7 @@ impl Fleet {
     pub fn start(database: Database, jobs: usize, runs: usize, rollouts: Rollouts, options: Options) -> Result<Self> {
         if database == Database::Postgresql {
             let fresh = database.empty();
-            fill(fresh.url(), jobs, runs, rollouts)?;
+            fill(fresh.url(), jobs, runs, rollouts, None)?;
             // As the server does by itself some time after.
             fresh.psql("vacuum analyze");
             let bytes = fresh.psql("select pg_database_size(current_database())").parse()?;
@@ -64,7 +65,7 @@ impl Fleet {
         for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
             let _ = fs::remove_file(service.data_dir().join(beside));
         }
-        fill(&format!("sqlite:{}", file.display()), jobs, runs, rollouts)?;
+        fill(&format!("sqlite:{}", file.display()), jobs, runs, rollouts, None)?;
         let bytes = fs::metadata(&file)?.len();
         let begun = Instant::now();
         let ready = service.start_again();
@@ -104,13 +105,23 @@ pub fn fleet_job(number: usize) -> (String, String) {
     (format!("Team {:04}", number / 100), format!("{word}-{about}-{number:06}"))
 }
 
-fn fill(url: &str, jobs: usize, runs: usize, rollouts: Rollouts) -> Result<()> {
+/// Fills an empty database with a fleet, by the example of `store`: the one in the folder of built examples, or else as Cargo
+/// builds it.
+///
+/// # Errors
+/// When it fails.
+pub fn fill(url: &str, jobs: usize, runs: usize, rollouts: Rollouts, examples: Option<&Path>) -> Result<()> {
     let begun = Instant::now();
-    let status = Command::new(cargo())
-        .args(["run", "--quiet", "--package", "store", "--example", "fill"])
+    let mut command = if let Some(folder) = examples {
+        Command::new(folder.join("fill"))
+    } else {
+        let mut command = Command::new(cargo());
+        command.args(["run", "--quiet", "--package", "store", "--example", "fill"]);
         // Built as this program is.
-        .args((!cfg!(debug_assertions)).then_some("--release"))
-        .arg("--")
+        command.args((!cfg!(debug_assertions)).then_some("--release")).arg("--");
+        command
+    };
+    let status = command
         .args([url, &jobs.to_string(), &runs.to_string()])
         .args((rollouts == Rollouts::Due).then_some("due"))
         .status()
