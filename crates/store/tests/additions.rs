@@ -24,7 +24,9 @@ use store::{
     idempotency::{self, Claim},
     jobs,
     keys::{self, KeyRing, SecretKey},
-    leases, retention, revisions, secrets, sources,
+    leases,
+    retention::{self, jobs::Part, sources::Position},
+    revisions, secrets, sources,
 };
 use testing::{Database, for_each_database};
 
@@ -94,6 +96,20 @@ async fn deploy(tx: &mut Tx, job: &DataJob, digit: &str) -> Deployment {
     wanted
 }
 
+/// Removes uploads that nothing needs, and returns how many.
+async fn remove_sources(db: &Db, keep_per_job: i64) -> u64 {
+    let (mut removed, mut next) = (0, Some(Position::default()));
+    while let Some(from) = next {
+        let before = NOW + SignedDuration::from_secs(1);
+        let found = retention::sources::find(&mut db.read().await.unwrap(), before, keep_per_job, &from).await.unwrap();
+        let mut tx = db.write().await.unwrap();
+        removed += retention::sources::remove(&mut tx, &found.old).await.unwrap();
+        tx.commit().await.unwrap();
+        next = found.next;
+    }
+    removed
+}
+
 async fn removed_sources_go_when_nothing_needs_them(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
@@ -110,10 +126,7 @@ async fn removed_sources_go_when_nothing_needs_them(on: Database) {
     upload(&mut tx, &one, "c").await;
     tx.commit().await.unwrap();
 
-    let mut tx = db.write().await.unwrap();
-    let first = retention::purge_removed_sources(&mut tx, None, 1).await.unwrap();
-    assert_eq!(retention::purge_removed_sources(&mut tx, first.as_ref(), 10).await.unwrap(), None);
-    tx.commit().await.unwrap();
+    assert_eq!(remove_sources(&db, 100).await, 1);
     let mut tx = db.read().await.unwrap();
     assert_eq!(sources::archive(&mut tx, one.id, &version("a")).await.unwrap().as_deref(), Some(&b"a"[..]));
     assert!(!sources::is_offered(&mut tx, one.id, &version("a")).await.unwrap());
@@ -425,13 +438,14 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     // The synchronizer carried the removal out.
     raw(&mut tx, "delete from deployment").await;
     raw(&mut tx, "delete from rollout").await;
-    assert_eq!(retention::purge_removed_sources(&mut tx, None, 10).await.unwrap(), None);
     tx.commit().await.unwrap();
+    assert_eq!(remove_sources(&db, 100).await, 1);
     insert(&db, &namesake).await;
     let mut tx = db.write().await.unwrap();
     assert!(sources::find(&mut tx, old.id, &version("a")).await.unwrap().is_some());
     assert_eq!(sources::find(&mut tx, old.id, &version("b")).await.unwrap(), None);
-    assert_eq!(retention::purge_deleted_jobs(&mut tx, NOW, 10).await.unwrap(), 0);
+    assert_eq!(retention::jobs::find(&mut tx, NOW, None).await.unwrap(), []);
+    assert!(!retention::jobs::begin(&mut tx, old.id, NOW, NOW).await.unwrap());
     let found = jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap().unwrap();
     assert_eq!((found.job.id, found.generation), (old.id, Some(wanted.generation)));
     tx.commit().await.unwrap();
@@ -439,9 +453,28 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     assert!(!jobs::deleted::restore(&mut tx, &old, None, NOW).await.unwrap());
     drop(tx);
 
+    let before = Timestamp::from_second(1).unwrap();
     let mut tx = db.write().await.unwrap();
-    assert_eq!(retention::purge_deleted_jobs(&mut tx, Timestamp::from_second(1).unwrap(), 10).await.unwrap(), 1);
+    assert_eq!(retention::jobs::find(&mut tx, before, None).await.unwrap(), [old.id]);
+    assert_eq!(retention::jobs::find(&mut tx, before, Some(old.id)).await.unwrap(), []);
+    assert!(retention::jobs::begin(&mut tx, old.id, before, NOW).await.unwrap());
     tx.commit().await.unwrap();
+    // It goes in several transactions, and can't come back from the first one on.
+    let mut tx = db.write().await.unwrap();
+    assert_eq!(jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap(), None);
+    assert_eq!(jobs::deleted::page(&mut tx, &old.team, None, 10).await.unwrap(), []);
+    raw(&mut tx, "update data_job set name = 'a-free-name' where deleted_at is null").await;
+    assert!(!jobs::deleted::restore(&mut tx, &old, None, NOW).await.unwrap());
+    drop(tx);
+    let mut parts = Vec::new();
+    while parts.last() != Some(&Part::Rest) {
+        let part = retention::jobs::next_part(&mut db.read().await.unwrap(), old.id, 500).await.unwrap();
+        let mut tx = db.write().await.unwrap();
+        assert!(retention::jobs::remove(&mut tx, old.id, &part).await.unwrap());
+        tx.commit().await.unwrap();
+        parts.push(part);
+    }
+    assert!(matches!(parts[..], [Part::Sources(_), Part::Rest]), "{parts:?}");
     let mut tx = db.read().await.unwrap();
     assert_eq!(jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap(), None);
     for table in ["data_job", "data_job_text", "source_version", "deployment_revision", "job_properties", "job_secret"]

@@ -11,6 +11,7 @@ use store::{
     Db, Tx, counts,
     executions::{self, Detail, ExecutionQuery, ExecutionSort},
     jobs::{self, DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField},
+    retention,
 };
 use testing::{Database, for_each_database};
 
@@ -295,7 +296,7 @@ async fn the_number_of_all_jobs_follows_every_change(on: Database) {
     let db = fresh.open().await;
     fill(&db).await;
     let mut tx = db.write().await.unwrap();
-    let mut check = async |tx: &mut Tx, expected: usize| {
+    let check = async |tx: &mut Tx, expected: usize| {
         let query = JobQuery { limit: 1000, ..JobQuery::default() };
         let page = jobs::page(tx, &query).await.unwrap();
         assert_eq!((jobs::count(tx, &query).await.unwrap(), page.len()), (i64::try_from(expected).unwrap(), expected));
@@ -314,7 +315,8 @@ async fn the_number_of_all_jobs_follows_every_change(on: Database) {
     jobs::update(&mut tx, &new, None, Timestamp::UNIX_EPOCH).await.unwrap();
     assert!(jobs::delete(&mut tx, new.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
     let later = Timestamp::from_second(1).unwrap();
-    assert_eq!(store::retention::purge_deleted_jobs(&mut tx, later, 10).await.unwrap(), 1);
+    assert!(retention::jobs::begin(&mut tx, new.id, later, later).await.unwrap());
+    assert!(retention::jobs::remove(&mut tx, new.id, &retention::jobs::Part::Rest).await.unwrap());
     check(&mut tx, JOBS).await;
 }
 

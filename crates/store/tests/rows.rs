@@ -15,7 +15,8 @@ use store::{
     jobs::{self, JobQuery, JobSort},
     keys::{KeyRing, SecretKey},
     leases::{self, Epoch, SYNCHRONIZER, Taken},
-    retention, secrets, sources,
+    retention::{self, executions::Position},
+    secrets, sources,
 };
 use testing::{Database, for_each_database};
 
@@ -264,12 +265,18 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
         tx.commit().await.unwrap();
         finish(&db, epoch, &id, Status::Succeeded, second + 1).await.unwrap();
     }
-    let mut tx = db.write().await.unwrap();
+    let log_bytes = i64::try_from("a\u{FFFD}b".repeat(200_000).len()).unwrap();
+    assert_eq!(retention::logs::total_bytes(&mut db.read().await.unwrap()).await.unwrap(), 4 * log_bytes);
     let before = Timestamp::from_second(35).unwrap();
-    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 2);
-    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 0);
-    tx.commit().await.unwrap();
+    for removed in [2, 0] {
+        let mut tx = db.write().await.unwrap();
+        let found = retention::executions::find(&mut tx, before, 2, &Position::default(), 500).await.unwrap();
+        assert_eq!(found.next, None);
+        assert_eq!(retention::executions::remove(&mut tx, before, &found.old).await.unwrap(), removed);
+        tx.commit().await.unwrap();
+    }
     let mut tx = db.read().await.unwrap();
+    assert_eq!(retention::logs::total_bytes(&mut tx).await.unwrap(), 2 * log_bytes);
     let query = ExecutionQuery { limit: 10, ..ExecutionQuery::default() };
     let left: Vec<_> = executions::page(&mut tx, &query).await.unwrap();
     assert_eq!(left.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["example-job-30", "example-job-40"]);

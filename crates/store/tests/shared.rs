@@ -551,8 +551,18 @@ async fn clean_up_leaves_what_comes_into_use_meanwhile() {
     jobs::update(&mut upload, &new, Some(schedule), Timestamp::UNIX_EPOCH).await.unwrap();
     let cleaning = tokio::spawn(async move {
         let mut tx = one.write().await.unwrap();
-        store::schedules::purge_unused(&mut tx).await.unwrap();
-        assert_eq!(retention::purge_deleted_jobs(&mut tx, Timestamp::from_second(9).unwrap(), 10).await.unwrap(), 1);
+        let schedules = store::schedules::unused(&mut tx, 10).await.unwrap();
+        assert_eq!(schedules, [unused], "the other transaction is not seen");
+        store::schedules::remove_unused(&mut tx, &schedules).await.unwrap();
+        let before = Timestamp::from_second(9).unwrap();
+        assert!(retention::jobs::begin(&mut tx, old.id, before, before).await.unwrap());
+        loop {
+            let part = retention::jobs::next_part(&mut tx, old.id, 500).await.unwrap();
+            assert!(retention::jobs::remove(&mut tx, old.id, &part).await.unwrap());
+            if part == retention::jobs::Part::Rest {
+                break;
+            }
+        }
         tx.commit().await.unwrap();
     });
     tokio::time::sleep(Duration::from_millis(300)).await;

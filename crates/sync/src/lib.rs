@@ -5,7 +5,6 @@
 //! `retry` and `retry_spread` in `store::deployments` only set when a deployment is reconciled next. A late one costs the
 //! present leader one reconciliation.
 
-mod audit_retention;
 pub mod builds;
 pub mod cleanup;
 mod configuration;
@@ -91,14 +90,8 @@ pub struct Options {
     pub start_deadline: jiff::SignedDuration,
     /// The time zone of cron expressions that name none.
     pub default_zone: String,
-    /// How long ended executions are kept.
-    pub executions_keep: jiff::SignedDuration,
-    /// How many of a job's newest executions are kept, however old.
-    pub executions_keep_per_job: i64,
-    /// How long a deleted job can be brought back.
-    pub deleted_jobs_keep: jiff::SignedDuration,
-    /// How long audit events are kept.
-    pub audit_keep: jiff::SignedDuration,
+    /// How long rows are kept.
+    pub retention: cleanup::Rules,
 }
 
 impl Synchronizer {

@@ -332,10 +332,17 @@ settings! {
     registry_url: Option<RegistryName> =
         "registry_url", Kubernetes, default Absent("none"), example "registry.example.com/data-jobs";
 
-    /// How long ended executions and their logs are kept.
+    /// How long ended executions are kept.
     executions_keep_days: Whole<1, 3_650> = "executions.keep_days", Retention, default Text("14");
     /// How many of a job's latest executions are kept however old they are.
     executions_keep_per_job: Whole<1, 100_000> = "executions.keep_per_job", Retention, default Text("100");
+    /// How long the logs of ended executions are kept. A log goes with its execution at the latest.
+    logs_keep_days: Whole<1, 3_650> = "logs.keep_days", Retention, default Text("90");
+    /// The size of all stored logs above which the oldest are removed, within ten minutes.
+    logs_total_max_mib: Whole<16, 1_048_576> = "logs.total_max_mib", Retention, default Text("10240");
+    /// How many of a job's latest revisions are kept, and how many of its latest uploads. A revision that is deployed or that a
+    /// kept execution ran stays as well, and so does an upload that a kept revision names.
+    revisions_keep: Whole<1, 10_000> = "revisions.keep", Retention, default Text("100");
     /// How long what belonged to a deleted job is kept in the database.
     deleted_jobs_keep_days: Whole<0, 3_650> = "deleted_jobs_keep_days", Retention, default Text("7");
     /// How long audit events are kept.
