@@ -1,6 +1,6 @@
 //! What the settings say of a cluster where jobs run.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use image::prebuilt::{ImageName, Prebuilt};
@@ -105,12 +105,11 @@ pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
 }
 
 impl Plan {
-    /// Begins to watch the namespace. `logs_folder` is this process' alone.
+    /// Begins to watch the namespace.
     pub(crate) fn open(
         self,
         settings: &Settings,
         has_token: bool,
-        logs_folder: PathBuf,
         clock: SharedClock,
     ) -> (KubernetesRuntime, Arc<dyn ArtifactBuilder>) {
         let cores = |millicores: u64| Some(f64::from(u32::try_from(millicores).unwrap_or(u32::MAX)) / 1000.0);
@@ -140,7 +139,7 @@ impl Plan {
         let runtime = KubernetesRuntime::open(KubernetesOptions {
             connection: self.connection,
             manifest,
-            logs_folder,
+            logs_folder: settings.cache_folder().join("logs"),
             log_max_bytes: settings.log_max_bytes.get(),
             ignore_paths: settings.kubernetes_ignore_paths.0.clone(),
             adopt: settings.kubernetes_adopt,

@@ -160,8 +160,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
     let (place, builder): (Place, Arc<dyn ArtifactBuilder>) = if let Some(plan) = cluster {
-        let (runtime, builder) =
-            plan.open(settings, token_url.is_some(), settings.cache_folder().join("logs"), clock.clone());
+        let (runtime, builder) = plan.open(settings, token_url.is_some(), clock.clone());
         tracing::warn!(
             "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
         );

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -96,7 +96,7 @@ impl Place {
     async fn read(&self, part: LogPart) -> Option<LogChunk> {
         let pods = self.pods();
         tokio::select! {
-            read = self.logs.read(&self.id, &pods, part) => read.unwrap(),
+            read = self.logs.read(&self.id, &pods, part != LogPart::Whole, part) => read.unwrap(),
             () = self.clock.goes() => None,
         }
     }
@@ -116,7 +116,9 @@ impl Place {
     }
 
     fn on_disk(&self) -> usize {
-        fs::read_dir(self.folder.path().join("logs")).map_or(0, Iterator::count)
+        let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let of_processes = entries(&self.folder.path().join("logs"));
+        of_processes.flat_map(|process| entries(&process)).filter(|path| path.is_dir()).count()
     }
 }
 
@@ -232,6 +234,19 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
 }
 
 #[tokio::test]
+async fn the_log_of_a_run_that_is_over_is_whole_though_nobody_told_yet_that_its_pod_is() {
+    let place = Place::new();
+    let stream = place.stream();
+    place.follow();
+    place.asked(1).await;
+    // The last line is on its way, and so is the news of the pod.
+    stream.unbounded_send(at(1, "one\n")).unwrap();
+    place.server.log(Log::whole("one\ntwo\n"));
+    assert_eq!(place.whole().await, "one\ntwo\n");
+    drop(stream);
+}
+
+#[tokio::test]
 async fn a_look_at_a_log_that_is_not_followed_asks_the_node_for_no_more_than_its_last_lines() {
     let place = Place::new();
     place.server.log(Log::whole("two\nthree\n"));
@@ -249,7 +264,7 @@ async fn nothing_of_logs_stays_on_disk() {
     stream.unbounded_send(Ok("one\n".into())).unwrap();
     let pods = place.pods();
     {
-        let reading = place.logs.read(&place.id, &pods, LogPart::Whole);
+        let reading = place.logs.read(&place.id, &pods, false, LogPart::Whole);
         tokio::select! {
             _ = reading => panic!("it is not at its end"),
             () = place.clock.until("it is being read", || place.queries().len() == 1 && place.on_disk() > 0) => {}
@@ -263,7 +278,7 @@ async fn nothing_of_logs_stays_on_disk() {
     stream.unbounded_send(Ok("one\n".into())).unwrap();
     stream.unbounded_send(broken()).unwrap();
     tokio::select! {
-        read = place.logs.read(&place.id, &pods, LogPart::Whole) => assert!(read.is_err()),
+        read = place.logs.read(&place.id, &pods, false, LogPart::Whole) => assert!(read.is_err()),
         () = place.clock.goes() => {}
     }
     is_empty("the pull failed").await;
@@ -287,16 +302,19 @@ async fn nothing_of_logs_stays_on_disk() {
     place.follow();
     assert_eq!((place.queries().len(), place.on_disk()), (calls, 0), "only who leads follows");
 
-    // Of a process that died.
-    fs::create_dir_all(place.folder.path().join("logs/log-of-before")).unwrap();
-    let client = place.server.client();
+    // Of a process that died, whatever shares the folder.
     let folder = place.folder.path().join("logs");
-    let _ = Logs::new(
-        Api::namespaced(client, NAMESPACE),
-        place.namespace.clone(),
-        folder,
-        1000,
-        Arc::new(HeldClock::new()),
-    );
-    assert_eq!(place.on_disk(), 0);
+    fs::create_dir_all(folder.join("process-dead/log-of-before")).unwrap();
+    place.logs.begin();
+    let (_stream, asked) = (place.stream(), place.queries().len());
+    place.follow();
+    place.asked(asked + 1).await;
+    assert_eq!(place.on_disk(), 2);
+    let pods = Api::namespaced(place.server.client(), NAMESPACE);
+    let _ = Logs::new(pods, place.namespace.clone(), folder.clone(), 1000, Arc::new(HeldClock::new()));
+    assert_eq!(place.on_disk(), 1, "that of a living process stays");
+    assert!(!folder.join("process-dead").exists());
+    drop(place.logs);
+    let left = || fs::read_dir(&folder).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count();
+    place.clock.until("all of it goes with the process", || left() == 0).await;
 }

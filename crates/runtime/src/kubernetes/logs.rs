@@ -5,8 +5,8 @@
 //! end needs no pull. Followers are bounded; a run beyond the bound has the log that its pods have at the end. What was lost is
 //! marked where it was.
 //!
-//! The folders are caches: what is in them can be had again as long as the pod is there. They go with the run, with the term of
-//! leadership, and, after a crash, when the runtime is opened.
+//! The folders are caches: what is in them can be had again as long as the pod is there. They go with the run and with the term
+//! of leadership. Processes may share the folder that holds them; what one left that died goes when another one is started.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use files::Lock;
 use futures::AsyncReadExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
@@ -74,11 +75,49 @@ pub(crate) struct Logs {
     source: Source,
     namespace: Arc<Namespace>,
     folder: PathBuf,
+    /// This process' own part of the folder, once it is needed.
+    own: Mutex<Option<OwnFolder>>,
     places: Arc<Semaphore>,
     /// What is followed, or was until its container ended; absent while this instance does not lead.
     followed: Mutex<Option<HashMap<ExecutionId, BTreeMap<String, Followed>>>>,
     /// Since when the logs of runs can't be had from their nodes, on the boot clock.
     silent: Mutex<HashMap<ExecutionId, Duration>>,
+}
+
+/// A folder of one process, known to be in use by its lock.
+#[derive(Debug)]
+struct OwnFolder {
+    folder: TempDir,
+    _lock: Lock,
+}
+
+impl OwnFolder {
+    const LOCK: &str = "lock";
+
+    fn new(shared: &Path) -> io::Result<Self> {
+        fs::create_dir_all(shared)?;
+        // Nobody takes it for one that was left before it is locked.
+        let _alone = Lock::exclusive(&shared.join(Self::LOCK))?;
+        let folder = tempfile::Builder::new().prefix("process-").tempdir_in(shared)?;
+        let lock = Lock::exclusive(&folder.path().join(Self::LOCK))?;
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// Removes those of processes that are gone.
+    fn remove_left(shared: &Path) -> io::Result<()> {
+        let entries = match fs::read_dir(shared) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        let _alone = Lock::exclusive(&shared.join(Self::LOCK))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() && Lock::try_exclusive(&path.join(Self::LOCK))?.is_some() {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where logs come from.
@@ -124,7 +163,7 @@ impl FollowState {
 }
 
 impl Logs {
-    /// Logs of the pods of `pods`, with `folder` for what is on its way. It is emptied.
+    /// Logs of the pods of `pods`, with `folder` for what is on its way. What processes left there that are gone is removed.
     pub(crate) fn new(
         pods: Api<Pod>,
         namespace: Arc<Namespace>,
@@ -132,16 +171,14 @@ impl Logs {
         log_max_bytes: u64,
         clock: SharedClock,
     ) -> Self {
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(folder = %folder.display(), %error, "what a former process followed of logs can't be removed");
-            }
-            _ => {}
+        if let Err(error) = OwnFolder::remove_left(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "what a former process followed of logs can't be removed");
         }
         Self {
             source: Source { pods, log_max_bytes, clock },
             namespace,
             folder,
+            own: Mutex::default(),
             places: Arc::new(Semaphore::new(FOLLOWED_MAX)),
             followed: Mutex::default(),
             silent: Mutex::default(),
@@ -196,14 +233,15 @@ impl Logs {
     }
 
     /// A part of the log of a run: of the pods that are there or were seen last, and of those that were followed. `None` when
-    /// there was none of them.
+    /// there was none of them. What is said of pods may be older than that the run does not go on.
     pub(crate) async fn read(
         &self,
         id: &ExecutionId,
         pods: &[PodView],
+        goes_on: bool,
         part: LogPart,
     ) -> Result<Option<LogChunk>, Fault> {
-        self.wait_for_last_words(id).await;
+        self.wait_for_last_words(id, goes_on).await;
         let mut of_run: BTreeMap<String, PodView> = pods
             .iter()
             .filter(|pod| pod.main.started_at.is_some() || pod.init.is_some())
@@ -221,7 +259,7 @@ impl Logs {
                 LogPart::LastLines(wanted) if lines < wanted => LogPart::LastLines(wanted - lines),
                 LogPart::LastLines(_) => break,
             };
-            if let Some(chunk) = self.read_pod(id, &pod, wanted).await? {
+            if let Some(chunk) = self.read_pod(id, &pod, goes_on, wanted).await? {
                 lines += chunk.text.lines().count();
                 texts.push((number, pod.name, chunk));
             }
@@ -235,7 +273,13 @@ impl Logs {
     }
 
     /// A part of the log of a pod. `None` when there is none, and none is known to have been.
-    async fn read_pod(&self, id: &ExecutionId, pod: &PodView, part: LogPart) -> Result<Option<LogChunk>, Fault> {
+    async fn read_pod(
+        &self,
+        id: &ExecutionId,
+        pod: &PodView,
+        goes_on: bool,
+        part: LogPart,
+    ) -> Result<Option<LogChunk>, Fault> {
         let followed = self
             .followed()
             .as_ref()
@@ -244,7 +288,7 @@ impl Logs {
         // What is read to the end of its container, or is being read from one that goes on.
         let is_at_hand = followed.as_ref().is_some_and(|(_, state)| {
             *state == FollowState::COMPLETE
-                || *state == FollowState::READING && !pod.is_over() && pod.main.ended.is_none()
+                || goes_on && *state == FollowState::READING && !pod.is_over() && pod.main.ended.is_none()
         });
         if let Some((folder, _)) = followed.as_ref().filter(|_| is_at_hand) {
             return Ok(Some(self.read_folder(folder.clone(), part).await));
@@ -324,11 +368,13 @@ impl Logs {
     }
 
     /// Waits a moment for the followers of pods that are over.
-    async fn wait_for_last_words(&self, id: &ExecutionId) {
+    async fn wait_for_last_words(&self, id: &ExecutionId, goes_on: bool) {
         let is_awaited = || {
             let followed = self.followed();
             let of_run = followed.as_ref().and_then(|followed| followed.get(id)).into_iter().flat_map(BTreeMap::values);
-            of_run.into_iter().any(|followed| !followed.task.is_finished() && self.namespace.is_over(&followed.pod))
+            of_run
+                .into_iter()
+                .any(|followed| !followed.task.is_finished() && (!goes_on || self.namespace.is_over(&followed.pod)))
         };
         let clock = &self.source.clock;
         let until = clock.boot() + LAST_WORDS;
@@ -339,8 +385,12 @@ impl Logs {
 
     /// A folder that is removed when nobody needs it any more.
     fn new_folder(&self) -> io::Result<TempDir> {
-        fs::create_dir_all(&self.folder)?;
-        tempfile::Builder::new().prefix("log-").tempdir_in(&self.folder)
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = match own.take() {
+            Some(made) => made,
+            None => OwnFolder::new(&self.folder)?,
+        };
+        tempfile::Builder::new().prefix("log-").tempdir_in(own.insert(made).folder.path())
     }
 
     async fn read_folder(&self, folder: Arc<TempDir>, part: LogPart) -> LogChunk {

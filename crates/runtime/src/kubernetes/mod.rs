@@ -90,7 +90,7 @@ pub struct KubernetesOptions {
     pub connection: Connection,
     /// What is made there.
     pub manifest: ManifestOptions,
-    /// A folder of this machine for logs on their way, which no other process uses. It is emptied.
+    /// A folder of this machine for logs on their way. Instances may share it.
     pub logs_folder: PathBuf,
     /// How much of a run's log is kept, half of it from the beginning and half from the end.
     pub log_max_bytes: u64,
@@ -459,13 +459,17 @@ impl Runtime for KubernetesRuntime {
             let what = || format!("The log of the run {id} can't be read.");
             let name = manifest::job_name(id);
             // Also those that are gone, as long as their Job is there.
-            let known = self.namespace.job(name).map_or_else(|| self.namespace.pods(name), |(_, pods)| pods);
+            let (job, known) = match self.namespace.job(name) {
+                Some((job, pods)) => (Some(job), pods),
+                None => (None, self.namespace.pods(name)),
+            };
+            let goes_on = job.is_some_and(|job| !job.is_over() && job.cancelled_at.is_none());
             let pods = if known.is_empty() {
                 self.runner.pods(name).await.map_err(|fault| fault.into_problem(what()))?
             } else {
                 known
             };
-            self.logs.read(id, &pods, part).await.map_err(|fault| fault.into_problem(what()))
+            self.logs.read(id, &pods, goes_on, part).await.map_err(|fault| fault.into_problem(what()))
         })
     }
 
