@@ -295,7 +295,7 @@ async fn the_number_of_all_jobs_follows_every_change(on: Database) {
     let db = fresh.open().await;
     fill(&db).await;
     let mut tx = db.write().await.unwrap();
-    let mut check = async |tx: &mut Tx, expected: usize| {
+    let check = async |tx: &mut Tx, expected: usize| {
         let query = JobQuery { limit: 1000, ..JobQuery::default() };
         let page = jobs::page(tx, &query).await.unwrap();
         assert_eq!((jobs::count(tx, &query).await.unwrap(), page.len()), (i64::try_from(expected).unwrap(), expected));
