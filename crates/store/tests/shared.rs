@@ -482,13 +482,13 @@ async fn the_work_of_loops_is_found_by_partial_indexes() {
     raw(
         &mut tx,
         "insert into audit_event (at, by, op_id, action, job_id)
-         select n * 1000000, 'someone', 'op', 'job.update', cast(n % 100 as text) from generate_series(1, 3000) n",
+         select cast(n as bigint) * 1000000, 'someone', 'op', 'job.update', cast(n % 100 as text) from generate_series(1, 3000) n",
     )
     .await;
     raw(&mut tx, "analyze data_job, audit_event").await;
     let now = Timestamp::from_second(1).unwrap();
     assert_eq!(audit::purge(&mut tx, now + SignedDuration::from_secs(1), 10).await.unwrap(), 1);
-    audit::page(&mut tx, model::name::JobId(uuid::Uuid::nil()), 9, 10).await.unwrap();
+    audit::page(&mut tx, JobId(uuid::Uuid::nil()), 9, 10).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = db.read().await.unwrap();
     store::schedules::due(&mut tx, now).await.unwrap();
