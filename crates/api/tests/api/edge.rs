@@ -628,17 +628,19 @@ async fn readiness_is_told_while_callers_take_every_connection_of_the_database()
 async fn a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_told_to_come_again() {
     let service = Service::start().await;
     // Each transaction takes a moment, and those before this request take longer than it waits.
-    let mut crowd = JoinSet::new();
+    let (mut crowd, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..100 {
-        let db = service.db.clone();
+        let (db, asked) = (service.db.clone(), Arc::clone(&asked));
         crowd.spawn(async move {
-            loop {
-                let tx = db.read().await;
-                tokio::time::sleep(Duration::from_millis(if tx.is_ok() { 300 } else { 10 })).await;
-            }
+            asked.fetch_add(1, Ordering::Relaxed);
+            let tx = db.read().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            drop(tx);
         });
     }
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    while asked.load(Ordering::Relaxed) < 100 {
+        tokio::task::yield_now().await;
+    }
     let job = "/data-jobs/for-team/t1/jobs/daily-sales";
     let answer = service.get(job).await;
     let why = answer.refused(429);
