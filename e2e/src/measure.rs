@@ -3,12 +3,16 @@
 use std::{
     collections::BTreeMap,
     fs,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use devtools::{environment::cargo, progress::say};
+use devtools::{
+    environment::{cargo, workspace},
+    progress::say,
+};
 use testing::{Database, Fresh, Server};
 
 use crate::service::{Options, Service};
@@ -46,9 +50,24 @@ impl Fleet {
     /// # Errors
     /// When the database can't be filled, or the service does not come up.
     pub fn start(database: Database, jobs: usize, runs: usize, rollouts: Rollouts, options: Options) -> Result<Self> {
+        Self::start_at(&workspace(), database, jobs, runs, rollouts, options)
+    }
+
+    /// The same with the generator of another checkout, whose program `options` names.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_at(
+        checkout: &Path,
+        database: Database,
+        jobs: usize,
+        runs: usize,
+        rollouts: Rollouts,
+        options: Options,
+    ) -> Result<Self> {
         if database == Database::Postgresql {
             let fresh = database.empty();
-            fill(fresh.url(), jobs, runs, rollouts)?;
+            fill(checkout, fresh.url(), jobs, runs, rollouts, None)?;
             // As the server does by itself some time after.
             fresh.psql("vacuum analyze");
             let bytes = fresh.psql("select pg_database_size(current_database())").parse()?;
@@ -64,7 +83,7 @@ impl Fleet {
         for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
             let _ = fs::remove_file(service.data_dir().join(beside));
         }
-        fill(&format!("sqlite:{}", file.display()), jobs, runs, rollouts)?;
+        fill(checkout, &format!("sqlite:{}", file.display()), jobs, runs, rollouts, None)?;
         let bytes = fs::metadata(&file)?.len();
         let begun = Instant::now();
         let ready = service.start_again();
@@ -104,13 +123,34 @@ pub fn fleet_job(number: usize) -> (String, String) {
     (format!("Team {:04}", number / 100), format!("{word}-{about}-{number:06}"))
 }
 
-fn fill(url: &str, jobs: usize, runs: usize, rollouts: Rollouts) -> Result<()> {
+/// Fills an empty database with a fleet, by the example of `store`: the one in the folder of built examples, or else as Cargo
+/// builds it in this checkout.
+///
+/// # Errors
+/// When it fails.
+pub fn fill(
+    checkout: &Path,
+    url: &str,
+    jobs: usize,
+    runs: usize,
+    rollouts: Rollouts,
+    examples: Option<&Path>,
+) -> Result<()> {
     let begun = Instant::now();
-    let status = Command::new(cargo())
-        .args(["run", "--quiet", "--package", "store", "--example", "fill"])
+    let mut command = if let Some(folder) = examples {
+        Command::new(folder.join("fill"))
+    } else {
+        let mut command = Command::new(cargo());
+        if checkout != workspace() {
+            // A folder for two checkouts would mix their programs.
+            command.env_remove("CARGO_TARGET_DIR");
+        }
+        command.current_dir(checkout).args(["run", "--quiet", "--package", "store", "--example", "fill"]);
         // Built as this program is.
-        .args((!cfg!(debug_assertions)).then_some("--release"))
-        .arg("--")
+        command.args((!cfg!(debug_assertions)).then_some("--release")).arg("--");
+        command
+    };
+    let status = command
         .args([url, &jobs.to_string(), &runs.to_string()])
         .args((rollouts == Rollouts::Due).then_some("due"))
         .status()

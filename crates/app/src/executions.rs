@@ -5,6 +5,8 @@ use model::{
     access::{Action, Caller, Permit},
     clock::Clock,
     execution::{Execution, Status, Type, already_active},
+    job::DataJob,
+    log::LogPart,
     name::{ExecutionId, shown},
     runtime::Runtime,
 };
@@ -105,6 +107,10 @@ pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str, id: &str) ->
 
 async fn find(tx: &mut Tx, permit: &Permit<'_>, id: &str) -> Result<Execution, Problem> {
     let job = find_job(tx, permit).await?;
+    find_of(tx, &job, id).await
+}
+
+async fn find_of(tx: &mut Tx, job: &DataJob, id: &str) -> Result<Execution, Problem> {
     let found = match ExecutionId::parse(id) {
         Some(id) => store::executions::find(tx, &id).await?,
         None => None,
@@ -163,7 +169,7 @@ pub async fn cancel(
     let now = clock.now();
     let mut tx = db.write().await?;
     let job = find_job(&mut tx, &permit).await?;
-    let execution = find(&mut tx, &permit, id).await?;
+    let execution = find_of(&mut tx, &job, id).await?;
     if !store::executions::request_cancel(&mut tx, &execution.id, now).await? {
         return Err(Problem::invalid(
             format!("The execution {} was not cancelled.", execution.id),
@@ -211,7 +217,8 @@ pub async fn log(
     if execution.status.is_final() || execution.revision.is_none() {
         return Ok(LogReader::empty());
     }
-    if let Some(live) = live.read(principal, tail_lines, runtime.log(&execution.id)).await? {
+    let part = tail_lines.map_or(LogPart::Whole, LogPart::LastLines);
+    if let Some(live) = live.read(principal, tail_lines, runtime.log(&execution.id, part)).await? {
         return Ok(live);
     }
     if are_elsewhere(db, runtime).await? {

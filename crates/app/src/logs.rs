@@ -9,7 +9,7 @@ use std::{
 };
 
 use model::{Problem, clock::SharedClock, log::LogChunk, name::ExecutionId};
-use store::Db;
+use store::{Db, logs::LogPosition};
 
 use crate::{
     memory::MemoryBudget,
@@ -101,7 +101,7 @@ impl LogReader {
     /// The log that is stored, or its last lines; `None` when none is stored.
     pub(crate) async fn stored(db: &Db, id: &ExecutionId, tail_lines: Option<usize>) -> Result<Option<Self>, Problem> {
         let mut tx = db.read().await?;
-        let Some(last) = store::logs::last_chunk(&mut tx, id).await? else { return Ok(None) };
+        let Some(last) = store::logs::last_position(&mut tx, id).await? else { return Ok(None) };
         drop(tx);
         let (chunk, skip_bytes) = match tail_lines {
             Some(lines) => tail_start(db, id, last, lines).await?,
@@ -152,20 +152,55 @@ impl LogReader {
 }
 
 /// Where the last `lines` lines of a stored log begin: the chunk, and how many of its bytes come before.
-async fn tail_start(db: &Db, id: &ExecutionId, last: i64, lines: usize) -> Result<(i64, usize), Problem> {
-    let mut missing = lines;
-    for chunk in (0..=last).rev() {
-        let mut tx = db.read().await?;
-        let text = store::logs::chunk(&mut tx, id, chunk).await?.unwrap_or_default();
-        drop(tx);
-        // The end of the last line is no beginning of another one.
-        let searched = if chunk == last { text.strip_suffix('\n').unwrap_or(&text) } else { &text };
-        let found = searched.bytes().filter(|byte| *byte == b'\n').count();
+async fn tail_start(db: &Db, id: &ExecutionId, last: LogPosition, lines: usize) -> Result<(i64, usize), Problem> {
+    let text = chunk(db, id, last.chunk).await?;
+    // The end of the last line is no beginning of another one.
+    let searched = text.strip_suffix('\n').unwrap_or(&text);
+    let found = line_ends(searched);
+    if found >= lines {
+        let at = searched.rmatch_indices('\n').nth(lines.saturating_sub(1)).map_or(0, |(at, _)| at + 1);
+        return Ok((last.chunk, at));
+    }
+    let missing = lines - found;
+    match last.first_line {
+        Some(before) => begin_of_line(db, id, before, missing).await,
+        None => begin_of_uncounted(db, id, last.chunk, missing).await,
+    }
+}
+
+/// Where the line begins that has the end so many before the last of `before` ones.
+async fn begin_of_line(db: &Db, id: &ExecutionId, before: i64, missing: usize) -> Result<(i64, usize), Problem> {
+    // This end of a line is the last that is not shown.
+    let line = before.saturating_sub(i64::try_from(missing).unwrap_or(i64::MAX)) + 1;
+    let mut tx = db.read().await?;
+    let position = if line < 1 { None } else { store::logs::position_of_line(&mut tx, id, line).await? };
+    drop(tx);
+    let Some(LogPosition { chunk: number, first_line: Some(first_line), .. }) = position else { return Ok((0, 0)) };
+    let text = chunk(db, id, number).await?;
+    let nth = usize::try_from(line - first_line - 1).unwrap_or(usize::MAX);
+    Ok((number, text.match_indices('\n').nth(nth).map_or(text.len(), |(at, _)| at + 1)))
+}
+
+/// The same for a log whose pieces were not counted: they are read from the last one back.
+async fn begin_of_uncounted(db: &Db, id: &ExecutionId, last: i64, missing: usize) -> Result<(i64, usize), Problem> {
+    let mut missing = missing;
+    for number in (0..last).rev() {
+        let text = chunk(db, id, number).await?;
+        let found = line_ends(&text);
         if found >= missing {
-            let at = searched.rmatch_indices('\n').nth(missing.saturating_sub(1)).map_or(0, |(at, _)| at + 1);
-            return Ok((chunk, at));
+            let at = text.rmatch_indices('\n').nth(missing.saturating_sub(1)).map_or(0, |(at, _)| at + 1);
+            return Ok((number, at));
         }
         missing -= found;
     }
     Ok((0, 0))
+}
+
+async fn chunk(db: &Db, id: &ExecutionId, number: i64) -> Result<String, Problem> {
+    let mut tx = db.read().await?;
+    Ok(store::logs::chunk(&mut tx, id, number).await?.unwrap_or_default())
+}
+
+fn line_ends(text: &str) -> usize {
+    text.bytes().filter(|byte| *byte == b'\n').count()
 }

@@ -53,6 +53,20 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     built.map(|built| built.path).context("cargo built no binary with the name holdfast")
 }
 
+/// Builds the release binary of another checkout, in that checkout's own folder for what is built.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_at(checkout: &Path) -> Result<PathBuf> {
+    let mut cargo = Command::new(cargo());
+    cargo.args(["build", "--workspace", "--bin", "holdfast", "--release"]).env_remove("CARGO_TARGET_DIR");
+    let built = compile_at(checkout, cargo.stdin(Stdio::null()).stdout(Stdio::piped()), |_| ())?;
+    let built = built.into_iter().find(|built| built.target == "holdfast");
+    built
+        .map(|built| built.path)
+        .with_context(|| format!("cargo built no binary with the name holdfast at {}", checkout.display()))
+}
+
 /// The path of the binary for the demo, which is compiled as fast as possible, or the one that `HOLDFAST_BIN` names. `done` hears
 /// how many crates are compiled, and cargo's own output is shown if it fails.
 ///
@@ -95,10 +109,15 @@ pub fn compile(arguments: &[&str]) -> Result<Vec<Executable>> {
 }
 
 /// The same with a command; `done` hears how many crates are compiled.
-fn compile_with(command: &mut Command, mut done: impl FnMut(usize)) -> Result<Vec<Executable>> {
+fn compile_with(command: &mut Command, done: impl FnMut(usize)) -> Result<Vec<Executable>> {
+    compile_at(&workspace(), command, done)
+}
+
+/// The same in a checkout.
+fn compile_at(checkout: &Path, command: &mut Command, mut done: impl FnMut(usize)) -> Result<Vec<Executable>> {
     let mut child = command
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(workspace())
+        .current_dir(checkout)
         .spawn()
         .context("cargo cannot be started")?;
     let messages = child.stdout.take().context("cargo has no output")?;

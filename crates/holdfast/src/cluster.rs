@@ -1,6 +1,6 @@
 //! What the settings say of a cluster where jobs run.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use image::prebuilt::{ImageName, Prebuilt};
@@ -115,11 +115,12 @@ fn vdk_resources(settings: &Settings) -> Resources {
 }
 
 impl Plan {
-    /// Begins to watch the namespace.
+    /// Begins to watch the namespace. `logs_folder` is this process' alone.
     pub(crate) fn open(
         self,
         settings: &Settings,
         has_token: bool,
+        logs_folder: PathBuf,
         clock: SharedClock,
     ) -> (KubernetesRuntime, Arc<dyn ArtifactBuilder>) {
         let manifest = ManifestOptions {
@@ -147,10 +148,11 @@ impl Plan {
         let runtime = KubernetesRuntime::open(KubernetesOptions {
             connection: self.connection,
             manifest,
-            logs_folder: settings.cache_folder().join("logs"),
+            logs_folder,
             log_max_bytes: settings.log_max_bytes.get(),
             ignore_paths: settings.kubernetes_ignore_paths.0.clone(),
             adopt: settings.kubernetes_adopt,
+            controller_zone: settings.kubernetes_controller_time_zone.as_str().to_owned(),
             clock,
         });
         (runtime, Arc::new(Prebuilt::new(self.image_name)))

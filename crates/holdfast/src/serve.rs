@@ -50,6 +50,9 @@ const METRICS_CONNECTIONS_MAX: usize = 64;
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long connections of the database may take to close at the end.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -157,7 +160,8 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
     let (place, builder): (Place, Arc<dyn ArtifactBuilder>) = if let Some(plan) = cluster {
-        let (runtime, builder) = plan.open(settings, token_url.is_some(), clock.clone());
+        let (runtime, builder) =
+            plan.open(settings, token_url.is_some(), settings.cache_folder().join("logs"), clock.clone());
         tracing::warn!(
             "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
         );
@@ -312,15 +316,21 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     serving_stop.cancel();
     stop.cancel();
     let grace = settings.shutdown_grace_seconds.seconds();
+    // What did not end by itself is ended: it holds connections of the database.
+    let unfinished = [serving.abort_handle(), synchronizing.abort_handle(), watching_keys.abort_handle()];
     let (served, synchronized) = tokio::join!(clock.timeout(grace, serving), clock.timeout(grace, synchronizing));
-    watching_keys.abort();
+    for task in unfinished {
+        task.abort();
+    }
     if served.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "requests that took longer than the grace period were cut off");
     }
     if synchronized.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "the synchronizer did not stop within the grace period");
     }
-    db.close().await;
+    if clock.timeout(CLOSE_MAX, db.close()).await.is_err() {
+        tracing::warn!(limit_seconds = CLOSE_MAX.as_secs(), "connections of the database were left open");
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -533,9 +543,15 @@ fn sync_options(
         run_backoff_limit: settings.run_backoff_limit.map_or(0, |limit| limit.get().try_into().unwrap_or(u32::MAX)),
         start_deadline: SignedDuration::from_secs(settings.start_deadline_seconds.signed()),
         default_zone: settings.time_zone.as_str().to_owned(),
-        executions_keep: days(settings.executions_keep_days.get()),
-        executions_keep_per_job: settings.executions_keep_per_job.signed(),
-        deleted_jobs_keep: days(settings.deleted_jobs_keep_days.get()),
+        retention: sync::cleanup::Rules {
+            executions_keep: days(settings.executions_keep_days.get()),
+            executions_keep_per_job: settings.executions_keep_per_job.signed(),
+            logs_keep: days(settings.logs_keep_days.get()),
+            logs_max_bytes: settings.logs_total_max_mib.signed().saturating_mul(1024 * 1024),
+            revisions_keep_per_job: settings.revisions_keep.signed(),
+            deleted_jobs_keep: days(settings.deleted_jobs_keep_days.get()),
+            audit_keep: days(settings.audit_keep_days.get()),
+        },
     }
 }
 

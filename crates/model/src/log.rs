@@ -9,6 +9,15 @@ pub struct LogChunk {
     pub omitted_bytes: u64,
 }
 
+/// Which part of a log is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogPart {
+    /// All of it that is kept.
+    Whole,
+    /// So many lines from its end.
+    LastLines(usize),
+}
+
 impl LogChunk {
     /// The last `lines` lines.
     pub fn tail(&self, lines: usize) -> &str {

@@ -8,7 +8,7 @@ use crate::{
     deployment::Deployment,
     execution::RunEnd,
     lock::{Lock, LockKey},
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName, TeamName},
     variables::Variables,
 };
@@ -51,6 +51,9 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Ends a term of leadership: what was kept in memory or in files for its runs goes. The runs themselves go on.
+    fn resign(&self) {}
+
     /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
     fn fingerprint(&self, blueprint: &Blueprint) -> String;
 
@@ -78,8 +81,8 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Starts a run. Done when its supervisor has taken it over; from then on it survives the service.
     fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>>;
 
-    /// Asks a run to end. Its end shows in [`Runtime::next`].
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>>;
+    /// Asks a run of a job to end. Its end shows in [`Runtime::next`].
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>>;
 
     /// Every run that the runtime knows and that was not forgotten: active ones, and ended ones not yet recorded.
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>>;
@@ -92,11 +95,12 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Waits for the next stage of a run: from `seen` to running, from running to its end.
     fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>>;
 
-    /// The log of a run so far. `None` when the runtime knows no such run.
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>>;
+    /// A part of the log of a run so far; no more than that is read. `None` when the runtime knows no such run.
+    fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>>;
 
-    /// Drops what is left of a run whose end and log are stored.
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>>;
+    /// Drops what is left of a run of a job whose end and log are stored. What still runs of it is asked to end, and an error
+    /// says that this has to be called again.
+    fn forget<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>>;
 
     /// Drops what no deployment needs any more: `keep` are the locks in use.
     fn clean_up<'a>(&'a self, keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>>;

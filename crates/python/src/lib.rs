@@ -30,5 +30,5 @@ pub use pins::checked_lock;
 /// The hidden command that starts foreign code within its walls, and what starts it.
 pub use sandbox::{Launcher, Walls, main as confined};
 pub use sandboxed::BuildSandbox;
-pub use tools::{Tools, ToolsOptions};
+pub use tools::{ENVIRONMENT, Tools, ToolsOptions};
 pub use wheels::{Wheels, checked, constraints_for};

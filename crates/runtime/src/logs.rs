@@ -8,11 +8,11 @@ use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use model::log::LogChunk;
+use model::log::{LogChunk, LogPart};
 use rustix::fs::{FallocateFlags, fallocate};
 
 const PREFIX: &str = "log.";
@@ -124,15 +124,72 @@ impl LogWriter {
     }
 }
 
-/// Reads a log: at most half of `log_max_bytes` from its beginning and as much from its end.
-pub(crate) fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
-    let half = usize::try_from((log_max_bytes / 2).max(1)).unwrap_or(usize::MAX);
-    let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+/// The bytes that are read at once from the end of a log.
+const BLOCK_BYTES: u64 = 64 * 1024;
+
+/// Reads a part of a log, of which at most half of `log_max_bytes` is kept from its beginning and as much from its end.
+pub(crate) fn read_part(folder: &Path, log_max_bytes: u64, part: LogPart) -> io::Result<LogChunk> {
+    let LogPart::LastLines(lines) = part else { return read(folder, log_max_bytes) };
+    if let Some(text) = read_last_lines(folder, lines)? {
+        return Ok(LogChunk { text, omitted_bytes: 0 });
+    }
+    let mut log = read(folder, log_max_bytes)?;
+    log.text = log.tail(lines).to_owned();
+    Ok(log)
+}
+
+/// Reads the last lines of a log, and no more than those. `None` when they are not all in one stretch.
+fn read_last_lines(folder: &Path, lines: usize) -> io::Result<Option<String>> {
+    let mut text: Vec<u8> = Vec::new();
+    let mut found = 0;
+    let mut next = None;
+    for offset in offsets(folder)?.into_iter().rev() {
+        let file = match File::open(piece(folder, offset)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let bytes = file.metadata()?.len();
+        if next.is_some_and(|next| offset + bytes != next) {
+            return Ok(None);
+        }
+        next = Some(offset);
+        let mut end = bytes;
+        while end > 0 {
+            let begin = end.saturating_sub(BLOCK_BYTES);
+            let mut block = vec![0; usize::try_from(end - begin).unwrap_or(usize::MAX)];
+            file.read_exact_at(&mut block, begin)?;
+            // The end of the last line is no beginning of another one.
+            let is_last = text.is_empty();
+            block.extend_from_slice(&text);
+            let searched = block.len() - text.len() - usize::from(is_last && block.ends_with(b"\n"));
+            for at in (0..searched).rev().filter(|at| block[*at] == b'\n') {
+                found += 1;
+                if found == lines {
+                    return Ok(Some(String::from_utf8_lossy(&block[at + 1..]).into_owned()));
+                }
+            }
+            (text, end) = (block, begin);
+        }
+    }
+    Ok(None)
+}
+
+/// Where the pieces of a log begin.
+fn offsets(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut offsets = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        let Some(offset) = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.parse().ok()) else {
-            continue;
-        };
+        offsets.extend(name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|n| n.parse::<u64>().ok()));
+    }
+    offsets.sort_unstable();
+    Ok(offsets)
+}
+
+/// Reads a log: at most half of `log_max_bytes` from its beginning and as much from its end.
+fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
+    let half = usize::try_from((log_max_bytes / 2).max(1)).unwrap_or(usize::MAX);
+    let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+    for offset in offsets(folder)? {
         let mut bytes = Vec::new();
         match File::open(piece(folder, offset)).and_then(|f| f.take(half as u64).read_to_end(&mut bytes)) {
             Ok(_) => pieces.push((offset, bytes)),
@@ -141,7 +198,6 @@ pub(crate) fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
             Err(e) => return Err(e),
         }
     }
-    pieces.sort_unstable_by_key(|(offset, _)| *offset);
     let tail_bytes: usize = pieces.iter().skip(1).map(|(_, bytes)| bytes.len()).sum();
     let mut surplus = tail_bytes.saturating_sub(half);
     for (offset, bytes) in pieces.iter_mut().skip(1) {
@@ -240,6 +296,28 @@ mod tests {
         );
         let on_disk: u64 = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(on_disk <= 150, "{on_disk}");
+    }
+
+    #[test]
+    fn the_last_lines_of_a_log_are_read_alone_wherever_they_begin() {
+        // Of 100 kB some lines are longer than a block; the limits put the pieces at other places.
+        for limit in [300_000, 130_000] {
+            let lines: Vec<String> =
+                (0..200).map(|n| format!("{n} {}\n", "x".repeat(if n == 190 { 70_000 } else { n }))).collect();
+            let (folder, whole) = log_of(limit, &[lines.concat().as_bytes()]);
+            for count in [0, 1, 2, 5, 12, 40, 199, 200, 1000] {
+                let part = read_part(folder.path(), limit, LogPart::LastLines(count)).unwrap();
+                assert_eq!(part.text, whole.tail(count), "{count} of {limit}");
+            }
+        }
+        let (folder, _) = log_of(1000, &[b"one\ntwo"]);
+        assert_eq!(read_last_lines(folder.path(), 1).unwrap().as_deref(), Some("two"));
+        // Of a large piece only its end is read.
+        fs::write(piece(folder.path(), 0), format!("{}\nlast\n", "y".repeat(1_000_000))).unwrap();
+        assert_eq!(read_last_lines(folder.path(), 1).unwrap().as_deref(), Some("last\n"));
+        let (folder, whole) = log_of(100, &["0123456789abcde\n".repeat(600).as_bytes()]);
+        assert_eq!(read_part(folder.path(), 100, LogPart::LastLines(9)).unwrap().text, whole.tail(9), "over the gap");
+        assert_eq!(read_last_lines(folder.path(), 9).unwrap(), None);
     }
 
     #[test]

@@ -228,6 +228,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
         }
     }
     sync.runtime.may_write_until(Duration::ZERO);
+    sync.runtime.resign();
     if lost {
         return;
     }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::{
+    path::PathBuf,
     process::Stdio,
     sync::{
         Arc,
@@ -14,7 +15,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use devtools::progress::say;
+use devtools::{binary, environment::workspace, progress::say};
 use e2e::{
     measure::{Fleet, Meter, Rollouts, fleet_job, load, memory, quantile},
     service::Options,
@@ -42,6 +43,9 @@ struct Arguments {
     /// Only the requests whose name contains this, and nothing else.
     #[arg(long)]
     only: Option<String>,
+    /// A checkout of another commit, which is built and measured in turn with this one on fleets of its own.
+    #[arg(long)]
+    against: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -79,6 +83,10 @@ const TOTAL: &str = "query($filter: [Predicate], $search: String) { jobs(pageNum
 const RUNS: &str = "query($filter: DataJobExecutionFilter, $order: DataJobExecutionOrder) { executions(pageNumber: 1, \
     pageSize: 50, filter: $filter, order: $order) { content { id type jobName status startTime endTime startedBy \
     message opId logsUrl } } }";
+
+const RUNS_WITH_TOTALS: &str = "query($filter: DataJobExecutionFilter, $order: DataJobExecutionOrder) { \
+    executions(pageNumber: 1, pageSize: 50, filter: $filter, order: $order) { totalPages totalItems content { id type \
+    jobName status startTime endTime startedBy message opId logsUrl } } }";
 
 /// One request to measure.
 struct Case {
@@ -119,6 +127,9 @@ fn tenth_of_teams(jobs: usize) -> String {
 fn cases(jobs: usize) -> Vec<Case> {
     let whole = json!({"pageNumber": 1, "pageSize": 50, "search": "",
         "filter": [filter("jobName", None, Some("ASC"))]});
+    let newest = json!({"property": "startTime", "direction": "DESC"});
+    // All executions of the fleet.
+    let since = json!({"filter": {"startTimeGte": "2020-01-01T00:00:00Z"}, "order": newest});
     let mut cases = vec![
         Case {
             reference: "150 / 1,201",
@@ -139,6 +150,8 @@ fn cases(jobs: usize) -> Vec<Case> {
             crowd: true,
         },
         Case { reference: "35 / 250", crowd: true, ..list("the 50 newest executions", RUNS, &json!({})) },
+        list("the 50 newest executions since a time, with totals", RUNS_WITH_TOTALS, &since),
+        list("the 50 newest executions, with totals", RUNS_WITH_TOTALS, &json!({"order": newest})),
     ];
     let enabled = [filter("deployments.enabled", Some("enabled"), None)];
     for (name, filters) in [
@@ -218,9 +231,32 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// A commit that is measured.
+#[derive(Debug, Clone)]
+struct Build {
+    name: &'static str,
+    checkout: PathBuf,
+    /// Its program, where it is not the one that `HOLDFAST_BIN` names.
+    binary: Option<PathBuf>,
+}
+
+impl Build {
+    /// This build, and the one that it is compared with.
+    fn all(arguments: &Arguments) -> Result<Vec<Self>> {
+        let mut all = vec![Self { name: "this", checkout: workspace(), binary: None }];
+        if let Some(checkout) = &arguments.against {
+            let checkout = checkout.canonicalize()?;
+            let binary = Some(binary::build_at(&checkout)?);
+            all.push(Self { name: "the other", checkout, binary });
+        }
+        Ok(all)
+    }
+}
+
 /// A fleet of a size, and what is asked of it.
 struct Measured {
     jobs: usize,
+    build: &'static str,
     fleet: Fleet,
     meter: Meter,
     cases: Vec<Case>,
@@ -228,12 +264,19 @@ struct Measured {
 }
 
 impl Measured {
-    fn start(database: Database, jobs: usize, arguments: &Arguments) -> Result<Self> {
+    fn start(database: Database, jobs: usize, build: &Build, arguments: &Arguments) -> Result<Self> {
         say(format_args!("· {jobs} jobs with {} executions each", arguments.runs));
-        let options = Options::default().set("HOLDFAST_LOG", "error");
-        let mut fleet = Fleet::start(database, jobs, arguments.runs, Rollouts::Done, options)?;
+        let options = Options { binary: build.binary.clone(), ..Options::default() }.set("HOLDFAST_LOG", "error");
+        let mut fleet = Fleet::start_at(&build.checkout, database, jobs, arguments.runs, Rollouts::Done, options)?;
         let (meter, starts) = (fleet.meter(), starts(fleet.service.url(), jobs));
-        Ok(Self { jobs, fleet, meter, cases: cases(jobs), starts })
+        Ok(Self { jobs, build: build.name, fleet, meter, cases: cases(jobs), starts })
+    }
+}
+
+impl Measured {
+    fn title(&self, is_compared: bool) -> String {
+        let jobs = thousands(self.jobs);
+        if is_compared { format!("{jobs} jobs, {}", self.build) } else { format!("{jobs} jobs") }
     }
 }
 
@@ -243,12 +286,20 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
         Database::Postgresql => ("PostgreSQL", true),
     };
     say(format_args!("{name}"));
-    let fleets: Vec<_> =
-        arguments.jobs.iter().map(|jobs| Measured::start(database, *jobs, arguments)).collect::<Result<_>>()?;
+    let builds = Build::all(arguments)?;
+    let mut fleets = Vec::new();
+    for jobs in &arguments.jobs {
+        for build in &builds {
+            fleets.push(Measured::start(database, *jobs, build, arguments)?);
+        }
+    }
+    let is_compared = builds.len() > 1;
     let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
     println!("### {name}\n");
-    let sizes: Vec<_> = fleets.iter().map(|of| format!("{} jobs", thousands(of.jobs))).collect();
-    println!("| request | clients | {} | largest to smallest | reference |", sizes.join(" | "));
+    let columns: Vec<_> = fleets.iter().map(|of| of.title(is_compared)).collect();
+    let ratio =
+        if is_compared { "the other to this: p50, processor time, requests a second" } else { "largest to smallest" };
+    println!("| request | clients | {} | {ratio} | reference |", columns.join(" | "));
     println!("| --- | ---: |{} ---: | --- |", " ---: |".repeat(fleets.len()));
     let only = arguments.only.as_deref().unwrap_or_default();
     let turn = Duration::from_secs(arguments.seconds) / ROUNDS;
@@ -268,7 +319,7 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
                     figures.add(crowd(&http, url, None, *clients, turn, of.meter).await?);
                 }
             }
-            row(case, *clients, &figures, is_server);
+            row(case, *clients, &figures, is_server, is_compared);
         }
     }
     if !only.is_empty() {
@@ -284,7 +335,7 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
                 figures.add(crowd(&http, "", Some(part), *clients, turn, of.meter).await?);
             }
         }
-        row(&start, *clients, &figures, is_server);
+        row(&start, *clients, &figures, is_server, is_compared);
     }
     println!(
         "\n| fleet | database | a million executions | start to ready | `vdk list -a` | of it processor time{} | resident memory at most |",
@@ -294,7 +345,7 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
     for of in &fleets {
         let listed = list_all(of.fleet.service.url(), of.meter, is_server).await?;
         let (_, most) = memory(of.meter.service)?;
-        println!("| {} | {} | {listed} | {most:.1} MiB |", thousands(of.jobs), size(of, arguments.runs));
+        println!("| {} | {} | {listed} | {most:.1} MiB |", of.title(is_compared), size(of, arguments.runs));
     }
     println!();
     Ok(())
@@ -380,6 +431,18 @@ impl Figures {
         self.server_cpu_ms += more.server_cpu_ms;
     }
 
+    /// Requests a second.
+    #[expect(clippy::cast_precision_loss, reason = "small counts")]
+    fn rate(&self) -> f64 {
+        self.times.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Processor time in ms of a request, of the service and of PostgreSQL.
+    #[expect(clippy::cast_precision_loss, reason = "small counts")]
+    fn cpu_ms_each(&self) -> f64 {
+        (self.cpu_ms + self.server_cpu_ms) / self.times.len().max(1) as f64
+    }
+
     /// The time in ms that this share of the requests took at most; 0 when there were none.
     fn ms(&self, share: f64) -> f64 {
         if self.times.is_empty() { 0.0 } else { 1000.0 * quantile(&self.times, share).as_secs_f64() }
@@ -440,19 +503,29 @@ async fn crowd(
     clippy::cast_sign_loss,
     reason = "small counts"
 )]
-fn row(case: &Case, clients: usize, figures: &[Figures], is_server: bool) {
+fn row(case: &Case, clients: usize, figures: &[Figures], is_server: bool, is_compared: bool) {
     let cells: Vec<_> = figures
         .iter()
         .map(|of| {
             let count = of.times.len().max(1) as f64;
             let server = if is_server { format!(" + {:.2}", of.server_cpu_ms / count) } else { String::new() };
             let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| of.ms(share));
-            let rate = thousands((of.times.len() as f64 / of.elapsed.as_secs_f64()) as usize);
+            let rate = thousands(of.rate() as usize);
             format!("{p50:.1} / {p95:.1} / {p99:.1}, {:.2}{server}, {rate}", of.cpu_ms / count)
         })
         .collect();
     let is_alone = clients == 1;
+    let compared = |pair: &[Figures]| match pair {
+        [this, other] => format!(
+            "{:.2}, {:.2}, {:.2}",
+            other.ms(0.5) / this.ms(0.5),
+            other.cpu_ms_each() / this.cpu_ms_each(),
+            other.rate() / this.rate()
+        ),
+        _ => String::new(),
+    };
     let ratio = match figures {
+        _ if is_compared => figures.chunks(2).map(compared).collect::<Vec<_>>().join("; "),
         [smallest, .., largest] if is_alone => format!("{:.1}", largest.ms(0.5) / smallest.ms(0.5)),
         _ => String::new(),
     };

@@ -6,6 +6,7 @@ mod fencing;
 mod history;
 mod inside;
 mod lifecycle;
+mod logs;
 mod orphans;
 mod outage;
 mod outcomes;

@@ -262,10 +262,11 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
         let path = format!("/apis/batch/v1/namespaces/{{namespace}}/{resource}");
         writes.get(&(method.to_owned(), path)).copied().unwrap_or_default()
     };
-    // The changed CronJob; the held start, made and let go; the two Jobs that were recorded. Entering a Job in its CronJob's
-    // status is done again when the controller came between, and is not counted.
-    let told =
-        [of("PUT", "cronjobs/{name}"), of("POST", "jobs"), of("PATCH", "jobs/{name}"), of("DELETE", "jobs/{name}")];
-    assert_eq!(told, [1, 1, 1, 2], "{writes:?}");
+    // The changed CronJob; the held start, made and let go; the two Jobs that were recorded. What names a resource version is done
+    // again when the controller came between: letting a Job go, deleting it, and entering it in its CronJob's status.
+    let told = [of("PUT", "cronjobs/{name}"), of("POST", "jobs")];
+    assert_eq!(told, [1, 1], "{writes:?}");
+    assert!((1..=2).contains(&of("PATCH", "jobs/{name}")), "{writes:?}");
+    assert!((2..=4).contains(&of("DELETE", "jobs/{name}")), "{writes:?}");
     assert_eq!(of("POST", "cronjobs") + of("DELETE", "cronjobs/{name}"), 0, "{writes:?}");
 }

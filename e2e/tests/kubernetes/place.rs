@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devtools::cluster::{self, Namespace};
+use devtools::cluster::{self, Cluster, Namespace};
 use e2e::{
     api::Api,
     job::Job,
@@ -58,6 +58,17 @@ impl Place {
     /// The same with further settings.
     pub(crate) fn with(name: &str, on: Database, node: Node, more: impl FnOnce(Options) -> Options) -> Self {
         let cluster = cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
+        Self::on(&cluster, name, on, node, more)
+    }
+
+    /// The same in this cluster.
+    pub(crate) fn on(
+        cluster: &Cluster,
+        name: &str,
+        on: Database,
+        node: Node,
+        more: impl FnOnce(Options) -> Options,
+    ) -> Self {
         let namespace = cluster.namespace(name).unwrap_or_else(|e| panic!("{e:#}"));
         let (kubeconfig, ca_certificate) = way_of_service(&namespace).unwrap_or_else(|e| panic!("{e:#}"));
         let mut options = settings(Options::on(on), &namespace, node)

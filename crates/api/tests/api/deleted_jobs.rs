@@ -118,7 +118,7 @@ async fn a_job_whose_deployment_can_not_come_back_comes_back_without_it() {
     let generation = store::jobs::next_generation(&mut tx, &job.name).await.unwrap();
     let old = Deployment { generation, python_version: "3.9".parse().unwrap(), ..wanted };
     store::revisions::insert(&mut tx, &old, service.clock.now()).await.unwrap();
-    store::deployments::replace(&mut tx, &old, service.clock.now()).await.unwrap();
+    store::deployments::replace(&mut tx, &old, "op", service.clock.now()).await.unwrap();
     tx.commit().await.unwrap();
     service.delete(JOB).await.is(200);
     let restored = service.post(RESTORE, "").await.ok();

@@ -28,8 +28,8 @@ use model::{
     deployment::VersionDefaults,
     execution::Status,
     lock::LockKey,
-    log::LogChunk,
-    name::{ExecutionId, JobName},
+    log::{LogChunk, LogPart},
+    name::{ExecutionId, JobId, JobName},
     python::PythonVersion,
     runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
     source::ArchiveLimits,
@@ -110,7 +110,7 @@ impl Runtime for TestRuntime {
     fn start<'a>(&'a self, _: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn cancel<'a>(&'a self, _: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, _: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
@@ -119,12 +119,12 @@ impl Runtime for TestRuntime {
     fn next<'a>(&'a self, _: &'a ExecutionId, _: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, _: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         assert!(!self.panics, "the log can't be read");
         let log = self.logs.lock().unwrap().get(id.as_str()).cloned();
         Box::pin(async move { Ok(log.map(|text| LogChunk { text, omitted_bytes: 0 })) })
     }
-    fn forget<'a>(&'a self, _: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, _: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
     fn clean_up<'a>(&'a self, _: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>> {
@@ -465,7 +465,7 @@ impl Service {
         let mut tx = self.db.write().await.unwrap();
         let run = store::executions::find(&mut tx, &id).await.unwrap().unwrap();
         let wanted = store::deployments::find(&mut tx, run.job_id).await.unwrap().unwrap();
-        let handed_over = HandedOver { revision: wanted, artifact: artifact() };
+        let handed_over = HandedOver { generation: wanted.generation, artifact: artifact() };
         assert!(store::executions::hand_over(&mut tx, epoch, &id, &handed_over).await.unwrap());
         assert!(store::executions::running(&mut tx, epoch, &id, self.clock.now()).await.unwrap());
         tx.commit().await.unwrap();

@@ -96,7 +96,9 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
         bail!("There is no database in {}. Name the right folder with --data-dir.", settings.data_dir.display());
     }
     let clock: SharedClock = Arc::new(SystemClock);
-    let (runtime, _) = cluster::plan(settings, &clock).await?.open(settings, false, Arc::clone(&clock));
+    // It reads no logs, and those of the service beside it stay.
+    let logs_folder = settings.cache_folder().join("logs-of-orphans");
+    let (runtime, _) = cluster::plan(settings, &clock).await?.open(settings, false, logs_folder, Arc::clone(&clock));
     let db = database::open(settings, &file).await?;
     let done = match task {
         Task::List => list(&db, &runtime, out).await,

@@ -20,26 +20,6 @@ pub(crate) struct Surroundings {
     pub(crate) cores: usize,
 }
 
-/// The variables that an installer needs to reach the network and to understand the machine.
-const FOR_TOOLS: &[&str] = &[
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-];
-
 impl Surroundings {
     /// Those of this process.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
@@ -64,7 +44,7 @@ impl Surroundings {
 
     /// The variables that an installer may see.
     pub(crate) fn for_tools(&self) -> BTreeMap<String, String> {
-        FOR_TOOLS
+        python::ENVIRONMENT
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), self.variable(name)?.to_str()?.to_owned())))
             .collect()
@@ -120,10 +100,15 @@ mod tests {
 
     #[test]
     fn tools_see_the_network_and_no_secret() {
-        let tools =
-            with(&[("PATH", "/bin"), ("https_proxy", "http://p"), ("AWS_SECRET_ACCESS_KEY", "s"), ("LANG", "")]);
+        let tools = with(&[
+            ("PATH", "/bin"),
+            ("https_proxy", "http://p"),
+            ("CURL_CA_BUNDLE", "/c"),
+            ("AWS_SECRET_ACCESS_KEY", "s"),
+            ("LANG", ""),
+        ]);
         let names: Vec<_> = tools.for_tools().into_keys().collect();
-        assert_eq!(names, ["PATH", "https_proxy"]);
+        assert_eq!(names, ["CURL_CA_BUNDLE", "PATH", "https_proxy"]);
         assert!(!format!("{tools:?}").contains("AWS"));
     }
 }

@@ -304,6 +304,10 @@ settings! {
     /// Whether CronJobs that another Control Service made for data jobs are taken over when a job of the same name is deployed.
     /// Only for one that is shut down.
     kubernetes_adopt: bool = "kubernetes.adopt", Kubernetes, default Text("false"), example "true";
+    /// The time zone of the cluster's controller manager: a CronJob that names no time zone runs by it. One that differs from
+    /// what is wanted only in that it does not name this zone is left as it is.
+    kubernetes_controller_time_zone: ZoneName =
+        "kubernetes.controller_time_zone", Kubernetes, default Text("UTC"), example "Europe/Sofia";
     /// Processor time that a run may use at most when its deployment does not say, in thousandths of a core.
     kubernetes_cpu_limit_millicores: Whole<1, 1_024_000> =
         "kubernetes.cpu_limit_millicores", Kubernetes, default Text("500");
@@ -343,12 +347,21 @@ settings! {
     registry_url: Option<RegistryName> =
         "registry_url", Kubernetes, default Absent("none"), example "registry.example.com/data-jobs";
 
-    /// How long ended executions and their logs are kept.
+    /// How long ended executions are kept.
     executions_keep_days: Whole<1, 3_650> = "executions.keep_days", Retention, default Text("14");
     /// How many of a job's latest executions are kept however old they are.
     executions_keep_per_job: Whole<1, 100_000> = "executions.keep_per_job", Retention, default Text("100");
+    /// How long the logs of ended executions are kept. A log goes with its execution at the latest.
+    logs_keep_days: Whole<1, 3_650> = "logs.keep_days", Retention, default Text("90");
+    /// The size of all stored logs above which the oldest are removed, within ten minutes.
+    logs_total_max_mib: Whole<16, 1_048_576> = "logs.total_max_mib", Retention, default Text("10240");
+    /// How many of a job's latest revisions are kept, and how many of its latest uploads. A revision that is deployed or that a
+    /// kept execution ran stays as well, and so does an upload that a kept revision names.
+    revisions_keep: Whole<1, 10_000> = "revisions.keep", Retention, default Text("100");
     /// How long what belonged to a deleted job is kept in the database.
     deleted_jobs_keep_days: Whole<0, 3_650> = "deleted_jobs_keep_days", Retention, default Text("7");
+    /// How long audit events are kept.
+    audit_keep_days: Whole<1, 36_500> = "audit.keep_days", Retention, default Text("400");
 
     /// How often every deployment is compared with what exists of it. Changes are carried out at once, without waiting
     /// for it.

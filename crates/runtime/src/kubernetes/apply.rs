@@ -4,7 +4,10 @@
 //! to its spec goes, and a change that comes between is not lost but read again. What others added to its *metadata* stays;
 //! no run depends on it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -60,11 +63,11 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    fn of(object: &CronJob, spec: Value, ignored: &[String], put_back: PutBack) -> Self {
+    fn of(object: &CronJob, spec_hash: String, put_back: PutBack) -> Self {
         Self {
             uid: object.metadata.uid.clone().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
-            spec_hash: spec_hash(spec, ignored),
+            spec_hash,
             inputs_hash: inputs_hash(object).unwrap_or_default().to_owned(),
             has_options: has_options(object),
             put_back,
@@ -94,10 +97,12 @@ fn spec_of(object: &CronJob) -> Value {
     serde_json::to_value(&object.spec).unwrap_or_default()
 }
 
-/// Of a spec without the fields that others may keep.
-fn spec_hash(mut spec: Value, ignored: &[String]) -> String {
-    carry_over(&mut spec, &Value::Null, ignored);
-    hex::encode(Sha256::digest(spec.to_string()))
+/// A CronJob whose spec was found to be as it was written though others had moved its generation on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Equal {
+    uid: String,
+    generation: i64,
+    spec_hash: String,
 }
 
 /// The desired content of a secret.
@@ -118,8 +123,32 @@ pub(crate) struct Writer {
     pub(crate) ignored: Vec<String>,
     /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
     pub(crate) adopts: bool,
+    /// The time zone of the controller, in which a CronJob runs that names none.
+    pub(crate) controller_zone: String,
     pub(crate) clock: SharedClock,
     pub(crate) fence: Fence,
+    /// By name, as long as this process runs: one of these needs no look at each sweep.
+    pub(crate) equal: EqualCronJobs,
+}
+
+/// See [`Writer::equal`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EqualCronJobs(Arc<Mutex<HashMap<String, Equal>>>);
+
+impl EqualCronJobs {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Equal>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is known of a CronJob is what was found to be as it was written.
+    fn has(&self, written: &Written, seen: &CronJobView, target: &Target) -> bool {
+        self.all().get(target.job_name.as_str()).is_some_and(|equal| {
+            equal.uid == seen.uid
+                && seen.generation <= equal.generation
+                && equal.spec_hash == written.spec_hash
+                && seen.job_id == Some(target.job_id)
+        })
+    }
 }
 
 impl Writer {
@@ -128,7 +157,7 @@ impl Writer {
         let name = target.job_name.as_str();
         let written = target.mark.as_ref().and_then(Written::read);
         if let (Some(written), Some(seen)) = (&written, namespace.cron_job(name))
-            && is_as_written(written, &seen, target)
+            && (is_as_written(written, &seen, target) || self.equal.has(written, &seen, target))
         {
             return Ok(Observed::Present { inputs_hash: written.inputs_hash.clone() });
         }
@@ -144,13 +173,32 @@ impl Writer {
             }
             Some(written)
                 if written.uid == live.uid().unwrap_or_default()
-                    && spec_hash(spec_of(&live), &self.ignored) == written.spec_hash
+                    && self.spec_hash(spec_of(&live)) == written.spec_hash
                     && job_id(&live.metadata) == Some(target.job_id) =>
             {
+                let generation = live.metadata.generation.unwrap_or_default();
+                let equal = Equal { uid: written.uid, generation, spec_hash: written.spec_hash };
+                self.equal.all().insert(name.to_owned(), equal);
                 Observed::Present { inputs_hash: written.inputs_hash }
             }
             _ => Observed::Changed { by: last_writer(&live.metadata) },
         })
+    }
+
+    /// Of a spec without the fields that others may keep.
+    fn spec_hash(&self, mut spec: Value) -> String {
+        self.name_zone(&mut spec);
+        carry_over(&mut spec, &Value::Null, &self.ignored);
+        hex::encode(Sha256::digest(spec.to_string()))
+    }
+
+    /// Names the time zone that a spec has when it names none.
+    fn name_zone(&self, spec: &mut Value) {
+        if let Some(fields) = spec.as_object_mut()
+            && fields.get("timeZone").is_none_or(Value::is_null)
+        {
+            fields.insert("timeZone".into(), self.controller_zone.clone().into());
+        }
     }
 
     /// Writes the CronJob `wanted`, which was rendered from `deployment`. `ticks_after` is the instant from which a changed
@@ -192,7 +240,7 @@ impl Writer {
         self.fence.mark(&mut object.metadata);
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else {
             let made = call(&*self.clock, self.cron_jobs.create(&params, &object)).await?;
-            return Ok(Ok((Written::of(&made, spec_of(&made), &self.ignored, PutBack::default()), true)));
+            return Ok(Ok((Written::of(&made, self.spec_hash(spec_of(&made)), PutBack::default()), true)));
         };
         let is_adopted = !is_ours(&live, target, written);
         if is_adopted && !self.may_adopt(&live, target) {
@@ -210,9 +258,11 @@ impl Writer {
         // A new deployment is written whoever fights over the old one.
         let puts_back = written.is_some_and(|written| {
             Some(written.inputs_hash.as_str()) == inputs_hash(wanted)
-                && spec_hash(before.clone(), &self.ignored) != written.spec_hash
+                && self.spec_hash(before.clone()) != written.spec_hash
         });
-        if puts_back && let Some(field) = put_back.contested(&before, self.clock.now()) {
+        let mut compared = before.clone();
+        self.name_zone(&mut compared);
+        if puts_back && let Some(field) = put_back.contested(&compared, self.clock.now()) {
             return Ok(Err(contested(&target.job_name, &field, &live.metadata)));
         }
         if !self.ignored.is_empty() {
@@ -221,7 +271,7 @@ impl Writer {
             object.spec = serde_json::from_value(spec).unwrap_or(object.spec);
         }
         // What somebody did to it before is not known: a tick may be due that the next write would fire.
-        let live = if is_adopted || fires_otherwise(live.spec.as_ref(), object.spec.as_ref()) {
+        let live = if is_adopted || self.fires_otherwise(live.spec.as_ref(), object.spec.as_ref()) {
             self.forget_ticks(live, ticks_after).await?
         } else {
             live
@@ -230,9 +280,18 @@ impl Writer {
         let done = call(&*self.clock, self.cron_jobs.replace(name, &params, &object)).await?;
         let after = spec_of(&done);
         if puts_back {
-            put_back.add(&before, &after, self.clock.now());
+            put_back.add(&compared, &after, self.clock.now());
         }
-        Ok(Ok((Written::of(&done, after, &self.ignored, put_back), false)))
+        Ok(Ok((Written::of(&done, self.spec_hash(after), put_back), false)))
+    }
+
+    /// Whether the two fire at other instants.
+    fn fires_otherwise(&self, live: Option<&CronJobSpec>, wanted: Option<&CronJobSpec>) -> bool {
+        let when = |spec: &CronJobSpec| {
+            let zone = spec.time_zone.clone().unwrap_or_else(|| self.controller_zone.clone());
+            (spec.schedule.clone(), zone, spec.suspend.unwrap_or_default())
+        };
+        live.map(when) != wanted.map(when)
     }
 
     /// Whether a CronJob that is not ours is to be taken over.
@@ -276,8 +335,8 @@ impl Writer {
         }
     }
 
-    /// Makes a secret hold exactly this, or, when `data` is absent, exist. One that is not ours is left alone, if it is
-    /// there. Answers whether it was made now.
+    /// Makes a secret hold exactly this, or, when `data` is absent, exist: then it may be another's. One that is to hold something
+    /// and is not ours is left alone, and an error names it. Answers whether it was made now.
     pub(crate) async fn keep_secret(
         &self,
         target: &Target,
@@ -322,6 +381,7 @@ impl Writer {
                 secret.metadata.uid = live.metadata.uid;
                 call(&*self.clock, self.secrets.replace(name, &params, &secret)).await.map(|_| false)
             }
+            Some(_) if data.is_some() => Err(Fault::Foreign(name.to_owned())),
             Some(_) => Ok(false),
         }
     }
@@ -331,12 +391,25 @@ impl Writer {
         if content.data.is_some() {
             return self.keep_secret(target, name, content).await.map(drop);
         }
+        let Some(live) = call(&*self.clock, self.secrets.get_metadata_opt(name)).await? else {
+            return self.keep_secret(target, name, content).await.map(drop);
+        };
+        // What others made is never removed here.
+        if job_id(&live.metadata).is_none() {
+            return Ok(());
+        }
         let patch = serde_json::json!({
-            "metadata": { "annotations": { names::KEPT_AT: self.clock.now().to_string() } },
+            "metadata": {
+                "uid": live.metadata.uid,
+                "resourceVersion": live.metadata.resource_version,
+                "annotations": { names::KEPT_AT: self.clock.now().to_string() },
+            },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         match call(&*self.clock, self.secrets.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
             Ok(_) => Ok(()),
+            // It moved, which is all that is wanted.
+            Err(fault) if fault.is_conflict() => Ok(()),
             Err(fault) if fault.is_missing() => self.keep_secret(target, name, content).await.map(drop),
             Err(fault) => Err(fault),
         }
@@ -471,12 +544,6 @@ pub(crate) async fn patch_status(
     });
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
     call(clock, cron_jobs.patch_status(&live.name_any(), &params, &Patch::Merge(&patch))).await
-}
-
-/// Whether the two fire at other instants.
-fn fires_otherwise(live: Option<&CronJobSpec>, wanted: Option<&CronJobSpec>) -> bool {
-    let when = |spec: &CronJobSpec| (spec.schedule.clone(), spec.time_zone.clone(), spec.suspend.unwrap_or_default());
-    live.map(when) != wanted.map(when)
 }
 
 /// What others wrote into the metadata stays, and the object is named as the one that was read.

@@ -11,13 +11,15 @@ use super::{calls::Calls, window::Window};
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may be silent. Watches say something more often.
+/// How long an answer may be silent. Watches say something more often; logs do not, and have a client of their own.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A cluster and a namespace.
 #[derive(Clone)]
 pub struct Connection {
     pub(super) client: Client,
+    /// For logs: an answer may be silent for as long as it likes.
+    pub(super) log_client: Client,
     pub(super) window: Window,
     /// How the API server answers.
     pub calls: Calls,
@@ -75,19 +77,25 @@ pub async fn connect(
         None => Config::infer().await.map_err(ConnectError::NoCluster)?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.read_timeout = Some(READ_TIMEOUT);
     let server = config.cluster_url.to_string();
     let namespace = namespace.map_or_else(|| config.default_namespace.clone(), ToOwned::to_owned);
     let (window, calls) = (Window::new(clock.clone()), Calls::new(clock));
-    let keeps_back = {
-        let window = window.clone();
-        move |request| window.lets_through(request)
+    let build = |config| -> Result<Client, ConnectError> {
+        let keeps_back = {
+            let window = window.clone();
+            move |request| window.lets_through(request)
+        };
+        Ok(ClientBuilder::try_from(config)
+            .map_err(|source| ConnectError::Client { server: server.clone(), source })?
+            .with_layer(&layer_fn(|inner| calls.counted(inner)))
+            // Outside of the former: what is kept back is no call.
+            .with_layer(&FilterLayer::new(keeps_back))
+            .build())
     };
-    let client = ClientBuilder::try_from(config)
-        .map_err(|source| ConnectError::Client { server: server.clone(), source })?
-        .with_layer(&layer_fn(|inner| calls.counted(inner)))
-        // Outside of the former: what is kept back is no call.
-        .with_layer(&FilterLayer::new(keeps_back))
-        .build();
-    Ok(Connection { client, window, calls, namespace, server })
+    let log_client = build(config.clone())?;
+    config.read_timeout = Some(READ_TIMEOUT);
+    // Else the time for which a connection was idle counts as silence of the next answer.
+    config.reset_reader_on_write = true;
+    let client = build(config)?;
+    Ok(Connection { client, log_client, window, calls, namespace, server })
 }

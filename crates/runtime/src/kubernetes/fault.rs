@@ -14,6 +14,9 @@ pub(crate) enum Fault {
     /// It answered no.
     #[error("{0}")]
     Refused(#[source] Box<kube::Error>, Box<Status>),
+    /// An object of others has the name of a secret of ours.
+    #[error("the secret {0} is there already, and this service did not make it")]
+    Foreign(String),
     /// It did not answer, or not in time.
     #[error("{0}")]
     Silent(String),
@@ -60,7 +63,7 @@ impl Fault {
     fn code(&self) -> Option<u16> {
         match self {
             Self::Refused(_, status) => Some(status.code),
-            Self::Silent(_) => None,
+            Self::Foreign(_) | Self::Silent(_) => None,
         }
     }
 
@@ -106,6 +109,14 @@ impl Fault {
                     .fix(
                         "Nothing, when the cluster is known to be away; else ask the operator to check the way to it.",
                     );
+            }
+            Self::Foreign(secret) => {
+                return Problem::unavailable(
+                    what,
+                    format!("The secret {secret} is there already, and this service did not make it."),
+                )
+                .follows("The secret is left alone, and this is tried again until its name is free.")
+                .fix(format!("Ask the operator to remove the secret {secret}, or to find out what made it."));
             }
             Self::Refused(_, status) => status,
         };

@@ -1,17 +1,21 @@
-//! Logs of runs: pulled from the nodes where they are, and followed into a folder of this machine for the pods that will
-//! take theirs along when they go (at a deadline, a cancellation, an eviction).
+//! Logs of runs: followed into folders of this machine while they are written, for the pods that will take theirs along when
+//! they go (at a deadline, a cancellation, an eviction), and pulled from the nodes where they were not.
 //!
-//! The folder is a cache: what is in it can be had again as long as the pod is there. Followers are bounded; a run beyond
-//! the bound has the log that its pods have at the end.
+//! A follower goes on to the end of its container: a stream that breaks off is continued where it did. What was followed to the
+//! end needs no pull. Followers are bounded; a run beyond the bound has the log that its pods have at the end. What was lost is
+//! marked where it was.
+//!
+//! The folders are caches: what is in them can be had again as long as the pod is there. They go with the run, with the term of
+//! leadership, and, after a crash, when the runtime is opened.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -20,18 +24,21 @@ use futures::AsyncReadExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
 use model::{
-    clock::{Clock, SharedClock},
-    log::LogChunk,
+    clock::SharedClock,
+    log::{LogChunk, LogPart},
     name::ExecutionId,
 };
+use tempfile::TempDir;
 use tokio::{
     sync::Semaphore,
-    task::{JoinHandle, spawn_blocking},
+    task::{AbortHandle, spawn_blocking},
 };
 
 use super::{
     fault::{Fault, call},
+    position::{APOLOGY, BROKEN_OFF, Position},
     view::PodView,
+    watch::Namespace,
 };
 use crate::logs::{self, LogWriter};
 
@@ -44,267 +51,509 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// How long a log may be pulled.
 const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a followed log may be silent before it is asked for anew: a connection whose other end is gone says nothing either.
+const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// The first and the longest pause before a log that broke off is continued.
+const CONTINUE_AFTER: Duration = Duration::from_millis(250);
+const CONTINUE_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// How often the end of a log is asked for whose container has ended.
+const ENDS_MAX: u32 = 6;
+
 /// How long a log is asked for that the API server can't get from the node. A run is not left without its end for it: a node
 /// that was lost never answers.
 const NODE_SILENT_MAX: Duration = Duration::from_secs(60);
 
-/// How long the last words of a pod that is gone may take to arrive.
+/// How long the last words of a pod that is over may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Logs of a namespace.
 #[derive(Debug)]
 pub(crate) struct Logs {
-    pods: Api<Pod>,
+    source: Source,
+    namespace: Arc<Namespace>,
     folder: PathBuf,
-    log_max_bytes: u64,
     places: Arc<Semaphore>,
-    clock: SharedClock,
-    /// Counts what was pulled, so that two readers of a log don't write into one folder.
-    pulls: AtomicU64,
-    /// Followers by the pod's uid.
-    followers: Mutex<HashMap<String, (ExecutionId, JoinHandle<()>)>>,
+    /// What is followed, or was until its container ended; absent while this instance does not lead.
+    followed: Mutex<Option<HashMap<ExecutionId, BTreeMap<String, Followed>>>>,
     /// Since when the logs of runs can't be had from their nodes, on the boot clock.
     silent: Mutex<HashMap<ExecutionId, Duration>>,
 }
 
+/// Where logs come from.
+#[derive(Debug, Clone)]
+struct Source {
+    /// By a client that lets a stream be silent for as long as it likes.
+    pods: Api<Pod>,
+    log_max_bytes: u64,
+    clock: SharedClock,
+}
+
+/// A pod whose log is followed, under its name in the order of creation.
+#[derive(Debug)]
+struct Followed {
+    pod: PodView,
+    folder: Arc<TempDir>,
+    state: Arc<FollowState>,
+    task: AbortHandle,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What is known of a followed log.
+#[derive(Debug, Default)]
+struct FollowState(AtomicU8);
+
+impl FollowState {
+    const READING: u8 = 0;
+    const BROKEN_OFF: u8 = 1;
+    const COMPLETE: u8 = 2;
+
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Release);
+    }
+}
+
 impl Logs {
-    /// Logs of the pods of `pods`, with `folder` for what is followed.
-    pub(crate) fn new(pods: Api<Pod>, folder: PathBuf, log_max_bytes: u64, clock: SharedClock) -> Self {
-        let places = Arc::new(Semaphore::new(FOLLOWED_MAX));
+    /// Logs of the pods of `pods`, with `folder` for what is on its way. It is emptied.
+    pub(crate) fn new(
+        pods: Api<Pod>,
+        namespace: Arc<Namespace>,
+        folder: PathBuf,
+        log_max_bytes: u64,
+        clock: SharedClock,
+    ) -> Self {
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %folder.display(), %error, "what a former process followed of logs can't be removed");
+            }
+            _ => {}
+        }
         Self {
-            pods,
+            source: Source { pods, log_max_bytes, clock },
+            namespace,
             folder,
-            log_max_bytes,
-            places,
-            clock,
-            pulls: AtomicU64::new(0),
-            followers: Mutex::default(),
+            places: Arc::new(Semaphore::new(FOLLOWED_MAX)),
+            followed: Mutex::default(),
             silent: Mutex::default(),
         }
+    }
+
+    /// Lets logs be followed: a term of leadership begins.
+    pub(crate) fn begin(&self) {
+        self.followed().get_or_insert_default();
+    }
+
+    /// Stops to follow, and drops what was followed: another instance does so from now on.
+    pub(crate) fn stop(&self) {
+        let followed = self.followed().take();
+        // Folders are removed with it.
+        spawn_blocking(move || drop(followed));
     }
 
     /// Begins to follow the pods of a run that write a log, unless that was begun.
     pub(crate) fn follow(&self, id: &ExecutionId, pods: &[PodView]) {
         for pod in pods.iter().filter(|pod| !pod.is_over() && pod.main.started_at.is_some() && pod.main.ended.is_none())
         {
-            let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-            if followers.contains_key(&pod.uid) {
+            let mut followed = self.followed();
+            let Some(followed) = &mut *followed else { return };
+            let name = part_name(pod);
+            if followed.get(id).is_some_and(|of_run| of_run.contains_key(&name)) {
                 continue;
             }
             let Ok(place) = self.places.clone().try_acquire_owned() else { return };
-            let (api, to, limit, pod) = (self.pods.clone(), self.folder_of(id, pod), self.log_max_bytes, pod.clone());
-            let (uid, clock) = (pod.uid.clone(), self.clock.clone());
-            let task = tokio::spawn(async move {
-                if let Err(error) = stream(&*clock, &api, &pod, true, to, limit).await {
-                    tracing::debug!(pod = pod.name, %error, "the log of a pod is not followed any more");
+            let folder = match self.new_folder() {
+                Ok(folder) => Arc::new(folder),
+                Err(error) => {
+                    tracing::warn!(folder = %self.folder.display(), %error, "a log can't be followed");
+                    return;
                 }
+            };
+            let state = Arc::<FollowState>::default();
+            let follower = Follower {
+                source: self.source.clone(),
+                namespace: self.namespace.clone(),
+                pod: pod.clone(),
+                state: state.clone(),
+                folder: folder.clone(),
+            };
+            let task = tokio::spawn(async move {
+                follower.follow().await;
                 drop(place);
             });
-            followers.insert(uid, (id.clone(), task));
+            let entry = Followed { pod: pod.clone(), folder, state, task: task.abort_handle() };
+            followed.entry(id.clone()).or_default().insert(name, entry);
         }
     }
 
-    /// The log of a run: of the pods that are there, and of those that were followed and are gone. `None` when there was
-    /// none of them.
-    pub(crate) async fn read(&self, id: &ExecutionId, pods: &[PodView]) -> Result<Option<LogChunk>, Fault> {
-        let mut parts: Vec<(String, LogChunk)> = Vec::new();
-        let mut given_up: Vec<(String, LogChunk)> = Vec::new();
-        for pod in pods.iter().filter(|pod| pod.main.started_at.is_some() || pod.init.is_some()) {
-            let to =
-                self.folder.join("pulled").join(format!("{}-{}", pod.uid, self.pulls.fetch_add(1, Ordering::Relaxed)));
-            let pulling = stream(&*self.clock, &self.pods, pod, false, to.clone(), self.log_max_bytes);
-            match self.clock.timeout(PULL_TIMEOUT, pulling).await {
-                Ok(Ok(())) => {
-                    self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-                    let chunk = self.read_folder(to.clone()).await;
-                    let _ = spawn_blocking(move || fs::remove_dir_all(to)).await;
-                    if !is_apology(&chunk.text) {
-                        parts.push((part_name(pod), chunk));
-                    }
-                }
-                // The pod is gone, or the node has its log no more: what was followed counts.
-                Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => {}
-                failed => {
-                    let silent = |_| Fault::Silent("The log was not read within a minute.".into());
-                    let fault = failed.map_err(silent).and_then(|done| done).err();
-                    // An API server that is away is waited for. One that answers speaks for a node that does not.
-                    let is_there = call(&*self.clock, self.pods.get_metadata_opt(&pod.name)).await?.is_some();
-                    let Some(fault) = fault.filter(|_| is_there) else { continue };
-                    // A node that has no address can't be asked, whether it is there or not.
-                    let has_no_address = fault.to_string().contains("no preferred addresses found");
-                    if !has_no_address && !self.is_silent_for_long(id) {
-                        return Err(fault);
-                    }
-                    tracing::warn!(execution = %id, pod = pod.name, %fault, "the log of a pod is given up");
-                    let text = format!("[... the log could not be read from the node: {fault} ...]\n");
-                    given_up.push((part_name(pod), LogChunk { text, ..LogChunk::default() }));
-                }
-            }
-        }
+    /// A part of the log of a run: of the pods that are there or were seen last, and of those that were followed. `None` when
+    /// there was none of them.
+    pub(crate) async fn read(
+        &self,
+        id: &ExecutionId,
+        pods: &[PodView],
+        part: LogPart,
+    ) -> Result<Option<LogChunk>, Fault> {
         self.wait_for_last_words(id).await;
-        for name in self.followed(id).await {
-            if !parts.iter().any(|(known, _)| *known == name) {
-                let chunk = self.read_folder(self.folder.join(id.as_str()).join(&name)).await;
-                parts.push((name, chunk));
+        let mut of_run: BTreeMap<String, PodView> = pods
+            .iter()
+            .filter(|pod| pod.main.started_at.is_some() || pod.init.is_some())
+            .map(|pod| (part_name(pod), pod.clone()))
+            .collect();
+        for (name, followed) in self.followed().iter().flatten().filter(|(of, _)| *of == id).flat_map(|(_, of)| of) {
+            of_run.entry(name.clone()).or_insert_with(|| PodView { gone: true, ..followed.pod.clone() });
+        }
+        let pods_count = of_run.len();
+        let mut texts: Vec<(usize, String, LogChunk)> = Vec::new();
+        let mut lines = 0;
+        for (number, pod) in of_run.into_values().enumerate().rev() {
+            let wanted = match part {
+                LogPart::Whole => LogPart::Whole,
+                LogPart::LastLines(wanted) if lines < wanted => LogPart::LastLines(wanted - lines),
+                LogPart::LastLines(_) => break,
+            };
+            if let Some(chunk) = self.read_pod(id, &pod, wanted).await? {
+                lines += chunk.text.lines().count();
+                texts.push((number, pod.name, chunk));
             }
         }
-        for (name, apology) in given_up {
-            if !parts.iter().any(|(known, _)| *known == name) {
-                parts.push((name, apology));
+        texts.reverse();
+        let mut log = joined(texts, pods_count);
+        if let (Some(log), LogPart::LastLines(wanted)) = (&mut log, part) {
+            log.text = log.tail(wanted).to_owned();
+        }
+        Ok(log)
+    }
+
+    /// A part of the log of a pod. `None` when there is none, and none is known to have been.
+    async fn read_pod(&self, id: &ExecutionId, pod: &PodView, part: LogPart) -> Result<Option<LogChunk>, Fault> {
+        let followed = self
+            .followed()
+            .as_ref()
+            .and_then(|followed| followed.get(id)?.get(&part_name(pod)))
+            .map(|followed| (followed.folder.clone(), followed.state.get()));
+        // What is read to the end of its container, or is being read from one that goes on.
+        let is_at_hand = followed.as_ref().is_some_and(|(_, state)| {
+            *state == FollowState::COMPLETE
+                || *state == FollowState::READING && !pod.is_over() && pod.main.ended.is_none()
+        });
+        if let Some((folder, _)) = followed.as_ref().filter(|_| is_at_hand) {
+            return Ok(Some(self.read_folder(folder.clone(), part).await));
+        }
+        let pulled = if pod.gone { Pulled::Gone } else { self.pull(id, pod, part).await? };
+        let (folder, state) = match (pulled, followed) {
+            (Pulled::Log(chunk), _) => return Ok(Some(chunk)),
+            (Pulled::Unreadable(fault), None) => {
+                let text = format!("[... the log could not be read from the node: {fault} ...]\n");
+                return Ok(Some(LogChunk { text, ..LogChunk::default() }));
+            }
+            (Pulled::Gone, None) if pod.main.started_at.is_some() => {
+                let text = format!("[... the pod {} was removed before its log was read ...]\n", pod.name);
+                return Ok(Some(LogChunk { text, ..LogChunk::default() }));
+            }
+            (Pulled::Gone, None) => return Ok(None),
+            (Pulled::Gone | Pulled::Unreadable(_), Some(followed)) => followed,
+        };
+        let mut chunk = self.read_folder(folder, part).await;
+        if state == FollowState::BROKEN_OFF {
+            if !chunk.text.is_empty() && !chunk.text.ends_with('\n') {
+                chunk.text.push('\n');
+            }
+            chunk.text.push_str(BROKEN_OFF);
+        }
+        Ok(Some(chunk))
+    }
+
+    /// Reads a part of the log of a pod from its node.
+    async fn pull(&self, id: &ExecutionId, pod: &PodView, part: LogPart) -> Result<Pulled, Fault> {
+        let folder = Arc::new(self.new_folder().map_err(|error| on_disk(&self.folder, &error))?);
+        let clock = &self.source.clock;
+        match clock.timeout(PULL_TIMEOUT, self.source.pull(pod, part, folder.clone())).await {
+            Ok(Ok(())) => {
+                self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+                let chunk = self.read_folder(folder, LogPart::Whole).await;
+                Ok(if is_apology(&chunk.text) { Pulled::Gone } else { Pulled::Log(chunk) })
+            }
+            // The pod is gone, or the node has its log no more.
+            Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => Ok(Pulled::Gone),
+            failed => {
+                let silent = |_| Fault::Silent("The log was not read within a minute.".into());
+                let Err(fault) = failed.map_err(silent).and_then(|done| done) else { return Ok(Pulled::Gone) };
+                // An API server that is away is waited for. One that answers speaks for a node that does not.
+                let is_there = call(&**clock, self.source.pods.get_metadata_opt(&pod.name)).await?.is_some();
+                if !is_there {
+                    return Ok(Pulled::Gone);
+                }
+                // A node that has no address can't be asked, whether it is there or not.
+                let has_no_address = fault.to_string().contains("no preferred addresses found");
+                if !has_no_address && !self.is_silent_for_long(id) {
+                    return Err(fault);
+                }
+                tracing::warn!(execution = %id, pod = pod.name, %fault, "the log of a pod is given up");
+                Ok(Pulled::Unreadable(fault))
             }
         }
-        if parts.is_empty() {
-            return Ok(None);
-        }
-        parts.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(Some(joined(parts)))
     }
 
     /// Drops what was followed of a run.
-    pub(crate) async fn forget(&self, id: &ExecutionId) {
-        {
-            let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-            followers.retain(|_, (of, task)| {
-                if of == id {
-                    task.abort();
-                }
-                of != id
-            });
-        }
+    pub(crate) fn forget(&self, id: &ExecutionId) {
+        let followed = self.followed().as_mut().and_then(|followed| followed.remove(id));
+        // Folders are removed with it.
+        spawn_blocking(move || drop(followed));
         self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        let folder = self.folder.join(id.as_str());
-        let _ = spawn_blocking(move || fs::remove_dir_all(folder)).await;
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Option<HashMap<ExecutionId, BTreeMap<String, Followed>>>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a log can't be had from its node, and tells whether that has been so for long.
     fn is_silent_for_long(&self, id: &ExecutionId) -> bool {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.clock.boot();
+        let now = self.source.clock.boot();
         now.saturating_sub(*silent.entry(id.clone()).or_insert(now)) >= NODE_SILENT_MAX
     }
 
-    fn folder_of(&self, id: &ExecutionId, pod: &PodView) -> PathBuf {
-        self.folder.join(id.as_str()).join(part_name(pod))
-    }
-
-    /// Names of the followed pods of a run, in the order of their creation.
-    async fn followed(&self, id: &ExecutionId) -> Vec<String> {
-        let folder = self.folder.join(id.as_str());
-        let names = spawn_blocking(move || -> io::Result<Vec<String>> {
-            let mut names = Vec::new();
-            for entry in fs::read_dir(folder)? {
-                names.extend(entry?.file_name().into_string());
-            }
-            names.sort();
-            Ok(names)
-        });
-        names.await.ok().and_then(Result::ok).unwrap_or_default()
-    }
-
+    /// Waits a moment for the followers of pods that are over.
     async fn wait_for_last_words(&self, id: &ExecutionId) {
-        let running = || {
-            let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
-            followers.values().any(|(of, task)| of == id && !task.is_finished())
+        let is_awaited = || {
+            let followed = self.followed();
+            let of_run = followed.as_ref().and_then(|followed| followed.get(id)).into_iter().flat_map(BTreeMap::values);
+            of_run.into_iter().any(|followed| !followed.task.is_finished() && self.namespace.is_over(&followed.pod))
         };
-        let until = self.clock.boot() + LAST_WORDS;
-        while running() && self.clock.boot() < until {
-            self.clock.sleep(Duration::from_millis(50)).await;
+        let clock = &self.source.clock;
+        let until = clock.boot() + LAST_WORDS;
+        while is_awaited() && clock.boot() < until {
+            clock.sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn read_folder(&self, folder: PathBuf) -> LogChunk {
-        let max = self.log_max_bytes;
-        spawn_blocking(move || logs::read(&folder, max)).await.ok().and_then(Result::ok).unwrap_or_default()
+    /// A folder that is removed when nobody needs it any more.
+    fn new_folder(&self) -> io::Result<TempDir> {
+        fs::create_dir_all(&self.folder)?;
+        tempfile::Builder::new().prefix("log-").tempdir_in(&self.folder)
     }
+
+    async fn read_folder(&self, folder: Arc<TempDir>, part: LogPart) -> LogChunk {
+        let max = self.source.log_max_bytes;
+        let read = spawn_blocking(move || logs::read_part(folder.path(), max, part));
+        read.await.ok().and_then(Result::ok).unwrap_or_default()
+    }
+}
+
+/// What came of asking a node for a log.
+enum Pulled {
+    Log(LogChunk),
+    /// The pod is gone, or the node has its log no more.
+    Gone,
+    /// The node does not answer, and did not for long.
+    Unreadable(Fault),
+}
+
+/// Follows the log of one pod.
+struct Follower {
+    source: Source,
+    namespace: Arc<Namespace>,
+    pod: PodView,
+    state: Arc<FollowState>,
+    folder: Arc<TempDir>,
+}
+
+impl Follower {
+    /// Follows to the end of the container.
+    async fn follow(self) {
+        let mut position = Position::default();
+        let mut writing = match Writing::begin(self.folder.clone(), self.source.log_max_bytes).await {
+            Ok(writing) => Some(writing),
+            Err(error) => {
+                tracing::warn!(pod = self.pod.name, %error, "the log of a pod can't be followed");
+                return;
+            }
+        };
+        let (mut failures, mut ends) = (0, 0);
+        loop {
+            let bell = self.namespace.bell(&self.pod.job);
+            let rings = bell.rings();
+            tokio::pin!(rings);
+            // Registered before the look, so that news in between ring.
+            rings.as_mut().enable();
+            // Only what was asked for after the end of the container has its last words for certain.
+            let is_over = self.namespace.is_over(&self.pod);
+            let before = position.taken_bytes();
+            let opened = || self.state.set(FollowState::READING);
+            let told = self.source.follow(&self.pod, !is_over, &mut position, &mut writing, opened).await;
+            match &told {
+                Ok(()) if is_over => self.state.set(FollowState::COMPLETE),
+                Ok(()) => {}
+                // The pod is gone, or its container not there yet or any more.
+                Err(fault) if fault.is_missing() || fault.is_refused_as_bad() => {}
+                Err(fault) => {
+                    tracing::debug!(pod = self.pod.name, %fault, "the log of a pod broke off; continuing");
+                    self.state.set(FollowState::BROKEN_OFF);
+                }
+            }
+            ends += u32::from(is_over);
+            let is_gone = told.is_err_and(|fault| fault.is_missing());
+            if self.state.get() == FollowState::COMPLETE || is_over && (is_gone || ends >= ENDS_MAX) {
+                Writing::end(writing).await;
+                return;
+            }
+            failures = if position.taken_bytes() > before { 0 } else { failures + 1 };
+            let pause = CONTINUE_AFTER.saturating_mul(1 << failures.min(7)).min(CONTINUE_AFTER_MAX);
+            let _ = self.source.clock.timeout(pause, rings).await;
+        }
+    }
+}
+
+impl Source {
+    fn params(pod: &PodView) -> LogParams {
+        let container = match &pod.init {
+            Some((name, _)) if pod.main.started_at.is_none() => name.clone(),
+            _ => pod.main_name.clone(),
+        };
+        LogParams { container: Some(container), ..LogParams::default() }
+    }
+
+    /// Takes a part of a pod's log into a folder.
+    async fn pull(&self, pod: &PodView, part: LogPart, folder: Arc<TempDir>) -> Result<(), Fault> {
+        let tail_lines = match part {
+            LogPart::Whole => None,
+            LogPart::LastLines(lines) => i64::try_from(lines).ok(),
+        };
+        let params = LogParams { tail_lines, ..Self::params(pod) };
+        let mut bytes = std::pin::pin!(call(&*self.clock, self.pods.log_stream(&pod.name, &params)).await?);
+        let mut writing = Some(Writing::begin(folder, self.log_max_bytes).await?);
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let read = bytes.read(&mut piece).await.map_err(|error| broken_off(&error))?;
+            if read == 0 {
+                Writing::end(writing).await;
+                return Ok(());
+            }
+            Writing::append(&mut writing, piece[..read].to_vec()).await?;
+        }
+    }
+
+    /// Reads a pod's log from a position on; with `follow`, to the end of its container or until it breaks off.
+    async fn follow(
+        &self,
+        pod: &PodView,
+        follow: bool,
+        position: &mut Position,
+        writing: &mut Option<Writing>,
+        opened: impl FnOnce(),
+    ) -> Result<(), Fault> {
+        let params = LogParams { follow, timestamps: true, since_time: position.since(), ..Self::params(pod) };
+        let mut bytes = std::pin::pin!(call(&*self.clock, self.pods.log_stream(&pod.name, &params)).await?);
+        opened();
+        let mut stream = position.stream();
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let read = match self.clock.timeout(SILENCE_MAX, bytes.read(&mut piece)).await {
+                Ok(read) => read.map_err(|error| broken_off(&error))?,
+                Err(_) if follow => return Ok(()),
+                Err(_) => return Err(Fault::Silent("The log was not read to its end.".into())),
+            };
+            if read == 0 {
+                return if stream.has_apologised() {
+                    Err(Fault::Silent("The node has the log no more.".into()))
+                } else {
+                    Ok(())
+                };
+            }
+            let mut text = Vec::new();
+            stream.take(&piece[..read], &mut text);
+            if !text.is_empty() {
+                Writing::append(writing, text).await?;
+            }
+        }
+    }
+}
+
+/// A log on its way into a folder, which stays as long as this does.
+struct Writing {
+    writer: LogWriter,
+    _folder: Arc<TempDir>,
+}
+
+impl Writing {
+    async fn begin(folder: Arc<TempDir>, log_max_bytes: u64) -> Result<Self, Fault> {
+        let begun = spawn_blocking(move || {
+            let writer = LogWriter::new(folder.path().to_owned(), log_max_bytes);
+            Self { writer, _folder: folder }
+        });
+        begun.await.map_err(|_| gone_wrong())
+    }
+
+    /// Adds to the log. `writing` is absent after an error.
+    async fn append(writing: &mut Option<Self>, text: Vec<u8>) -> Result<(), Fault> {
+        let mut taken = writing.take().ok_or_else(gone_wrong)?;
+        let done = spawn_blocking(move || {
+            taken.writer.append(&text);
+            taken
+        });
+        *writing = Some(done.await.map_err(|_| gone_wrong())?);
+        Ok(())
+    }
+
+    async fn end(writing: Option<Self>) {
+        let Some(mut writing) = writing else { return };
+        let ended = spawn_blocking(move || {
+            writing.writer.finish();
+            // The folder may go with it.
+            drop(writing);
+        });
+        let _ = ended.await;
+    }
+}
+
+fn gone_wrong() -> Fault {
+    Fault::Silent("The log could not be written.".into())
+}
+
+fn broken_off(error: &io::Error) -> Fault {
+    Fault::Silent(format!("The log broke off: {error}."))
+}
+
+fn on_disk(folder: &Path, error: &io::Error) -> Fault {
+    Fault::Silent(format!("The log can't be written to {}: {error}.", folder.display()))
 }
 
 /// Whether a node says in place of a log, and as if it were one, that it has it no more: it removes the containers of a pod
 /// that it evicts.
 fn is_apology(text: &str) -> bool {
-    text.starts_with("unable to retrieve container logs for ") && text.trim_end().lines().count() == 1
+    text.starts_with(APOLOGY) && text.trim_end().lines().count() == 1
 }
 
 /// Sorts by creation.
 fn part_name(pod: &PodView) -> String {
-    format!("{:015}-{}", pod.created_at.as_second(), pod.name)
+    format!("{:015}-{}-{}", pod.created_at.as_second(), pod.name, pod.uid)
 }
 
-/// The attempts one after the other, each with its name where there are several.
-fn joined(parts: Vec<(String, LogChunk)>) -> LogChunk {
-    let several = parts.len() > 1;
+/// The attempts one after the other, each with its number and the name of its pod where there are several.
+fn joined(parts: Vec<(usize, String, LogChunk)>, pods_count: usize) -> Option<LogChunk> {
+    if parts.is_empty() {
+        return None;
+    }
     let mut all = LogChunk::default();
-    for (number, (name, chunk)) in parts.into_iter().enumerate() {
-        if several {
+    for (number, pod, chunk) in parts {
+        if pods_count > 1 {
             if !all.text.is_empty() && !all.text.ends_with('\n') {
                 all.text.push('\n');
             }
-            let pod = name.split_once('-').map_or(name.as_str(), |(_, pod)| pod);
             let _ = writeln!(all.text, "[... attempt {} in the pod {pod} ...]", number + 1);
         }
         all.text.push_str(&chunk.text);
         all.omitted_bytes += chunk.omitted_bytes;
     }
-    all
-}
-
-/// Takes a pod's log into a folder, from its beginning; with `follow`, to the end of its container.
-async fn stream(
-    clock: &dyn Clock,
-    pods: &Api<Pod>,
-    pod: &PodView,
-    follow: bool,
-    to: PathBuf,
-    log_max_bytes: u64,
-) -> Result<(), Fault> {
-    let container = match &pod.init {
-        Some((name, _)) if pod.main.started_at.is_none() => name.clone(),
-        _ => pod.main_name.clone(),
-    };
-    let params = LogParams { container: Some(container), follow, ..LogParams::default() };
-    let mut bytes = std::pin::pin!(call(clock, pods.log_stream(&pod.name, &params)).await?);
-    let disk = |e: io::Error| Fault::Silent(format!("The log can't be written to {}: {e}.", to.display()));
-    let mut writer = {
-        let to = to.clone();
-        spawn_blocking(move || new_writer(&to, log_max_bytes)).await.map_err(|e| disk(e.into()))?.map_err(disk)?
-    };
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let read = bytes.read(&mut piece).await.map_err(|e| Fault::Silent(format!("The log broke off: {e}.")))?;
-        let taken = piece[..read].to_vec();
-        writer = spawn_blocking(move || {
-            if taken.is_empty() {
-                writer.finish();
-            } else {
-                writer.append(&taken);
-            }
-            writer
-        })
-        .await
-        .map_err(|e| disk(e.into()))?;
-        if read == 0 {
-            return Ok(());
-        }
-    }
-}
-
-fn new_writer(folder: &Path, log_max_bytes: u64) -> io::Result<LogWriter> {
-    // What a former process followed of it is had again.
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    fs::create_dir_all(folder)?;
-    Ok(LogWriter::new(folder.to_owned(), log_max_bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_that_has_a_log_no_more_says_so_in_its_place() {
-        assert!(is_apology("unable to retrieve container logs for containerd://c84892ee4a39"));
-        assert!(!is_apology("unable to retrieve container logs for containerd://c84892ee4a39\nsays this job"));
-        assert!(!is_apology("begun\n"));
-    }
+    Some(all)
 }

@@ -503,7 +503,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    fn options() -> ManifestOptions {
+    pub(crate) fn options() -> ManifestOptions {
         ManifestOptions {
             template: Template::default(),
             resources: Resources {
@@ -563,7 +563,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn run() -> Run {
+    pub(crate) fn run() -> Run {
         Run {
             id: ExecutionId::parse("daily-sales-1700000000").unwrap(),
             blueprint: blueprint(),

@@ -8,11 +8,18 @@ mod calls;
 mod connect;
 mod contest;
 mod events;
+#[cfg(test)]
+mod fake;
 mod fault;
 mod fence;
+#[cfg(test)]
+mod followed;
 mod logs;
 mod manifest;
 mod names;
+mod position;
+#[cfg(test)]
+mod races;
 mod runs;
 mod stage;
 #[cfg(test)]
@@ -20,6 +27,8 @@ mod unreachable;
 mod view;
 mod watch;
 mod window;
+#[cfg(test)]
+mod writes;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,7 +39,7 @@ use model::{
     artifact::{Artifact, Mark},
     clock::SharedClock,
     lock::LockKey,
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName},
     runtime::{
         Blueprint, Changes, KnownDeployment, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked,
@@ -41,11 +50,11 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use self::{
-    apply::{Content, Writer, Written},
+    apply::{Content, EqualCronJobs, Writer, Written},
     events::{About, Events},
     fence::Fence,
     logs::Logs,
-    runs::Runner,
+    runs::{Forgotten, Runner},
     stage::Standing,
     view::JobView,
     watch::Namespace,
@@ -61,6 +70,9 @@ const MANAGER: &str = "holdfast";
 
 /// The longest wait before a run is looked at without news of it, and for events that no watch brings.
 const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// The same for a run that is over unless its controller tells of a pod within seconds.
+const LOOK_SOON: Duration = Duration::from_secs(1);
 
 /// How long a Job may be without a pod, and a pod without its volumes, before its events are asked for.
 const POD_EXPECTED: SignedDuration = SignedDuration::from_secs(5);
@@ -78,7 +90,7 @@ pub struct KubernetesOptions {
     pub connection: Connection,
     /// What is made there.
     pub manifest: ManifestOptions,
-    /// A folder of this machine for logs on their way. It may be emptied while the service is down.
+    /// A folder of this machine for logs on their way, which no other process uses. It is emptied.
     pub logs_folder: PathBuf,
     /// How much of a run's log is kept, half of it from the beginning and half from the end.
     pub log_max_bytes: u64,
@@ -87,6 +99,8 @@ pub struct KubernetesOptions {
     pub ignore_paths: Vec<String>,
     /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
     pub adopt: bool,
+    /// The time zone of the cluster's controller manager, in which a CronJob runs that names none.
+    pub controller_zone: String,
     /// Time, and waiting.
     pub clock: SharedClock,
 }
@@ -133,12 +147,19 @@ impl KubernetesRuntime {
             secrets: Api::namespaced(client.clone(), name),
             ignored: options.ignore_paths.iter().filter_map(in_spec).collect(),
             adopts: options.adopt,
+            controller_zone: options.controller_zone.clone(),
             clock: options.clock.clone(),
             fence: fence.clone(),
+            equal: EqualCronJobs::default(),
         };
         let events = Events::new(Api::namespaced(client.clone(), name), options.clock.clone());
-        let logs =
-            Logs::new(runner.pods.clone(), options.logs_folder.clone(), options.log_max_bytes, options.clock.clone());
+        let logs = Logs::new(
+            Api::namespaced(options.connection.log_client.clone(), name),
+            namespace.clone(),
+            options.logs_folder.clone(),
+            options.log_max_bytes,
+            options.clock.clone(),
+        );
         Self { options, namespace, writer, runner, events, fence, logs, _watches: watches }
     }
 
@@ -218,7 +239,7 @@ impl KubernetesRuntime {
                         }
                     }
                 }
-                Standing::Waiting if job.manual && job.suspended && !job.cancelled => {
+                Standing::Waiting if job.manual && job.suspended && job.cancelled_at.is_none() => {
                     // What is known may be behind the release of this Job, and what follows from this answer is a write.
                     let live = self.runner.job(name).await.map_err(|fault| fault.into_problem(what()))?;
                     if live.is_none_or(|live| live.suspended) {
@@ -228,7 +249,9 @@ impl KubernetesRuntime {
                 }
                 _ => {}
             }
-            let _ = self.options.clock.timeout(LOOK_MAX, rings).await;
+            // That a cancellation was seen may come without news.
+            let most = if job.cancelled_at.is_some() && job.active == 0 { LOOK_SOON } else { LOOK_MAX };
+            let _ = self.options.clock.timeout(most, rings).await;
         }
     }
 
@@ -304,7 +327,12 @@ impl Runtime for KubernetesRuntime {
 
     fn lead(&self, epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {
         self.fence.begin(epoch);
+        self.logs.begin();
         Box::pin(self.fence.raise(epoch))
+    }
+
+    fn resign(&self) {
+        self.logs.stop();
     }
 
     fn fingerprint(&self, blueprint: &Blueprint) -> String {
@@ -393,10 +421,10 @@ impl Runtime for KubernetesRuntime {
         })
     }
 
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let what = || format!("The run {id} was not cancelled.");
-            self.runner.cancel(id).await.map(drop).map_err(|fault| fault.into_problem(what()))
+            self.runner.cancel(id, job_id).await.map(drop).map_err(|fault| fault.into_problem(what()))
         })
     }
 
@@ -426,31 +454,36 @@ impl Runtime for KubernetesRuntime {
         Box::pin(self.next_stage(id, seen))
     }
 
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         Box::pin(async move {
             let what = || format!("The log of the run {id} can't be read.");
             let name = manifest::job_name(id);
-            let pods = match self.namespace.pods(name) {
-                known if known.is_empty() => {
-                    self.runner.pods(name).await.map_err(|fault| fault.into_problem(what()))?
-                }
-                known => known,
+            // Also those that are gone, as long as their Job is there.
+            let known = self.namespace.job(name).map_or_else(|| self.namespace.pods(name), |(_, pods)| pods);
+            let pods = if known.is_empty() {
+                self.runner.pods(name).await.map_err(|fault| fault.into_problem(what()))?
+            } else {
+                known
             };
-            self.logs.read(id, &pods).await.map_err(|fault| fault.into_problem(what()))
+            self.logs.read(id, &pods, part).await.map_err(|fault| fault.into_problem(what()))
         })
     }
 
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
             let what = || format!("What is left of the run {id} was not removed.");
-            let job = self.runner.forget(id).await.map_err(|fault| fault.into_problem(what()))?;
-            self.logs.forget(id).await;
-            if let Some((job_id, name)) = job
-                && self.namespace.cron_job(name.as_str()).is_none()
-            {
-                self.forget_secrets(job_id, &name).await.map_err(|fault| fault.into_problem(what()))?;
+            let forgotten = self.runner.forget(id, job_id).await.map_err(|fault| fault.into_problem(what()))?;
+            self.logs.forget(id);
+            match forgotten {
+                Forgotten::Gone(Some(name)) if self.namespace.cron_job(name.as_str()).is_none() => {
+                    self.forget_secrets(job_id, &name).await.map_err(|fault| fault.into_problem(what()))
+                }
+                Forgotten::Gone(_) | Forgotten::Absent => Ok(()),
+                Forgotten::Running => {
+                    Err(Problem::unavailable(what(), "Its Job still runs, and was cancelled just now.")
+                        .follows("It is removed as soon as it is over."))
+                }
             }
-            Ok(())
         })
     }
 

@@ -17,7 +17,7 @@ pub(crate) const EPOCH: &str = "holdfast/epoch";
 pub(crate) const TEAM: &str = "holdfast/team";
 /// On a Job that a request started, so that it is told from those of ticks.
 pub(crate) const MANUAL: &str = "holdfast/manual";
-/// On a Job whose cancellation was asked for.
+/// On a Job whose cancellation was asked for: when.
 pub(crate) const CANCELLED: &str = "holdfast/cancelled";
 /// On a secret: when it was last seen to be needed.
 pub(crate) const KEPT_AT: &str = "holdfast/kept-at";

@@ -34,10 +34,11 @@ use super::{
     fence::Fence,
     manifest::{self, ManifestOptions},
     names,
-    view::{CronJobView, JobView, PodView, job_id},
+    stage::{Standing, standing},
+    view::{CronJobView, JobView, PodView, job_id_of},
 };
 
-/// How often the CronJob's list of active Jobs is written that others keep overtaking.
+/// How often an object is written that others keep overtaking.
 const TRIES: usize = 8;
 
 /// The pause before the next of these tries.
@@ -51,7 +52,19 @@ const SETTLED_AFTER: Duration = Duration::from_secs(5);
 /// two machines differ as well.
 const TICK_AHEAD: SignedDuration = SignedDuration::from_secs(2);
 
-/// Jobs and pods of the namespace.
+/// What became of the rest of a run that was to go.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Forgotten {
+    /// There was nothing of it.
+    Absent,
+    /// Its Job was deleted, which names this job.
+    Gone(Option<JobName>),
+    /// Its Job still runs. It was cancelled, and goes once it is over.
+    Running,
+}
+
+/// Jobs and pods of the namespace. Every write names the uid and the resource version of the Job that it was decided upon, and
+/// only Jobs of ours are written.
 #[derive(Debug, Clone)]
 pub(crate) struct Runner {
     pub(crate) cron_jobs: Api<CronJob>,
@@ -107,33 +120,94 @@ impl Runner {
             )
             .follows("The start is tried again.")));
         };
-        if !job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default() {
-            // A former try let it go already.
+        if !is_suspended(&job) || is_cancelled(&job) {
+            // A former try let it go already, or it was cancelled since: its end shows.
             return Ok(Ok(Started::Running));
         }
         let owner = |job: &Job| job.owner_references().first().map(|owner| owner.uid.clone());
         let Some(cron_job) = cron_job.filter(|live| live.uid().is_some() && live.uid() == owner(&job)) else {
             // It was made for a CronJob that is gone, and would go with it.
-            self.delete(&job).await?;
+            Box::pin(self.drop_unstarted(run, job)).await?;
             return Ok(Err(not_deployed(run)));
         };
         let cron_job = Box::pin(self.enter(name, cron_job, &job)).await?;
         if awaits_tick(&cron_job, self.clock.now()) {
             self.clock.sleep(SETTLED_AFTER).await;
         }
-        let ticks = self.unfinished_ticks(run.blueprint.deployment.job_id, name).await?;
+        let job_id = run.blueprint.deployment.job_id;
+        let jobs = self.jobs_of(job_id, name).await?;
+        let ticks = unfinished_ticks(&jobs, job_id);
+        // Its controller has written to it since it was made.
+        let read = jobs.into_iter().find(|other| other.uid() == job.uid()).unwrap_or_else(|| job.clone());
         if let Some((before, _)) = ticks.first() {
             self.give_way(name, &job, &ticks).await?;
-            self.delete(&job).await?;
+            Box::pin(self.drop_unstarted(run, read)).await?;
             return Ok(Ok(Started::SteppedAside { for_run: before.clone() }));
         }
+        Ok(Box::pin(self.release(run, read)).await?.then_some(Started::Running).ok_or_else(|| {
+            Problem::unavailable(
+                format!("The run {} was not started.", run.id),
+                "Its Job was deleted before it was let go.",
+            )
+            .follows("The start is tried again.")
+        }))
+    }
+
+    /// Lets the suspended Job of a run go, unless it was cancelled since it was `read`. `false` when it is gone.
+    async fn release(&self, run: &Run, read: Job) -> Result<bool, Fault> {
+        let (uid, mut known, mut last) = (read.uid(), Some(read), None);
+        for _ in 0..TRIES {
+            let live = match known.take() {
+                Some(known) => Some(known),
+                None => self.claimed(run).await?.filter(|live| live.uid() == uid),
+            };
+            let Some(live) = live else { return Ok(false) };
+            if !is_suspended(&live) || is_cancelled(&live) {
+                return Ok(true);
+            }
+            match self.suspend(&live, false, None).await {
+                Ok(()) => return Ok(true),
+                Err(fault) if fault.is_missing() => return Ok(false),
+                Err(fault) if fault.is_conflict() => last = Some(fault),
+                Err(fault) => return Err(fault),
+            }
+        }
+        Err(overtaken(last))
+    }
+
+    /// Deletes the Job of a run, which is to run nothing, unless it was let go since it was `read`.
+    async fn drop_unstarted(&self, run: &Run, read: Job) -> Result<(), Fault> {
+        let (uid, mut known, mut last) = (read.uid(), Some(read), None);
+        for _ in 0..TRIES {
+            let live = match known.take() {
+                Some(known) => Some(known),
+                None => self.claimed(run).await?.filter(|live| live.uid() == uid),
+            };
+            let Some(live) = live else { return Ok(()) };
+            if !is_suspended(&live) {
+                return Err(Fault::Silent("Another instance has let its Job go.".into()));
+            }
+            match self.delete(&live).await {
+                Err(fault) if fault.is_conflict() => last = Some(fault),
+                done => return done,
+            }
+        }
+        Err(overtaken(last))
+    }
+
+    /// Suspends a Job or lets it go, unless somebody changed it since it was read.
+    async fn suspend(&self, read: &Job, suspend: bool, mark: Option<(String, String)>) -> Result<(), Fault> {
+        let annotations: BTreeMap<_, _> = mark.into_iter().chain([self.fence.annotation()]).collect();
         let patch = serde_json::json!({
-            "metadata": { "uid": job.uid(), "annotations": BTreeMap::from([self.fence.annotation()]) },
-            "spec": { "suspend": false },
+            "metadata": {
+                "uid": read.uid(),
+                "resourceVersion": read.resource_version(),
+                "annotations": annotations,
+            },
+            "spec": { "suspend": suspend },
         });
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        call(&*self.clock, self.jobs.patch(run.id.as_str(), &params, &Patch::Merge(&patch))).await?;
-        Ok(Ok(Started::Running))
+        call(&*self.clock, self.jobs.patch(&read.name_any(), &params, &Patch::Merge(&patch))).await.map(drop)
     }
 
     /// Makes the Job of a run, suspended, or finds that of a former try of the same start. `None` when the name is taken by
@@ -168,7 +242,7 @@ impl Runner {
         let job = call(&*self.clock, self.jobs.get_opt(run.id.as_str())).await?;
         Ok(job.filter(|job| {
             job.metadata.deletion_timestamp.is_none()
-                && job_id(&job.metadata) == Some(run.blueprint.deployment.job_id)
+                && job_id_of(job) == Some(run.blueprint.deployment.job_id)
                 && job.annotations().contains_key(names::MANUAL)
         }))
     }
@@ -213,76 +287,105 @@ impl Runner {
             }
             self.clock.sleep(TRY_PAUSE).await;
         }
-        Err(last.unwrap_or_else(|| Fault::Silent("Others keep changing the CronJob.".into())))
+        Err(overtaken(last))
     }
 
-    /// The runs of a job that ticks started and that are not over, with their Jobs. The CronJob is named as the job.
-    async fn unfinished_ticks(&self, job_id: JobId, cron_job: &str) -> Result<Vec<(ExecutionId, Job)>, Fault> {
+    /// The Jobs of a job, as they are now. The CronJob is named as the job.
+    async fn jobs_of(&self, job_id: JobId, cron_job: &str) -> Result<Vec<Job>, Fault> {
         let of_job = if self.adopts {
             // Also those that began before the CronJob was taken over.
             format!("{}={},{}={cron_job}", names::TYPE.0, names::TYPE.1, names::NAME)
         } else {
             format!("{}={job_id}", names::JOB_ID)
         };
-        let jobs = call(&*self.clock, self.jobs.list(&ListParams::default().labels(&of_job))).await?;
-        let unfinished = jobs.items.into_iter().filter_map(|job| {
-            let view = JobView::with(&job, job_id)?;
-            let is_unfinished_tick = !view.manual && !view.is_over() && !view.terminating;
-            is_unfinished_tick.then(|| ExecutionId::parse(&view.name)).flatten().map(|id| (id, job))
-        });
-        Ok(unfinished.collect())
+        Ok(call(&*self.clock, self.jobs.list(&ListParams::default().labels(&of_job))).await?.items)
     }
 
-    async fn delete(&self, job: &Job) -> Result<(), Fault> {
-        self.delete_by(&job.name_any(), job.uid()).await
-    }
-
-    /// Deletes a Job with its pods. Without a word about its pods they would stay.
-    async fn delete_by(&self, name: &str, uid: Option<String>) -> Result<(), Fault> {
+    /// Deletes a Job with its pods, unless somebody changed it since it was read. Without a word about its pods they would
+    /// stay.
+    async fn delete(&self, read: &Job) -> Result<(), Fault> {
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
-            preconditions: uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
+            preconditions: Some(Preconditions { uid: read.uid(), resource_version: read.resource_version() }),
             ..DeleteParams::default()
         };
-        match call(&*self.clock, self.jobs.delete(name, &params)).await {
+        match call(&*self.clock, self.jobs.delete(&read.name_any(), &params)).await {
             Ok(_) => Ok(()),
-            Err(fault) if fault.is_missing() || fault.is_conflict() => Ok(()),
+            Err(fault) if fault.is_missing() => Ok(()),
             Err(fault) => Err(fault),
         }
     }
 
-    /// Asks a run to end: a suspended Job's pods are ended with their grace period, and the Job stays to be recorded. `false`
-    /// when there is no such Job.
-    pub(crate) async fn cancel(&self, id: &ExecutionId) -> Result<bool, Fault> {
-        let annotations = BTreeMap::from([(names::CANCELLED.to_owned(), "true".to_owned()), self.fence.annotation()]);
-        let patch = serde_json::json!({
-            "metadata": { "annotations": annotations },
-            "spec": { "suspend": true },
-        });
-        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        match call(&*self.clock, self.jobs.patch(id.as_str(), &params, &Patch::Merge(&patch))).await {
-            Ok(_) => Ok(true),
-            Err(fault) if fault.is_missing() => Ok(false),
-            Err(fault) => Err(fault),
-        }
+    /// The Job of a run of this job, as it is now. `None` when there is none, or when what has its name is no run of the job.
+    async fn run_of(&self, id: &ExecutionId, job_id: JobId) -> Result<Option<Job>, Fault> {
+        let live = call(&*self.clock, self.jobs.get_opt(id.as_str())).await?;
+        Ok(live.filter(|job| is_run_of(job, job_id)))
     }
 
-    /// Removes what is left of a run. Answers whose it was, when there was something.
-    pub(crate) async fn forget(&self, id: &ExecutionId) -> Result<Option<(JobId, JobName)>, Fault> {
-        let Some(live) = call(&*self.clock, self.jobs.get_metadata_opt(id.as_str())).await? else { return Ok(None) };
-        let Some(job_id) = job_id(&live.metadata) else { return Ok(None) };
-        if live.metadata.deletion_timestamp.is_some() {
-            return Ok(None);
+    /// Asks a run of a job to end: a suspended Job's pods are ended with their grace period, and the Job stays to be recorded.
+    /// `false` when there is no such Job.
+    pub(crate) async fn cancel(&self, id: &ExecutionId, job_id: JobId) -> Result<bool, Fault> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let Some(live) = self.run_of(id, job_id).await? else { return Ok(false) };
+            let is_over = JobView::with(&live, job_id).is_some_and(|view| view.is_over());
+            if is_over || is_suspended(&live) && is_cancelled(&live) {
+                return Ok(true);
+            }
+            match self.suspend(&live, true, Some((names::CANCELLED.to_owned(), self.clock.now().to_string()))).await {
+                Ok(()) => return Ok(true),
+                Err(fault) if fault.is_missing() => return Ok(false),
+                Err(fault) if fault.is_conflict() => last = Some(fault),
+                Err(fault) => return Err(fault),
+            }
         }
-        if !live.annotations().contains_key(names::MANUAL)
-            && let Some(tick) = live.annotations().get(names::SCHEDULED_AT).and_then(|tick| tick.parse().ok())
-            && let Some(owner) = live.owner_references().iter().find(|owner| owner.kind == "CronJob")
-        {
-            Box::pin(self.keep_fired(owner, tick, job_id)).await?;
+        Err(overtaken(last))
+    }
+
+    /// Removes what is left of a run of a job. One that still runs is cancelled first, and has to be forgotten once more when it
+    /// is over.
+    pub(crate) async fn forget(&self, id: &ExecutionId, job_id: JobId) -> Result<Forgotten, Fault> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let Some(live) = self.run_of(id, job_id).await? else { return Ok(Forgotten::Absent) };
+            if live.metadata.deletion_timestamp.is_some() {
+                return Ok(Forgotten::Absent);
+            }
+            if !self.is_at_rest(&live, job_id).await? {
+                self.cancel(id, job_id).await?;
+                return Ok(Forgotten::Running);
+            }
+            if !live.annotations().contains_key(names::MANUAL)
+                && let Some(tick) = live.annotations().get(names::SCHEDULED_AT).and_then(|tick| tick.parse().ok())
+                && let Some(owner) = live.owner_references().iter().find(|owner| owner.kind == "CronJob")
+            {
+                Box::pin(self.keep_fired(owner, tick, job_id)).await?;
+            }
+            match self.delete(&live).await {
+                Ok(()) => {
+                    let name = live.labels().get(names::NAME).and_then(|name| JobName::parse(name).ok());
+                    return Ok(Forgotten::Gone(name));
+                }
+                Err(fault) if fault.is_conflict() => last = Some(fault),
+                Err(fault) => return Err(fault),
+            }
         }
-        let name = live.labels().get(names::NAME).and_then(|name| JobName::parse(name).ok());
-        self.delete_by(id.as_str(), live.metadata.uid).await?;
-        Ok(name.map(|name| (job_id, name)))
+        Err(overtaken(last))
+    }
+
+    /// Whether nothing of a Job runs, and nothing will.
+    async fn is_at_rest(&self, job: &Job, job_id: JobId) -> Result<bool, Fault> {
+        let Some(view) = JobView::with(job, job_id) else { return Ok(false) };
+        if view.is_over() {
+            return Ok(true);
+        }
+        if !view.suspended || view.active > 0 {
+            return Ok(false);
+        }
+        let pods = self.pods(&view.name).await?;
+        // One that was cancelled may have a pod that nobody told of yet; one that was never let go has none.
+        let is_ended = || matches!(standing(&view, &pods, self.clock.now()), Standing::Ended(_));
+        Ok(pods.iter().all(PodView::is_over) && (view.cancelled_at.is_none() || is_ended()))
     }
 
     /// Has a tick count as fired before its Job goes. The controller notes it only after it made the Job, and begins anew
@@ -296,7 +399,7 @@ impl Runner {
         patch_status(&*self.clock, &self.cron_jobs, &live, notes.into_status()).await?;
         // Until the controller has read it. It may have been about to note the next tick, and that is lost to this write.
         self.clock.sleep(SETTLED_AFTER).await;
-        let ticks = self.unfinished_ticks(job_id, &owner.name).await?;
+        let ticks = unfinished_ticks(&self.jobs_of(job_id, &owner.name).await?, job_id);
         self.change_notes(&owner.name, None, |notes| notes.fire_all(&ticks)).await.map(drop)
     }
 
@@ -311,6 +414,36 @@ impl Runner {
         let pods = call(&*self.clock, self.pods.list(&ListParams::default().labels(&of_job))).await?;
         Ok(pods.items.iter().filter_map(PodView::of).collect())
     }
+}
+
+/// Whether a Job is a run of this job: it has the job's label, and a request or a tick started it.
+fn is_run_of(job: &Job, job_id: JobId) -> bool {
+    let has = |name: &str| job.annotations().contains_key(name);
+    let is_of_cron_job = || job.owner_references().iter().any(|owner| owner.kind == "CronJob");
+    job_id_of(job) == Some(job_id) && (has(names::MANUAL) || has(names::SCHEDULED_AT) || is_of_cron_job())
+}
+
+fn is_suspended(job: &Job) -> bool {
+    job.spec.as_ref().and_then(|spec| spec.suspend).unwrap_or_default()
+}
+
+fn is_cancelled(job: &Job) -> bool {
+    job.annotations().contains_key(names::CANCELLED)
+}
+
+/// The runs among these Jobs of a job that ticks started and that are not over.
+fn unfinished_ticks(jobs: &[Job], job_id: JobId) -> Vec<(ExecutionId, Job)> {
+    let unfinished = jobs.iter().filter_map(|job| {
+        let view = JobView::with(job, job_id)?;
+        let is_unfinished_tick = !view.manual && !view.is_over() && !view.terminating;
+        is_unfinished_tick.then(|| ExecutionId::parse(&view.name)).flatten().map(|id| (id, job.clone()))
+    });
+    unfinished.collect()
+}
+
+/// Others changed an object at each try to write it.
+fn overtaken(last: Option<Fault>) -> Fault {
+    last.unwrap_or_else(|| Fault::Silent("Others keep changing the object.".into()))
 }
 
 /// What the status of a CronJob notes of its Jobs, and what decides whether the controller makes another one. It enters what

@@ -3,7 +3,7 @@
 //! A run is over when its *Job* says so, never by one pod: another attempt may follow. What the last pod left behind (exit
 //! code, last words) tells how.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{
     Problem,
     execution::{EndCause, RunEnd},
@@ -13,6 +13,9 @@ use super::view::{ContainerEnd, JobView, PodView};
 
 /// The most of a termination message that is kept, as the kubelet has it.
 const MESSAGE_MAX_BYTES: usize = 4096;
+
+/// How long the controller may act on what it knew before a cancellation.
+const SETTLED_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub(crate) fn standing(job: &JobView, pods: &[PodView], now: Timestamp) -> Stand
             termination_message: last.and_then(|end| end.message.as_deref()).map(cut),
         });
     }
-    if job.cancelled && job.suspended && job.active == 0 && pods.iter().all(|pod| pod.is_over()) {
+    if job.suspended && job.active == 0 && pods.iter().all(|pod| pod.is_over()) && is_cancellation_seen(job, now) {
         let ended_at = pods.iter().filter_map(|pod| pod.main.ended.as_ref()?.at).max().unwrap_or(now);
         return Standing::Ended(RunEnd { started_at, ended_at, cause: EndCause::Cancelled, termination_message: None });
     }
@@ -57,6 +60,15 @@ pub(crate) fn standing(job: &JobView, pods: &[PodView], now: Timestamp) -> Stand
         None if pod.node.is_some() && pod.unprepared => Standing::Unprepared(pod.name.clone(), pod.created_at),
         None => Standing::Waiting,
     }
+}
+
+/// Whether the controller has acted upon a cancellation. Until then it may be about to tell of a pod that it made before.
+fn is_cancellation_seen(job: &JobView, now: Timestamp) -> bool {
+    let Some(cancelled_at) = job.cancelled_at else { return false };
+    // A Job that a request started was suspended once before, and what its status says of that may be old. Its instants are whole
+    // seconds.
+    let is_seen = job.suspension_seen_at.is_some_and(|at| !job.manual || at.as_second() > cancelled_at.as_second());
+    is_seen || now.duration_since(cancelled_at) >= SETTLED_AFTER
 }
 
 fn cut(text: &str) -> String {
@@ -250,10 +262,11 @@ mod tests {
             tick: None,
             created_at: at(0),
             manual: true,
-            cancelled: false,
+            cancelled_at: None,
             suspended: false,
             terminating: false,
             deadline_seconds: Some(60),
+            suspension_seen_at: None,
             active: 0,
             started_at: Some(at(1)),
             terminal: None,
@@ -365,13 +378,31 @@ mod tests {
 
     #[test]
     fn a_cancelled_run_is_over_when_its_last_pod_is() {
-        let cancelled = JobView { cancelled: true, suspended: true, active: 1, ..job() };
-        let running = ContainerView { started_at: Some(at(2)), ..ContainerView::default() };
-        assert_eq!(standing(&cancelled, &[pod(1, running)], at(10)), Standing::Running(at(2)));
+        let seen = Some(at(9));
+        let cancelled =
+            JobView { cancelled_at: Some(at(8)), suspended: true, suspension_seen_at: seen, active: 1, ..job() };
+        let running = || ContainerView { started_at: Some(at(2)), ..ContainerView::default() };
+        assert_eq!(standing(&cancelled, &[pod(1, running())], at(10)), Standing::Running(at(2)));
         let cancelled = JobView { active: 0, ..cancelled };
+        assert_eq!(standing(&cancelled, &[pod(1, running())], at(10)), Standing::Running(at(2)));
         assert_eq!(cause_of(&cancelled, &[]), EndCause::Cancelled);
-        let done = JobView { cancelled: true, ..failed("BackoffLimitExceeded") };
+        let done = JobView { cancelled_at: Some(at(8)), ..failed("BackoffLimitExceeded") };
         assert_eq!(cause_of(&done, &[pod(1, ended(1, "Error"))]), EndCause::Exited(1));
+    }
+
+    #[test]
+    fn a_cancelled_run_may_have_a_pod_that_nobody_told_of_until_its_controller_saw_the_cancellation() {
+        let cancelled = JobView { cancelled_at: Some(at(8)), suspended: true, ..job() };
+        let is_over = |job: &JobView, now| matches!(standing(job, &[], at(now)), Standing::Ended(_));
+        assert!(!is_over(&cancelled, 9), "its first pod may have been made just now");
+        assert!(is_over(&cancelled, 13), "the controller would have told of it");
+        // That it was suspended before it was let go says nothing.
+        for (manual, seen, expected) in [(true, 7, false), (true, 8, false), (true, 9, true), (false, 8, true)] {
+            let job = JobView { manual, suspension_seen_at: Some(at(seen)), ..cancelled.clone() };
+            assert_eq!(is_over(&job, 9), expected, "{manual} {seen}");
+        }
+        let resumed = JobView { suspended: false, suspension_seen_at: Some(at(9)), ..cancelled };
+        assert!(!is_over(&resumed, 99), "somebody let it go again");
     }
 
     #[test]

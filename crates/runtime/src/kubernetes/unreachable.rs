@@ -38,8 +38,10 @@ fn unreachable() -> (KubernetesRuntime, Arc<[AtomicUsize; 2]>) {
         std::future::ready(Err::<http::Response<Body>, _>(std::io::Error::other("it can't be reached")))
     });
     let clock = Arc::new(SystemClock);
+    let client = Client::new(service, "data");
     let connection = Connection {
-        client: Client::new(service, "data"),
+        log_client: client.clone(),
+        client,
         window: Window::new(clock.clone()),
         calls: Calls::new(clock.clone()),
         namespace: "data".into(),
@@ -68,6 +70,7 @@ fn unreachable() -> (KubernetesRuntime, Arc<[AtomicUsize; 2]>) {
         log_max_bytes: 1024,
         ignore_paths: Vec::new(),
         adopt: false,
+        controller_zone: "UTC".into(),
         clock,
     };
     (KubernetesRuntime::open(options), calls)

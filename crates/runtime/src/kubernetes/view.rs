@@ -40,7 +40,6 @@ impl CronJobView {
 }
 
 /// A Job of ours.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact that the Job states by itself")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JobView {
     pub(crate) name: String,
@@ -53,12 +52,14 @@ pub(crate) struct JobView {
     pub(crate) created_at: Timestamp,
     /// Whether it was started by a request.
     pub(crate) manual: bool,
-    /// Whether its cancellation was asked for.
-    pub(crate) cancelled: bool,
+    /// When its cancellation was asked for.
+    pub(crate) cancelled_at: Option<Timestamp>,
     pub(crate) suspended: bool,
     /// Whether somebody deletes it.
     pub(crate) terminating: bool,
     pub(crate) deadline_seconds: Option<i64>,
+    /// Since when its controller knows that it is suspended.
+    pub(crate) suspension_seen_at: Option<Timestamp>,
     /// Pods that are not over.
     pub(crate) active: i32,
     pub(crate) started_at: Option<Timestamp>,
@@ -79,7 +80,7 @@ pub(crate) struct Terminal {
 impl JobView {
     /// Reads a Job. `None` when it is not one of ours.
     pub(crate) fn of(job: &Job) -> Option<Self> {
-        Self::with(job, job_id(&job.metadata)?)
+        Self::with(job, job_id_of(job)?)
     }
 
     /// Reads a Job of the job with this id.
@@ -114,10 +115,17 @@ impl JobView {
                 .then(|| annotation(names::SCHEDULED_AT).and_then(|text| text.parse().ok()).unwrap_or(created_at)),
             created_at,
             manual,
-            cancelled: annotation(names::CANCELLED).is_some(),
+            // What an older version wrote has no instant.
+            cancelled_at: annotation(names::CANCELLED).map(|at| at.parse().unwrap_or(created_at)),
             suspended: spec.and_then(|spec| spec.suspend).unwrap_or_default(),
             terminating: metadata.deletion_timestamp.is_some(),
             deadline_seconds: spec.and_then(|spec| spec.active_deadline_seconds),
+            suspension_seen_at: status
+                .and_then(|status| status.conditions.as_ref())
+                .into_iter()
+                .flatten()
+                .find(|condition| condition.type_ == "Suspended" && condition.status == "True")
+                .map(|condition| condition.last_transition_time.as_ref().map_or(created_at, |time| time.0)),
             active: status.and_then(|status| status.active).unwrap_or_default(),
             started_at: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             terminal,
@@ -264,6 +272,12 @@ impl PodView {
     pub(crate) fn is_over(&self) -> bool {
         self.gone || matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
+}
+
+/// Whose a Job is by our label, or, when somebody took that away, by the one of its pods: nobody can change that.
+pub(crate) fn job_id_of(job: &Job) -> Option<JobId> {
+    let pods = || job.spec.as_ref()?.template.metadata.as_ref().and_then(job_id);
+    job_id(&job.metadata).or_else(pods)
 }
 
 /// Whose an object is by our label.

@@ -305,6 +305,15 @@ impl Namespace {
         self.state().pods_of.get(job).into_iter().flat_map(BTreeMap::values).map(|pod| (**pod).clone()).collect()
     }
 
+    /// Whether the container of a pod is known to have ended, or the pod to be gone.
+    pub(crate) fn is_over(&self, pod: &PodView) -> bool {
+        let state = self.state();
+        [&state.pods_of, &state.gone_of].into_iter().any(|pods| {
+            let known = pods.get(&pod.job).and_then(|of_job| of_job.get(&pod.name));
+            known.is_some_and(|known| known.uid == pod.uid && (known.is_over() || known.main.ended.is_some()))
+        })
+    }
+
     /// All Jobs of ours.
     pub(crate) fn jobs(&self) -> Vec<Arc<JobView>> {
         self.state().jobs.all.values().cloned().collect()
@@ -388,6 +397,23 @@ impl Drop for Bell<'_> {
         if Arc::strong_count(&self.rung) <= 2 {
             state.bells.remove(&self.job);
         }
+    }
+}
+
+#[cfg(test)]
+impl Namespace {
+    /// Takes in what a watch says of a CronJob.
+    pub(crate) fn told_of_cron_job(&self, name: &str, seen: CronJobView) {
+        self.take_cron_job(Event::Apply((name.to_owned(), Some(seen))));
+    }
+
+    /// Takes in what a watch says of a Job and of a pod of it; `false` when the pod is gone.
+    pub(crate) fn told_of(&self, job: &Job, pod: &Pod, is_there: bool) {
+        let name =
+            |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| metadata.name.clone().unwrap();
+        self.take_job(Event::Apply((name(&job.metadata), JobView::of(job).map(Arc::new))));
+        let of_pod = (name(&pod.metadata), PodView::of(pod).map(Arc::new));
+        self.take_pod(if is_there { Event::Apply(of_pod) } else { Event::Delete(of_pod) });
     }
 }
 

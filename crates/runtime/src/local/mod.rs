@@ -36,8 +36,8 @@ use model::{
     clock::{Clock, SharedClock},
     execution::{EndCause, RunEnd},
     lock::LockKey,
-    log::LogChunk,
-    name::ExecutionId,
+    log::{LogChunk, LogPart},
+    name::{ExecutionId, JobId},
     runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
 };
 use python::Interpreter;
@@ -685,7 +685,7 @@ impl Runtime for LocalRuntime {
         Box::pin(async move { self.start_run(run).await.map(|()| Started::Running) })
     }
 
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.cancel_run(id))
     }
 
@@ -708,11 +708,11 @@ impl Runtime for LocalRuntime {
         Box::pin(self.next_stage(id, seen))
     }
 
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         let (folder, max) = (self.folder(id), self.options.log_max_bytes);
         Box::pin(async move {
             blocking(&format!("The log of the execution {id} can't be read."), move || {
-                match logs::read(folder.path(), max) {
+                match logs::read_part(folder.path(), max, part) {
                     // It was stored before; what was read of it here may be a part.
                     Ok(_) if folder.is_forgotten()? => Ok(None),
                     Ok(chunk) => Ok(Some(chunk)),
@@ -724,7 +724,7 @@ impl Runtime for LocalRuntime {
         })
     }
 
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.forget_run(id))
     }
 

@@ -14,7 +14,7 @@ use model::{
 };
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::house::{FakeTools, House, id, known, options, run, within};
+use crate::house::{FakeTools, House, JOB, id, known, options, run, within};
 use runtime::local::LocalRuntime;
 
 /// Not a test: the service that the tests below kill. Its standard input says where and what.
@@ -199,7 +199,7 @@ async fn someone_who_only_looks_at_a_lock_does_not_pass_for_a_supervisor() {
 async fn a_cancellation_before_the_supervisor_is_there_is_kept() {
     let house = House::new().await;
     fs::create_dir(house.run_folder(1)).unwrap();
-    house.runtime.cancel(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
     house.runtime.start(&house.run(1, "print('this must not run')")).await.unwrap();
     let end = house.end(1).await;
     assert_eq!((end.cause, end.started_at), (EndCause::Cancelled, None));

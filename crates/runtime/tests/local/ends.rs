@@ -8,7 +8,7 @@ use model::{
 };
 use rustix::process::{Signal, kill_process};
 
-use crate::house::{House, hung_up, id, within};
+use crate::house::{House, JOB, hung_up, id, within};
 
 /// A process of its own session whose parent has ended, as daemons make themselves.
 const DAEMON: &str = r"
@@ -35,15 +35,15 @@ async fn a_cancelled_run_leaves_no_descendant_not_even_a_daemon() {
     for _ in 0..3 {
         connections.push(house.meet().await.1);
     }
-    house.runtime.cancel(&id(1)).await.unwrap();
-    house.runtime.cancel(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
     let end = house.end(1).await;
     assert_eq!(end.cause, EndCause::Cancelled);
     assert!(end.started_at.is_some());
     for connection in connections {
         hung_up(connection).await;
     }
-    house.runtime.cancel(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
     assert_eq!(house.end(1).await, end, "what has ended does not change any more");
 }
 
@@ -57,7 +57,7 @@ meet()
 signal.pause()";
     house.runtime.start(&house.run(1, step)).await.unwrap();
     let _meeting = house.meet().await;
-    house.runtime.cancel(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
     assert_eq!(house.end(1).await.cause, EndCause::Cancelled);
     assert_eq!(house.log(1).await, "tidy\n");
 }
@@ -115,7 +115,7 @@ async fn a_pause_between_attempts_can_be_cancelled() {
     while !house.log(1).await.contains("attempt 1 of 4 failed") {
         tokio::task::yield_now().await;
     }
-    house.runtime.cancel(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
     assert_eq!(house.end(1).await.cause, EndCause::Cancelled);
 }
 

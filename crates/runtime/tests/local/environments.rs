@@ -10,7 +10,7 @@ use model::{
 };
 use runtime::local::LocalRuntime;
 
-use crate::house::{House, id, interpreter, lock, options, target, wanted};
+use crate::house::{House, JOB, id, interpreter, lock, options, target, wanted};
 
 fn present() -> Observed {
     Observed::Present { inputs_hash: "inputs".into() }
@@ -132,7 +132,7 @@ async fn clean_up_keeps_what_is_wanted_fresh_or_in_use_and_drops_the_rest() {
     }
     house.runtime.clean_up(&[]).await.unwrap();
     assert_eq!(environment(&house), None);
-    house.runtime.forget(&id(1)).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
     let left = fs::read_dir(house.data().join("environments")).unwrap().count();
     assert_eq!(left, 1, "by-lock alone");
     house.runtime.apply(&target(), &wanted()).await.unwrap();

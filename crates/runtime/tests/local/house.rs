@@ -22,6 +22,7 @@ use model::{
     execution::RunEnd,
     job::Contacts,
     lock::{Lock, LockKey},
+    log::LogPart,
     name::{ExecutionId, JobId, JobName, TeamName},
     python::PythonVersion,
     resources::Resources,
@@ -38,6 +39,7 @@ use tokio::{
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const PYTHON: PythonVersion = PythonVersion { major: 3, minor: 11 };
+pub(crate) const JOB: JobId = JobId(uuid::Uuid::nil());
 pub(crate) const VDK: &str = "0.1";
 
 /// Runs `step.py` of the job as the stock client would, with `meet` and `arguments` at hand.
@@ -154,7 +156,7 @@ fn blueprint() -> Blueprint {
         job_name: job(),
         team: TeamName::parse("team").unwrap(),
         deployment: model::deployment::Deployment {
-            job_id: JobId(uuid::Uuid::nil()),
+            job_id: JOB,
             generation: 1,
             job_version: SourceVersion::parse(&"a".repeat(40)).unwrap(),
             python_version_asked: None,
@@ -198,7 +200,7 @@ pub(crate) fn run(number: u32, step: &str, meeting: &Path) -> Run {
 
 pub(crate) fn target() -> Target {
     Target {
-        job_id: JobId(uuid::Uuid::nil()),
+        job_id: JOB,
         job_name: job(),
         inputs_hash: Some("inputs".into()),
         artifact: Some(Artifact::Packages(lock().key)),
@@ -282,7 +284,7 @@ impl House {
     }
 
     pub(crate) async fn log(&self, number: u32) -> String {
-        self.runtime.log(&id(number)).await.unwrap().unwrap().text
+        self.runtime.log(&id(number), LogPart::Whole).await.unwrap().unwrap().text
     }
 
     /// The supervisors of a run that are alive.

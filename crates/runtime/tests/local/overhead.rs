@@ -8,7 +8,7 @@ use std::{
 
 use model::runtime::Runtime;
 
-use crate::house::{House, id};
+use crate::house::{House, JOB, id};
 
 const ROUNDS: u32 = 40;
 
@@ -58,7 +58,7 @@ async fn of_a_start() {
     let status = std::fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
     let memory = status.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("RssAnon")).collect::<Vec<_>>();
     drop(meeting);
-    house.runtime.cancel(&id(ROUNDS + 1)).await.unwrap();
+    house.runtime.cancel(&id(ROUNDS + 1), JOB).await.unwrap();
     writeln!(
         std::io::stdout(),
         "\nmedian of {ROUNDS}, ms: start returns {:.1}; job's own code runs {:.1} (bare spawn {:.1}); \

@@ -2,11 +2,12 @@
 
 use model::{
     execution::EndCause,
+    log::LogPart,
     problem::Kind,
     runtime::{Runtime, Seen, Stage},
 };
 
-use crate::house::{House, hung_up, id, known, within};
+use crate::house::{House, JOB, hung_up, id, known, within};
 
 #[tokio::test]
 async fn a_run_that_ends_well_has_its_log_and_its_times() {
@@ -162,9 +163,9 @@ async fn a_run_that_nobody_handed_over_is_unknown() {
     for seen in [Seen::Submitted, Seen::Running] {
         assert_eq!(within(house.runtime.next(&id(1), &seen)).await.unwrap(), Stage::Unknown);
     }
-    assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
-    house.runtime.cancel(&id(1)).await.unwrap();
-    house.runtime.forget(&id(1)).await.unwrap();
+    assert_eq!(house.runtime.log(&id(1), LogPart::Whole).await.unwrap(), None);
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
     assert_eq!(house.runtime.runs().await.unwrap(), []);
 }
 
@@ -174,14 +175,14 @@ async fn a_run_is_forgotten_when_it_has_ended_and_not_before() {
     let step = "import os; os.makedirs('x/y'); os.chmod('x/y', 0); os.chmod('x', 0); meet().recv(1)";
     house.runtime.start(&house.run(1, step)).await.unwrap();
     let (_, connection) = house.meet().await;
-    assert_eq!(house.runtime.forget(&id(1)).await.unwrap_err().kind, Kind::Conflict);
+    assert_eq!(house.runtime.forget(&id(1), JOB).await.unwrap_err().kind, Kind::Conflict);
     assert_eq!(house.runtime.runs().await.unwrap(), [known(1)]);
     drop(connection);
     house.end(1).await;
-    house.runtime.forget(&id(1)).await.unwrap();
-    house.runtime.forget(&id(1)).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
     assert_eq!(house.runtime.runs().await.unwrap(), []);
-    assert_eq!(house.runtime.log(&id(1)).await.unwrap(), None);
+    assert_eq!(house.runtime.log(&id(1), LogPart::Whole).await.unwrap(), None);
     assert_eq!(within(house.runtime.next(&id(1), &Seen::Running)).await.unwrap(), Stage::Unknown);
     let name = house.data().join("runs").join(id(1).as_str());
     assert!(!name.join("job/work").exists());
@@ -231,7 +232,7 @@ async fn a_long_log_keeps_its_head_and_tail_and_does_not_hold_the_job_up() {
     let step = "print('the head')\nfor n in range(50):\n  print(('x' * 127 + '\\n') * 8192, end='')\nprint('the tail')";
     let end = house.run_to_end(&house.run(1, step)).await;
     assert_eq!(end.cause, EndCause::Exited(0));
-    let chunk = house.runtime.log(&id(1)).await.unwrap().unwrap();
+    let chunk = house.runtime.log(&id(1), LogPart::Whole).await.unwrap().unwrap();
     assert!(chunk.text.starts_with("the head\nxxx") && chunk.text.ends_with("xxx\nthe tail\n"));
     assert_eq!(chunk.omitted_bytes, 49 * MEBIBYTE + "the head\nthe tail\n".len() as u64);
     assert!(chunk.text.contains("\n[... 51380242 bytes of the log were left out here ...]\n"));
@@ -258,7 +259,7 @@ async fn a_data_folder_with_a_long_path_has_runs_too() {
     house.runtime.start(&house.run(1, "meet().recv(1)")).await.unwrap();
     let (_, connection) = house.meet().await;
     assert!(deep.join("runs/some-job-1/control").exists());
-    house.runtime.cancel(&id(1)).await.unwrap();
+    house.runtime.cancel(&id(1), JOB).await.unwrap();
     assert_eq!(house.end(1).await.cause, EndCause::Cancelled);
     hung_up(connection).await;
 }
@@ -295,8 +296,8 @@ for n in range(4 * 1024): print('y' * 1023)
 raise SystemExit(6)";
     let end = house.run_to_end(&house.run(1, step)).await;
     assert_eq!(end.cause, EndCause::Exited(6));
-    let chunk = house.runtime.log(&id(1)).await.unwrap().unwrap();
+    let chunk = house.runtime.log(&id(1), LogPart::Whole).await.unwrap().unwrap();
     assert!(chunk.text.contains("No space left on device"), "{}", chunk.text);
     assert!(chunk.omitted_bytes > 1024 * 1024, "{}", chunk.omitted_bytes);
-    house.runtime.forget(&id(1)).await.unwrap();
+    house.runtime.forget(&id(1), JOB).await.unwrap();
 }

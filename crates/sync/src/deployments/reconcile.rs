@@ -154,7 +154,7 @@ pub(super) async fn carry_out(
             };
             let due = {
                 let mut tx = sync.db.read().await?;
-                if let Some(op_id) = store::audit::op_id(&mut tx, job_id, work.deployment.generation).await? {
+                if let Some(op_id) = store::deployments::op_id(&mut tx, job_id, work.deployment.generation).await? {
                     Span::current().record("op_id", op_id);
                 }
                 store::metrics::due_since(&mut tx, job_id).await?

@@ -3,7 +3,7 @@
 use model::{
     execution::{Execution, Status},
     log::LogChunk,
-    name::ExecutionId,
+    name::{ExecutionId, JobId},
 };
 use store::{StoreError, executions::Ended};
 
@@ -45,8 +45,8 @@ pub(super) async fn finish(
 }
 
 /// Drops what is left of an execution in the runtime. `false` when that failed: it is dropped later.
-pub(super) async fn forget(sync: &Synchronizer, id: &ExecutionId) -> bool {
-    let forgotten = sync.runtime.forget(id).await;
+pub(super) async fn forget(sync: &Synchronizer, id: &ExecutionId, job_id: JobId) -> bool {
+    let forgotten = sync.runtime.forget(id, job_id).await;
     if let Err(problem) = &forgotten {
         tracing::warn!(execution = %id, %problem, "what is left of a run could not be removed");
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use model::{
     Problem,
     execution::Execution,
+    log::LogPart,
     name::ExecutionId,
     runtime::{Run, Seen, Started},
     variables::run_variables,
@@ -49,7 +50,7 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
         let stage = tokio::select! {
             stage = next => stage,
             () = cancel.notified(), if !is_cancelling => {
-                match sync.runtime.cancel(id).await {
+                match sync.runtime.cancel(id, run.execution.job_id).await {
                     Ok(()) => follower.cancelled(),
                     Err(problem) => {
                         tracing::warn!(%problem, "an execution could not be cancelled; retrying");
@@ -114,7 +115,7 @@ async fn carry_out(
             follower.recorded(Seen::Held(problem));
         }
         Step::Cancel => {
-            if let Err(problem) = sync.runtime.cancel(&execution.id).await {
+            if let Err(problem) = sync.runtime.cancel(&execution.id, execution.job_id).await {
                 tracing::warn!(%problem, "an execution whose start was given up could not be cancelled; retrying");
                 return Ok(ControlFlow::Continue(follower.cancel_failed()));
             }
@@ -134,7 +135,7 @@ async fn record_end(
     end: &End,
 ) -> Result<ControlFlow<(), Duration>, StoreError> {
     let id = &execution.id;
-    let log = if end.is_known { sync.runtime.log(id).await } else { Ok(None) };
+    let log = if end.is_known { sync.runtime.log(id, LogPart::Whole).await } else { Ok(None) };
     let log = match log {
         Ok(log) => log,
         Err(problem) => {
@@ -148,7 +149,7 @@ async fn record_end(
         sync.gauges.started(execution.submitted_at, started_at);
     }
     if end.is_known {
-        forget(sync, id).await;
+        forget(sync, id, execution.job_id).await;
     }
     Ok(ControlFlow::Break(()))
 }
@@ -170,11 +171,17 @@ async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem
 async fn start(
     sync: &Synchronizer,
     execution: &Execution,
-    HandedOver { revision, artifact }: &HandedOver,
+    HandedOver { generation, artifact }: &HandedOver,
     follower: &mut Follower,
 ) -> Result<Result<Started, Problem>, StoreError> {
+    let mut tx = sync.db.read().await?;
+    let Some(revision) = store::revisions::find(&mut tx, execution.job_id, *generation).await? else {
+        return Ok(Err(Problem::not_found(
+            "The run was not started.",
+            format!("The generation {generation} of its deployment is not kept any more."),
+        )));
+    };
     let archive = if sync.runtime.takes_sources() {
-        let mut tx = sync.db.read().await?;
         let Some(archive) = store::sources::archive(&mut tx, execution.job_id, &revision.job_version).await? else {
             return Ok(Err(Problem::not_found(
                 "The run was not started.",
@@ -185,10 +192,11 @@ async fn start(
     } else {
         Vec::new()
     };
+    drop(tx);
     let team_secret = sync.team_secret(&execution.team).await?;
-    let blueprint = sync.blueprint(&execution.job_name, &execution.team, team_secret, revision);
+    let blueprint = sync.blueprint(&execution.job_name, &execution.team, team_secret, &revision);
     let mut variables = run_variables(&execution.id, &execution.op_id);
-    match sync.token(&execution.job_name, revision) {
+    match sync.token(&execution.job_name, &revision) {
         Ok(token) => variables.extend(token),
         Err(problem) => return Ok(Err(problem)),
     }

@@ -79,7 +79,7 @@ pub(super) struct End {
     pub(super) started_at: Option<Timestamp>,
     /// When nothing of it was left.
     pub(super) ended_at: Timestamp,
-    /// The runtime knows the run: its log is stored with the end, and what is left of it is dropped afterwards.
+    /// The runtime knows the run, or did: its log is stored with the end, and what is left of it is dropped afterwards.
     pub(super) is_known: bool,
     /// Nobody counted its start yet.
     pub(super) is_first: bool,
@@ -182,6 +182,8 @@ impl Follower {
             }
             Ok(Stage::Unknown) if self.is_running => Step::End(End {
                 started_at: self.started_at,
+                // The log that was followed until then may be there.
+                is_known: true,
                 ..unstarted(
                     Status::PlatformError,
                     "Platform error. The run vanished from where it ran without leaving a result: its folder or its \

@@ -190,7 +190,7 @@ fn span_of(execution: &Execution, with: &HandedOver, term: &Term) -> Span {
         "run",
         execution = %execution.id,
         job = %execution.job_name,
-        generation = with.revision.generation,
+        generation = with.generation,
         epoch = term.epoch.0,
         op_id = execution.op_id,
     )

@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use model::{name::ExecutionId, runtime::Ticked};
+use model::{
+    name::{ExecutionId, JobId},
+    runtime::Ticked,
+};
 use store::{
     StoreError,
     executions::{HandedOver, Recorded},
@@ -39,21 +42,21 @@ impl Default for Strays {
 
 impl Strays {
     /// Begins to drop what is left of these, but for those that are being dropped already.
-    fn forget(&mut self, sync: &Synchronizer, over: impl Iterator<Item = ExecutionId>) {
+    fn forget(&mut self, sync: &Synchronizer, over: impl Iterator<Item = (ExecutionId, JobId)>) {
         while let Some((id, ended)) = self.tasks.try_join_next() {
             if let Err(error) = ended {
                 sync.gauges.panicked("removal");
                 tracing::error!(%error, execution = %id, "dropping an ended execution panicked; retrying");
             }
         }
-        for id in over {
+        for (id, job_id) in over {
             if self.tasks.contains_key(&id) {
                 continue;
             }
             let (sync, of, places) = (sync.clone(), id.clone(), self.places.clone());
             self.tasks.spawn(id, async move {
                 let place = places.acquire().await;
-                let is_dropped = forget(&sync, &of).await;
+                let is_dropped = forget(&sync, &of, job_id).await;
                 drop(place);
                 if !is_dropped {
                     sync.clock.sleep(FORGET_RETRY).await;
@@ -90,7 +93,7 @@ pub(super) async fn record_scheduled(
         let mut tx = sync.db.read().await?;
         store::executions::unsettled(&mut tx, known).await?
     };
-    strays.forget(sync, unsettled.over.into_iter().filter(|id| !followed.contains_key(id)));
+    strays.forget(sync, unsettled.over.into_iter().filter(|(id, _)| !followed.contains_key(id)));
     if !std::mem::replace(&mut strays.were_listed, true) && !unsettled.unknown.is_empty() {
         let names: Vec<_> = unsettled.unknown.iter().take(NAMED_MAX).map(ExecutionId::as_str).collect();
         tracing::warn!(
@@ -125,6 +128,5 @@ async fn ran(sync: &Synchronizer, run: &Ticked) -> Result<Option<HandedOver>, St
     let mut tx = sync.db.read().await?;
     let rollout = store::deployments::rollout(&mut tx, run.job_id).await?.unwrap_or_default();
     let Some(generation) = run.generation.or(rollout.reached_generation) else { return Ok(None) };
-    let revision = store::revisions::find(&mut tx, run.job_id, generation).await?;
-    Ok(revision.zip(rollout.artifact).map(|(revision, artifact)| HandedOver { revision, artifact }))
+    Ok(rollout.artifact.map(|artifact| HandedOver { generation, artifact }))
 }

@@ -23,7 +23,7 @@ use model::{
     execution::{EndCause, Execution, RunEnd, Status},
     job::JobConfig,
     lock::{Lock, LockInputs, LockKey},
-    log::LogChunk,
+    log::{LogChunk, LogPart},
     name::{ExecutionId, JobId},
     python::PythonVersion,
     runtime::{Blueprint, Changes, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked, Wanted},
@@ -31,10 +31,10 @@ use model::{
     variables::JobOptions,
 };
 use store::{
-    Db,
+    Db, Tx,
     keys::{KeyRing, SecretKey},
 };
-use sync::{Options, Synchronizer, gauges::Gauges};
+use sync::{Options, Synchronizer, cleanup::Rules, gauges::Gauges};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -288,7 +288,7 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn cancel<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn cancel<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.answer(Method::Cancel, async {
             self.change(|s| s.cancelled.push(id.clone()));
         }))
@@ -321,12 +321,12 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn log<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
+    fn log<'a>(&'a self, id: &'a ExecutionId, _: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>> {
         let text = format!("the log of {id}\n");
         Box::pin(self.answer(Method::Log, async { Some(LogChunk { text, omitted_bytes: 0 }) }))
     }
 
-    fn forget<'a>(&'a self, id: &'a ExecutionId) -> BoxFuture<'a, Result<(), Problem>> {
+    fn forget<'a>(&'a self, id: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(self.answer(Method::Forget, async {
             self.change(|s| {
                 s.stages.remove(id);
@@ -481,9 +481,15 @@ impl House {
             run_backoff_limit: 0,
             start_deadline: SignedDuration::from_mins(30),
             default_zone: "UTC".into(),
-            executions_keep: SignedDuration::from_hours(24),
-            executions_keep_per_job: 100,
-            deleted_jobs_keep: SignedDuration::from_hours(24),
+            retention: Rules {
+                executions_keep: SignedDuration::from_hours(24),
+                executions_keep_per_job: 100,
+                logs_keep: SignedDuration::from_hours(24),
+                logs_max_bytes: i64::MAX,
+                revisions_keep_per_job: 100,
+                deleted_jobs_keep: SignedDuration::from_hours(24),
+                audit_keep: SignedDuration::from_hours(24 * 400),
+            },
         };
         let synchronizer = Synchronizer {
             db,
@@ -628,6 +634,14 @@ impl House {
             assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+/// Runs a statement that no function of the store makes.
+pub async fn raw(tx: &mut Tx, sql: &'static str) {
+    match tx {
+        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
+        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
     }
 }
 
