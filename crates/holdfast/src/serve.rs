@@ -204,7 +204,9 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     {
         cluster.connection().calls.register(&mut registry);
     }
-    let job_options = JobOptions { token_url, ..vdk_options.for_jobs(settings.rest_api_url(address)) };
+    let principal_pattern = settings.vdk_principal_pattern.0.clone();
+    let job_options =
+        JobOptions { token_url, principal_pattern, ..vdk_options.for_jobs(settings.rest_api_url(address)) };
     let synchronizer = Synchronizer {
         db: db.clone(),
         clock: clock.clone(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::auth::Algorithm;
-use model::python::PythonVersion;
+use model::{python::PythonVersion, variables::PrincipalPattern};
 
 use super::{
     lists::{FieldOfSpec, HostName, IssuerUrl, List, VdkImage, Word},
@@ -18,7 +18,7 @@ use super::{
     types::{
         ClaimName, ContextName, DatabaseUrl, HttpUrl, ImageBuilderName, ImageForm, IndexUrl, Listen, LogFilter,
         LogFormat, LogsDateFormat, NamespaceName, OfExecution, OfJob, PackageName, PackageVersion, PostgresUrl,
-        PullPolicy, RegistryName, RuntimeName, UrlTemplate, ZoneName,
+        Principal, PullPolicy, RegistryName, RuntimeName, UrlTemplate, ZoneName,
     },
     value::{Signed, Value, Whole},
 };
@@ -245,6 +245,9 @@ settings! {
     /// A file of environment variables for jobs: `[default]` for every job, `[name-of-a-job]` for one.
     vdk_options_file: Option<PathBuf> =
         "vdk.options_file", Python, default Absent("none"), example "/etc/holdfast/vdk_options.ini";
+    /// The Kerberos principal of a job, which it gets as `VDK_KEYTAB_PRINCIPAL`; `{job}` stands for its name.
+    vdk_principal_pattern: Principal =
+        "vdk.principal_pattern", Python, default Text(PrincipalPattern::DEFAULT), example "jobs/{job}@EXAMPLE.COM";
 
     /// Where jobs run: as processes of this machine, or in a Kubernetes cluster.
     runtime: RuntimeName = "runtime", Runs, default Text("local");
@@ -316,6 +319,18 @@ settings! {
     /// Memory that is set aside for a run when its deployment does not say, in mebibytes.
     kubernetes_memory_request_mi: Whole<1, 16_777_216> =
         "kubernetes.memory_request_mi", Kubernetes, default Text("1000"), example "250";
+    /// Processor time that the container which brings VDK may use at most, in thousandths of a core.
+    kubernetes_vdk_cpu_limit_millicores: Whole<1, 1_024_000> =
+        "kubernetes.vdk_cpu_limit_millicores", Kubernetes, default Text("500");
+    /// Processor time that is set aside for the container which brings VDK, in thousandths of a core.
+    kubernetes_vdk_cpu_request_millicores: Whole<1, 1_024_000> =
+        "kubernetes.vdk_cpu_request_millicores", Kubernetes, default Text("100");
+    /// Memory that the container which brings VDK may use at most, in mebibytes.
+    kubernetes_vdk_memory_limit_mi: Whole<1, 16_777_216> =
+        "kubernetes.vdk_memory_limit_mi", Kubernetes, default Text("500");
+    /// Memory that is set aside for the container which brings VDK, in mebibytes.
+    kubernetes_vdk_memory_request_mi: Whole<1, 16_777_216> =
+        "kubernetes.vdk_memory_request_mi", Kubernetes, default Text("100");
     /// How long the result of a run waits in the cluster to be recorded. An outage of this service that is shorter loses
     /// none.
     outage_window_seconds: Whole<600, 604_800> = "outage_window_seconds", Kubernetes, default Text("21600");
