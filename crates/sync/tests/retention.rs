@@ -251,7 +251,7 @@ async fn logs_go_before_their_executions_and_the_oldest_of_all_when_there_are_to
         let mut tx = it.db().read().await.unwrap();
         let mut present = Vec::new();
         for id in &ids {
-            present.push(store::logs::last_chunk(&mut tx, id).await.unwrap().is_some());
+            present.push(store::logs::last_position(&mut tx, id).await.unwrap().is_some());
         }
         present
     };
