@@ -57,8 +57,8 @@ fn main() -> Result<()> {
             _ => measure(database, &arguments)?,
         }
     }
-    let build = if cfg!(debug_assertions) { "A debug build." } else { "A release build." };
-    println!("\n{build} {}", machine());
+    let build = if cfg!(debug_assertions) { "debug build" } else { "release build" };
+    println!("\n{}", machine().replace("release build", build));
     Ok(())
 }
 
