@@ -67,7 +67,7 @@ impl Fleet {
     ) -> Result<Self> {
         if database == Database::Postgresql {
             let fresh = database.empty();
-            fill(checkout, fresh.url(), jobs, runs, rollouts)?;
+            fill(checkout, fresh.url(), jobs, runs, rollouts, None)?;
             // As the server does by itself some time after.
             fresh.psql("vacuum analyze");
             let bytes = fresh.psql("select pg_database_size(current_database())").parse()?;
@@ -83,7 +83,7 @@ impl Fleet {
         for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
             let _ = fs::remove_file(service.data_dir().join(beside));
         }
-        fill(checkout, &format!("sqlite:{}", file.display()), jobs, runs, rollouts)?;
+        fill(checkout, &format!("sqlite:{}", file.display()), jobs, runs, rollouts, None)?;
         let bytes = fs::metadata(&file)?.len();
         let begun = Instant::now();
         let ready = service.start_again();
@@ -123,19 +123,34 @@ pub fn fleet_job(number: usize) -> (String, String) {
     (format!("Team {:04}", number / 100), format!("{word}-{about}-{number:06}"))
 }
 
-fn fill(checkout: &Path, url: &str, jobs: usize, runs: usize, rollouts: Rollouts) -> Result<()> {
+/// Fills an empty database with a fleet, by the example of `store`: the one in the folder of built examples, or else as Cargo
+/// builds it in this checkout.
+///
+/// # Errors
+/// When it fails.
+pub fn fill(
+    checkout: &Path,
+    url: &str,
+    jobs: usize,
+    runs: usize,
+    rollouts: Rollouts,
+    examples: Option<&Path>,
+) -> Result<()> {
     let begun = Instant::now();
-    let mut cargo = Command::new(cargo());
-    if checkout != workspace() {
-        // A folder for two checkouts would mix their programs.
-        cargo.env_remove("CARGO_TARGET_DIR");
-    }
-    let status = cargo
-        .current_dir(checkout)
-        .args(["run", "--quiet", "--package", "store", "--example", "fill"])
+    let mut command = if let Some(folder) = examples {
+        Command::new(folder.join("fill"))
+    } else {
+        let mut command = Command::new(cargo());
+        if checkout != workspace() {
+            // A folder for two checkouts would mix their programs.
+            command.env_remove("CARGO_TARGET_DIR");
+        }
+        command.current_dir(checkout).args(["run", "--quiet", "--package", "store", "--example", "fill"]);
         // Built as this program is.
-        .args((!cfg!(debug_assertions)).then_some("--release"))
-        .arg("--")
+        command.args((!cfg!(debug_assertions)).then_some("--release")).arg("--");
+        command
+    };
+    let status = command
         .args([url, &jobs.to_string(), &runs.to_string()])
         .args((rollouts == Rollouts::Due).then_some("due"))
         .status()

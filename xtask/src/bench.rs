@@ -64,6 +64,21 @@ enum Part {
         #[arg(long, default_value = "")]
         only: String,
     },
+    /// One round of retention on a generated fleet, with a writer beside it.
+    Retention {
+        /// On which database.
+        #[arg(long, default_value = "both", value_parser = ["sqlite", "postgres", "both"])]
+        database: String,
+        /// How many jobs there are; nine in ten have executions.
+        #[arg(long, default_value_t = 10_000)]
+        jobs: u32,
+        /// How many executions each of these has.
+        #[arg(long, default_value_t = 112)]
+        runs: u32,
+        /// Measure a debug build, which is made sooner.
+        #[arg(long)]
+        debug: bool,
+    },
     /// How a real cluster follows the database, at many deployments.
     Sync {
         /// How many deployments there are.
@@ -98,6 +113,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let binary = binary.as_ref().map(|path| path.to_string_lossy().into_owned());
             let binary: Vec<&str> = binary.iter().flat_map(|path| ["--binary", path]).collect();
             bench("bench_memory", &[&arguments[..], &binary].concat())
+        }
+        Some(Part::Retention { database, jobs, runs, debug }) => {
+            let (jobs, runs) = (jobs.to_string(), runs.to_string());
+            let arguments = ["--database", database, "--jobs", &jobs, "--runs", &runs];
+            let profile: &[&str] = if *debug { &[] } else { &["--release"] };
+            let run = ["run", "--quiet", "--package", "e2e", "--bin", "bench_retention"];
+            super::run_cargo(&[&run[..], profile, &["--"], &arguments].concat(), &[])
         }
         Some(Part::Sync { deployments, database }) => {
             bench("bench_sync", &["--deployments", &deployments.to_string(), "--database", database])

@@ -9,7 +9,10 @@ use model::{
     name::shown,
     rollout::Rollout,
 };
-use store::{Db, Tx, deployments::Reached};
+use store::{
+    Db, Tx,
+    deployments::{Reached, Request},
+};
 
 use crate::{find_job, jobs::event, once};
 
@@ -69,16 +72,16 @@ pub async fn change(
         .fix("Upload the sources first and use the version that the upload answers."));
     }
     let part = JobPart::from(&job.config);
-    let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
-    let stamp = Stamp { generation, by: caller.user.clone(), at: now };
-    let wanted = Deployment::merge(current.as_ref(), change, job.id, &part, defaults, stamp)?;
+    // Its number is drawn as soon as it is known to differ.
+    let stamp = Stamp { generation: 0, by: caller.user.clone(), at: now };
+    let mut wanted = Deployment::merge(current.as_ref(), change, job.id, &part, defaults, stamp)?;
     if current.as_ref().is_some_and(|c| c.wants_the_same(&wanted)) {
-        // The number drawn is given back by the rollback; what is asked for again is looked at again.
-        drop(tx);
-        return retry(db, caller, &job, now).await;
+        return retry(db, tx, caller, &job, now).await;
     }
+    let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
+    wanted.generation = generation;
     store::revisions::insert(&mut tx, &wanted, now).await?;
-    store::deployments::replace(&mut tx, &wanted, now).await?;
+    store::deployments::replace(&mut tx, &wanted, &caller.op_id, now).await?;
     store::audit::record(&mut tx, caller, &event("deployment.change", &job, Some(generation)), now).await?;
     once::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
@@ -86,12 +89,15 @@ pub async fn change(
     Ok(())
 }
 
-/// Lets a failed rollout be tried again at once.
-pub(crate) async fn retry(db: &Db, caller: &Caller, job: &DataJob, now: jiff::Timestamp) -> Result<(), Problem> {
-    let mut tx = db.write().await?;
-    if let Some(done) = once::outcome(&mut tx, caller, now).await? {
-        return Ok(done);
-    }
+/// Lets a failed rollout be tried again at once, in the transaction that holds the job and compared what is asked for with
+/// what is desired.
+pub(crate) async fn retry(
+    db: &Db,
+    mut tx: Tx,
+    caller: &Caller,
+    job: &DataJob,
+    now: jiff::Timestamp,
+) -> Result<(), Problem> {
     if store::deployments::forgive(&mut tx, job.id, now).await? {
         store::audit::record(&mut tx, caller, &event("deployment.retry", job, None), now).await?;
     }
@@ -166,7 +172,8 @@ pub async fn remove(
     check_id(&job, deployment_id)?;
     check(caller, &job, store::deployments::find(&mut tx, job.id).await?.as_ref())?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
-    if !store::deployments::remove(&mut tx, job.id, generation, &caller.user, now).await? {
+    let request = Request { by: &caller.user, op_id: &caller.op_id };
+    if !store::deployments::remove(&mut tx, job.id, generation, request, now).await? {
         return Ok(());
     }
     store::audit::record(&mut tx, caller, &event("deployment.remove", &job, Some(generation)), now).await?;

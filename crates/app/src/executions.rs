@@ -5,6 +5,7 @@ use model::{
     access::{Action, Caller, Permit},
     clock::Clock,
     execution::{Execution, Status, Type, already_active},
+    job::DataJob,
     log::LogPart,
     name::{ExecutionId, shown},
     runtime::Runtime,
@@ -106,6 +107,10 @@ pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str, id: &str) ->
 
 async fn find(tx: &mut Tx, permit: &Permit<'_>, id: &str) -> Result<Execution, Problem> {
     let job = find_job(tx, permit).await?;
+    find_of(tx, &job, id).await
+}
+
+async fn find_of(tx: &mut Tx, job: &DataJob, id: &str) -> Result<Execution, Problem> {
     let found = match ExecutionId::parse(id) {
         Some(id) => store::executions::find(tx, &id).await?,
         None => None,
@@ -164,7 +169,7 @@ pub async fn cancel(
     let now = clock.now();
     let mut tx = db.write().await?;
     let job = find_job(&mut tx, &permit).await?;
-    let execution = find(&mut tx, &permit, id).await?;
+    let execution = find_of(&mut tx, &job, id).await?;
     if !store::executions::request_cancel(&mut tx, &execution.id, now).await? {
         return Err(Problem::invalid(
             format!("The execution {} was not cancelled.", execution.id),

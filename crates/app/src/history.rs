@@ -162,14 +162,13 @@ pub async fn roll_back(
         )
         .fix("Upload the sources again; the same content has the same version."));
     }
-    let drawn = store::jobs::next_generation(&mut tx, &job.name).await?;
-    let stamp = Stamp { generation: drawn, by: caller.user.clone(), at: now };
-    let wanted = Deployment::rolled_back(&old, current.as_ref(), defaults, stamp)?;
+    let stamp = Stamp { generation, by: caller.user.clone(), at: now };
+    let mut wanted = Deployment::rolled_back(&old, current.as_ref(), defaults, stamp)?;
     if current.as_ref().is_some_and(|current| current.wants_the_same(&wanted)) {
-        // The number drawn is given back by the rollback of the transaction.
-        drop(tx);
-        return retry(db, caller, &job, now).await;
+        return retry(db, tx, caller, &job, now).await;
     }
+    let drawn = store::jobs::next_generation(&mut tx, &job.name).await?;
+    wanted.generation = drawn;
     if JobPart::from(&job.config) != wanted.job_part() {
         let JobPart { schedule_cron, contacts, db_default_type, enable_execution_notifications } = wanted.job_part();
         let config = JobConfig {
@@ -183,7 +182,7 @@ pub async fn roll_back(
         store::jobs::update(&mut tx, &DataJob { config, ..job.clone() }, schedule, now).await?;
     }
     store::revisions::insert(&mut tx, &wanted, now).await?;
-    store::deployments::replace(&mut tx, &wanted, now).await?;
+    store::deployments::replace(&mut tx, &wanted, &caller.op_id, now).await?;
     let mut event = event("deployment.rollback", &job, Some(drawn));
     event.detail = Some(format!("to generation {generation}"));
     store::audit::record(&mut tx, caller, &event, now).await?;

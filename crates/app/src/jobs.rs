@@ -10,7 +10,7 @@ use model::{
     schedule::Schedule,
 };
 use serde::{Deserialize, Serialize};
-use store::{Db, Tx, audit::Event};
+use store::{Db, Tx, audit::Event, deployments::Request};
 
 use crate::{find_job, once};
 
@@ -215,7 +215,7 @@ async fn follow(
     let stamp = Stamp { generation, by: caller.user.clone(), at: now };
     let deployment = Deployment::merge(Some(&current), &DeploymentChange::default(), after.id, &part, defaults, stamp)?;
     store::revisions::insert(tx, &deployment, now).await?;
-    store::deployments::replace(tx, &deployment, now).await?;
+    store::deployments::replace(tx, &deployment, &caller.op_id, now).await?;
     Ok(Some(generation))
 }
 
@@ -230,9 +230,9 @@ pub async fn delete(db: &Db, clock: &dyn Clock, caller: &Caller, team: &str, nam
     store::executions::request_cancel_all(&mut tx, job.id, now).await?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
     let wanted = store::deployments::find(&mut tx, job.id).await?.map(|wanted| wanted.generation);
-    store::deployments::remove(&mut tx, job.id, generation, &caller.user, now).await?;
-    store::jobs::delete(&mut tx, job.id, now).await?;
-    store::jobs::deleted::note(&mut tx, job.id, &caller.user, wanted).await?;
+    let request = Request { by: &caller.user, op_id: &caller.op_id };
+    store::deployments::withdraw(&mut tx, job.id, generation, request, now).await?;
+    store::jobs::delete(&mut tx, job.id, &caller.user, wanted, now).await?;
     store::audit::record(&mut tx, caller, &event("job.delete", &job, Some(generation)), now).await?;
     tx.commit().await?;
     db.wake().executions.notify_one();
@@ -332,7 +332,7 @@ async fn redeploy(
     match Deployment::rolled_back(&old, None, defaults, stamp) {
         Ok(wanted) => {
             store::revisions::insert(tx, &wanted, now).await?;
-            store::deployments::replace(tx, &wanted, now).await?;
+            store::deployments::replace(tx, &wanted, &caller.op_id, now).await?;
             Ok(Restored { generation: Some(drawn), problem: None })
         }
         Err(problem) => without(problem),

@@ -1,11 +1,20 @@
 //! A page costs the page: the same few statements whatever is on it.
 
 use app::queries::{self, ExecutionQuery, JobPageRequest, JobQuery, JobSort, Search, SearchField};
-use model::{access::Caller, rollout::Status as DeploymentStatus};
+use model::{
+    access::Caller,
+    deployment::{DeploymentChange, VersionDefaults},
+    python::PythonVersion,
+    rollout::Status as DeploymentStatus,
+};
 use store::{Db, Tx};
 use testing::{Database, Statements, for_each_database};
 
-for_each_database!(a_request_for_a_page_takes_at_most_five_statements);
+for_each_database!(
+    a_request_for_a_page_takes_at_most_five_statements,
+    the_deletion_of_a_deployed_job_writes_the_row_of_the_job_once,
+    a_change_to_what_is_desired_is_retried_in_the_transaction_that_compared_it,
+);
 
 /// The most statements that a request may take.
 const STATEMENTS_MAX: usize = 5;
@@ -51,6 +60,47 @@ async fn a_request_for_a_page_takes_at_most_five_statements(on: Database) {
     let (page, took) = statements.of(&db, queries::executions(&db, &caller, &newest, true)).await;
     assert_eq!(page.unwrap().content.len(), 100);
     assert_eq!(took.len(), 2, "{took:?}");
+}
+
+async fn the_deletion_of_a_deployed_job_writes_the_row_of_the_job_once(on: Database) {
+    let statements = Statements::heard().await;
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let (caller, clock) = (Caller::anonymous("op"), testing::clock());
+    let delete = app::jobs::delete(&db, &*clock, &caller, "Team 0000", "daily-sales-000000");
+    let (deleted, took) = statements.of(&db, delete).await;
+    deleted.unwrap();
+    let of_job = took.iter().filter(|statement| statement.starts_with("update data_job set")).count();
+    assert_eq!(of_job, 1, "{took:?}");
+}
+
+async fn a_change_to_what_is_desired_is_retried_in_the_transaction_that_compared_it(on: Database) {
+    let statements = Statements::heard().await;
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    // Its rollout failed.
+    let (team, name) = ("Team 0000", "daily-sales-000000");
+    let (caller, clock) = (Caller::anonymous("op"), testing::clock());
+    let defaults = VersionDefaults {
+        python_versions: vec![PythonVersion { major: 3, minor: 11 }],
+        python_version: PythonVersion { major: 3, minor: 11 },
+        vdk_version: "0.3".into(),
+    };
+    let change = DeploymentChange::default();
+    let missing = app::deployments::Missing::Create;
+    let ask = app::deployments::change(&db, &*clock, &caller, &defaults, team, name, &change, missing);
+    let (answer, took) = statements.of(&db, ask).await;
+    answer.unwrap();
+    let of = |words: &str| took.iter().filter(|statement| statement.starts_with(words)).count();
+    assert_eq!(
+        (of("insert into job_generation"), of("update rollout"), of("insert into audit_event")),
+        (0, 1, 1),
+        "{took:?}"
+    );
+    // The job was looked up once, with a lock.
+    assert_eq!(of("select job_id, name, team"), 1, "{took:?}");
 }
 
 #[test]

@@ -52,6 +52,17 @@ pub fn publish(made: &Path, to: &Path) -> io::Result<()> {
     to.parent().map_or(Ok(()), sync_folder)
 }
 
+/// Copies a file to a name that is not taken, so that its content survives a crash. The name does once its folder is
+/// [published](publish), or synced.
+///
+/// # Errors
+/// When it can't be read or written, or the name is taken.
+pub fn copy_synced(from: &Path, to: &Path) -> io::Result<()> {
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()
+}
+
 /// Waits until the names in a folder are on disk.
 ///
 /// # Errors
@@ -85,6 +96,18 @@ mod tests {
         assert!(write_durably(&path, b"new").is_err());
         assert!(path.join("inside").exists());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_copy_is_whole_and_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::write(&from, "content").unwrap();
+        copy_synced(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "content");
+        fs::write(&from, "other").unwrap();
+        assert!(copy_synced(&from, &to).is_err());
+        assert_eq!(fs::read_to_string(&to).unwrap(), "content");
     }
 
     #[test]

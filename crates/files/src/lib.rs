@@ -5,5 +5,5 @@
 mod durable;
 mod lock;
 
-pub use durable::{create, make_private_folder, publish, sync_folder, write_durably};
+pub use durable::{copy_synced, create, make_private_folder, publish, sync_folder, write_durably};
 pub use lock::Lock;

@@ -19,14 +19,6 @@ const BACKOFF_LIMIT: u32 = 3;
 /// that has to be longer than the pause between two signs.
 const LEASE_MIN_SECONDS: u64 = 10;
 
-/// Resources of the container that brings VDK: those of upstream's chart.
-const VDK_RESOURCES: Resources = Resources {
-    cpu_request: Some(0.1),
-    cpu_limit: Some(0.5),
-    memory_request_mi: Some(100),
-    memory_limit_mi: Some(500),
-};
-
 /// A cluster that the settings lead to, before anything is asked of it.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -104,6 +96,24 @@ pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
     })
 }
 
+fn cores(millicores: u64) -> f64 {
+    f64::from(u32::try_from(millicores).unwrap_or(u32::MAX)) / 1000.0
+}
+
+fn mebibytes(amount: u64) -> Option<i32> {
+    i32::try_from(amount).ok()
+}
+
+/// Resources of the container that brings VDK.
+fn vdk_resources(settings: &Settings) -> Resources {
+    Resources {
+        cpu_request: Some(cores(settings.kubernetes_vdk_cpu_request_millicores.get())),
+        cpu_limit: Some(cores(settings.kubernetes_vdk_cpu_limit_millicores.get())),
+        memory_request_mi: mebibytes(settings.kubernetes_vdk_memory_request_mi.get()),
+        memory_limit_mi: mebibytes(settings.kubernetes_vdk_memory_limit_mi.get()),
+    }
+}
+
 impl Plan {
     /// Begins to watch the namespace.
     pub(crate) fn open(
@@ -112,17 +122,15 @@ impl Plan {
         has_token: bool,
         clock: SharedClock,
     ) -> (KubernetesRuntime, Arc<dyn ArtifactBuilder>) {
-        let cores = |millicores: u64| Some(f64::from(u32::try_from(millicores).unwrap_or(u32::MAX)) / 1000.0);
-        let mebibytes = |amount: u64| i32::try_from(amount).ok();
         let manifest = ManifestOptions {
             template: self.template,
             resources: Resources {
-                cpu_request: cores(settings.kubernetes_cpu_request_millicores.get()),
-                cpu_limit: cores(settings.kubernetes_cpu_limit_millicores.get()),
+                cpu_request: Some(cores(settings.kubernetes_cpu_request_millicores.get())),
+                cpu_limit: Some(cores(settings.kubernetes_cpu_limit_millicores.get())),
                 memory_request_mi: mebibytes(settings.kubernetes_memory_request_mi.get()),
                 memory_limit_mi: mebibytes(settings.kubernetes_memory_limit_mi.get()),
             },
-            vdk_resources: VDK_RESOURCES,
+            vdk_resources: vdk_resources(settings),
             vdk_images: settings.kubernetes_vdk_images.0.iter().cloned().collect(),
             pull_secrets: settings.kubernetes_pull_secrets.0.clone(),
             pull_policy: settings.kubernetes_pull_policy.as_str().to_owned(),
@@ -147,5 +155,45 @@ impl Plan {
             clock,
         });
         (runtime, Arc::new(Prebuilt::new(self.image_name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, Surroundings, load};
+
+    #[test]
+    fn the_container_that_brings_vdk_has_the_resources_of_upstreams_chart_unless_they_are_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let resources = |variables: &[(&str, &str)]| {
+            let surroundings = Surroundings {
+                variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+                folder: folder.path().into(),
+                home: Some(folder.path().into()),
+                cores: 4,
+            };
+            vdk_resources(&load(&surroundings, &Flags::default()).unwrap().settings)
+        };
+        let chart = Resources {
+            cpu_request: Some(0.1),
+            cpu_limit: Some(0.5),
+            memory_request_mi: Some(100),
+            memory_limit_mi: Some(500),
+        };
+        assert_eq!(resources(&[]), chart);
+        let set = [
+            ("HOLDFAST_KUBERNETES_VDK_CPU_REQUEST_MILLICORES", "200"),
+            ("HOLDFAST_KUBERNETES_VDK_CPU_LIMIT_MILLICORES", "1000"),
+            ("HOLDFAST_KUBERNETES_VDK_MEMORY_REQUEST_MI", "50"),
+            ("HOLDFAST_KUBERNETES_VDK_MEMORY_LIMIT_MI", "800"),
+        ];
+        let expected = Resources {
+            cpu_request: Some(0.2),
+            cpu_limit: Some(1.0),
+            memory_request_mi: Some(50),
+            memory_limit_mi: Some(800),
+        };
+        assert_eq!(resources(&set), expected);
     }
 }

@@ -204,7 +204,9 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     {
         cluster.connection().calls.register(&mut registry);
     }
-    let job_options = JobOptions { token_url, ..vdk_options.for_jobs(settings.rest_api_url(address)) };
+    let principal_pattern = settings.vdk_principal_pattern.0.clone();
+    let job_options =
+        JobOptions { token_url, principal_pattern, ..vdk_options.for_jobs(settings.rest_api_url(address)) };
     let synchronizer = Synchronizer {
         db: db.clone(),
         clock: clock.clone(),
@@ -540,9 +542,15 @@ fn sync_options(
         run_backoff_limit: settings.run_backoff_limit.map_or(0, |limit| limit.get().try_into().unwrap_or(u32::MAX)),
         start_deadline: SignedDuration::from_secs(settings.start_deadline_seconds.signed()),
         default_zone: settings.time_zone.as_str().to_owned(),
-        executions_keep: days(settings.executions_keep_days.get()),
-        executions_keep_per_job: settings.executions_keep_per_job.signed(),
-        deleted_jobs_keep: days(settings.deleted_jobs_keep_days.get()),
+        retention: sync::cleanup::Rules {
+            executions_keep: days(settings.executions_keep_days.get()),
+            executions_keep_per_job: settings.executions_keep_per_job.signed(),
+            logs_keep: days(settings.logs_keep_days.get()),
+            logs_max_bytes: settings.logs_total_max_mib.signed().saturating_mul(1024 * 1024),
+            revisions_keep_per_job: settings.revisions_keep.signed(),
+            deleted_jobs_keep: days(settings.deleted_jobs_keep_days.get()),
+            audit_keep: days(settings.audit_keep_days.get()),
+        },
     }
 }
 

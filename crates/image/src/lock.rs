@@ -54,7 +54,7 @@ impl Locker {
         } else {
             self.resolve(inputs, interpreter, &wheels, &requirements, Some(&vdk)).await?
         };
-        Ok(Lock { key: inputs.key(), python_version: inputs.python_version, text: wheels.portable(&text) })
+        lock_of(inputs, wheels.portable(&text))
     }
 
     fn interpreter(&self, inputs: &LockInputs) -> Result<&Interpreter, Problem> {
@@ -83,7 +83,7 @@ impl Locker {
         let alone = LockInputs { requirements: String::new(), ..inputs.clone() };
         // It names the wheels of this folder, so it is kept in it and goes with it: wheels that are built again differ.
         let kept = wheels.folder().join(format!("lock-{}.txt", alone.key()));
-        if let Ok(text) = std::fs::read_to_string(&kept) {
+        if let Some(text) = kept_lock(&kept) {
             return Ok(text);
         }
         let text = self.resolve(&alone, interpreter, wheels, "", None).await?;
@@ -149,6 +149,25 @@ impl Locker {
     }
 }
 
+/// A lock for these inputs. One without packages, or with anything else, is refused: it would be stored, and install nothing.
+fn lock_of(inputs: &LockInputs, text: String) -> Result<Lock, Problem> {
+    python::checked_lock(&text)
+        .map_err(|why| Problem::internal(WHAT, format!("The installer's answer is no lock: {why}.")))?;
+    Ok(Lock { key: inputs.key(), python_version: inputs.python_version, text })
+}
+
+/// A lock in the cache, unless it is not whole.
+fn kept_lock(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    match python::checked_lock(&text) {
+        Ok(_) => Some(text),
+        Err(why) => {
+            tracing::warn!(path = %path.display(), why, "VDK's lock in the cache is not valid; resolving it again");
+            None
+        }
+    }
+}
+
 /// The files that [`arguments`] name: the input of `uv pip`, and the lock whose versions are preferred.
 fn files<'a>(
     inputs: &'a LockInputs,
@@ -187,5 +206,41 @@ fn io(error: &std::io::Error) -> Problem {
 impl Resolver for Locker {
     fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
         Box::pin(Self::lock(self, inputs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs() -> LockInputs {
+        LockInputs {
+            python_version: "3.11".parse().unwrap(),
+            vdk_requirement: "vdk==1".into(),
+            constraints: String::new(),
+            requirements: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_lock_without_a_package_is_refused() {
+        let good = format!("vdk==1 \\\n    --hash=sha256:{}\n", "a".repeat(64));
+        assert_eq!(lock_of(&inputs(), good.clone()).unwrap().text, good);
+        for bad in ["", "\n", "vdk==1\n", &good[..good.len() - 2]] {
+            let problem = lock_of(&inputs(), bad.into()).unwrap_err();
+            assert_eq!(problem.fault, model::problem::Fault::Platform, "{bad:?}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_lock_in_the_cache_that_is_not_whole_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock.txt");
+        assert_eq!(kept_lock(&path), None);
+        let good = format!("vdk==1 \\\n    --hash=sha256:{}\n", "a".repeat(64));
+        for (text, is_used) in [(good.as_str(), true), ("", false), (&good[..40], false)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(kept_lock(&path).is_some(), is_used, "{text:?}");
+        }
     }
 }

@@ -32,6 +32,16 @@ use testing::{IndexServer, index};
 
 const PASSWORD: &str = "hunter2-of-the-index";
 const VDK: &str = "fake-vdk==1.0";
+/// As the real one, it runs code of the packages beside it.
+const MAIN: &str = "def main():
+    import importlib
+    for name in ('plugin', 'good'):
+        try:
+            plugin = importlib.import_module(name)
+        except ImportError:
+            continue
+        plugin.main()
+";
 
 #[expect(clippy::disallowed_methods, reason = "a test is configured by the environment")]
 fn environment() -> BTreeMap<String, String> {
@@ -131,7 +141,7 @@ impl House {
             fs::write(data.join(path), text).unwrap();
         }
         let index = IndexServer::start(Some(("user", PASSWORD)));
-        let (file, content) = index::wheel("fake_vdk", "1.0");
+        let (file, content) = index::wheel_with("fake_vdk", "1.0", MAIN, Some("vdk"));
         index.add("fake-vdk", &file, content);
         index.answer("/api/token", "text/plain", PASSWORD);
         Self { folder, index, uv, interpreter: interpreters.last().expect("the tests need a Python").clone() }
@@ -348,7 +358,7 @@ async fn vdk_starts_within_the_walls_and_its_compiled_files_are_kept() {
          attempt('own', lambda: open(__file__, 'a').write('x'))\n    sys.exit('REPORT' + json.dumps(REPORT))\n",
         attempts(&house)
     );
-    let (file, content) = index::wheel_with("plugin", "1.0", &main, Some("vdk"));
+    let (file, content) = index::wheel_with("plugin", "1.0", &main, None);
     house.index.add("plugin", &file, content);
     let tools = house.tools(|_| {});
     let lock = house.lock(&tools, "plugin\n").await.unwrap();
@@ -359,7 +369,7 @@ async fn vdk_starts_within_the_walls_and_its_compiled_files_are_kept() {
     assert!(["OSError", "PermissionError"].map(|e| json!(e)).contains(&report["own"]), "{report:#}");
     is_whole(&house);
 
-    let (file, content) = index::wheel_with("good", "1.0", "def main():\n    print('vdk')\n", Some("vdk"));
+    let (file, content) = index::wheel_with("good", "1.0", "def main():\n    print('vdk')\n", None);
     house.index.add("good", &file, content);
     let lock = house.lock(&tools, "good\n").await.unwrap();
     house.install(&tools, &lock).await.unwrap();
@@ -416,8 +426,11 @@ async fn a_lock_that_was_kept_for_other_wheels_is_not_taken() {
     fs::remove_dir_all(house.data().join("cache/wheels")).unwrap();
     let tools = house.tools(|_| {});
     assert_eq!(Locker::new(tools.clone()).lock(&inputs).await.unwrap().text, lock.text);
-    tools.create_environment(&house.interpreter, &lock, "ownvdk==1.0", &house.at()).await.unwrap();
+    let made = tools.create_environment(&house.interpreter, &lock, "ownvdk==1.0", &house.at()).await;
     assert!(house.at().join("bin/python").exists());
+    let missing = made.unwrap_err();
+    assert!(missing.why.contains("there is no command `vdk`"), "{missing}");
+    assert_eq!(missing.fault, Fault::Platform);
 }
 
 #[tokio::test(flavor = "multi_thread")]

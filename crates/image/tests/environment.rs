@@ -214,8 +214,10 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
     let inputs = LockInputs { vdk_requirement: requirement.into(), ..inputs(&shared, "") };
     let lock = Locker::new(shared.clone()).lock(&inputs).await.unwrap();
     let at = folder.path().join("environment");
-    one.create_environment(interpreter, &lock, requirement, &at).await.unwrap();
+    let made = one.create_environment(interpreter, &lock, requirement, &at).await;
     assert!(at.join("bin/vdkcli").is_file());
+    let missing = made.unwrap_err();
+    assert!(missing.why.contains("there is no command `vdk`"), "{missing}");
 
     drop((one, two));
     assert_eq!(names(&folder.path().join("tmp"), ""), ["lock"], "nothing is left behind");

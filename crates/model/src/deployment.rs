@@ -53,11 +53,11 @@ pub struct Deployment {
     pub generation: i64,
     /// The source that runs.
     pub job_version: SourceVersion,
-    /// What the request asked for; absent follows the service's default at the time of the change.
+    /// What a request asked for; absent where none did: the first deployment takes the service's default, and later ones keep it.
     pub python_version_asked: Option<PythonVersion>,
     /// What it was resolved to.
     pub python_version: PythonVersion,
-    /// What the request asked for; absent follows the service's default at the time of the change.
+    /// What a request asked for; absent where none did: the first deployment takes the service's default, and later ones keep it.
     pub vdk_version_asked: Option<String>,
     /// What it was resolved to.
     pub vdk_version: String,

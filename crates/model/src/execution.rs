@@ -105,7 +105,7 @@ impl Type {
     }
 }
 
-/// One run. What it ran is copied from the revision when it starts, so that its history outlives later deployments.
+/// One run. It refers to the revision that it runs, which never changes, so that its history outlives later deployments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Execution {
     /// Unique for ever.
@@ -142,46 +142,31 @@ pub struct Execution {
     pub revision: Option<ExecutionRevision>,
 }
 
-/// What a run runs.
-#[derive(Debug, Clone, PartialEq)]
+/// What a run runs. Each field is absent when it is not known: an execution of another service may have been recorded with
+/// a part of its revision.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ExecutionRevision {
     /// The generation of the deployment.
-    pub generation: i64,
+    pub generation: Option<i64>,
     /// The source.
-    pub job_version: SourceVersion,
+    pub job_version: Option<SourceVersion>,
     /// The Python version.
-    pub python_version: PythonVersion,
+    pub python_version: Option<PythonVersion>,
     /// The VDK version.
-    pub vdk_version: String,
+    pub vdk_version: Option<String>,
     /// The wire's mode.
-    pub mode: Mode,
+    pub mode: Option<Mode>,
     /// Whether ticks were on.
-    pub enabled: bool,
+    pub enabled: Option<bool>,
     /// The cron expression.
     pub schedule_cron: Option<String>,
     /// What it may use.
-    pub resources: Resources,
+    pub resources: Option<Resources>,
     /// Who deployed it.
-    pub deployed_by: String,
+    pub deployed_by: Option<String>,
     /// When.
-    pub deployed_at: Timestamp,
-}
-
-impl From<&crate::deployment::Deployment> for ExecutionRevision {
-    fn from(d: &crate::deployment::Deployment) -> Self {
-        Self {
-            generation: d.generation,
-            job_version: d.job_version.clone(),
-            python_version: d.python_version,
-            vdk_version: d.vdk_version.clone(),
-            mode: d.mode,
-            enabled: d.enabled,
-            schedule_cron: d.schedule_cron.clone(),
-            resources: d.resources,
-            deployed_by: d.deployed_by.clone(),
-            deployed_at: d.deployed_at,
-        }
-    }
+    pub deployed_at: Option<Timestamp>,
 }
 
 /// How a run ended, as the runtime saw it.

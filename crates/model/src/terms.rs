@@ -125,7 +125,7 @@ impl Deployment {
 fn hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
-        hash.update(part.len().to_be_bytes());
+        hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
     hash.finalize().into()

@@ -37,6 +37,45 @@ impl std::fmt::Debug for Variables {
     }
 }
 
+/// The form of the Kerberos principals of jobs: a text in which `{job}` stands for the name of the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrincipalPattern(String);
+
+impl PrincipalPattern {
+    /// The default, which is that of upstream.
+    pub const DEFAULT: &'static str = "pa__view_{job}";
+
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// A sentence for the operator when two jobs would have one principal, or when it can be none.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.matches("{job}").count() != 1 {
+            return Err("it must have {job} in it, once: each job has a principal of its own.");
+        }
+        if text.replace("{job}", "").contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '{' | '}')) {
+            return Err("it must not have spaces, control characters or other braces.");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The principal of a job.
+    fn of(&self, job: &JobName) -> String {
+        self.0.replace("{job}", job.as_str())
+    }
+}
+
+impl Default for PrincipalPattern {
+    fn default() -> Self {
+        Self(Self::DEFAULT.to_owned())
+    }
+}
+
 /// What the operator gives every deployed job.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct JobOptions {
@@ -44,6 +83,8 @@ pub struct JobOptions {
     pub rest_api_url: String,
     /// Where a job exchanges its credential for a token; absent when authentication is off.
     pub token_url: Option<String>,
+    /// The form of the Kerberos principals of jobs.
+    pub principal_pattern: PrincipalPattern,
     /// The options for every job (`[default]` of the options file).
     pub default: BTreeMap<String, String>,
     /// The options for one job by name (`[job-name]` of the options file).
@@ -57,6 +98,7 @@ impl std::fmt::Debug for JobOptions {
         f.debug_struct("JobOptions")
             .field("rest_api_url", &self.rest_api_url)
             .field("token_url", &self.token_url)
+            .field("principal_pattern", &self.principal_pattern)
             .field("default", &self.default.keys())
             .field("by_job", &by_job)
             .finish()
@@ -117,7 +159,7 @@ pub fn variables(
     set("VDK_JOB_NAME", job.to_string());
     set("JOB_NAME", job.to_string());
     set("VDK_JOB_GITHASH", deployment.job_version.to_string());
-    set("VDK_KEYTAB_PRINCIPAL", format!("pa__view_{job}"));
+    set("VDK_KEYTAB_PRINCIPAL", options.principal_pattern.of(job));
     set("VDK_KEYTAB_FILENAME", "keytab".into());
     set("LOG_CONFIG", "CLOUD".into());
     set("VDK_LOG_CONFIG", "CLOUD".into());
@@ -194,6 +236,23 @@ mod tests {
         let (job, team) = (JobName::parse("daily-sales").unwrap(), TeamName::parse("a team").unwrap());
         let plain = variables(&JobOptions::default(), &job, &team, &deployment(), |_| String::new()).plain;
         assert_eq!((plain["JOB_NAME"].as_str(), plain["VDK_JOB_GITHASH"].as_str()), ("daily-sales", &*"a".repeat(40)));
+    }
+
+    #[test]
+    fn a_job_has_the_principal_of_the_operators_pattern() {
+        let (job, team) = (JobName::parse("daily-sales").unwrap(), TeamName::parse("a team").unwrap());
+        let principal = |options: &JobOptions| {
+            variables(options, &job, &team, &deployment(), |_| String::new()).plain["VDK_KEYTAB_PRINCIPAL"].clone()
+        };
+        assert_eq!(principal(&JobOptions::default()), "pa__view_daily-sales");
+        let principal_pattern = PrincipalPattern::parse("jobs/{job}@EXAMPLE.COM").unwrap();
+        assert_eq!(
+            principal(&JobOptions { principal_pattern, ..JobOptions::default() }),
+            "jobs/daily-sales@EXAMPLE.COM"
+        );
+        for bad in ["", "jobs", "{job}-{job}", "a {job}", "{job}{team}", "%(data_job)"] {
+            assert!(PrincipalPattern::parse(bad).is_err(), "{bad}");
+        }
     }
 
     fn deployment() -> Deployment {

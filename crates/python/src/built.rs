@@ -12,7 +12,7 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Interpreter, Tools, fault,
-    made::{Made, NOTE},
+    made::{Made, NOTE, copied},
     pins::{Pin, normal},
     sandboxed::BuildSandbox,
     tools::lock_file,
@@ -61,8 +61,7 @@ impl Tools {
             let folder = self.built_folder(interpreter, pin, hash);
             let made: Made = serde_json::from_slice(&std::fs::read(folder.join(NOTE)).ok()?).ok()?;
             let path = folder.join(&made.wheel);
-            if File::open(&path).and_then(|file| copied(file, &mut io::sink())).ok() == Some(made.wheel_sha256.clone())
-            {
+            if made.is_whole(&folder) {
                 used_now(&folder.join(NOTE));
                 return Some(Built { made, path });
             }
@@ -206,21 +205,6 @@ fn used_now(note: &Path) {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let _ = utimensat(CWD, note, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty());
-}
-
-/// Copies to the end, and takes the SHA-256.
-fn copied(mut from: impl Read, to: &mut impl Write) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut piece = vec![0; 1 << 16];
-    loop {
-        match from.read(&mut piece)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            n => {
-                hash.update(&piece[..n]);
-                to.write_all(&piece[..n])?;
-            }
-        }
-    }
 }
 
 fn digest(parts: &[&str]) -> String {

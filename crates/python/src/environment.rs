@@ -133,7 +133,15 @@ impl Tools {
     async fn try_vdk(&self, interpreter: &Interpreter, at: &Path) -> Result<(), Problem> {
         let vdk = at.join("bin").join("vdk");
         if !vdk.is_file() {
-            return Ok(());
+            return Err(Problem::internal(
+                WHAT,
+                "VDK was installed, and there is no command `vdk`: none of its packages has one.",
+            )
+            .follows("Nothing was changed: what was deployed before stays as it is.")
+            .fix(
+                "Deploy with another VDK version. The operator of this service has to correct `vdk.package` and \
+                 `vdk.version` if every job is affected.",
+            ));
         }
         let sandbox = self.build_sandbox(WHAT, &[at]).await?;
         let compiled = sandbox.path().join(COMPILED);

@@ -14,7 +14,8 @@ pub(crate) struct Pin<'a> {
 const HASH: &str = "--hash=sha256:";
 const PACKAGES_MAX: usize = 5_000;
 
-/// The packages of a lock. A line that is neither a package nor a hash is refused, for the installer would obey it.
+/// The packages of a lock, which has at least one: VDK. A line that is neither a package nor a hash is refused, for the
+/// installer would obey it.
 pub(crate) fn pins(lock: &str) -> Result<Vec<Pin<'_>>, String> {
     let mut all: Vec<Pin<'_>> = Vec::new();
     for line in lock.lines().filter(|line| !line.trim().is_empty()) {
@@ -38,6 +39,9 @@ pub(crate) fn pins(lock: &str) -> Result<Vec<Pin<'_>>, String> {
             }
             all.push(Pin { name, version, hashes: Vec::new() });
         }
+    }
+    if all.is_empty() {
+        return Err("it has no package".into());
     }
     match all.iter().find(|pin| pin.hashes.is_empty()) {
         Some(pin) => Err(format!("{} has no hash", pin.name)),
@@ -102,6 +106,9 @@ mod tests {
             "x==1\r--find-links",
         ] {
             assert!(checked_lock(&format!("{lock}{line} \\\n    {HASH}{a}\n")).is_err(), "{line:?}");
+        }
+        for empty in ["", "\n \n"] {
+            assert_eq!(checked_lock(empty), Err("it has no package".into()), "{empty:?}");
         }
         for bad in [format!("{HASH}{a}\n"), "x==1\n".into(), format!("x==1 \\\n    {HASH}A{}\n", &a[1..])] {
             assert!(checked_lock(&bad).is_err(), "{bad:?}");

@@ -330,11 +330,11 @@ impl Tools {
         let tools = self.options.cache_dir.join("tools");
         let done = tools.join(format!("uv-{PINNED}"));
         let binary = done.join("bin").join("uv");
-        if binary.is_file() {
+        if self.is_installed(&done).await {
             return Ok(binary);
         }
         let _lock = lock_file(&*self.options.clock, &tools.join(format!("uv-{PINNED}.lock"))).await?;
-        if binary.is_file() {
+        if self.is_installed(&done).await {
             return Ok(binary);
         }
         tracing::info!(version = PINNED, "installing uv, once");
@@ -355,6 +355,20 @@ impl Tools {
             }
         }
         Err(problem)
+    }
+
+    /// Whether the uv in this folder is the pinned one and whole: it has the size that was noted when it was installed, and it
+    /// runs.
+    async fn is_installed(&self, folder: &Path) -> bool {
+        let binary = folder.join("bin").join("uv");
+        let Ok(found) = std::fs::metadata(&binary) else { return false };
+        let noted = std::fs::read_to_string(folder.join(format!("uv-{PINNED}.dist-info/RECORD"))).ok();
+        let whole = noted.and_then(|record| noted_bytes(&record)).is_some_and(|bytes| bytes == found.len())
+            && self.uv_version(&binary).await.is_some_and(|version| dotted(version) == PINNED);
+        if !whole {
+            tracing::warn!(path = %binary.display(), "the installed uv is not whole; installing it again");
+        }
+        whole
     }
 
     /// Installs uv into a folder: with the interpreter's own pip, else with the one of a virtual environment.
@@ -467,6 +481,15 @@ pub(crate) async fn lock_file(clock: &dyn Clock, path: &Path) -> Result<Lock, Pr
     }
 }
 
+/// The size of the binary in the record of its package: lines of a path, a hash and a size.
+fn noted_bytes(record: &str) -> Option<u64> {
+    record.lines().find_map(|line| {
+        let mut fields = line.rsplit(',');
+        let (bytes, _hash, path) = (fields.next()?, fields.next()?, fields.next()?);
+        path.ends_with("/bin/uv").then(|| bytes.parse().ok())?
+    })
+}
+
 /// Whether this version of the installer is one that this service was tried with.
 fn is_known(version: [u32; 3]) -> bool {
     (MINIMUM..UNKNOWN_FROM).contains(&version)
@@ -482,6 +505,25 @@ mod tests {
 
     use super::*;
 
+    /// Tools with a cache and nothing else.
+    fn tools(cache: &Path) -> Tools {
+        Tools::new(ToolsOptions {
+            cache_dir: cache.into(),
+            uv: None,
+            index_url: None,
+            environment: [("HTTPS_PROXY", "http://proxy"), ("HOLDFAST_KEY", "secret"), ("PIP_FIND_LINKS", "/x")]
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                .into(),
+            interpreters: Vec::new(),
+            vdk_constraints: String::new(),
+            allow_builds: false,
+            build_disk_max_mib: 1,
+            walls: None,
+            index_access: None,
+            clock: Arc::new(SystemClock),
+        })
+    }
+
     #[test]
     fn an_installer_of_an_unknown_version_is_passed_over() {
         for (version, known) in
@@ -494,6 +536,43 @@ mod tests {
     #[test]
     fn the_pinned_version_is_the_one_with_hashes() {
         assert!(PINNED_HASHED.starts_with(&format!("uv=={PINNED} \\\n    --hash=sha256:")));
+    }
+
+    #[tokio::test]
+    async fn an_installed_uv_that_is_not_whole_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let tools = tools(folder.path());
+        let done = folder.path().join("tools/uv");
+        let info = done.join(format!("uv-{PINNED}.dist-info"));
+        std::fs::create_dir_all(done.join("bin")).unwrap();
+        std::fs::create_dir_all(&info).unwrap();
+        let script = |version: &str| format!("#!/bin/sh\necho uv {version}\n");
+        let whole = script(PINNED);
+        let put = |text: &str| {
+            std::fs::write(done.join("bin/uv"), text).unwrap();
+            std::fs::set_permissions(done.join("bin/uv"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let note = |bytes: usize| {
+            let record =
+                format!("../../bin/uv,sha256=abc,{bytes}\n../../bin/uvx,sha256=abc,7\nuv/__init__.py,sha256=x,1\n");
+            std::fs::write(info.join("RECORD"), record).unwrap();
+        };
+        assert!(!tools.is_installed(&done).await, "nothing is there");
+        note(whole.len());
+        put(&whole);
+        assert!(tools.is_installed(&done).await);
+        for broken in ["", &whole[..whole.len() - 1], &" ".repeat(whole.len())] {
+            put(broken);
+            assert!(!tools.is_installed(&done).await, "{broken:?}");
+        }
+        let other = script("0.12.0");
+        put(&other);
+        note(other.len());
+        assert!(!tools.is_installed(&done).await, "another version");
+        put(&whole);
+        std::fs::write(info.join("RECORD"), "").unwrap();
+        assert!(!tools.is_installed(&done).await, "the note is gone");
     }
 
     #[test]
@@ -526,21 +605,7 @@ mod tests {
     #[tokio::test]
     async fn only_known_variables_reach_the_installer() {
         let folder = tempfile::tempdir().unwrap();
-        let tools = Tools::new(ToolsOptions {
-            cache_dir: folder.path().into(),
-            uv: None,
-            index_url: None,
-            environment: [("HTTPS_PROXY", "http://proxy"), ("HOLDFAST_KEY", "secret"), ("PIP_FIND_LINKS", "/x")]
-                .map(|(n, v)| (n.to_owned(), v.to_owned()))
-                .into(),
-            interpreters: Vec::new(),
-            vdk_constraints: String::new(),
-            allow_builds: false,
-            build_disk_max_mib: 1,
-            walls: None,
-            index_access: None,
-            clock: Arc::new(SystemClock),
-        });
+        let tools = tools(folder.path());
         let scratch = tools.scratch().await.unwrap();
         let command = tools.command(Path::new("/usr/bin/env"), scratch.path(), Duration::from_secs(20)).unwrap();
         let said = finish("", command).await.unwrap().stdout;

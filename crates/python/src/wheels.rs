@@ -104,9 +104,15 @@ impl Wheels {
         out
     }
 
+    /// The folder, if it is complete and every wheel has the content that was noted.
     fn read(folder: &Path) -> Option<Self> {
         let made: Vec<Made> = serde_json::from_slice(&std::fs::read(folder.join(NOTE)).ok()?).ok()?;
-        made.iter().all(|m| folder.join(&m.wheel).is_file()).then(|| Self { folder: folder.to_owned(), made })
+        if let Some(broken) = made.iter().find(|m| !m.is_whole(folder)) {
+            let path = folder.join(&broken.wheel);
+            tracing::warn!(path = %path.display(), "a wheel of VDK in the cache is not whole; building the wheels again");
+            return None;
+        }
+        Some(Self { folder: folder.to_owned(), made })
     }
 }
 
@@ -232,7 +238,8 @@ impl Tools {
 pub(crate) fn link(built: &[Built], folder: &Path) -> std::io::Result<()> {
     for wheel in built {
         let at = folder.join(&wheel.made.wheel);
-        std::fs::hard_link(&wheel.path, &at).or_else(|_| std::fs::copy(&wheel.path, &at).map(drop))?;
+        // What is linked was synced when it was built.
+        std::fs::hard_link(&wheel.path, &at).or_else(|_| files::copy_synced(&wheel.path, &at))?;
     }
     Ok(())
 }
@@ -327,6 +334,31 @@ mod tests {
             )
         );
         assert_eq!(wheels.portable("no hash --hash=sha256:ä"), "no hash --hash=sha256:ä");
+    }
+
+    #[test]
+    fn wheels_that_are_not_whole_are_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let wheel = folder.path().join("x.whl");
+        std::fs::write(&wheel, "the wheel").unwrap();
+        let made = Made {
+            name: "vdk-core".into(),
+            source_sha256: "a".repeat(64),
+            wheel: "x.whl".into(),
+            wheel_sha256: hex::encode(Sha256::digest("the wheel")),
+        };
+        std::fs::write(folder.path().join(NOTE), serde_json::to_vec(&[made]).unwrap()).unwrap();
+        assert_eq!(Wheels::read(folder.path()).unwrap().made.len(), 1);
+        // As after a power cut: the name is there, and its content is not.
+        for broken in ["", "the whee", "the wheeL"] {
+            std::fs::write(&wheel, broken).unwrap();
+            assert!(Wheels::read(folder.path()).is_none(), "{broken:?}");
+        }
+        std::fs::remove_file(&wheel).unwrap();
+        assert!(Wheels::read(folder.path()).is_none());
+        std::fs::write(&wheel, "the wheel").unwrap();
+        std::fs::write(folder.path().join(NOTE), "").unwrap();
+        assert!(Wheels::read(folder.path()).is_none());
     }
 
     #[test]

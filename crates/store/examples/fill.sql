@@ -69,17 +69,16 @@ insert into rollout (job_id, reached_generation, inputs_hash, lock_key, reached_
 select d.job_id, 1, 'filled', 'filled', d.deployed_at, j.deployment_status, 1, 'filled', 0, 0, 1
 from deployment d join data_job j on j.job_id = d.job_id;
 
-insert into data_job_execution (execution_id, job_id, type, status, submitted_at, started_at, ended_at, started_by, op_id,
-    message, arguments, scheduled_tick, holds_slot, generation, revision, lock_key, leader_epoch)
+insert into data_job_execution (execution_id, job_number, type, status, submitted_at, started_at, ended_at, started_by, op_id,
+    message, scheduled_tick, holds_slot, generation, leader_epoch)
 with recursive k(i) as (select 0 union all select i + 1 from k where i + 1 < {runs})
-select j.name || '-' || cast(j.last_execution_start / 60000000 - 60 * k.i as text), j.job_id,
+select j.name || '-' || cast(j.last_execution_start / 60000000 - 60 * k.i as text), j.number,
     case when k.i % 4 = 3 then 'MANUAL' else 'SCHEDULED' end,
     case when k.i > 0 then 'SUCCEEDED' else j.last_execution_status end,
     j.last_execution_start - k.i * cast(3600000000 as bigint) as submitted_at,
     j.last_execution_start - k.i * cast(3600000000 as bigint),
     j.last_execution_end - k.i * cast(3600000000 as bigint), 'scheduled/' || j.name,
-    j.name || '-' || cast(k.i as text), 'Success', null, j.last_execution_start - k.i * cast(3600000000 as bigint), false,
-    1, v.content, 'filled', 0
-from data_job j join deployment_revision v on v.job_id = j.job_id cross join k
+    j.name || '-' || cast(k.i as text), 'Success', j.last_execution_start - k.i * cast(3600000000 as bigint), false, 1, 0
+from data_job j join deployment d on d.job_id = j.job_id cross join k
 -- As they come in a life: those of one minute stand together, those of one job do not.
 order by submitted_at;

@@ -158,14 +158,16 @@ pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result
         .collect()
 }
 
-/// By which request a generation of a job's deployment came to be. `None` when that is kept no longer.
-pub async fn op_id(tx: &mut Tx, job_id: JobId, generation: i64) -> Result<Option<String>> {
-    let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
-        "select op_id from audit_event where job_id = $1 and generation = $2 order by event_id desc limit 1",
+/// Deletes events that happened before `before`, at most `limit` in a call. Returns how many were deleted.
+pub async fn purge(tx: &mut Tx, before: Timestamp, limit: i64) -> Result<u64> {
+    let done = on!(tx, c => sqlx::query(
+        "delete from audit_event where event_id in
+            (select event_id from audit_event where at < $1 order by at limit $2)",
     )
-    .bind(job_id.to_string())
-    .bind(generation)
-    .fetch_optional(c)
-    .await)?;
-    Ok(row.map(|(op_id,)| op_id))
+    .bind(micros(before))
+    .bind(limit)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    Ok(done)
 }

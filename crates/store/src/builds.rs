@@ -314,13 +314,17 @@ pub async fn finish(
     Ok(())
 }
 
-/// Drops failed builds that ended before this instant, and queued ones from before it that no rollout waits for.
-pub async fn purge(tx: &mut Tx, before: Timestamp) -> Result<u64> {
+/// Drops failed builds that ended before this instant, and queued ones from before it that no rollout waits for; at most
+/// `limit` at a time.
+pub async fn purge(tx: &mut Tx, before: Timestamp, limit: i64) -> Result<u64> {
     on!(tx, c => sqlx::query(
-        "delete from build where (state = 'FAILED' and ended_at < $1) or (state = 'QUEUED' and queued_at < $1
-            and not exists (select 1 from rollout r where r.build_key = build.build_key))",
+        "delete from build where build_key in (
+            select b.build_key from build b where (b.state = 'FAILED' and b.ended_at < $1) or (b.state = 'QUEUED'
+                and b.queued_at < $1 and not exists (select 1 from rollout r where r.build_key = b.build_key))
+            limit $2)",
     )
     .bind(micros(before))
+    .bind(limit)
     .execute(c)
     .await
     .map(|done| done.rows_affected()))

@@ -99,13 +99,16 @@ pub async fn find(tx: &mut Tx, job_id: JobId) -> Result<Option<Deployment>> {
 
 /// Makes this generation the wanted one and the rollout due. A tick that waits is dropped when the schedule or the
 /// switch changed, for it fired under the old ones.
-pub async fn replace(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<()> {
+///
+/// `op_id` names the request that it came to be by.
+pub async fn replace(tx: &mut Tx, d: &Deployment, op_id: &str, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query(
         "insert into deployment (job_id, generation, job_version, python_version_asked, python_version,
             vdk_version_asked, vdk_version, enabled, mode, cpu_request, cpu_limit, memory_request_mi, memory_limit_mi,
             schedule_cron, schedule_since, contacts, db_default_type, enable_execution_notifications, deployed_by,
-            deployed_at, removed_at, pending_tick)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, null, null)
+            deployed_at, removed_at, pending_tick, op_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, null, null,
+            $21)
          on conflict (job_id) do update set generation = excluded.generation, job_version = excluded.job_version,
             python_version_asked = excluded.python_version_asked, python_version = excluded.python_version,
             vdk_version_asked = excluded.vdk_version_asked, vdk_version = excluded.vdk_version,
@@ -116,6 +119,7 @@ pub async fn replace(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<()> 
             db_default_type = excluded.db_default_type,
             enable_execution_notifications = excluded.enable_execution_notifications,
             deployed_by = excluded.deployed_by, deployed_at = excluded.deployed_at, removed_at = null,
+            op_id = excluded.op_id,
             pending_tick = case when deployment.schedule_since = excluded.schedule_since
                 then deployment.pending_tick end",
     )
@@ -139,45 +143,82 @@ pub async fn replace(tx: &mut Tx, d: &Deployment, now: Timestamp) -> Result<()> 
     .bind(d.enable_execution_notifications)
     .bind(&d.deployed_by)
     .bind(micros(d.deployed_at))
+    .bind(op_id)
     .execute(c)
     .await
     .map(drop))?;
-    make_due(tx, d.job_id, now).await
+    be_due(tx, d.job_id, now).await
+}
+
+/// The request by which a generation of a deployment was removed or came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// Who sent it.
+    pub by: &'a str,
+    /// Its operation id.
+    pub op_id: &'a str,
 }
 
 /// Turns the deployment into a tombstone that the synchronizer carries out. `false` when there was none.
-pub async fn remove(tx: &mut Tx, job_id: JobId, generation: i64, by: &str, now: Timestamp) -> Result<bool> {
-    let done = on!(tx, c => sqlx::query(
-        "update deployment set removed_at = $2, generation = $3, deployed_by = $4, pending_tick = null
-         where job_id = $1 and removed_at is null",
-    )
-    .bind(job_id.to_string())
-    .bind(micros(now))
-    .bind(generation)
-    .bind(by)
-    .execute(c)
-    .await
-    .map(|done| done.rows_affected()))?;
-    if done == 0 {
+pub async fn remove(tx: &mut Tx, job_id: JobId, generation: i64, request: Request<'_>, now: Timestamp) -> Result<bool> {
+    if !withdraw(tx, job_id, generation, request, now).await? {
         return Ok(false);
     }
     on!(tx, c => sqlx::query(
-        "update data_job set deployment_status = 'NONE', deployment_enabled = null where job_id = $1",
+        "update data_job set deployment_status = 'NONE', deployment_enabled = null, deployment_python = null
+         where job_id = $1",
     )
     .bind(job_id.to_string())
     .execute(c)
     .await
     .map(drop))?;
     crate::jobs::index_python(tx, &job_id.to_string(), None).await?;
-    make_due(tx, job_id, now).await?;
+    Ok(true)
+}
+
+/// As [`remove`], of a job that is deleted with it: the row of the job is left to [`crate::jobs::delete`].
+pub async fn withdraw(
+    tx: &mut Tx,
+    job_id: JobId,
+    generation: i64,
+    Request { by, op_id }: Request<'_>,
+    now: Timestamp,
+) -> Result<bool> {
+    let done = on!(tx, c => sqlx::query(
+        "update deployment set removed_at = $2, generation = $3, deployed_by = $4, op_id = $5, pending_tick = null
+         where job_id = $1 and removed_at is null",
+    )
+    .bind(job_id.to_string())
+    .bind(micros(now))
+    .bind(generation)
+    .bind(by)
+    .bind(op_id)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    if done == 0 {
+        return Ok(false);
+    }
+    be_due(tx, job_id, now).await?;
     Ok(true)
 }
 
 /// Since when a rollout is due: `due_at` is 0 when a look was asked for at once, whichever clock the leader has.
 const DUE_SINCE: &str = "case when r.due_at = 0 then coalesce(r.asked_at, 0) else r.due_at end";
 
-/// Asks the synchronizer to look at a deployment at once. `now` is for the order of those that wait, and for metrics.
+/// Asks the synchronizer to look at a deployment at once. A look that is in progress is followed by another one: what it finds
+/// may be older than the reason to ask, so that it is not recorded. `now` is for the order of those that wait, and for metrics.
 pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
+    on!(tx, c => sqlx::query("update rollout set row_version = row_version + 1 where job_id = $1")
+        .bind(job_id.to_string())
+        .execute(c)
+        .await
+        .map(drop))?;
+    be_due(tx, job_id, now).await
+}
+
+/// Makes a deployment due. What a look at an older generation finds is recorded all the same.
+async fn be_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query(
         "insert into rollout (job_id, status, attempts, due_at, asked_at, leader_epoch, row_version)
          values ($1, 'NONE', 0, 0, $2, 0, 1)
@@ -189,6 +230,19 @@ pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> 
     .await
     .map(drop))?;
     Ok(())
+}
+
+/// By which request a generation of a deployment came to be, or was removed. `None` when it is not the desired one, or that was
+/// not kept.
+pub async fn op_id(tx: &mut Tx, job_id: JobId, generation: i64) -> Result<Option<String>> {
+    let row: Option<(Option<String>,)> = on!(tx, c => sqlx::query_as(
+        "select op_id from deployment where job_id = $1 and generation = $2",
+    )
+    .bind(job_id.to_string())
+    .bind(generation)
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.and_then(|(op_id,)| op_id))
 }
 
 /// Has a rollout that waits for its next try tried now: what stood in its way may be gone.
@@ -533,10 +587,12 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
             .await
             .map(drop))?;
             on!(tx, c => sqlx::query(
-                "update data_job set deployment_status = 'SUCCESS', deployment_enabled = $2 where job_id = $1",
+                "update data_job set deployment_status = 'SUCCESS', deployment_enabled = $2, deployment_python = $3
+                 where job_id = $1",
             )
             .bind(&job_id)
             .bind(work.deployment.enabled)
+            .bind(work.deployment.python_version.to_string())
             .execute(c)
             .await
             .map(drop))?;

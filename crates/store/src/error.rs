@@ -85,6 +85,11 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether another row has what only one may have.
+    pub(crate) fn is_of_unique_index(&self) -> bool {
+        matches!(self, Self::Constraint(sqlx::Error::Database(e)) if e.is_unique_violation())
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -1,6 +1,7 @@
 //! Runs: one row each, from the accepted start to one final status.
 
 mod list;
+mod packed;
 mod row;
 mod transitions;
 
@@ -15,14 +16,15 @@ use model::{
 
 use crate::{
     artifact,
-    codec::{self, from_json, micros},
+    codec::{self, micros},
     db::{Tx, on},
     error::{Result, corrupt},
     leases::Epoch,
     sql::places,
 };
-pub use list::{Detail, ExecutionQuery, ExecutionSort, count, page, page_by_job};
-use row::{COLUMNS, ExecutionRow};
+pub use list::{ExecutionQuery, ExecutionSort, count, page, page_by_job};
+pub use row::Detail;
+use row::{COLUMNS, ExecutionRow, REVISION, Revisions};
 pub use transitions::{
     Ended, HandedOver, NewExecution, Recorded, Started, finish, hand_over, held, insert, record_ticked, request_cancel,
     request_cancel_all, running,
@@ -31,19 +33,20 @@ pub use transitions::{
 /// The run of this id.
 pub async fn find(tx: &mut Tx, id: &ExecutionId) -> Result<Option<Execution>> {
     let sql = format!(
-        "select {COLUMNS} from data_job_execution e join data_job j on j.job_id = e.job_id where e.execution_id = $1"
+        "select {COLUMNS}, {REVISION} as revision from data_job_execution e join data_job j on j.number = e.job_number
+         where e.execution_id = $1"
     );
     let row: Option<ExecutionRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(id.as_str())
         .fetch_optional(c)
         .await)?;
-    row.map(Execution::try_from).transpose()
+    row.map(|row| row.execution(&mut Revisions::default())).transpose()
 }
 
 /// What the loop that moves runs on has to know of an active one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Active {
-    /// The run.
+    /// The run, without its revision.
     pub execution: Execution,
     /// What it was handed over with; absent as long as it was not.
     pub handed_over: Option<HandedOver>,
@@ -69,7 +72,8 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
     let mut unsettled = Unsettled::default();
     for some in known.chunks(AT_ONCE) {
         let sql = format!(
-            "select execution_id, status, job_id from data_job_execution where execution_id in ({})",
+            "select e.execution_id, e.status, j.job_id from data_job_execution e join data_job j on j.number = e.job_number
+             where e.execution_id in ({})",
             places(some.len())
         );
         let rows: Vec<(String, String, String)> = on!(tx, c => {
@@ -118,24 +122,25 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
     struct ActiveRow {
         #[sqlx(flatten)]
         execution: ExecutionRow,
+        generation: Option<i64>,
         lock_key: Option<String>,
         image: Option<String>,
         leader_epoch: i64,
     }
+    // Many are active at once, and most of them are followed already: no revision is read before it is needed.
     let sql = format!(
-        "select {COLUMNS}, e.lock_key, e.image, e.leader_epoch from data_job_execution e join data_job j on j.job_id = e.job_id
+        "select {COLUMNS}, cast(null as text) as revision, e.generation, e.lock_key, e.image, e.leader_epoch
+         from data_job_execution e join data_job j on j.number = e.job_number
          where e.status in ('SUBMITTED', 'RUNNING') order by e.submitted_at, e.execution_id limit {limit}"
     );
     let rows: Vec<ActiveRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
     rows.into_iter()
-        .map(|ActiveRow { execution, lock_key, image, leader_epoch }| {
-            let handed_over = match (&execution.revision, artifact::of_columns(lock_key, image)) {
-                (Some(text), Some(artifact)) => {
-                    Some(HandedOver { revision: from_json("the revision of an execution", text)?, artifact })
-                }
-                _ => None,
-            };
-            Ok(Active { handed_over, epoch: Epoch(leader_epoch), execution: execution.try_into()? })
+        .map(|ActiveRow { execution, generation, lock_key, image, leader_epoch }| {
+            let handed_over = generation
+                .zip(artifact::of_columns(lock_key, image))
+                .map(|(generation, artifact)| HandedOver { generation, artifact });
+            let execution = execution.execution(&mut Revisions::default())?;
+            Ok(Active { execution, handed_over, epoch: Epoch(leader_epoch) })
         })
         .collect()
 }
@@ -143,7 +148,8 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
 /// Whether a tick of a job is recorded as a run.
 pub async fn tick_recorded(tx: &mut Tx, job_id: JobId, tick: Timestamp) -> Result<bool> {
     let row: Option<(i64,)> = on!(tx, c => sqlx::query_as(
-        "select submitted_at from data_job_execution where job_id = $1 and scheduled_tick = $2",
+        "select e.submitted_at from data_job_execution e join data_job j on j.number = e.job_number
+         where j.job_id = $1 and e.scheduled_tick = $2",
     )
     .bind(job_id.to_string())
     .bind(micros(tick))

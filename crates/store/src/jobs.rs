@@ -142,13 +142,20 @@ pub async fn by_id(tx: &mut Tx, id: JobId) -> Result<Option<DataJob>> {
 }
 
 /// Turns a live job into a tombstone. `false` when it was none.
-pub async fn delete(tx: &mut Tx, id: JobId, now: Timestamp) -> Result<bool> {
+///
+/// The tombstone has what restoring the job needs to know: who deleted it, and which generation of its deployment was
+/// desired then. A program of another version may restore it, so that its row counts as incomplete from now on.
+pub async fn delete(tx: &mut Tx, id: JobId, by: &str, wanted: Option<i64>, now: Timestamp) -> Result<bool> {
     let done = on!(tx, c => sqlx::query(
-        "update data_job set deleted_at = $2, schedule_id = null, row_version = row_version + 1
+        "update data_job set deleted_at = $2, deleted_by = $3, deleted_generation = $4, schedule_id = null,
+            row_version = row_version + 1, deployment_status = 'NONE', deployment_enabled = null,
+            deployment_python = null, team_lower = null
          where job_id = $1 and deleted_at is null",
     )
     .bind(id.to_string())
     .bind(micros(now))
+    .bind(by)
+    .bind(wanted)
     .execute(c)
     .await
     .map(|done| done.rows_affected()))?;

@@ -8,6 +8,7 @@ mod artifact;
 pub mod audit;
 pub mod builds;
 mod codec;
+pub mod counts;
 pub mod credentials;
 pub mod db;
 pub mod deployments;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The most bytes of a log in one row.
-const CHUNK_MAX_BYTES: usize = 256 * 1024;
+pub(crate) const CHUNK_MAX_BYTES: usize = 256 * 1024;
 
 /// Where a piece of a log begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +27,8 @@ impl LogPosition {
     }
 }
 
-/// Stores the whole log of a run; what was stored before goes. Characters that a database's text can't hold are
-/// replaced.
+/// Stores the whole log of an ended execution, with its size; what was stored before goes. Characters that a database's text
+/// can't hold are replaced.
 pub async fn replace(tx: &mut Tx, id: &ExecutionId, log: &LogChunk) -> Result<()> {
     on!(tx, c => sqlx::query("delete from log_chunk where execution_id = $1")
         .bind(id.as_str())
@@ -60,6 +60,16 @@ pub async fn replace(tx: &mut Tx, id: &ExecutionId, log: &LogChunk) -> Result<()
         first_line += count(piece.bytes().filter(|byte| *byte == b'\n').count());
         (rest, chunk) = (after, chunk + 1);
     }
+    on!(tx, c => sqlx::query(
+        "insert into execution_log (execution_id, ended_at, bytes)
+         select execution_id, coalesce(ended_at, submitted_at), $2 from data_job_execution where execution_id = $1
+         on conflict (execution_id) do update set ended_at = excluded.ended_at, bytes = excluded.bytes",
+    )
+    .bind(id.as_str())
+    .bind(i64::try_from(text.len()).unwrap_or(i64::MAX))
+    .execute(c)
+    .await
+    .map(drop))?;
     Ok(())
 }
 

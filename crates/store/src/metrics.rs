@@ -14,6 +14,8 @@ use crate::{
     error::{Result, StoreError, corrupt},
 };
 
+pub use crate::deployments::due_since;
+
 /// A live job as far as it is watched. There may be a hundred thousand of them in memory: what many share is there once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedJob {
@@ -117,8 +119,8 @@ const TOTALS: &str = "select count(*) as jobs,
 pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<WatchedJob>, Mark)>> {
     let totals: Totals = on!(&mut *tx, c => sqlx::query_as(TOTALS).fetch_one(c).await)?;
     let active = by_job(on!(&mut *tx, c => sqlx::query_as(
-        "select job_id, execution_id, status from data_job_execution
-         where holds_slot and status in ('SUBMITTED', 'RUNNING')",
+        "select j.job_id, e.execution_id, e.status from data_job_execution e join data_job j on j.number = e.job_number
+         where e.holds_slot and e.status in ('SUBMITTED', 'RUNNING')",
     )
     .fetch_all(c)
     .await)?);
@@ -188,8 +190,8 @@ async fn before_skipped(tx: &mut Tx) -> Result<HashMap<String, (String, String)>
         "select j.job_id, e.execution_id, e.status from data_job j
          join data_job_execution e on e.execution_id = (
             select x.execution_id from data_job_execution x
-            where x.job_id = j.job_id and x.ended_at is not null and x.status <> 'SKIPPED'
-            order by coalesce(x.started_at, x.submitted_at) desc, x.execution_id desc limit 1)
+            where x.job_number = j.number and x.ended_at is not null and x.status <> 'SKIPPED'
+            order by x.start_at desc, x.execution_id desc limit 1)
          where j.deleted_at is null and j.last_execution_status = 'SKIPPED'",
     )
     .fetch_all(c)

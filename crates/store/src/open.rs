@@ -118,7 +118,7 @@ async fn prepare(clock: &dyn Clock, direct: &PgConnectOptions, options: &Postgre
     if encoding != "UTF8" {
         return Err(StoreError::Unfit { why: format!("its encoding is {encoding}, and must be UTF8") });
     }
-    migrate::postgres(&mut connection).await?;
+    migrate::postgres(clock, &mut connection).await?;
     let _ = connection.close().await;
     Ok(())
 }

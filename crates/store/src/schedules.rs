@@ -175,7 +175,7 @@ pub async fn pending(tx: &mut Tx, limit: i64) -> Result<Vec<PendingTick>> {
          from deployment d join data_job j on j.job_id = d.job_id join rollout r on r.job_id = d.job_id
          where d.pending_tick is not null and d.removed_at is null and d.enabled = true
            and r.reached_generation is not null
-           and not exists (select 1 from data_job_execution e where e.job_id = d.job_id and e.holds_slot)
+           and not exists (select 1 from data_job_execution e where e.job_number = j.number and e.holds_slot)
          order by d.pending_tick, j.name limit $1",
     )
     .bind(limit)
@@ -215,18 +215,32 @@ pub async fn expire_ticks(tx: &mut Tx, before: Timestamp) -> Result<u64> {
     Ok(done)
 }
 
-/// Removes schedules that no job has, at most a thousand.
-pub async fn purge_unused(tx: &mut Tx) -> Result<u64> {
-    // Whether a job has one is asked again when nobody can give it to one any more.
-    let sql = format!(
+/// Schedules that no job has, at most `limit`.
+pub async fn unused(tx: &mut Tx, limit: i64) -> Result<Vec<i64>> {
+    let ids: Vec<(i64,)> = on!(tx, c => sqlx::query_as(
         "select schedule_id from schedule s
          where not exists (select 1 from data_job j where j.schedule_id = s.schedule_id)
-         order by schedule_id limit 1000 {}",
-        tx.locking("for update skip locked")
-    );
-    let ids: Vec<(i64,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
+         order by schedule_id limit $1",
+    )
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    Ok(ids.into_iter().map(|(id,)| id).collect())
+}
+
+/// Removes those of these schedules that no job has. One that a job is given at this moment is left.
+pub async fn remove_unused(tx: &mut Tx, ids: &[i64]) -> Result<u64> {
+    // Whether a job has one is asked again when nobody can give it to one any more.
+    let lock = format!("select 1 from schedule where schedule_id = $1 {}", tx.locking("for update skip locked"));
     let mut removed = 0;
-    for (id,) in ids {
+    for id in ids {
+        let row: Option<(i32,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(lock.clone()))
+            .bind(id)
+            .fetch_optional(c)
+            .await)?;
+        if row.is_none() {
+            continue;
+        }
         removed += on!(tx, c => sqlx::query(
             "delete from schedule where schedule_id = $1
                and not exists (select 1 from data_job j where j.schedule_id = schedule.schedule_id)",

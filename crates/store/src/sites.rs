@@ -117,7 +117,7 @@ pub async fn take_over(db: &Db, name: &str, from: &Site, seen: Option<&Lease>, t
 pub async fn left_behind(tx: &mut Tx, site: &Site) -> Result<i64> {
     let (count,): (i64,) = on!(tx, c => sqlx::query_as(
         "select count(*) from data_job_execution
-         where status in ('SUBMITTED', 'RUNNING') and revision is not null and leader_epoch < $1",
+         where status in ('SUBMITTED', 'RUNNING') and generation is not null and leader_epoch < $1",
     )
     .bind(site.since.0)
     .fetch_one(c)

@@ -86,10 +86,13 @@ impl Display for Writer {
 }
 
 impl SqlWriter for Writer {
-    /// Limits and offsets, the only unsigned numbers, become a part of the text: a plan for any limit would read more
-    /// than one for a page.
+    /// Limits and offsets, the only unsigned numbers, become a part of the text on PostgreSQL: a plan for any limit would
+    /// read more than one for a page. SQLite's plans do not depend on them, and it keeps few statements.
     fn push_param<T: QueryBuilder>(&mut self, value: Value, _: &T) {
         let value = match value {
+            Value::BigUnsigned(Some(number)) if self.dialect == Dialect::Sqlite => {
+                Bound::Int(i64::try_from(number).unwrap_or(i64::MAX))
+            }
             Value::BigUnsigned(Some(number)) => {
                 write!(self.statement.sql, "{number}").expect("a string takes everything");
                 return;

@@ -95,7 +95,7 @@ pub async fn holder(tx: &mut Tx, credential: &Credential) -> Result<Option<JobNa
            and (exists (select 1 from deployment d where d.job_id = j.job_id and d.generation = $2)
                 or exists (select 1 from rollout r where r.job_id = j.job_id and r.reached_generation = $2)
                 or exists (select 1 from data_job_execution e
-                           where e.job_id = j.job_id and e.status in ('SUBMITTED', 'RUNNING') and e.generation = $2))",
+                           where e.job_number = j.number and e.status in ('SUBMITTED', 'RUNNING') and e.generation = $2))",
     )
     .bind(credential.job_id.to_string())
     .bind(credential.generation)

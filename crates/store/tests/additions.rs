@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use model::{
+    access::Caller,
+    artifact::Artifact,
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
+    execution::{ExecutionRevision, Status, Type},
     job::{DataJob, JobConfig},
     name::{JobId, JobName, TeamName},
     source::{Source, SourceVersion},
@@ -14,18 +17,24 @@ use model::{
 };
 use secrecy::ExposeSecret;
 use store::{
-    Db, StoreError, Tx,
+    Db, StoreError, Tx, audit,
     credentials::{self, Credentials},
-    deployments,
+    deployments::{self, Request},
+    executions::{self, Ended, ExecutionQuery, HandedOver, NewExecution, Started},
     idempotency::{self, Claim},
     jobs,
     keys::{self, KeyRing, SecretKey},
-    retention, revisions, secrets, sources,
+    leases,
+    retention::{self, jobs::Part, sources::Position},
+    revisions, secrets, sources,
 };
 use testing::{Database, for_each_database};
 
 for_each_database!(
     removed_sources_go_when_nothing_needs_them,
+    audit_events_are_deleted_by_their_age_and_the_request_of_a_deployment_stays,
+    a_look_that_began_before_a_deployment_was_asked_for_leaves_it_due,
+    an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it,
     a_teams_secret_is_encrypted_and_bound_to_its_row,
     a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_meanwhile,
     without_the_primary_key_nothing_is_stored_and_what_is_under_another_one_is_read,
@@ -83,8 +92,22 @@ async fn deploy(tx: &mut Tx, job: &DataJob, digit: &str) -> Deployment {
     let change = DeploymentChange { job_version: Some(version(digit)), ..DeploymentChange::default() };
     let wanted = Deployment::merge(None, &change, job.id, &JobPart::from(&job.config), &defaults, stamp).unwrap();
     revisions::insert(tx, &wanted, NOW).await.unwrap();
-    deployments::replace(tx, &wanted, NOW).await.unwrap();
+    deployments::replace(tx, &wanted, "op of the change", NOW).await.unwrap();
     wanted
+}
+
+/// Removes uploads that nothing needs, and returns how many.
+async fn remove_sources(db: &Db, keep_per_job: i64) -> u64 {
+    let (mut removed, mut next) = (0, Some(Position::default()));
+    while let Some(from) = next {
+        let before = NOW + SignedDuration::from_secs(1);
+        let found = retention::sources::find(&mut db.read().await.unwrap(), before, keep_per_job, &from).await.unwrap();
+        let mut tx = db.write().await.unwrap();
+        removed += retention::sources::remove(&mut tx, &found.old).await.unwrap();
+        tx.commit().await.unwrap();
+        next = found.next;
+    }
+    removed
 }
 
 async fn removed_sources_go_when_nothing_needs_them(on: Database) {
@@ -103,10 +126,7 @@ async fn removed_sources_go_when_nothing_needs_them(on: Database) {
     upload(&mut tx, &one, "c").await;
     tx.commit().await.unwrap();
 
-    let mut tx = db.write().await.unwrap();
-    let first = retention::purge_removed_sources(&mut tx, None, 1).await.unwrap();
-    assert_eq!(retention::purge_removed_sources(&mut tx, first.as_ref(), 10).await.unwrap(), None);
-    tx.commit().await.unwrap();
+    assert_eq!(remove_sources(&db, 100).await, 1);
     let mut tx = db.read().await.unwrap();
     assert_eq!(sources::archive(&mut tx, one.id, &version("a")).await.unwrap().as_deref(), Some(&b"a"[..]));
     assert!(!sources::is_offered(&mut tx, one.id, &version("a")).await.unwrap());
@@ -115,6 +135,114 @@ async fn removed_sources_go_when_nothing_needs_them(on: Database) {
     // The bytes are another job's too.
     assert_eq!(sources::archive(&mut tx, two.id, &version("b")).await.unwrap().as_deref(), Some(&b"b"[..]));
     assert_eq!(sources::latest(&mut tx, one.id).await.unwrap().unwrap().version, version("c"));
+}
+
+async fn audit_events_are_deleted_by_their_age_and_the_request_of_a_deployment_stays(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let mut tx = db.write().await.unwrap();
+    upload(&mut tx, &job, "a").await;
+    let revision = deploy(&mut tx, &job, "a").await;
+    let event = |action| audit::Event {
+        action,
+        job_id: job.id,
+        job_name: job.name.as_str(),
+        team: job.team.as_str(),
+        generation: None,
+        detail: None,
+    };
+    let at = |second| NOW + SignedDuration::from_secs(second);
+    for (action, second) in [("first", 1), ("second", 2), ("third", 3), ("fourth", 3)] {
+        audit::record(&mut tx, &Caller::anonymous("op"), &event(action), at(second)).await.unwrap();
+    }
+    // No more in a call than asked for, the oldest first, and none of the instant itself.
+    for (limit, deleted, left) in [(1, 1, 3), (9, 1, 2), (9, 0, 2)] {
+        assert_eq!(audit::purge(&mut tx, at(3), limit).await.unwrap(), deleted);
+        assert_eq!(audit::page(&mut tx, job.id, i64::MAX, 9).await.unwrap().len(), left);
+    }
+    let op_id = async |tx: &mut Tx, generation| deployments::op_id(tx, job.id, generation).await.unwrap();
+    assert_eq!(op_id(&mut tx, revision.generation).await.as_deref(), Some("op of the change"));
+    assert_eq!(op_id(&mut tx, revision.generation + 1).await, None);
+    let removal = Request { by: "someone", op_id: "op of the removal" };
+    assert!(deployments::remove(&mut tx, job.id, revision.generation + 1, removal, NOW).await.unwrap());
+    assert_eq!(op_id(&mut tx, revision.generation + 1).await.as_deref(), Some("op of the removal"));
+}
+
+async fn a_look_that_began_before_a_deployment_was_asked_for_leaves_it_due(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let epoch = leases::take(&db, leases::SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let mut tx = db.write().await.unwrap();
+    upload(&mut tx, &job, "a").await;
+    deploy(&mut tx, &job, "a").await;
+    let looked = deployments::Outcome::Looked(None);
+    let work = deployments::work(&mut tx, job.id).await.unwrap().unwrap();
+    deployments::make_due(&mut tx, job.id, NOW).await.unwrap();
+    assert!(!deployments::record(&mut tx, epoch, &work, &looked, NOW).await.unwrap());
+    assert_eq!(deployments::due(&mut tx, NOW, 9).await.unwrap(), [job.id]);
+    let work = deployments::work(&mut tx, job.id).await.unwrap().unwrap();
+    assert!(deployments::record(&mut tx, epoch, &work, &looked, NOW).await.unwrap());
+    assert_eq!(deployments::due(&mut tx, NOW, 9).await.unwrap(), []);
+}
+
+async fn an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let epoch = leases::take(&db, leases::SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let mut tx = db.write().await.unwrap();
+    upload(&mut tx, &job, "a").await;
+    let revision = deploy(&mut tx, &job, "a").await;
+    let new = NewExecution {
+        job_id: job.id,
+        job_name: &job.name,
+        kind: Type::Manual,
+        started_by: "someone",
+        op_id: None,
+        arguments: None,
+        scheduled_tick: None,
+    };
+    let Started::Accepted(id) = executions::insert(&mut tx, &new, NOW).await.unwrap() else { panic!() };
+    let artifact = Artifact::Image("image".into());
+    let with = |generation| HandedOver { generation, artifact: artifact.clone() };
+    assert!(!executions::hand_over(&mut tx, epoch, &id, &with(revision.generation + 1)).await.unwrap());
+    assert!(executions::hand_over(&mut tx, epoch, &id, &with(revision.generation)).await.unwrap());
+    assert!(!executions::hand_over(&mut tx, epoch, &id, &with(revision.generation)).await.unwrap());
+    assert_eq!(executions::active(&mut tx, 10).await.unwrap()[0].handed_over, Some(with(revision.generation)));
+
+    let page = async |tx: &mut Tx| {
+        let query = ExecutionQuery { limit: 10, ..ExecutionQuery::default() };
+        executions::page(tx, &query).await.unwrap().remove(0).revision
+    };
+    let whole = ExecutionRevision {
+        generation: Some(revision.generation),
+        job_version: Some(revision.job_version.clone()),
+        python_version: Some(revision.python_version),
+        vdk_version: Some(revision.vdk_version.clone()),
+        mode: Some(revision.mode),
+        enabled: Some(revision.enabled),
+        schedule_cron: revision.schedule_cron.clone(),
+        resources: Some(revision.resources),
+        deployed_by: Some(revision.deployed_by.clone()),
+        deployed_at: Some(revision.deployed_at),
+    };
+    assert_eq!(page(&mut tx).await, Some(whole.clone()));
+    let ended = Ended { status: Status::Cancelled, message: "m", started_at: None, ended_at: NOW };
+    assert!(executions::finish(&mut tx, epoch, &id, &ended).await.unwrap());
+    assert_eq!(executions::find(&mut tx, &id).await.unwrap().unwrap().revision, Some(whole));
+    // What is known of an execution itself comes first.
+    raw(&mut tx, r#"update data_job_execution set revision = '{"vdk_version":"0.3"}'"#).await;
+    let in_part = ExecutionRevision { vdk_version: Some("0.3".into()), ..ExecutionRevision::default() };
+    assert_eq!(page(&mut tx).await, Some(in_part.clone()));
+    raw(&mut tx, "update data_job_execution set generation = null").await;
+    assert_eq!(executions::find(&mut tx, &id).await.unwrap().unwrap().revision, Some(in_part));
+    raw(&mut tx, "update data_job_execution set revision = null").await;
+    assert_eq!(page(&mut tx).await, None);
 }
 
 async fn a_teams_secret_is_encrypted_and_bound_to_its_row(on: Database) {
@@ -305,19 +433,19 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     // What is deployed was removed since, and is needed.
     sources::remove_all(&mut tx, old.id, NOW).await.unwrap();
     let generation = jobs::next_generation(&mut tx, &old.name).await.unwrap();
-    deployments::remove(&mut tx, old.id, generation, "someone", NOW).await.unwrap();
-    jobs::delete(&mut tx, old.id, NOW).await.unwrap();
-    jobs::deleted::note(&mut tx, old.id, "someone", Some(wanted.generation)).await.unwrap();
+    deployments::remove(&mut tx, old.id, generation, Request { by: "someone", op_id: "op" }, NOW).await.unwrap();
+    jobs::delete(&mut tx, old.id, "someone", Some(wanted.generation), NOW).await.unwrap();
     // The synchronizer carried the removal out.
     raw(&mut tx, "delete from deployment").await;
     raw(&mut tx, "delete from rollout").await;
-    assert_eq!(retention::purge_removed_sources(&mut tx, None, 10).await.unwrap(), None);
     tx.commit().await.unwrap();
+    assert_eq!(remove_sources(&db, 100).await, 1);
     insert(&db, &namesake).await;
     let mut tx = db.write().await.unwrap();
     assert!(sources::find(&mut tx, old.id, &version("a")).await.unwrap().is_some());
     assert_eq!(sources::find(&mut tx, old.id, &version("b")).await.unwrap(), None);
-    assert_eq!(retention::purge_deleted_jobs(&mut tx, NOW, 10).await.unwrap(), 0);
+    assert_eq!(retention::jobs::find(&mut tx, NOW, None).await.unwrap(), []);
+    assert!(!retention::jobs::begin(&mut tx, old.id, NOW, NOW).await.unwrap());
     let found = jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap().unwrap();
     assert_eq!((found.job.id, found.generation), (old.id, Some(wanted.generation)));
     tx.commit().await.unwrap();
@@ -325,9 +453,28 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     assert!(!jobs::deleted::restore(&mut tx, &old, None, NOW).await.unwrap());
     drop(tx);
 
+    let before = Timestamp::from_second(1).unwrap();
     let mut tx = db.write().await.unwrap();
-    assert_eq!(retention::purge_deleted_jobs(&mut tx, Timestamp::from_second(1).unwrap(), 10).await.unwrap(), 1);
+    assert_eq!(retention::jobs::find(&mut tx, before, None).await.unwrap(), [old.id]);
+    assert_eq!(retention::jobs::find(&mut tx, before, Some(old.id)).await.unwrap(), []);
+    assert!(retention::jobs::begin(&mut tx, old.id, before, NOW).await.unwrap());
     tx.commit().await.unwrap();
+    // It goes in several transactions, and can't come back from the first one on.
+    let mut tx = db.write().await.unwrap();
+    assert_eq!(jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap(), None);
+    assert_eq!(jobs::deleted::page(&mut tx, &old.team, None, 10).await.unwrap(), []);
+    raw(&mut tx, "update data_job set name = 'a-free-name' where deleted_at is null").await;
+    assert!(!jobs::deleted::restore(&mut tx, &old, None, NOW).await.unwrap());
+    drop(tx);
+    let mut parts = Vec::new();
+    while parts.last() != Some(&Part::Rest) {
+        let part = retention::jobs::next_part(&mut db.read().await.unwrap(), old.id, 500).await.unwrap();
+        let mut tx = db.write().await.unwrap();
+        assert!(retention::jobs::remove(&mut tx, old.id, &part).await.unwrap());
+        tx.commit().await.unwrap();
+        parts.push(part);
+    }
+    assert!(matches!(parts[..], [Part::Sources(_), Part::Rest]), "{parts:?}");
     let mut tx = db.read().await.unwrap();
     assert_eq!(jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap(), None);
     for table in ["data_job", "data_job_text", "source_version", "deployment_revision", "job_properties", "job_secret"]

@@ -8,22 +8,26 @@ use model::{
     rollout::Status as DeploymentStatus,
 };
 use store::{
-    Db, Tx,
+    Db, Tx, counts,
     executions::{self, Detail, ExecutionQuery, ExecutionSort},
     jobs::{self, DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField},
+    retention,
 };
 use testing::{Database, for_each_database};
 
 for_each_database!(
     a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order,
     jobs_are_sorted_by_the_value_of_each_property,
+    the_number_of_all_jobs_follows_every_change,
     executions_are_sorted_by_the_value_of_each_property,
     pages_of_many_found_jobs_follow_each_other_by_name,
     words_are_found_in_any_case_and_follow_every_change,
     a_text_is_compared_as_a_whole_however_long_it_is,
     rows_of_an_older_program_are_completed_at_the_next_start,
     runs_of_a_page_of_jobs_are_the_newest_of_each,
+    runs_of_a_page_of_jobs_are_in_the_order_of_the_list_of_each_job,
     runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs,
+    runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts,
 );
 
 const NOW: i64 = 1_732_300_000;
@@ -287,6 +291,35 @@ async fn jobs_are_sorted_by_the_value_of_each_property(on: Database) {
     }
 }
 
+async fn the_number_of_all_jobs_follows_every_change(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    let check = async |tx: &mut Tx, expected: usize| {
+        let query = JobQuery { limit: 1000, ..JobQuery::default() };
+        let page = jobs::page(tx, &query).await.unwrap();
+        assert_eq!((jobs::count(tx, &query).await.unwrap(), page.len()), (i64::try_from(expected).unwrap(), expected));
+        counts::sum_up(tx, 10).await.unwrap();
+        assert_eq!(jobs::count(tx, &query).await.unwrap(), i64::try_from(expected).unwrap());
+    };
+    check(&mut tx, JOBS).await;
+    let new = job(1, "new-job", "a team", "");
+    assert!(jobs::insert(&mut tx, &new, None, "someone", Timestamp::UNIX_EPOCH).await.unwrap());
+    assert!(!jobs::insert(&mut tx, &new, None, "someone", Timestamp::UNIX_EPOCH).await.unwrap());
+    check(&mut tx, JOBS + 1).await;
+    assert!(jobs::delete(&mut tx, new.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
+    check(&mut tx, JOBS).await;
+    assert!(jobs::deleted::restore(&mut tx, &new, None, Timestamp::UNIX_EPOCH).await.unwrap());
+    check(&mut tx, JOBS + 1).await;
+    jobs::update(&mut tx, &new, None, Timestamp::UNIX_EPOCH).await.unwrap();
+    assert!(jobs::delete(&mut tx, new.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
+    let later = Timestamp::from_second(1).unwrap();
+    assert!(retention::jobs::begin(&mut tx, new.id, later, later).await.unwrap());
+    assert!(retention::jobs::remove(&mut tx, new.id, &retention::jobs::Part::Rest).await.unwrap());
+    check(&mut tx, JOBS).await;
+}
+
 fn job(n: u128, name: &str, team: &str, description: &str) -> DataJob {
     DataJob {
         id: JobId(uuid::Uuid::from_u128(n)),
@@ -320,7 +353,7 @@ async fn words_are_found_in_any_case_and_follow_every_change(on: Database) {
     jobs::update(&mut tx, &before, None, now).await.unwrap();
     assert_eq!(described(&mut tx, "über").await, Vec::<String>::new());
     assert_eq!(described(&mut tx, "THING").await, ["first-job"]);
-    assert!(jobs::delete(&mut tx, before.id, now).await.unwrap());
+    assert!(jobs::delete(&mut tx, before.id, "someone", None, now).await.unwrap());
     assert_eq!(described(&mut tx, "thing").await, Vec::<String>::new());
 }
 
@@ -424,13 +457,113 @@ async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
     assert_eq!(less(&mut tx, Detail::Outcome).await, whole.iter().map(outcome).collect::<Vec<_>>());
 }
 
+async fn runs_of_a_page_of_jobs_are_in_the_order_of_the_list_of_each_job(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    for statement in VARIED {
+        raw(&mut tx, statement.into()).await;
+    }
+    // Texts hold what ends a member of a packed row, and some executions have not started.
+    raw(
+        &mut tx,
+        "update data_job_execution set message = 'ü: ~ ' || execution_id, op_id = '5:a b', arguments = '{\"a\": 1}'
+        where execution_id like '%3'"
+            .into(),
+    )
+    .await;
+    raw(
+        &mut tx,
+        "update data_job_execution set started_at = null, ended_at = null where execution_id like '%5'".into(),
+    )
+    .await;
+    let jobs = jobs::page(&mut tx, &JobQuery { limit: 7, ..JobQuery::default() }).await.unwrap();
+    let jobs: Vec<_> = jobs.iter().map(|summary| summary.job.id).collect();
+    for sort in EXECUTION_SORTS {
+        for (descending, offset) in [(false, 0), (true, 1)] {
+            let query = ExecutionQuery { sort, descending, limit: 3, offset, ..ExecutionQuery::default() };
+            let together = ExecutionQuery { jobs: jobs.clone(), ..query.clone() };
+            let mut together = executions::page_by_job(&mut tx, &together).await.unwrap();
+            let mut alone = Vec::new();
+            for job in &jobs {
+                alone.extend(
+                    executions::page(&mut tx, &ExecutionQuery { jobs: vec![*job], ..query.clone() }).await.unwrap(),
+                );
+            }
+            // Both are by job; in which order the jobs come is open.
+            alone.sort_by_key(|run| run.job_id);
+            together.sort_by_key(|run| run.job_id);
+            assert!(alone.len() > 7 && alone == together, "{sort:?}: {alone:?} {together:?}");
+        }
+    }
+}
+
+async fn runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    let gone = jobs::find(&mut tx, &JobName::parse("daily-sales-000000").unwrap()).await.unwrap().unwrap();
+    assert!(jobs::delete(&mut tx, gone.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
+    let check = async |tx: &mut Tx| {
+        // What a page has is filtered row by row.
+        let starts: Vec<_> = {
+            let all = ExecutionQuery { limit: 1000, detail: Detail::Outcome, ..ExecutionQuery::default() };
+            let page = executions::page(tx, &all).await.unwrap();
+            page.iter().map(|run| run.started_at.unwrap_or(run.submitted_at)).collect()
+        };
+        let at = |second: i64| Timestamp::from_second(NOW - second).ok();
+        let hour = NOW - NOW % 3600;
+        for (from, until) in [
+            (None, None),
+            (at(7000), None),
+            (None, at(9000)),
+            (at(20_000), at(3000)),
+            (at(3000), at(2000)),
+            (at(2000), at(20_000)),
+            (at(NOW - hour), at(NOW - hour + 7200)),
+            (at(NOW - hour + 7200), at(NOW - hour)),
+            (starts.first().copied(), starts.last().copied()),
+            (starts.get(99).copied(), starts.get(99).copied()),
+        ] {
+            let expected =
+                starts.iter().filter(|at| from.is_none_or(|f| f <= **at) && until.is_none_or(|u| **at <= u)).count();
+            let query = ExecutionQuery { started_from: from, started_until: until, ..ExecutionQuery::default() };
+            assert_eq!(executions::count(tx, &query).await.unwrap(), i64::try_from(expected).unwrap(), "{query:?}");
+        }
+        starts.len()
+    };
+    assert_eq!(check(&mut tx).await, 107 * 5);
+    for (change, runs) in [
+        ("update data_job_execution set status = 'RUNNING', ended_at = null where execution_id like '%1'", 107 * 5),
+        ("update data_job_execution set started_at = started_at + 5400000000 where execution_id like '%1'", 107 * 5),
+        (
+            "update data_job_execution set status = 'CANCELLED' where execution_id like '%1' or execution_id like '%2'",
+            107 * 5,
+        ),
+        (
+            "delete from data_job_execution where job_number = (select number from data_job where name = 'weekly-sales-000001')",
+            106 * 5,
+        ),
+    ] {
+        raw(&mut tx, change.into()).await;
+        assert_eq!(check(&mut tx).await, runs, "{change}");
+    }
+    if on == Database::Postgresql {
+        assert!(counts::sum_up(&mut tx, 2).await.unwrap() == 2);
+        while counts::sum_up(&mut tx, 1000).await.unwrap() > 0 {}
+    }
+    assert_eq!(check(&mut tx).await, 106 * 5);
+}
+
 async fn runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     fill(&db).await;
     let mut tx = db.write().await.unwrap();
     let gone = jobs::find(&mut tx, &JobName::parse("daily-sales-000000").unwrap()).await.unwrap().unwrap();
-    assert!(jobs::delete(&mut tx, gone.id, Timestamp::UNIX_EPOCH).await.unwrap());
+    assert!(jobs::delete(&mut tx, gone.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
     let team = |team: &str| ExecutionQuery { teams: vec![team.into()], ..ExecutionQuery::default() };
     let failed = vec![Status::UserError, Status::PlatformError];
     for (filter, count) in [
@@ -459,6 +592,7 @@ async fn runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_j
 }
 
 /// Gives each job a revision of its own, and some executions no message.
+/// Some know their revision themselves.
 const VARIED: [&str; 3] = [
     "update deployment_revision set created_at = 1730419200000000 + 1000000 * cast(substr(job_id, 36, 1) as integer),
         content = replace(replace(replace(replace(content,
@@ -466,9 +600,9 @@ const VARIED: [&str; 3] = [
             '0.3.1466514302', '0.3.' || substr(job_id, 34, 3)),
             '\"deployed_by\":\"someone\"', '\"deployed_by\":\"user ' || substr(job_id, 33, 4) || '\"'),
             '2024-11-01T00:00:00Z\"}', '2024-11-01T00:00:0' || substr(job_id, 36, 1) || 'Z\"}')",
-    "update data_job_execution set revision = (select v.content from deployment_revision v
-        where v.job_id = data_job_execution.job_id and v.generation = data_job_execution.generation)
-        where revision is not null",
+    "update data_job_execution set revision = (select v.content from deployment_revision v join data_job j on j.job_id = v.job_id
+        where j.number = data_job_execution.job_number and v.generation = data_job_execution.generation)
+        where execution_id like '%0'",
     "update data_job_execution set started_by = 'manual/' || substr(execution_id, length(execution_id) - 2),
         message = case when execution_id like '%1' then null else 'ended ' || substr(execution_id, 3) end",
 ];
@@ -486,11 +620,11 @@ fn key_of_execution(run: &Execution, sort: ExecutionSort) -> Option<Key> {
         ExecutionSort::Message => run.message.clone().map(Key::Text),
         ExecutionSort::OpId => Some(text(run.op_id.clone())),
         ExecutionSort::Team => Some(text(run.team.as_str())),
-        ExecutionSort::JobVersion => Some(text(revision.job_version.as_str())),
-        ExecutionSort::VdkVersion => Some(text(revision.vdk_version.clone())),
+        ExecutionSort::JobVersion => revision.job_version.as_ref().map(|version| text(version.as_str())),
+        ExecutionSort::VdkVersion => revision.vdk_version.clone().map(Key::Text),
         ExecutionSort::Schedule => revision.schedule_cron.clone().map(Key::Text),
-        ExecutionSort::DeployedAt => time(Some(revision.deployed_at)),
-        ExecutionSort::DeployedBy => Some(text(revision.deployed_by.clone())),
+        ExecutionSort::DeployedAt => time(revision.deployed_at),
+        ExecutionSort::DeployedBy => revision.deployed_by.clone().map(Key::Text),
     }
 }
 

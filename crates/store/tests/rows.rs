@@ -15,7 +15,8 @@ use store::{
     jobs::{self, JobQuery, JobSort},
     keys::{KeyRing, SecretKey},
     leases::{self, Epoch, SYNCHRONIZER, Taken},
-    retention, secrets, sources,
+    retention::{self, executions::Position},
+    secrets, sources,
 };
 use testing::{Database, for_each_database};
 
@@ -25,6 +26,8 @@ for_each_database!(
     a_leader_whose_term_is_over_writes_nothing,
     a_program_with_an_older_renderer_does_not_lead_after_a_newer_one,
     a_final_status_never_changes_and_is_counted_once,
+    a_start_of_an_unknown_job_is_no_start_beside_another,
+    the_end_of_an_execution_writes_the_row_of_its_job_once,
     retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newest_of_each_job,
     a_piece_of_a_log_knows_the_bytes_and_lines_before_it,
     a_secret_is_stored_encrypted_and_bound_to_its_row,
@@ -99,7 +102,7 @@ async fn a_name_is_unique_among_live_jobs_and_free_after_a_deletion(on: Database
     assert!(insert(&db, &job(1, "example-job")).await);
     assert!(!insert(&db, &job(2, "example-job")).await);
     let mut tx = db.write().await.unwrap();
-    assert!(jobs::delete(&mut tx, job(1, "example-job").id, Timestamp::UNIX_EPOCH).await.unwrap());
+    assert!(jobs::delete(&mut tx, job(1, "example-job").id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
     tx.commit().await.unwrap();
     assert!(insert(&db, &job(2, "example-job")).await);
 }
@@ -178,6 +181,41 @@ async fn a_final_status_never_changes_and_is_counted_once(on: Database) {
     assert_eq!(summary.last_execution_status, Some(Status::Succeeded));
 }
 
+async fn a_start_of_an_unknown_job_is_no_start_beside_another(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let unknown = job(1, "example-job");
+    let new = NewExecution {
+        job_id: unknown.id,
+        job_name: &unknown.name,
+        kind: Type::Manual,
+        started_by: "someone",
+        op_id: None,
+        arguments: None,
+        scheduled_tick: None,
+    };
+    let mut tx = db.write().await.unwrap();
+    let started = executions::insert(&mut tx, &new, Timestamp::UNIX_EPOCH).await;
+    assert!(started.is_err(), "{started:?}");
+}
+
+async fn the_end_of_an_execution_writes_the_row_of_its_job_once(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let Started::Accepted(id) = start(&db, &job, 10).await else { panic!() };
+    assert!(finish(&db, epoch, &id, Status::UserError, 11).await.unwrap());
+    let mut registry = prometheus_client::registry::Registry::default();
+    db.statements().register(&mut registry);
+    let mut page = String::new();
+    prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+    // One statement for the execution and one for its job.
+    let line = "statement_duration_seconds_count{operation=\"executions.finish\"} 2\n";
+    assert!(page.contains(line), "{page}");
+}
+
 async fn a_piece_of_a_log_knows_the_bytes_and_lines_before_it(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
@@ -227,12 +265,18 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
         tx.commit().await.unwrap();
         finish(&db, epoch, &id, Status::Succeeded, second + 1).await.unwrap();
     }
-    let mut tx = db.write().await.unwrap();
+    let log_bytes = i64::try_from("a\u{FFFD}b".repeat(200_000).len()).unwrap();
+    assert_eq!(retention::logs::total_bytes(&mut db.read().await.unwrap()).await.unwrap(), 4 * log_bytes);
     let before = Timestamp::from_second(35).unwrap();
-    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 2);
-    assert_eq!(retention::purge_executions(&mut tx, before, 2, 100).await.unwrap(), 0);
-    tx.commit().await.unwrap();
+    for removed in [2, 0] {
+        let mut tx = db.write().await.unwrap();
+        let found = retention::executions::find(&mut tx, before, 2, &Position::default(), 500).await.unwrap();
+        assert_eq!(found.next, None);
+        assert_eq!(retention::executions::remove(&mut tx, before, &found.old).await.unwrap(), removed);
+        tx.commit().await.unwrap();
+    }
     let mut tx = db.read().await.unwrap();
+    assert_eq!(retention::logs::total_bytes(&mut tx).await.unwrap(), 2 * log_bytes);
     let query = ExecutionQuery { limit: 10, ..ExecutionQuery::default() };
     let left: Vec<_> = executions::page(&mut tx, &query).await.unwrap();
     assert_eq!(left.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["example-job-30", "example-job-40"]);

@@ -5,14 +5,14 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use model::{
     execution::Type,
     job::{DataJob, JobConfig},
     name::{JobId, JobName, TeamName},
 };
 use store::{
-    Db, PostgresOptions, StoreError, Tx,
+    Db, PostgresOptions, StoreError, Tx, audit,
     executions::{self, NewExecution},
     jobs,
     leases::{self, SYNCHRONIZER},
@@ -105,7 +105,7 @@ async fn a_schema_that_only_a_newer_program_can_serve_is_refused_by_name(on: Dat
     fresh.open().await.close().await;
 
     let mut tx = db.write().await.unwrap();
-    raw(&mut tx, "insert into service_state (name, value) values ('schema.oldest_program', '9000')").await;
+    raw(&mut tx, "update service_state set value = '9000' where name = 'schema.oldest_program'").await;
     tx.commit().await.unwrap();
     let refused = |result: Result<(), StoreError>| match result {
         Err(error @ StoreError::SchemaTooNew { needed: 9000, .. }) => error.to_string(),
@@ -464,7 +464,8 @@ async fn a_reader_sees_one_state_of_the_database() {
     assert_eq!(jobs::count(&mut reader, &jobs::JobQuery::default()).await.unwrap(), 0);
     insert(&two, &job(1, "example-job", "a team")).await;
     assert_eq!(jobs::count(&mut reader, &jobs::JobQuery::default()).await.unwrap(), 0);
-    let refused = jobs::delete(&mut reader, job(1, "example-job", "a team").id, Timestamp::UNIX_EPOCH).await;
+    let refused =
+        jobs::delete(&mut reader, job(1, "example-job", "a team").id, "someone", None, Timestamp::UNIX_EPOCH).await;
     assert!(refused.is_err(), "it only reads");
 }
 
@@ -478,9 +479,17 @@ async fn the_work_of_loops_is_found_by_partial_indexes() {
     for n in 0..300 {
         insert_in(&mut tx, n).await;
     }
-    raw(&mut tx, "analyze data_job").await;
-    tx.commit().await.unwrap();
+    raw(
+        &mut tx,
+        "insert into audit_event (at, by, op_id, action, job_id)
+         select cast(n as bigint) * 1000000, 'someone', 'op', 'job.update', cast(n % 100 as text) from generate_series(1, 3000) n",
+    )
+    .await;
+    raw(&mut tx, "analyze data_job, audit_event").await;
     let now = Timestamp::from_second(1).unwrap();
+    assert_eq!(audit::purge(&mut tx, now + SignedDuration::from_secs(1), 10).await.unwrap(), 1);
+    audit::page(&mut tx, JobId(uuid::Uuid::nil()), 9, 10).await.unwrap();
+    tx.commit().await.unwrap();
     let mut tx = db.read().await.unwrap();
     store::schedules::due(&mut tx, now).await.unwrap();
     store::schedules::earliest(&mut tx).await.unwrap();
@@ -498,7 +507,7 @@ async fn the_work_of_loops_is_found_by_partial_indexes() {
         let rows: Vec<(String,)> = sqlx::query_as(
             "select indexrelname::text from pg_stat_user_indexes where idx_scan = 0 and indexrelname in
                 ('schedule_next_tick', 'deployment_pending_tick', 'rollout_due', 'data_job_execution_active',
-                 'data_job_live_name')",
+                 'data_job_live_name', 'audit_event_at', 'audit_event_job')",
         )
         .fetch_all(&pool)
         .await
@@ -531,7 +540,7 @@ async fn clean_up_leaves_what_comes_into_use_meanwhile() {
     let mut tx = one.write().await.unwrap();
     store::sources::insert(&mut tx, old.id, &source, b"the same").await.unwrap();
     let unused = store::schedules::ensure(&mut tx, "* * * * *", "UTC", None).await.unwrap();
-    jobs::delete(&mut tx, old.id, Timestamp::UNIX_EPOCH).await.unwrap();
+    jobs::delete(&mut tx, old.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap();
     tx.commit().await.unwrap();
 
     // Another job gets the same archive and the schedule, and is not committed yet.
@@ -542,8 +551,18 @@ async fn clean_up_leaves_what_comes_into_use_meanwhile() {
     jobs::update(&mut upload, &new, Some(schedule), Timestamp::UNIX_EPOCH).await.unwrap();
     let cleaning = tokio::spawn(async move {
         let mut tx = one.write().await.unwrap();
-        store::schedules::purge_unused(&mut tx).await.unwrap();
-        assert_eq!(retention::purge_deleted_jobs(&mut tx, Timestamp::from_second(9).unwrap(), 10).await.unwrap(), 1);
+        let schedules = store::schedules::unused(&mut tx, 10).await.unwrap();
+        assert_eq!(schedules, [unused], "the other transaction is not seen");
+        store::schedules::remove_unused(&mut tx, &schedules).await.unwrap();
+        let before = Timestamp::from_second(9).unwrap();
+        assert!(retention::jobs::begin(&mut tx, old.id, before, before).await.unwrap());
+        loop {
+            let part = retention::jobs::next_part(&mut tx, old.id, 500).await.unwrap();
+            assert!(retention::jobs::remove(&mut tx, old.id, &part).await.unwrap());
+            if part == retention::jobs::Part::Rest {
+                break;
+            }
+        }
         tx.commit().await.unwrap();
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -561,7 +580,7 @@ async fn a_tick_of_a_job_that_is_deleted_at_this_moment_starts_nothing() {
     insert(&one, &job).await;
     let mut delete = one.write().await.unwrap();
     jobs::find_for_update(&mut delete, &job.name).await.unwrap().unwrap();
-    jobs::delete(&mut delete, job.id, Timestamp::UNIX_EPOCH).await.unwrap();
+    jobs::delete(&mut delete, job.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap();
     let (id, name) = (job.id, job.name.clone());
     let firing = tokio::spawn(async move {
         let new = NewExecution {

@@ -76,7 +76,7 @@ async fn at_an_upgrade_the_team_with_the_oldest_job_has_the_plain_name(on: Datab
         assert!(jobs::insert(&mut tx, &job, None, "someone", at).await.unwrap());
         // A deleted job is a sign of its team too.
         if second == 5 {
-            assert!(jobs::delete(&mut tx, job.id, at).await.unwrap());
+            assert!(jobs::delete(&mut tx, job.id, "someone", None, at).await.unwrap());
         }
         tx.commit().await.unwrap();
     }

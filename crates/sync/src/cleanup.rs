@@ -1,92 +1,419 @@
-//! Retention: ended executions with their logs, deleted jobs, names of requests, schedules and environments that nobody needs.
+//! Retention: executions, logs, revisions, uploads, deleted jobs, idempotency keys, builds, schedules, audit events and
+//! environments that are not kept any longer.
+//!
+//! Each kind fails by itself: the others continue, and the failed one is tried again in the next round.
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
-use store::{StoreError, leases};
+use jiff::{SignedDuration, Timestamp};
+use model::clock::Clock;
+use store::{
+    Db, StoreError, Tx,
+    leases::{self, Epoch},
+    retention::{self, ROWS_MAX},
+};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Synchronizer, Term};
+pub use crate::gauges::{Kind, Step};
+use crate::{Synchronizer, Term, gauges::Gauges};
 
-/// How often something is cleaned up.
+/// The pause between two rounds.
 const INTERVAL: Duration = Duration::from_secs(600);
 
-/// Rows removed in one transaction, so that no writer waits long.
-const BATCH: i64 = 500;
+/// A transaction that takes longer is followed by smaller ones: how long others wait is what counts, not the rows.
+const TRANSACTION_LONG: Duration = Duration::from_millis(100);
 
-/// How long builds are kept that failed, or that nobody waits for any more.
+/// A transaction that takes less time is followed by larger ones.
+const TRANSACTION_SHORT: Duration = Duration::from_millis(40);
+
+/// The most rows of the first transaction, and of those that always take too long.
+const ROWS_FIRST: u32 = 125;
+const ROWS_LEAST: u32 = 20;
+
+/// The most counts of executions that are summed up in one transaction.
+const COUNTS_MAX: i64 = 10_000;
+
+/// How long builds are kept that failed, or that no rollout waits for any more.
 const BUILDS_KEEP: SignedDuration = SignedDuration::from_hours(24);
+
+/// How long revisions that were replaced and uploads are kept whatever their number. What is in progress with one, such as a
+/// rollout or a deployment after an upload, ends earlier.
+const RECENT_KEEP: SignedDuration = SignedDuration::from_hours(24);
+
+/// How long what is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// How long ended executions are kept.
+    pub executions_keep: SignedDuration,
+    /// How many of a job's newest executions are kept, however old.
+    pub executions_keep_per_job: i64,
+    /// How long the logs of ended executions are kept.
+    pub logs_keep: SignedDuration,
+    /// How many bytes all stored logs may have; above that the oldest go.
+    pub logs_max_bytes: i64,
+    /// How many of a job's newest revisions are kept, and of its newest uploads.
+    pub revisions_keep_per_job: i64,
+    /// How long a deleted job can be restored.
+    pub deleted_jobs_keep: SignedDuration,
+    /// How long audit events are kept.
+    pub audit_keep: SignedDuration,
+}
 
 /// Cleans up until the term is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     // The start of a service has better things to do.
     let mut delay = Duration::from_secs(30);
+    let mut retention = Retention::new(&sync.db, &*sync.clock, &sync.options.retention, &sync.gauges);
     while term.pause(delay).await {
         delay = INTERVAL;
-        let done = round(sync, term).await;
-        sync.gauges.cleaned_up(done.is_ok());
-        if let Err(error) = done
-            && !term.survives(&error)
-        {
-            return;
-        }
+        let removed = match retention.round(term.epoch, &term.over).await {
+            Ok(steps) => steps.iter().all(|step| !step.failed),
+            Err(error) => {
+                if !term.survives(&error) {
+                    return;
+                }
+                false
+            }
+        };
+        let removed = removed & remove_environments(sync).await;
+        sync.gauges.cleaned_up(removed);
     }
 }
 
-async fn round(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
-    let now = sync.clock.now();
-    let (mut executions, mut jobs) = (0, 0);
-    loop {
-        let mut tx = sync.db.write().await?;
-        leases::fence(&mut tx, term.epoch).await?;
-        let before = now - sync.options.executions_keep;
-        let done =
-            store::retention::purge_executions(&mut tx, before, sync.options.executions_keep_per_job, BATCH).await?;
-        tx.commit().await?;
-        executions += done;
-        if done == 0 || term.over.is_cancelled() {
-            break;
+/// Removes environments that no row needs. `false` when that failed.
+async fn remove_environments(sync: &Synchronizer) -> bool {
+    let removed = async {
+        let keep = store::locks::in_use(&mut sync.db.read().await?).await?;
+        sync.runtime.clean_up(&keep).await
+    };
+    let Err(problem) = removed.await else { return true };
+    tracing::warn!(kind = Kind::Environments.as_str(), %problem, "retention failed; retrying in the next round");
+    sync.gauges.retention.failed(Kind::Environments);
+    false
+}
+
+/// Removes rows that are not kept any longer.
+#[derive(Debug)]
+pub struct Retention<'a> {
+    db: &'a Db,
+    clock: &'a dyn Clock,
+    rules: &'a Rules,
+    gauges: &'a Gauges,
+    /// Whether the size of every log is known: under this leader every log is stored with its size.
+    measured: bool,
+}
+
+impl<'a> Retention<'a> {
+    /// That of a leader whose term begins.
+    pub fn new(db: &'a Db, clock: &'a dyn Clock, rules: &'a Rules, gauges: &'a Gauges) -> Self {
+        Self { db, clock, rules, gauges, measured: false }
+    }
+
+    /// Removes all that is not kept now, one kind after the other.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when another instance leads.
+    pub async fn round(&mut self, epoch: Epoch, over: &CancellationToken) -> Result<Vec<Step>, StoreError> {
+        let mut steps = Vec::new();
+        for kind in Kind::ROWS {
+            if over.is_cancelled() {
+                break;
+            }
+            let mut work = Work {
+                db: self.db,
+                clock: self.clock,
+                epoch,
+                over,
+                now: self.clock.now(),
+                transactions: Vec::new(),
+                rows_max: ROWS_FIRST,
+            };
+            let removed = self.remove(kind, &mut work).await;
+            let step = Step { kind, transactions: work.transactions, failed: removed.is_err() };
+            self.gauges.retention.stepped(&step);
+            if step.removed() > 0 {
+                tracing::info!(
+                    kind = kind.as_str(),
+                    removed = step.removed(),
+                    transactions = step.transactions.len(),
+                    longest_milliseconds = step.longest().as_millis(),
+                    "removed what is not kept any longer"
+                );
+            }
+            steps.push(step);
+            match removed {
+                Ok(()) => {}
+                Err(error @ StoreError::Fenced { .. }) => return Err(error),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(kind = kind.as_str(), %error, cause, "retention failed; retrying in the next round");
+                }
+            }
+        }
+        Ok(steps)
+    }
+
+    async fn remove(&mut self, kind: Kind, work: &mut Work<'_>) -> Result<(), StoreError> {
+        match kind {
+            Kind::Logs => {
+                if !self.measured {
+                    measure_logs(work).await?;
+                    self.measured = !work.is_over();
+                }
+                self.logs(work).await
+            }
+            Kind::Executions => self.executions(work).await,
+            Kind::Revisions => self.revisions(work).await,
+            Kind::Uploads => self.uploads(work).await,
+            Kind::Jobs => self.jobs(work).await,
+            Kind::IdempotencyKeys => idempotency_keys(work).await,
+            Kind::Builds => builds(work).await,
+            Kind::Schedules => schedules(work).await,
+            Kind::AuditEvents => self.audit_events(work).await,
+            Kind::ExecutionCounts => execution_counts(work).await,
+            Kind::Environments => Ok(()),
         }
     }
-    loop {
-        let mut tx = sync.db.write().await?;
-        leases::fence(&mut tx, term.epoch).await?;
-        let done = store::retention::purge_deleted_jobs(&mut tx, now - sync.options.deleted_jobs_keep, 10).await?;
-        tx.commit().await?;
-        jobs += done;
-        if done == 0 || term.over.is_cancelled() {
-            break;
+
+    async fn logs(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let mut total = retention::logs::total_bytes(&mut work.db.read().await?).await?;
+        self.gauges.retention.logs_stored(total, self.rules.logs_max_bytes);
+        let before = work.now - self.rules.logs_keep;
+        while !work.is_over() {
+            let excess = total - self.rules.logs_max_bytes;
+            let old = retention::logs::find(&mut work.db.read().await?, before, excess, work.rows_max).await?;
+            if old.is_empty() {
+                break;
+            }
+            let mut write = work.write().await?;
+            let removed = retention::logs::remove(&mut write.tx, &old).await?;
+            work.commit(write, removed).await?;
+            total -= old.iter().map(|log| log.bytes).sum::<i64>();
+            self.gauges.retention.logs_stored(total, self.rules.logs_max_bytes);
+        }
+        Ok(())
+    }
+
+    async fn executions(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let before = work.now - self.rules.executions_keep;
+        let mut next = Some(retention::executions::Position::default());
+        while let Some(from) = next.filter(|_| !work.is_over()) {
+            let keep = self.rules.executions_keep_per_job;
+            let mut tx = work.db.read().await?;
+            let found = retention::executions::find(&mut tx, before, keep, &from, work.rows_max).await?;
+            drop(tx);
+            if !found.old.is_empty() {
+                let mut write = work.write().await?;
+                let removed = retention::executions::remove(&mut write.tx, before, &found.old).await?;
+                work.commit(write, removed).await?;
+            }
+            next = found.next;
+        }
+        Ok(())
+    }
+
+    async fn revisions(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let replaced_before = work.now - RECENT_KEEP;
+        let mut next = Some(String::new());
+        while let Some(from) = next.filter(|_| !work.is_over()) {
+            let keep = self.rules.revisions_keep_per_job;
+            let found = retention::revisions::find(&mut work.db.read().await?, replaced_before, keep, &from).await?;
+            let mut removed = 0;
+            if !found.old.is_empty() {
+                let mut write = work.write().await?;
+                removed = retention::revisions::remove(&mut write.tx, replaced_before, &found.old).await?;
+                work.commit(write, removed).await?;
+            }
+            // A job comes again as long as revisions of it are removed.
+            next = found.next.filter(|next| removed > 0 || *next != from);
+        }
+        Ok(())
+    }
+
+    async fn uploads(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let before = work.now - RECENT_KEEP;
+        let mut next = Some(retention::sources::Position::default());
+        while let Some(from) = next.filter(|_| !work.is_over()) {
+            let keep = self.rules.revisions_keep_per_job;
+            let found = retention::sources::find(&mut work.db.read().await?, before, keep, &from).await?;
+            if !found.old.is_empty() {
+                let mut write = work.write().await?;
+                let removed = retention::sources::remove(&mut write.tx, &found.old).await?;
+                work.commit(write, removed).await?;
+            }
+            next = found.next;
+        }
+        Ok(())
+    }
+
+    async fn jobs(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let before = work.now - self.rules.deleted_jobs_keep;
+        let mut after = None;
+        loop {
+            let found = retention::jobs::find(&mut work.db.read().await?, before, after).await?;
+            let Some(last) = found.last() else { return Ok(()) };
+            after = Some(*last);
+            for job in found {
+                let mut write = work.write().await?;
+                let mut goes_on = retention::jobs::begin(&mut write.tx, job, before, work.now).await?;
+                work.commit(write, 0).await?;
+                while goes_on && !work.is_over() {
+                    let part = retention::jobs::next_part(&mut work.db.read().await?, job, work.rows_max).await?;
+                    let is_last = part == retention::jobs::Part::Rest;
+                    let mut write = work.write().await?;
+                    let removed = retention::jobs::remove(&mut write.tx, job, &part).await?;
+                    work.commit(write, u64::from(removed && is_last)).await?;
+                    goes_on = removed && !is_last;
+                }
+            }
+            if work.is_over() {
+                return Ok(());
+            }
         }
     }
-    loop {
-        let mut tx = sync.db.write().await?;
-        leases::fence(&mut tx, term.epoch).await?;
-        let done = store::idempotency::purge(&mut tx, now, BATCH).await?;
-        tx.commit().await?;
-        if done == 0 || term.over.is_cancelled() {
+
+    async fn audit_events(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let before = work.now - self.rules.audit_keep;
+        while !work.is_over() {
+            let mut write = work.write().await?;
+            let removed = store::audit::purge(&mut write.tx, before, ROWS_MAX.into()).await?;
+            work.commit(write, removed).await?;
+            if removed < ROWS_MAX.into() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sums up counts of executions, which come one by one.
+async fn execution_counts(work: &mut Work<'_>) -> Result<(), StoreError> {
+    while !work.is_over() {
+        let mut write = work.write().await?;
+        let summed_up = store::counts::sum_up(&mut write.tx, COUNTS_MAX).await?;
+        work.commit(write, summed_up).await?;
+        if summed_up < COUNTS_MAX.unsigned_abs() {
             break;
         }
-    }
-    let mut looked_at = None;
-    loop {
-        let mut tx = sync.db.write().await?;
-        leases::fence(&mut tx, term.epoch).await?;
-        looked_at = store::retention::purge_removed_sources(&mut tx, looked_at.as_ref(), 10).await?;
-        tx.commit().await?;
-        if looked_at.is_none() || term.over.is_cancelled() {
-            break;
-        }
-    }
-    let mut tx = sync.db.write().await?;
-    leases::fence(&mut tx, term.epoch).await?;
-    store::builds::purge(&mut tx, now - BUILDS_KEEP).await?;
-    store::schedules::purge_unused(&mut tx).await?;
-    let keep = store::locks::in_use(&mut tx).await?;
-    tx.commit().await?;
-    if let Err(problem) = sync.runtime.clean_up(&keep).await {
-        tracing::warn!(%problem, "environments were not cleaned up");
-    }
-    if executions + jobs > 0 {
-        tracing::info!(executions, jobs, "cleaned up");
     }
     Ok(())
+}
+
+/// Notes the sizes of logs that an earlier program stored.
+async fn measure_logs(work: &mut Work<'_>) -> Result<(), StoreError> {
+    let mut next = Some(String::new());
+    while let Some(after) = next.filter(|_| !work.is_over()) {
+        let found = retention::logs::find_unmeasured(&mut work.db.read().await?, &after).await?;
+        if !found.executions.is_empty() {
+            let mut write = work.write().await?;
+            retention::logs::measure(&mut write.tx, &found.executions).await?;
+            work.commit(write, 0).await?;
+        }
+        next = found.next;
+    }
+    Ok(())
+}
+
+async fn idempotency_keys(work: &mut Work<'_>) -> Result<(), StoreError> {
+    while !work.is_over() {
+        let mut write = work.write().await?;
+        let removed = store::idempotency::purge(&mut write.tx, work.now, ROWS_MAX.into()).await?;
+        work.commit(write, removed).await?;
+        if removed < ROWS_MAX.into() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn builds(work: &mut Work<'_>) -> Result<(), StoreError> {
+    while !work.is_over() {
+        let mut write = work.write().await?;
+        let removed = store::builds::purge(&mut write.tx, work.now - BUILDS_KEEP, ROWS_MAX.into()).await?;
+        work.commit(write, removed).await?;
+        if removed < ROWS_MAX.into() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn schedules(work: &mut Work<'_>) -> Result<(), StoreError> {
+    while !work.is_over() {
+        let unused = store::schedules::unused(&mut work.db.read().await?, ROWS_MAX.into()).await?;
+        if unused.is_empty() {
+            break;
+        }
+        let mut write = work.write().await?;
+        let removed = store::schedules::remove_unused(&mut write.tx, &unused).await?;
+        work.commit(write, removed).await?;
+        if removed == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A step in progress.
+struct Work<'a> {
+    db: &'a Db,
+    clock: &'a dyn Clock,
+    epoch: Epoch,
+    over: &'a CancellationToken,
+    now: Timestamp,
+    transactions: Vec<(Duration, u64)>,
+    /// The most rows of the next transaction.
+    rows_max: u32,
+}
+
+/// A transaction of a step.
+struct Write {
+    tx: Tx,
+    /// On the boot clock.
+    begun: Duration,
+}
+
+impl Work<'_> {
+    fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    async fn write(&self) -> Result<Write, StoreError> {
+        let mut tx = self.db.write().await?;
+        let begun = self.clock.boot();
+        leases::fence(&mut tx, self.epoch).await?;
+        Ok(Write { tx, begun })
+    }
+
+    async fn commit(&mut self, write: Write, removed: u64) -> Result<(), StoreError> {
+        write.tx.commit().await?;
+        let took = self.clock.boot().saturating_sub(write.begun);
+        self.transactions.push((took, removed));
+        self.rows_max = next_rows_max(self.rows_max, took);
+        Ok(())
+    }
+}
+
+/// How many rows the next transaction may have after one with so many took this long.
+fn next_rows_max(rows_max: u32, took: Duration) -> u32 {
+    if took > TRANSACTION_LONG {
+        (rows_max / 2).max(ROWS_LEAST)
+    } else if took < TRANSACTION_SHORT {
+        (rows_max * 2).min(ROWS_MAX)
+    } else {
+        rows_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_get_smaller_where_they_take_long_and_larger_again() {
+        let after = |rows_max, milliseconds| next_rows_max(rows_max, Duration::from_millis(milliseconds));
+        assert_eq!((after(100, 101), after(100, 70), after(100, 10)), (50, 100, 200));
+        assert_eq!((after(ROWS_MAX, 1), after(300, 1)), (ROWS_MAX, ROWS_MAX));
+        assert_eq!((after(ROWS_LEAST, 9000), after(30, 9000)), (ROWS_LEAST, ROWS_LEAST));
+    }
 }

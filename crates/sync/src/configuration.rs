@@ -41,7 +41,7 @@ struct Sample {
 impl Sample {
     fn new() -> Option<Self> {
         let deployment = Deployment {
-            job_id: JobId(Default::default()),
+            job_id: JobId(uuid::Uuid::nil()),
             generation: 1,
             job_version: SourceVersion::parse(&"0".repeat(40)).ok()?,
             python_version_asked: None,

@@ -90,12 +90,8 @@ pub struct Options {
     pub start_deadline: jiff::SignedDuration,
     /// The time zone of cron expressions that name none.
     pub default_zone: String,
-    /// How long ended executions are kept.
-    pub executions_keep: jiff::SignedDuration,
-    /// How many of a job's newest executions are kept, however old.
-    pub executions_keep_per_job: i64,
-    /// How long a deleted job can be brought back.
-    pub deleted_jobs_keep: jiff::SignedDuration,
+    /// How long rows are kept.
+    pub retention: cleanup::Rules,
 }
 
 impl Synchronizer {

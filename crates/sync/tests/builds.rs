@@ -315,7 +315,7 @@ async fn failed_builds_and_forgotten_ones_go_after_a_day(on: Database) {
     let purge = async |hours: i64| {
         let before = model::clock::Clock::now(&*house.clock) + SignedDuration::from_hours(hours);
         let mut tx = house.db.write().await.unwrap();
-        let done = store::builds::purge(&mut tx, before).await.unwrap();
+        let done = store::builds::purge(&mut tx, before, 10).await.unwrap();
         tx.commit().await.unwrap();
         done
     };

@@ -61,7 +61,7 @@ async fn a_run_that_a_tick_started_has_a_row_and_its_true_end(on: Database) {
     house.until_status(NAME, &id, Status::Running).await;
     let execution = house.execution(NAME, &id).await;
     assert_eq!((execution.kind, execution.started_by.as_str()), (Type::Scheduled, "scheduled/runtime"));
-    assert_eq!((execution.op_id.as_str(), execution.revision.unwrap().generation), (id.as_str(), 1));
+    assert_eq!((execution.op_id.as_str(), execution.revision.unwrap().generation), (id.as_str(), Some(1)));
     // It has the job's slot.
     assert!(house.try_start(NAME).await.is_err());
     house.runtime.end(&id, house.clock.now(), EndCause::OutOfMemory);

@@ -32,6 +32,7 @@ for_each_database!(
     a_tick_that_starts_a_run_beside_another_one_is_counted,
     a_task_that_panics_is_counted,
     a_loop_that_panics_is_counted_and_starts_again,
+    notifications_that_come_together_are_followed_by_one_round,
 );
 
 /// An instance whose series are looked at.
@@ -365,6 +366,23 @@ async fn a_task_that_panics_is_counted(on: Database) {
     house.start("example-job").await;
     let counted = || samples(&watched.registry, "holdfast_task_panics_total{task=\"execution\"}");
     house.until("it is counted", async || counted() == ["holdfast_task_panics_total{task=\"execution\"} 1"]).await;
+}
+
+async fn notifications_that_come_together_are_followed_by_one_round(on: Database) {
+    let watched = Watched::start(on).await;
+    watched.house.deployed("example-job", None).await;
+    let rounds = || -> u64 {
+        let line = samples(&watched.registry, "taurus_datajob_watch_task_invocations_counter_total").pop().unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    let clock = testing::clock();
+    let (before, begun) = (rounds(), clock.boot());
+    for _ in 0..100 {
+        watched.house.db.wake().executions.notify_one();
+        clock.sleep(Duration::from_millis(1)).await;
+    }
+    let (made, took) = (rounds() - before, clock.boot() - begun);
+    assert!(made > 0 && u128::from(made) <= took.as_millis() / 20 + 2, "{made} rounds in {took:?}");
 }
 
 async fn a_loop_that_panics_is_counted_and_starts_again(on: Database) {

@@ -28,7 +28,7 @@ use model::{
     source::ArchiveLimits,
     terms::{Once, OnlyIf},
 };
-use store::{Db, Tx, jobs};
+use store::{Db, Tx, deployments::Request, jobs};
 use support::{House, TEAM, version};
 use testing::{Database, for_each_database};
 use tokio::time::Instant;
@@ -201,8 +201,8 @@ async fn half_deleted(house: &House, id: model::name::JobId) -> Tx {
     jobs::find_for_update(&mut tx, &job.name).await.unwrap().unwrap();
     store::executions::request_cancel_all(&mut tx, id, now).await.unwrap();
     let generation = jobs::next_generation(&mut tx, &job.name).await.unwrap();
-    store::deployments::remove(&mut tx, id, generation, "someone", now).await.unwrap();
-    assert!(jobs::delete(&mut tx, id, now).await.unwrap());
+    store::deployments::remove(&mut tx, id, generation, Request { by: "someone", op_id: "op" }, now).await.unwrap();
+    assert!(jobs::delete(&mut tx, id, "someone", None, now).await.unwrap());
     tx
 }
 
@@ -482,7 +482,7 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
         (
             "counts that differ from the rows",
             "select count(*) from data_job j where successful_executions <>
-                (select count(*) from data_job_execution e where e.job_id = j.job_id and e.status = 'SUCCEEDED')",
+                (select count(*) from data_job_execution e where e.job_number = j.number and e.status = 'SUCCEEDED')",
         ),
         (
             "changes without their audit event",

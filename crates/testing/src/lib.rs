@@ -73,6 +73,11 @@ pub fn clock() -> SharedClock {
     Arc::new(SystemClock)
 }
 
+/// A large count with `cargo xtask test --long`, a small one otherwise.
+pub fn count(small: usize, large: usize) -> usize {
+    if devtools::environment::is_on("HOLDFAST_TEST_LONG") { large } else { small }
+}
+
 /// The options that tests open databases with: many share one server's connections.
 pub fn options() -> PostgresOptions {
     PostgresOptions { callers: 8, loops: 4, ..PostgresOptions::default() }

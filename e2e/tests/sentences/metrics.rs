@@ -135,14 +135,67 @@ async fn alert_rules_find_runs_that_failed_and_jobs_that_are_late() {
 #[test]
 fn the_rules_in_the_documentation_are_rules() {
     let promtool = devtools::promtool::install().expect("promtool");
+    let folder = rules_of_documentation();
+    let checked = run_promtool(&promtool, folder.path(), &["check", "rules", "rules.yml"], "");
+    assert!(checked.status.success(), "{}", said(&checked));
+}
+
+#[test]
+fn the_documented_alerts_of_retention_come_before_logs_are_lost_and_when_a_kind_keeps_failing() {
+    let promtool = devtools::promtool::install().expect("promtool");
+    let folder = rules_of_documentation();
+    let series = |name: &str, values: &str| json!({ "series": name, "values": values });
+    let logs = |bytes: &str| {
+        [
+            series(r#"holdfast_stored_logs_bytes{instance="leader"}"#, bytes),
+            series(r#"holdfast_stored_logs_max_bytes{instance="leader"}"#, "4096x90"),
+            series(r#"holdfast_stored_logs_bytes{instance="other"}"#, "0x90"),
+            series(r#"holdfast_stored_logs_max_bytes{instance="other"}"#, "0x90"),
+        ]
+    };
+    let near = |time: &str, alerts: Value| json!({ "eval_time": time, "alertname": "HoldfastLogsNearLimit", "exp_alerts": alerts });
+    let failing =
+        |kind: &str, values: &str| series(&format!("holdfast_retention_failures_total{{kind=\"{kind}\"}}"), values);
+    let tests = json!({
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            { "interval": "1m", "input_series": logs("3584x90"), "alert_rule_test": [
+                near("20m", json!([])),
+                near("40m", json!([{
+                    "exp_labels": { "severity": "warning" },
+                    "exp_annotations": { "summary": "Stored logs have 3.5kiB, more than 80 % of logs.total_max_mib" },
+                }])),
+            ] },
+            { "interval": "1m", "input_series": logs("3200x90"), "alert_rule_test": [near("80m", json!([]))] },
+            { "interval": "1m", "input_series": [
+                failing("logs", "0x9 1x9 2x9 3x9 4x50"),
+                failing("jobs", "0x30 1x60"),
+                failing("builds", "0x90"),
+            ], "alert_rule_test": [{
+                "eval_time": "55m",
+                "alertname": "HoldfastRetentionFails",
+                "exp_alerts": [{
+                    "exp_labels": { "kind": "logs", "severity": "warning" },
+                    "exp_annotations": { "summary": "Retention of logs fails" },
+                }],
+            }] },
+        ],
+    });
+    fs::write(folder.path().join("tests.yml"), tests.to_string()).expect("a file");
+    let judged = run_promtool(&promtool, folder.path(), &["test", "rules", "tests.yml"], "");
+    assert!(judged.status.success(), "{}", said(&judged));
+}
+
+/// A folder with the rules of `docs/operations.md` as `rules.yml`.
+fn rules_of_documentation() -> tempfile::TempDir {
     let text =
         fs::read_to_string(devtools::environment::workspace().join("docs/operations.md")).expect("the documentation");
     let (_, rules) = text.split_once("```yaml\ngroups:").expect("rules");
     let (rules, _) = rules.split_once("```").expect("their end");
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("rules.yml"), format!("groups:{rules}")).expect("a file");
-    let checked = run_promtool(&promtool, folder.path(), &["check", "rules", "rules.yml"], "");
-    assert!(checked.status.success(), "{}", said(&checked));
+    folder
 }
 
 /// Has somebody hear of each way in which a job's runs end.

@@ -15,7 +15,7 @@ use axum::{
 };
 use model::{
     Problem,
-    deployment::RELEASE,
+    deployment::{Mode, RELEASE},
     execution::{Execution, Status},
     name::shown,
 };
@@ -103,37 +103,46 @@ struct DataJobDeployment {
     revision: Option<Revision>,
 }
 
-/// The generation that a run runs: all of it, or nothing as long as that is not settled.
+/// The revision that an execution runs; nothing as long as that is not settled. Of an execution that another service
+/// recorded, only the known fields are there.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobExecutionRevision)]
 struct Revision {
     /// The VDK version that it runs with.
-    #[schema(required = false, example = "0.2.1810444937")]
-    vdk_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "0.2.1810444937")]
+    vdk_version: Option<String>,
     /// The source that it runs.
-    #[schema(required = false, pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
-    job_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
+    job_version: Option<String>,
     /// The Python version that it runs with.
-    #[schema(required = false, example = "3.11")]
-    python_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "3.11")]
+    python_version: Option<String>,
     /// What it is for.
-    #[schema(required = false, value_type = DataJobMode)]
-    mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = DataJobMode)]
+    mode: Option<&'static str>,
     /// Whether the schedule starts runs.
-    #[schema(required = false)]
-    enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    enabled: Option<bool>,
     /// Who asked for the deployment.
-    #[schema(required = false, example = "anonymous")]
-    deployed_by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "anonymous")]
+    deployed_by: Option<String>,
     /// When it was asked for.
-    #[schema(required = false, format = DateTime, example = "2024-03-09T16:00:00Z")]
-    deployed_date: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime, example = "2024-03-09T16:00:00Z")]
+    deployed_date: Option<String>,
     /// When the job runs by itself.
     #[schema(required = false)]
     schedule: ScheduleBody,
     /// What a run may use.
-    #[schema(required = false)]
-    resources: ResourcesBody,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    resources: Option<ResourcesBody>,
 }
 
 /// The log of a run.
@@ -148,14 +157,14 @@ impl DataJobExecution {
         let logs_url = api.logs_url.as_ref().map(|template| template.of_execution(&run, api.clock.now()));
         let revision = run.revision.map(|revision| Revision {
             vdk_version: revision.vdk_version,
-            job_version: revision.job_version.to_string(),
-            python_version: revision.python_version.to_string(),
-            mode: revision.mode.as_str(),
+            job_version: revision.job_version.map(|version| version.to_string()),
+            python_version: revision.python_version.map(|version| version.to_string()),
+            mode: revision.mode.map(Mode::as_str),
             enabled: revision.enabled,
             deployed_by: revision.deployed_by,
-            deployed_date: revision.deployed_at.to_string(),
+            deployed_date: revision.deployed_at.map(|at| at.to_string()),
             schedule: ScheduleBody { schedule_cron: revision.schedule_cron },
-            resources: revision.resources.into(),
+            resources: revision.resources.map(Into::into),
         });
         Self {
             id: run.id.to_string(),

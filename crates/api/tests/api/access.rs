@@ -22,6 +22,21 @@ use crate::{
     support::{Answer, Service, Wish, archive, system_clock},
 };
 
+on_each_database!(
+    every_operation_is_open_to_those_whom_the_table_names_and_to_nobody_else,
+    a_job_starts_jobs_of_its_team_and_reads_how_they_end_when_the_operator_allows_it,
+    lists_have_what_the_caller_may_read_and_nothing_else,
+    a_foreign_job_is_refused_whether_or_not_it_exists,
+    without_a_claim_for_teams_users_are_not_limited_to_any,
+    a_header_that_holds_no_single_token_is_refused_in_a_way_that_the_client_prints,
+    an_issuer_may_change_its_keys_and_may_be_down,
+    keys_that_have_grown_old_are_read_again_while_nobody_waits,
+    made_up_key_ids_do_not_make_the_service_ask_on_and_on,
+    a_job_gets_a_token_as_long_as_its_deployment_counts,
+    the_token_endpoint_takes_one_grant_as_a_form_and_no_other_address_takes_forms,
+    only_one_team_has_jobs_where_jobs_could_read_each_other,
+);
+
 const NOW: i64 = 1_710_000_000;
 pub(crate) const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 
@@ -292,7 +307,6 @@ async fn wrong_cells(auth: Authentication, issuer: &Issuer, key: &Key, operation
     wrong
 }
 
-#[tokio::test]
 async fn every_operation_is_open_to_those_whom_the_table_names_and_to_nobody_else() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -306,7 +320,6 @@ async fn every_operation_is_open_to_those_whom_the_table_names_and_to_nobody_els
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-#[tokio::test]
 async fn a_job_starts_jobs_of_its_team_and_reads_how_they_end_when_the_operator_allows_it() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -341,7 +354,6 @@ async fn a_job_starts_jobs_of_its_team_and_reads_how_they_end_when_the_operator_
     service.post(claimed, "{}").await.refused(404);
 }
 
-#[tokio::test]
 async fn lists_have_what_the_caller_may_read_and_nothing_else() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -390,7 +402,6 @@ async fn lists_have_what_the_caller_may_read_and_nothing_else() {
     assert_eq!((&page["data"]["content"], &page["data"]["totalItems"]), (&json!([]), &json!(0)));
 }
 
-#[tokio::test]
 async fn a_foreign_job_is_refused_whether_or_not_it_exists() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -404,7 +415,6 @@ async fn a_foreign_job_is_refused_whether_or_not_it_exists() {
     service.get("/data-jobs/for-team/t2/jobs/daily-sales").await.refused(404);
 }
 
-#[tokio::test]
 async fn without_a_claim_for_teams_users_are_not_limited_to_any() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -452,7 +462,6 @@ async fn without_a_claim_for_teams_users_are_not_limited_to_any() {
     service.with_token(&user(json!({"exp": NOW - 59, "nbf": NOW + 59}))).get(JOB).await.ok();
 }
 
-#[tokio::test]
 async fn a_header_that_holds_no_single_token_is_refused_in_a_way_that_the_client_prints() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -483,7 +492,6 @@ async fn a_header_that_holds_no_single_token_is_refused_in_a_way_that_the_client
     service.send(request.body(Body::empty()).unwrap()).await.refused(404);
 }
 
-#[tokio::test]
 async fn an_issuer_may_change_its_keys_and_may_be_down() {
     let (old, new, made_up) = (Key::new("old"), Key::new("new"), Key::new("made-up"));
     let issuer = Issuer::start(&[&old]).await;
@@ -513,7 +521,6 @@ async fn an_issuer_may_change_its_keys_and_may_be_down() {
     service.with_token(&token(&new)).get(JOB).await.refused(404);
 }
 
-#[tokio::test]
 async fn keys_that_have_grown_old_are_read_again_while_nobody_waits() {
     let (old, new) = (Key::new("old"), Key::new("new"));
     let issuer = Issuer::start(&[&old]).await;
@@ -533,7 +540,6 @@ async fn keys_that_have_grown_old_are_read_again_while_nobody_waits() {
     service.with_token(&token(&new)).get(JOB).await.refused(404);
 }
 
-#[tokio::test]
 async fn made_up_key_ids_do_not_make_the_service_ask_on_and_on() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -556,7 +562,6 @@ async fn made_up_key_ids_do_not_make_the_service_ask_on_and_on() {
     assert_eq!(issuer.asked(), 1);
 }
 
-#[tokio::test]
 async fn a_job_gets_a_token_as_long_as_its_deployment_counts() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -606,7 +611,6 @@ async fn a_job_gets_a_token_as_long_as_its_deployment_counts() {
     service.with_token(&token).get(&properties).await.refused(403);
 }
 
-#[tokio::test]
 async fn the_token_endpoint_takes_one_grant_as_a_form_and_no_other_address_takes_forms() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -628,7 +632,6 @@ async fn the_token_endpoint_takes_one_grant_as_a_form_and_no_other_address_takes
     open.call(Method::POST, endpoint, body).await.refused(404);
 }
 
-#[tokio::test]
 async fn only_one_team_has_jobs_where_jobs_could_read_each_other() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;

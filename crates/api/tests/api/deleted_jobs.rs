@@ -5,11 +5,16 @@ use serde_json::json;
 
 use crate::support::Service;
 
+on_each_database!(
+    a_deleted_job_comes_back_whole_and_a_namesake_has_nothing_of_it,
+    what_can_be_brought_back_is_listed_page_by_page,
+    a_job_whose_deployment_can_not_come_back_comes_back_without_it,
+);
+
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 const RESTORE: &str = "/data-jobs/for-team/t1/jobs/daily-sales/restore";
 const DELETED: &str = "/data-jobs/for-team/t1/deleted-jobs";
 
-#[tokio::test]
 async fn a_deleted_job_comes_back_whole_and_a_namesake_has_nothing_of_it() {
     let service = Service::start().await;
     service.post(RESTORE, "").await.refused(404);
@@ -63,7 +68,6 @@ async fn a_deleted_job_comes_back_whole_and_a_namesake_has_nothing_of_it() {
     assert_eq!(service.get(DELETED).await.ok()["jobs"], json!([]));
 }
 
-#[tokio::test]
 async fn what_can_be_brought_back_is_listed_page_by_page() {
     let service = Service::start().await;
     for n in 0..3 {
@@ -92,7 +96,6 @@ async fn what_can_be_brought_back_is_listed_page_by_page() {
     }
 }
 
-#[tokio::test]
 async fn a_job_whose_deployment_can_not_come_back_comes_back_without_it() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -115,7 +118,7 @@ async fn a_job_whose_deployment_can_not_come_back_comes_back_without_it() {
     let generation = store::jobs::next_generation(&mut tx, &job.name).await.unwrap();
     let old = Deployment { generation, python_version: "3.9".parse().unwrap(), ..wanted };
     store::revisions::insert(&mut tx, &old, service.clock.now()).await.unwrap();
-    store::deployments::replace(&mut tx, &old, service.clock.now()).await.unwrap();
+    store::deployments::replace(&mut tx, &old, "op", service.clock.now()).await.unwrap();
     tx.commit().await.unwrap();
     service.delete(JOB).await.is(200);
     let restored = service.post(RESTORE, "").await.ok();

@@ -4,11 +4,18 @@ use serde_json::json;
 
 use crate::support::Service;
 
+on_each_database!(
+    a_deployment_shows_when_it_is_reached,
+    absent_members_stay_and_a_version_update_does_not_enable,
+    a_list_can_be_narrowed_by_id_and_mode,
+    what_cannot_be_deployed_is_refused,
+    a_rollout_tells_how_far_it_got_and_what_stands_in_its_way,
+);
+
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 const LIST: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments";
 const ONE: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/production";
 
-#[tokio::test]
 async fn a_deployment_shows_when_it_is_reached() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -27,7 +34,6 @@ async fn a_deployment_shows_when_it_is_reached() {
     service.delete(ONE).await.is(202);
 }
 
-#[tokio::test]
 async fn absent_members_stay_and_a_version_update_does_not_enable() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -56,7 +62,6 @@ async fn absent_members_stay_and_a_version_update_does_not_enable() {
     assert_eq!(service.get(ONE).await.ok()["resources"], json!({"cpu_limit": 2.0, "memory_limit": 500}));
 }
 
-#[tokio::test]
 async fn a_list_can_be_narrowed_by_id_and_mode() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -73,7 +78,6 @@ async fn a_list_can_be_narrowed_by_id_and_mode() {
     service.get(&format!("{LIST}?mode=other")).await.refused(400);
 }
 
-#[tokio::test]
 async fn what_cannot_be_deployed_is_refused() {
     let service = Service::start().await;
     let unknown = "/data-jobs/for-team/t1/jobs/not-there/deployments";
@@ -128,7 +132,6 @@ async fn what_cannot_be_deployed_is_refused() {
     service.get(LIST).await.refused(404);
 }
 
-#[tokio::test]
 async fn a_rollout_tells_how_far_it_got_and_what_stands_in_its_way() {
     let service = Service::start().await;
     let rollout = format!("{ONE}/rollout");

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,6 +31,34 @@ use crate::{
     issuer::{Issuer, Key},
     support::{Answer, Service, Wish, archive, system_clock},
 };
+
+on_each_database!(
+    a_body_with_a_key_is_read_for_known_callers_only_and_no_further_than_its_route_takes,
+    a_key_of_an_upload_stands_for_its_content,
+    a_key_without_an_effect_is_ignored,
+    bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_comes_back,
+    one_page_is_rendered_for_all_who_ask_within_a_second,
+    requests_that_no_operation_answers_share_one_series_for_each_status,
+    the_metrics_are_for_scrapers_with_the_token_or_at_a_listener_of_their_own,
+    a_connection_counts_for_its_address_before_it_is_worked_on,
+    readiness_is_told_while_callers_take_every_connection_of_the_database,
+    a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_told_to_come_again,
+    a_link_on_another_site_opens_a_page_and_nothing_else,
+    a_request_has_one_host,
+);
+
+on_each_database!(with 2 threads:
+    readers_of_the_metrics_that_never_read_hold_nothing_up,
+    half_sent_heads_and_idle_connections_are_closed,
+    probes_are_answered_while_strangers_hold_every_connection,
+    the_address_with_the_most_connections_makes_room_first,
+    heads_that_are_never_complete_have_a_budget_of_their_own,
+    a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_another,
+    strangers_take_a_part_of_the_places_only,
+    readers_of_shared_pages_that_never_read_take_no_places,
+    a_client_sees_why_its_large_body_was_rejected_although_it_sends_all_of_it_first,
+    a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else,
+);
 
 const METRICS: &str = "/data-jobs/debug/prometheus";
 const MIB: usize = 1024 * 1024;
@@ -128,7 +157,6 @@ impl Service {
     }
 }
 
-#[tokio::test]
 async fn a_body_with_a_key_is_read_for_known_callers_only_and_no_further_than_its_route_takes() {
     let key = Key::new("k1");
     let issuer = Issuer::start(&[&key]).await;
@@ -155,7 +183,6 @@ async fn a_body_with_a_key_is_read_for_known_callers_only_and_no_further_than_it
     }
 }
 
-#[tokio::test]
 async fn a_key_of_an_upload_stands_for_its_content() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -175,7 +202,6 @@ async fn a_key_of_an_upload_stands_for_its_content() {
     assert!(why.contains("idempotency key"), "{why}");
 }
 
-#[tokio::test]
 async fn a_key_without_an_effect_is_ignored() {
     let service = Service::start().await;
     let body = Body::from(json!({"query": "{ jobs { totalItems } }"}).to_string());
@@ -188,7 +214,6 @@ async fn a_key_without_an_effect_is_ignored() {
     service.send(request.body(body).unwrap()).await.ok();
 }
 
-#[tokio::test]
 async fn bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_comes_back() {
     let service = Service::with(Wish { memory_budget_mib: Some(1), ..Wish::default() }).await;
     service.create("t1", "daily-sales").await;
@@ -208,7 +233,6 @@ async fn bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_c
     assert_eq!(service.memory.free_bytes(), free);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_of_the_metrics_that_never_read_hold_nothing_up() {
     let service = Service::start().await;
     service.has_long_metrics();
@@ -247,7 +271,6 @@ async fn readers_of_the_metrics_that_never_read_hold_nothing_up() {
     drop(readers);
 }
 
-#[tokio::test]
 async fn one_page_is_rendered_for_all_who_ask_within_a_second() {
     let service = Service::start().await;
     let first = service.get(METRICS).await;
@@ -260,7 +283,6 @@ async fn one_page_is_rendered_for_all_who_ask_within_a_second() {
     assert!(String::from_utf8(later.bytes).unwrap().contains("route=\"/fresh\""));
 }
 
-#[tokio::test]
 async fn requests_that_no_operation_answers_share_one_series_for_each_status() {
     let service = Service::start().await;
     let info = "/data-jobs/for-team/t1/info";
@@ -278,7 +300,6 @@ async fn requests_that_no_operation_answers_share_one_series_for_each_status() {
     assert!(series.iter().any(|line| line.contains("status=\"403\"")), "{series:?}");
 }
 
-#[tokio::test]
 async fn the_metrics_are_for_scrapers_with_the_token_or_at_a_listener_of_their_own() {
     let token =
         || MetricsAccess { has_own_listener: false, token: Some(MetricsToken::new(&SecretString::from("s3cret"))) };
@@ -308,7 +329,6 @@ fn limits(connections_max: usize) -> ServerLimits {
     ServerLimits::new(connections_max)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_sent_heads_and_idle_connections_are_closed() {
     let service = Service::start().await;
     let short = Duration::from_millis(300);
@@ -333,7 +353,6 @@ async fn half_sent_heads_and_idle_connections_are_closed() {
     is_closed(&mut idle).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_are_answered_while_strangers_hold_every_connection() {
     let service = Service::start().await;
     let listening = service.listen(limits(16)).await;
@@ -349,7 +368,6 @@ async fn probes_are_answered_while_strangers_hold_every_connection() {
     is_closed(&mut held[0]).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_address_with_the_most_connections_makes_room_first() {
     let service = Service::start().await;
     let listening = service.listen(limits(16)).await;
@@ -371,7 +389,6 @@ async fn the_address_with_the_most_connections_makes_room_first() {
 }
 
 /// On one thread, so that the service accepts all of them before any of their tasks has run.
-#[tokio::test]
 async fn a_connection_counts_for_its_address_before_it_is_worked_on() {
     let service = Service::start().await;
     let listening = service.listen(limits(16)).await;
@@ -390,7 +407,6 @@ async fn a_connection_counts_for_its_address_before_it_is_worked_on() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_that_are_never_complete_have_a_budget_of_their_own() {
     let service = Service::with(Wish { memory_budget_mib: Some(1), ..Wish::default() }).await;
     let listening = service.listen(limits(64)).await;
@@ -446,7 +462,6 @@ impl Service {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_another() {
     let service = Service::with(Wish { requests_max: Some(1), ..Wish::default() }).await;
     service.deploy("t1", "daily-sales").await;
@@ -496,7 +511,6 @@ async fn a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_anothe
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_take_a_part_of_the_places_only() {
     let key = Key::new("k1");
     let issuer = Issuer::start(&[&key]).await;
@@ -535,7 +549,6 @@ async fn strangers_take_a_part_of_the_places_only() {
     assert!(slow >= 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_of_shared_pages_that_never_read_take_no_places() {
     let key = Key::new("k1");
     let issuer = Issuer::start(&[&key]).await;
@@ -562,7 +575,6 @@ async fn readers_of_shared_pages_that_never_read_take_no_places() {
     drop(readers);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_sees_why_its_large_body_was_rejected_although_it_sends_all_of_it_first() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -581,7 +593,6 @@ async fn a_client_sees_why_its_large_body_was_rejected_although_it_sends_all_of_
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
     let service = Service::start().await;
     service.has_long_metrics();
@@ -598,7 +609,6 @@ async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
     drop(held);
 }
 
-#[tokio::test]
 async fn readiness_is_told_while_callers_take_every_connection_of_the_database() {
     let service = Service::start().await;
     let mut crowd = Vec::new();
@@ -615,7 +625,31 @@ async fn readiness_is_told_while_callers_take_every_connection_of_the_database()
     assert_eq!(service.get("/readyz").await.status, 503);
 }
 
-#[tokio::test]
+async fn a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_told_to_come_again() {
+    let service = Service::start().await;
+    // Each transaction takes a moment, and those before this request take longer than it waits.
+    let (mut crowd, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..100 {
+        let (db, asked) = (service.db.clone(), Arc::clone(&asked));
+        crowd.spawn(async move {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let tx = db.read().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            drop(tx);
+        });
+    }
+    while asked.load(Ordering::Relaxed) < 100 {
+        tokio::task::yield_now().await;
+    }
+    let job = "/data-jobs/for-team/t1/jobs/daily-sales";
+    let answer = service.get(job).await;
+    let why = answer.refused(429);
+    assert!(why.contains("database"), "{why}");
+    assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
+    crowd.shutdown().await;
+    service.get(job).await.refused(404);
+}
+
 async fn a_link_on_another_site_opens_a_page_and_nothing_else() {
     let service = Service::start().await;
     let ask = async |method: &str, uri: &str, dest: &str, mode: &str, more: Option<(&str, &str)>| {
@@ -654,7 +688,6 @@ async fn a_link_on_another_site_opens_a_page_and_nothing_else() {
     }
 }
 
-#[tokio::test]
 async fn a_request_has_one_host() {
     let service = Service::start().await;
     let request =

@@ -5,10 +5,18 @@ use serde_json::json;
 
 use crate::support::{Service, Wish};
 
+on_each_database!(
+    a_run_is_started_followed_and_read_to_its_end,
+    executions_are_listed_with_the_newest_last_and_by_status,
+    a_cancellation_is_accepted_while_a_run_is_active,
+    what_cannot_be_started_is_refused,
+    a_start_by_the_operations_page_names_the_user_alone,
+    the_url_of_a_log_has_times_in_the_format_and_with_the_offset_of_the_operator,
+);
+
 const RUNS: &str = "/data-jobs/for-team/t1/jobs/daily-sales/executions";
 const START: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/production/executions";
 
-#[tokio::test]
 async fn a_run_is_started_followed_and_read_to_its_end() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -43,7 +51,6 @@ async fn a_run_is_started_followed_and_read_to_its_end() {
     }
 }
 
-#[tokio::test]
 async fn executions_are_listed_with_the_newest_last_and_by_status() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -76,7 +83,6 @@ async fn executions_are_listed_with_the_newest_last_and_by_status() {
     assert!(why.contains("submitted, running"), "{why}");
 }
 
-#[tokio::test]
 async fn a_cancellation_is_accepted_while_a_run_is_active() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -86,7 +92,6 @@ async fn a_cancellation_is_accepted_while_a_run_is_active() {
     service.delete(&format!("{RUNS}/daily-sales-1")).await.refused(404);
 }
 
-#[tokio::test]
 async fn what_cannot_be_started_is_refused() {
     let service = Service::start().await;
     service.post("/data-jobs/for-team/t1/jobs/not-there/deployments/production/executions", "{}").await.refused(404);
@@ -101,7 +106,6 @@ async fn what_cannot_be_started_is_refused() {
     service.post(START, json!({"args": {"x": "y".repeat(200_000)}})).await.refused(413);
 }
 
-#[tokio::test]
 async fn a_start_by_the_operations_page_names_the_user_alone() {
     let service = Service::with(Wish { templates: true, ..Wish::default() }).await;
     service.deploy("t1", "daily-sales").await;
@@ -113,7 +117,6 @@ async fn a_start_by_the_operations_page_names_the_user_alone() {
     assert_eq!(run["deployment"]["id"], "release");
 }
 
-#[tokio::test]
 async fn the_url_of_a_log_has_times_in_the_format_and_with_the_offset_of_the_operator() {
     let wish = Wish {
         templates: true,

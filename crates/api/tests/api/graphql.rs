@@ -4,9 +4,16 @@ use serde_json::{Value, json};
 
 use crate::support::Service;
 
+on_each_database!(
+    a_post_is_answered_with_the_names_of_the_query,
+    what_is_wrong_with_a_query_is_told_in_its_errors,
+    a_query_of_the_schema_alone_is_a_page_of_nothing_to_the_clients_that_get_pages,
+    a_database_that_is_gone_is_told_by_the_status,
+    the_explorer_is_one_page_that_loads_nothing_from_elsewhere,
+);
+
 const PATH: &str = "/data-jobs/graphql";
 
-#[tokio::test]
 async fn a_post_is_answered_with_the_names_of_the_query() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -22,7 +29,6 @@ async fn a_post_is_answered_with_the_names_of_the_query() {
     assert_eq!(named, json!({"data": {"executions": {"totalItems": 0}}}));
 }
 
-#[tokio::test]
 async fn what_is_wrong_with_a_query_is_told_in_its_errors() {
     let service = Service::start().await;
     for (query, part) in [
@@ -45,7 +51,6 @@ async fn what_is_wrong_with_a_query_is_told_in_its_errors() {
     service.post(PATH, json!({"query": "#".repeat(40_000)})).await.refused(400);
 }
 
-#[tokio::test]
 async fn a_query_of_the_schema_alone_is_a_page_of_nothing_to_the_clients_that_get_pages() {
     let service = Service::start().await;
     let answer = service.query(&[("query", "{ __typename }")]).await.ok();
@@ -54,14 +59,12 @@ async fn a_query_of_the_schema_alone_is_a_page_of_nothing_to_the_clients_that_ge
     assert_eq!(answer["data"], json!({"__typename": "Query"}));
 }
 
-#[tokio::test]
 async fn a_database_that_is_gone_is_told_by_the_status() {
     let service = Service::start().await;
     service.lose_database().await;
     service.post(PATH, json!({"query": "{ jobs { totalItems } }"})).await.refused(503);
 }
 
-#[tokio::test]
 async fn the_explorer_is_one_page_that_loads_nothing_from_elsewhere() {
     let service = Service::start().await;
     let answer = service.get(PATH).await;

@@ -7,6 +7,12 @@ use axum::{
 
 use crate::support::{Answer, Service};
 
+on_each_database!(
+    a_strange_page_reaches_nothing,
+    a_change_comes_as_json_or_as_octets,
+    no_accept_header_is_a_reason_to_refuse,
+);
+
 async fn sent(service: &Service, method: Method, uri: &str, headers: &[(&str, &str)], body: &'static str) -> Answer {
     let mut request = Request::builder().method(method).uri(uri);
     for (name, value) in headers {
@@ -15,7 +21,6 @@ async fn sent(service: &Service, method: Method, uri: &str, headers: &[(&str, &s
     service.send(request.body(Body::from(body)).unwrap()).await
 }
 
-#[tokio::test]
 async fn a_strange_page_reaches_nothing() {
     let service = Service::start().await;
     let info = "/data-jobs/for-team/t1/info";
@@ -38,7 +43,6 @@ async fn a_strange_page_reaches_nothing() {
     }
 }
 
-#[tokio::test]
 async fn a_change_comes_as_json_or_as_octets() {
     let service = Service::start().await;
     let uri = "/data-jobs/for-team/t1/jobs?name=daily-sales";
@@ -55,7 +59,6 @@ async fn a_change_comes_as_json_or_as_octets() {
     sent(&service, Method::DELETE, "/data-jobs/for-team/t1/jobs/daily-sales", &[host], "").await.is(200);
 }
 
-#[tokio::test]
 async fn no_accept_header_is_a_reason_to_refuse() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;

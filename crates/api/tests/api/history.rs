@@ -4,6 +4,12 @@ use serde_json::{Value, json};
 
 use crate::support::Service;
 
+on_each_database!(
+    each_change_is_a_generation_that_can_be_read_and_compared,
+    a_rollback_brings_an_old_generation_back_whole_with_its_schedule,
+    audit_events_tell_who_changed_what_and_nothing_of_a_namesake,
+);
+
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 const ONE: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/production";
 const REVISIONS: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/production/revisions";
@@ -12,7 +18,6 @@ fn numbers(page: &Value, list: &str, member: &str) -> Vec<i64> {
     page[list].as_array().unwrap().iter().map(|entry| entry[member].as_i64().unwrap()).collect()
 }
 
-#[tokio::test]
 async fn each_change_is_a_generation_that_can_be_read_and_compared() {
     let service = Service::start().await;
     service.get(REVISIONS).await.refused(404);
@@ -48,7 +53,6 @@ async fn each_change_is_a_generation_that_can_be_read_and_compared() {
     }
 }
 
-#[tokio::test]
 async fn a_rollback_brings_an_old_generation_back_whole_with_its_schedule() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -82,7 +86,6 @@ async fn a_rollback_brings_an_old_generation_back_whole_with_its_schedule() {
     service.post(&format!("{REVISIONS}/99/rollback"), "").await.refused(404);
 }
 
-#[tokio::test]
 async fn audit_events_tell_who_changed_what_and_nothing_of_a_namesake() {
     let service = Service::start().await;
     let uri = format!("{JOB}/audit-events");

@@ -8,9 +8,15 @@ use serde_json::json;
 
 use crate::support::Service;
 
+on_each_database!(
+    a_bad_definition_of_a_job_is_refused_and_says_which_member_is_wrong,
+    bad_teams_are_refused,
+    addresses_and_methods_that_do_not_exist_are_told_so,
+    a_body_whose_length_is_not_told_is_limited_too,
+);
+
 const JOBS: &str = "/data-jobs/for-team/t1/jobs";
 
-#[tokio::test]
 async fn a_bad_definition_of_a_job_is_refused_and_says_which_member_is_wrong() {
     let service = Service::start().await;
     for (body, part) in [
@@ -81,7 +87,6 @@ async fn a_bad_definition_of_a_job_is_refused_and_says_which_member_is_wrong() {
     assert_eq!(page["data"]["totalItems"], 0);
 }
 
-#[tokio::test]
 async fn bad_teams_are_refused() {
     let service = Service::start().await;
     for team in ["%20", "%09x", "a%2Fb", "a%5Cb", &"t".repeat(101), "%00"] {
@@ -90,7 +95,6 @@ async fn bad_teams_are_refused() {
     }
 }
 
-#[tokio::test]
 async fn addresses_and_methods_that_do_not_exist_are_told_so() {
     let service = Service::start().await;
     for uri in ["/nothing", "/data-jobs", "/data-jobs/for-team/t1/jobs/daily-sales/", "/graphql"] {
@@ -107,7 +111,6 @@ async fn addresses_and_methods_that_do_not_exist_are_told_so() {
     service.get("/data-jobs/for-team/t1/jobs/daily-sales/executions?execution_status=%ff").await.refused(404);
 }
 
-#[tokio::test]
 async fn a_body_whose_length_is_not_told_is_limited_too() {
     let service = Service::start().await;
     let chunks = (0..40).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));

@@ -5,17 +5,26 @@ use serde_json::{Value, json};
 
 use crate::support::{Service, Wish, archive};
 
+on_each_database!(
+    info_names_the_versions_on_offer,
+    a_job_is_created_read_changed_and_deleted,
+    a_team_may_have_spaces_and_other_teams_do_not_see_its_jobs,
+    names_and_teams_in_address_and_body_must_agree,
+    a_job_whose_name_can_be_none_is_unknown_and_not_a_mistake_of_the_body,
+    a_keytab_has_no_bytes_and_is_missing_only_when_it_was_switched_off,
+    sources_go_up_with_any_top_folder_and_come_down_with_the_jobs_name,
+    bad_archives_are_refused,
+);
+
 const JOBS: &str = "/data-jobs/for-team/t1/jobs";
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 
-#[tokio::test]
 async fn info_names_the_versions_on_offer() {
     let service = Service::start().await;
     let info = service.get("/data-jobs/for-team/anything/info").await.ok();
     assert_eq!(info, json!({"api_version": "0.1.0", "supported_python_versions": ["3.10", "3.11"]}));
 }
 
-#[tokio::test]
 async fn a_job_is_created_read_changed_and_deleted() {
     let service = Service::start().await;
     let body = json!({"job_name": "daily-sales", "description": "", "config": {"schedule": {}, "generate_keytab": true,
@@ -43,7 +52,6 @@ async fn a_job_is_created_read_changed_and_deleted() {
     service.put(JOB, &whole).await.refused(404);
 }
 
-#[tokio::test]
 async fn a_team_may_have_spaces_and_other_teams_do_not_see_its_jobs() {
     let service = Service::start().await;
     service.create("Team of Ä", "daily-sales").await;
@@ -54,7 +62,6 @@ async fn a_team_may_have_spaces_and_other_teams_do_not_see_its_jobs() {
     }
 }
 
-#[tokio::test]
 async fn names_and_teams_in_address_and_body_must_agree() {
     let service = Service::start().await;
     let create = async |uri: &str, body: Value| service.post(uri, body).await;
@@ -71,7 +78,6 @@ async fn names_and_teams_in_address_and_body_must_agree() {
     service.put(JOB, json!({})).await.is(200);
 }
 
-#[tokio::test]
 async fn a_job_whose_name_can_be_none_is_unknown_and_not_a_mistake_of_the_body() {
     let service = Service::start().await;
     service.put("/data-jobs/for-team/t1/jobs/%11", r#"{"job_name": null, "config": {}}"#).await.refused(404);
@@ -79,7 +85,6 @@ async fn a_job_whose_name_can_be_none_is_unknown_and_not_a_mistake_of_the_body()
     service.put("/data-jobs/for-team/t1/jobs/%11", r#"{"job_name": "daily-sales", "config": {}}"#).await.refused(400);
 }
 
-#[tokio::test]
 async fn a_keytab_has_no_bytes_and_is_missing_only_when_it_was_switched_off() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -91,7 +96,6 @@ async fn a_keytab_has_no_bytes_and_is_missing_only_when_it_was_switched_off() {
     service.get(&format!("{JOBS}/not-there/keytab")).await.refused(404);
 }
 
-#[tokio::test]
 async fn sources_go_up_with_any_top_folder_and_come_down_with_the_jobs_name() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -110,7 +114,6 @@ async fn sources_go_up_with_any_top_folder_and_come_down_with_the_jobs_name() {
     service.get("/data-jobs/for-team/t1/jobs/not-there/sources").await.refused(404);
 }
 
-#[tokio::test]
 async fn bad_archives_are_refused() {
     let service = Service::with(Wish { archive_max_bytes: Some(1000), ..Wish::default() }).await;
     service.create("t1", "daily-sales").await;

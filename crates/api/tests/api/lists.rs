@@ -6,10 +6,26 @@ use async_graphql::parser::{
     parse_schema,
     types::{ServiceDocument, TypeKind, TypeSystemDefinition},
 };
-use model::execution::Status;
+use model::{Problem, execution::Status};
 use serde_json::{Value, json};
 
 use crate::support::{Service, Wish};
+
+on_each_database!(
+    the_command_line_client_gets_its_list,
+    the_operations_page_gets_its_list_and_its_executions,
+    without_a_query_the_first_jobs_are_answered,
+    totals_are_zero_when_they_are_not_asked_for,
+    jobs_are_filtered_as_in_the_reference,
+    a_search_looks_at_the_fields_that_are_selected,
+    jobs_are_sorted_by_each_property_and_the_last_sort_counts,
+    executions_are_sorted_by_the_value_of_each_property,
+    executions_are_filtered_and_sorted,
+    executions_of_deployments_take_variables_and_one_set_of_arguments,
+    the_operation_is_chosen_by_name_where_there_are_several,
+    bad_queries_are_refused_with_the_sentences_and_a_list_of_errors,
+    the_schema_can_be_asked_for,
+);
 
 /// `vdk list -t t1`, letter by letter.
 pub(crate) const CLI: &str = "{ jobs(pageNumber: 1, pageSize: 100, filter: [{ property: \"config.team\", pattern: \"t1\", sort: ASC }, { property: \"jobName\", sort: ASC }]) { content { jobName config { team description schedule { scheduleCron }  }  deployments { enabled status }  }  }  }";
@@ -45,18 +61,46 @@ async fn fleet() -> Service {
     service
 }
 
+/// The fleet with a value of its own in each property of jobs that lists are sorted by: another deployment that is disabled
+/// and failed its last rollout, with executions of its own, one of which is active.
+async fn varied_fleet() -> Service {
+    let service = fleet().await;
+    let job = |team: &str, name: &str| format!("/data-jobs/for-team/{team}/jobs/{name}");
+    let contacts = json!({"config": {"contacts": {"notified_on_job_deploy": ["ann@example.com"]}}});
+    service.put(&job("team%20two", "daily-costs"), contacts).await.is(200);
+    let version = service.upload("t1", "weekly-report").await;
+    let deployments = format!("{}/deployments", job("t1", "weekly-report"));
+    let body = json!({"job_version": version, "python_version": "3.10", "vdk_version": "0.3.1", "enabled": false});
+    service.post(&deployments, body).await.is(202);
+    service.reach("weekly-report").await;
+    for (status, seconds) in [(Status::UserError, 20), (Status::PlatformError, 30)] {
+        let id = service.execute("t1", "weekly-report").await;
+        service.run(&id).await;
+        service.pass(seconds);
+        service.end(&id, status, "").await;
+        service.pass(60);
+    }
+    service
+        .put(&job("t1", "daily-sales"), json!({"config": {"schedule": {"schedule_cron": "0 5 * * *"}}}))
+        .await
+        .is(200);
+    service.reach("daily-sales").await;
+    service.fail("weekly-report", Problem::invalid("a", "b")).await;
+    let id = service.execute("t1", "daily-sales").await;
+    service.run(&id).await;
+    service
+}
+
 fn names(body: &Value) -> Vec<&str> {
     body["data"]["content"].as_array().unwrap().iter().map(|job| job["jobName"].as_str().unwrap()).collect()
 }
 
-#[tokio::test]
 async fn the_command_line_client_gets_its_list() {
     let service = fleet().await;
     insta::assert_json_snapshot!("vdk list", service.query(&[("query", CLI)]).await.ok());
     insta::assert_json_snapshot!("vdk list with more", service.query(&[("query", CLI_MORE)]).await.ok());
 }
 
-#[tokio::test]
 async fn the_operations_page_gets_its_list_and_its_executions() {
     let service = fleet().await;
     let variables = json!({"pageNumber": 1, "pageSize": 25, "search": "",
@@ -71,7 +115,6 @@ async fn the_operations_page_gets_its_list_and_its_executions() {
     insta::assert_json_snapshot!("the page's executions", service.query(&page).await.ok());
 }
 
-#[tokio::test]
 async fn without_a_query_the_first_jobs_are_answered() {
     let service = fleet().await;
     let body = service.get("/data-jobs/for-team/anything/jobs").await.ok();
@@ -79,7 +122,6 @@ async fn without_a_query_the_first_jobs_are_answered() {
     assert_eq!((&body["data"]["totalItems"], &body["data"]["totalPages"]), (&json!(3), &json!(1)));
 }
 
-#[tokio::test]
 async fn totals_are_zero_when_they_are_not_asked_for() {
     let service = fleet().await;
     let ask = async |query: &str| service.query(&[("query", query)]).await.ok();
@@ -98,7 +140,6 @@ async fn totals_are_zero_when_they_are_not_asked_for() {
     assert_eq!(names(&page).len(), 3, "an alias hides nothing");
 }
 
-#[tokio::test]
 async fn jobs_are_filtered_as_in_the_reference() {
     let service = fleet().await;
     let all = vec!["daily-costs", "daily-sales", "weekly-report"];
@@ -162,7 +203,6 @@ async fn jobs_are_filtered_as_in_the_reference() {
     }
 }
 
-#[tokio::test]
 async fn a_search_looks_at_the_fields_that_are_selected() {
     let service = fleet().await;
     let team = "config { team }";
@@ -190,32 +230,35 @@ async fn a_search_looks_at_the_fields_that_are_selected() {
     assert_eq!(totals["data"]["totalItems"], 3, "with no field selected there is nothing to look at");
 }
 
-#[tokio::test]
 async fn jobs_are_sorted_by_each_property_and_the_last_sort_counts() {
-    let service = fleet().await;
-    for property in [
-        "jobName",
-        "config.team",
-        "config.description",
-        "config.schedule.nextRunEpochSeconds",
-        "config.schedule.scheduleCron",
-        "config.sourceUrl",
-        "config.contacts",
-        "config.contacts.present",
-        "deployments.jobPythonVersion",
-        "deployments.enabled",
-        "deployments.status",
-        "deployments.lastExecutionStatus",
-        "deployments.lastExecutionTime",
-        "deployments.lastExecutionDuration",
-        "deployments.successfulExecutions",
-        "deployments.failedExecutions",
+    let service = varied_fleet().await;
+    let (costs, sales, weekly) = ("daily-costs", "daily-sales", "weekly-report");
+    for (property, ascending, descending) in [
+        ("jobName", [costs, sales, weekly], [weekly, sales, costs]),
+        ("config.team", [sales, weekly, costs], [costs, weekly, sales]),
+        ("config.description", [costs, sales, weekly], [weekly, sales, costs]),
+        // An absent value is the last one in both directions.
+        ("config.schedule.nextRunEpochSeconds", [sales, weekly, costs], [weekly, sales, costs]),
+        ("config.contacts", [sales, weekly, costs], [costs, weekly, sales]),
+        ("config.contacts.present", [sales, weekly, costs], [costs, weekly, sales]),
+        ("deployments.jobPythonVersion", [weekly, sales, costs], [sales, weekly, costs]),
+        ("deployments.enabled", [sales, weekly, costs], [weekly, sales, costs]),
+        ("deployments.status", [costs, sales, weekly], [weekly, sales, costs]),
+        ("deployments.lastExecutionStatus", [weekly, sales, costs], [sales, weekly, costs]),
+        ("deployments.lastExecutionTime", [sales, weekly, costs], [weekly, sales, costs]),
+        ("deployments.lastExecutionDuration", [weekly, sales, costs], [sales, weekly, costs]),
+        ("deployments.successfulExecutions", [costs, weekly, sales], [sales, weekly, costs]),
+        ("deployments.failedExecutions", [costs, sales, weekly], [weekly, sales, costs]),
+        // Nothing to sort by: the names decide.
+        ("config.schedule.scheduleCron", [costs, sales, weekly], [costs, sales, weekly]),
+        ("config.sourceUrl", [costs, sales, weekly], [costs, sales, weekly]),
     ] {
-        for direction in ["ASC", "DESC"] {
+        for (direction, expected) in [("ASC", ascending), ("DESC", descending)] {
             let query = format!(
                 "{{ jobs(filter: [{{property: \"{property}\", sort: {direction}}}]) {{ content {{ jobName }} }} }}"
             );
-            assert_eq!(names(&service.query(&[("query", &query)]).await.ok()).len(), 3, "{property}");
+            let body = service.query(&[("query", &query)]).await.ok();
+            assert_eq!(names(&body), expected, "{property} {direction}");
         }
     }
     let query = "{ jobs(filter: [{property: \"config.team\", sort: ASC}, {property: \"jobName\", sort: DESC}]) { content { jobName } } }";
@@ -229,7 +272,49 @@ async fn jobs_are_sorted_by_each_property_and_the_last_sort_counts() {
     }
 }
 
-#[tokio::test]
+async fn executions_are_sorted_by_the_value_of_each_property() {
+    let service = varied_fleet().await;
+    let fields = "id type status startTime endTime startedBy message opId jobName deployment { jobVersion vdkVersion \
+                  deployedDate deployedBy schedule { scheduleCron } }";
+    let run = |run: &Value, pointer: &str| run.pointer(pointer).and_then(Value::as_str).map(ToOwned::to_owned);
+    for (property, pointer) in [
+        ("id", "/id"),
+        ("type", "/type"),
+        ("startTime", "/startTime"),
+        ("endTime", "/endTime"),
+        ("startedBy", "/startedBy"),
+        ("message", "/message"),
+        ("opId", "/opId"),
+        ("jobName", "/jobName"),
+        ("jobSchedule", "/deployment/schedule/scheduleCron"),
+        ("jobVersion", "/deployment/jobVersion"),
+        ("vdkVersion", "/deployment/vdkVersion"),
+        ("lastDeployedDate", "/deployment/deployedDate"),
+        ("lastDeployedBy", "/deployment/deployedBy"),
+    ] {
+        for direction in ["ASC", "DESC"] {
+            let query = format!(
+                "{{ executions(order: {{property: \"{property}\", direction: {direction}}}) {{ content {{ {fields} }} }} }}"
+            );
+            let listed = service.query(&[("query", &query)]).await.ok()["data"]["content"].as_array().unwrap().clone();
+            assert_eq!(listed.len(), 5);
+            let mut expected = listed.clone();
+            expected.sort_by(|one, other| {
+                let (a, b) = (run(one, pointer), run(other, pointer));
+                let values = a.cmp(&b).then(run(one, "/id").cmp(&run(other, "/id")));
+                // An absent value is the last one in both directions.
+                a.is_none().cmp(&b.is_none()).then(if direction == "DESC" { values.reverse() } else { values })
+            });
+            let ids = |runs: &[Value]| runs.iter().map(|one| run(one, "/id").unwrap()).collect::<Vec<_>>();
+            assert_eq!(ids(&listed), ids(&expected), "{property} {direction}");
+            let different =
+                |pointer| listed.iter().map(|one| run(one, pointer)).collect::<std::collections::HashSet<_>>();
+            let all_alike = ["type", "jobVersion", "startedBy", "lastDeployedBy"];
+            assert_eq!(different(pointer).len() == 1, all_alike.contains(&property), "{property}");
+        }
+    }
+}
+
 async fn executions_are_filtered_and_sorted() {
     let service = fleet().await;
     let (first, second) = ("daily-sales-1710000000", "daily-sales-1710000120");
@@ -268,7 +353,6 @@ async fn executions_are_filtered_and_sorted() {
     }
 }
 
-#[tokio::test]
 async fn executions_of_deployments_take_variables_and_one_set_of_arguments() {
     let service = fleet().await;
     let query = "query($s: [DataJobExecutionStatus], $n: Int) { jobs { content { deployments { executions(filter: {statusIn: $s}, pageSize: $n) { ...run } } } } } fragment run on DataJobExecution { status }";
@@ -283,7 +367,6 @@ async fn executions_of_deployments_take_variables_and_one_set_of_arguments() {
     assert!(service.query(&[("query", query)]).await.refused(400).contains("limit 12000"));
 }
 
-#[tokio::test]
 async fn the_operation_is_chosen_by_name_where_there_are_several() {
     let service = fleet().await;
     let two = "query a { jobs { totalItems } } query b { executions { totalItems } }";
@@ -298,7 +381,6 @@ async fn the_operation_is_chosen_by_name_where_there_are_several() {
     assert_eq!(service.query(&[("query", one), ("operationName", "other")]).await.ok()["data"]["totalItems"], 3);
 }
 
-#[tokio::test]
 async fn bad_queries_are_refused_with_the_sentences_and_a_list_of_errors() {
     let service = fleet().await;
     let many = |part: &str, count: usize| (0..count).map(|n| part.replace('#', &n.to_string())).collect::<String>();
@@ -356,7 +438,6 @@ async fn bad_queries_are_refused_with_the_sentences_and_a_list_of_errors() {
     }
 }
 
-#[tokio::test]
 async fn the_schema_can_be_asked_for() {
     let service = Service::start().await;
     let body = service.query(&[("query", "{ __schema { queryType { name } } }")]).await.ok();

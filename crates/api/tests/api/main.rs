@@ -2,6 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 
+// Its macros are for the others.
+#[macro_use]
+mod support;
+
 mod access;
 mod deleted_jobs;
 mod deployments;
@@ -19,7 +23,6 @@ mod operations;
 mod properties;
 mod query_limits;
 mod sources;
-mod support;
 mod teams;
 mod terms;
 mod tokens;

@@ -7,7 +7,16 @@ use axum::{
 
 use crate::support::{Service, Wish};
 
-#[tokio::test]
+on_each_database!(
+    the_operation_id_of_a_request_is_given_back_and_kept,
+    probes_say_what_is_not_ready,
+    without_a_database_everything_is_unavailable_and_says_when_to_come_again,
+    what_is_too_much_at_once_is_turned_away,
+    a_panic_is_one_requests_problem,
+    requests_are_counted_by_route_and_status,
+    a_person_finds_a_page,
+);
+
 async fn the_operation_id_of_a_request_is_given_back_and_kept() {
     let service = Service::start().await;
     let op_id = async |given: &[u8], uri: &str| {
@@ -34,7 +43,6 @@ async fn the_operation_id_of_a_request_is_given_back_and_kept() {
     assert_eq!(run[0]["op_id"], "op-1");
 }
 
-#[tokio::test]
 async fn probes_say_what_is_not_ready() {
     let service = Service::start().await;
     let ready = ["/readyz", "/data-jobs/debug/health", "/data-jobs/debug/health/readiness"];
@@ -64,7 +72,6 @@ async fn probes_say_what_is_not_ready() {
     service.get("/livez").await.ok();
 }
 
-#[tokio::test]
 async fn without_a_database_everything_is_unavailable_and_says_when_to_come_again() {
     let service = Service::start().await;
     service.lose_database().await;
@@ -78,7 +85,6 @@ async fn without_a_database_everything_is_unavailable_and_says_when_to_come_agai
     }
 }
 
-#[tokio::test]
 async fn what_is_too_much_at_once_is_turned_away() {
     let service = Service::with(Wish { requests_max: Some(0), ..Wish::default() }).await;
     let answer = service.get("/data-jobs/for-team/t1/info").await;
@@ -87,7 +93,6 @@ async fn what_is_too_much_at_once_is_turned_away() {
     service.get("/livez").await.ok();
 }
 
-#[tokio::test]
 async fn a_panic_is_one_requests_problem() {
     let service = Service::with(Wish { panics: true, ..Wish::default() }).await;
     service.deploy("t1", "daily-sales").await;
@@ -98,7 +103,6 @@ async fn a_panic_is_one_requests_problem() {
     service.get("/data-jobs/for-team/t1/info").await.ok();
 }
 
-#[tokio::test]
 async fn requests_are_counted_by_route_and_status() {
     let service = Service::start().await;
     for uri in ["/data-jobs/for-team/t1/info", "/data-jobs/for-team/t2/info", "/a", "/b"] {
@@ -124,7 +128,6 @@ async fn requests_are_counted_by_route_and_status() {
     assert!(answer.bytes.ends_with(b"# EOF\n"));
 }
 
-#[tokio::test]
 async fn a_person_finds_a_page() {
     let service = Service::start().await;
     let answer = service.get("/").await;

@@ -4,7 +4,12 @@ use serde_json::json;
 
 use crate::support::Service;
 
-#[tokio::test]
+on_each_database!(
+    properties_and_secrets_are_replaced_as_a_whole,
+    an_unknown_job_has_none_and_takes_none,
+    a_new_job_inherits_nothing,
+);
+
 async fn properties_and_secrets_are_replaced_as_a_whole() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -31,7 +36,6 @@ async fn properties_and_secrets_are_replaced_as_a_whole() {
     }
 }
 
-#[tokio::test]
 async fn an_unknown_job_has_none_and_takes_none() {
     let service = Service::start().await;
     for noun in ["properties", "secrets"] {
@@ -41,7 +45,6 @@ async fn an_unknown_job_has_none_and_takes_none() {
     }
 }
 
-#[tokio::test]
 async fn a_new_job_inherits_nothing() {
     let service = Service::start().await;
     let job = "/data-jobs/for-team/t1/jobs/daily-sales";

@@ -16,6 +16,18 @@ use uuid::Uuid;
 
 use crate::support::{Answer, Service, Wish};
 
+on_each_database!(
+    fragments_that_expand_without_bounds_are_refused_at_once,
+    a_query_that_is_as_large_as_it_may_be_is_answered_soon,
+    the_explorers_ask_for_the_schema_and_nesting_it_further_is_refused,
+    rows_of_aliases_and_nested_pages_count_together,
+    what_is_looked_for_is_limited_over_all_pages,
+    every_query_of_the_clients_is_accepted_at_its_largest_page,
+    an_answer_that_takes_more_memory_than_there_is_is_refused,
+    a_large_answer_delays_no_other_request,
+    the_search_of_a_client_that_left_ends_soon,
+);
+
 const POST: &str = "/data-jobs/graphql";
 
 /// `n` fragments, each of which spreads the next `times` times.
@@ -51,7 +63,6 @@ async fn refused(service: &Service, query: &str, variables: &Value, limit: &str)
     assert!(begun.elapsed().as_secs() < 2, "{:?}: {}", begun.elapsed(), &query[..query.len().min(200)]);
 }
 
-#[tokio::test]
 async fn fragments_that_expand_without_bounds_are_refused_at_once() {
     let service = Service::start().await;
     for (n, times) in [(7, 4), (22, 2), (31, 2), (31, 3), (200, 2)] {
@@ -82,7 +93,6 @@ async fn fragments_that_expand_without_bounds_are_refused_at_once() {
     assert!(unknown.refused(400).contains("nobody"));
 }
 
-#[tokio::test]
 async fn a_query_that_is_as_large_as_it_may_be_is_answered_soon() {
     let service = Service::start().await;
     for (query, status) in [
@@ -125,7 +135,6 @@ async fn a_query_that_is_as_large_as_it_may_be_is_answered_soon() {
     }
 }
 
-#[tokio::test]
 async fn the_explorers_ask_for_the_schema_and_nesting_it_further_is_refused() {
     let service = Service::start().await;
     let kinds = "kind name ofType { ".repeat(9);
@@ -157,7 +166,6 @@ async fn the_explorers_ask_for_the_schema_and_nesting_it_further_is_refused() {
     refused(&service, &query, &json!({}), "limit 400000").await;
 }
 
-#[tokio::test]
 async fn rows_of_aliases_and_nested_pages_count_together() {
     let service = Service::start().await;
     let pages = |count: usize, size: usize, runs: usize| {
@@ -200,7 +208,6 @@ async fn rows_of_aliases_and_nested_pages_count_together() {
     refused(&service, &query, &json!({}), "limit 400000").await;
 }
 
-#[tokio::test]
 async fn what_is_looked_for_is_limited_over_all_pages() {
     let service = Service::start().await;
     let ask = async |query: &str, variables: Value| {
@@ -247,7 +254,6 @@ async fn what_is_looked_for_is_limited_over_all_pages() {
     ask(runs, json!({"f": {"jobNameIn": names[..1000], "statusIn": vec!["RUNNING"; 2000]}, "n": i32::MAX})).await.ok();
 }
 
-#[tokio::test]
 async fn every_query_of_the_clients_is_accepted_at_its_largest_page() {
     use crate::lists::{CLI, CLI_MORE, EXECUTIONS, PAGE};
     let service = Service::with(Wish { templates: true, ..Wish::default() }).await;
@@ -281,7 +287,6 @@ async fn every_query_of_the_clients_is_accepted_at_its_largest_page() {
     }
 }
 
-#[tokio::test]
 async fn an_answer_that_takes_more_memory_than_there_is_is_refused() {
     let fill = async |memory_budget_mib| {
         let service = Service::with(Wish { memory_budget_mib, ..Wish::default() }).await;
@@ -317,7 +322,6 @@ async fn an_answer_that_takes_more_memory_than_there_is_is_refused() {
     service.query(&[("query", one)]).await.ok();
 }
 
-#[tokio::test]
 async fn a_large_answer_delays_no_other_request() {
     let service = Arc::new(Service::start().await);
     let mut tx = service.db.write().await.unwrap();
@@ -348,7 +352,6 @@ async fn a_large_answer_delays_no_other_request() {
     assert!(longest * 3 < whole, "{longest:?} of {whole:?}");
 }
 
-#[tokio::test]
 async fn the_search_of_a_client_that_left_ends_soon() {
     let service = Arc::new(Service::start().await);
     let mut tx = service.db.write().await.unwrap();

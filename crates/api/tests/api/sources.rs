@@ -4,11 +4,15 @@ use serde_json::json;
 
 use crate::support::Service;
 
+on_each_database!(
+    what_is_deployed_outlives_its_removed_sources_and_uploading_again_works,
+    another_teams_sources_and_a_reason_without_end_are_refused,
+);
+
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 const SOURCES: &str = "/data-jobs/for-team/t1/jobs/daily-sales/sources?reason=no%20more";
 const DEPLOYMENTS: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments";
 
-#[tokio::test]
 async fn what_is_deployed_outlives_its_removed_sources_and_uploading_again_works() {
     let service = Service::start().await;
     service.delete(SOURCES).await.refused(404);
@@ -33,7 +37,6 @@ async fn what_is_deployed_outlives_its_removed_sources_and_uploading_again_works
     assert_eq!(service.get(&format!("{JOB}/sources")).await.status, 200);
 }
 
-#[tokio::test]
 async fn another_teams_sources_and_a_reason_without_end_are_refused() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;

@@ -182,28 +182,44 @@ impl Answer {
     }
 }
 
-/// Names the database that the tests of this process run on, when it is not SQLite.
-const DATABASE: &str = "HOLDFAST_TEST_DATABASE";
-
-#[expect(clippy::disallowed_methods, reason = "a test process tells the one that it starts")]
-fn database() -> Database {
-    match std::env::var(DATABASE) {
-        Ok(name) if name == "postgresql" => Database::Postgresql,
-        _ => Database::Sqlite,
-    }
+tokio::task_local! {
+    /// The database of a test's services.
+    static DATABASE: Database;
 }
 
-/// Every other test of this program, on PostgreSQL: in a process of its own, so that no test says it twice.
-#[test]
-fn all_of_it_holds_on_postgresql() {
-    if database() == Database::Postgresql {
-        return;
-    }
-    let done = std::process::Command::new(std::env::current_exe().unwrap())
-        .env(DATABASE, "postgresql")
-        .output()
-        .expect("this program can be started");
-    assert!(done.status.success(), "on PostgreSQL:\n{}", String::from_utf8_lossy(&done.stdout));
+/// Runs a test whose services are on this database, on this many threads beside its own.
+pub(crate) fn run(on: Database, threads: usize, test: impl Future<Output = ()>) {
+    let mut runtime = match threads {
+        0 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.worker_threads(threads.max(1)).enable_all().build().unwrap();
+    runtime.block_on(DATABASE.scope(on, test));
+}
+
+/// The database that this test runs on.
+pub(crate) fn database() -> Database {
+    DATABASE.get()
+}
+
+/// Makes of each `async fn name()` two tests: `name::on_sqlite` and `name::on_postgresql`.
+macro_rules! on_each_database {
+    (with $threads:literal threads: $($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn on_sqlite() {
+                crate::support::run(testing::Database::Sqlite, $threads, super::$name());
+            }
+
+            #[test]
+            fn on_postgresql() {
+                crate::support::run(testing::Database::Postgresql, $threads, super::$name());
+            }
+        }
+    )+};
+    ($($name:ident),+ $(,)?) => {
+        on_each_database!(with 0 threads: $($name),+);
+    };
 }
 
 /// A service on an empty database.
@@ -449,7 +465,7 @@ impl Service {
         let mut tx = self.db.write().await.unwrap();
         let run = store::executions::find(&mut tx, &id).await.unwrap().unwrap();
         let wanted = store::deployments::find(&mut tx, run.job_id).await.unwrap().unwrap();
-        let handed_over = HandedOver { revision: wanted, artifact: artifact() };
+        let handed_over = HandedOver { generation: wanted.generation, artifact: artifact() };
         assert!(store::executions::hand_over(&mut tx, epoch, &id, &handed_over).await.unwrap());
         assert!(store::executions::running(&mut tx, epoch, &id, self.clock.now()).await.unwrap());
         tx.commit().await.unwrap();

@@ -4,10 +4,17 @@ use serde_json::json;
 
 use crate::support::Service;
 
+on_each_database!(
+    a_job_moves_to_another_team_with_all_that_belongs_to_it,
+    what_cannot_be_moved_is_refused,
+    a_team_stores_its_oauth_application_and_others_find_the_team_by_it,
+    credentials_that_break_a_rule_are_refused_and_not_told,
+    the_client_id_of_another_team_is_refused,
+);
+
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 const MOVED: &str = "/data-jobs/for-team/team%20two/jobs/daily-sales";
 
-#[tokio::test]
 async fn a_job_moves_to_another_team_with_all_that_belongs_to_it() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -36,7 +43,6 @@ async fn a_job_moves_to_another_team_with_all_that_belongs_to_it() {
     assert_eq!(same["wanted_generation"], after["wanted_generation"]);
 }
 
-#[tokio::test]
 async fn what_cannot_be_moved_is_refused() {
     let service = Service::start().await;
     service.put(&format!("{JOB}/team/t2"), "").await.refused(404);
@@ -49,7 +55,6 @@ async fn what_cannot_be_moved_is_refused() {
     assert_eq!(service.get(JOB).await.ok()["team"], "t1");
 }
 
-#[tokio::test]
 async fn a_team_stores_its_oauth_application_and_others_find_the_team_by_it() {
     let service = Service::start().await;
     let uri = "/data-jobs/teams/team%20two/oauth-credentials";
@@ -78,7 +83,6 @@ async fn a_team_stores_its_oauth_application_and_others_find_the_team_by_it() {
     assert_eq!(service.post(teams, json!([])).await.ok(), json!([]));
 }
 
-#[tokio::test]
 async fn credentials_that_break_a_rule_are_refused_and_not_told() {
     let service = Service::start().await;
     let uri = "/data-jobs/teams/t1/oauth-credentials";
@@ -107,7 +111,6 @@ async fn credentials_that_break_a_rule_are_refused_and_not_told() {
     service.post(teams, "").await.refused(400);
 }
 
-#[tokio::test]
 async fn the_client_id_of_another_team_is_refused() {
     let service = Service::start().await;
     let uri = |team: &str| format!("/data-jobs/teams/{team}/oauth-credentials");

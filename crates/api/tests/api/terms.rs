@@ -8,6 +8,12 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Service, archive};
 
+on_each_database!(
+    a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved,
+    a_deployment_is_changed_only_by_who_knows_what_is_wanted,
+    a_request_that_is_repeated_with_its_key_is_carried_out_once_and_answered_alike,
+);
+
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 const DEPLOYMENTS: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments";
 const ONE: &str = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/production";
@@ -36,7 +42,6 @@ async fn tag(service: &Service, uri: &str) -> String {
     tag
 }
 
-#[tokio::test]
 async fn a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -82,7 +87,6 @@ async fn a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved()
     service.get(JOB).await.ok();
 }
 
-#[tokio::test]
 async fn a_deployment_is_changed_only_by_who_knows_what_is_wanted() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -116,7 +120,6 @@ async fn a_deployment_is_changed_only_by_who_knows_what_is_wanted() {
     with(&service, Method::DELETE, ONE, &[("if-match", &wanted)], &Value::Null).await.refused(412);
 }
 
-#[tokio::test]
 async fn a_request_that_is_repeated_with_its_key_is_carried_out_once_and_answered_alike() {
     let service = Service::start().await;
     let keyed = async |key: &str, uri: &str, body: Value| {

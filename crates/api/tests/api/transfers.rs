@@ -17,6 +17,14 @@ use crate::{
     support::{Answer, Service, Wish, archive},
 };
 
+on_each_database!(
+    a_source_of_several_rows_comes_back_byte_by_byte_and_says_its_length_before,
+    a_large_log_comes_whole_and_by_its_last_lines_while_it_runs_and_afterwards,
+    uploads_starts_and_queries_of_one_caller_are_limited_in_a_minute_and_those_of_others_are_not,
+    one_caller_has_half_of_the_places_of_requests_and_of_uploads,
+    two_callers_leave_the_last_place_to_others,
+);
+
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
 
 /// Bytes that can't be compressed, always the same.
@@ -34,7 +42,6 @@ async fn upload(service: &Service, archive: Vec<u8>) -> Answer {
     service.call(axum::http::Method::POST, &format!("{JOB}/sources"), body).await
 }
 
-#[tokio::test]
 async fn a_source_of_several_rows_comes_back_byte_by_byte_and_says_its_length_before() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
@@ -55,7 +62,6 @@ async fn a_source_of_several_rows_comes_back_byte_by_byte_and_says_its_length_be
     assert_eq!(service.get(&format!("{JOB}/sources")).await.bytes, answer.bytes);
 }
 
-#[tokio::test]
 async fn a_large_log_comes_whole_and_by_its_last_lines_while_it_runs_and_afterwards() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
@@ -79,7 +85,6 @@ async fn a_large_log_comes_whole_and_by_its_last_lines_while_it_runs_and_afterwa
     }
 }
 
-#[tokio::test]
 async fn uploads_starts_and_queries_of_one_caller_are_limited_in_a_minute_and_those_of_others_are_not() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -132,7 +137,6 @@ impl Service {
     }
 }
 
-#[tokio::test]
 async fn one_caller_has_half_of_the_places_of_requests_and_of_uploads() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
@@ -152,7 +156,6 @@ async fn one_caller_has_half_of_the_places_of_requests_and_of_uploads() {
     second.abort();
 }
 
-#[tokio::test]
 async fn two_callers_leave_the_last_place_to_others() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;

@@ -27,6 +27,13 @@ use crate::{
     support::{Service, system_clock},
 };
 
+on_each_database!(
+    the_service_is_asked_with_the_references_body_for_reads_too,
+    what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in,
+    it_is_asked_for_users_alone_and_not_for_what_the_rule_refuses,
+    with_a_refresh_token_it_is_asked_with_a_token_of_the_services_own,
+);
+
 /// What the server says next, and what it was asked.
 #[derive(Default)]
 struct Script {
@@ -90,7 +97,6 @@ impl Scene {
     }
 }
 
-#[tokio::test]
 async fn the_service_is_asked_with_the_references_body_for_reads_too() {
     let scene = scene(Bearer::None).await;
     let service = &scene.service;
@@ -120,7 +126,6 @@ async fn the_service_is_asked_with_the_references_body_for_reads_too() {
     assert!(scene.script.lock().unwrap().tokens.iter().all(String::is_empty));
 }
 
-#[tokio::test]
 async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
     let scene = scene(Bearer::User).await;
     scene.service.create("t1", "daily-sales").await;
@@ -170,7 +175,6 @@ async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
     scene.service.get(JOB).await.ok();
 }
 
-#[tokio::test]
 async fn it_is_asked_for_users_alone_and_not_for_what_the_rule_refuses() {
     let scene = scene(Bearer::None).await;
     let service = &scene.service;
@@ -209,7 +213,6 @@ async fn token_endpoint(answers: &[(u16, &'static str)]) -> (Tokens, Arc<Mutex<V
     (Tokens::new(options, system_clock()), asked)
 }
 
-#[tokio::test]
 async fn with_a_refresh_token_it_is_asked_with_a_token_of_the_services_own() {
     let (tokens, exchanged) = token_endpoint(&[
         (200, r#"{"access_token": "first", "expires_in": 3600}"#),

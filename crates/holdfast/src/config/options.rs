@@ -80,7 +80,7 @@ impl VdkOptions {
 
     /// With the address of the API as jobs reach it.
     pub(crate) fn for_jobs(self, rest_api_url: String) -> JobOptions {
-        JobOptions { rest_api_url, token_url: None, default: self.default, by_job: self.by_job }
+        JobOptions { rest_api_url, default: self.default, by_job: self.by_job, ..JobOptions::default() }
     }
 }
 

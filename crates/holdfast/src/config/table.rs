@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::auth::Algorithm;
-use model::python::PythonVersion;
+use model::{python::PythonVersion, variables::PrincipalPattern};
 
 use super::{
     lists::{FieldOfSpec, HostName, IssuerUrl, List, VdkImage, Word},
@@ -18,7 +18,7 @@ use super::{
     types::{
         ClaimName, ContextName, DatabaseUrl, HttpUrl, ImageBuilderName, ImageForm, IndexUrl, Listen, LogFilter,
         LogFormat, LogsDateFormat, NamespaceName, OfExecution, OfJob, PackageName, PackageVersion, PostgresUrl,
-        PullPolicy, RegistryName, RuntimeName, UrlTemplate, ZoneName,
+        Principal, PullPolicy, RegistryName, RuntimeName, UrlTemplate, ZoneName,
     },
     value::{Signed, Value, Whole},
 };
@@ -245,6 +245,9 @@ settings! {
     /// A file of environment variables for jobs: `[default]` for every job, `[name-of-a-job]` for one.
     vdk_options_file: Option<PathBuf> =
         "vdk.options_file", Python, default Absent("none"), example "/etc/holdfast/vdk_options.ini";
+    /// The Kerberos principal of a job, which it gets as `VDK_KEYTAB_PRINCIPAL`; `{job}` stands for its name.
+    vdk_principal_pattern: Principal =
+        "vdk.principal_pattern", Python, default Text(PrincipalPattern::DEFAULT), example "jobs/{job}@EXAMPLE.COM";
 
     /// Where jobs run: as processes of this machine, or in a Kubernetes cluster.
     runtime: RuntimeName = "runtime", Runs, default Text("local");
@@ -316,6 +319,18 @@ settings! {
     /// Memory that is set aside for a run when its deployment does not say, in mebibytes.
     kubernetes_memory_request_mi: Whole<1, 16_777_216> =
         "kubernetes.memory_request_mi", Kubernetes, default Text("1000"), example "250";
+    /// Processor time that the container which brings VDK may use at most, in thousandths of a core.
+    kubernetes_vdk_cpu_limit_millicores: Whole<1, 1_024_000> =
+        "kubernetes.vdk_cpu_limit_millicores", Kubernetes, default Text("500");
+    /// Processor time that is set aside for the container which brings VDK, in thousandths of a core.
+    kubernetes_vdk_cpu_request_millicores: Whole<1, 1_024_000> =
+        "kubernetes.vdk_cpu_request_millicores", Kubernetes, default Text("100");
+    /// Memory that the container which brings VDK may use at most, in mebibytes.
+    kubernetes_vdk_memory_limit_mi: Whole<1, 16_777_216> =
+        "kubernetes.vdk_memory_limit_mi", Kubernetes, default Text("500");
+    /// Memory that is set aside for the container which brings VDK, in mebibytes.
+    kubernetes_vdk_memory_request_mi: Whole<1, 16_777_216> =
+        "kubernetes.vdk_memory_request_mi", Kubernetes, default Text("100");
     /// How long the result of a run waits in the cluster to be recorded. An outage of this service that is shorter loses
     /// none.
     outage_window_seconds: Whole<600, 604_800> = "outage_window_seconds", Kubernetes, default Text("21600");
@@ -332,12 +347,21 @@ settings! {
     registry_url: Option<RegistryName> =
         "registry_url", Kubernetes, default Absent("none"), example "registry.example.com/data-jobs";
 
-    /// How long ended executions and their logs are kept.
+    /// How long ended executions are kept.
     executions_keep_days: Whole<1, 3_650> = "executions.keep_days", Retention, default Text("14");
     /// How many of a job's latest executions are kept however old they are.
     executions_keep_per_job: Whole<1, 100_000> = "executions.keep_per_job", Retention, default Text("100");
+    /// How long the logs of ended executions are kept. A log goes with its execution at the latest.
+    logs_keep_days: Whole<1, 3_650> = "logs.keep_days", Retention, default Text("90");
+    /// The size of all stored logs above which the oldest are removed, within ten minutes.
+    logs_total_max_mib: Whole<16, 1_048_576> = "logs.total_max_mib", Retention, default Text("10240");
+    /// How many of a job's latest revisions are kept, and how many of its latest uploads. A revision that is deployed or that a
+    /// kept execution ran stays as well, and so does an upload that a kept revision names.
+    revisions_keep: Whole<1, 10_000> = "revisions.keep", Retention, default Text("100");
     /// How long what belonged to a deleted job is kept in the database.
     deleted_jobs_keep_days: Whole<0, 3_650> = "deleted_jobs_keep_days", Retention, default Text("7");
+    /// How long audit events are kept.
+    audit_keep_days: Whole<1, 36_500> = "audit.keep_days", Retention, default Text("400");
 
     /// How often every deployment is compared with what exists of it. Changes are carried out at once, without waiting
     /// for it.

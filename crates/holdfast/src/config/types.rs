@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::Template;
-use model::python::PythonVersion;
+use model::{python::PythonVersion, variables::PrincipalPattern};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 use url::Url;
@@ -216,6 +216,26 @@ impl Value for DatabaseUrl {
             Self::Sqlite => "sqlite".into(),
             Self::Postgres(url) => url.shown(),
         }
+    }
+}
+
+/// The form of the Kerberos principals of jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Principal(pub(crate) PrincipalPattern);
+
+impl Value for Principal {
+    const SHAPE: Shape = Shape::Text;
+
+    fn kind() -> String {
+        "a text with `{job}`".into()
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        PrincipalPattern::parse(&raw.text()).map(Self).map_err(Into::into)
+    }
+
+    fn shown(&self) -> Json {
+        self.0.as_str().into()
     }
 }
 

@@ -2,21 +2,23 @@
 
 use jiff::Timestamp;
 use model::{
-    execution::{Execution, Status, Type},
-    name::{JobId, JobName, TeamName},
+    execution::{Execution, Status},
+    name::JobId,
 };
 use sea_query::{
     BinOper, CommonTableExpression, Condition, Expr, ExprTrait, Func, IntoTableRef, NullOrdering, Order, Query,
-    SelectStatement,
+    SelectStatement, UnionType,
 };
 
-use super::row::{COLUMNS, ExecutionRow, execution_id, executions, revision};
+use super::{
+    packed::{PackedRow, members},
+    row::{COLUMNS, Detail, ExecutionRow, REVISION, Revisions, executions},
+};
 use crate::{
-    codec::{self, from_json, instant, instant_opt, micros},
+    codec::micros,
     db::{Tx, metered_rows, on},
     dialect::Dialect,
-    error::{Result, corrupt},
-    meter::{RowBytes, bytes_of},
+    error::Result,
     sql::{Statement, any_of, bind_all, column, rows},
 };
 
@@ -57,19 +59,45 @@ pub enum ExecutionSort {
 }
 
 /// When a run started; when it was accepted, as long as it has not.
-const START: &str = "coalesce(e.started_at, e.submitted_at)";
+const START: &str = "e.start_at";
+
+/// Where the revisions stand that a list is sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Revised {
+    /// In their table: they are looked up for each execution, which is right where these are few.
+    Stored,
+    /// In `keys` as `k`, where each revision was read once.
+    Read,
+}
 
 impl ExecutionSort {
-    /// What is sorted by, and whether it may be absent.
-    fn key(self, dialect: Dialect) -> (Expr, bool) {
-        let revision = |member: &str| {
-            let key = match dialect {
-                Dialect::Postgres => format!("(cast(e.revision as json) ->> '{member}') collate \"C\""),
-                Dialect::Sqlite => format!("(e.revision ->> '{member}')"),
-            };
-            (Expr::cust(key), true)
-        };
+    /// The member of a revision that is sorted by.
+    fn member(self) -> Option<&'static str> {
         match self {
+            Self::JobVersion => Some("job_version"),
+            Self::VdkVersion => Some("vdk_version"),
+            Self::Schedule => Some("schedule_cron"),
+            Self::DeployedBy => Some("deployed_by"),
+            _ => None,
+        }
+    }
+
+    /// What is sorted by, and whether it may be absent.
+    fn key(self, dialect: Dialect, revised: Revised) -> (Expr, bool) {
+        if let Some(member) = self.member() {
+            let (own, collation) = match dialect {
+                Dialect::Postgres => ("cast(e.revision as json)", " collate \"C\""),
+                Dialect::Sqlite => ("e.revision", ""),
+            };
+            let stored = match (revised, dialect) {
+                (Revised::Read, _) => "k.member".to_owned(),
+                (Revised::Stored, Dialect::Postgres) => in_revision(&format!("cast(v.content as json) ->> '{member}'")),
+                (Revised::Stored, Dialect::Sqlite) => in_revision(&format!("v.content ->> '{member}'")),
+            };
+            return (Expr::cust(format!("coalesce({own} ->> '{member}', {stored}){collation}")), true);
+        }
+        match self {
+            Self::JobVersion | Self::VdkVersion | Self::Schedule | Self::DeployedBy => unreachable!("a member"),
             Self::StartTime => (Expr::cust(START), false),
             Self::EndTime => (column("e.ended_at"), true),
             Self::Status => (column("e.status"), false),
@@ -80,21 +108,27 @@ impl ExecutionSort {
             Self::Message => (column("e.message"), true),
             Self::OpId => (column("e.op_id"), false),
             Self::Team => (column("j.team"), false),
-            Self::JobVersion => revision("job_version"),
-            Self::VdkVersion => revision("vdk_version"),
-            Self::Schedule => revision("schedule_cron"),
-            Self::DeployedAt => {
-                let asked_for = Query::select()
-                    .column(("v", "created_at"))
-                    .from_as("deployment_revision", "v")
-                    .and_where(column("v.job_id").equals(("e", "job_id")))
-                    .and_where(column("v.generation").equals(("e", "generation")))
-                    .to_owned();
-                (Expr::SubQuery(None, Box::new(asked_for.into())), true)
-            }
-            Self::DeployedBy => revision("deployed_by"),
+            Self::DeployedAt => (Expr::cust(in_revision("v.created_at")), true),
         }
     }
+
+    /// By what runs as `e` with their jobs as `j` are sorted, and whether it may be absent: the id settles what is equal.
+    fn keys(self, dialect: Dialect, revised: Revised) -> Vec<(Expr, bool)> {
+        let mut keys = vec![self.key(dialect, revised)];
+        // As the index has it.
+        if self == Self::Status {
+            keys.push((Expr::cust(START), false));
+        }
+        if self != Self::Id {
+            keys.push((column("e.execution_id"), false));
+        }
+        keys
+    }
+}
+
+/// A value of the revision that an execution as `e` of a job as `j` refers to.
+fn in_revision(value: &str) -> String {
+    format!("(select {value} from deployment_revision v where v.job_id = j.job_id and v.generation = e.generation)")
 }
 
 /// Which page of which runs. An empty list means "any".
@@ -126,20 +160,6 @@ pub struct ExecutionQuery {
     pub offset: i64,
     /// What of a run is wanted.
     pub detail: Detail,
-}
-
-/// What of a run is read; less costs less where there are many. What is left out comes as absent, or as an empty text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Detail {
-    /// Which one it is, how it stands and when it was: identifiers, type, status, times, message.
-    Outcome,
-    /// All but what it runs and its arguments.
-    Run,
-    /// All but its arguments.
-    Revision,
-    /// All of it.
-    #[default]
-    Whole,
 }
 
 impl ExecutionQuery {
@@ -191,8 +211,11 @@ impl ExecutionQuery {
         let statuses = self.statuses.iter().map(|status| status.as_str().to_owned()).collect();
         // The stock client in a run skips itself when it sees any other active id: only the one that holds the slot counts.
         let active = self.is_of_active().then(|| Expr::cust("e.holds_slot and e.status in ('SUBMITTED', 'RUNNING')"));
+        // The index of statuses has all but this one.
+        let indexed = !self.statuses.is_empty() && !self.statuses.contains(&Status::Succeeded);
         Condition::all()
             .add_option(any_of(dialect.column(by_status, "e.status"), statuses))
+            .add_option((by_status && indexed).then(|| Expr::cust("e.status <> 'SUCCEEDED'")))
             .add_option(self.started_from.map(|at| Expr::cust(START).gte(micros(at))))
             .add_option(self.started_until.map(|at| Expr::cust(START).lte(micros(at))))
             .add_option(self.ended_from.map(|at| column("e.ended_at").gte(micros(at))))
@@ -206,39 +229,78 @@ impl ExecutionQuery {
         self.of_runs(dialect, self.statuses.len() <= 1 || self.is_of_active())
     }
 
+    /// How many runs it finds, deleted jobs included, by the counts of whole hours. `None` where these do not help.
+    fn by_hours(&self) -> Option<Expr> {
+        const HOUR: i64 = 3_600_000_000;
+        let is_of_starts =
+            !self.names_jobs() && self.statuses.is_empty() && self.ended_from.is_none() && self.ended_until.is_none();
+        if !is_of_starts {
+            return None;
+        }
+        let from = self.started_from.map(micros);
+        let after = self.started_until.map(|until| micros(until) + 1);
+        // The first whole hour, and the one after the last.
+        let first = from.map(|from| from.div_euclid(HOUR) + i64::from(from.rem_euclid(HOUR) != 0));
+        let end = after.map(|after| after.div_euclid(HOUR));
+        if let (Some(first), Some(end)) = (first, end)
+            && first >= end
+        {
+            return None;
+        }
+        let number = |select: &mut SelectStatement| Expr::SubQuery(None, Box::new(select.take().into()));
+        let starts = |least: Option<i64>, after: Option<i64>| {
+            Condition::all()
+                .add_option(least.map(|least| Expr::cust(START).gte(least)))
+                .add_option(after.map(|after| Expr::cust(START).lt(after)))
+        };
+        let runs = || {
+            let mut runs = Query::select();
+            runs.expr(Func::count(Expr::cust("*"))).from_as("data_job_execution", "e");
+            runs
+        };
+        let mut all = number(
+            Query::select()
+                .expr(Expr::cust("cast(coalesce(sum(c.executions), 0) as bigint)"))
+                .from_as("execution_count", "c")
+                .and_where_option(first.map(|first| column("c.hour").gte(first)))
+                .and_where_option(end.map(|end| column("c.hour").lt(end))),
+        );
+        let active = starts(first.map(|hour| hour * HOUR), end.map(|hour| hour * HOUR));
+        all = all.add(number(runs().and_where(Expr::cust("e.status in ('SUBMITTED', 'RUNNING')")).cond_where(active)));
+        // What begins or ends within an hour.
+        if let (Some(from), Some(first)) = (from, first) {
+            all = all.add(number(runs().cond_where(starts(Some(from), Some(first * HOUR)))));
+        }
+        if let (Some(after), Some(end)) = (after, end) {
+            all = all.add(number(runs().cond_where(starts(Some(end * HOUR), Some(after)))));
+        }
+        Some(all)
+    }
+
     /// Selects what is wanted of each run.
     fn select(&self) -> SelectStatement {
         let mut select = Query::select();
         for name in COLUMNS.split(',').map(str::trim) {
-            let (is_wanted, alias) = match name {
-                "e.revision" => (self.detail >= Detail::Revision, "revision"),
-                "e.arguments" => (self.detail >= Detail::Whole, "arguments"),
-                _ => (true, ""),
-            };
-            if is_wanted {
-                select.expr(column(name));
+            if name == "e.arguments" && self.detail < Detail::Whole {
+                select.expr_as(Expr::cust(NO_TEXT), "arguments");
             } else {
-                select.expr_as(Expr::cust("cast(null as text)"), alias);
+                select.expr(column(name));
             }
         }
+        let revision = if self.detail < Detail::Revision { NO_TEXT } else { REVISION };
+        select.expr_as(Expr::cust(revision), "revision");
         select
     }
 
-    /// Sorts runs as `e` with their jobs as `j`: what is absent comes last, the id settles what is equal.
-    fn order(&self, select: &mut SelectStatement, dialect: Dialect, sort: ExecutionSort) {
-        let order = if self.descending { Order::Desc } else { Order::Asc };
-        let (key, optional) = sort.key(dialect);
-        if optional {
-            select.order_by_expr_with_nulls(key, order.clone(), NullOrdering::Last);
-        } else {
-            select.order_by_expr(key, order.clone());
-        }
-        // As the index has it.
-        if sort == ExecutionSort::Status {
-            select.order_by_expr(Expr::cust(START), order.clone());
-        }
-        if sort != ExecutionSort::Id {
-            select.order_by(("e", "execution_id"), order);
+    /// Sorts runs: what is absent comes last.
+    fn order(&self, select: &mut SelectStatement, keys: Vec<(Expr, bool)>) {
+        for (key, is_optional) in keys {
+            let order = if self.descending { Order::Desc } else { Order::Asc };
+            if is_optional {
+                select.order_by_expr_with_nulls(key, order, NullOrdering::Last);
+            } else {
+                select.order_by_expr(key, order);
+            }
         }
     }
 
@@ -247,6 +309,9 @@ impl ExecutionQuery {
         select.limit(rows(self.limit)).offset(rows(self.offset));
     }
 }
+
+/// A text that is not wanted.
+const NO_TEXT: &str = "cast(null as text)";
 
 /// Jobs whose runs are found and sorted rather than met along an order.
 const FEW_JOBS_MAX: i64 = 1000;
@@ -258,17 +323,44 @@ pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>>
     }
     let dialect = tx.dialect();
     let jobs_first = dialect == Dialect::Postgres && query.names_teams_of_few_jobs(tx).await?;
-    let Statement { sql, values } = Statement::of(dialect, &statement(query, dialect, jobs_first));
-    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, ExecutionRow>(sqlx::AssertSqlSafe(sql)), values))?;
-    executions(rows)
+    let is_turned =
+        dialect == Dialect::Postgres && query.sort == ExecutionSort::EndTime && query.descending && !query.names_jobs();
+    // Turned round, the index of ends has first what has to come last.
+    let parts: &[Part] = if is_turned { &[Part::Ended, Part::All] } else { &[Part::All] };
+    for part in parts {
+        let Statement { sql, values } = Statement::of(dialect, &statement(query, dialect, jobs_first, *part));
+        let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, ExecutionRow>(sqlx::AssertSqlSafe(sql)), values))?;
+        let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == query.limit);
+        if *part == Part::All || is_full || query.ended_from.or(query.ended_until).is_some() {
+            return executions(rows);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Which executions of a list are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Those that are over.
+    Ended,
 }
 
 /// The statement of a page.
 ///
 /// With `jobs_first` PostgreSQL finds the jobs first. By itself it takes the runs in their order and looks at the job of
 /// each, which is long where the jobs are few among many.
-fn statement(query: &ExecutionQuery, dialect: Dialect, jobs_first: bool) -> SelectStatement {
+fn statement(query: &ExecutionQuery, dialect: Dialect, jobs_first: bool, part: Part) -> SelectStatement {
     let by_job = query.names_jobs() || matches!(query.sort, ExecutionSort::JobName | ExecutionSort::Team);
+    let member = query.sort.member().filter(|_| !query.names_jobs());
+    let revised = if member.is_some() { Revised::Read } else { Revised::Stored };
+    let keys = || {
+        let mut keys = query.sort.keys(dialect, revised);
+        if part == Part::Ended {
+            keys[0].1 = false;
+        }
+        keys
+    };
     let found = |mut select: SelectStatement| {
         // SQLite takes the tables of a cross join in this order.
         if jobs_first {
@@ -279,133 +371,96 @@ fn statement(query: &ExecutionQuery, dialect: Dialect, jobs_first: bool) -> Sele
             select.from_as("data_job_execution", "e").cross_join("data_job".into_table_ref().alias("j"));
         }
         select
-            .and_where(column("j.job_id").equals(("e", "job_id")))
+            .and_where(column("j.number").equals(("e", "job_number")))
             .cond_where(query.live_jobs())
             .cond_where(query.of_runs_on_page(dialect));
-        query.order(&mut select, dialect, query.sort);
+        if revised == Revised::Read {
+            let same = Condition::all()
+                .add(column("k.job_id").equals(("j", "job_id")))
+                .add(column("k.generation").equals(("e", "generation")));
+            select.left_join("keys".into_table_ref().alias("k"), same);
+        }
+        select.and_where_option((part == Part::Ended).then(|| column("e.ended_at").is_not_null()));
+        query.order(&mut select, keys());
         query.window(&mut select);
         select
     };
-    let mut page = if query.is_of_several_jobs() {
+    let is_by_status = query.sort == ExecutionSort::Status && query.statuses.is_empty() && !query.names_jobs();
+    let mut page = if is_by_status || query.is_of_several_jobs() {
         // All that are found are sorted: of those that don't come onto the page only what an index has is read.
-        let ids = found(Query::select().column(("e", "execution_id")).to_owned());
+        let ids = if is_by_status {
+            of_each_status(query, dialect)
+        } else {
+            found(Query::select().column(("e", "execution_id")).to_owned())
+        };
         let mut page = query.select();
         page.from_subquery(ids, "p")
             .cross_join("data_job_execution".into_table_ref().alias("e"))
             .cross_join("data_job".into_table_ref().alias("j"))
             .and_where(column("e.execution_id").equals(("p", "execution_id")))
-            .and_where(column("j.job_id").equals(("e", "job_id")));
-        query.order(&mut page, dialect, query.sort);
+            .and_where(column("j.number").equals(("e", "job_number")));
+        query.order(&mut page, keys());
+        if is_by_status {
+            query.window(&mut page);
+        }
         page
     } else {
         found(query.select())
     };
     if jobs_first {
         let jobs = Query::select()
-            .columns(["job_id", "name", "team", "deleted_at"].map(|name| ("j", name)))
+            .columns(["number", "job_id", "name", "team", "deleted_at"].map(|name| ("j", name)))
             .from_as("data_job", "j")
             .cond_where(query.live_jobs())
             .to_owned();
         page.with_cte(CommonTableExpression::new().table_name("few").query(jobs).materialized(true).to_owned());
     }
+    if let Some(member) = member {
+        page.with_cte(
+            CommonTableExpression::new()
+                .table_name("keys")
+                .query(revision_keys(member, dialect))
+                .materialized(true)
+                .to_owned(),
+        );
+    }
     page
 }
 
-/// A run as a page of jobs has it: an array in one text for each job. A row for each run would cost more than all else, and
-/// each member costs, so the array ends where nothing more is wanted.
-#[derive(serde::Deserialize)]
-struct Packed(
-    String,
-    String,
-    String,
-    String,
-    i64,
-    Option<i64>,
-    Option<i64>,
-    Option<String>,
-    #[serde(default)] String,
-    #[serde(default)] Option<String>,
-    #[serde(default)] Option<i64>,
-    #[serde(default)] Option<i64>,
-    #[serde(default)] Option<String>,
-);
-
-/// Memory of an unpacked execution, without its texts.
-const UNPACKED_RUN_BYTES: usize = 512;
-
-/// The members of [`Packed`] in their order.
-const PACKED: [&str; 13] = [
-    "e.execution_id",
-    "e.type",
-    "e.status",
-    "e.op_id",
-    "e.submitted_at",
-    "e.started_at",
-    "e.ended_at",
-    "e.message",
-    "e.started_by",
-    "e.arguments",
-    "e.scheduled_tick",
-    "e.cancel_requested_at",
-    "e.revision",
-];
-
-impl Detail {
-    /// The members that are wanted.
-    fn packed(self) -> Vec<&'static str> {
-        match self {
-            Self::Outcome => PACKED[..8].to_vec(),
-            Self::Run => PACKED[..9].to_vec(),
-            Self::Revision => PACKED.into_iter().map(|m| if m == "e.arguments" { "null" } else { m }).collect(),
-            Self::Whole => PACKED.to_vec(),
-        }
-    }
+/// The executions that a page by status may have: as many before [`Status::Succeeded`], of it and after it as there are up to
+/// the end of the page. The former and the latter have an index, and those of that one status are met along their starts.
+fn of_each_status(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
+    let part = |statuses: &'static str, sort: ExecutionSort| {
+        let mut select = Query::select();
+        select
+            .column(("e", "execution_id"))
+            .from_as("data_job_execution", "e")
+            .cross_join("data_job".into_table_ref().alias("j"))
+            .and_where(column("j.number").equals(("e", "job_number")))
+            .cond_where(query.live_jobs())
+            .cond_where(query.of_runs_on_page(dialect))
+            .and_where(Expr::cust(statuses));
+        query.order(&mut select, sort.keys(dialect, Revised::Stored));
+        select.limit(rows(query.limit) + rows(query.offset));
+        Query::select().column("execution_id").from_subquery(select, "part").to_owned()
+    };
+    part("e.status < 'SUCCEEDED' and e.status <> 'SUCCEEDED'", ExecutionSort::Status)
+        .union(UnionType::All, part("e.status = 'SUCCEEDED'", ExecutionSort::StartTime))
+        .union(UnionType::All, part("e.status > 'SUCCEEDED' and e.status <> 'SUCCEEDED'", ExecutionSort::Status))
+        .to_owned()
 }
 
-#[derive(sqlx::FromRow)]
-struct PackedRow {
-    job_id: String,
-    name: String,
-    team: String,
-    runs: Option<String>,
-}
-
-impl RowBytes for PackedRow {
-    fn text_bytes(&self) -> usize {
-        let runs = self.runs.as_ref().map_or(0, |runs| runs.matches("[\"").count());
-        runs * UNPACKED_RUN_BYTES
-            + bytes_of([Some(&self.job_id), Some(&self.name), Some(&self.team), self.runs.as_ref()])
-    }
-}
-
-impl PackedRow {
-    fn unpack(self, into: &mut Vec<Execution>) -> Result<()> {
-        let Some(runs) = self.runs else { return Ok(()) };
-        let job_id = codec::job_id(&self.job_id)?;
-        let job_name = JobName::parse(&self.name).map_err(|_| corrupt("a job name"))?;
-        let team = TeamName::parse(&self.team).map_err(|_| corrupt("a team name"))?;
-        for run in from_json::<Vec<Packed>>("the runs of a job", &runs)? {
-            into.push(Execution {
-                id: execution_id(&run.0)?,
-                job_id,
-                job_name: job_name.clone(),
-                team: team.clone(),
-                kind: Type::parse(&run.1).ok_or_else(|| corrupt("an execution type"))?,
-                status: Status::parse(&run.2).ok_or_else(|| corrupt("an execution status"))?,
-                op_id: run.3,
-                submitted_at: instant(run.4)?,
-                started_at: instant_opt(run.5)?,
-                ended_at: instant_opt(run.6)?,
-                message: run.7,
-                started_by: run.8,
-                arguments: run.9,
-                scheduled_tick: instant_opt(run.10)?,
-                cancel_requested_at: instant_opt(run.11)?,
-                revision: revision(run.12)?,
-            });
-        }
-        Ok(())
-    }
+/// A member of every revision. There are many executions of each, and its JSON is read once.
+fn revision_keys(member: &str, dialect: Dialect) -> SelectStatement {
+    let content = match dialect {
+        Dialect::Postgres => "cast(v.content as json)",
+        Dialect::Sqlite => "v.content",
+    };
+    Query::select()
+        .columns(["job_id", "generation"].map(|name| ("v", name)))
+        .expr_as(Expr::cust(format!("{content} ->> '{member}'")), "member")
+        .from_as("deployment_revision", "v")
+        .to_owned()
 }
 
 /// One page of runs for each of a page of jobs, in one statement that reads no job's whole history. The runs of a job
@@ -416,9 +471,9 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
     }
     let Statement { sql, values } = Statement::of(tx.dialect(), &by_job(query, tx.dialect()));
     let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), values))?;
-    let mut executions = Vec::new();
+    let (mut executions, mut revisions) = (Vec::new(), Revisions::default());
     for row in rows {
-        row.unpack(&mut executions)?;
+        row.unpack(query.detail, &mut revisions, &mut executions)?;
     }
     Ok(executions)
 }
@@ -429,26 +484,41 @@ fn by_job(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
         ExecutionSort::JobName | ExecutionSort::Team => ExecutionSort::Id,
         sort => sort,
     };
-    let pack = match dialect {
-        Dialect::Postgres => "json_build_array",
-        Dialect::Sqlite => "json_array",
-    };
-    let members = query.detail.packed().into_iter().map(|name| match name {
-        "null" => Expr::cust("null"),
-        name => column(name),
-    });
     let mut runs = Query::select();
-    runs.expr_as(Func::cust(pack).args(members).cast_as("text"), "run")
+    runs.expr_as(Expr::cust(members(query.detail)), "run")
         .from_as("data_job_execution", "e")
-        .and_where(column("e.job_id").equals(("j", "job_id")))
+        .and_where(column("e.job_number").equals(("j", "number")))
         .cond_where(query.of_runs_on_page(dialect));
-    query.order(&mut runs, dialect, sort);
-    query.window(&mut runs);
-    let array =
-        Query::select().expr(Expr::cust("'[' || string_agg(p.run, ',') || ']'")).from_subquery(runs, "p").to_owned();
+    let keys = sort.keys(dialect, Revised::Stored);
+    let packed = match dialect {
+        // The array of a subquery is in its order.
+        Dialect::Postgres => {
+            query.order(&mut runs, keys);
+            query.window(&mut runs);
+            Expr::cust_with_expr("array_to_string(array $1, '')", Expr::SubQuery(None, Box::new(runs.into())))
+        }
+        Dialect::Sqlite => {
+            // What is sorted by has a name: an order can't look into other tables from within a subquery.
+            let (mut names, mut order) = (Vec::new(), Vec::new());
+            for (place, (key, is_optional)) in keys.into_iter().enumerate() {
+                runs.expr_as(key, format!("key_{place}"));
+                names.push((Expr::cust(format!("key_{place}")), is_optional));
+                if is_optional {
+                    // What is absent comes last. An aggregate takes no `nulls last`.
+                    order.push(format!("p.key_{place} is null"));
+                }
+                order.push(format!("p.key_{place}{}", if query.descending { " desc" } else { "" }));
+            }
+            query.order(&mut runs, names);
+            query.window(&mut runs);
+            let aggregate = format!("string_agg(p.run, '' order by {})", order.join(", "));
+            let runs = Query::select().expr(Expr::cust(aggregate)).from_subquery(runs, "p").to_owned();
+            Expr::SubQuery(None, Box::new(runs.into()))
+        }
+    };
     Query::select()
         .columns(["job_id", "name", "team"].map(|name| ("j", name)))
-        .expr_as(Expr::SubQuery(None, Box::new(array.into())), "runs")
+        .expr_as(packed, "runs")
         .from_as("data_job", "j")
         .cond_where(query.live_jobs())
         .to_owned()
@@ -465,7 +535,7 @@ fn count_of(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
             .expr(Func::count(Expr::cust("*")))
             .from_as("data_job", "j")
             .cross_join("data_job_execution".into_table_ref().alias("e"))
-            .and_where(column("j.job_id").equals(("e", "job_id")))
+            .and_where(column("j.number").equals(("e", "job_number")))
             .and_where(deleted)
             .cond_where(query.of_jobs())
             .cond_where(query.of_runs(dialect, true))
@@ -474,14 +544,17 @@ fn count_of(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
     if query.names_jobs() {
         return of_jobs(column("j.deleted_at").is_null());
     }
+    let of_deleted = of_jobs(column("j.deleted_at").is_not_null());
+    let count = |select: SelectStatement| Expr::SubQuery(None, Box::new(select.into()));
+    if let Some(all) = query.by_hours() {
+        return Query::select().expr(all.binary(BinOper::Sub, count(of_deleted))).to_owned();
+    }
     // Without a look at each run's job: all of them but those of the few that are deleted.
     let all = Query::select()
         .expr(Func::count(Expr::cust("*")))
         .from_as("data_job_execution", "e")
         .cond_where(query.of_runs(dialect, true))
         .to_owned();
-    let of_deleted = of_jobs(column("j.deleted_at").is_not_null());
-    let count = |select: SelectStatement| Expr::SubQuery(None, Box::new(select.into()));
     Query::select().expr(count(all).binary(BinOper::Sub, count(of_deleted))).to_owned()
 }
 

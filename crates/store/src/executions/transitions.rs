@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use model::{
     artifact::Artifact,
-    deployment::Deployment,
     execution::{Status, Type},
     name::{ExecutionId, JobId, JobName},
     runtime::Ticked,
@@ -11,7 +10,7 @@ use model::{
 
 use crate::{
     artifact,
-    codec::{micros, to_json},
+    codec::micros,
     db::{Tx, on},
     dialect::Dialect,
     error::{Result, StoreError},
@@ -62,9 +61,9 @@ pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Resu
             None => ExecutionId::manual(new.job_name, now.as_second(), taken),
         };
         let done = on!(tx, c => sqlx::query(
-            "insert into data_job_execution (execution_id, job_id, type, status, submitted_at, started_by, op_id,
+            "insert into data_job_execution (execution_id, job_number, type, status, submitted_at, started_by, op_id,
                 arguments, scheduled_tick, holds_slot, leader_epoch)
-             values ($1, $2, $3, 'SUBMITTED', $4, $5, $6, $7, $8, true, 0)
+             values ($1, (select number from data_job where job_id = $2), $3, 'SUBMITTED', $4, $5, $6, $7, $8, true, 0)
              on conflict (execution_id) do nothing",
         )
         .bind(id.as_str())
@@ -83,11 +82,13 @@ pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Resu
             // The tick was recorded before: by this job, or by a namesake of the same minute.
             Ok(_) if new.scheduled_tick.is_some() => return Ok(Started::SlotTaken),
             Ok(_) => {}
-            Err(StoreError::Constraint(_)) => return Ok(Started::SlotTaken),
+            // The id is checked first: what is left are the slot and the tick.
+            Err(error) if error.is_of_unique_index() => return Ok(Started::SlotTaken),
             Err(error) => return Err(error),
         }
     }
-    Ok(Started::SlotTaken)
+    // A second has more starts than ids: the next one has ids again.
+    Err(StoreError::Crowded)
 }
 
 /// Whether a tick still waits on a job that is alive, deployed and enabled; the job stays so until the end of the
@@ -131,10 +132,11 @@ pub async fn record_ticked(
     jobs::lock(tx, run.job_id).await?;
     let (lock_key, image) = with.map_or((None, None), |with| artifact::columns(&with.artifact));
     let alone: Option<(bool,)> = on!(tx, c => sqlx::query_as(
-        "insert into data_job_execution (execution_id, job_id, type, status, submitted_at, started_by, op_id, scheduled_tick,
-            holds_slot, leader_epoch, generation, revision, lock_key, image)
-         select $1, j.job_id, 'SCHEDULED', 'SUBMITTED', $3, 'scheduled/runtime', $1, $4,
-            not exists (select 1 from data_job_execution e where e.job_id = j.job_id and e.holds_slot), $5, $6, $7, $8, $9
+        "insert into data_job_execution (execution_id, job_number, type, status, submitted_at, started_by, op_id,
+            scheduled_tick, holds_slot, leader_epoch, generation, lock_key, image)
+         select $1, j.number, 'SCHEDULED', 'SUBMITTED', $3, 'scheduled/runtime', $1, $4,
+            not exists (select 1 from data_job_execution e where e.job_number = j.number and e.holds_slot), $5,
+            (select v.generation from deployment_revision v where v.job_id = j.job_id and v.generation = $6), $7, $8
          from data_job j where j.job_id = $2
          on conflict do nothing returning holds_slot",
     )
@@ -143,8 +145,7 @@ pub async fn record_ticked(
     .bind(micros(run.created_at))
     .bind(micros(run.tick))
     .bind(epoch.0)
-    .bind(with.map(|with| with.revision.generation))
-    .bind(with.map(|with| to_json(&with.revision)))
+    .bind(with.map(|with| with.generation))
     .bind(lock_key)
     .bind(image)
     .fetch_optional(c)
@@ -175,25 +176,28 @@ pub async fn held(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, message: &str) ->
 /// What a run is handed over with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HandedOver {
-    /// The deployment that it runs.
-    pub revision: Deployment,
+    /// The revision that it runs, by its generation.
+    pub generation: i64,
     /// What it is made of.
     pub artifact: Artifact,
 }
 
 /// Records what a run is handed over with, before it is: whoever comes after a crash must know what it ran.
-/// `false` when it is not SUBMITTED any more, or was handed over already.
+/// `false` when it is not SUBMITTED any more, was handed over already, or the revision is kept no longer.
 pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &HandedOver) -> Result<bool> {
     leases::fence(tx, epoch).await?;
+    // A revision that an execution refers to is not removed: who removes one has its job too.
+    lock_job(tx, id).await?;
     let (lock_key, image) = artifact::columns(&with.artifact);
     let done = on!(tx, c => sqlx::query(
-        "update data_job_execution set generation = $2, revision = $3, leader_epoch = $4, lock_key = $5, image = $6
-         where execution_id = $1 and status = 'SUBMITTED' and revision is null and cancel_requested_at is null
-           and leader_epoch <= $4",
+        "update data_job_execution set generation = $2, leader_epoch = $3, lock_key = $4, image = $5
+         where execution_id = $1 and status = 'SUBMITTED' and generation is null and cancel_requested_at is null
+           and leader_epoch <= $3
+           and exists (select 1 from data_job j join deployment_revision v on v.job_id = j.job_id
+               where j.number = data_job_execution.job_number and v.generation = $2)",
     )
     .bind(id.as_str())
-    .bind(with.revision.generation)
-    .bind(to_json(&with.revision))
+    .bind(with.generation)
     .bind(epoch.0)
     .bind(lock_key)
     .bind(image)
@@ -226,7 +230,7 @@ async fn lock_job(tx: &mut Tx, id: &ExecutionId) -> Result<()> {
     }
     on!(tx, c => sqlx::query(
         "select job_id from data_job
-         where job_id = (select job_id from data_job_execution where execution_id = $1) for no key update",
+         where number = (select job_number from data_job_execution where execution_id = $1) for no key update",
     )
     .bind(id.as_str())
     .execute(c)
@@ -254,46 +258,49 @@ pub async fn finish(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, ended: &Ended<'
     lock_job(tx, id).await?;
     // What a process said last may hold anything.
     let message = ended.message.replace('\0', "\u{FFFD}");
+    let mut from = ended.status.may_follow().to_vec();
+    let mut started_at = ended.started_at;
     if ended.status == Status::Succeeded {
         // A run that was not seen running passes through that status all the same.
-        running(tx, epoch, id, ended.started_at.unwrap_or(ended.ended_at)).await?;
+        from.push(Status::Submitted);
+        started_at = started_at.or(Some(ended.ended_at));
     }
-    let from: Vec<_> = ended.status.may_follow().iter().map(|s| format!("'{}'", s.as_str())).collect();
+    let from: Vec<_> = from.iter().map(|s| format!("'{}'", s.as_str())).collect();
+    // Nobody asks what an ended run was made of, and who ended it.
     let sql = format!(
         "update data_job_execution set status = $2, message = $3, started_at = coalesce(started_at, $4), ended_at = $5,
-            holds_slot = false, leader_epoch = $6
+            holds_slot = false, leader_epoch = null, lock_key = null, image = null
          where execution_id = $1 and status in ({}) and leader_epoch <= $6
-         returning job_id, coalesce(started_at, submitted_at)",
+         returning job_number, coalesce(started_at, submitted_at)",
         from.join(", ")
     );
-    let row: Option<(String, i64)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    let row: Option<(i64, i64)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
         .bind(id.as_str())
         .bind(ended.status.as_str())
         .bind(message)
-        .bind(ended.started_at.map(micros))
+        .bind(started_at.map(micros))
         .bind(micros(ended.ended_at))
         .bind(epoch.0)
         .fetch_optional(c)
         .await)?;
-    let Some((job_id, started)) = row else { return Ok(false) };
+    let Some((job_number, started)) = row else { return Ok(false) };
     let end = micros(ended.ended_at);
     let failed = matches!(ended.status, Status::UserError | Status::PlatformError);
+    // In one statement: the row has an entry in many indexes, and each statement would write all of them anew.
     on!(tx, c => sqlx::query(
         "update data_job set successful_executions = successful_executions + $2,
-            failed_executions = failed_executions + $3 where job_id = $1",
+            failed_executions = failed_executions + $3,
+            last_execution_id = case when last_execution_end > $7 then last_execution_id else $4 end,
+            last_execution_status = case when last_execution_end > $7 then last_execution_status else $5 end,
+            last_execution_start = case when last_execution_end > $7 then last_execution_start else $6 end,
+            last_execution_end = case when last_execution_end > $7 then last_execution_end else $7 end,
+            last_execution_duration_seconds =
+                case when last_execution_end > $7 then last_execution_duration_seconds else $8 end
+         where number = $1",
     )
-    .bind(&job_id)
+    .bind(job_number)
     .bind(i64::from(ended.status == Status::Succeeded))
     .bind(i64::from(failed))
-    .execute(c)
-    .await
-    .map(drop))?;
-    on!(tx, c => sqlx::query(
-        "update data_job set last_execution_id = $2, last_execution_status = $3, last_execution_start = $4,
-            last_execution_end = $5, last_execution_duration_seconds = $6
-         where job_id = $1 and (last_execution_end is null or last_execution_end <= $5)",
-    )
-    .bind(&job_id)
     .bind(id.as_str())
     .bind(ended.status.as_str())
     .bind(started)
@@ -323,7 +330,7 @@ pub async fn request_cancel(tx: &mut Tx, id: &ExecutionId, now: Timestamp) -> Re
 pub async fn request_cancel_all(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<u64> {
     let done = on!(tx, c => sqlx::query(
         "update data_job_execution set cancel_requested_at = coalesce(cancel_requested_at, $2)
-         where job_id = $1 and status in ('SUBMITTED', 'RUNNING')",
+         where job_number = (select number from data_job where job_id = $1) and status in ('SUBMITTED', 'RUNNING')",
     )
     .bind(job_id.to_string())
     .bind(micros(now))

@@ -51,23 +51,11 @@ impl TryFrom<DeletedRow> for Deleted {
     }
 }
 
-/// Notes who deletes a job, and which generation of its deployment was wanted: what bringing it back needs to know.
-pub async fn note(tx: &mut Tx, id: JobId, by: &str, generation: Option<i64>) -> Result<()> {
-    on!(tx, c => sqlx::query("update data_job set deleted_by = $2, deleted_generation = $3 where job_id = $1")
-        .bind(id.to_string())
-        .bind(by)
-        .bind(generation)
-        .execute(c)
-        .await
-        .map(drop))?;
-    Ok(())
-}
-
 /// The job of this name and team that was deleted last, kept as it is until the end of a transaction that writes.
 pub async fn newest(tx: &mut Tx, team: &TeamName, name: &JobName) -> Result<Option<Deleted>> {
     let sql = format!(
         "select {COLUMNS}, deleted_at, deleted_by, deleted_generation from data_job
-         where team = $1 and name = $2 and deleted_at is not null
+         where team = $1 and name = $2 and deleted_at is not null and purge_begun_at is null
          order by deleted_at desc, job_id desc limit 1 {}",
         tx.locking("for no key update")
     );
@@ -88,7 +76,7 @@ pub async fn page(
 ) -> Result<Vec<Deleted>> {
     let sql = format!(
         "select {COLUMNS}, deleted_at, deleted_by, deleted_generation from data_job
-         where team = $1 and deleted_at is not null and (deleted_at < $2 or (deleted_at = $2 and job_id < $3))
+         where team = $1 and deleted_at is not null and purge_begun_at is null and (deleted_at < $2 or (deleted_at = $2 and job_id < $3))
          order by deleted_at desc, job_id desc limit $4"
     );
     let (at, id) = before.map_or((i64::MAX, String::new()), |(at, id)| (micros(at), id.to_string()));
@@ -102,12 +90,12 @@ pub async fn page(
     rows.into_iter().map(Deleted::try_from).collect()
 }
 
-/// Makes a deleted job a live one again. `false` when a live job has its name.
+/// Makes a deleted job a live one again. `false` when a live job has its name, or its purge has begun.
 pub async fn restore(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Timestamp) -> Result<bool> {
     let done = on!(tx, c => sqlx::query(
         "update data_job set deleted_at = null, deleted_by = null, deleted_generation = null, schedule_id = $2,
             updated_at = $3, row_version = row_version + 1, team_lower = $4, contacts_present = $5
-         where job_id = $1 and deleted_at is not null",
+         where job_id = $1 and deleted_at is not null and purge_begun_at is null",
     )
     .bind(job.id.to_string())
     .bind(schedule)
@@ -116,11 +104,11 @@ pub async fn restore(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Tim
     .bind(anyone(&job.config.contacts))
     .execute(c)
     .await
-    .map(drop));
+    .map(|done| done.rows_affected()));
     match done.map_err(StoreError::from) {
         // The unique index of the names of live jobs.
-        Err(StoreError::Constraint(_)) => return Ok(false),
-        done => done?,
+        Ok(0) | Err(StoreError::Constraint(_)) => return Ok(false),
+        done => drop(done?),
     }
     words::index(tx, job).await?;
     Ok(true)

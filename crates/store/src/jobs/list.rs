@@ -367,15 +367,27 @@ impl JobQuery {
         if self.descending { Order::Desc } else { Order::Asc }
     }
 
-    /// Sorts jobs as `j` with their schedules as `s`; SQLite uses an index of the order only if `indexed`.
-    fn sort(&self, select: &mut SelectStatement, dialect: Dialect, indexed: bool) {
-        let (key, optional) = self.sort.key(dialect, indexed);
-        let order = match self.sort {
+    /// Ascending means that enabled deployments come first.
+    fn order_of_key(&self) -> Order {
+        match self.sort {
             JobSort::DeploymentEnabled if self.descending => Order::Asc,
             JobSort::DeploymentEnabled => Order::Desc,
             _ => self.order(),
-        };
-        if optional {
+        }
+    }
+
+    /// Whether what is absent comes last in an order that has it first in the index: PostgreSQL sorts then.
+    fn is_turned(&self, dialect: Dialect) -> bool {
+        let (_, is_optional) = self.sort.key(dialect, true);
+        let is_desc = matches!(self.order_of_key(), Order::Desc);
+        dialect == Dialect::Postgres && is_optional && is_desc && self.sort != JobSort::NextRun
+    }
+
+    /// Sorts jobs as `j` with their schedules as `s`; SQLite uses an index of the order only if `indexed`.
+    fn sort(&self, select: &mut SelectStatement, dialect: Dialect, indexed: bool, part: Part) {
+        let (key, optional) = self.sort.key(dialect, indexed);
+        let order = self.order_of_key();
+        if optional && part == Part::All {
             select.order_by_expr_with_nulls(key, order.clone(), NullOrdering::Last);
         } else {
             select.order_by_expr(key, order.clone());
@@ -449,14 +461,35 @@ pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>) -> Resul
     };
     let is_of_words = strategy == Strategy::WordsByName;
     let pythons = if query.pythons.is_empty() || is_of_words { None } else { Some(pythons(tx, query).await?) };
-    let statement = statement(query, dialect, strategy, pythons.as_deref()).storable()?;
-    let Statement { sql, values } = statement;
-    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, SummaryRow>(sqlx::AssertSqlSafe(sql)), values))?;
-    rows.into_iter().map(JobSummary::try_from).collect()
+    let is_turned = strategy == Strategy::ScanOrder && query.is_turned(dialect);
+    let parts: &[Part] = if is_turned { &[Part::Present, Part::All] } else { &[Part::All] };
+    for part in parts {
+        let statement = statement(query, dialect, strategy, pythons.as_deref(), *part).storable()?;
+        let Statement { sql, values } = statement;
+        let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, SummaryRow>(sqlx::AssertSqlSafe(sql)), values))?;
+        if *part == Part::All || i64::try_from(rows.len()).is_ok_and(|rows| rows == query.limit) {
+            return rows.into_iter().map(JobSummary::try_from).collect();
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Which jobs of a list are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Those that have what the list is sorted by.
+    Present,
 }
 
 /// The statement of a page.
-fn statement(query: &JobQuery, dialect: Dialect, strategy: Strategy, pythons: Option<&[String]>) -> Statement {
+fn statement(
+    query: &JobQuery,
+    dialect: Dialect,
+    strategy: Strategy,
+    pythons: Option<&[String]>,
+    part: Part,
+) -> Statement {
     // Names are found in their order.
     let by_name = query.sort == JobSort::Name && query.is_open(true);
     let of_conditions = if by_name { Strategy::FilterThenSort } else { strategy };
@@ -466,7 +499,11 @@ fn statement(query: &JobQuery, dialect: Dialect, strategy: Strategy, pythons: Op
             along_schedules(query, dialect, &query.conditions(dialect, of_conditions, pythons))
         }
         _ => {
-            Statement::of(dialect, &sorted(query, dialect, strategy, query.conditions(dialect, of_conditions, pythons)))
+            let mut conditions = query.conditions(dialect, of_conditions, pythons);
+            if part == Part::Present {
+                conditions = conditions.add(query.sort.key(dialect, true).0.is_not_null());
+            }
+            Statement::of(dialect, &sorted(query, dialect, strategy, conditions, part))
         }
     }
 }
@@ -484,7 +521,13 @@ fn words_by_name(query: &JobQuery, dialect: Dialect) -> SelectStatement {
     jobs
 }
 
-fn sorted(query: &JobQuery, dialect: Dialect, strategy: Strategy, conditions: Condition) -> SelectStatement {
+fn sorted(
+    query: &JobQuery,
+    dialect: Dialect,
+    strategy: Strategy,
+    conditions: Condition,
+    part: Part,
+) -> SelectStatement {
     let indexed = strategy == Strategy::ScanOrder;
     let mut jobs = select_summaries();
     if indexed && query.offset > 0 && query.sort != JobSort::NextRun {
@@ -496,16 +539,16 @@ fn sorted(query: &JobQuery, dialect: Dialect, strategy: Strategy, conditions: Co
         };
         let mut page = Query::select();
         page.expr_as(Expr::col(("j", key)), "id").from_as("data_job", "j").cond_where(conditions);
-        query.sort(&mut page, dialect, indexed);
+        query.sort(&mut page, dialect, indexed, part);
         query.window(&mut page);
         join_schedules(jobs.from_subquery(page, "p").cross_join("data_job".into_table_ref().alias("j")))
             .and_where(Expr::col(("j", key)).equals(("p", "id")))
             .and_where(column("j.deleted_at").is_null());
-        query.sort(&mut jobs, dialect, indexed);
+        query.sort(&mut jobs, dialect, indexed, part);
         return jobs;
     }
     join_schedules(jobs.from_as("data_job", "j")).cond_where(conditions);
-    query.sort(&mut jobs, dialect, indexed);
+    query.sort(&mut jobs, dialect, indexed, part);
     query.window(&mut jobs);
     jobs
 }
@@ -587,6 +630,11 @@ async fn probe(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
 
 /// How many jobs a query finds on all pages.
 pub async fn count(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
+    if query.is_open(false) {
+        // All of them, which the database keeps count of.
+        let sql = "select cast(coalesce(sum(jobs), 0) as bigint) from job_count".to_owned();
+        return number(tx, Statement { sql, values: Vec::new() }).await;
+    }
     let mut found = rows_found(query, tx.dialect());
     found.expr(Func::count(Expr::cust("*")));
     number(tx, Statement::of(tx.dialect(), &found).storable()?).await
@@ -626,7 +674,7 @@ mod tests {
     /// The plan of a walked page on SQLite, in one line.
     async fn plan(tx: &mut Tx, query: &JobQuery, pythons: Option<&[String]>) -> String {
         let conditions = query.conditions(Dialect::Sqlite, Strategy::ScanOrder, pythons);
-        let select = sorted(query, Dialect::Sqlite, Strategy::ScanOrder, conditions);
+        let select = sorted(query, Dialect::Sqlite, Strategy::ScanOrder, conditions, Part::All);
         let Statement { sql, values } = Statement::of(Dialect::Sqlite, &select);
         let sql = format!("explain query plan {sql}");
         let Tx::Sqlite(tx) = tx else { unreachable!("on SQLite") };

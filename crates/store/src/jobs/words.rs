@@ -31,14 +31,8 @@ pub(super) async fn index(tx: &mut Tx, job: &DataJob) -> Result<()> {
     Ok(())
 }
 
-/// Notes the Python version that a job's deployment runs with; absent without one.
+/// Keeps the Python version among the words of a job in step with its row; absent without a deployment.
 pub(crate) async fn python(tx: &mut Tx, job_id: &str, version: Option<String>) -> Result<()> {
-    on!(tx, c => sqlx::query("update data_job set deployment_python = $2 where job_id = $1")
-        .bind(job_id)
-        .bind(&version)
-        .execute(c)
-        .await
-        .map(drop))?;
     on!(tx, c => sqlx::query("update data_job_text set python = $2 where job_id = $1 and python <> $2")
         .bind(job_id)
         .bind(version.unwrap_or_default())
@@ -48,13 +42,10 @@ pub(crate) async fn python(tx: &mut Tx, job_id: &str, version: Option<String>) -
     Ok(())
 }
 
-/// Forgets the words of a job that is deleted. Its row counts as incomplete from now on, should it come back.
+/// Forgets the words of a job that is deleted.
 pub(super) async fn remove(tx: &mut Tx, id: JobId) -> Result<()> {
-    for sql in
-        ["delete from data_job_text where job_id = $1", "update data_job set team_lower = null where job_id = $1"]
-    {
-        on!(tx, c => sqlx::query(sql).bind(id.to_string()).execute(c).await.map(drop))?;
-    }
+    let sql = "delete from data_job_text where job_id = $1";
+    on!(tx, c => sqlx::query(sql).bind(id.to_string()).execute(c).await.map(drop))?;
     Ok(())
 }
 

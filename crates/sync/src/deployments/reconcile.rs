@@ -154,10 +154,10 @@ pub(super) async fn carry_out(
             };
             let due = {
                 let mut tx = sync.db.read().await?;
-                if let Some(op_id) = store::audit::op_id(&mut tx, job_id, work.deployment.generation).await? {
+                if let Some(op_id) = store::deployments::op_id(&mut tx, job_id, work.deployment.generation).await? {
                     Span::current().record("op_id", op_id);
                 }
-                store::deployments::due_since(&mut tx, job_id).await?
+                store::metrics::due_since(&mut tx, job_id).await?
             };
             // What has to be installed first takes its time elsewhere, and holds up no quick change.
             let mut installing = None;

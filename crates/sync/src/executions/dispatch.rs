@@ -18,22 +18,18 @@ pub(super) async fn dispatch(
     term: &Term,
     execution: &Execution,
 ) -> Result<Option<HandedOver>, StoreError> {
-    let (wanted, rollout, reached) = {
+    let (wanted, rollout) = {
         let mut tx = sync.db.read().await?;
         let wanted = store::deployments::find(&mut tx, execution.job_id).await?;
         let rollout = store::deployments::rollout(&mut tx, execution.job_id).await?.unwrap_or_default();
-        let reached = match rollout.reached_generation {
-            Some(generation) => store::revisions::find(&mut tx, execution.job_id, generation).await?,
-            None => None,
-        };
-        (wanted, rollout, reached)
+        (wanted, rollout)
     };
     if wanted.is_none() {
         let message = "Cancelled: the deployment of the job was removed before the run started.";
         end_unstarted(sync, term, execution, Status::Cancelled, message).await?;
         return Ok(None);
     }
-    let (Some(revision), Some(artifact)) = (reached, rollout.artifact) else {
+    let (Some(generation), Some(artifact)) = (rollout.reached_generation, rollout.artifact) else {
         // It waits for the first deployment, and fails with it.
         if let (RolloutStatus::UserError, Some(problem)) = (rollout.status, &rollout.problem) {
             let message = format!("User error. The job's first deployment failed. {problem:#}");
@@ -49,7 +45,7 @@ pub(super) async fn dispatch(
         return Ok(None);
     };
     let mut tx = sync.db.write().await?;
-    let with = HandedOver { revision, artifact };
+    let with = HandedOver { generation, artifact };
     let stored = store::executions::hand_over(&mut tx, term.epoch, &execution.id, &with).await?;
     tx.commit().await?;
     Ok(stored.then_some(with))

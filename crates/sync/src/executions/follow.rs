@@ -171,11 +171,17 @@ async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem
 async fn start(
     sync: &Synchronizer,
     execution: &Execution,
-    HandedOver { revision, artifact }: &HandedOver,
+    HandedOver { generation, artifact }: &HandedOver,
     follower: &mut Follower,
 ) -> Result<Result<Started, Problem>, StoreError> {
+    let mut tx = sync.db.read().await?;
+    let Some(revision) = store::revisions::find(&mut tx, execution.job_id, *generation).await? else {
+        return Ok(Err(Problem::not_found(
+            "The run was not started.",
+            format!("The generation {generation} of its deployment is not kept any more."),
+        )));
+    };
     let archive = if sync.runtime.takes_sources() {
-        let mut tx = sync.db.read().await?;
         let Some(archive) = store::sources::archive(&mut tx, execution.job_id, &revision.job_version).await? else {
             return Ok(Err(Problem::not_found(
                 "The run was not started.",
@@ -186,10 +192,11 @@ async fn start(
     } else {
         Vec::new()
     };
+    drop(tx);
     let team_secret = sync.team_secret(&execution.team).await?;
-    let blueprint = sync.blueprint(&execution.job_name, &execution.team, team_secret, revision);
+    let blueprint = sync.blueprint(&execution.job_name, &execution.team, team_secret, &revision);
     let mut variables = run_variables(&execution.id, &execution.op_id);
-    match sync.token(&execution.job_name, revision) {
+    match sync.token(&execution.job_name, &revision) {
         Ok(token) => variables.extend(token),
         Err(problem) => return Ok(Err(problem)),
     }

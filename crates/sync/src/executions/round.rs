@@ -35,6 +35,9 @@ const WAITING_MAX: usize = 64;
 /// The longest pause between two rounds.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// Notifications and ends within this time are followed by one round, not by one each.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// Follows every active run until the term is over. The runs themselves go on.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut followed = Followers::default();
@@ -47,9 +50,15 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         };
         tokio::select! {
             () = term.over.cancelled() => break,
+            () = sync.clock.sleep(wait) => continue,
             () = sync.db.wake().executions.notified() => {}
-            () = sync.clock.sleep(wait) => {}
             Some((id, ended)) = followed.tasks.join_next() => followed.ended(sync, term, id, ended),
+        }
+        if !term.pause(GATHER).await {
+            break;
+        }
+        while let Some((id, ended)) = followed.tasks.try_join_next() {
+            followed.ended(sync, term, id, ended);
         }
     }
     strays.stop().await;
@@ -181,7 +190,7 @@ fn span_of(execution: &Execution, with: &HandedOver, term: &Term) -> Span {
         "run",
         execution = %execution.id,
         job = %execution.job_name,
-        generation = with.revision.generation,
+        generation = with.generation,
         epoch = term.epoch.0,
         op_id = execution.op_id,
     )

@@ -128,6 +128,5 @@ async fn ran(sync: &Synchronizer, run: &Ticked) -> Result<Option<HandedOver>, St
     let mut tx = sync.db.read().await?;
     let rollout = store::deployments::rollout(&mut tx, run.job_id).await?.unwrap_or_default();
     let Some(generation) = run.generation.or(rollout.reached_generation) else { return Ok(None) };
-    let revision = store::revisions::find(&mut tx, run.job_id, generation).await?;
-    Ok(revision.zip(rollout.artifact).map(|(revision, artifact)| HandedOver { revision, artifact }))
+    Ok(rollout.artifact.map(|artifact| HandedOver { generation, artifact }))
 }

@@ -2,6 +2,7 @@
 //! what they say of the whole.
 
 mod pulses;
+mod retention;
 mod series;
 pub(crate) mod stages;
 
@@ -25,7 +26,8 @@ use prometheus_client::{
 use store::{Db, StoreError, deployments::Outcome};
 use tokio_util::sync::CancellationToken;
 
-use self::{pulses::Pulses, series::Series, stages::Stages};
+pub use self::retention::{Kind, Step};
+use self::{pulses::Pulses, retention::Retention, series::Series, stages::Stages};
 use crate::{Synchronizer, Term};
 
 /// How often the rows are counted.
@@ -64,6 +66,7 @@ pub struct Gauges {
     removals_held_back: Gauge,
     orphans: Gauge,
     stages: Stages,
+    pub(crate) retention: Retention,
     series: Series,
     pulses: Pulses,
     /// Whether anybody can see them: what nobody sees is not read from rows.
@@ -85,6 +88,7 @@ impl Gauges {
             removals_held_back: Gauge::default(),
             orphans: Gauge::default(),
             stages: Stages::default(),
+            retention: Retention::default(),
             series: Series::new(clock.clone(), false),
             pulses: Pulses::new(clock.clone()),
             seen: false,
@@ -143,6 +147,7 @@ impl Gauges {
             gauges.orphans.clone(),
         );
         gauges.stages.register(registry);
+        gauges.retention.register(registry);
         registry.register_collector(Box::new(gauges.series.clone()));
         gauges
     }
@@ -353,6 +358,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     sync.gauges.oldest_due_seconds.set(0.0);
     sync.gauges.removals_held_back.set(0);
     sync.gauges.orphaned(0);
+    sync.gauges.retention.logs_stored(0, 0);
 }
 
 async fn round(sync: &Synchronizer) -> Result<(), StoreError> {

@@ -31,10 +31,10 @@ use model::{
     variables::JobOptions,
 };
 use store::{
-    Db,
+    Db, Tx,
     keys::{KeyRing, SecretKey},
 };
-use sync::{Options, Synchronizer, gauges::Gauges};
+use sync::{Options, Synchronizer, cleanup::Rules, gauges::Gauges};
 use testing::{Database, Fresh};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -481,9 +481,15 @@ impl House {
             run_backoff_limit: 0,
             start_deadline: SignedDuration::from_mins(30),
             default_zone: "UTC".into(),
-            executions_keep: SignedDuration::from_hours(24),
-            executions_keep_per_job: 100,
-            deleted_jobs_keep: SignedDuration::from_hours(24),
+            retention: Rules {
+                executions_keep: SignedDuration::from_hours(24),
+                executions_keep_per_job: 100,
+                logs_keep: SignedDuration::from_hours(24),
+                logs_max_bytes: i64::MAX,
+                revisions_keep_per_job: 100,
+                deleted_jobs_keep: SignedDuration::from_hours(24),
+                audit_keep: SignedDuration::from_hours(24 * 400),
+            },
         };
         let synchronizer = Synchronizer {
             db,
@@ -628,6 +634,14 @@ impl House {
             assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+/// Runs a statement that no function of the store makes.
+pub async fn raw(tx: &mut Tx, sql: &'static str) {
+    match tx {
+        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
+        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
     }
 }
 

@@ -1,0 +1,8 @@
+-- The size of each stored log and the end of its execution, so that logs are counted and the oldest found without reading
+-- them. Logs that a program before this migration stored get their row from the leader.
+create table execution_log (
+    execution_id text collate "C" primary key references data_job_execution (execution_id) on delete cascade,
+    ended_at     bigint not null,
+    bytes        bigint not null
+);
+create index execution_log_age on execution_log (ended_at, execution_id);
