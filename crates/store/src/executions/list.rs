@@ -585,7 +585,7 @@ mod tests {
         let Statement { sql, values } = Statement::of(Dialect::Sqlite, &count_of(&query, Dialect::Sqlite));
         let sql = format!("explain query plan {sql}");
         let rows: Vec<(i64, i64, i64, String)> =
-            bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), values).fetch_all(&mut **tx).await.unwrap();
+            bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), values).fetch_all(&mut *tx).await.unwrap();
         let executions: Vec<_> = rows.iter().map(|row| row.3.as_str()).filter(|step| step.contains(" e ")).collect();
         let [active, first, last, of_deleted] = executions[..] else { panic!("{rows:?}") };
         assert!(active.contains("data_job_execution_active"), "{active}");
