@@ -230,7 +230,7 @@ impl ExecutionQuery {
     }
 
     /// How many runs it finds, deleted jobs included, by the counts of whole hours. `None` where these do not help.
-    fn by_hours(&self) -> Option<Expr> {
+    fn by_hours(&self, dialect: Dialect) -> Option<Expr> {
         const HOUR: i64 = 3_600_000_000;
         let is_of_starts =
             !self.names_jobs() && self.statuses.is_empty() && self.ended_from.is_none() && self.ended_until.is_none();
@@ -248,10 +248,10 @@ impl ExecutionQuery {
             return None;
         }
         let number = |select: &mut SelectStatement| Expr::SubQuery(None, Box::new(select.take().into()));
-        let starts = |least: Option<i64>, after: Option<i64>| {
+        let starts = |start: Expr, least: Option<i64>, after: Option<i64>| {
             Condition::all()
-                .add_option(least.map(|least| Expr::cust(START).gte(least)))
-                .add_option(after.map(|after| Expr::cust(START).lt(after)))
+                .add_option(least.map(|least| start.clone().gte(least)))
+                .add_option(after.map(|after| start.lt(after)))
         };
         let runs = || {
             let mut runs = Query::select();
@@ -265,14 +265,15 @@ impl ExecutionQuery {
                 .and_where_option(first.map(|first| column("c.hour").gte(first)))
                 .and_where_option(end.map(|end| column("c.hour").lt(end))),
         );
-        let active = starts(first.map(|hour| hour * HOUR), end.map(|hour| hour * HOUR));
+        // By the index of active ones: along the starts, SQLite would read all that began in these hours.
+        let active = starts(dialect.without_index(START), first.map(|hour| hour * HOUR), end.map(|hour| hour * HOUR));
         all = all.add(number(runs().and_where(Expr::cust("e.status in ('SUBMITTED', 'RUNNING')")).cond_where(active)));
         // What begins or ends within an hour.
         if let (Some(from), Some(first)) = (from, first) {
-            all = all.add(number(runs().cond_where(starts(Some(from), Some(first * HOUR)))));
+            all = all.add(number(runs().cond_where(starts(column(START), Some(from), Some(first * HOUR)))));
         }
         if let (Some(after), Some(end)) = (after, end) {
-            all = all.add(number(runs().cond_where(starts(Some(end * HOUR), Some(after)))));
+            all = all.add(number(runs().cond_where(starts(column(START), Some(end * HOUR), Some(after)))));
         }
         Some(all)
     }
@@ -546,7 +547,7 @@ fn count_of(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
     }
     let of_deleted = of_jobs(column("j.deleted_at").is_not_null());
     let count = |select: SelectStatement| Expr::SubQuery(None, Box::new(select.into()));
-    if let Some(all) = query.by_hours() {
+    if let Some(all) = query.by_hours(dialect) {
         return Query::select().expr(all.binary(BinOper::Sub, count(of_deleted))).to_owned();
     }
     // Without a look at each run's job: all of them but those of the few that are deleted.
@@ -562,4 +563,35 @@ async fn number(tx: &mut Tx, Statement { sql, values }: Statement) -> Result<i64
     let (count,): (i64,) =
         on!(tx, c => bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), values).fetch_one(c).await)?;
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_total_since_a_time_reads_no_whole_hour_on_sqlite() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = crate::Db::open_sqlite(&folder.path().join("test.db"), std::sync::Arc::new(clock::SystemClock))
+            .await
+            .unwrap();
+        let Tx::Sqlite(mut tx) = db.read().await.unwrap() else { unreachable!("on SQLite") };
+        let at = |second| Timestamp::from_second(second).ok();
+        let query = ExecutionQuery {
+            started_from: at(1_700_000_000),
+            started_until: at(1_700_009_999),
+            ..ExecutionQuery::default()
+        };
+        let Statement { sql, values } = Statement::of(Dialect::Sqlite, &count_of(&query, Dialect::Sqlite));
+        let sql = format!("explain query plan {sql}");
+        let rows: Vec<(i64, i64, i64, String)> =
+            bind_all!(sqlx::query_as(sqlx::AssertSqlSafe(sql)), values).fetch_all(&mut *tx).await.unwrap();
+        let executions: Vec<_> = rows.iter().map(|row| row.3.as_str()).filter(|step| step.contains(" e ")).collect();
+        let [active, first, last, of_deleted] = executions[..] else { panic!("{rows:?}") };
+        assert!(active.contains("data_job_execution_active"), "{active}");
+        for part in [first, last] {
+            assert!(part.contains("data_job_execution_starts (start_at>? AND start_at<?)"), "{part}");
+        }
+        assert!(of_deleted.contains("data_job_execution_job_starts"), "{of_deleted}");
+    }
 }
