@@ -222,7 +222,7 @@ async fn a_piece_of_a_log_knows_the_bytes_and_lines_before_it(on: Database) {
     let job = job(1, "example-job");
     insert(&db, &job).await;
     let Started::Accepted(id) = start(&db, &job, 10).await else { panic!() };
-    let text: String = (0..90_000).map(|n| format!("{n} \u{20ac}\n")).collect();
+    let text: String = (0..90_000).fold(String::new(), |text, n| text + &n.to_string() + " \u{20ac}\n");
     let mut tx = db.write().await.unwrap();
     let log = model::log::LogChunk { text: text.clone(), omitted_bytes: 0 };
     store::logs::replace(&mut tx, &id, &log).await.unwrap();

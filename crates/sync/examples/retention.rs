@@ -67,11 +67,11 @@ async fn measure(url: &str, hours: &str, keep: &str) -> Result<(), Box<dyn std::
     let logs = LOGS.replace("{log}", &format!("'{}'", "x".repeat(2048)));
     let logs = sqlx::AssertSqlSafe(logs);
     match &mut tx {
-        Tx::Sqlite(tx) => drop(sqlx::raw_sql(logs).execute(&mut **tx).await?),
-        Tx::Postgres(tx) => drop(sqlx::raw_sql(logs).execute(&mut **tx).await?),
-    }
+        Tx::Sqlite(tx) => sqlx::raw_sql(logs).execute(&mut **tx).await?.rows_affected(),
+        Tx::Postgres(tx) => sqlx::raw_sql(logs).execute(&mut **tx).await?.rows_affected(),
+    };
     tx.commit().await?;
-    let (alone, _) = with_writer(&db, clock.sleep(ALONE)).await?;
+    let (alone, ()) = with_writer(&db, clock.sleep(ALONE)).await?;
     line()?;
 
     let gauges = Gauges::unseen(clock.clone());

@@ -70,15 +70,14 @@ fn measure(database: Database, arguments: &Arguments) -> Result<()> {
         fresh.psql("vacuum analyze");
     }
     let of_round = [fresh.url(), &arguments.keep_hours.to_string(), &arguments.keep_per_job.to_string()];
-    let mut command = match &arguments.examples {
-        Some(folder) => Command::new(folder.join("retention")),
-        None => {
-            let mut command = Command::new(cargo());
-            command.args(["run", "--quiet", "--package", "sync", "--example", "retention"]);
-            // Built as this program is.
-            command.args((!cfg!(debug_assertions)).then_some("--release")).arg("--");
-            command
-        }
+    let mut command = if let Some(folder) = &arguments.examples {
+        Command::new(folder.join("retention"))
+    } else {
+        let mut command = Command::new(cargo());
+        command.args(["run", "--quiet", "--package", "sync", "--example", "retention"]);
+        // Built as this program is.
+        command.args((!cfg!(debug_assertions)).then_some("--release")).arg("--");
+        command
     };
     let mut measuring = command
         .args(of_round)

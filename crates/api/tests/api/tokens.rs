@@ -207,12 +207,14 @@ impl Log {
     }
 }
 
+/// The limit counts the lines of the whole process, so the tests of it take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn refusals_and_reads_of_secrets_are_logged_with_their_caller_and_without_an_end_to_the_lines() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
     let service = service(authentication(&issuer)).await;
-    // One at a time, and in a minute of its own on each database: the limit counts the lines of the whole process.
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    // In a minute of its own on each database as well.
     let _turn = TURN.lock().await;
     service.pass(if database() == Database::Sqlite { 987_654 } else { 1_987_654 });
     let log = Log::default();

@@ -122,8 +122,8 @@ impl Place {
     }
 }
 
-fn at(second: u32, text: &str) -> io::Result<String> {
-    Ok(format!("2024-05-01T10:{:02}:{:02}.500000000Z {text}", second / 60, second % 60))
+fn at(second: u32, text: &str) -> String {
+    format!("2024-05-01T10:{:02}:{:02}.500000000Z {text}", second / 60, second % 60)
 }
 
 fn broken() -> io::Result<String> {
@@ -136,17 +136,17 @@ async fn a_followed_log_survives_breaks_and_half_an_hour_of_silence_and_is_not_a
     let first = place.stream();
     place.follow();
     place.asked(1).await;
-    first.unbounded_send(at(1, "one\n")).unwrap();
-    first.unbounded_send(at(2, "two, and mo")).unwrap();
+    first.unbounded_send(Ok(at(1, "one\n"))).unwrap();
+    first.unbounded_send(Ok(at(2, "two, and mo"))).unwrap();
     first.unbounded_send(broken()).unwrap();
     // The node is away for a while as well.
     place.server.log(Log::Refused(500, "dial tcp: connection refused"));
     let second = place.stream();
     place.asked(3).await;
-    second.unbounded_send(at(1, "one\n")).unwrap();
-    second.unbounded_send(at(2, "two, and more\n")).unwrap();
+    second.unbounded_send(Ok(at(1, "one\n"))).unwrap();
+    second.unbounded_send(Ok(at(2, "two, and more\n"))).unwrap();
     place.clock.advance(Duration::from_secs(9 * 60));
-    second.unbounded_send(at(600, "after nine minutes\n")).unwrap();
+    second.unbounded_send(Ok(at(600, "after nine minutes\n"))).unwrap();
     let lines = async |count| place.read(LogPart::LastLines(count)).await.unwrap_or_default().text;
     let waited = async |text: &str| {
         for _ in 0..1000 {
@@ -164,14 +164,14 @@ async fn a_followed_log_survives_breaks_and_half_an_hour_of_silence_and_is_not_a
     let third = place.stream();
     place.clock.advance(Duration::from_secs(30 * 60));
     place.asked(4).await;
-    third.unbounded_send(at(600, "after nine minutes\n")).unwrap();
-    third.unbounded_send(at(3000, "after all\n")).unwrap();
+    third.unbounded_send(Ok(at(600, "after nine minutes\n"))).unwrap();
+    third.unbounded_send(Ok(at(3000, "after all\n"))).unwrap();
     waited("after all\n").await;
     assert_eq!(place.queries().len(), 4, "what is followed is not asked for to be shown");
     place.told("Succeeded", true);
     drop(third);
     // Its end is asked for once more.
-    place.server.log(Log::whole(&at(3000, "after all\n").unwrap()));
+    place.server.log(Log::whole(&at(3000, "after all\n")));
     let expected = "one\ntwo, and more\nafter nine minutes\nafter all\n";
     place.clock.until("it is complete", || place.queries().len() == 5).await;
     assert_eq!(place.whole().await, expected);
@@ -193,7 +193,7 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
     let stream = place.stream();
     place.follow();
     place.asked(1).await;
-    stream.unbounded_send(at(1, "one\n")).unwrap();
+    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
     stream.unbounded_send(broken()).unwrap();
     place.server.log(Log::Refused(500, "dial tcp: connection refused"));
     place.asked(2).await;
@@ -205,7 +205,7 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
     let stream = place.stream();
     place.follow();
     place.asked(1).await;
-    stream.unbounded_send(at(1, "one\n")).unwrap();
+    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
     drop(stream);
     place.asked(2).await;
     place.told("Failed", false);
@@ -216,14 +216,14 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
     let stream = place.stream();
     place.follow();
     place.asked(1).await;
-    stream.unbounded_send(at(1, "one\n")).unwrap();
+    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
     stream.unbounded_send(broken()).unwrap();
     let stream = place.stream();
     place.asked(2).await;
-    stream.unbounded_send(at(70, "much later\n")).unwrap();
+    stream.unbounded_send(Ok(at(70, "much later\n"))).unwrap();
     place.told("Succeeded", true);
     drop(stream);
-    place.server.log(Log::whole(&at(70, "much later\n").unwrap()));
+    place.server.log(Log::whole(&at(70, "much later\n")));
     place.asked(3).await;
     assert_eq!(place.whole().await, format!("one\n{BROKEN_OFF}much later\n"));
 
@@ -240,7 +240,7 @@ async fn the_log_of_a_run_that_is_over_is_whole_though_nobody_told_yet_that_its_
     place.follow();
     place.asked(1).await;
     // The last line is on its way, and so is the news of the pod.
-    stream.unbounded_send(at(1, "one\n")).unwrap();
+    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
     place.server.log(Log::whole("one\ntwo\n"));
     assert_eq!(place.whole().await, "one\ntwo\n");
     drop(stream);
@@ -289,11 +289,11 @@ async fn nothing_of_logs_stays_on_disk() {
         place.follow();
         place.asked(asked + 1).await;
         place.clock.until("it is followed", || place.on_disk() > 0).await;
-        stream.unbounded_send(at(1, "one\n")).unwrap();
+        stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
         if end == "the run" {
-            place.logs.forget(&place.id)
+            place.logs.forget(&place.id);
         } else {
-            place.logs.stop()
+            place.logs.stop();
         }
         is_empty(end).await;
         place.clock.until("its stream is closed", || stream.is_closed()).await;

@@ -268,11 +268,11 @@ mod tests {
     fn sent(file: &[Written], since: Option<Timestamp>) -> String {
         let at = |millis: i64| Timestamp::from_millisecond(millis).unwrap();
         let lines = file.iter().filter(|(millis, _)| since.is_none_or(|since| at(*millis) >= since));
-        lines.map(|(millis, text)| format!("{:.9} {text}\n", at(*millis))).collect()
+        lines.fold(String::new(), |sent, (millis, text)| sent + &format!("{:.9} {text}\n", at(*millis)))
     }
 
     fn text_of(file: &[Written]) -> String {
-        file.iter().map(|(_, text)| format!("{text}\n")).collect()
+        file.iter().fold(String::new(), |all, (_, text)| all + text + "\n")
     }
 
     #[test]
