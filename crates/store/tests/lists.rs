@@ -300,7 +300,7 @@ async fn the_number_of_all_jobs_follows_every_change(on: Database) {
         let query = JobQuery { limit: 1000, ..JobQuery::default() };
         let page = jobs::page(tx, &query).await.unwrap();
         assert_eq!((jobs::count(tx, &query).await.unwrap(), page.len()), (i64::try_from(expected).unwrap(), expected));
-        counts::sum_up(tx, 10).await.unwrap();
+        counts::sum_up_jobs(tx).await.unwrap();
         assert_eq!(jobs::count(tx, &query).await.unwrap(), i64::try_from(expected).unwrap());
     };
     check(&mut tx, JOBS).await;
@@ -551,9 +551,18 @@ async fn runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts
         assert_eq!(check(&mut tx).await, runs, "{change}");
     }
     if on == Database::Postgresql {
-        assert!(counts::sum_up(&mut tx, 2).await.unwrap() == 2);
-        while counts::sum_up(&mut tx, 1000).await.unwrap() > 0 {}
+        assert!(counts::find_hour(&mut tx, i64::MIN).await.unwrap().is_some());
+        for rows_max in [2, 3, 500] {
+            let mut next = Some(i64::MIN);
+            while let Some(hour) = next {
+                let Some(hour) = counts::find_hour(&mut tx, hour).await.unwrap() else { break };
+                let done = counts::sum_up(&mut tx, hour, rows_max).await.unwrap();
+                assert!((2..=u64::from(rows_max)).contains(&done.rows), "{done:?}");
+                next = done.next_hour;
+            }
+        }
     }
+    assert_eq!(counts::find_hour(&mut tx, i64::MIN).await.unwrap(), None, "an hour with several rows");
     assert_eq!(check(&mut tx).await, 106 * 5);
 }
 

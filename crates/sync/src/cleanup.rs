@@ -30,9 +30,6 @@ const TRANSACTION_SHORT: Duration = Duration::from_millis(40);
 const ROWS_FIRST: u32 = 125;
 const ROWS_LEAST: u32 = 20;
 
-/// The most counts of executions that are summed up in one transaction.
-const COUNTS_MAX: i64 = 10_000;
-
 /// How long builds are kept that failed, or that no rollout waits for any more.
 const BUILDS_KEEP: SignedDuration = SignedDuration::from_hours(24);
 
@@ -286,15 +283,19 @@ impl<'a> Retention<'a> {
     }
 }
 
-/// Sums up counts of executions, which come one by one.
+/// Sums up counts of executions, which come one by one, and those of jobs.
 async fn execution_counts(work: &mut Work<'_>) -> Result<(), StoreError> {
-    while !work.is_over() {
+    let mut write = work.write().await?;
+    store::counts::sum_up_jobs(&mut write.tx).await?;
+    work.commit(write, 0).await?;
+    let mut next = Some(i64::MIN);
+    while let Some(from_hour) = next.filter(|_| !work.is_over()) {
+        let found = store::counts::find_hour(&mut work.db.read().await?, from_hour).await?;
+        let Some(from_hour) = found else { break };
         let mut write = work.write().await?;
-        let summed_up = store::counts::sum_up(&mut write.tx, COUNTS_MAX).await?;
-        work.commit(write, summed_up).await?;
-        if summed_up < COUNTS_MAX.unsigned_abs() {
-            break;
-        }
+        let done = store::counts::sum_up(&mut write.tx, from_hour, ROWS_MAX).await?;
+        work.commit(write, done.rows).await?;
+        next = done.next_hour;
     }
     Ok(())
 }
