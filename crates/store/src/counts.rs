@@ -7,21 +7,26 @@ use crate::{
     error::Result,
 };
 
-/// Sums up live jobs. Their changes are few.
+/// Sums up at most `rows_max` rows of the number of live jobs, at least 2, if there are several. Returns how many.
 ///
 /// PostgreSQL has a row for each change, so that transactions do not wait for each other. SQLite has one writer, and one row.
-pub async fn sum_up_jobs(tx: &mut Tx) -> Result<()> {
+pub async fn sum_up_jobs(tx: &mut Tx, rows_max: u32) -> Result<u64> {
     if tx.dialect() == Dialect::Sqlite {
-        return Ok(());
+        return Ok(0);
     }
-    on!(tx, c => sqlx::query(
-        "with gone as (delete from job_count where (select count(*) from job_count) > 1 returning jobs)
-         insert into job_count (jobs) select cast(sum(jobs) as bigint) from gone having count(*) > 0",
+    let (rows,): (i64,) = on!(tx, c => sqlx::query_as(
+        "with gone as (
+            delete from job_count where ctid = any (array(select ctid from job_count limit $1))
+                and (select count(*) from (select 1 from job_count limit 2) few) > 1
+            returning jobs),
+         kept as (
+            insert into job_count (jobs) select cast(sum(jobs) as bigint) from gone having count(*) > 0)
+         select count(*) from gone",
     )
-    .execute(c)
-    .await
-    .map(drop))?;
-    Ok(())
+    .bind(i64::from(rows_max))
+    .fetch_one(c)
+    .await)?;
+    Ok(rows.unsigned_abs())
 }
 
 /// The first hour, from an hour on, that has more than one row.
@@ -35,7 +40,7 @@ pub async fn find_hour(tx: &mut Tx, from_hour: i64) -> Result<Option<i64>> {
     Ok(found.map(|(hour,)| hour))
 }
 
-/// What a call of [`sum_up`] did.
+/// The result of [`sum_up`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SummedUp {
     /// How many rows were replaced by those of their hours.

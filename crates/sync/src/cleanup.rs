@@ -33,7 +33,7 @@ const ROWS_LEAST: u32 = 20;
 /// How long builds are kept that failed, or that no rollout waits for any more.
 const BUILDS_KEEP: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long revisions that were replaced and uploads are kept whatever their number. What is in progress with one, such as a
+/// How long revisions that were replaced and uploads are kept whatever their number. Work in progress with one, such as a
 /// rollout or a deployment after an upload, ends earlier.
 const RECENT_KEEP: SignedDuration = SignedDuration::from_hours(24);
 
@@ -163,10 +163,8 @@ impl<'a> Retention<'a> {
             Kind::Revisions => self.revisions(work).await,
             Kind::Uploads => self.uploads(work).await,
             Kind::Jobs => self.jobs(work).await,
-            Kind::IdempotencyKeys => idempotency_keys(work).await,
-            Kind::Builds => builds(work).await,
             Kind::Schedules => schedules(work).await,
-            Kind::AuditEvents => self.audit_events(work).await,
+            Kind::IdempotencyKeys | Kind::Builds | Kind::AuditEvents => self.by_age(kind, work).await,
             Kind::ExecutionCounts => execution_counts(work).await,
             Kind::Environments => Ok(()),
         }
@@ -269,11 +267,17 @@ impl<'a> Retention<'a> {
         }
     }
 
-    async fn audit_events(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        let before = work.now - self.rules.audit_keep;
+    /// Deletes rows whose age alone decides.
+    async fn by_age(&self, kind: Kind, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let (now, rows_max) = (work.now, i64::from(ROWS_MAX));
         while !work.is_over() {
             let mut write = work.write().await?;
-            let removed = store::audit::purge(&mut write.tx, before, ROWS_MAX.into()).await?;
+            let removed = match kind {
+                Kind::IdempotencyKeys => store::idempotency::purge(&mut write.tx, now, rows_max).await?,
+                Kind::Builds => store::builds::purge(&mut write.tx, now - BUILDS_KEEP, rows_max).await?,
+                Kind::AuditEvents => store::audit::purge(&mut write.tx, now - self.rules.audit_keep, rows_max).await?,
+                _ => 0,
+            };
             work.commit(write, removed).await?;
             if removed < ROWS_MAX.into() {
                 break;
@@ -285,9 +289,14 @@ impl<'a> Retention<'a> {
 
 /// Sums up counts of executions, which come one by one, and those of jobs.
 async fn execution_counts(work: &mut Work<'_>) -> Result<(), StoreError> {
-    let mut write = work.write().await?;
-    store::counts::sum_up_jobs(&mut write.tx).await?;
-    work.commit(write, 0).await?;
+    while !work.is_over() {
+        let mut write = work.write().await?;
+        let summed_up = store::counts::sum_up_jobs(&mut write.tx, ROWS_MAX).await?;
+        work.commit(write, summed_up).await?;
+        if summed_up < ROWS_MAX.into() {
+            break;
+        }
+    }
     let mut next = Some(i64::MIN);
     while let Some(from_hour) = next.filter(|_| !work.is_over()) {
         let found = store::counts::find_hour(&mut work.db.read().await?, from_hour).await?;
@@ -311,30 +320,6 @@ async fn measure_logs(work: &mut Work<'_>) -> Result<(), StoreError> {
             work.commit(write, 0).await?;
         }
         next = found.next;
-    }
-    Ok(())
-}
-
-async fn idempotency_keys(work: &mut Work<'_>) -> Result<(), StoreError> {
-    while !work.is_over() {
-        let mut write = work.write().await?;
-        let removed = store::idempotency::purge(&mut write.tx, work.now, ROWS_MAX.into()).await?;
-        work.commit(write, removed).await?;
-        if removed < ROWS_MAX.into() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-async fn builds(work: &mut Work<'_>) -> Result<(), StoreError> {
-    while !work.is_over() {
-        let mut write = work.write().await?;
-        let removed = store::builds::purge(&mut write.tx, work.now - BUILDS_KEEP, ROWS_MAX.into()).await?;
-        work.commit(write, removed).await?;
-        if removed < ROWS_MAX.into() {
-            break;
-        }
     }
     Ok(())
 }
