@@ -106,9 +106,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
-        let Some(body) = json_body(request, api).await? else {
-            return Err(Problem::invalid("The request's body is not valid.", "It is empty, and must be JSON.").into());
-        };
+        let body = required_body(request, api).await?;
         Ok(Self(from_json(no_list(&body)?)?))
     }
 }
@@ -120,8 +118,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonList<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
-        let body = json_body(request, api).await?.unwrap_or_default();
-        Ok(Self(from_json(&body)?))
+        Ok(Self(from_json(&required_body(request, api).await?)?))
     }
 }
 
@@ -144,6 +141,13 @@ fn no_list(json: &[u8]) -> Result<&[u8], Problem> {
         return Err(Problem::invalid("The request's body is not valid.", why));
     }
     Ok(json)
+}
+
+/// Reads a JSON body that may not be blank.
+async fn required_body(request: Request, api: &Api) -> Result<Bytes, Failure> {
+    json_body(request, api)
+        .await?
+        .ok_or_else(|| Problem::invalid("The request's body is not valid.", "It is empty, and must be JSON.").into())
 }
 
 /// Reads a JSON body, and reserves what its values may take once they are parsed. `None` when it is blank.

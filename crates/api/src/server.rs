@@ -25,6 +25,7 @@ use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
 };
+use futures::FutureExt as _;
 use hyper::{
     Request,
     body::{Frame, Incoming, SizeHint},
@@ -221,12 +222,8 @@ impl Server {
             return Some(permit);
         }
         for _ in 0..EVICTIONS_MAX {
-            // Who declined an earlier time says nothing about this one.
-            tokio::select! {
-                biased;
-                () = self.declined.notified() => {}
-                () = std::future::ready(()) => {}
-            }
+            // A connection that declined earlier does not answer for this one.
+            let _ = self.declined.notified().now_or_never();
             if !self.evict() {
                 break;
             }

@@ -49,8 +49,7 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
         Profile::Release => arguments.push("--release"),
         Profile::Dist => arguments.extend(["--profile", "dist"]),
     }
-    let built = compile(&arguments)?.into_iter().find(|built| built.target == "holdfast");
-    built.map(|built| built.path).context("cargo built no binary with the name holdfast")
+    holdfast_of(compile(&arguments)?)
 }
 
 /// Builds the release binary of another checkout, in that checkout's own folder for what is built.
@@ -61,10 +60,12 @@ pub fn build_at(checkout: &Path) -> Result<PathBuf> {
     let mut cargo = Command::new(cargo());
     cargo.args(["build", "--workspace", "--bin", "holdfast", "--release"]).env_remove("CARGO_TARGET_DIR");
     let built = compile_at(checkout, cargo.stdin(Stdio::null()).stdout(Stdio::piped()), |_| ())?;
+    holdfast_of(built).with_context(|| format!("the checkout at {}", checkout.display()))
+}
+
+fn holdfast_of(built: Vec<Executable>) -> Result<PathBuf> {
     let built = built.into_iter().find(|built| built.target == "holdfast");
-    built
-        .map(|built| built.path)
-        .with_context(|| format!("cargo built no binary with the name holdfast at {}", checkout.display()))
+    built.map(|built| built.path).context("cargo built no binary with the name holdfast")
 }
 
 /// The path of the binary for the demo, which is compiled as fast as possible, or the one that `HOLDFAST_BIN` names. `done` hears
@@ -81,8 +82,7 @@ pub fn path_for_demo(done: impl FnMut(usize)) -> Result<PathBuf> {
     let command =
         log.collect(cargo.args(["build", "--profile", "demo", "--package", "holdfast", "--bin", "holdfast"]))?;
     let built = compile_with(command.stdout(Stdio::piped()), done).with_context(|| log.to_string())?;
-    let built = built.into_iter().find(|built| built.target == "holdfast");
-    built.map(|built| built.path).context("cargo built no binary with the name holdfast")
+    holdfast_of(built)
 }
 
 /// A program that cargo has compiled.

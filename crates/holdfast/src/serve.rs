@@ -204,7 +204,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     {
         cluster.connection().calls.register(&mut registry);
     }
-    let principal_pattern = settings.vdk_principal_pattern.0.clone();
+    let principal_pattern = settings.vdk_principal_pattern.clone();
     let job_options =
         JobOptions { token_url, principal_pattern, ..vdk_options.for_jobs(settings.rest_api_url(address)) };
     let synchronizer = Synchronizer {
@@ -315,7 +315,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     serving_stop.cancel();
     stop.cancel();
     let grace = settings.shutdown_grace_seconds.seconds();
-    // What did not end by itself is ended: it holds connections of the database.
+    // Tasks that did not end within the grace period are aborted: they hold connections of the database.
     let unfinished = [serving.abort_handle(), synchronizing.abort_handle(), watching_keys.abort_handle()];
     let (served, synchronized) = tokio::join!(clock.timeout(grace, serving), clock.timeout(grace, synchronizing));
     for task in unfinished {

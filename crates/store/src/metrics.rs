@@ -14,8 +14,6 @@ use crate::{
     error::{Result, StoreError, corrupt},
 };
 
-pub use crate::deployments::due_since;
-
 /// A live job as far as it is watched. There may be a hundred thousand of them in memory: what many share is there once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedJob {

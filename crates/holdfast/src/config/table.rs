@@ -18,7 +18,7 @@ use super::{
     types::{
         ClaimName, ContextName, DatabaseUrl, HttpUrl, ImageBuilderName, ImageForm, IndexUrl, Listen, LogFilter,
         LogFormat, LogsDateFormat, NamespaceName, OfExecution, OfJob, PackageName, PackageVersion, PostgresUrl,
-        Principal, PullPolicy, RegistryName, RuntimeName, UrlTemplate, ZoneName,
+        PullPolicy, RegistryName, RuntimeName, UrlTemplate, ZoneName,
     },
     value::{Signed, Value, Whole},
 };
@@ -246,7 +246,7 @@ settings! {
     vdk_options_file: Option<PathBuf> =
         "vdk.options_file", Python, default Absent("none"), example "/etc/holdfast/vdk_options.ini";
     /// The Kerberos principal of a job, which it gets as `VDK_KEYTAB_PRINCIPAL`; `{job}` stands for its name.
-    vdk_principal_pattern: Principal =
+    vdk_principal_pattern: PrincipalPattern =
         "vdk.principal_pattern", Python, default Text(PrincipalPattern::DEFAULT), example "jobs/{job}@EXAMPLE.COM";
 
     /// Where jobs run: as processes of this machine, or in a Kubernetes cluster.

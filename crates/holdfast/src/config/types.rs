@@ -219,11 +219,7 @@ impl Value for DatabaseUrl {
     }
 }
 
-/// The form of the Kerberos principals of jobs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Principal(pub(crate) PrincipalPattern);
-
-impl Value for Principal {
+impl Value for PrincipalPattern {
     const SHAPE: Shape = Shape::Text;
 
     fn kind() -> String {
@@ -231,11 +227,11 @@ impl Value for Principal {
     }
 
     fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
-        PrincipalPattern::parse(&raw.text()).map(Self).map_err(Into::into)
+        Self::parse(&raw.text()).map_err(Into::into)
     }
 
     fn shown(&self) -> Json {
-        self.0.as_str().into()
+        self.as_str().into()
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) async fn carry_out(
                 if let Some(op_id) = store::deployments::op_id(&mut tx, job_id, work.deployment.generation).await? {
                     Span::current().record("op_id", op_id);
                 }
-                store::metrics::due_since(&mut tx, job_id).await?
+                store::deployments::due_since(&mut tx, job_id).await?
             };
             // What has to be installed first takes its time elsewhere, and holds up no quick change.
             let mut installing = None;
