@@ -144,7 +144,7 @@ enum Held<'a> {
     Weak(&'a str),
 }
 
-/// Reads a list of tags, or `*`. `None` when it is neither. A tag may stand without its quotes, which shells take away.
+/// Reads a list of tags, or `*`. `None` when it is neither. A tag may come without its quotes, which shells remove.
 fn tags(text: &str) -> Option<Vec<Held<'_>>> {
     let mut rest = text.trim();
     if rest == "*" {

@@ -142,7 +142,7 @@ pub struct Execution {
     pub revision: Option<ExecutionRevision>,
 }
 
-/// What a run runs. Each field is absent when it is not known: an execution of another service may have been recorded with
+/// The revision that an execution runs. Each field is absent when it is not known: an execution of another service may have been recorded with
 /// a part of its revision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

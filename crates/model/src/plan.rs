@@ -257,7 +257,7 @@ mod tests {
         failed.status = Status::PlatformError;
         failed.retry_at = Some(later);
         assert_eq!(decide(&failed, &inputs), Plan::Wait(later));
-        // What no retry waits for was set by a clock that was wrong.
+        // An instant further away than any retry was written by a clock that was wrong.
         for at in [NOW, NOW + RETRY_WAIT_MAX + SignedDuration::from_secs(1)] {
             failed.retry_at = Some(at);
             assert_eq!(decide(&failed, &inputs), Plan::Apply(Reason::New), "{at}");

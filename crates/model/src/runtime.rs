@@ -51,7 +51,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Ends a term of leadership: what was kept in memory or in files for its runs goes. The runs themselves go on.
+    /// Ends a term of leadership: what was kept in memory or in files for its runs goes. The runs themselves continue.
     fn resign(&self) {}
 
     /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
@@ -73,7 +73,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes what exists of a deployment. What runs goes on.
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>>;
 
-    /// Changes outside of the database may be begun until the boot clock shows this instant: nobody else leads before it.
+    /// Changes outside of the database may be begun until the boot clock shows this instant: no other instance leads before it.
     /// Zero: none any more. An instant and not a duration, because the caller may be suspended between computing it and
     /// calling this. A runtime on one machine, which one instance has to itself, need not care.
     fn may_write_until(&self, _until: Duration) {}
@@ -98,7 +98,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// A part of the log of a run so far; no more than that is read. `None` when the runtime knows no such run.
     fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>>;
 
-    /// Drops what is left of a run of a job whose end and log are stored. What still runs of it is asked to end, and an error
+    /// Drops what is left of a run of a job whose end and log are stored. A run that is not over is asked to end, and an error
     /// says that this has to be called again.
     fn forget<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>>;
 

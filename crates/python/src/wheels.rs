@@ -238,7 +238,7 @@ impl Tools {
 pub(crate) fn link(built: &[Built], folder: &Path) -> std::io::Result<()> {
     for wheel in built {
         let at = folder.join(&wheel.made.wheel);
-        // What is linked was synced when it was built.
+        // A linked file was synced when it was built.
         std::fs::hard_link(&wheel.path, &at).or_else(|_| files::copy_synced(&wheel.path, &at))?;
     }
     Ok(())

@@ -153,7 +153,7 @@ pub async fn replace(tx: &mut Tx, d: &Deployment, op_id: &str, now: Timestamp) -
 /// The request by which a generation of a deployment was removed or came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// Who sent it.
+    /// Its sender.
     pub by: &'a str,
     /// Its operation id.
     pub op_id: &'a str,
@@ -217,7 +217,7 @@ pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> 
     be_due(tx, job_id, now).await
 }
 
-/// Makes a deployment due. What a look at an older generation finds is recorded all the same.
+/// Makes a deployment due. The result of a look at an older generation is recorded all the same.
 async fn be_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query(
         "insert into rollout (job_id, status, attempts, due_at, asked_at, leader_epoch, row_version)

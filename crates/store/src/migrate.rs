@@ -104,7 +104,7 @@ async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
         wait_for_locks(connection, if migration.no_tx { CONCURRENT_WAIT_MAX } else { LOCK_WAIT_MAX }).await?;
         POSTGRES.run_to(migration.version, &mut *connection).await?;
     }
-    // What was changed by hand is found where nothing is missing too.
+    // Also where nothing is missing: it finds migrations that were edited after they were applied.
     POSTGRES.run(&mut *connection).await
 }
 
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(names(&SQLITE), names(&POSTGRES));
     }
 
-    /// What breaks the rules of decision 0090 in a migration: it would stop requests, or the program before.
+    /// The statements of a migration that break the rules of decision 0090: they would stop requests, or the program before.
     fn objections(dialect: Dialect, sql: &str) -> Vec<String> {
         let contracts = sql.contains("schema.oldest_program");
         let code: String =

@@ -1,7 +1,7 @@
 //! Deletes old rows: executions, logs, revisions, uploads, and deleted jobs.
 //!
 //! Every kind finds its candidates in a transaction that only reads, and deletes them in a short one that writes: at most
-//! [`ROWS_MAX`] rows (fewer if the caller says so), [`BYTES_MAX`] of logs or archives and [`JOBS_MAX`] jobs at a time, so that no
+//! [`ROWS_MAX`] rows (fewer if the caller asks for fewer), [`BYTES_MAX`] of logs or archives and [`JOBS_MAX`] jobs at a time, so that no
 //! other writer waits long.
 //! A walk over all jobs goes by their ids, a page at a time.
 

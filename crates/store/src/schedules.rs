@@ -230,7 +230,7 @@ pub async fn unused(tx: &mut Tx, limit: i64) -> Result<Vec<i64>> {
 
 /// Removes those of these schedules that no job has. One that a job is given at this moment is left.
 pub async fn remove_unused(tx: &mut Tx, ids: &[i64]) -> Result<u64> {
-    // Whether a job has one is asked again when nobody can give it to one any more.
+    // Checked again under the lock: from here on no job can be given one of them.
     let lock = format!("select 1 from schedule where schedule_id = $1 {}", tx.locking("for update skip locked"));
     let mut removed = 0;
     for id in ids {

@@ -41,7 +41,7 @@ const LINKS: &[Link] = &[
     link(("dataJobCreate", "201"), "update", "dataJobUpdate", &[TEAM, NEW_JOB], "Changes the new job."),
     link(("dataJobCreate", "201"), "upload", "sourcesUpload", &[TEAM, NEW_JOB], "Uploads the source of the new job."),
     link(("dataJobCreate", "201"), "deploy", "deploymentUpdate", &[TEAM, NEW_JOB], "Deploys the new job, once it has a source."),
-    link(("dataJobCreate", "201"), "audit", "dataJobAuditEventList", &[TEAM, NEW_JOB], "Who changed the new job."),
+    link(("dataJobCreate", "201"), "audit", "dataJobAuditEventList", &[TEAM, NEW_JOB], "The changes of the new job."),
     link(("dataJobCreate", "201"), "delete", "dataJobDelete", &[TEAM, NEW_JOB], "Deletes the new job."),
     link(("dataJobDelete", "200"), "restore", "dataJobRestore", &[TEAM, JOB], "Restores the deleted job."),
     link(("dataJobRestore", "200"), "read", "dataJobRead", &[TEAM, JOB], "The restored job."),
@@ -51,7 +51,7 @@ const LINKS: &[Link] = &[
 
     link(("deploymentUpdate", "202"), "rollout", "deploymentRolloutRead", &[TEAM, JOB, DEPLOYMENT], "How far the rollout is."),
     link(("deploymentUpdate", "202"), "list", "deploymentList", &[TEAM, JOB], "The deployment, once it runs."),
-    link(("deploymentUpdate", "202"), "revisions", "deploymentRevisionList", &[TEAM, JOB, DEPLOYMENT], "What was deployed so far."),
+    link(("deploymentUpdate", "202"), "revisions", "deploymentRevisionList", &[TEAM, JOB, DEPLOYMENT], "The revisions that were deployed so far."),
     link(("deploymentUpdate", "202"), "start", "dataJobExecutionStart", &[TEAM, JOB, DEPLOYMENT], "Starts an execution."),
     link(("deploymentPatch", "202"), "rollout", "deploymentRolloutRead", &[TEAM, JOB, THIS_DEPLOYMENT], "How far the rollout is."),
     link(("deploymentRollback", "202"), "rollout", "deploymentRolloutRead", &[TEAM, JOB, THIS_DEPLOYMENT], "How far the rollout is."),

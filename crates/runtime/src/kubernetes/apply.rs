@@ -394,7 +394,7 @@ impl Writer {
         let Some(live) = call(&*self.clock, self.secrets.get_metadata_opt(name)).await? else {
             return self.keep_secret(target, name, content).await.map(drop);
         };
-        // What others made is never removed here.
+        // A secret of others is never removed here.
         if job_id(&live.metadata).is_none() {
             return Ok(());
         }

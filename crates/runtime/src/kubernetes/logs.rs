@@ -1,9 +1,9 @@
 //! Logs of runs: followed into folders of this machine while they are written, for the pods that will take theirs along when
 //! they go (at a deadline, a cancellation, an eviction), and pulled from the nodes where they were not.
 //!
-//! A follower goes on to the end of its container: a stream that breaks off is continued where it did. What was followed to the
-//! end needs no pull. Followers are bounded; a run beyond the bound has the log that its pods have at the end. What was lost is
-//! marked where it was.
+//! A follower continues to the end of its container: a stream that breaks off is continued where it did. A log that was followed to
+//! its end needs no pull. Followers are bounded; a run beyond the bound has the log that its pods have at the end. Lost lines are
+//! marked where they were.
 //!
 //! The folders are caches: what is in them can be had again as long as the pod is there. They go with the run and with the term
 //! of leadership. Processes may share the folder that holds them; what one left that died goes when another one is started.
@@ -78,7 +78,7 @@ pub(crate) struct Logs {
     /// This process' own part of the folder, once it is needed.
     own: Mutex<Option<OwnFolder>>,
     places: Arc<Semaphore>,
-    /// What is followed, or was until its container ended; absent while this instance does not lead.
+    /// The logs that are followed, or were until their containers ended; absent while this instance does not lead.
     followed: Mutex<Option<HashMap<ExecutionId, BTreeMap<String, Followed>>>>,
     /// Since when the logs of runs can't be had from their nodes, on the boot clock.
     silent: Mutex<HashMap<ExecutionId, Duration>>,
@@ -144,7 +144,7 @@ impl Drop for Followed {
     }
 }
 
-/// What is known of a followed log.
+/// The state of a followed log.
 #[derive(Debug, Default)]
 struct FollowState(AtomicU8);
 
@@ -163,7 +163,7 @@ impl FollowState {
 }
 
 impl Logs {
-    /// Logs of the pods of `pods`, with `folder` for what is on its way. What processes left there that are gone is removed.
+    /// Logs of the pods of `pods`, with `folder` for what is on its way. Folders of processes that are gone are removed.
     pub(crate) fn new(
         pods: Api<Pod>,
         namespace: Arc<Namespace>,
@@ -285,7 +285,7 @@ impl Logs {
             .as_ref()
             .and_then(|followed| followed.get(id)?.get(&part_name(pod)))
             .map(|followed| (followed.folder.clone(), followed.state.get()));
-        // What is read to the end of its container, or is being read from one that goes on.
+        // A log that was read to its end, or is being read from a container that still runs.
         let is_at_hand = followed.as_ref().is_some_and(|(_, state)| {
             *state == FollowState::COMPLETE
                 || goes_on && *state == FollowState::READING && !pod.is_over() && pod.main.ended.is_none()
@@ -383,7 +383,7 @@ impl Logs {
         }
     }
 
-    /// A folder that is removed when nobody needs it any more.
+    /// A folder that is removed when it is not used any more.
     fn new_folder(&self) -> io::Result<TempDir> {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let made = match own.take() {
@@ -400,7 +400,7 @@ impl Logs {
     }
 }
 
-/// What came of asking a node for a log.
+/// The answer of a node that was asked for a log.
 enum Pulled {
     Log(LogChunk),
     /// The pod is gone, or the node has its log no more.

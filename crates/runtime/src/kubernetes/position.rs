@@ -1,4 +1,4 @@
-//! Where the reading of a log stands, so that a stream that broke off is continued without a gap and without doubles. Pure.
+//! The position in a log that is read, so that a stream that broke off is continued without a gap and without doubles. Pure.
 //!
 //! A node gives a log line by line, each with the instant of its writing, from a whole second on. The lines of the last seconds
 //! are counted: what a later stream brings from that second on begins with as many lines that are known already. If it begins
@@ -21,7 +21,7 @@ pub(crate) const BROKEN_OFF: &str = "[... the log broke off here ...]\n";
 /// How nodes begin to say, in place of a log and as if it were one, that they have it no more.
 pub(crate) const APOLOGY: &str = "unable to retrieve container logs for ";
 
-/// What was read of a log.
+/// The part of a log that was read.
 #[derive(Debug, Default)]
 pub(crate) struct Position {
     /// Lines by the second of their writing, in the order in which these seconds came.
@@ -95,7 +95,7 @@ impl Position {
     }
 }
 
-/// What to do with the lines of a stream.
+/// How the lines of a stream are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// The first line is the one of this instant, unless lines are lost.

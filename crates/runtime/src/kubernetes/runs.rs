@@ -52,7 +52,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(5);
 /// two machines differ as well.
 const TICK_AHEAD: SignedDuration = SignedDuration::from_secs(2);
 
-/// What became of the rest of a run that was to go.
+/// The outcome of forgetting a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Forgotten {
     /// There was nothing of it.
@@ -195,7 +195,7 @@ impl Runner {
         Err(overtaken(last))
     }
 
-    /// Suspends a Job or lets it go, unless somebody changed it since it was read.
+    /// Suspends a Job or lets it go, unless it was changed since it was read.
     async fn suspend(&self, read: &Job, suspend: bool, mark: Option<(String, String)>) -> Result<(), Fault> {
         let annotations: BTreeMap<_, _> = mark.into_iter().chain([self.fence.annotation()]).collect();
         let patch = serde_json::json!({
@@ -301,7 +301,7 @@ impl Runner {
         Ok(call(&*self.clock, self.jobs.list(&ListParams::default().labels(&of_job))).await?.items)
     }
 
-    /// Deletes a Job with its pods, unless somebody changed it since it was read. Without a word about its pods they would
+    /// Deletes a Job with its pods, unless it was changed since it was read. Without a word about its pods they would
     /// stay.
     async fn delete(&self, read: &Job) -> Result<(), Fault> {
         let params = DeleteParams {
@@ -383,7 +383,7 @@ impl Runner {
             return Ok(false);
         }
         let pods = self.pods(&view.name).await?;
-        // One that was cancelled may have a pod that nobody told of yet; one that was never let go has none.
+        // One that was cancelled may have a pod of which no news has come yet; one that was never let go has none.
         let is_ended = || matches!(standing(&view, &pods, self.clock.now()), Standing::Ended(_));
         Ok(pods.iter().all(PodView::is_over) && (view.cancelled_at.is_none() || is_ended()))
     }

@@ -115,7 +115,7 @@ impl JobView {
                 .then(|| annotation(names::SCHEDULED_AT).and_then(|text| text.parse().ok()).unwrap_or(created_at)),
             created_at,
             manual,
-            // What an older version wrote has no instant.
+            // An annotation of an older version has no instant.
             cancelled_at: annotation(names::CANCELLED).map(|at| at.parse().unwrap_or(created_at)),
             suspended: spec.and_then(|spec| spec.suspend).unwrap_or_default(),
             terminating: metadata.deletion_timestamp.is_some(),
@@ -274,7 +274,7 @@ impl PodView {
     }
 }
 
-/// Whose a Job is by our label, or, when somebody took that away, by the one of its pods: nobody can change that.
+/// Whose a Job is by our label, or, when that was removed, by the one of its pod template, which is immutable.
 pub(crate) fn job_id_of(job: &Job) -> Option<JobId> {
     let pods = || job.spec.as_ref()?.template.metadata.as_ref().and_then(job_id);
     job_id(&job.metadata).or_else(pods)

@@ -61,7 +61,7 @@ pub enum ExecutionSort {
 /// When a run started; when it was accepted, as long as it has not.
 const START: &str = "e.start_at";
 
-/// Where the revisions stand that a list is sorted by.
+/// Where the revisions are that a list is sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Revised {
     /// In their table: they are looked up for each execution, which is right where these are few.
@@ -268,7 +268,7 @@ impl ExecutionQuery {
         // By the index of active ones: along the starts, SQLite would read all that began in these hours.
         let active = starts(dialect.without_index(START), first.map(|hour| hour * HOUR), end.map(|hour| hour * HOUR));
         all = all.add(number(runs().and_where(Expr::cust("e.status in ('SUBMITTED', 'RUNNING')")).cond_where(active)));
-        // What begins or ends within an hour.
+        // The parts of hours at the beginning and at the end.
         if let (Some(from), Some(first)) = (from, first) {
             all = all.add(number(runs().cond_where(starts(column(START), Some(from), Some(first * HOUR)))));
         }
@@ -499,13 +499,13 @@ fn by_job(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
             Expr::cust_with_expr("array_to_string(array $1, '')", Expr::SubQuery(None, Box::new(runs.into())))
         }
         Dialect::Sqlite => {
-            // What is sorted by has a name: an order can't look into other tables from within a subquery.
+            // Sort keys have names: an order can't look into other tables from within a subquery.
             let (mut names, mut order) = (Vec::new(), Vec::new());
             for (place, (key, is_optional)) in keys.into_iter().enumerate() {
                 runs.expr_as(key, format!("key_{place}"));
                 names.push((Expr::cust(format!("key_{place}")), is_optional));
                 if is_optional {
-                    // What is absent comes last. An aggregate takes no `nulls last`.
+                    // Absent values come last. An aggregate takes no `nulls last`.
                     order.push(format!("p.key_{place} is null"));
                 }
                 order.push(format!("p.key_{place}{}", if query.descending { " desc" } else { "" }));

@@ -115,7 +115,7 @@ fn damaged() -> StoreError {
     corrupt("the executions of a job")
 }
 
-/// What is left of a packed text.
+/// The rest of a packed text.
 struct Members<'a>(&'a str);
 
 impl<'a> Members<'a> {

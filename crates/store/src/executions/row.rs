@@ -13,10 +13,10 @@ use crate::{
     meter::{RowBytes, bytes_of, bytes_of_json},
 };
 
-/// What of a run is read; less costs less where there are many. What is left out comes as absent, or as an empty text.
+/// The fields of an execution that are read; fewer cost less where there are many. The others are absent, or an empty text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
-    /// Which one it is, how it stands and when it was: identifiers, type, status, times, message.
+    /// Identity, outcome and times: identifiers, type, status, times, message.
     Outcome,
     /// All but what it runs and its arguments.
     Run,

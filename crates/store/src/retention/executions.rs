@@ -11,7 +11,7 @@ use crate::{
     jobs,
 };
 
-/// Where the walk over all executions stands: at a job, after one of its executions in the order of their starts.
+/// The position of the walk over all executions: at a job, after one of its executions in the order of their starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     job: String,
@@ -34,7 +34,7 @@ pub struct Old {
     last: (i64, String),
 }
 
-/// What one transaction can delete.
+/// The executions that one transaction can delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// By job.

@@ -22,14 +22,14 @@ pub struct Old {
     version: SourceVersion,
 }
 
-/// Where the walk over all uploads stands: at a job, after one of its versions.
+/// The position of the walk over all uploads: at a job, after one of its versions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Position {
     job: String,
     version: String,
 }
 
-/// What one transaction can delete.
+/// The uploads that one transaction can delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// In the order of jobs and versions.
@@ -44,7 +44,7 @@ const NEWEST_OVER: &str = "select coalesce(
             order by s.upload desc limit 1 offset $2),
         (select 0 from source_version s where s.job_id = j.job_id and s.removed_at is not null limit 1))";
 
-/// Finds uploads that nothing needs: those that somebody removed, and those that are not among the newest `keep_per_job` of
+/// Finds uploads that nothing needs: those that were removed on request, and those that are not among the newest `keep_per_job` of
 /// their job, were uploaded before `before`, and that no revision names.
 pub async fn find(tx: &mut Tx, before: Timestamp, keep_per_job: i64, from: &Position) -> Result<Found> {
     let page = job_page(tx, &from.job, keep_per_job, NEWEST_OVER).await?;
@@ -228,14 +228,14 @@ impl Needed {
         Ok(Self { at_present, by_revisions })
     }
 
-    /// A revision alone does not keep an upload that somebody removed.
+    /// A revision alone does not keep an upload that was removed on request.
     fn is_needed(&self, version: &SourceVersion, is_removed: bool) -> bool {
         let version = version.as_str();
         self.at_present.contains(version) || (!is_removed && self.by_revisions.contains(version))
     }
 }
 
-/// Waits until nobody stores an archive that a job has too: whether another job has it is asked afterwards.
+/// Waits until no request stores an archive that a job has too: whether another job has it is asked afterwards.
 async fn lock_archives(tx: &mut Tx, job_id: JobId) -> Result<()> {
     if tx.dialect() == Dialect::Sqlite {
         return Ok(());
