@@ -3,7 +3,7 @@
 //! A connection waits for a request, is handled, sends its response, and waits again. Each state has a time limit, so that
 //! neither half-sent heads nor slow readers stay. When every connection is taken, one that waits for a complete request
 //! makes room, the oldest of the address that has the most connections: probes get in however many strangers hold
-//! connections open ([decision 0039](../../../docs/decisions/0039-a-server-that-makes-room.md)).
+//! connections open ([decision 0039](../../../docs/decisions/0039-own-http-server-that-makes-room.md)).
 
 use std::{
     collections::{BTreeMap, HashMap},

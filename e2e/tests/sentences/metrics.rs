@@ -133,17 +133,17 @@ async fn alert_rules_find_runs_that_failed_and_jobs_that_are_late() {
 }
 
 #[test]
-fn the_rules_in_the_documentation_are_rules() {
+fn the_shipped_alert_rules_are_rules() {
     let promtool = devtools::promtool::install().expect("promtool");
-    let folder = rules_of_documentation();
+    let folder = shipped_rules();
     let checked = run_promtool(&promtool, folder.path(), &["check", "rules", "rules.yml"], "");
     assert!(checked.status.success(), "{}", said(&checked));
 }
 
 #[test]
-fn the_documented_alerts_of_retention_come_before_logs_are_lost_and_when_a_kind_keeps_failing() {
+fn the_shipped_alerts_of_retention_come_before_logs_are_lost_and_when_a_kind_keeps_failing() {
     let promtool = devtools::promtool::install().expect("promtool");
-    let folder = rules_of_documentation();
+    let folder = shipped_rules();
     let series = |name: &str, values: &str| json!({ "series": name, "values": values });
     let logs = |bytes: &str| {
         [
@@ -164,7 +164,10 @@ fn the_documented_alerts_of_retention_come_before_logs_are_lost_and_when_a_kind_
                 near("20m", json!([])),
                 near("40m", json!([{
                     "exp_labels": { "severity": "warning" },
-                    "exp_annotations": { "summary": "Stored logs have 3.5kiB, more than 80 % of logs.total_max_mib" },
+                    "exp_annotations": {
+                        "summary": "Stored logs have 3.5kiB, more than 80 % of logs.total_max_mib",
+                        "runbook_url": "docs/operations/monitoring.md#holdfastlogsnearlimit",
+                    },
                 }])),
             ] },
             { "interval": "1m", "input_series": logs("3200x90"), "alert_rule_test": [near("80m", json!([]))] },
@@ -174,10 +177,13 @@ fn the_documented_alerts_of_retention_come_before_logs_are_lost_and_when_a_kind_
                 failing("builds", "0x90"),
             ], "alert_rule_test": [{
                 "eval_time": "55m",
-                "alertname": "HoldfastRetentionFails",
+                "alertname": "HoldfastRetentionFailing",
                 "exp_alerts": [{
                     "exp_labels": { "kind": "logs", "severity": "warning" },
-                    "exp_annotations": { "summary": "Retention of logs fails" },
+                    "exp_annotations": {
+                        "summary": "Retention of logs fails",
+                        "runbook_url": "docs/operations/monitoring.md#holdfastretentionfailing",
+                    },
                 }],
             }] },
         ],
@@ -187,14 +193,42 @@ fn the_documented_alerts_of_retention_come_before_logs_are_lost_and_when_a_kind_
     assert!(judged.status.success(), "{}", said(&judged));
 }
 
-/// A folder with the rules of `docs/operations.md` as `rules.yml`.
-fn rules_of_documentation() -> tempfile::TempDir {
-    let text =
-        fs::read_to_string(devtools::environment::workspace().join("docs/operations.md")).expect("the documentation");
-    let (_, rules) = text.split_once("```yaml\ngroups:").expect("rules");
-    let (rules, _) = rules.split_once("```").expect("their end");
+#[test]
+fn the_alert_of_a_missing_leader_fires_also_when_no_instance_is_scraped() {
+    let promtool = devtools::promtool::install().expect("promtool");
+    let folder = shipped_rules();
+    let fires = json!([{
+        "exp_labels": { "severity": "critical" },
+        "exp_annotations": {
+            "summary": "No instance of Holdfast leads; nothing is rolled out, started or recorded",
+            "runbook_url": "docs/operations/monitoring.md#holdfastnoleader",
+        },
+    }]);
+    let case = |series: Value, alerts: &Value| {
+        json!({ "interval": "1m", "input_series": series, "alert_rule_test": [
+            { "eval_time": "10m", "alertname": "HoldfastNoLeader", "exp_alerts": alerts },
+        ] })
+    };
+    let leader = |instance: &str, value: u8| json!({ "series": format!("holdfast_leader{{instance=\"{instance}\"}}"), "values": format!("{value}x20") });
+    let tests = json!({
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            case(json!([]), &fires),
+            case(json!([leader("one", 0), leader("two", 0)]), &fires),
+            case(json!([leader("one", 1), leader("two", 0)]), &json!([])),
+        ],
+    });
+    fs::write(folder.path().join("tests.yml"), tests.to_string()).expect("a file");
+    let judged = run_promtool(&promtool, folder.path(), &["test", "rules", "tests.yml"], "");
+    assert!(judged.status.success(), "{}", said(&judged));
+}
+
+/// A folder with the shipped rules as `rules.yml`.
+fn shipped_rules() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("rules.yml"), format!("groups:{rules}")).expect("a file");
+    let rules = devtools::environment::workspace().join("deploy/prometheus/holdfast-alerts.yaml");
+    fs::copy(rules, folder.path().join("rules.yml")).expect("the shipped rules");
     folder
 }
 

@@ -1,5 +1,6 @@
 //! The direction of dependencies: nobody calls upward, strangers stay strangers.
 
+mod documents;
 mod metadata;
 mod modules;
 
