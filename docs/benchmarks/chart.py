@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws lists.svg from api-postgresql.csv: the median time of four requests by the number of jobs, beside upstream's own figures.
 
-The same data always gives the same bytes. A test compares the labels of the chart with the data (xtask/tests/house/documents.rs).
+The same data always gives the same bytes. A test compares the labels of the chart with the data.
 """
 import csv
 import math
@@ -15,7 +15,7 @@ REQUESTS = {
     "the 50 newest executions": "50 newest executions",
     "the operations page's list of 50 (with totals and 10 executions each)": "operations page's list of 50",
 }
-LEFT, WIDTH, BAR, GAP, TOP = 270, 430, 15, 14, 64
+LEFT, WIDTH, BAR, GAP, TOP = 300, 420, 15, 14, 64
 
 
 def bars():
@@ -38,7 +38,7 @@ def main():
         f'<svg xmlns="http://www.w3.org/2000/svg" width="860" height="{height}" viewBox="0 0 860 {height}" role="img"'
         ' aria-labelledby="title">',
         '<title id="title">Median response times on PostgreSQL by number of jobs, Holdfast and upstream</title>',
-        "<style>text{font:12px sans-serif;fill:#1f2328}.h{font-weight:bold}.ours{fill:#1a7f37}.theirs{fill:#8c959f}</style>",
+        "<style>text{font:12px Helvetica,Arial,'DejaVu Sans',sans-serif;fill:#1f2328}.h{font-weight:bold}.ours{fill:#1a7f37}.theirs{fill:#8c959f}</style>",
         f'<rect width="860" height="{height}" fill="#ffffff"/>',
         '<text class="h" x="12" y="24">Median response time in ms on PostgreSQL, one client (logarithmic scale)</text>',
         f'<rect class="ours" x="12" y="38" width="12" height="12"/><text x="30" y="48">Holdfast</text>',

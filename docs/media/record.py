@@ -5,7 +5,7 @@ usage: record.py            record the demo into demo.txt, then draw demo.svg fr
        record.py --draw     draw demo.svg from demo.txt alone; the same text always gives the same bytes
 
 Values that differ from run to run (ports, temporary folders, ids, times of day) are replaced in the text. A test compares
-the text with the drawing (xtask/tests/house/documents.rs).
+the text with the drawing.
 """
 import errno
 import os

@@ -43,7 +43,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     run_cargo(&["fmt", "--all", "--check"], &[])?;
     run_cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     // The whole workspace is chosen, so that nothing is compiled with other features than for the tests.
-    run_cargo(&["test", "--workspace", "--test", "house"], &[])?;
+    run_cargo(&["test", "--workspace", "--test", "architecture"], &[])?;
     run_cargo(
         &["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"],
         &[("RUSTDOCFLAGS", "-D warnings")],

@@ -13,8 +13,8 @@ use tracing::Instrument;
 
 use crate::{
     Api,
-    error::{Failure, Unrouted},
-    terms::Unreadable,
+    error::{ApiError, Unrouted},
+    preconditions::Unreadable,
 };
 
 /// The header that ties a request, its log lines and what it caused together.
@@ -27,12 +27,12 @@ const OP_ID_MAX_CHARS: usize = 100;
 const NO_ROUTE: &str = "none";
 
 /// The caller of an operation.
-pub(crate) struct By(pub(crate) Caller);
+pub(crate) struct RequestCaller(pub(crate) Caller);
 
-impl<S: Sync> FromRequestParts<S> for By {
-    type Rejection = Failure;
+impl<S: Sync> FromRequestParts<S> for RequestCaller {
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         if let Some(Unreadable(problem)) = parts.extensions.remove() {
             return Err(problem.into());
         }
@@ -85,7 +85,7 @@ fn is_op_id(id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::{Extension, Router, body::Body, http::StatusCode, routing::get};
-    use model::access::Standing;
+    use model::access::Identity;
     use tower::ServiceExt;
 
     use super::*;
@@ -96,7 +96,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_without_a_caller_fails_and_a_request_begins_as_a_stranger_s() {
-        let handler = async |By(caller): By| assert_eq!(caller.standing, Standing::Stranger);
+        let handler =
+            async |RequestCaller(caller): RequestCaller| assert_eq!(caller.identity, Identity::Unauthenticated);
         assert_eq!(asked(Router::new().route("/", get(handler))).await, StatusCode::INTERNAL_SERVER_ERROR);
         let identified = Router::new().route("/", get(handler)).layer(Extension(first_caller("op")));
         assert_eq!(asked(identified).await, StatusCode::OK);

@@ -10,7 +10,7 @@ use axum::{
 };
 use model::{
     Problem,
-    name::shown,
+    name::excerpt,
     problem::{Fault, Kind},
 };
 use serde::Serialize;
@@ -26,7 +26,7 @@ pub(crate) struct Unrouted;
 
 /// A request that was not carried out.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct ApiError {
     status: StatusCode,
     problem: Box<Problem>,
     details: serde_json::Map<String, serde_json::Value>,
@@ -54,7 +54,7 @@ pub(crate) struct ErrorBody<'a> {
     details: &'a serde_json::Map<String, serde_json::Value>,
 }
 
-impl From<Problem> for Failure {
+impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         let status = match problem.kind {
             Kind::Invalid => StatusCode::BAD_REQUEST,
@@ -62,8 +62,8 @@ impl From<Problem> for Failure {
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Conflict => StatusCode::CONFLICT,
-            Kind::Stale => StatusCode::PRECONDITION_FAILED,
-            Kind::Contradictory => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Kind::IdempotencyConflict => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -73,7 +73,7 @@ impl From<Problem> for Failure {
     }
 }
 
-impl Failure {
+impl ApiError {
     /// A refusal that only HTTP knows.
     pub(crate) fn refused(status: StatusCode, problem: Problem) -> Self {
         Self { status, problem: Box::new(problem), details: serde_json::Map::new(), retry_after_seconds: None }
@@ -92,7 +92,7 @@ impl Failure {
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Problem { what, why, consequences, countermeasures, kind, fault } = &*self.problem;
         if *fault == Fault::Platform {
@@ -113,13 +113,13 @@ impl IntoResponse for Failure {
 }
 
 /// What a handler answers.
-pub(crate) type Answer<T> = Result<T, Failure>;
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 /// No operation has this address.
-pub(crate) async fn unknown_route(request: Request) -> Failure {
-    Failure::from(
+pub(crate) async fn unknown_route(request: Request) -> ApiError {
+    ApiError::from(
         Problem::not_found(
-            format!("The address {} was not found.", shown(request.uri().path())),
+            format!("The address {} was not found.", excerpt(request.uri().path())),
             "No operation of this service has it.",
         )
         .fix("Check the address; the client's --rest-api-url has no path, only scheme, host and port."),
@@ -128,10 +128,10 @@ pub(crate) async fn unknown_route(request: Request) -> Failure {
 
 /// An operation has this address, but not with this method.
 pub(crate) async fn wrong_method(request: Request) -> Response {
-    let mut response = Failure::refused(
+    let mut response = ApiError::refused(
         StatusCode::METHOD_NOT_ALLOWED,
         Problem::invalid(
-            format!("{} {} was not carried out.", request.method(), shown(request.uri().path())),
+            format!("{} {} was not carried out.", request.method(), excerpt(request.uri().path())),
             "The address exists, but has no operation with this method.",
         ),
     )
@@ -145,7 +145,7 @@ pub(crate) async fn wrong_method(request: Request) -> Response {
 pub(crate) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("without a message"), "a handler panicked");
-    Failure::from(
+    ApiError::from(
         Problem::internal("The request was not carried out.", "The service met a fault of its own.")
             .fix("Tell the operator of this service; its log has the details under this operation id."),
     )

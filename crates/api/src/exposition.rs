@@ -18,7 +18,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// What a request prefers; text where it does not say.
-    pub(crate) fn wanted(headers: &HeaderMap) -> Self {
+    pub(crate) fn negotiated(headers: &HeaderMap) -> Self {
         let (mut text, mut open_metrics) = (0.0_f32, 0.0_f32);
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
         for range in ranges.flat_map(|value| value.split(',')) {
@@ -81,14 +81,14 @@ impl<W: Write> Page<W> {
 
     /// Writes what is left, after all of the text has come.
     pub(crate) fn finish(mut self) -> Result<W, fmt::Error> {
-        self.tell_histogram_as("summary")?;
+        self.set_histogram_type("summary")?;
         Ok(self.out)
     }
 
     fn take_line(&mut self, line: &str) -> fmt::Result {
         let Some(comment) = line.strip_prefix("# ") else { return self.take_sample(line) };
         if let Some(help) = comment.strip_prefix("HELP ") {
-            self.tell_histogram_as("summary")?;
+            self.set_histogram_type("summary")?;
             help.split_once(' ').map_or("", |(_, help)| help).clone_into(&mut self.help);
             Ok(())
         } else if let Some((name, kind)) = comment.strip_prefix("TYPE ").and_then(|rest| rest.split_once(' ')) {
@@ -112,7 +112,7 @@ impl<W: Write> Page<W> {
             histogram.samples.push(line.to_owned());
             return Ok(());
         }
-        self.tell_histogram_as(if is_bucket { HISTOGRAM } else { "summary" })?;
+        self.set_histogram_type(if is_bucket { HISTOGRAM } else { "summary" })?;
         self.push(line)
     }
 
@@ -132,7 +132,7 @@ impl<W: Write> Page<W> {
         self.push(&(heading + kind))
     }
 
-    fn tell_histogram_as(&mut self, kind: &str) -> fmt::Result {
+    fn set_histogram_type(&mut self, kind: &str) -> fmt::Result {
         let Some(Histogram { heading, samples }) = self.histogram.take() else { return Ok(()) };
         self.push(&(heading + kind))?;
         samples.iter().try_for_each(|sample| self.push(sample))
@@ -173,12 +173,12 @@ mod tests {
 
     use super::*;
 
-    fn wanted(accept: &[&str]) -> Format {
+    fn negotiated(accept: &[&str]) -> Format {
         let mut headers = HeaderMap::new();
         for value in accept {
             headers.append(ACCEPT, value.parse().unwrap());
         }
-        Format::wanted(&headers)
+        Format::negotiated(&headers)
     }
 
     #[test]
@@ -207,7 +207,7 @@ mod tests {
             (&["application/openmetrics-text;q=0.2", "text/plain;version=0.0.4;q=0.9"], Format::Text),
             (&["application/openmetrics-text;q=0"], Format::Text),
         ] {
-            assert_eq!(wanted(accept), format, "{accept:?}");
+            assert_eq!(negotiated(accept), format, "{accept:?}");
         }
     }
 

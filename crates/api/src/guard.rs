@@ -14,11 +14,11 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use model::{Problem, name::shown};
+use model::{Problem, name::excerpt};
 
 use crate::{
     Api,
-    error::{Failure, Unrouted},
+    error::{ApiError, Unrouted},
     openapi::RouteMarks,
     paths::{METRICS_PATH, TOKEN_PATH},
 };
@@ -46,7 +46,7 @@ pub(crate) async fn guard(
     }
 }
 
-fn check(hosts: &[String], is_page: bool, request: &Request) -> Result<(), Failure> {
+fn check(hosts: &[String], is_page: bool, request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
     // A proxy in front could have decided by the other one (RFC 9112, section 3.2).
     if headers.get_all(header::HOST).iter().count() > 1 {
@@ -64,7 +64,7 @@ fn check(hosts: &[String], is_page: bool, request: &Request) -> Result<(), Failu
     if !is_known {
         return Err(Problem::forbidden(
             "The request was refused.",
-            format!("This service does not answer to the host name {}.", shown(host.host())),
+            format!("This service does not answer to the host name {}.", excerpt(host.host())),
         )
         .fix("Use the address that the service printed at its start, or have its operator add the name to its hosts.")
         .into());
@@ -72,7 +72,7 @@ fn check(hosts: &[String], is_page: bool, request: &Request) -> Result<(), Failu
     if let Some(origin) = text(headers, &header::ORIGIN)
         && !same_origin(origin, &host)
     {
-        return Err(refused(&format!("It comes from a page of another origin, {}.", shown(origin))));
+        return Err(refused(&format!("It comes from a page of another origin, {}.", excerpt(origin))));
     }
     if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") && !(is_page && is_navigation(headers)) {
         return Err(refused("It comes from a page of another site."));
@@ -82,11 +82,14 @@ fn check(hosts: &[String], is_page: bool, request: &Request) -> Result<(), Failu
         let essence = given.split(';').next().unwrap_or_default().trim();
         let is_form = request.uri().path() == TOKEN_PATH && essence.eq_ignore_ascii_case(FORM_TYPE);
         if !is_form && !BODY_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
-            return Err(Failure::refused(
+            return Err(ApiError::refused(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Problem::invalid(
                     "The request was not carried out.",
-                    format!("Its body has the media type {}; this service reads JSON and octet streams.", shown(given)),
+                    format!(
+                        "Its body has the media type {}; this service reads JSON and octet streams.",
+                        excerpt(given)
+                    ),
                 )
                 .fix(
                     "Send the header \"Content-Type: application/json\", or \"application/octet-stream\" for sources.",
@@ -103,7 +106,7 @@ fn is_navigation(headers: &HeaderMap) -> bool {
     says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document")
 }
 
-fn refused(why: &str) -> Failure {
+fn refused(why: &str) -> ApiError {
     Problem::forbidden("The request was refused.", why)
         .fix("Send it from a client or a page of this service, to the address that the service printed at its start.")
         .into()

@@ -11,9 +11,9 @@ use axum::{
 use http_body_util::BodyExt;
 use model::{
     Problem,
-    access::{Caller, Standing},
+    access::{Caller, Identity},
     clock::Clock,
-    name::shown,
+    name::excerpt,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -22,8 +22,8 @@ use serde::{
 
 use crate::{
     Api,
-    error::Failure,
-    limits::{BodyTooSlow, JSON_MAX_BYTES, STRANGER_JSON_MAX_BYTES},
+    error::ApiError,
+    limits::{BodyTooSlow, JSON_MAX_BYTES, UNAUTHENTICATED_JSON_MAX_BYTES},
     memory::RequestMemory,
 };
 
@@ -43,8 +43,11 @@ impl From<PathRejection> for BadPath {
 
 impl axum::response::IntoResponse for BadPath {
     fn into_response(self) -> axum::response::Response {
-        Failure::from(Problem::invalid("The address of the request can't be read.", format!("{}.", self.0.body_text())))
-            .into_response()
+        ApiError::from(Problem::invalid(
+            "The address of the request can't be read.",
+            format!("{}.", self.0.body_text()),
+        ))
+        .into_response()
     }
 }
 
@@ -78,7 +81,7 @@ impl Query {
             _ if text.eq_ignore_ascii_case("false") => Ok(false),
             _ => Err(Problem::invalid(
                 format!("The parameter {name} is not valid."),
-                format!("It is {}, and must be true or false.", shown(text)),
+                format!("It is {}, and must be true or false.", excerpt(text)),
             )),
         };
         self.text(name).map(parsed).transpose()
@@ -91,7 +94,7 @@ impl Query {
                 text.parse().map_err(|_| {
                     Problem::invalid(
                         format!("The parameter {name} is not valid."),
-                        format!("It is {}, and must be a whole number.", shown(text)),
+                        format!("It is {}, and must be a whole number.", excerpt(text)),
                     )
                 })
             })
@@ -103,9 +106,9 @@ impl Query {
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         let body = required_body(request, api).await?;
         Ok(Self(from_json(no_list(&body)?)?))
     }
@@ -115,9 +118,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
 pub(crate) struct JsonList<T>(pub(crate) Vec<T>);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonList<T> {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         Ok(Self(from_json(&required_body(request, api).await?)?))
     }
 }
@@ -126,9 +129,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonList<T> {
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T> {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Failure> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         let Some(body) = json_body(request, api).await? else { return Ok(Self(T::default())) };
         Ok(Self(from_json::<Option<T>>(no_list(&body)?)?.unwrap_or_default()))
     }
@@ -144,16 +147,17 @@ fn no_list(json: &[u8]) -> Result<&[u8], Problem> {
 }
 
 /// Reads a JSON body that may not be blank.
-async fn required_body(request: Request, api: &Api) -> Result<Bytes, Failure> {
+async fn required_body(request: Request, api: &Api) -> Result<Bytes, ApiError> {
     json_body(request, api)
         .await?
         .ok_or_else(|| Problem::invalid("The request's body is not valid.", "It is empty, and must be JSON.").into())
 }
 
 /// Reads a JSON body, and reserves what its values may take once they are parsed. `None` when it is blank.
-async fn json_body(request: Request, api: &Api) -> Result<Option<Bytes>, Failure> {
-    let is_stranger = request.extensions().get::<Caller>().is_none_or(|c| c.standing == Standing::Stranger);
-    let max_bytes = if is_stranger { STRANGER_JSON_MAX_BYTES } else { JSON_MAX_BYTES };
+async fn json_body(request: Request, api: &Api) -> Result<Option<Bytes>, ApiError> {
+    let is_unauthenticated =
+        request.extensions().get::<Caller>().is_none_or(|c| c.identity == Identity::Unauthenticated);
+    let max_bytes = if is_unauthenticated { UNAUTHENTICATED_JSON_MAX_BYTES } else { JSON_MAX_BYTES };
     let memory = RequestMemory::of(&api.memory, &request);
     let body = whole_body(&api.memory, request, max_bytes).await?;
     if body.trim_ascii().is_empty() {
@@ -244,7 +248,7 @@ pub(crate) async fn buffered(
     budget: &MemoryBudget,
     mut request: Request,
     max_bytes: usize,
-) -> Result<(Request, Bytes), Failure> {
+) -> Result<(Request, Bytes), ApiError> {
     let memory = RequestMemory::of(budget, &request);
     let most = max_of(&request, max_bytes)?;
     let body = std::mem::take(request.body_mut());
@@ -255,7 +259,7 @@ pub(crate) async fn buffered(
 }
 
 /// Reads the whole body, up to `max_bytes` of it. Its memory is reserved as the bytes arrive, until the request is answered.
-pub(crate) async fn whole_body(budget: &MemoryBudget, request: Request, max_bytes: usize) -> Result<Bytes, Failure> {
+pub(crate) async fn whole_body(budget: &MemoryBudget, request: Request, max_bytes: usize) -> Result<Bytes, ApiError> {
     let most = max_of(&request, max_bytes)?;
     let memory = RequestMemory::of(budget, &request);
     if let Some(Buffered(bytes)) = request.extensions().get() {
@@ -265,13 +269,13 @@ pub(crate) async fn whole_body(budget: &MemoryBudget, request: Request, max_byte
 }
 
 /// The most bytes that the body can have: what the request announces, or the limit.
-pub(crate) fn max_of(request: &Request, max_bytes: usize) -> Result<usize, Failure> {
+pub(crate) fn max_of(request: &Request, max_bytes: usize) -> Result<usize, ApiError> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let Some(announced) = announced else { return Ok(max_bytes) };
     usize::try_from(announced).ok().filter(|bytes| *bytes <= max_bytes).ok_or_else(|| too_large(max_bytes))
 }
 
-pub(crate) fn too_large(max_bytes: usize) -> Failure {
+pub(crate) fn too_large(max_bytes: usize) -> ApiError {
     Problem::too_large(
         "The request was not carried out.",
         format!("Its body has more than {max_bytes} bytes, the most that fits here."),
@@ -281,7 +285,7 @@ pub(crate) fn too_large(max_bytes: usize) -> Failure {
 
 /// Copies the pieces of a body into one buffer that grows as they arrive. A piece on its own may keep more memory than its
 /// bytes.
-async fn collected(memory: &RequestMemory, mut body: Body, most: usize, max_bytes: usize) -> Result<Bytes, Failure> {
+async fn collected(memory: &RequestMemory, mut body: Body, most: usize, max_bytes: usize) -> Result<Bytes, ApiError> {
     const FIRST_BYTES: usize = 8 * 1024;
     let mut whole: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -323,11 +327,11 @@ pub(crate) async fn discard(clock: &dyn Clock, request: Request, max_bytes: usiz
 }
 
 /// Why a body could not be read to its end.
-pub(crate) fn broken_body(error: &axum::Error) -> Failure {
+pub(crate) fn broken_body(error: &axum::Error) -> ApiError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
-            return Failure::refused(
+            return ApiError::refused(
                 StatusCode::REQUEST_TIMEOUT,
                 Problem::invalid("The request was not carried out.", format!("Its body arrived too slowly: {slow}."))
                     .fix("Send it again over a faster connection."),

@@ -18,6 +18,7 @@ mod memory;
 mod metrics;
 mod openapi;
 mod paths;
+mod preconditions;
 mod principals;
 mod probes;
 mod rest;
@@ -25,7 +26,6 @@ mod routes;
 mod seldom;
 mod server;
 mod streams;
-mod terms;
 mod transfers;
 mod waiting;
 

@@ -22,14 +22,14 @@ use axum::{
 use hyper::body::{Frame, SizeHint};
 use model::{
     Problem,
-    access::{Caller, Standing},
+    access::{Caller, Identity},
     clock::{SharedClock, Timer},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Api, auth,
-    error::Failure,
+    error::ApiError,
     memory::RequestMemory,
     paths::{METRICS_PATH, TOKEN_PATH},
     principals::principal,
@@ -39,7 +39,7 @@ use crate::{
 pub(crate) const JSON_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// The most bytes of a JSON body from a caller who is not authenticated although authentication is on.
-pub(crate) const STRANGER_JSON_MAX_BYTES: usize = 256 * 1024;
+pub(crate) const UNAUTHENTICATED_JSON_MAX_BYTES: usize = 256 * 1024;
 
 /// A response up to this size is not reserved in the memory budget.
 const SMALL_RESPONSE_BYTES: usize = 64 * 1024;
@@ -48,11 +48,11 @@ const SMALL_RESPONSE_BYTES: usize = 64 * 1024;
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// The same for a caller who is not authenticated, and how long the whole body is awaited then.
-const STRANGER_BODY_PAUSE_MAX: Duration = Duration::from_secs(5);
-const STRANGER_BODY_MAX: Duration = Duration::from_secs(10);
+const UNAUTHENTICATED_BODY_PAUSE_MAX: Duration = Duration::from_secs(5);
+const UNAUTHENTICATED_BODY_MAX: Duration = Duration::from_secs(10);
 
 /// Callers who are not authenticated get one place for this many of the others, and so does the token endpoint.
-const STRANGERS_PART: usize = 8;
+const UNAUTHENTICATED_PART: usize = 8;
 
 /// Limits of all requests together. Probes are outside of them.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub struct Limits {
 impl Limits {
     /// At most `requests_max` requests at once, each answered within `timeout`.
     pub fn new(requests_max: usize, timeout: Duration) -> Self {
-        let part = requests_max.div_ceil(STRANGERS_PART);
+        let part = requests_max.div_ceil(UNAUTHENTICATED_PART);
         Self {
             places: Arc::new(Semaphore::new(requests_max)),
             strangers: Arc::new(Semaphore::new(part)),
@@ -131,19 +131,19 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
         return next.run(request).await;
     }
     let limits = &api.limits;
-    let is_stranger = api.auth.is_some() && auth::is_open(&request);
+    let is_unauthenticated = api.auth.is_some() && auth::is_open(&request);
     let of_part = if request.uri().path() == TOKEN_PATH { &limits.tokens } else { &limits.strangers };
-    let places = if is_stranger { of_part } else { &limits.places };
+    let places = if is_unauthenticated { of_part } else { &limits.places };
     let Ok(permit) = Arc::clone(places).try_acquire_owned() else {
-        return crowded(limits.requests_max).into_response();
+        return pool_exhausted(limits.requests_max).into_response();
     };
     let place = Place::new(permit, api.memory.reservation());
     request.extensions_mut().insert(place.clone());
     let memory = RequestMemory::new(&api.memory);
     request.extensions_mut().insert(memory.clone());
     if !request.body().is_end_stream() {
-        let waits = if is_stranger {
-            BodyWaits { pause_max: STRANGER_BODY_PAUSE_MAX, total_max: STRANGER_BODY_MAX }
+        let waits = if is_unauthenticated {
+            BodyWaits { pause_max: UNAUTHENTICATED_BODY_PAUSE_MAX, total_max: UNAUTHENTICATED_BODY_MAX }
         } else {
             BodyWaits { pause_max: BODY_PAUSE_MAX, total_max: limits.timeout }
         };
@@ -161,12 +161,12 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
                 && let Err(problem) = place.reserve(bytes)
                 && !may_change
             {
-                return Failure::from(problem).into_response();
+                return ApiError::from(problem).into_response();
             }
             response.extensions_mut().insert(place.clone());
             response.map(|inner| Body::new(PlacedBody { inner, _place: place }))
         }
-        Err(_) => Failure::from(
+        Err(_) => ApiError::from(
             Problem::unavailable(
                 "The request was given up.",
                 format!("It took longer than {} seconds.", limits.timeout.as_secs()),
@@ -180,13 +180,13 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
 /// Leaves half of the places to other callers, and the last ones to callers that have none ([`places::Places`]). It comes after
 /// authentication, and counts only callers who are known.
 pub(crate) async fn share(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let caller = request.extensions().get::<Caller>().filter(|caller| caller.standing != Standing::Stranger);
+    let caller = request.extensions().get::<Caller>().filter(|caller| caller.identity != Identity::Unauthenticated);
     if let Some(principal) = caller.and_then(principal) {
         let requests_max = api.limits.requests_max;
         let own = match api.transfers.shares.try_take(Some(principal)) {
             Ok(own) => own,
             Err(NoPlace::OfPrincipal) => {
-                return Failure::from(
+                return ApiError::from(
                     Problem::overloaded(
                         "The request was not carried out.",
                         format!(
@@ -198,7 +198,7 @@ pub(crate) async fn share(State(api): State<Arc<Api>>, request: Request, next: N
                 )
                 .into_response();
             }
-            Err(NoPlace::OfAll) => return crowded(requests_max).into_response(),
+            Err(NoPlace::OfAll) => return pool_exhausted(requests_max).into_response(),
         };
         if let Some(place) = request.extensions().get::<Place>() {
             place.add(own);
@@ -207,7 +207,7 @@ pub(crate) async fn share(State(api): State<Arc<Api>>, request: Request, next: N
     next.run(request).await
 }
 
-fn crowded(requests_max: usize) -> Failure {
+fn pool_exhausted(requests_max: usize) -> ApiError {
     Problem::overloaded(
         "The request was not carried out.",
         format!("Too many concurrent requests (limit {requests_max}, `requests_max`)."),

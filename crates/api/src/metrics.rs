@@ -40,7 +40,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     Api, caller,
-    error::{self, Answer, Failure},
+    error::{self, ApiError, ApiResult},
     exposition::{Format, Page},
     guard,
     limits::Shared,
@@ -262,7 +262,7 @@ impl MetricsPage {
         (status = 404, description = "Metrics are switched off, or have a listener of their own."),
     )
 )]
-pub(crate) async fn prometheus(state: State<Arc<Api>>, headers: HeaderMap) -> Answer<Response> {
+pub(crate) async fn prometheus(state: State<Arc<Api>>, headers: HeaderMap) -> ApiResult<Response> {
     if state.0.metrics_access.has_own_listener {
         return Err(Problem::not_found("There are no metrics here.", "They have a listener of their own.")
             .fix("Scrape the address of the setting `metrics_listen`.")
@@ -272,9 +272,9 @@ pub(crate) async fn prometheus(state: State<Arc<Api>>, headers: HeaderMap) -> An
 }
 
 /// The page, on whichever listener it is.
-pub(crate) async fn scrape(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer<Response> {
+pub(crate) async fn scrape(State(api): State<Arc<Api>>, headers: HeaderMap) -> ApiResult<Response> {
     if let Err(problem) = api.metrics_access.check(&headers) {
-        let mut response = Failure::from(problem).into_response();
+        let mut response = ApiError::from(problem).into_response();
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"holdfast-metrics\""));
         return Ok(response);
     }
@@ -283,7 +283,7 @@ pub(crate) async fn scrape(State(api): State<Arc<Api>>, headers: HeaderMap) -> A
             Problem::not_found("There are no metrics.", "The operator switched them off (metrics_enabled).").into()
         );
     };
-    let format = Format::wanted(&headers);
+    let format = Format::negotiated(&headers);
     let page = page.rendered(format).await?;
     let length = page.bytes;
     let pieces = stream::unfold((page, 0), async |(page, at)| {

@@ -12,11 +12,11 @@ use std::{
 use jiff::Timestamp;
 use model::{
     Problem,
-    access::{Caller, Standing},
+    access::{Caller, Identity},
     clock::SharedClock,
 };
 
-use crate::error::Failure;
+use crate::error::ApiError;
 
 /// The most principals whose buckets are not full at the same time.
 const BUCKETS_MAX: usize = 10_000;
@@ -46,8 +46,8 @@ pub struct Principals {
 
 /// The name under which a caller's requests are counted; absent while authentication is off, because all callers are alike then.
 pub(crate) fn principal(caller: &Caller) -> Option<&str> {
-    match caller.standing {
-        Standing::Anyone => None,
+    match caller.identity {
+        Identity::AuthDisabled => None,
         _ => Some(&caller.principal),
     }
 }
@@ -65,21 +65,21 @@ impl Principals {
     }
 
     /// Counts an upload.
-    pub(crate) fn charge_upload(&self, caller: &Caller) -> Result<(), Failure> {
+    pub(crate) fn charge_upload(&self, caller: &Caller) -> Result<(), ApiError> {
         self.charge(&self.uploads, caller, 1)
     }
 
     /// Counts a start.
-    pub(crate) fn charge_start(&self, caller: &Caller) -> Result<(), Failure> {
+    pub(crate) fn charge_start(&self, caller: &Caller) -> Result<(), ApiError> {
         self.charge(&self.starts, caller, 1)
     }
 
     /// Counts a query. A query that costs more than a minute's worth is let through when nothing was asked before.
-    pub(crate) fn charge_query(&self, caller: &Caller, cost: u64) -> Result<(), Failure> {
+    pub(crate) fn charge_query(&self, caller: &Caller, cost: u64) -> Result<(), ApiError> {
         self.charge(&self.queries, caller, cost)
     }
 
-    fn charge(&self, buckets: &Buckets, caller: &Caller, cost: u64) -> Result<(), Failure> {
+    fn charge(&self, buckets: &Buckets, caller: &Caller, cost: u64) -> Result<(), ApiError> {
         let Some(principal) = principal(caller) else { return Ok(()) };
         buckets.take(principal, cost, self.clock.now()).map_err(|retry_after_seconds| {
             let Buckets { what, setting, per_minute, .. } = buckets;
@@ -89,7 +89,7 @@ impl Principals {
             )
             .follows("Nothing was changed.")
             .fix(format!("Try again in {retry_after_seconds} seconds."));
-            Failure::from(problem).retry_after(retry_after_seconds)
+            ApiError::from(problem).retry_after(retry_after_seconds)
         })
     }
 }

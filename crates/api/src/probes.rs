@@ -122,7 +122,7 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
         status: Health::Up,
         reason: Some("they are on another machine; this instance carries out requests and never leads"),
     });
-    let keys = api.keys.lacks_primary().then_some(Component {
+    let keys = api.keys.lacks_active().then_some(Component {
         status: Health::Down,
         reason: Some(
             "the file of the primary key is missing here; secrets under other keys are read, and none is stored",

@@ -9,12 +9,11 @@ use utoipa_axum::routes;
 use crate::{
     Api, auth, caller, error, graphql, guard, home, limits, metrics,
     openapi::{self, KeyedBody, Layers, Served, Table, pages},
-    paths, probes,
+    paths, preconditions, probes,
     rest::{
         credentials, deleted_jobs, deployments, executions, history, info, jobs, keytab, properties, secrets, sources,
         tokens,
     },
-    terms,
 };
 
 /// What clients and people ask for.
@@ -97,7 +96,7 @@ pub fn router(api: Arc<Api>) -> Router {
     let public = operations
         .fallback(error::unknown_route)
         .method_not_allowed_fallback(error::wrong_method)
-        .layer(middleware::from_fn_with_state((Arc::clone(&api), Arc::clone(&marks)), terms::read))
+        .layer(middleware::from_fn_with_state((Arc::clone(&api), Arc::clone(&marks)), preconditions::read))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), limits::share))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), auth::authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), limits::admit))

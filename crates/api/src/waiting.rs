@@ -4,7 +4,7 @@ use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get}
 use model::Problem;
 use serde_json::json;
 
-use crate::{error::Failure, probes};
+use crate::{error::ApiError, probes};
 
 /// Lives, is not ready, and asks everybody else to come again.
 pub fn router() -> Router {
@@ -24,7 +24,7 @@ async fn not_ready() -> impl IntoResponse {
     (StatusCode::SERVICE_UNAVAILABLE, Json(body))
 }
 
-async fn unavailable() -> Failure {
+async fn unavailable() -> ApiError {
     Problem::unavailable("The request was not carried out.", "The service starts, and waits for its database.")
         .follows("Nothing was changed.")
         .into()

@@ -8,7 +8,7 @@ use model::{
     Problem,
     access::{Action, Caller},
     clock::Clock,
-    name::{TeamName, shown},
+    name::{TeamName, excerpt},
 };
 use store::Db;
 
@@ -46,7 +46,7 @@ pub async fn replace(
 ) -> Result<(), Problem> {
     caller.may_with_team(Action::ChangeCredentials, team).await?;
     let team = TeamName::parse(team)?;
-    let parts = [("clientId", &*credentials.client_id), ("clientSecret", credentials.told())];
+    let parts = [("clientId", &*credentials.client_id), ("clientSecret", credentials.expose_client_secret())];
     for (name, text) in parts {
         let why = if text.trim().is_empty() {
             format!("{name}: it is blank.")
@@ -58,7 +58,7 @@ pub async fn replace(
             continue;
         };
         return Err(Problem::invalid(
-            format!("The credentials of the team {} were not stored.", shown(team.as_str())),
+            format!("The credentials of the team {} were not stored.", excerpt(team.as_str())),
             why,
         ));
     }
@@ -66,8 +66,8 @@ pub async fn replace(
     let mut tx = db.write().await?;
     if !store::credentials::replace(&mut tx, keys, &team, credentials, &caller.user, now).await? {
         return Err(Problem::conflict(
-            format!("The credentials of the team {} were not stored.", shown(team.as_str())),
-            format!("Another team has the OAuth application with the client id {}.", shown(&credentials.client_id)),
+            format!("The credentials of the team {} were not stored.", excerpt(team.as_str())),
+            format!("Another team has the OAuth application with the client id {}.", excerpt(&credentials.client_id)),
         )
         .follows("Nothing was changed.")
         .fix("Give each team an application of its own, or have the other team store another one first."));
@@ -118,7 +118,7 @@ pub async fn teams_of(db: &Db, client_id: &str) -> Result<BTreeSet<String>, Prob
 
 fn unknown(team: &str) -> Problem {
     Problem::not_found(
-        format!("The OAuth credentials of the team {} were not found.", shown(team)),
+        format!("The OAuth credentials of the team {} were not found.", excerpt(team)),
         "None are stored for a team of this name.",
     )
     .fix("Check the name of the team, or store its credentials first.")

@@ -6,7 +6,7 @@ use model::{
     clock::Clock,
     deployment::{DEFAULT, Deployment, DeploymentChange, JobPart, PRODUCTION, RELEASE, Stamp, VersionDefaults},
     job::DataJob,
-    name::shown,
+    name::excerpt,
     rollout::Rollout,
 };
 use store::{
@@ -14,7 +14,7 @@ use store::{
     deployments::{Reached, Request},
 };
 
-use crate::{find_job, jobs::event, once};
+use crate::{find_job, idempotency, jobs::event};
 
 /// Whether a change may make a deployment where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub async fn change(
     let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    if let Some(done) = once::outcome(&mut tx, caller, now).await? {
+    if let Some(done) = idempotency::outcome(&mut tx, caller, now).await? {
         return Ok(done);
     }
     let job = find_job(&mut tx, &permit).await?;
@@ -83,9 +83,9 @@ pub async fn change(
     store::revisions::insert(&mut tx, &wanted, now).await?;
     store::deployments::replace(&mut tx, &wanted, &caller.op_id, now).await?;
     store::audit::record(&mut tx, caller, &event("deployment.change", &job, Some(generation)), now).await?;
-    once::keep(&mut tx, caller, &()).await?;
+    idempotency::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
-    db.wake().deployments.notify_one();
+    db.notifications().deployments.notify_one();
     Ok(())
 }
 
@@ -98,12 +98,12 @@ pub(crate) async fn retry(
     job: &DataJob,
     now: jiff::Timestamp,
 ) -> Result<(), Problem> {
-    if store::deployments::forgive(&mut tx, job.id, now).await? {
+    if store::deployments::reset_backoff(&mut tx, job.id, now).await? {
         store::audit::record(&mut tx, caller, &event("deployment.retry", job, None), now).await?;
     }
-    once::keep(&mut tx, caller, &()).await?;
+    idempotency::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
-    db.wake().deployments.notify_one();
+    db.notifications().deployments.notify_one();
     Ok(())
 }
 
@@ -178,15 +178,15 @@ pub async fn remove(
     }
     store::audit::record(&mut tx, caller, &event("deployment.remove", &job, Some(generation)), now).await?;
     tx.commit().await?;
-    db.wake().deployments.notify_one();
-    db.wake().executions.notify_one();
+    db.notifications().deployments.notify_one();
+    db.notifications().executions.notify_one();
     Ok(())
 }
 
 /// Checks the terms under which a caller changes a deployment: they speak of what is wanted, for that is what changes.
 pub(crate) fn check(caller: &Caller, job: &DataJob, wanted: Option<&Deployment>) -> Result<(), Problem> {
-    let tag = wanted.map(Deployment::tag);
-    caller.terms.check(&format!("deployment of the data job {}", job.name), tag.as_ref())
+    let etag = wanted.map(Deployment::etag);
+    caller.preconditions.check(&format!("deployment of the data job {}", job.name), etag.as_ref())
 }
 
 /// Checks the id of a deployment. A job has one; clients call it by each of these names.
@@ -195,7 +195,7 @@ pub fn check_id(job: &DataJob, deployment_id: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::not_found(
-        format!("The deployment {} of the data job {} was not found.", shown(deployment_id), job.name),
+        format!("The deployment {} of the data job {} was not found.", excerpt(deployment_id), job.name),
         "A data job has one deployment, and its id is \"production\".",
     )
     .fix("Use the deployment id \"production\"."))

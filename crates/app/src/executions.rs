@@ -7,7 +7,7 @@ use model::{
     execution::{Execution, Status, Type, already_active},
     job::DataJob,
     log::LogPart,
-    name::{ExecutionId, shown},
+    name::{ExecutionId, excerpt},
     runtime::Runtime,
 };
 use store::{
@@ -16,11 +16,10 @@ use store::{
 };
 
 use crate::{
-    JsonObject, deployments, find_job,
+    JsonObject, deployments, find_job, idempotency,
     jobs::event,
     json_text,
     logs::{LiveLogs, LogReader},
-    once,
 };
 
 /// The largest arguments of a run, in bytes of JSON: they travel on a command line.
@@ -56,7 +55,7 @@ pub async fn start(
     let arguments = request.arguments.as_ref().map(json_text);
     if arguments.as_ref().is_some_and(|a| a.len() > ARGUMENTS_MAX_BYTES) {
         return Err(Problem::too_large(
-            format!("The data job {} was not started.", shown(name)),
+            format!("The data job {} was not started.", excerpt(name)),
             format!("Its arguments have more than {ARGUMENTS_MAX_BYTES} bytes."),
         )
         .fix("Pass large input through a file, a table or the job's properties."));
@@ -64,14 +63,14 @@ pub async fn start(
     let given = request.started_by.as_deref().map(str::trim).filter(|g| !g.is_empty());
     if given.is_some_and(|g| g.len() > 200 || g.chars().any(char::is_control)) {
         return Err(Problem::invalid(
-            format!("The data job {} was not started.", shown(name)),
+            format!("The data job {} was not started.", excerpt(name)),
             "started_by has more than 200 bytes or a control character.",
         ));
     }
     let started_by = given.map_or_else(|| caller.user.clone(), |g| format!("{g}/{}", caller.user));
     let now = clock.now();
     let mut tx = db.write().await?;
-    if let Some(id) = once::outcome(&mut tx, caller, now).await? {
+    if let Some(id) = idempotency::outcome(&mut tx, caller, now).await? {
         return Ok(id);
     }
     let job = find_job(&mut tx, &permit).await?;
@@ -92,9 +91,9 @@ pub async fn start(
     let mut event = event("execution.start", &job, None);
     event.detail = Some(id.to_string());
     store::audit::record(&mut tx, caller, &event, now).await?;
-    once::keep(&mut tx, caller, &id).await?;
+    idempotency::keep(&mut tx, caller, &id).await?;
     tx.commit().await?;
-    db.wake().executions.notify_one();
+    db.notifications().executions.notify_one();
     Ok(id)
 }
 
@@ -117,7 +116,7 @@ async fn find_of(tx: &mut Tx, job: &DataJob, id: &str) -> Result<Execution, Prob
     };
     found.filter(|e| e.job_id == job.id).ok_or_else(|| {
         Problem::not_found(
-            format!("The execution {} of the data job {} was not found.", shown(id), job.name),
+            format!("The execution {} of the data job {} was not found.", excerpt(id), job.name),
             "The job has no execution of this id, or it ended so long ago that it was cleaned up.",
         )
         .fix("\"vdk execute --list\" shows the executions of the job.")
@@ -181,15 +180,15 @@ pub async fn cancel(
     event.detail = Some(execution.id.to_string());
     store::audit::record(&mut tx, caller, &event, now).await?;
     tx.commit().await?;
-    db.wake().executions.notify_one();
+    db.notifications().executions.notify_one();
     Ok(())
 }
 
 /// Whether runs are where this instance does not see them: it carries out requests, and never leads.
 pub async fn are_elsewhere(db: &Db, runtime: &dyn Runtime) -> Result<bool, Problem> {
-    let Some(here) = runtime.site() else { return Ok(false) };
+    let Some(here) = runtime.host() else { return Ok(false) };
     let mut tx = db.read().await?;
-    Ok(store::sites::find(&mut tx).await?.is_some_and(|site| site.id != here))
+    Ok(store::hosts::find(&mut tx).await?.is_some_and(|host| host.id != here))
 }
 
 /// The log of an execution, or its last lines: from the database once it is over, from where it runs until then.

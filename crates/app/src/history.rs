@@ -13,18 +13,17 @@ use store::{Db, Tx};
 
 use crate::{
     deployments::{check, check_id, retry},
-    find_job,
+    find_job, idempotency,
     jobs::{ensure_schedule, event},
-    once,
 };
-pub use store::audit::Kept;
+pub use store::audit::RecordedEvent;
 
 /// The most entries on one page.
 pub const PAGE_MAX: i64 = 1000;
 
 /// Which part of a history, newest first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct PageRequest {
     /// Only what is older than the entry of this number; absent begins at the newest.
     pub before: Option<i64>,
     /// How many entries at most.
@@ -40,7 +39,7 @@ pub struct Page<T> {
     pub next_before: Option<i64>,
 }
 
-impl Part {
+impl PageRequest {
     /// The bounds, with one entry more than the page has, which tells whether there is a next one.
     fn bounds(self) -> Result<(i64, i64), Problem> {
         /// Entries on a page when the caller does not say.
@@ -75,10 +74,10 @@ pub async fn revisions(
     team: &str,
     name: &str,
     deployment_id: &str,
-    part: Part,
+    page_request: PageRequest,
 ) -> Result<Page<Deployment>, Problem> {
     let permit = caller.may(Action::Read, team, name).await?;
-    let (before, limit) = part.bounds()?;
+    let (before, limit) = page_request.bounds()?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
@@ -146,7 +145,7 @@ pub async fn roll_back(
     let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    if let Some(done) = once::outcome(&mut tx, caller, now).await? {
+    if let Some(done) = idempotency::outcome(&mut tx, caller, now).await? {
         return Ok(done);
     }
     let job = find_job(&mut tx, &permit).await?;
@@ -186,10 +185,10 @@ pub async fn roll_back(
     let mut event = event("deployment.rollback", &job, Some(drawn));
     event.detail = Some(format!("to generation {generation}"));
     store::audit::record(&mut tx, caller, &event, now).await?;
-    once::keep(&mut tx, caller, &()).await?;
+    idempotency::keep(&mut tx, caller, &()).await?;
     tx.commit().await?;
-    db.wake().deployments.notify_one();
-    db.wake().schedules.notify_one();
+    db.notifications().deployments.notify_one();
+    db.notifications().schedules.notify_one();
     Ok(())
 }
 
@@ -207,9 +206,15 @@ async fn find(tx: &mut Tx, job: &DataJob, generation: i64) -> Result<Deployment,
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid for a page of no possible size.
-pub async fn events(db: &Db, caller: &Caller, team: &str, name: &str, part: Part) -> Result<Page<Kept>, Problem> {
+pub async fn events(
+    db: &Db,
+    caller: &Caller,
+    team: &str,
+    name: &str,
+    page_request: PageRequest,
+) -> Result<Page<RecordedEvent>, Problem> {
     let permit = caller.may(Action::Read, team, name).await?;
-    let (before, limit) = part.bounds()?;
+    let (before, limit) = page_request.bounds()?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
     let found = store::audit::page(&mut tx, job.id, before, limit).await?;

@@ -6,13 +6,13 @@ use model::{
     clock::Clock,
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     job::{DataJob, JobConfig},
-    name::{JobId, JobName, TeamName, shown},
+    name::{JobId, JobName, TeamName, excerpt},
     schedule::Schedule,
 };
 use serde::{Deserialize, Serialize};
 use store::{Db, Tx, audit::Event, deployments::Request};
 
-use crate::{find_job, once};
+use crate::{find_job, idempotency};
 
 pub use store::jobs::deleted::Deleted;
 
@@ -63,7 +63,7 @@ pub async fn create(
     let mut job = DataJob { id: JobId(clock.new_id()), name, team, description, config };
     let now = clock.now();
     let mut tx = db.write().await?;
-    if let Some(id) = once::outcome(&mut tx, caller, now).await? {
+    if let Some(id) = idempotency::outcome(&mut tx, caller, now).await? {
         job.id = JobId(id);
         return Ok(job);
     }
@@ -77,9 +77,9 @@ pub async fn create(
         .fix("Choose another name, or work with the existing job."));
     }
     store::audit::record(&mut tx, caller, &event("job.create", &job, None), now).await?;
-    once::keep(&mut tx, caller, &job.id.0).await?;
+    idempotency::keep(&mut tx, caller, &job.id.0).await?;
     tx.commit().await?;
-    db.wake().schedules.notify_one();
+    db.notifications().schedules.notify_one();
     Ok(job)
 }
 
@@ -113,7 +113,7 @@ pub async fn update(
     let (new_name, new_team, description, config) = definition.validated(default_zone)?;
     if new_name.as_str() != name {
         return Err(Problem::invalid(
-            format!("The data job {} was not changed.", shown(name)),
+            format!("The data job {} was not changed.", excerpt(name)),
             format!("The request's body is about the job {new_name}, and a job can't be renamed."),
         )
         .fix("Send the same name in the address and in the body, or create a new job."));
@@ -135,9 +135,9 @@ pub async fn update(
     store::audit::record(&mut tx, caller, &event("job.update", &after, generation), now).await?;
     tx.commit().await?;
     if generation.is_some() {
-        db.wake().deployments.notify_one();
+        db.notifications().deployments.notify_one();
     }
-    db.wake().schedules.notify_one();
+    db.notifications().schedules.notify_one();
     Ok(())
 }
 
@@ -174,9 +174,9 @@ pub async fn move_to_team(
     store::audit::record(&mut tx, caller, &event, now).await?;
     tx.commit().await?;
     if generation.is_some() {
-        db.wake().deployments.notify_one();
+        db.notifications().deployments.notify_one();
     }
-    db.wake().schedules.notify_one();
+    db.notifications().schedules.notify_one();
     Ok(())
 }
 
@@ -235,14 +235,14 @@ pub async fn delete(db: &Db, clock: &dyn Clock, caller: &Caller, team: &str, nam
     store::jobs::delete(&mut tx, job.id, &caller.user, wanted, now).await?;
     store::audit::record(&mut tx, caller, &event("job.delete", &job, Some(generation)), now).await?;
     tx.commit().await?;
-    db.wake().executions.notify_one();
-    db.wake().deployments.notify_one();
+    db.notifications().executions.notify_one();
+    db.notifications().deployments.notify_one();
     Ok(())
 }
 
 /// Checks the terms under which a caller changes a job.
 fn check(caller: &Caller, job: &DataJob) -> Result<(), Problem> {
-    caller.terms.check(&format!("data job {}", job.name), Some(&job.tag()))
+    caller.preconditions.check(&format!("data job {}", job.name), Some(&job.etag()))
 }
 
 /// What came back with a deleted job.
@@ -272,7 +272,7 @@ pub async fn restore(
     caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    if let Some(restored) = once::outcome(&mut tx, caller, now).await? {
+    if let Some(restored) = idempotency::outcome(&mut tx, caller, now).await? {
         return Ok(restored);
     }
     let found = match (TeamName::parse(team), JobName::parse(name)) {
@@ -281,8 +281,8 @@ pub async fn restore(
     };
     let Some(Deleted { job, generation, .. }) = found else {
         return Err(Problem::not_found(
-            format!("The data job {} was not brought back.", shown(name)),
-            format!("No deleted job of this name is kept for the team {}.", shown(team)),
+            format!("The data job {} was not brought back.", excerpt(name)),
+            format!("No deleted job of this name is kept for the team {}.", excerpt(team)),
         )
         .fix("Check the name and the team; GET …/deleted-jobs lists what can be brought back."));
     };
@@ -300,10 +300,10 @@ pub async fn restore(
         None => Restored { generation: None, problem: None },
     };
     store::audit::record(&mut tx, caller, &event("job.restore", &job, restored.generation), now).await?;
-    once::keep(&mut tx, caller, &restored).await?;
+    idempotency::keep(&mut tx, caller, &restored).await?;
     tx.commit().await?;
-    db.wake().deployments.notify_one();
-    db.wake().schedules.notify_one();
+    db.notifications().deployments.notify_one();
+    db.notifications().schedules.notify_one();
     Ok(restored)
 }
 

@@ -8,10 +8,10 @@ pub mod credentials;
 pub mod deployments;
 pub mod executions;
 pub mod history;
+mod idempotency;
 pub mod jobs;
 pub mod logs;
 pub mod memory;
-mod once;
 pub mod places;
 pub mod properties;
 pub mod queries;
@@ -24,7 +24,7 @@ use model::{
     Problem,
     access::Permit,
     job::DataJob,
-    name::{JobName, TeamName, shown},
+    name::{JobName, TeamName, excerpt},
     problem::Kind,
 };
 use store::Tx;
@@ -66,7 +66,7 @@ pub(crate) async fn find_job(tx: &mut Tx, permit: &Permit<'_>) -> Result<DataJob
 async fn find_by_name(tx: &mut Tx, team: &str, name: &str) -> Result<DataJob, Problem> {
     let unknown = || {
         Problem::not_found(
-            format!("The data job {} was not found in the team {}.", shown(name), shown(team)),
+            format!("The data job {} was not found in the team {}.", excerpt(name), excerpt(team)),
             "No job of this name exists in this team.",
         )
         .fix("Check the name and the team (\"vdk list -t <team>\" shows a team's jobs), or create the job first.")

@@ -4,7 +4,7 @@ use model::{
     Problem,
     access::{Action, Caller},
     clock::Clock,
-    name::shown,
+    name::excerpt,
 };
 use store::Db;
 
@@ -45,7 +45,7 @@ pub async fn replace(
     let content = json_text(properties);
     if content.len() > PROPERTIES_MAX_BYTES {
         return Err(Problem::too_large(
-            format!("The properties of the data job {} were not stored.", shown(name)),
+            format!("The properties of the data job {} were not stored.", excerpt(name)),
             format!("They have {} bytes; at most {PROPERTIES_MAX_BYTES} fit.", content.len()),
         )
         .fix("Keep state of this size in a table or a file, and only a reference to it in the properties."));

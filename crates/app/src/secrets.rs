@@ -4,7 +4,7 @@ use model::{
     Problem,
     access::{Action, Caller},
     clock::Clock,
-    name::shown,
+    name::excerpt,
 };
 use secrecy::{ExposeSecret, SecretString};
 use store::{Db, keys::KeyRing};
@@ -48,7 +48,7 @@ pub async fn replace(
     let bytes = content.expose_secret().len();
     if bytes > SECRETS_MAX_BYTES {
         return Err(Problem::too_large(
-            format!("The secrets of the data job {} were not stored.", shown(name)),
+            format!("The secrets of the data job {} were not stored.", excerpt(name)),
             format!("They have {bytes} bytes; at most {SECRETS_MAX_BYTES} fit."),
         )
         .fix("Keep large files elsewhere, and only what opens them here."));

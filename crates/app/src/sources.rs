@@ -20,10 +20,9 @@ use store::Db;
 
 use self::normal::{Normal, normalise};
 use crate::{
-    find_job,
+    find_job, idempotency,
     jobs::event,
     memory::MemoryBudget,
-    once,
     places::{Place, PlaceLimits, Places},
     scratch::{Scratch, unwritten},
 };
@@ -185,7 +184,7 @@ impl Upload<'_> {
             reason: self.reason.to_owned(),
         };
         let mut tx = db.write().await?;
-        if let Some(version) = once::outcome(&mut tx, caller, now).await? {
+        if let Some(version) = idempotency::outcome(&mut tx, caller, now).await? {
             return Ok(version);
         }
         let job = find_job(&mut tx, &self.permit).await?;
@@ -196,7 +195,7 @@ impl Upload<'_> {
         let mut event = event("sources.upload", &job, None);
         event.detail = Some(source.version.to_string());
         store::audit::record(&mut tx, caller, &event, now).await?;
-        once::keep(&mut tx, caller, &source.version).await?;
+        idempotency::keep(&mut tx, caller, &source.version).await?;
         tx.commit().await?;
         Ok(source.version)
     }

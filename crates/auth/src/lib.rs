@@ -2,11 +2,11 @@
 //! tokens. The API asks through these traits, and `clients` implements them. The rules themselves are in
 //! [`model::access`], which knows nothing of HTTP.
 
-use model::{BoxFuture, Problem, access::Question};
+use model::{BoxFuture, Problem, access::AccessRequest};
 
 /// What an authorization service said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// The user may.
     Allowed,
     /// The user may not.
@@ -20,9 +20,9 @@ pub enum Verdict {
 
 /// A question with what the service is told of the request that it arose from.
 #[derive(Debug, Clone, Copy)]
-pub struct Inquiry<'a> {
+pub struct AuthorizationRequest<'a> {
     /// What is asked.
-    pub question: Question<'a>,
+    pub access: AccessRequest<'a>,
     /// The address of the request, without the part after a question mark.
     pub path: &'a str,
     /// The method of the request.
@@ -37,7 +37,8 @@ pub trait Authorizer: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// Unavailable when it can't be asked, or does not say yes or no.
-    fn authorize<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> BoxFuture<'a, Result<Verdict, Problem>>;
+    fn authorize<'a>(&'a self, authorization: &'a AuthorizationRequest<'a>)
+    -> BoxFuture<'a, Result<Decision, Problem>>;
 }
 
 /// The public keys of token issuers.

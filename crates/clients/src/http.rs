@@ -22,7 +22,7 @@ pub(crate) fn client(timeout: Duration) -> Client {
 /// The whole body, when it has at most `max_bytes`.
 pub(crate) async fn body(mut response: Response, max_bytes: usize) -> Result<Vec<u8>, String> {
     let mut all = Vec::new();
-    while let Some(part) = response.chunk().await.map_err(|error| told(&error))? {
+    while let Some(part) = response.chunk().await.map_err(|error| describe(&error))? {
         if all.len() + part.len() > max_bytes {
             return Err(format!("the answer has more than {max_bytes} bytes"));
         }
@@ -32,7 +32,7 @@ pub(crate) async fn body(mut response: Response, max_bytes: usize) -> Result<Vec
 }
 
 /// Why a request failed, without the address, which may hold what is not for everybody.
-pub(crate) fn told(error: &reqwest::Error) -> String {
+pub(crate) fn describe(error: &reqwest::Error) -> String {
     let why = if error.is_timeout() {
         "it did not answer in time"
     } else if error.is_connect() {

@@ -54,7 +54,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::http::{body, told};
+use crate::http::{body, describe};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the index may stay silent within a response. The installer's own time limit ends a session.
@@ -456,7 +456,7 @@ impl AsRef<[u8]> for Page {
 }
 
 /// The purpose of a request.
-enum Wanted {
+enum Requested {
     Page,
     File,
 }
@@ -472,15 +472,15 @@ impl Shared {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return empty(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let Some((url, wanted)) = self.target(rest) else { return empty(StatusCode::NOT_FOUND) };
-        self.forward(request.method(), request.headers(), url, &wanted).await.unwrap_or_else(|(status, why)| {
+        let Some((url, requested)) = self.target(rest) else { return empty(StatusCode::NOT_FOUND) };
+        self.forward(request.method(), request.headers(), url, &requested).await.unwrap_or_else(|(status, why)| {
             tracing::warn!(index = %self.index.url, %status, why, "a request of a build to the package index failed");
             text(status, why)
         })
     }
 
     /// The URL behind the path of a request, when it is one that this session forwards.
-    fn target(&self, rest: &str) -> Option<(Url, Wanted)> {
+    fn target(&self, rest: &str) -> Option<(Url, Requested)> {
         let index = &self.index.url;
         let url = Url::parse(&format!("{}{rest}", index.origin().ascii_serialization())).ok()?;
         if url.origin() != index.origin() || !url.username().is_empty() || url.password().is_some() {
@@ -494,7 +494,7 @@ impl Shared {
                     && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
             });
         if is_page {
-            return Some((url, Wanted::Page));
+            return Some((url, Requested::Page));
         }
         let mut file = url.clone();
         if let Some(path) = url.path().strip_suffix(METADATA) {
@@ -502,7 +502,7 @@ impl Shared {
         }
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = links.contains(&url) || links.contains(&file);
-        is_known.then_some((url, Wanted::File))
+        is_known.then_some((url, Requested::File))
     }
 
     async fn forward(
@@ -510,15 +510,15 @@ impl Shared {
         method: &Method,
         headers: &HeaderMap,
         mut url: Url,
-        wanted: &Wanted,
+        requested: &Requested,
     ) -> Result<Answer, (StatusCode, String)> {
         let broken = |why: String| (StatusCode::BAD_GATEWAY, why);
         for _ in 0..=REDIRECTS_MAX {
             let mut request =
                 self.index.http.request(method.clone(), url.clone()).header(AUTHORIZATION, &self.index.authorization);
-            match wanted {
-                Wanted::Page => request = request.header(ACCEPT, PAGE_TYPES),
-                Wanted::File => {
+            match requested {
+                Requested::Page => request = request.header(ACCEPT, PAGE_TYPES),
+                Requested::File => {
                     for name in TO_INDEX {
                         if let Some(value) = headers.get(&name) {
                             request = request.header(name, value);
@@ -526,7 +526,7 @@ impl Shared {
                     }
                 }
             }
-            let response = request.send().await.map_err(|error| broken(told(&error)))?;
+            let response = request.send().await.map_err(|error| broken(describe(&error)))?;
             let status = response.status();
             if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok());
@@ -546,9 +546,9 @@ impl Shared {
                 // What an index says beside the status is for whoever has its credentials.
                 return Ok(empty(status));
             }
-            return match wanted {
-                Wanted::Page => self.page(method, response).await,
-                Wanted::File => Ok(file(response)),
+            return match requested {
+                Requested::Page => self.page(method, response).await,
+                Requested::File => Ok(file(response)),
             };
         }
         Err(broken(format!("it redirects more than {REDIRECTS_MAX} times")))

@@ -11,7 +11,7 @@ use std::{
 };
 
 use auth::KeySets;
-use model::{BoxFuture, Problem, clock::SharedClock, name::shown};
+use model::{BoxFuture, Problem, clock::SharedClock, name::excerpt};
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::Value;
@@ -65,12 +65,12 @@ impl Options {
 /// The key sets of some issuers.
 #[derive(Debug)]
 pub struct Jwks {
-    issuers: Vec<Arc<Kept>>,
+    issuers: Vec<Arc<IssuerKeys>>,
     renew_after: Duration,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct IssuerKeys {
     issuer: Issuer,
     http: Client,
     clock: SharedClock,
@@ -110,7 +110,7 @@ impl Jwks {
     pub fn new(options: &Options, clock: &SharedClock) -> Self {
         let http = http::client(options.timeout);
         let kept = |issuer: &Issuer| {
-            Arc::new(Kept {
+            Arc::new(IssuerKeys {
                 issuer: issuer.clone(),
                 http: http.clone(),
                 clock: Arc::clone(clock),
@@ -175,7 +175,7 @@ impl Known {
     }
 }
 
-impl Kept {
+impl IssuerKeys {
     fn known(&self) -> Option<Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -234,7 +234,7 @@ impl Kept {
             .await
             .map_err(|why| format!("its OpenID configuration: {why}"))?;
         if found.issuer != self.issuer.name {
-            return Err(format!("its OpenID configuration is that of another issuer, {}", shown(&found.issuer)));
+            return Err(format!("its OpenID configuration is that of another issuer, {}", excerpt(&found.issuer)));
         }
         let safe = found.jwks_uri.starts_with("https://")
             || (found.jwks_uri.starts_with("http://") && base.starts_with("http://"));
@@ -247,7 +247,7 @@ impl Kept {
 
     async fn get<T: serde::de::DeserializeOwned>(&self, address: &str) -> Result<T, String> {
         let response = self.http.get(address).header("accept", "application/json").send().await;
-        let response = response.map_err(|error| http::told(&error))?;
+        let response = response.map_err(|error| http::describe(&error))?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(format!("it answered with status {}", response.status().as_u16()));
         }
@@ -258,7 +258,7 @@ impl Kept {
     fn unavailable(&self, why: &str) -> Problem {
         Problem::unavailable(
             "The request was not carried out, because its sender can't be checked at the moment.",
-            format!("The keys of the issuer {} can't be read: {why}.", shown(&self.issuer.name)),
+            format!("The keys of the issuer {} can't be read: {why}.", excerpt(&self.issuer.name)),
         )
     }
 }

@@ -85,7 +85,7 @@ impl Tokens {
     async fn exchange(&self) -> Result<Answer, String> {
         let form = [("grant_type", "refresh_token"), ("refresh_token", self.options.refresh_token.expose_secret())];
         let request = self.http.post(self.options.url.clone()).header("accept", "application/json").form(&form);
-        let response = request.send().await.map_err(|error| http::told(&error))?;
+        let response = request.send().await.map_err(|error| http::describe(&error))?;
         let status = response.status();
         if status != StatusCode::OK {
             return Err(format!("it answered with status {}", status.as_u16()));

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use auth::{Authorizer, Inquiry, Verdict};
+use auth::{AuthorizationRequest, Authorizer, Decision};
 use model::{BoxFuture, Problem};
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -65,18 +65,18 @@ struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn of(inquiry: &Inquiry<'a>) -> Self {
-        let Inquiry { question, path, method, .. } = *inquiry;
-        let team = question.team.unwrap_or_default();
+    fn of(authorization: &AuthorizationRequest<'a>) -> Self {
+        let AuthorizationRequest { access, path, method, .. } = *authorization;
+        let team = access.team.unwrap_or_default();
         Self {
-            requester_user_id: question.user,
+            requester_user_id: access.user,
             requested_resource_team: team,
             requested_resource_name: "data-job",
-            requested_resource_id: question.job.unwrap_or_default(),
+            requested_resource_id: access.job.unwrap_or_default(),
             requested_http_path: path,
             requested_http_verb: method,
-            requested_resource_new_team: question.new_team.unwrap_or(team),
-            requested_permission: if question.action.changes() { "write" } else { "read" },
+            requested_resource_new_team: access.new_team.unwrap_or(team),
+            requested_permission: if access.action.changes() { "write" } else { "read" },
         }
     }
 }
@@ -87,12 +87,13 @@ impl Webhook {
         Self { http: http::client(options.timeout), options }
     }
 
-    async fn send(&self, inquiry: &Inquiry<'_>) -> Result<Response, Problem> {
+    async fn send(&self, authorization: &AuthorizationRequest<'_>) -> Result<Response, Problem> {
         match &self.options.bearer {
-            Bearer::None => self.send_with(inquiry, None).await,
-            Bearer::User => self.send_with(inquiry, Some(inquiry.token)).await,
+            Bearer::None => self.send_with(authorization, None).await,
+            Bearer::User => self.send_with(authorization, Some(authorization.token)).await,
             Bearer::Service(tokens) => {
-                let send = async |token: &SecretString| self.send_with(inquiry, Some(token.expose_secret())).await;
+                let send =
+                    async |token: &SecretString| self.send_with(authorization, Some(token.expose_secret())).await;
                 let token = tokens.get(None).await.map_err(|why| nobody_let_in(&why))?;
                 let response = send(&token).await?;
                 if response.status() != StatusCode::UNAUTHORIZED {
@@ -105,37 +106,44 @@ impl Webhook {
         }
     }
 
-    async fn send_with(&self, inquiry: &Inquiry<'_>, token: Option<&str>) -> Result<Response, Problem> {
-        let mut request = self.http.post(&self.options.url).json(&Body::of(inquiry));
+    async fn send_with(
+        &self,
+        authorization: &AuthorizationRequest<'_>,
+        token: Option<&str>,
+    ) -> Result<Response, Problem> {
+        let mut request = self.http.post(&self.options.url).json(&Body::of(authorization));
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
-        request.send().await.map_err(|error| unavailable(&http::told(&error)))
+        request.send().await.map_err(|error| unavailable(&http::describe(&error)))
     }
 
-    async fn decide(&self, inquiry: &Inquiry<'_>) -> Result<Verdict, Problem> {
-        let mut response = self.send(inquiry).await?;
+    async fn decide(&self, authorization: &AuthorizationRequest<'_>) -> Result<Decision, Problem> {
+        let mut response = self.send(authorization).await?;
         for _ in 0..RETRIES_ON_5XX {
             if response.status().is_server_error() {
-                response = self.send(inquiry).await?;
+                response = self.send(authorization).await?;
             }
         }
         let status = response.status();
         if status.is_success() {
-            return Ok(Verdict::Allowed);
+            return Ok(Decision::Allowed);
         }
         if !status.is_client_error() {
             return Err(unavailable(&format!("it answered with status {}", status.as_u16())));
         }
         let bytes = http::body(response, ANSWER_MAX_BYTES).await.map_err(|why| unavailable(&why))?;
         let text = String::from_utf8_lossy(&bytes).trim().chars().take(TEXT_MAX_CHARS).collect();
-        Ok(Verdict::Refused { code: status.as_u16(), text })
+        Ok(Decision::Refused { code: status.as_u16(), text })
     }
 }
 
 impl Authorizer for Webhook {
-    fn authorize<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> BoxFuture<'a, Result<Verdict, Problem>> {
-        Box::pin(self.decide(inquiry))
+    fn authorize<'a>(
+        &'a self,
+        authorization: &'a AuthorizationRequest<'a>,
+    ) -> BoxFuture<'a, Result<Decision, Problem>> {
+        Box::pin(self.decide(authorization))
     }
 }
 

@@ -87,11 +87,11 @@ pub(crate) fn any_audience(settings: &Settings) -> bool {
 /// Which callers are admitted; input of the check of the address.
 pub(crate) fn callers(settings: &Settings) -> Callers {
     if settings.auth_issuers.0.is_empty() {
-        Callers::Anyone
+        Callers::Unauthenticated
     } else if settings.auth_audiences.0.is_empty() {
         Callers::OfAnyAudience
     } else {
-        Callers::Known
+        Callers::Authenticated
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     use store::PostgresOptions;
 
     use super::*;
-    use crate::config::{Flags, Surroundings, load};
+    use crate::config::{Flags, ProcessEnvironment, load};
 
     const ISSUER: &str = "[auth]\nissuers = [\"https://id.example.com\"]\n";
 
@@ -199,13 +199,13 @@ mod tests {
     fn settings(toml: &str) -> Settings {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("holdfast.toml"), toml).unwrap();
-        let surroundings = Surroundings {
+        let environment = ProcessEnvironment {
             variables: [].into(),
             folder: folder.path().into(),
             home: Some(folder.path().into()),
             cores: 1,
         };
-        load(&surroundings, &Flags::default()).unwrap().settings
+        load(&environment, &Flags::default()).unwrap().settings
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         let (_, rest) = manifest.split_once("holdfast.toml: |\n").unwrap();
         let lines: Vec<_> = rest.lines().take_while(|line| *line != "---").map(str::trim_start).collect();
         let settings = settings(&lines.join("\n"));
-        assert_eq!(callers(&settings), Callers::Known);
+        assert_eq!(callers(&settings), Callers::Authenticated);
         crate::config::check_exposure(settings.listen, settings.runtime, callers(&settings), settings.insecure)
             .unwrap();
         let (auth, _) = of(&settings).unwrap().unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use image::prebuilt::{ImageName, Prebuilt};
+use image::prebuilt::{ImageTemplate, Prebuilt};
 use model::{
     build::ArtifactBuilder, clock::SharedClock, deployment::VersionDefaults, python::default_python,
     resources::Resources,
@@ -21,17 +21,17 @@ const LEASE_MIN_SECONDS: u64 = 10;
 
 /// A cluster that the settings lead to, before anything is asked of it.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ClusterConfig {
     connection: Connection,
     template: Template,
-    image_name: ImageName,
+    image_template: ImageTemplate,
 }
 
 /// Reads what the settings name.
 ///
 /// # Errors
 /// When there is no way to a cluster, or a setting is missing or wrong.
-pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Plan> {
+pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Result<ClusterConfig> {
     if settings.image_builder.is_none() {
         return Err(anyhow!(
             "With runtime = kubernetes the setting image.builder has to be set. This version takes images that are built \
@@ -39,7 +39,7 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
              under which they are pushed."
         ));
     }
-    let form = settings.image_name.as_str();
+    let form = settings.image_template.as_str();
     let registry = settings.registry_url.as_ref().map(RegistryName::as_str);
     if form.contains("{registry}") && registry.is_none() {
         return Err(anyhow!(
@@ -47,7 +47,7 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
              (HOLDFAST_REGISTRY_URL=registry.example.com/jobs), or write the registry into image.name."
         ));
     }
-    let image_name = ImageName::parse(&form.replace("{registry}", registry.unwrap_or_default()))
+    let image_template = ImageTemplate::parse(&form.replace("{registry}", registry.unwrap_or_default()))
         .map_err(|problem| anyhow!(problem.sentences().join("\n  ")))?;
     let template = match &settings.kubernetes_template_file {
         Some(path) => {
@@ -70,7 +70,7 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
         "There is no way to a cluster. Set KUBECONFIG to a file that leads to one and kubernetes.context to its context, or \
          run the service in a pod.",
     )?;
-    Ok(Plan { connection, template, image_name })
+    Ok(ClusterConfig { connection, template, image_template })
 }
 
 /// The Python and VDK versions that deployments can have.
@@ -114,7 +114,7 @@ fn vdk_resources(settings: &Settings) -> Resources {
     }
 }
 
-impl Plan {
+impl ClusterConfig {
     /// Begins to watch the namespace.
     pub(crate) fn open(
         self,
@@ -154,26 +154,26 @@ impl Plan {
             controller_zone: settings.kubernetes_controller_time_zone.as_str().to_owned(),
             clock,
         });
-        (runtime, Arc::new(Prebuilt::new(self.image_name)))
+        (runtime, Arc::new(Prebuilt::new(self.image_template)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, Surroundings, load};
+    use crate::config::{Flags, ProcessEnvironment, load};
 
     #[test]
     fn the_container_that_brings_vdk_has_the_resources_of_upstreams_chart_unless_they_are_set() {
         let folder = tempfile::tempdir().unwrap();
         let resources = |variables: &[(&str, &str)]| {
-            let surroundings = Surroundings {
+            let environment = ProcessEnvironment {
                 variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
                 folder: folder.path().into(),
                 home: Some(folder.path().into()),
                 cores: 4,
             };
-            vdk_resources(&load(&surroundings, &Flags::default()).unwrap().settings)
+            vdk_resources(&load(&environment, &Flags::default()).unwrap().settings)
         };
         let chart = Resources {
             cpu_request: Some(0.1),

@@ -33,15 +33,15 @@ pub(crate) enum Use {
 
 /// The turn of one instance to make what a folder or a database lacks, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct StartupLock {
     _lock: Lock,
 }
 
-/// What the file `site` says.
+/// What the file `host` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Site {
+struct Host {
     /// The id of this folder.
-    site: String,
+    host: String,
     /// The id of the database whose runs are in it.
     database: String,
 }
@@ -93,25 +93,25 @@ impl DataFolder {
     }
 
     /// Waits until no other instance of this folder makes what is missing. Instances that start together take turns.
-    pub(crate) async fn turn(&self) -> anyhow::Result<Turn> {
+    pub(crate) async fn startup_lock(&self) -> anyhow::Result<StartupLock> {
         let path = self.path.join("turn.lock");
         let locked = tokio::task::spawn_blocking(move || Lock::exclusive(&path));
         let lock =
             locked.await?.with_context(|| format!("The data folder {} can't be locked.", self.path.display()))?;
-        Ok(Turn { _lock: lock })
+        Ok(StartupLock { _lock: lock })
     }
 
     /// The id of this folder as a place where jobs run, made at the first start with a database that is shared.
     ///
     /// # Errors
     /// When the folder holds the runs of another database.
-    pub(crate) async fn site(&self, db: &Db, clock: &dyn Clock, _turn: &Turn) -> anyhow::Result<String> {
-        let database = store::sites::database_id(db, &clock.new_id().to_string()).await?;
+    pub(crate) async fn host(&self, db: &Db, clock: &dyn Clock, _startup_lock: &StartupLock) -> anyhow::Result<String> {
+        let database = store::hosts::database_id(db, &clock.new_id().to_string()).await?;
         let path = self.path.join("site");
         let shown = path.display();
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let known: Site = serde_json::from_str(&text)
+                let known: Host = serde_json::from_str(&text)
                     .with_context(|| format!("The file {shown} can't be read. Put it back from a backup."))?;
                 if known.database != database {
                     bail!(
@@ -122,13 +122,13 @@ impl DataFolder {
                         known.database
                     );
                 }
-                Ok(known.site)
+                Ok(known.host)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let fresh = Site { site: clock.new_id().to_string(), database };
+                let fresh = Host { host: clock.new_id().to_string(), database };
                 files::write_durably(&path, format!("{}\n", serde_json::to_string(&fresh)?).as_bytes())
                     .with_context(|| format!("The file {shown} can't be made."))?;
-                Ok(fresh.site)
+                Ok(fresh.host)
             }
             Err(error) => Err(error).with_context(|| format!("The file {shown} can't be read.")),
         }
@@ -171,13 +171,13 @@ mod tests {
     async fn a_folder_keeps_its_id_and_holds_the_runs_of_one_database() {
         let dir = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&dir.path().join("data"), Use::Together).unwrap();
-        let site = async |name: &str| {
+        let host = async |name: &str| {
             let db = Db::open_sqlite(&dir.path().join(name), std::sync::Arc::new(SystemClock)).await.unwrap();
-            let turn = folder.turn().await.unwrap();
-            folder.site(&db, &SystemClock, &turn).await
+            let startup_lock = folder.startup_lock().await.unwrap();
+            folder.host(&db, &SystemClock, &startup_lock).await
         };
-        let first = site("one.db").await.unwrap();
-        assert_eq!(site("one.db").await.unwrap(), first);
-        assert!(site("two.db").await.unwrap_err().to_string().contains("another database"));
+        let first = host("one.db").await.unwrap();
+        assert_eq!(host("one.db").await.unwrap(), first);
+        assert!(host("two.db").await.unwrap_err().to_string().contains("another database"));
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn folder_use(settings: &Settings) -> Use {
 /// When it can't be reached, can't be used, or refuses this user.
 pub(crate) async fn open(settings: &Settings, file: &Path) -> anyhow::Result<Db> {
     let clock: SharedClock = Arc::new(SystemClock);
-    open_once(settings, file, &clock).await?.with_context(|| told(settings, file))
+    open_once(settings, file, &clock).await?.with_context(|| describe(settings, file))
 }
 
 /// Opens the database. A server that can't be reached is waited for; until then `listener` answers that the service is
@@ -53,8 +53,8 @@ pub(crate) async fn open_or_wait(
     clock: &SharedClock,
 ) -> anyhow::Result<Db> {
     let mut error = match open_once(settings, file, clock).await? {
-        Err(error) if error.passes() => error,
-        done => return done.with_context(|| told(settings, file)),
+        Err(error) if error.is_transient() => error,
+        done => return done.with_context(|| describe(settings, file)),
     };
     let stop = CancellationToken::new();
     let listener = TcpListener::from_std(listener)?;
@@ -75,7 +75,7 @@ pub(crate) async fn open_or_wait(
         clock.sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
         match open_once(settings, file, clock).await? {
-            Err(again) if again.passes() => error = again,
+            Err(again) if again.is_transient() => error = again,
             done => {
                 stop.cancel();
                 // Callers that hang on are not waited for.
@@ -83,7 +83,7 @@ pub(crate) async fn open_or_wait(
                 if clock.timeout(Duration::from_secs(1), &mut answering).await.is_err() {
                     answering.abort();
                 }
-                return done.with_context(|| told(settings, file));
+                return done.with_context(|| describe(settings, file));
             }
         }
     }
@@ -109,7 +109,7 @@ async fn open_once(settings: &Settings, file: &Path, clock: &SharedClock) -> any
     Ok(Db::open(whole.expose_secret(), &options, Arc::clone(clock)).await)
 }
 
-fn told(settings: &Settings, file: &Path) -> String {
+fn describe(settings: &Settings, file: &Path) -> String {
     match &settings.database_url {
         DatabaseUrl::Sqlite => format!("The database {} can't be opened.", file.display()),
         DatabaseUrl::Postgres(url) => {

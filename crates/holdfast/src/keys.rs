@@ -88,7 +88,7 @@ pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>>
     }
     let shown = first(folder);
     let shown = shown.display();
-    let known = store::keys::primary(db).await?;
+    let known = store::keys::active(db).await?;
     if keys.is_empty() {
         if let Some(known) = known {
             bail!(
@@ -104,13 +104,13 @@ pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>>
     let mine = keys.values().find(|(path, _)| *path == first(folder)).or_else(|| keys.values().next());
     let mine = mine.map(|(_, key)| key.id().to_owned()).unwrap_or_default();
     let mut tx = db.write().await?;
-    let primary = store::keys::claim(&mut tx, &mine).await?;
+    let active = store::keys::claim(&mut tx, &mine).await?;
     tx.commit().await?;
-    if !keys.contains_key(&primary) {
+    if !keys.contains_key(&active) {
         bail!(
             "The key file {shown} holds the key {mine}, but the secrets in the database are encrypted with the key \
-             {primary}. Put the right file back, as {}; without it they can't be read.",
-            path(folder, &primary).display()
+             {active}. Put the right file back, as {}; without it they can't be read.",
+            path(folder, &active).display()
         );
     }
     for (id, rows) in store::keys::needed(&mut db.read().await?).await? {
@@ -129,7 +129,7 @@ pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>>
             Vec::new()
         }
     };
-    Ok(Arc::new(KeyRing::new(Box::new(source), primary)))
+    Ok(Arc::new(KeyRing::new(Box::new(source), active)))
 }
 
 /// Notices keys that come and go, and which one is the primary one, until the service stops.
@@ -148,20 +148,20 @@ pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, clock: Sh
             tracing::info!(key = id, "a key file went");
         }
         // While the database does not answer, nothing is written with any key.
-        let Ok(Some(primary)) = store::keys::primary(&db).await else { continue };
-        if ring.set_primary(&primary) {
-            tracing::info!(key = primary, "secrets are encrypted with another key from now on");
+        let Ok(Some(active)) = store::keys::active(&db).await else { continue };
+        if ring.set_active(&active) {
+            tracing::info!(key = active, "secrets are encrypted with another key from now on");
         }
-        let lacks = ring.lacks_primary();
-        if lacks && missing.as_ref() != Some(&primary) {
-            let file = path(&folder, &primary);
+        let lacks = ring.lacks_active();
+        if lacks && missing.as_ref() != Some(&active) {
+            let file = path(&folder, &active);
             tracing::error!(
-                key = primary,
+                key = active,
                 file = %file.display(),
                 "the file of the primary key is missing here: secrets under other keys are read, and none is stored"
             );
         }
-        missing = lacks.then_some(primary);
+        missing = lacks.then_some(active);
     }
 }
 

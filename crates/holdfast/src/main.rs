@@ -30,14 +30,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing can be done about a closed standard error.
-            let _ = writeln!(std::io::stderr(), "{}", commands::told(&error));
+            let _ = writeln!(std::io::stderr(), "{}", commands::describe(&error));
             ExitCode::from(2)
         }
     }
 }
 
 fn run(invocation: Invocation) -> anyhow::Result<()> {
-    let surroundings = config::Surroundings::of_process()?;
+    let environment = config::ProcessEnvironment::of_process()?;
     match invocation {
         Invocation::Openapi => {
             // A reader that closed early, such as `head`, has what it wanted.
@@ -45,31 +45,31 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
             Ok(())
         }
         Invocation::Config { flags, format } => {
-            commands::config::run(&surroundings, &flags, format, &mut std::io::stdout().lock())
+            commands::config::run(&environment, &flags, format, &mut std::io::stdout().lock())
         }
         Invocation::Keys { flags, task } => {
-            let loaded = config::load(&surroundings, &flags)?;
+            let loaded = config::load(&environment, &flags)?;
             let mut out = std::io::stdout();
             let work = commands::keys::run(&loaded.settings, &task, &mut out);
             tasks()?.block_on(work)
         }
         Invocation::Orphans { flags, task } => {
-            let loaded = config::load(&surroundings, &flags)?;
+            let loaded = config::load(&environment, &flags)?;
             telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
             let mut out = std::io::stdout();
             let work = commands::orphans::run(&loaded.settings, &task, &mut out);
             tasks()?.block_on(work)
         }
-        Invocation::TakeOverSite(flags) => {
-            let loaded = config::load(&surroundings, &flags)?;
+        Invocation::TakeOver(flags) => {
+            let loaded = config::load(&environment, &flags)?;
             telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
             let mut out = std::io::stdout().lock();
-            tasks()?.block_on(commands::take_over_site::run(&loaded.settings, &mut out))
+            tasks()?.block_on(commands::take_over::run(&loaded.settings, &mut out))
         }
         Invocation::Serve(flags) => {
-            let loaded = config::load(&surroundings, &flags)?;
+            let loaded = config::load(&environment, &flags)?;
             telemetry::init(loaded.settings.log_format, loaded.settings.log.as_str())?;
-            tasks()?.block_on(serve::run(surroundings, loaded))
+            tasks()?.block_on(serve::run(environment, loaded))
         }
     }
 }

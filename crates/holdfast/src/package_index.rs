@@ -7,7 +7,7 @@ use clients::index_proxy::{IndexProxy, Session};
 use model::{BoxFuture, Problem, clock::SharedClock};
 use python::{IndexAccess, IndexSession};
 
-use crate::config::{Settings, Surroundings};
+use crate::config::{ProcessEnvironment, Settings};
 
 #[derive(Debug)]
 struct Access {
@@ -18,11 +18,11 @@ struct Access {
 /// The access for the index of the settings; none where it has no credentials.
 pub(crate) fn access(
     settings: &Settings,
-    surroundings: &Surroundings,
+    environment: &ProcessEnvironment,
     clock: &SharedClock,
 ) -> anyhow::Result<Option<Arc<dyn IndexAccess>>> {
     let Some(url) = &settings.index_url else { return Ok(None) };
-    let proxy = IndexProxy::of(url.expose(), &surroundings.for_tools(), clock.clone())
+    let proxy = IndexProxy::of(url.expose(), &environment.for_tools(), clock.clone())
         .map_err(|why| anyhow!("The package index can't be used: {why}."))?;
     Ok(proxy.map(|proxy| Arc::new(Access { proxy, clock: clock.clone() }) as Arc<dyn IndexAccess>))
 }

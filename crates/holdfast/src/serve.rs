@@ -8,7 +8,7 @@ use api::{
     PrincipalLimits, Principals, Scratch, ServerLimits, Transfers, metrics_router,
 };
 use clock::SystemClock;
-use image::{Locker, Packages};
+use image::{LockResolver, Packages};
 use jiff::SignedDuration;
 use model::{
     build::ArtifactBuilder,
@@ -20,7 +20,7 @@ use model::{
     variables::JobOptions,
 };
 use prometheus_client::registry::Registry;
-use python::{BuildWalls, Discovery, Interpreter, Tools, ToolsOptions};
+use python::{BuildSandboxPolicy, Discovery, Interpreter, Tools, ToolsOptions};
 use runtime::kubernetes::KubernetesRuntime;
 use runtime::local::{Confine, LocalOptions, LocalRuntime};
 use sync::Synchronizer;
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authentication, cluster,
-    config::{Loaded, LogsDateFormat, RuntimeName, Settings, Surroundings, Value, check_exposure},
+    config::{Loaded, LogsDateFormat, ProcessEnvironment, RuntimeName, Settings, Value, check_exposure},
     data_folder::DataFolder,
     database,
     modes::Private,
@@ -70,7 +70,7 @@ const FOR_JOBS: &[&str] = &["TZ", "LC_CTYPE"];
 const NOT_FOR_JOBS: &[&str] = &["TMPDIR"];
 
 /// Serves until SIGTERM or Ctrl-C. Runs in progress go on.
-pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::Result<()> {
+pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyhow::Result<()> {
     // Heard from here on: one that came while nobody listens would be lost.
     let mut stop_signals = StopSignals::listen()?;
     let settings = &loaded.settings;
@@ -78,7 +78,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let auth = authentication::of(settings, &clock)?;
     check_exposure(settings.listen, settings.runtime, authentication::callers(settings), settings.insecure)
         .map_err(|p| anyhow!(p.sentences().join("\n  ")))?;
-    for warning in crate::warnings::warnings(&surroundings, &loaded) {
+    for warning in crate::warnings::warnings(&environment, &loaded) {
         tracing::warn!("{warning}");
     }
     runtime::local::harden_process().context("This process can't be kept from being read by others.")?;
@@ -102,7 +102,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         _ => None,
     };
     let address = listener.local_addr()?;
-    let manager = Manager::of(&surroundings).map(Arc::new);
+    let manager = Manager::of(&environment).map(Arc::new);
     let (routers, router_now) = watch::channel(api::waiting_router());
     let (watched, gauges_now) = watch::channel(None::<sync::gauges::Gauges>);
     if let Some(manager) = &manager {
@@ -128,7 +128,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
             database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory, &clock),
             async {
                 Ok(if local {
-                    python::discover(&discovery(&surroundings, settings, clock.clone())).await
+                    python::discover(&discovery(&environment, settings, clock.clone())).await
                 } else {
                     Vec::new()
                 })
@@ -143,63 +143,63 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         }
     };
     let listener = TcpListener::from_std(listener)?;
-    let (keys, site) = {
+    let (keys, host) = {
         // Instances that start together must not make two keys.
-        let turn = folder.turn().await?;
+        let startup_lock = folder.startup_lock().await?;
         let shared = !db.is_exclusive();
         let keys =
             crate::keys::open(folder.path(), &db).await.map_err(|e| if shared { e.context(ONE_KEY) } else { e })?;
         // Runs in a cluster are seen by every instance.
-        (keys, if shared && local { Some(folder.site(&db, &*clock, &turn).await?) } else { None })
+        (keys, if shared && local { Some(folder.host(&db, &*clock, &startup_lock).await?) } else { None })
     };
-    if let Some(site) = &site {
-        store::sites::claim(&db, site).await?;
+    if let Some(host) = &host {
+        store::hosts::claim(&db, host).await?;
     }
     authentication::check_teams(settings, &db).await?;
     let (auth, issuers) = auth.unzip();
     let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
-    let (place, builder): (Place, Arc<dyn ArtifactBuilder>) = if let Some(plan) = cluster {
+    let (backend, builder): (RuntimeBackend, Arc<dyn ArtifactBuilder>) = if let Some(plan) = cluster {
         let (runtime, builder) = plan.open(settings, token_url.is_some(), clock.clone());
         tracing::warn!(
             "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
         );
-        (Place::Cluster(Arc::new(runtime)), builder)
+        (RuntimeBackend::Cluster(Arc::new(runtime)), builder)
     } else {
         let program = std::env::current_exe().context("The program's own file can't be found.")?;
         let tools = Arc::new(Tools::new(ToolsOptions {
             cache_dir: settings.cache_folder(),
             uv: settings.uv.clone(),
             index_url: settings.index_url.as_ref().map(|url| url.expose().to_owned()),
-            environment: surroundings.for_tools(),
+            environment: environment.for_tools(),
             interpreters: interpreters.clone(),
             vdk_constraints: vdk_constraints.clone(),
             allow_builds: settings.allow_builds(),
             build_disk_max_mib: settings.python_build_disk_max_mib.get(),
-            walls: Some(BuildWalls {
+            sandbox_policy: Some(BuildSandboxPolicy {
                 launcher: sandbox::Launcher::new(program, ["confined"]),
-                walls: runtime::local::common_walls(
+                sandbox_policy: runtime::local::common_policy(
                     folder.path(),
                     &[settings.cache_folder()],
                     &covered_files(&loaded),
                     python::open_files_of_children(),
                 ),
             }),
-            index_access: package_index::access(settings, &surroundings, &clock)?,
+            index_access: package_index::access(settings, &environment, &clock)?,
             clock: clock.clone(),
         }));
-        let options = local_options(&surroundings, &loaded, &folder, site, interpreters, tools.clone(), clock.clone())?;
+        let options = local_options(&environment, &loaded, &folder, host, interpreters, tools.clone(), clock.clone())?;
         let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(p.sentences().join("\n  ")))?;
         let distribution = settings.vdk_distribution.as_str().to_owned();
-        let builder = Packages::new(Arc::new(Locker::new(tools)), distribution, vdk_constraints);
-        (Place::Machine(Arc::new(runtime)), Arc::new(builder))
+        let builder = Packages::new(Arc::new(LockResolver::new(tools)), distribution, vdk_constraints);
+        (RuntimeBackend::Machine(Arc::new(runtime)), Arc::new(builder))
     };
-    let runtime = place.runtime();
+    let runtime = backend.runtime();
     let mut registry = Registry::default();
     if settings.metrics_enabled {
         db.statements().register(&mut registry);
     }
-    if let Place::Cluster(cluster) = &place
+    if let RuntimeBackend::Cluster(cluster) = &backend
         && settings.metrics_enabled
     {
         cluster.connection().calls.register(&mut registry);
@@ -213,7 +213,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
         runtime: runtime.clone(),
         keys: keys.clone(),
         builder,
-        options: Arc::new(sync_options(&surroundings, settings, clock.as_ref(), db.is_exclusive(), job_options)),
+        options: Arc::new(sync_options(&environment, settings, clock.as_ref(), db.is_exclusive(), job_options)),
         gauges: if settings.metrics_enabled {
             sync::gauges::Gauges::register(&mut registry, metrics_access.is_restricted(), clock.clone())
         } else {
@@ -273,7 +273,7 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     let watching_keys =
         tokio::spawn(crate::keys::watch(keys, folder.path().to_owned(), db.clone(), clock.clone(), stop.child_token()));
     // Within namespaces jobs can't change modes.
-    if let Place::Machine(runtime) = &place
+    if let RuntimeBackend::Machine(runtime) = &backend
         && !runtime.confinement().namespaces.is_enforced()
     {
         tokio::spawn(private.watch(clock.clone(), stop.child_token()));
@@ -289,11 +289,11 @@ pub(crate) async fn run(surroundings: Surroundings, loaded: Loaded) -> anyhow::R
     drop(routers.send_replace(router.clone()));
     let serving =
         tokio::spawn(api::serve(listener, router, server_limits, memory, clock.clone(), serving_stop.clone()));
-    announce(address, metrics_address, settings, &folder, &versions, &place)?;
+    announce(address, metrics_address, settings, &folder, &versions, &backend)?;
     if let Some(manager) = &manager {
         manager.ready("serving");
     }
-    if let Place::Machine(runtime) = &place {
+    if let RuntimeBackend::Machine(runtime) = &backend {
         for warning in runtime.warnings().into_iter().chain(runtime::local::shares_fate(&*clock).await) {
             tracing::warn!("{warning}");
         }
@@ -358,12 +358,12 @@ async fn listen(at: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Where jobs run.
-enum Place {
+enum RuntimeBackend {
     Machine(Arc<LocalRuntime>),
     Cluster(Arc<KubernetesRuntime>),
 }
 
-impl Place {
+impl RuntimeBackend {
     fn runtime(&self) -> Arc<dyn Runtime> {
         match self {
             Self::Machine(runtime) => runtime.clone(),
@@ -372,12 +372,12 @@ impl Place {
     }
 
     /// For people: where jobs are, and what keeps them apart.
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         match self {
             Self::Machine(runtime) => {
                 let confinement = runtime.confinement();
                 let gaps = if confinement.gaps().is_empty() { "" } else { "; see the warnings" };
-                match confinement.told() {
+                match confinement.describe() {
                     Some(layers) => format!("kept out of the data folder by the kernel ({layers}){gaps}"),
                     None => format!("trusted code: they can read the data folder{gaps}"),
                 }
@@ -410,13 +410,13 @@ impl StopSignals {
     }
 }
 
-fn discovery(surroundings: &Surroundings, settings: &Settings, clock: SharedClock) -> Discovery {
+fn discovery(environment: &ProcessEnvironment, settings: &Settings, clock: SharedClock) -> Discovery {
     let mut search_path = settings.python_search_path.0.clone();
-    search_path.extend(surroundings.search_path());
-    search_path.extend(python::usual_folders(surroundings.home.as_deref()));
+    search_path.extend(environment.search_path());
+    search_path.extend(python::usual_folders(environment.home.as_deref()));
     Discovery {
         search_path,
-        home: surroundings.home.clone(),
+        home: environment.home.clone(),
         probe_timeout: PROBE_TIMEOUT,
         memory: Some(settings.cache_folder().join("interpreters.json")),
         clock,
@@ -457,10 +457,10 @@ fn listed<T: ToString>(items: &[T]) -> String {
 }
 
 fn local_options(
-    surroundings: &Surroundings,
+    environment: &ProcessEnvironment,
     loaded: &Loaded,
     folder: &DataFolder,
-    site: Option<String>,
+    host: Option<String>,
     interpreters: Vec<Interpreter>,
     tools: Arc<Tools>,
     clock: SharedClock,
@@ -469,7 +469,7 @@ fn local_options(
     let program = std::env::current_exe().context("The program's own file can't be found.")?;
     Ok(LocalOptions {
         data_dir: folder.path().to_owned(),
-        site,
+        host,
         shim_command: (program, vec!["shim".into()]),
         parallel_runs_max: settings.parallel_runs.count(),
         log_max_bytes: settings.log_max_bytes.get(),
@@ -478,7 +478,7 @@ fn local_options(
         interpreters,
         tools,
         vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
-        pass_environment: job_environment(surroundings),
+        pass_environment: job_environment(environment),
         job_hidden_paths: vec![settings.cache_folder()],
         job_covered_files: covered_files(loaded),
         job_open_files: python::open_files_of_children(),
@@ -501,11 +501,11 @@ fn covered_files(loaded: &Loaded) -> Vec<PathBuf> {
 
 /// What jobs get of the service's environment: how to find programs, time and language, and the way to the network. Calls
 /// to this machine never take a proxy, or a job could not reach this service.
-fn job_environment(surroundings: &Surroundings) -> BTreeMap<String, String> {
-    let mut variables = surroundings.for_tools();
+fn job_environment(environment: &ProcessEnvironment) -> BTreeMap<String, String> {
+    let mut variables = environment.for_tools();
     variables.retain(|name, _| !NOT_FOR_JOBS.contains(&name.as_str()));
     for name in FOR_JOBS {
-        if let Some(value) = surroundings.variable(name).and_then(|value| value.to_str()) {
+        if let Some(value) = environment.variable(name).and_then(|value| value.to_str()) {
             variables.insert((*name).to_owned(), value.to_owned());
         }
     }
@@ -521,7 +521,7 @@ fn job_environment(surroundings: &Surroundings) -> BTreeMap<String, String> {
 }
 
 fn sync_options(
-    surroundings: &Surroundings,
+    environment: &ProcessEnvironment,
     settings: &Settings,
     clock: &dyn Clock,
     exclusive: bool,
@@ -535,8 +535,8 @@ fn sync_options(
         sweep_interval: settings.sync_sweep_interval_seconds.seconds(),
         removals_max_percent: settings.sync_removals_max_percent.get().try_into().unwrap_or(i64::MAX),
         parallelism: settings.sync_parallelism.count(),
-        builds_parallelism: surroundings.cores.clamp(1, 4),
-        installs_parallelism: surroundings.cores.clamp(1, 4),
+        builds_parallelism: environment.cores.clamp(1, 4),
+        installs_parallelism: environment.cores.clamp(1, 4),
         job_options,
         run_deadline_seconds: settings.run_deadline_seconds.get(),
         run_backoff_limit: settings.run_backoff_limit.map_or(0, |limit| limit.get().try_into().unwrap_or(u32::MAX)),
@@ -561,7 +561,7 @@ fn announce(
     settings: &Settings,
     folder: &DataFolder,
     versions: &VersionDefaults,
-    place: &Place,
+    backend: &RuntimeBackend,
 ) -> anyhow::Result<()> {
     let url = format!("http://{address}");
     // In one write: a program that reads its log finds the whole message as soon as it finds the first line.
@@ -571,8 +571,8 @@ fn announce(
     writeln!(out, "  database      {}", settings.database_url.shown().as_str().unwrap_or_default())?;
     writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
     writeln!(out, "  VDK           {}", versions.vdk_version)?;
-    writeln!(out, "  jobs are      {}", place.told())?;
-    if matches!(place, Place::Machine(_)) {
+    writeln!(out, "  jobs are      {}", backend.describe())?;
+    if matches!(backend, RuntimeBackend::Machine(_)) {
         let built = if settings.allow_builds() {
             "of wheels; those without one are built as jobs run, without the index's credentials"
         } else {

@@ -6,14 +6,14 @@ use url::Url;
 
 use crate::{
     authentication,
-    config::{DatabaseUrl, Loaded, Origin, Surroundings},
+    config::{DatabaseUrl, Loaded, Origin, ProcessEnvironment},
 };
 
 /// The values of `sslmode` with which a connection never falls back to plain text.
 const ENCRYPTED: [&str; 3] = ["require", "verify-ca", "verify-full"];
 
 /// Warnings about these settings for the operator.
-pub(crate) fn warnings(surroundings: &Surroundings, loaded: &Loaded) -> Vec<String> {
+pub(crate) fn warnings(environment: &ProcessEnvironment, loaded: &Loaded) -> Vec<String> {
     let settings = &loaded.settings;
     let mut found = Vec::new();
     if authentication::users_have_all_teams(settings) {
@@ -25,7 +25,7 @@ pub(crate) fn warnings(surroundings: &Surroundings, loaded: &Loaded) -> Vec<Stri
         DatabaseUrl::Postgres(url) => Some(url),
         DatabaseUrl::Sqlite => None,
     };
-    let ssl_mode = surroundings.variable("PGSSLMODE").and_then(|mode| mode.to_str());
+    let ssl_mode = environment.variable("PGSSLMODE").and_then(|mode| mode.to_str());
     let urls = [
         ("index_url", settings.index_url.as_ref().map(|url| url.expose().to_owned()), false),
         ("database_url", database.map(|url| url.expose().to_owned()), true),
@@ -107,7 +107,7 @@ mod tests {
         let file = folder.path().join("holdfast.toml");
         fs::write(&file, toml).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        let surroundings = Surroundings {
+        let environment = ProcessEnvironment {
             variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             folder: folder.path().into(),
             home: Some(folder.path().into()),
@@ -118,7 +118,7 @@ mod tests {
             (setting, Raw::Text((*value).into()))
         });
         let values = values.collect();
-        warnings(&surroundings, &load(&surroundings, &Flags { config: None, values }).unwrap())
+        warnings(&environment, &load(&environment, &Flags { config: None, values }).unwrap())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The watchdog is fed by a task between those that answer requests, after a probe through the router was answered by another
 //! task and while no loop is stuck. A thread of its own would feed it although nothing else moves.
 //!
-//! The protocol is one datagram. A library for it would read the environment, which only `Surroundings` does.
+//! The protocol is one datagram. A library for it would read the environment, which only `ProcessEnvironment` does.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use axum::Router;
 use model::clock::Clock;
 use tokio::sync::watch;
 
-use crate::config::Surroundings;
+use crate::config::ProcessEnvironment;
 
 /// The service manager that started this process.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub(crate) struct Manager {
 
 impl Manager {
     /// The manager that the environment names, if there is one.
-    pub(crate) fn of(surroundings: &Surroundings) -> Option<Self> {
-        let name = surroundings.variable("NOTIFY_SOCKET")?;
+    pub(crate) fn of(environment: &ProcessEnvironment) -> Option<Self> {
+        let name = environment.variable("NOTIFY_SOCKET")?;
         let address = match name.as_bytes().strip_prefix(b"@") {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(name),
@@ -45,7 +45,7 @@ impl Manager {
             socket.set_nonblocking(true)?;
             Ok((socket, address))
         });
-        let number = |name: &str| surroundings.variable(name)?.to_str()?.parse::<u64>().ok();
+        let number = |name: &str| environment.variable(name)?.to_str()?.parse::<u64>().ok();
         let is_meant = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         match opened {
             Ok((socket, address)) => Some(Self {
@@ -123,13 +123,13 @@ mod tests {
         let ours = tokio::net::UnixDatagram::bind(path).unwrap();
         let variables =
             [("NOTIFY_SOCKET", path.to_str().unwrap().to_owned()), ("WATCHDOG_USEC", WATCHDOG.as_micros().to_string())];
-        let surroundings = Surroundings {
+        let environment = ProcessEnvironment {
             variables: variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             folder: "/".into(),
             home: None,
             cores: 1,
         };
-        (Manager::of(&surroundings).unwrap(), ours)
+        (Manager::of(&environment).unwrap(), ours)
     }
 
     async fn heard(socket: &tokio::net::UnixDatagram) -> String {

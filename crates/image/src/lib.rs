@@ -5,5 +5,5 @@ pub mod packages;
 pub mod prebuilt;
 pub mod requirements;
 
-pub use lock::Locker;
+pub use lock::LockResolver;
 pub use packages::Packages;

@@ -15,7 +15,7 @@ use std::{borrow::Cow, ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use model::{
     BoxFuture, Problem,
-    lock::{Lock, LockInputs, Resolver},
+    lock::{Lock, ResolutionInputs, Resolver},
 };
 use python::{Interpreter, Tools, Wheels};
 
@@ -27,11 +27,11 @@ const WHAT: &str = "The packages of the data job could not be resolved.";
 
 /// Resolves requirements into locks.
 #[derive(Debug)]
-pub struct Locker {
+pub struct LockResolver {
     tools: Arc<Tools>,
 }
 
-impl Locker {
+impl LockResolver {
     /// A locker. Whether a package may be built that the index has as source only is up to the tools.
     pub fn new(tools: Arc<Tools>) -> Self {
         Self { tools }
@@ -42,7 +42,7 @@ impl Locker {
     /// # Errors
     /// The user's when no set of versions satisfies all requirements (it names who requires what), or a package does not
     /// exist or does not build; the platform's when the index, the network or the disk fails.
-    pub async fn lock(&self, inputs: &LockInputs) -> Result<Lock, Problem> {
+    pub async fn lock(&self, inputs: &ResolutionInputs) -> Result<Lock, Problem> {
         python::checked(&inputs.vdk_requirement)?;
         let requirements = requirements::normalise(&inputs.requirements)?;
         let interpreter = self.interpreter(inputs)?;
@@ -57,7 +57,7 @@ impl Locker {
         lock_of(inputs, wheels.portable(&text))
     }
 
-    fn interpreter(&self, inputs: &LockInputs) -> Result<&Interpreter, Problem> {
+    fn interpreter(&self, inputs: &ResolutionInputs) -> Result<&Interpreter, Problem> {
         let all = self.tools.interpreters();
         all.iter().find(|i| i.version == inputs.python_version).ok_or_else(|| {
             let found: Vec<_> = all.iter().map(|i| i.version.to_string()).collect();
@@ -76,11 +76,11 @@ impl Locker {
     /// VDK alone, with the hashes of the wheels here.
     async fn vdk_lock(
         &self,
-        inputs: &LockInputs,
+        inputs: &ResolutionInputs,
         interpreter: &Interpreter,
         wheels: &Wheels,
     ) -> Result<String, Problem> {
-        let alone = LockInputs { requirements: String::new(), ..inputs.clone() };
+        let alone = ResolutionInputs { requirements: String::new(), ..inputs.clone() };
         // It names the wheels of this folder, so it is kept in it and goes with it: wheels that are built again differ.
         let kept = wheels.folder().join(format!("lock-{}.txt", alone.key()));
         if let Some(text) = kept_lock(&kept) {
@@ -95,7 +95,7 @@ impl Locker {
 
     async fn resolve(
         &self,
-        inputs: &LockInputs,
+        inputs: &ResolutionInputs,
         interpreter: &Interpreter,
         wheels: &Wheels,
         requirements: &str,
@@ -125,7 +125,7 @@ impl Locker {
     /// The same where packages without wheels are built, to learn what they require. That runs foreign code.
     async fn resolve_with_builds(
         &self,
-        inputs: &LockInputs,
+        inputs: &ResolutionInputs,
         interpreter: &Interpreter,
         wheels: &Wheels,
         requirements: &str,
@@ -150,7 +150,7 @@ impl Locker {
 }
 
 /// A lock for these inputs. One without packages, or with anything else, is refused: it would be stored, and install nothing.
-fn lock_of(inputs: &LockInputs, text: String) -> Result<Lock, Problem> {
+fn lock_of(inputs: &ResolutionInputs, text: String) -> Result<Lock, Problem> {
     python::checked_lock(&text)
         .map_err(|why| Problem::internal(WHAT, format!("The installer's answer is no lock: {why}.")))?;
     Ok(Lock { key: inputs.key(), python_version: inputs.python_version, text })
@@ -170,7 +170,7 @@ fn kept_lock(path: &Path) -> Option<String> {
 
 /// The files that [`arguments`] name: the input of `uv pip`, and the lock whose versions are preferred.
 fn files<'a>(
-    inputs: &'a LockInputs,
+    inputs: &'a ResolutionInputs,
     requirements: &'a str,
     preferred: Option<&'a str>,
 ) -> impl Iterator<Item = (&'static str, Cow<'a, str>)> {
@@ -203,8 +203,8 @@ fn io(error: &std::io::Error) -> Problem {
     Problem::unavailable(WHAT, format!("The file system said: {error}."))
 }
 
-impl Resolver for Locker {
-    fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
+impl Resolver for LockResolver {
+    fn lock<'a>(&'a self, inputs: &'a ResolutionInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
         Box::pin(Self::lock(self, inputs))
     }
 }
@@ -213,8 +213,8 @@ impl Resolver for Locker {
 mod tests {
     use super::*;
 
-    fn inputs() -> LockInputs {
-        LockInputs {
+    fn inputs() -> ResolutionInputs {
+        ResolutionInputs {
             python_version: "3.11".parse().unwrap(),
             vdk_requirement: "vdk==1".into(),
             constraints: String::new(),

@@ -6,8 +6,8 @@ use model::{
     BoxFuture, Problem,
     artifact::Artifact,
     build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
-    lock::{LockInputs, Resolver},
-    runtime::Blueprint,
+    lock::{ResolutionInputs, Resolver},
+    runtime::DeploymentSpec,
 };
 
 use crate::requirements;
@@ -33,19 +33,19 @@ impl ArtifactBuilder for Packages {
         "packages"
     }
 
-    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
+    fn fingerprint(&self, _blueprint: &DeploymentSpec) -> String {
         format!("{}\n{}", self.vdk_distribution, self.vdk_constraints)
     }
 
     fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
-        let deployment = &request.blueprint.deployment;
+        let deployment = &request.deployment_spec.deployment;
         let raw = request.requirements.ok_or_else(|| {
             Problem::internal(
                 format!("Generation {} was not rolled out.", deployment.generation),
                 "The source that it names is not in the database.",
             )
         })?;
-        let inputs = LockInputs {
+        let inputs = ResolutionInputs {
             python_version: deployment.python_version,
             vdk_requirement: format!("{}=={}", self.vdk_distribution, deployment.vdk_version),
             constraints: self.vdk_constraints.clone(),
@@ -61,7 +61,7 @@ impl ArtifactBuilder for Packages {
 
     fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
         Box::pin(async move {
-            let inputs: LockInputs = serde_json::from_str(&inputs.content).map_err(|error| unreadable(&error))?;
+            let inputs: ResolutionInputs = serde_json::from_str(&inputs.content).map_err(|error| unreadable(&error))?;
             let lock = self.resolver.lock(&inputs).await?;
             Ok(Built { artifact: Artifact::Packages(lock.key.clone()), lock: Some(lock) })
         })
@@ -92,17 +92,17 @@ mod tests {
 
     /// Chooses nothing, and keeps what it was asked for.
     #[derive(Debug, Default)]
-    struct TestResolver(Mutex<Vec<LockInputs>>);
+    struct TestResolver(Mutex<Vec<ResolutionInputs>>);
 
     impl Resolver for TestResolver {
-        fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
+        fn lock<'a>(&'a self, inputs: &'a ResolutionInputs) -> BoxFuture<'a, Result<Lock, Problem>> {
             self.0.lock().unwrap().push(inputs.clone());
             let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
             Box::pin(async { Ok(lock) })
         }
     }
 
-    fn blueprint() -> Blueprint {
+    fn deployment_spec() -> DeploymentSpec {
         let at = jiff::Timestamp::UNIX_EPOCH;
         let deployment = Deployment {
             job_id: JobId(uuid::Uuid::nil()),
@@ -123,7 +123,7 @@ mod tests {
             deployed_by: "someone".into(),
             deployed_at: at,
         };
-        Blueprint {
+        DeploymentSpec {
             job_name: JobName::parse("example-job").unwrap(),
             team: TeamName::parse("a team").unwrap(),
             deployment,
@@ -135,14 +135,16 @@ mod tests {
     #[test]
     fn equal_requirements_have_one_build_however_they_are_written() {
         let builder = Packages::new(Arc::new(TestResolver::default()), "vdk".into(), "a<2".into());
-        let blueprint = blueprint();
-        let inputs =
-            |text: &str| builder.inputs(&ArtifactRequest { blueprint: &blueprint, requirements: Some(text) }).unwrap();
+        let deployment_spec = deployment_spec();
+        let inputs = |text: &str| {
+            builder.inputs(&ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some(text) }).unwrap()
+        };
         assert_eq!(inputs("requests\n# a note\nabc==1\n"), inputs("abc==1\nrequests"));
         assert_ne!(inputs("abc==1").key, inputs("abc==2").key);
-        let missing = builder.inputs(&ArtifactRequest { blueprint: &blueprint, requirements: None }).unwrap_err();
+        let missing =
+            builder.inputs(&ArtifactRequest { deployment_spec: &deployment_spec, requirements: None }).unwrap_err();
         assert_eq!((missing.fault, missing.what.as_str()), (Fault::Platform, "Generation 7 was not rolled out."));
-        let wrong = ArtifactRequest { blueprint: &blueprint, requirements: Some("-r other.txt") };
+        let wrong = ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some("-r other.txt") };
         assert_eq!(builder.inputs(&wrong).unwrap_err().fault, Fault::User);
     }
 
@@ -150,8 +152,8 @@ mod tests {
     async fn a_build_needs_nothing_but_its_inputs() {
         let resolver = Arc::new(TestResolver::default());
         let builder = Packages::new(resolver.clone(), "vdk".into(), "a<2".into());
-        let blueprint = blueprint();
-        let request = ArtifactRequest { blueprint: &blueprint, requirements: Some("requests") };
+        let deployment_spec = deployment_spec();
+        let request = ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some("requests") };
         let inputs = builder.inputs(&request).unwrap();
         let built = builder.build(&inputs).await.unwrap();
         let asked = resolver.0.lock().unwrap().pop().unwrap();

@@ -6,8 +6,8 @@ use model::{
     BoxFuture, Problem,
     artifact::Artifact,
     build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
-    name::shown,
-    runtime::Blueprint,
+    name::excerpt,
+    runtime::DeploymentSpec,
 };
 
 /// The form of an image's name, with places for what differs from deployment to deployment.
@@ -15,7 +15,7 @@ use model::{
 /// Places are `{job}`, `{team}` (in lower case, and with a dash for what a name of an image can't have), `{version}` (of
 /// the job's source), `{python}` (`3.11`) and `{vdk}` (the version of VDK).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageName(String);
+pub struct ImageTemplate(String);
 
 /// What may stand in braces.
 const PLACES: [&str; 5] = ["job", "team", "version", "python", "vdk"];
@@ -23,7 +23,7 @@ const PLACES: [&str; 5] = ["job", "team", "version", "python", "vdk"];
 /// The most characters of a form.
 const MAX_CHARS: usize = 500;
 
-impl ImageName {
+impl ImageTemplate {
     /// Reads a form.
     ///
     /// # Errors
@@ -31,7 +31,7 @@ impl ImageName {
     /// not known.
     pub fn parse(raw: &str) -> Result<Self, Problem> {
         let refuse = |why: String| {
-            Err(Problem::invalid(format!("The image name {} can't be used.", shown(raw)), why)
+            Err(Problem::invalid(format!("The image name {} can't be used.", excerpt(raw)), why)
                 .fix("Write it like \"registry.example.com/jobs/{job}:{version}\"."))
         };
         if raw.is_empty() || raw.len() > MAX_CHARS || raw.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -54,9 +54,9 @@ impl ImageName {
     }
 
     /// The name for a deployment.
-    pub fn of(&self, blueprint: &Blueprint) -> String {
-        let deployment = &blueprint.deployment;
-        let team: String = blueprint
+    pub fn of(&self, deployment_spec: &DeploymentSpec) -> String {
+        let deployment = &deployment_spec.deployment;
+        let team: String = deployment_spec
             .team
             .as_str()
             .to_lowercase()
@@ -64,7 +64,7 @@ impl ImageName {
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
             .collect();
         self.0
-            .replace("{job}", blueprint.job_name.as_str())
+            .replace("{job}", deployment_spec.job_name.as_str())
             .replace("{team}", team.trim_matches('-'))
             .replace("{version}", deployment.job_version.as_str())
             .replace("{python}", &deployment.python_version.to_string())
@@ -72,7 +72,7 @@ impl ImageName {
     }
 }
 
-impl fmt::Display for ImageName {
+impl fmt::Display for ImageTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -80,11 +80,11 @@ impl fmt::Display for ImageName {
 
 /// Names images that are built elsewhere.
 #[derive(Debug)]
-pub struct Prebuilt(ImageName);
+pub struct Prebuilt(ImageTemplate);
 
 impl Prebuilt {
     /// A builder whose images have names of this form.
-    pub fn new(name: ImageName) -> Self {
+    pub fn new(name: ImageTemplate) -> Self {
         Self(name)
     }
 }
@@ -94,12 +94,12 @@ impl ArtifactBuilder for Prebuilt {
         "prebuilt"
     }
 
-    fn fingerprint(&self, blueprint: &Blueprint) -> String {
-        self.0.of(blueprint)
+    fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String {
+        self.0.of(deployment_spec)
     }
 
     fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
-        let name = self.0.of(request.blueprint);
+        let name = self.0.of(request.deployment_spec);
         Ok(BuildInputs { key: BuildKey::new(format!("prebuilt {name}")), content: name })
     }
 
@@ -119,8 +119,8 @@ mod tests {
     #[test]
     fn a_form_that_gives_all_jobs_one_image_is_refused() {
         for raw in ["", "registry/jobs:1", "registry/{job", "registry/{job}:{tag}", "registry/{job}: {version}"] {
-            assert!(ImageName::parse(raw).is_err(), "{raw}");
+            assert!(ImageTemplate::parse(raw).is_err(), "{raw}");
         }
-        assert!(ImageName::parse("localhost:5000/{team}/{job}:{version}-{python}-{vdk}").is_ok());
+        assert!(ImageTemplate::parse("localhost:5000/{team}/{job}:{version}-{python}-{vdk}").is_ok());
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
-use model::{Problem, name::shown};
+use model::{Problem, name::excerpt};
 use pep508_rs::{Requirement, VerbatimUrl, VersionOrUrl};
 
 /// Lines of a file.
@@ -73,7 +73,7 @@ fn requirement(number: usize, line: &str) -> Result<String, Problem> {
     let refuse = |why: String, fix: &str| {
         Err(Problem::invalid(
             "The job's requirements.txt is not valid.",
-            format!("Line {number}, {}: {why}", shown(&without_password(line))),
+            format!("Line {number}, {}: {why}", excerpt(&without_password(line))),
         )
         .fix(fix))
     };

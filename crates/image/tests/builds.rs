@@ -15,16 +15,16 @@ use std::{
 
 use clients::index_proxy::{IndexProxy, Session};
 use clock::SystemClock;
-use image::Locker;
+use image::LockResolver;
 use model::{
     BoxFuture, Problem,
     clock::Clock,
-    lock::{Lock, LockInputs},
+    lock::{Lock, ResolutionInputs},
     problem::{Fault, Kind},
 };
 use python::{
-    BuildWalls, Discovery, IndexAccess, IndexSession, Interpreter, Launcher, Tools, ToolsOptions, Walls, discover,
-    usual_folders,
+    BuildSandboxPolicy, Discovery, IndexAccess, IndexSession, Interpreter, Launcher, SandboxPolicy, Tools,
+    ToolsOptions, discover, usual_folders,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -81,15 +81,15 @@ fn options() -> ToolsOptions {
         vdk_constraints: String::new(),
         allow_builds: true,
         build_disk_max_mib: 256,
-        walls: None,
+        sandbox_policy: None,
         index_access: None,
         clock: Arc::new(SystemClock),
     }
 }
 
 /// Those of jobs.
-fn walls(data: &Path) -> Walls {
-    Walls { hidden: vec![data.to_owned()], private: vec!["/dev/shm".into()], ..Walls::default() }
+fn sandbox_policy(data: &Path) -> SandboxPolicy {
+    SandboxPolicy { hidden: vec![data.to_owned()], private: vec!["/dev/shm".into()], ..SandboxPolicy::default() }
 }
 
 #[derive(Debug)]
@@ -118,14 +118,14 @@ impl IndexSession for Open {
 }
 
 /// A data folder with secrets, and an index with credentials.
-struct House {
+struct Harness {
     folder: tempfile::TempDir,
     index: IndexServer,
     uv: PathBuf,
     interpreter: Interpreter,
 }
 
-impl House {
+impl Harness {
     async fn new() -> Self {
         let (uv, interpreters) = machine().await;
         let folder = tempfile::tempdir().unwrap();
@@ -163,9 +163,9 @@ impl House {
             index_url: Some(self.index.url()),
             environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
             interpreters: vec![self.interpreter.clone()],
-            walls: Some(BuildWalls {
+            sandbox_policy: Some(BuildSandboxPolicy {
                 launcher: Launcher::new(env!("CARGO_BIN_EXE_confined-build"), Vec::<String>::new()),
-                walls: walls(&self.data()),
+                sandbox_policy: sandbox_policy(&self.data()),
             }),
             index_access: Some(Arc::new(Access(access))),
             ..options()
@@ -175,13 +175,13 @@ impl House {
     }
 
     async fn lock(&self, tools: &Arc<Tools>, requirements: &str) -> Result<Lock, Problem> {
-        let inputs = LockInputs {
+        let inputs = ResolutionInputs {
             python_version: self.interpreter.version,
             vdk_requirement: VDK.into(),
             constraints: String::new(),
             requirements: requirements.into(),
         };
-        Locker::new(tools.clone()).lock(&inputs).await
+        LockResolver::new(tools.clone()).lock(&inputs).await
     }
 
     async fn install(&self, tools: &Arc<Tools>, lock: &Lock) -> Result<(), Problem> {
@@ -221,8 +221,8 @@ impl House {
 }
 
 /// Python that tries things, and keeps what became of each in REPORT: a value, or the name of the exception.
-fn attempts(house: &House) -> String {
-    let data = house.data();
+fn attempts(harness: &Harness) -> String {
+    let data = harness.data();
     format!(
         r#"
 import glob, os, resource, signal, urllib.error, urllib.request
@@ -275,7 +275,7 @@ def attack():
         data = data.to_str().unwrap(),
         service = std::process::id(),
         secret = PASSWORD,
-        origin = house.index.origin(),
+        origin = harness.index.origin(),
     )
 }
 
@@ -305,129 +305,129 @@ fn held(report: &Value) -> Vec<String> {
     wrong
 }
 
-fn is_whole(house: &House) {
-    let read = |path: &str| fs::read_to_string(house.data().join(path)).unwrap();
+fn is_whole(harness: &Harness) {
+    let read = |path: &str| fs::read_to_string(harness.data().join(path)).unwrap();
     assert_eq!(read("secret.key"), "the key");
     assert_eq!(read("cache/uv/shared"), "shared");
     assert_eq!(read("environments/other/module.py"), "other = 1");
-    assert!(!house.data().join("cache/uv/new").exists());
-    assert!(house.index.requests().iter().all(|r| r.path != "/api/token"), "{:?}", house.index.requests());
+    assert!(!harness.data().join("cache/uv/new").exists());
+    assert!(harness.index.requests().iter().all(|r| r.path != "/api/token"), "{:?}", harness.index.requests());
 }
 
-fn has_walls(house: &House) -> bool {
+fn has_sandbox(harness: &Harness) -> bool {
     let launcher = Launcher::new(env!("CARGO_BIN_EXE_confined-build"), Vec::<String>::new());
-    let walls = BuildWalls { launcher, walls: walls(&house.data()) };
-    let support = walls.support();
+    let sandbox_policy = BuildSandboxPolicy { launcher, sandbox_policy: sandbox_policy(&harness.data()) };
+    let support = sandbox_policy.support();
     support.namespaces.is_enforced() && support.landlock.is_enforced() && support.calls.is_enforced()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_build_gets_packages_and_neither_secrets_nor_a_way_to_the_service() {
-    let house = House::new().await;
-    if !has_walls(&house) {
+    let harness = Harness::new().await;
+    if !has_sandbox(&harness) {
         return;
     }
     let hooks = format!(
         "{}\ndef build_wheel(directory, config_settings=None, metadata_directory=None):\n    attack()\n    \
          return wheel(directory, 'REPORT = %r' % REPORT)\n",
-        attempts(&house)
+        attempts(&harness)
     );
-    let hash = house.add_source("evil", &hooks);
-    let tools = house.tools(|_| {});
-    let lock = house.lock(&tools, "evil\n").await.unwrap();
+    let hash = harness.add_source("evil", &hooks);
+    let tools = harness.tools(|_| {});
+    let lock = harness.lock(&tools, "evil\n").await.unwrap();
     assert!(lock.text.contains(&format!("evil==1.0 \\\n    --hash=sha256:{hash}\n")), "{}", lock.text);
-    house.install(&tools, &lock).await.unwrap();
+    harness.install(&tools, &lock).await.unwrap();
 
-    let report = house.value("evil.REPORT");
+    let report = harness.value("evil.REPORT");
     assert_eq!(held(&report), Vec::<String>::new(), "{report:#}");
-    is_whole(&house);
-    assert!(house.scratch_is_empty());
+    is_whole(&harness);
+    assert!(harness.scratch_is_empty());
     let walk =
-        Command::new("find").arg(house.data().join("cache/uv")).args(["-path", "*/sdists-*/[!.]*"]).output().unwrap();
+        Command::new("find").arg(harness.data().join("cache/uv")).args(["-path", "*/sdists-*/[!.]*"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&walk.stdout), "", "no build used the shared cache");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vdk_starts_within_the_walls_and_its_compiled_files_are_kept() {
-    let house = House::new().await;
-    if !has_walls(&house) {
+    let harness = Harness::new().await;
+    if !has_sandbox(&harness) {
         return;
     }
     let main = format!(
         "{}\nimport json, sys\ndef main():\n    attack()\n    \
          attempt('own', lambda: open(__file__, 'a').write('x'))\n    sys.exit('REPORT' + json.dumps(REPORT))\n",
-        attempts(&house)
+        attempts(&harness)
     );
     let (file, content) = index::wheel_with("plugin", "1.0", &main, None);
-    house.index.add("plugin", &file, content);
-    let tools = house.tools(|_| {});
-    let lock = house.lock(&tools, "plugin\n").await.unwrap();
-    let problem = house.install(&tools, &lock).await.unwrap_err();
+    harness.index.add("plugin", &file, content);
+    let tools = harness.tools(|_| {});
+    let lock = harness.lock(&tools, "plugin\n").await.unwrap();
+    let problem = harness.install(&tools, &lock).await.unwrap_err();
     let report = problem.why.split_once("REPORT").expect(&problem.why).1;
     let report: Value = serde_json::from_str(report).unwrap_or_else(|e| panic!("{e}: {report}"));
     assert_eq!(held(&report), Vec::<String>::new(), "{report:#}");
     assert!(["OSError", "PermissionError"].map(|e| json!(e)).contains(&report["own"]), "{report:#}");
-    is_whole(&house);
+    is_whole(&harness);
 
     let (file, content) = index::wheel_with("good", "1.0", "def main():\n    print('vdk')\n", None);
-    house.index.add("good", &file, content);
-    let lock = house.lock(&tools, "good\n").await.unwrap();
-    house.install(&tools, &lock).await.unwrap();
-    let package = house.value("good.__file__");
+    harness.index.add("good", &file, content);
+    let lock = harness.lock(&tools, "good\n").await.unwrap();
+    harness.install(&tools, &lock).await.unwrap();
+    let package = harness.value("good.__file__");
     let compiled = Path::new(package.as_str().unwrap()).parent().unwrap().join("__pycache__");
     assert_eq!(fs::read_dir(compiled).unwrap().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_builds_a_package_that_has_no_wheel_is_the_users_and_vdks_own_is_built() {
-    let house = House::new().await;
-    house.add_source("evil", "raise SystemExit('its hooks run')");
-    let tools = house.tools(|options| options.allow_builds = false);
-    let problem = house.lock(&tools, "evil\n").await.unwrap_err();
+    let harness = Harness::new().await;
+    harness.add_source("evil", "raise SystemExit('its hooks run')");
+    let tools = harness.tools(|options| options.allow_builds = false);
+    let problem = harness.lock(&tools, "evil\n").await.unwrap_err();
     assert_eq!((problem.kind, problem.fault), (Kind::Invalid, Fault::User));
     let why = format!(
         "evil has no wheel for Python {} on {}, and this service builds no packages (`python.allow_builds` is false).",
-        house.interpreter.version, house.interpreter.platform
+        harness.interpreter.version, harness.interpreter.platform
     );
     assert!(problem.why.starts_with(&why), "{}", problem.why);
 
-    house.add_source("ownvdk", "");
-    let inputs = LockInputs {
-        python_version: house.interpreter.version,
+    harness.add_source("ownvdk", "");
+    let inputs = ResolutionInputs {
+        python_version: harness.interpreter.version,
         vdk_requirement: "ownvdk==1.0".into(),
         constraints: String::new(),
         requirements: "fake-vdk\n".into(),
     };
-    let lock = Locker::new(tools.clone()).lock(&inputs).await.unwrap();
-    tools.create_environment(&house.interpreter, &lock, "ownvdk==1.0", &house.at()).await.unwrap();
-    assert!(house.at().join("bin/python").exists());
-    let other = house.lock(&house.tools(|_| {}), "evil\n").await.unwrap_err();
+    let lock = LockResolver::new(tools.clone()).lock(&inputs).await.unwrap();
+    tools.create_environment(&harness.interpreter, &lock, "ownvdk==1.0", &harness.at()).await.unwrap();
+    assert!(harness.at().join("bin/python").exists());
+    let other = harness.lock(&harness.tools(|_| {}), "evil\n").await.unwrap_err();
     assert!(other.fault == Fault::User && other.why.contains("its hooks run"), "{}", other.why);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_was_kept_for_other_wheels_is_not_taken() {
-    let house = House::new().await;
-    let source = house.add_source("ownvdk", "");
-    let inputs = LockInputs {
-        python_version: house.interpreter.version,
+    let harness = Harness::new().await;
+    let source = harness.add_source("ownvdk", "");
+    let inputs = ResolutionInputs {
+        python_version: harness.interpreter.version,
         vdk_requirement: "ownvdk==1.0".into(),
         constraints: String::new(),
         requirements: String::new(),
     };
     // As a former version left it beside wheels of its own.
-    let locks = house.data().join("cache/locks");
+    let locks = harness.data().join("cache/locks");
     fs::create_dir_all(&locks).unwrap();
     let stale = format!("ownvdk==1.0 \\\n    --hash=sha256:{}\n", "0".repeat(64));
     fs::write(locks.join(format!("{}.txt", inputs.key())), stale).unwrap();
 
-    let lock = Locker::new(house.tools(|_| {})).lock(&inputs).await.unwrap();
+    let lock = LockResolver::new(harness.tools(|_| {})).lock(&inputs).await.unwrap();
     assert_eq!(lock.text, format!("ownvdk==1.0 \\\n    --hash=sha256:{source}\n"));
-    fs::remove_dir_all(house.data().join("cache/wheels")).unwrap();
-    let tools = house.tools(|_| {});
-    assert_eq!(Locker::new(tools.clone()).lock(&inputs).await.unwrap().text, lock.text);
-    let made = tools.create_environment(&house.interpreter, &lock, "ownvdk==1.0", &house.at()).await;
-    assert!(house.at().join("bin/python").exists());
+    fs::remove_dir_all(harness.data().join("cache/wheels")).unwrap();
+    let tools = harness.tools(|_| {});
+    assert_eq!(LockResolver::new(tools.clone()).lock(&inputs).await.unwrap().text, lock.text);
+    let made = tools.create_environment(&harness.interpreter, &lock, "ownvdk==1.0", &harness.at()).await;
+    assert!(harness.at().join("bin/python").exists());
     let missing = made.unwrap_err();
     assert!(missing.why.contains("there is no command `vdk`"), "{missing}");
     assert_eq!(missing.fault, Fault::Platform);
@@ -435,39 +435,39 @@ async fn a_lock_that_was_kept_for_other_wheels_is_not_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wheel_that_was_changed_in_the_cache_is_not_installed() {
-    let house = House::new().await;
-    house.add_source("plain", "");
-    let tools = house.tools(|_| {});
-    let lock = house.lock(&tools, "plain\n").await.unwrap();
-    house.install(&tools, &lock).await.unwrap();
-    assert_eq!(house.value("plain.VERSION"), json!("1.0"));
-    let wheel = house.stored("plain");
+    let harness = Harness::new().await;
+    harness.add_source("plain", "");
+    let tools = harness.tools(|_| {});
+    let lock = harness.lock(&tools, "plain\n").await.unwrap();
+    harness.install(&tools, &lock).await.unwrap();
+    assert_eq!(harness.value("plain.VERSION"), json!("1.0"));
+    let wheel = harness.stored("plain");
     let built = fs::read(&wheel).unwrap();
-    let requests = house.index.requests().len();
-    house.install(&tools, &lock).await.unwrap();
-    assert_eq!(house.index.requests().len(), requests, "built once, and nothing is fetched again");
+    let requests = harness.index.requests().len();
+    harness.install(&tools, &lock).await.unwrap();
+    assert_eq!(harness.index.requests().len(), requests, "built once, and nothing is fetched again");
 
     let (_, content) = index::wheel_with("plain", "1.0", "VERSION = 'changed'", None);
     fs::write(&wheel, &content).unwrap();
-    let careful = house.tools(|options| options.allow_builds = false);
-    let refused = house.install(&careful, &lock).await.unwrap_err();
+    let careful = harness.tools(|options| options.allow_builds = false);
+    let refused = harness.install(&careful, &lock).await.unwrap_err();
     assert!(refused.fault == Fault::User && refused.why.starts_with("plain has no wheel"), "{}", refused.why);
     assert!(!wheel.exists(), "it is removed");
-    house.install(&tools, &lock).await.unwrap();
-    assert_eq!(house.value("plain.VERSION"), json!("1.0"));
-    assert_ne!(fs::read(house.stored("plain")).unwrap(), content);
+    harness.install(&tools, &lock).await.unwrap();
+    assert_eq!(harness.value("plain.VERSION"), json!("1.0"));
+    assert_ne!(fs::read(harness.stored("plain")).unwrap(), content);
     assert!(!built.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_fills_the_disk_is_ended_however_it_nests_folders() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let head = "def build_wheel(directory, config_settings=None, metadata_directory=None):\n    import time\n";
     let down = |levels: usize, name: &str| {
         format!("    for n in range({levels}):\n        os.mkdir({name})\n        os.chdir({name})\n")
     };
     let fill = "    for n in range(64):\n        open('f%d' % n, 'wb').write(bytes(1 << 20))\n    time.sleep(600)\n";
-    let tools = house.tools(|options| options.build_disk_max_mib = 32);
+    let tools = harness.tools(|options| options.build_disk_max_mib = 32);
     let too_large = "The build used more than 32 MiB of disk (`python.build_disk_max_mib`).";
     for (name, hooks, why) in [
         ("large", format!("{head}{fill}"), too_large),
@@ -480,13 +480,13 @@ async fn a_build_that_fills_the_disk_is_ended_however_it_nests_folders() {
             "The build nested folders deeper than 128 levels.",
         ),
     ] {
-        house.add_source(name, &hooks);
+        harness.add_source(name, &hooks);
         let started = Instant::now();
-        let problem = house.lock(&tools, &format!("{name}\n")).await.unwrap_err();
+        let problem = harness.lock(&tools, &format!("{name}\n")).await.unwrap_err();
         assert_eq!((problem.kind, problem.fault), (Kind::TooLarge, Fault::User), "{name}: {problem}");
         assert_eq!(problem.why, why, "{name}");
         assert!(started.elapsed() < Duration::from_secs(120));
-        assert!(house.scratch_is_empty(), "{name}");
+        assert!(harness.scratch_is_empty(), "{name}");
     }
 }
 
@@ -496,29 +496,29 @@ const BLOW_UP: &str = "    with zipfile.ZipFile(os.path.join(directory, file), '
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wheel_that_is_too_large_once_it_is_unpacked_is_not_installed() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     // One that the index has, and one that is built here.
     let (file, content) = index::wheel("bomb", "1.0");
-    fs::write(house.folder.path().join(&file), content).unwrap();
+    fs::write(harness.folder.path().join(&file), content).unwrap();
     let code = format!("import os, zipfile\nif True:\n    directory, file = '.', {file:?}\n{BLOW_UP}");
-    let blown_up = Command::new(&house.interpreter.executable)
+    let blown_up = Command::new(&harness.interpreter.executable)
         .args(["-c", &code])
-        .current_dir(house.folder.path())
+        .current_dir(harness.folder.path())
         .output()
         .unwrap();
     assert!(blown_up.status.success(), "{}", String::from_utf8_lossy(&blown_up.stderr));
-    house.index.add("bomb", &file, fs::read(house.folder.path().join(&file)).unwrap());
-    house.add_source(
+    harness.index.add("bomb", &file, fs::read(harness.folder.path().join(&file)).unwrap());
+    harness.add_source(
         "builtbomb",
         &format!(
             "def build_wheel(directory, config_settings=None, metadata_directory=None):\n    file = wheel(directory)\n\
              {BLOW_UP}    return file\n"
         ),
     );
-    let tools = house.tools(|options| options.build_disk_max_mib = 32);
+    let tools = harness.tools(|options| options.build_disk_max_mib = 32);
     for name in ["bomb", "builtbomb"] {
-        let made = match house.lock(&tools, &format!("{name}\n")).await {
-            Ok(lock) => house.install(&tools, &lock).await,
+        let made = match harness.lock(&tools, &format!("{name}\n")).await {
+            Ok(lock) => harness.install(&tools, &lock).await,
             Err(problem) => Err(problem),
         };
         let problem = made.unwrap_err();
@@ -528,27 +528,27 @@ async fn a_wheel_that_is_too_large_once_it_is_unpacked_is_not_installed() {
             "{}",
             problem.why
         );
-        let cache = fs::read_dir(house.data().join("cache/uv")).unwrap().flatten();
+        let cache = fs::read_dir(harness.data().join("cache/uv")).unwrap().flatten();
         let left: Vec<_> =
             cache.map(|e| e.file_name()).filter(|name| name.as_encoded_bytes().starts_with(b".tmp")).collect();
         assert!(left.is_empty(), "{name}: {left:?}");
     }
-    let lock = house.lock(&tools, "").await.unwrap();
-    house.install(&tools, &lock).await.unwrap();
+    let lock = harness.lock(&tools, "").await.unwrap();
+    harness.install(&tools, &lock).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_detached_itself_from_a_build_is_ended() {
-    let house = House::new().await;
-    let meeting = std::os::unix::net::UnixListener::bind(house.folder.path().join("meet")).unwrap();
+    let harness = Harness::new().await;
+    let meeting = std::os::unix::net::UnixListener::bind(harness.folder.path().join("meet")).unwrap();
     let hooks = format!(
         "import socket, time\nif not os.fork():\n    os.setsid()\n    s = socket.socket(socket.AF_UNIX)\n    \
          s.connect({:?})\n    s.sendall(b'x')\n    os.closerange(0, 3)\n    time.sleep(600)\n    os._exit(0)\n",
-        house.folder.path().canonicalize().unwrap().join("meet").to_str().unwrap()
+        harness.folder.path().canonicalize().unwrap().join("meet").to_str().unwrap()
     );
-    house.add_source("daemon", &hooks);
-    let tools = house.tools(|_| {});
-    house.lock(&tools, "daemon\n").await.unwrap();
+    harness.add_source("daemon", &hooks);
+    let tools = harness.tools(|_| {});
+    harness.lock(&tools, "daemon\n").await.unwrap();
     let (mut process, _) = meeting.accept().unwrap();
     process.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut said = String::new();
@@ -558,19 +558,19 @@ async fn a_process_that_detached_itself_from_a_build_is_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_leaves_a_wheel_of_another_package_or_a_link_fails() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let head = "def build_wheel(directory, config_settings=None, metadata_directory=None):\n";
-    house.add_source("liar", &format!("{head}    return wheel(directory, '', 'fake_vdk')\n"));
-    house.add_source(
+    harness.add_source("liar", &format!("{head}    return wheel(directory, '', 'fake_vdk')\n"));
+    harness.add_source(
         "linker",
         &format!(
             "{head}    file = wheel(directory)\n    p = os.path.join(directory, file)\n    os.rename(p, p + '.real')\n    os.symlink(p + '.real', p)\n    return file\n"
         ),
     );
-    let tools = house.tools(|_| {});
+    let tools = harness.tools(|_| {});
     for name in ["liar", "linker"] {
-        let made = match house.lock(&tools, &format!("{name}\n")).await {
-            Ok(lock) => house.install(&tools, &lock).await,
+        let made = match harness.lock(&tools, &format!("{name}\n")).await {
+            Ok(lock) => harness.install(&tools, &lock).await,
             Err(problem) => Err(problem),
         };
         let problem = made.unwrap_err();
@@ -578,7 +578,7 @@ async fn a_build_that_leaves_a_wheel_of_another_package_or_a_link_fails() {
         assert!(problem.why.contains(name), "{}", problem.why);
     }
     assert_eq!(
-        fs::read_dir(house.data().join("cache/wheels/sources"))
+        fs::read_dir(harness.data().join("cache/wheels/sources"))
             .unwrap()
             .flatten()
             .filter(|e| e.path().is_dir())

@@ -15,12 +15,14 @@ use std::{
 };
 
 use clock::SystemClock;
-use image::Locker;
+use image::LockResolver;
 use model::{
-    lock::LockInputs,
+    lock::ResolutionInputs,
     problem::{Fault, Problem},
 };
-use python::{BuildWalls, Discovery, Interpreter, Launcher, Tools, ToolsOptions, Walls, discover, usual_folders};
+use python::{
+    BuildSandboxPolicy, Discovery, Interpreter, Launcher, SandboxPolicy, Tools, ToolsOptions, discover, usual_folders,
+};
 
 #[expect(clippy::disallowed_methods, reason = "a test is configured by the environment")]
 fn environment() -> BTreeMap<String, String> {
@@ -52,9 +54,12 @@ async fn interpreters(environment: &BTreeMap<String, String>) -> Vec<Interpreter
 }
 
 /// Packages are built as the service builds them.
-fn walls(cache_dir: &Path) -> BuildWalls {
+fn sandbox_policy(cache_dir: &Path) -> BuildSandboxPolicy {
     let launcher = Launcher::new(env!("CARGO_BIN_EXE_confined-build"), Vec::<String>::new());
-    BuildWalls { launcher, walls: Walls { hidden: vec![cache_dir.to_owned()], ..Walls::default() } }
+    BuildSandboxPolicy {
+        launcher,
+        sandbox_policy: SandboxPolicy { hidden: vec![cache_dir.to_owned()], ..SandboxPolicy::default() },
+    }
 }
 
 async fn tools(cache_dir: PathBuf) -> Tools {
@@ -62,7 +67,7 @@ async fn tools(cache_dir: PathBuf) -> Tools {
     let interpreters = interpreters(&environment).await;
     assert!(!interpreters.is_empty(), "the tests need a Python");
     Tools::new(ToolsOptions {
-        walls: Some(walls(&cache_dir)),
+        sandbox_policy: Some(sandbox_policy(&cache_dir)),
         cache_dir,
         uv: None,
         index_url: None,
@@ -76,8 +81,8 @@ async fn tools(cache_dir: PathBuf) -> Tools {
     })
 }
 
-fn inputs(tools: &Tools, requirements: &str) -> LockInputs {
-    LockInputs {
+fn inputs(tools: &Tools, requirements: &str) -> ResolutionInputs {
+    ResolutionInputs {
         python_version: tools.interpreters().last().unwrap().version,
         vdk_requirement: vdk::REQUIREMENT.into(),
         constraints: vdk::CONSTRAINTS.into(),
@@ -92,7 +97,7 @@ fn pins(lock: &str) -> BTreeMap<&str, &str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
     let tools = Arc::new(tools(cache_dir(&environment())).await);
-    let locker = Locker::new(tools.clone());
+    let locker = LockResolver::new(tools.clone());
     let started = Instant::now();
     let alone = locker.lock(&inputs(&tools, "")).await.unwrap();
     eprintln!("lock of VDK: {:?}", started.elapsed());
@@ -105,7 +110,10 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
     assert_eq!(after.get("humanize"), Some(&"4.9.0"));
     assert!(before.iter().all(|(name, version)| after.get(name) == Some(version)), "VDK's packages stay");
     assert!(!lock.text.contains(['/', '#']), "no path and no comment: {}", lock.text);
-    assert_eq!(lock, Locker::new(tools.clone()).lock(&inputs(&tools, "docopt\nhumanize==4.9.0\n")).await.unwrap());
+    assert_eq!(
+        lock,
+        LockResolver::new(tools.clone()).lock(&inputs(&tools, "docopt\nhumanize==4.9.0\n")).await.unwrap()
+    );
 
     let folder = tempfile::tempdir_in(tools.cache_dir()).unwrap();
     let at = folder.path().join("environment");
@@ -119,7 +127,7 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
         vdk_constraints: vdk::CONSTRAINTS.into(),
         allow_builds: true,
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
-        walls: None,
+        sandbox_policy: None,
         index_access: None,
         clock: Arc::new(SystemClock),
     });
@@ -138,7 +146,7 @@ async fn a_lock_installs_into_an_environment_in_which_vdk_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_requirement_that_cannot_be_met_is_the_users_and_the_installer_says_why() {
     let tools = Arc::new(tools(cache_dir(&environment())).await);
-    let locker = Locker::new(tools.clone());
+    let locker = LockResolver::new(tools.clone());
     let fail = async |requirements: &str| -> Problem { locker.lock(&inputs(&tools, requirements)).await.unwrap_err() };
 
     let none = fail("requests==99.0\n").await;
@@ -165,11 +173,11 @@ async fn an_index_that_cannot_be_reached_is_the_platforms() {
         vdk_constraints: vdk::CONSTRAINTS.into(),
         allow_builds: true,
         build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
-        walls: None,
+        sandbox_policy: None,
         index_access: None,
         clock: Arc::new(SystemClock),
     }));
-    let problem = Locker::new(tools.clone()).lock(&inputs(&tools, "")).await.unwrap_err();
+    let problem = LockResolver::new(tools.clone()).lock(&inputs(&tools, "")).await.unwrap_err();
     assert_eq!(problem.fault, Fault::Platform);
     assert!(problem.why.contains("refused") && !problem.why.contains("secret"), "{}", problem.why);
 }
@@ -190,7 +198,7 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
             vdk_constraints: vdk::CONSTRAINTS.into(),
             allow_builds: true,
             build_disk_max_mib: ToolsOptions::BUILD_DISK_MAX_MIB,
-            walls: Some(walls(folder.path())),
+            sandbox_policy: Some(sandbox_policy(folder.path())),
             index_access: None,
             clock: Arc::new(SystemClock),
         })
@@ -211,8 +219,8 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
     assert!(names(first.folder(), ".whl").len() >= 3);
 
     // A lock that was made beside other wheels, as on another machine, is installed with these.
-    let inputs = LockInputs { vdk_requirement: requirement.into(), ..inputs(&shared, "") };
-    let lock = Locker::new(shared.clone()).lock(&inputs).await.unwrap();
+    let inputs = ResolutionInputs { vdk_requirement: requirement.into(), ..inputs(&shared, "") };
+    let lock = LockResolver::new(shared.clone()).lock(&inputs).await.unwrap();
     let at = folder.path().join("environment");
     let made = one.create_environment(interpreter, &lock, requirement, &at).await;
     assert!(at.join("bin/vdkcli").is_file());
@@ -236,8 +244,8 @@ async fn a_job_runs_with_every_supported_python() {
         .unwrap();
     for interpreter in tools.interpreters() {
         let started = Instant::now();
-        let inputs = LockInputs { python_version: interpreter.version, ..inputs(&tools, "") };
-        let lock = Locker::new(tools.clone()).lock(&inputs).await.unwrap();
+        let inputs = ResolutionInputs { python_version: interpreter.version, ..inputs(&tools, "") };
+        let lock = LockResolver::new(tools.clone()).lock(&inputs).await.unwrap();
         let (locked, started) = (started.elapsed(), Instant::now());
         let at = folder.path().join(format!("environment-{}", interpreter.version));
         tools.create_environment(interpreter, &lock, vdk::REQUIREMENT, &at).await.unwrap();

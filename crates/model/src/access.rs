@@ -1,16 +1,16 @@
 //! Who asks, and what that one may do. Every verb takes the caller and asks it first, so that no transport can forget to.
 //!
 //! The rule ([`decide`]) is pure: a standing, an action and a team. What an operator's own authorization service says comes
-//! after it, through [`Gate`], and never within a transaction. A [`Permit`] is the proof that both agreed; a job can't be
+//! after it, through [`RequestAuthorizer`], and never within a transaction. A [`Permit`] is the proof that both agreed; a job can't be
 //! looked up without one.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     BoxFuture, Problem,
-    name::{JobId, TeamName, shown},
+    name::{JobId, TeamName, excerpt},
+    preconditions::Preconditions,
     problem::{Fault, Kind},
-    terms::Terms,
 };
 
 /// The one on whose behalf a verb is called.
@@ -25,22 +25,22 @@ pub struct Caller {
     /// The operation id (`X-OPID`) that ties the request, its log lines and what it caused together.
     pub op_id: String,
     /// The terms of the request.
-    pub terms: Terms,
+    pub preconditions: Preconditions,
     /// What is known of the caller.
-    pub standing: Standing,
+    pub identity: Identity,
     /// Whom to ask beside the rule, when the operator has an authorization service.
-    pub gate: Option<Arc<dyn Gate>>,
+    pub authorizer: Option<Arc<dyn RequestAuthorizer>>,
     /// Whether only one team may have jobs, because jobs of several could read each other's data where they run.
     pub one_team: bool,
 }
 
 /// What is known of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum Identity {
     /// Authentication is off: nobody is asked, and everybody may do everything.
-    Anyone,
+    AuthDisabled,
     /// Authentication is on, and the caller did not say who it is.
-    Stranger,
+    Unauthenticated,
     /// A user who was authenticated.
     User {
         /// The teams that the user belongs to; `None` when users are not limited to teams, or this one isn't.
@@ -102,7 +102,7 @@ impl Action {
 
 /// What is asked of an operator's authorization service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Question<'a> {
+pub struct AccessRequest<'a> {
     /// The user's name.
     pub user: &'a str,
     /// What the user wants to do.
@@ -116,12 +116,12 @@ pub struct Question<'a> {
 }
 
 /// The operator's authorization service, as one request asks it.
-pub trait Gate: Send + Sync + std::fmt::Debug {
+pub trait RequestAuthorizer: Send + Sync + std::fmt::Debug {
     /// Whether the user may do it.
     ///
     /// # Errors
     /// Forbidden, or what else the service says against it; Unavailable when it can't be asked: then nobody gets in.
-    fn ask<'a>(&'a self, question: &'a Question<'a>) -> BoxFuture<'a, Result<(), Problem>>;
+    fn ask<'a>(&'a self, access: &'a AccessRequest<'a>) -> BoxFuture<'a, Result<(), Problem>>;
 }
 
 /// The proof that a caller may do what it asked for with this job.
@@ -157,7 +157,7 @@ impl Permit<'_> {
         if self.own.is_none() || self.own == found {
             return Ok(());
         }
-        Err(refused(format!("A token of a job is good for that job alone, and not for {}.", shown(self.name))))
+        Err(refused(format!("A token of a job is good for that job alone, and not for {}.", excerpt(self.name))))
     }
 }
 
@@ -171,16 +171,16 @@ impl Caller {
             user: Self::ANONYMOUS.into(),
             principal: Self::ANONYMOUS.into(),
             op_id: op_id.into(),
-            terms: Terms::default(),
-            standing: Standing::Anyone,
-            gate: None,
+            preconditions: Preconditions::default(),
+            identity: Identity::AuthDisabled,
+            authorizer: None,
             one_team: false,
         }
     }
 
     /// A caller of whom nothing is known: what a request starts as.
     pub fn unauthenticated(op_id: impl Into<String>) -> Self {
-        Self { standing: Standing::Stranger, ..Self::anonymous(op_id) }
+        Self { identity: Identity::Unauthenticated, ..Self::anonymous(op_id) }
     }
 
     /// Asks for permission to do something with a job.
@@ -188,10 +188,10 @@ impl Caller {
     /// # Errors
     /// Unauthenticated, Forbidden, or what the operator's authorization service says.
     pub async fn may<'a>(&self, action: Action, team: &'a str, name: &'a str) -> Result<Permit<'a>, Problem> {
-        decide(&self.standing, action, Some(team))?;
+        decide(&self.identity, action, Some(team))?;
         self.ask(action, Some(team), None, Some(name)).await?;
-        let (own, starts_jobs) = match self.standing {
-            Standing::Job { id, starts_jobs } => (Some(id), starts_jobs),
+        let (own, starts_jobs) = match self.identity {
+            Identity::Job { id, starts_jobs } => (Some(id), starts_jobs),
             _ => (None, false),
         };
         Ok(Permit { team, name, own, of_team: starts_jobs && action.is_for_children() })
@@ -202,8 +202,8 @@ impl Caller {
     /// # Errors
     /// As [`Caller::may`].
     pub async fn may_move<'a>(&self, team: &'a str, name: &'a str, new_team: &str) -> Result<Permit<'a>, Problem> {
-        decide(&self.standing, Action::Change, Some(team))?;
-        decide(&self.standing, Action::Change, Some(new_team))?;
+        decide(&self.identity, Action::Change, Some(team))?;
+        decide(&self.identity, Action::Change, Some(new_team))?;
         self.ask(Action::Change, Some(team), Some(new_team), Some(name)).await?;
         Ok(Permit { team, name, own: None, of_team: false })
     }
@@ -213,7 +213,7 @@ impl Caller {
     /// # Errors
     /// As [`Caller::may`].
     pub async fn may_with_team(&self, action: Action, team: &str) -> Result<(), Problem> {
-        decide(&self.standing, action, Some(team))?;
+        decide(&self.identity, action, Some(team))?;
         self.ask(action, Some(team), None, None).await
     }
 
@@ -222,12 +222,12 @@ impl Caller {
     /// # Errors
     /// As [`Caller::may`].
     pub async fn may_list(&self) -> Result<Option<&BTreeSet<String>>, Problem> {
-        decide(&self.standing, Action::List, None)?;
+        decide(&self.identity, Action::List, None)?;
         self.ask(Action::List, None, None, None).await?;
-        Ok(match &self.standing {
-            Standing::User { teams } => teams.as_ref(),
-            Standing::Application { teams } => Some(teams),
-            Standing::Anyone | Standing::Stranger | Standing::Job { .. } => None,
+        Ok(match &self.identity {
+            Identity::User { teams } => teams.as_ref(),
+            Identity::Application { teams } => Some(teams),
+            Identity::AuthDisabled | Identity::Unauthenticated | Identity::Job { .. } => None,
         })
     }
 
@@ -238,9 +238,9 @@ impl Caller {
         new_team: Option<&str>,
         job: Option<&str>,
     ) -> Result<(), Problem> {
-        match (&self.gate, &self.standing) {
-            (Some(gate), Standing::User { .. }) if action != Action::FindTeam => {
-                gate.ask(&Question { user: &self.user, action, team, new_team, job }).await
+        match (&self.authorizer, &self.identity) {
+            (Some(authorizer), Identity::User { .. }) if action != Action::FindTeam => {
+                authorizer.ask(&AccessRequest { user: &self.user, action, team, new_team, job }).await
             }
             _ => Ok(()),
         }
@@ -254,32 +254,32 @@ impl Caller {
 ///
 /// # Errors
 /// Unauthenticated for a stranger, Forbidden for a caller that is known and may not.
-pub fn decide(standing: &Standing, action: Action, team: Option<&str>) -> Result<(), Problem> {
+pub fn decide(identity: &Identity, action: Action, team: Option<&str>) -> Result<(), Problem> {
     if action == Action::FindTeam {
         return Ok(());
     }
-    let teams = match standing {
-        Standing::Anyone | Standing::User { teams: None } => return Ok(()),
-        Standing::Stranger => return Err(unknown_caller("It says nothing of who sent it.")),
-        Standing::Job { .. } if matches!(action, Action::ReadOwn | Action::ChangeOwn | Action::ListExecutions) => {
+    let teams = match identity {
+        Identity::AuthDisabled | Identity::User { teams: None } => return Ok(()),
+        Identity::Unauthenticated => return Err(unknown_caller("It says nothing of who sent it.")),
+        Identity::Job { .. } if matches!(action, Action::ReadOwn | Action::ChangeOwn | Action::ListExecutions) => {
             return Ok(());
         }
-        Standing::Job { starts_jobs: true, .. } if action.is_for_children() => return Ok(()),
-        Standing::Job { .. } => {
+        Identity::Job { starts_jobs: true, .. } if action.is_for_children() => return Ok(()),
+        Identity::Job { .. } => {
             return Err(refused(
                 "A token of a job is good for the job's properties, secrets and list of executions alone.",
             )
             .fix("Use the token of a user, or of a team's OAuth application."));
         }
-        Standing::User { teams: Some(teams) } | Standing::Application { teams } => teams,
+        Identity::User { teams: Some(teams) } | Identity::Application { teams } => teams,
     };
-    match (team, standing) {
+    match (team, identity) {
         (None, _) => Ok(()),
         (Some(team), _) if teams.contains(team) => Ok(()),
-        (Some(team), Standing::Application { .. }) => {
-            Err(refused(format!("The OAuth application that sent it is not the one of the team {}.", shown(team))))
+        (Some(team), Identity::Application { .. }) => {
+            Err(refused(format!("The OAuth application that sent it is not the one of the team {}.", excerpt(team))))
         }
-        (Some(team), _) => Err(refused(format!("You do not belong to the team {}.", shown(team)))),
+        (Some(team), _) => Err(refused(format!("You do not belong to the team {}.", excerpt(team)))),
     }
 }
 
@@ -292,11 +292,11 @@ pub fn decide_one_team(only: &TeamName, team: &TeamName) -> Result<(), Problem> 
         return Ok(());
     }
     Err(Problem::forbidden(
-        format!("The team {} can't have jobs here.", shown(team.as_str())),
+        format!("The team {} can't have jobs here.", excerpt(team.as_str())),
         format!(
             "Jobs run as processes of one user of this machine and could read each other's data, and the team {} has jobs \
              here already.",
-            shown(only.as_str())
+            excerpt(only.as_str())
         ),
     )
     .fix("Use a service of its own for each team, or have the operator set auth.teams_trust_each_other to true."))
@@ -349,8 +349,8 @@ mod tests {
     }
 
     /// One letter an action: `.` allowed, `u` unauthenticated, `f` forbidden.
-    fn row(standing: &Standing, team: Option<&str>) -> String {
-        let cell = |action| match decide(standing, action, team) {
+    fn row(identity: &Identity, team: Option<&str>) -> String {
+        let cell = |action| match decide(identity, action, team) {
             Ok(()) => '.',
             Err(problem) if problem.kind == Kind::Unauthenticated => 'u',
             Err(problem) if problem.kind == Kind::Forbidden => 'f',
@@ -361,26 +361,26 @@ mod tests {
 
     #[test]
     fn each_standing_may_what_the_table_says() {
-        let job = |starts_jobs| Standing::Job { id: JobId(Uuid::from_u128(1)), starts_jobs };
+        let job = |starts_jobs| Identity::Job { id: JobId(Uuid::from_u128(1)), starts_jobs };
         #[rustfmt::skip]
         let table = [
             //                                          find list read change own own cred cred start execution executions
-            (Standing::Anyone,                                     Some("a"), "........|..."),
-            (Standing::Stranger,                                   Some("a"), ".uuuuuuu|uuu"),
-            (Standing::Stranger,                                   None,      ".uuuuuuu|uuu"),
-            (Standing::User { teams: None },                       Some("a"), "........|..."),
-            (Standing::User { teams: Some(teams(&["a"])) },        Some("a"), "........|..."),
-            (Standing::User { teams: Some(teams(&["a"])) },        Some("b"), ".fffffff|fff"),
-            (Standing::User { teams: Some(teams(&["a"])) },        Some("A"), ".fffffff|fff"),
-            (Standing::User { teams: Some(teams(&[])) },           Some("a"), ".fffffff|fff"),
-            (Standing::User { teams: Some(teams(&[])) },           None,      "........|..."),
-            (Standing::Application { teams: teams(&["a", "b"]) },  Some("b"), "........|..."),
-            (Standing::Application { teams: teams(&["a"]) },       Some("b"), ".fffffff|fff"),
+            (Identity::AuthDisabled,                                     Some("a"), "........|..."),
+            (Identity::Unauthenticated,                                   Some("a"), ".uuuuuuu|uuu"),
+            (Identity::Unauthenticated,                                   None,      ".uuuuuuu|uuu"),
+            (Identity::User { teams: None },                       Some("a"), "........|..."),
+            (Identity::User { teams: Some(teams(&["a"])) },        Some("a"), "........|..."),
+            (Identity::User { teams: Some(teams(&["a"])) },        Some("b"), ".fffffff|fff"),
+            (Identity::User { teams: Some(teams(&["a"])) },        Some("A"), ".fffffff|fff"),
+            (Identity::User { teams: Some(teams(&[])) },           Some("a"), ".fffffff|fff"),
+            (Identity::User { teams: Some(teams(&[])) },           None,      "........|..."),
+            (Identity::Application { teams: teams(&["a", "b"]) },  Some("b"), "........|..."),
+            (Identity::Application { teams: teams(&["a"]) },       Some("b"), ".fffffff|fff"),
             (job(false),                                           Some("a"), ".fff..ff|ff."),
             (job(true),                                            Some("a"), ".fff..ff|..."),
         ];
-        for (standing, team, expected) in table {
-            assert_eq!(row(&standing, team), expected.replace('|', ""), "{standing:?} {team:?}");
+        for (identity, team, expected) in table {
+            assert_eq!(row(&identity, team), expected.replace('|', ""), "{identity:?} {team:?}");
         }
     }
 

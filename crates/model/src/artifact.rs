@@ -4,9 +4,9 @@ use crate::lock::LockKey;
 
 /// What a runtime remembers of an object that it made. Its words are the runtime's own; rows keep them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark(String);
+pub struct LastApplied(String);
 
-impl Mark {
+impl LastApplied {
     /// The words as they are stored.
     pub fn new(words: String) -> Self {
         Self(words)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{BoxFuture, Problem, artifact::Artifact, lock::Lock, runtime::Blueprint};
+use crate::{BoxFuture, Problem, artifact::Artifact, lock::Lock, runtime::DeploymentSpec};
 
 /// Makes what runs are made of: chooses packages, or names or assembles images.
 ///
@@ -13,7 +13,7 @@ pub trait ArtifactBuilder: Send + Sync + fmt::Debug {
     fn name(&self) -> &'static str;
 
     /// The configuration of the builder that goes into a deployment. A changed one deploys anew.
-    fn fingerprint(&self, blueprint: &Blueprint) -> String;
+    fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String;
 
     /// The inputs that the artifact of a deployment follows from.
     ///
@@ -35,7 +35,7 @@ pub trait ArtifactBuilder: Send + Sync + fmt::Debug {
 #[derive(Debug, Clone, Copy)]
 pub struct ArtifactRequest<'a> {
     /// What is known of the deployment.
-    pub blueprint: &'a Blueprint,
+    pub deployment_spec: &'a DeploymentSpec,
     /// The requirements of its source; absent when the source is not in the database.
     pub requirements: Option<&'a str>,
 }

@@ -171,7 +171,7 @@ pub struct ExecutionRevision {
 
 /// How a run ended, as the runtime saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunEnd {
+pub struct ExecutionEnd {
     /// When the job's process was started; absent when it never was.
     pub started_at: Option<Timestamp>,
     /// When nothing of it was left.
@@ -226,7 +226,7 @@ fn termination_status(raw: Option<&str>) -> Option<String> {
 ///
 /// The job's own words decide when it left any; without them the exit code does. A "Success" beside a failing exit code
 /// is not believed: the stock client says so when the job's folder is missing.
-pub fn outcome(end: &RunEnd) -> (Status, String) {
+pub fn outcome(end: &ExecutionEnd) -> (Status, String) {
     let code = match &end.cause {
         EndCause::Cancelled => return (Status::Cancelled, "Cancelled on request.".into()),
         EndCause::DeadlineExceeded(seconds) => {
@@ -310,7 +310,7 @@ pub fn outcome(end: &RunEnd) -> (Status, String) {
                 "Platform error. The run ended with exit code {code} and {}. The log has what it printed.",
                 said.map_or_else(
                     || "left no word of how it went".to_owned(),
-                    |s| format!("said {}", crate::name::shown(s))
+                    |s| format!("said {}", crate::name::excerpt(s))
                 )
             ),
         ),
@@ -331,8 +331,8 @@ pub fn already_active(job: &JobName) -> Problem {
 mod tests {
     use super::*;
 
-    fn exited(code: i32, status: Option<&str>) -> RunEnd {
-        RunEnd {
+    fn exited(code: i32, status: Option<&str>) -> ExecutionEnd {
+        ExecutionEnd {
             started_at: Some(Timestamp::UNIX_EPOCH),
             ended_at: Timestamp::UNIX_EPOCH,
             cause: EndCause::Exited(code),
@@ -367,7 +367,7 @@ mod tests {
             (1, "Success", Status::PlatformError),
             (0, "the last line of a log", Status::Succeeded),
         ] {
-            let end = RunEnd { termination_message: Some(text.into()), ..exited(code, None) };
+            let end = ExecutionEnd { termination_message: Some(text.into()), ..exited(code, None) };
             assert_eq!(outcome(&end).0, status, "{code} {text}");
         }
     }

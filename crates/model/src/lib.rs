@@ -17,6 +17,7 @@ pub mod lock;
 pub mod log;
 pub mod name;
 pub mod plan;
+pub mod preconditions;
 pub mod problem;
 pub mod python;
 pub mod resources;
@@ -25,7 +26,6 @@ pub mod runtime;
 pub mod schedule;
 pub mod source;
 pub mod team_secret;
-pub mod terms;
 pub mod variables;
 
 pub use problem::Problem;

@@ -9,7 +9,7 @@ use crate::{BoxFuture, Problem, python::PythonVersion};
 
 /// What a lock follows from. Two deployments with the same inputs share one lock, and so one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct LockInputs {
+pub struct ResolutionInputs {
     /// The minor version of Python that the packages are chosen for.
     pub python_version: PythonVersion,
     /// The VDK distribution and its version as a requirement, `quickstart-vdk==0.2.1810444937`.
@@ -20,7 +20,7 @@ pub struct LockInputs {
     pub requirements: String,
 }
 
-impl LockInputs {
+impl ResolutionInputs {
     /// The key of the lock: SHA-256 over every input, each preceded by its length, in hexadecimal.
     pub fn key(&self) -> LockKey {
         let mut hash = Sha256::new();
@@ -74,5 +74,5 @@ pub trait Resolver: Send + Sync + fmt::Debug {
     /// # Errors
     /// A user's problem when the requirements contradict each other or name what does not exist; a platform's problem when
     /// the package index can't be reached.
-    fn lock<'a>(&'a self, inputs: &'a LockInputs) -> BoxFuture<'a, Result<Lock, Problem>>;
+    fn lock<'a>(&'a self, inputs: &'a ResolutionInputs) -> BoxFuture<'a, Result<Lock, Problem>>;
 }

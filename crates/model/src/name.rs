@@ -30,7 +30,7 @@ impl JobName {
         } else {
             return Ok(Self(raw.to_owned()));
         };
-        Err(Problem::invalid(format!("The data job name {} is not valid.", shown(raw)), why)
+        Err(Problem::invalid(format!("The data job name {} is not valid.", excerpt(raw)), why)
             .fix("Choose a name such as \"daily-sales-report\"."))
     }
 
@@ -62,7 +62,7 @@ impl TeamName {
         } else {
             return Ok(Self(raw.to_owned()));
         };
-        Err(Problem::invalid(format!("The team name {} is not valid.", shown(raw)), why))
+        Err(Problem::invalid(format!("The team name {} is not valid.", excerpt(raw)), why))
     }
 
     /// The name as text.
@@ -120,7 +120,7 @@ macro_rules! display_as_text {
 display_as_text!(JobName, TeamName, JobId, ExecutionId);
 
 /// A user's text in quotes, shortened, fit for an error message.
-pub fn shown(raw: &str) -> String {
+pub fn excerpt(raw: &str) -> String {
     const MOST_CHARS: usize = 60;
     if raw.chars().count() > MOST_CHARS {
         format!("{:?}…", raw.chars().take(MOST_CHARS).collect::<String>())

@@ -82,7 +82,7 @@ pub fn configuration_hash(texts: impl IntoIterator<Item = String>) -> String {
 /// due; one that failed by the user's waits until its inputs change.
 pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Observed, now: Timestamp) -> Plan {
     let deployment = match (desired, observed) {
-        (_, Observed::Foreign { owner }) => {
+        (_, Observed::Unmanaged { owner }) => {
             return match desired {
                 Desired::Removed => Plan::Nothing,
                 Desired::Deployment(d) => Plan::Blocked(
@@ -125,13 +125,13 @@ pub fn removes_too_much(removals: i64, fleet: i64, most_percent: i64) -> bool {
 
 /// Whether what was reached has to be made again beside the plan: the wanted generation can't be reached (yet), and what
 /// ran until then is gone. The last good version goes on running.
-pub fn restores_reached(planned: &Plan, rollout: &Rollout, observed: &Observed) -> bool {
+pub fn restores_deployed(planned: &Plan, rollout: &Rollout, observed: &Observed) -> bool {
     matches!(planned, Plan::Blocked(_) | Plan::Wait(_))
         && rollout.reached_generation.is_some()
         && match observed {
             Observed::Missing | Observed::Changed { .. } => true,
             Observed::Present { inputs_hash } => rollout.inputs_hash.as_ref() != Some(inputs_hash),
-            Observed::Foreign { .. } => false,
+            Observed::Unmanaged { .. } => false,
         }
 }
 
@@ -275,16 +275,16 @@ mod tests {
         let there = Observed::Present { inputs_hash: a };
         for (observed, again) in [(Observed::Missing, true), (there, false)] {
             let planned = plan(Desired::Deployment(&new), &b, &rollout, &observed, NOW);
-            assert_eq!(restores_reached(&planned, &rollout, &observed), again, "{observed:?}");
+            assert_eq!(restores_deployed(&planned, &rollout, &observed), again, "{observed:?}");
         }
         let planned = plan(Desired::Deployment(&new), "other", &rollout, &Observed::Missing, NOW);
-        assert!(!restores_reached(&planned, &rollout, &Observed::Missing), "{planned:?}");
+        assert!(!restores_deployed(&planned, &rollout, &Observed::Missing), "{planned:?}");
     }
 
     #[test]
     fn what_is_not_ours_is_never_touched() {
         let d = deployment(1);
-        let foreign = Observed::Foreign { owner: "someone".into() };
+        let foreign = Observed::Unmanaged { owner: "someone".into() };
         let rollout = Rollout::default();
         assert!(matches!(plan(Desired::Deployment(&d), "i", &rollout, &foreign, NOW), Plan::Blocked(_)));
         assert_eq!(plan(Desired::Removed, "i", &rollout, &foreign, NOW), Plan::Nothing);

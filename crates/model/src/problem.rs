@@ -29,9 +29,9 @@ pub enum Kind {
     /// The present state forbids it: a name taken, a run active, a run already over.
     Conflict,
     /// The thing is not as the caller says that it must be.
-    Stale,
+    PreconditionFailed,
     /// It contradicts what the caller said before.
-    Contradictory,
+    IdempotencyConflict,
     /// The input is larger than a limit.
     TooLarge,
     /// More work is waiting than the service takes on.
@@ -102,13 +102,13 @@ impl Problem {
     }
 
     /// The thing is not as the caller says that it must be.
-    pub fn stale(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Stale, Fault::User, what, why)
+    pub fn precondition_failed(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::of(Kind::PreconditionFailed, Fault::User, what, why)
     }
 
     /// It contradicts what the caller said before.
-    pub fn contradictory(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Contradictory, Fault::User, what, why)
+    pub fn idempotency_conflict(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::of(Kind::IdempotencyConflict, Fault::User, what, why)
     }
 
     /// The input is larger than a limit.

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Problem, name::shown};
+use crate::{Problem, name::excerpt};
 
 /// A minor version of Python, such as 3.11.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,7 +34,7 @@ impl FromStr for PythonVersion {
             .and_then(|(major, minor)| Some(Self { major: digits(major)?, minor: digits(minor)? }))
             .ok_or_else(|| {
                 Problem::invalid(
-                    format!("The Python version {} is not valid.", shown(raw)),
+                    format!("The Python version {} is not valid.", excerpt(raw)),
                     "A Python version is written as major and minor number.",
                 )
                 .fix("Write it like \"3.11\".")
@@ -62,7 +62,7 @@ pub fn vdk_version(raw: &str) -> Result<String, Problem> {
         return Ok(raw.to_owned());
     }
     Err(Problem::invalid(
-        format!("The VDK version {} is not valid.", shown(raw)),
+        format!("The VDK version {} is not valid.", excerpt(raw)),
         format!("It has letters, digits and \".\", \"_\", \"-\", \"+\", \"!\" only, at most {MAX_CHARS}."),
     ))
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Problem,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     deployment::Deployment,
 };
 
@@ -51,7 +51,7 @@ pub struct Rollout {
     /// What runs is made of this.
     pub artifact: Option<Artifact>,
     /// What the runtime said when it made it.
-    pub mark: Option<Mark>,
+    pub last_applied: Option<LastApplied>,
     /// When it was reached.
     pub reached_at: Option<Timestamp>,
     /// The last outcome.

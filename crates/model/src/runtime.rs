@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     BoxFuture, Problem,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     deployment::Deployment,
-    execution::RunEnd,
+    execution::ExecutionEnd,
     lock::{Lock, LockKey},
     log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName, TeamName},
@@ -25,7 +25,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn name(&self) -> &'static str;
 
     /// The place whose runs it sees, when another instance of the service may see others.
-    fn site(&self) -> Option<&str> {
+    fn host(&self) -> Option<&str> {
         None
     }
 
@@ -55,14 +55,18 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn resign(&self) {}
 
     /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
-    fn fingerprint(&self, blueprint: &Blueprint) -> String;
+    fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String;
 
     /// What exists of a deployment.
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>>;
 
     /// Makes the deployment exist as wanted, so that it can be started. Answers what it needs to know what it made from what
     /// others made of it.
-    fn apply<'a>(&'a self, target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>>;
+    fn apply<'a>(
+        &'a self,
+        target: &'a Target,
+        request: &'a ApplyRequest,
+    ) -> BoxFuture<'a, Result<Option<LastApplied>, Problem>>;
 
     /// Everything that exists of deployments and says of itself that this service made it, whether or not a row knows it.
     /// Nothing where a deployment is its row alone.
@@ -79,13 +83,13 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     fn may_write_until(&self, _until: Duration) {}
 
     /// Starts a run. Done when its supervisor has taken it over; from then on it survives the service.
-    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>>;
+    fn start<'a>(&'a self, run: &'a ExecutionSpec) -> BoxFuture<'a, Result<Started, Problem>>;
 
     /// Asks a run of a job to end. Its end shows in [`Runtime::next`].
     fn cancel<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>>;
 
     /// Every run that the runtime knows and that was not forgotten: active ones, and ended ones not yet recorded.
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>>;
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownExecution>, Problem>>;
 
     /// Waits until something changed that the loops did not do, and tells what. What exists at the beginning is no news.
     fn changes(&self) -> BoxFuture<'_, Changes> {
@@ -118,7 +122,7 @@ pub struct Target {
     /// What was reached is made of this.
     pub artifact: Option<Artifact>,
     /// What the runtime said when it made it.
-    pub mark: Option<Mark>,
+    pub last_applied: Option<LastApplied>,
 }
 
 /// What was found of a deployment.
@@ -137,7 +141,7 @@ pub enum Observed {
         by: Option<String>,
     },
     /// Something stands in its place that this service did not make.
-    Foreign {
+    Unmanaged {
         /// Who made it, as far as it says.
         owner: String,
     },
@@ -145,7 +149,7 @@ pub enum Observed {
 
 /// All that the rows and the operator say of a deployment, before anything is made of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Blueprint {
+pub struct DeploymentSpec {
     /// The job's name.
     pub job_name: JobName,
     /// The job's team.
@@ -161,9 +165,9 @@ pub struct Blueprint {
 
 /// A deployment to make.
 #[derive(Clone, PartialEq)]
-pub struct Wanted {
+pub struct ApplyRequest {
     /// What it is made from.
-    pub blueprint: Blueprint,
+    pub deployment_spec: DeploymentSpec,
     /// See [`crate::plan::inputs_hash`].
     pub inputs_hash: String,
     /// What its runs are made of.
@@ -178,10 +182,10 @@ pub struct Wanted {
 }
 
 // The token is a secret.
-impl std::fmt::Debug for Wanted {
+impl std::fmt::Debug for ApplyRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wanted")
-            .field("blueprint", &self.blueprint)
+            .field("blueprint", &self.deployment_spec)
             .field("inputs_hash", &self.inputs_hash)
             .field("artifact", &self.artifact)
             .finish_non_exhaustive()
@@ -190,11 +194,11 @@ impl std::fmt::Debug for Wanted {
 
 /// A run to start.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Run {
+pub struct ExecutionSpec {
     /// Its id.
     pub id: ExecutionId,
     /// What it runs.
-    pub blueprint: Blueprint,
+    pub deployment_spec: DeploymentSpec,
     /// What it is made of beside its source.
     pub artifact: Artifact,
     /// Its source as a ZIP archive whose top folder has the job's name; empty when the runtime takes none.
@@ -220,7 +224,7 @@ pub enum Started {
     /// It is on its way.
     Running,
     /// Another run of the job, which a tick started, came first; nothing of this one runs.
-    SteppedAside {
+    Skipped {
         /// That run.
         for_run: ExecutionId,
     },
@@ -237,16 +241,16 @@ pub struct KnownDeployment {
 
 /// A run that a runtime knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownRun {
+pub struct KnownExecution {
     /// Its id.
     pub id: ExecutionId,
     /// Where it comes from, when the runtime started it by itself.
-    pub ticked: Option<Ticked>,
+    pub scheduled: Option<ScheduledExecution>,
 }
 
 /// A run that a tick started without this service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ticked {
+pub struct ScheduledExecution {
     /// The job.
     pub job_id: JobId,
     /// The generation that it runs, as far as it says.
@@ -298,7 +302,7 @@ pub enum Stage {
     /// Its process was started at this instant.
     Running(jiff::Timestamp),
     /// Nothing of it is left.
-    Ended(RunEnd),
+    Ended(ExecutionEnd),
     /// The runtime knows no such run: it was never handed over, or its folder was removed.
     Unknown,
 }

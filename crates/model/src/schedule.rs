@@ -13,7 +13,7 @@ use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, ToSpan};
 
 use crate::Problem;
-use crate::name::shown;
+use crate::name::excerpt;
 
 /// A cron expression in a time zone: a rule for when the next run is due.
 ///
@@ -60,7 +60,7 @@ struct Values {
 }
 
 /// Why an expression is refused, and what to write instead.
-struct Flaw {
+struct ConfigIssue {
     why: String,
     fix: String,
 }
@@ -86,15 +86,15 @@ impl Schedule {
     /// [`crate::problem::Kind::Invalid`] says which part is wrong. An expression that is well-formed may still never
     /// come due, such as `0 0 30 2 *`.
     pub fn parse(expression: &str, default_zone: &str) -> Result<Self, Problem> {
-        Self::read(expression, default_zone).map_err(|flaw| {
-            Problem::invalid(format!("The schedule {} is not valid.", shown(expression)), flaw.why).fix(flaw.fix)
+        Self::read(expression, default_zone).map_err(|issue| {
+            Problem::invalid(format!("The schedule {} is not valid.", excerpt(expression)), issue.why).fix(issue.fix)
         })
     }
 
-    fn read(raw: &str, default_zone: &str) -> Result<Self, Flaw> {
+    fn read(raw: &str, default_zone: &str) -> Result<Self, ConfigIssue> {
         let length = raw.chars().count();
         if length > Self::MAX_CHARS {
-            return Err(Flaw {
+            return Err(ConfigIssue {
                 why: format!("A schedule has at most {} characters; this one has {length}.", Self::MAX_CHARS),
                 fix: "Write ranges and steps in place of long lists, for example \"*/5\".".into(),
             });
@@ -161,12 +161,12 @@ fn whole_seconds(instant: Timestamp) -> i64 {
 // ---- Reading ----
 
 /// The time zone named before an expression, if any, and the rest.
-fn split_zone(raw: &str) -> Result<(Option<&str>, &str), Flaw> {
+fn split_zone(raw: &str) -> Result<(Option<&str>, &str), ConfigIssue> {
     let Some(rest) = raw.strip_prefix("TZ=").or_else(|| raw.strip_prefix("CRON_TZ=")) else {
         return Ok((None, raw));
     };
     let Some((name, text)) = rest.split_once(' ') else {
-        return Err(Flaw {
+        return Err(ConfigIssue {
             why: "Nothing follows the time zone.".into(),
             fix: "Write the zone, a space and the schedule, for example \"TZ=Europe/Sofia 30 2 * * *\".".into(),
         });
@@ -174,32 +174,32 @@ fn split_zone(raw: &str) -> Result<(Option<&str>, &str), Flaw> {
     Ok((Some(name), text.trim()))
 }
 
-fn find_zone(name: &str) -> Result<TimeZone, Flaw> {
-    let flaw = |why: String| Flaw {
+fn find_zone(name: &str) -> Result<TimeZone, ConfigIssue> {
+    let issue = |why: String| ConfigIssue {
         why,
         fix: "Take a name of the IANA time zone database, for example \"Europe/Sofia\" or \"UTC\".".into(),
     };
     let zone = TimeZone::get(name).ok().filter(|zone| !zone.is_unknown());
-    let zone = zone.ok_or_else(|| flaw(format!("There is no time zone {}.", shown(name))))?;
+    let zone = zone.ok_or_else(|| issue(format!("There is no time zone {}.", excerpt(name))))?;
     match zone.iana_name() {
         // The look-up does not mind the case, and the reference does.
         Some(proper) if proper != name => {
-            Err(flaw(format!("There is no time zone {}; it is written {proper:?}.", shown(name))))
+            Err(issue(format!("There is no time zone {}; it is written {proper:?}.", excerpt(name))))
         }
         _ => Ok(zone),
     }
 }
 
 impl Rule {
-    fn read(text: &str) -> Result<Self, Flaw> {
+    fn read(text: &str) -> Result<Self, ConfigIssue> {
         if let Some(duration) = text.strip_prefix("@every ") {
             let why = match read_duration(duration) {
                 Some(length) => return Ok(Self::Every(i64::try_from(length.as_secs()).unwrap_or(i64::MAX).max(1))),
-                None if duration.starts_with('-') => format!("The interval {} is negative.", shown(duration)),
-                None => format!("The interval {} is not a duration.", shown(duration)),
+                None if duration.starts_with('-') => format!("The interval {} is negative.", excerpt(duration)),
+                None => format!("The interval {} is not a duration.", excerpt(duration)),
             };
             let fix = "Write whole hours, minutes and seconds, for example \"@every 1h30m\" or \"@every 45s\".".into();
-            return Err(Flaw { why, fix });
+            return Err(ConfigIssue { why, fix });
         }
         let fields = match text {
             "@yearly" | "@annually" => "0 0 1 1 *",
@@ -208,8 +208,8 @@ impl Rule {
             "@daily" | "@midnight" => "0 0 * * *",
             "@hourly" => "0 * * * *",
             _ if text.trim_start().starts_with('@') => {
-                return Err(Flaw {
-                    why: format!("There is no {}.", shown(text)),
+                return Err(ConfigIssue {
+                    why: format!("There is no {}.", excerpt(text)),
                     fix: "Write \"@yearly\", \"@annually\", \"@monthly\", \"@weekly\", \"@daily\", \"@midnight\" or \
                           \"@hourly\" in lower case with no space around it, or for example \"@every 1h30m\"."
                         .into(),
@@ -274,7 +274,7 @@ const WEEKDAY: Grammar = Grammar {
 };
 
 impl Fields {
-    fn read(text: &str) -> Result<Self, Flaw> {
+    fn read(text: &str) -> Result<Self, ConfigIssue> {
         let parts: Vec<&str> = text.split_whitespace().collect();
         let [minute, hour, day, month, weekday] = parts[..] else {
             let count = match parts.len() {
@@ -282,7 +282,7 @@ impl Fields {
                 1 => "1 field".to_owned(),
                 count => format!("{count} fields"),
             };
-            return Err(Flaw {
+            return Err(ConfigIssue {
                 why: format!(
                     "It has {count}; a schedule has 5: minute, hour, day of the month, month, day of the week."
                 ),
@@ -303,10 +303,10 @@ impl Fields {
 
 impl Grammar {
     /// Reads a list. Empty entries don't count, not even when they are all there is: such a field never matches.
-    fn read(&self, list: &str) -> Result<Values, Flaw> {
+    fn read(&self, list: &str) -> Result<Values, ConfigIssue> {
         let mut all = Values::default();
         for entry in list.split(',').filter(|entry| !entry.is_empty()) {
-            let values = self.read_entry(entry).map_err(|why| Flaw {
+            let values = self.read_entry(entry).map_err(|why| ConfigIssue {
                 why: format!("In the field of the {}, {why}.", self.name),
                 fix: self.hint.into(),
             })?;
@@ -318,7 +318,7 @@ impl Grammar {
 
     fn read_entry(&self, entry: &str) -> Result<Values, String> {
         let (range, step) = match entry.split_once('/') {
-            Some((_, step)) if step.contains('/') => return Err(format!("{} has more than one slash", shown(entry))),
+            Some((_, step)) if step.contains('/') => return Err(format!("{} has more than one slash", excerpt(entry))),
             Some((range, step)) => (range, Some(step)),
             None => (entry, None),
         };
@@ -334,11 +334,11 @@ impl Grammar {
                 (None, _) if step.is_some() => (low, i64::from(self.most)),
                 (None, _) => (low, low),
                 (Some(last), None) => (low, self.number(last)?),
-                (Some(_), Some(_)) => return Err(format!("{} has more than one hyphen", shown(entry))),
+                (Some(_), Some(_)) => return Err(format!("{} has more than one hyphen", excerpt(entry))),
             }
         };
         let step = step.map_or(Ok(1), |step| number(step).ok_or(step));
-        let step = step.map_err(|step| format!("the step {} is not a number", shown(step)))?;
+        let step = step.map_err(|step| format!("the step {} is not a number", excerpt(step)))?;
 
         for end in [low, high] {
             if !(i64::from(self.least)..=i64::from(self.most)).contains(&end) {
@@ -346,10 +346,10 @@ impl Grammar {
             }
         }
         if low > high {
-            return Err(format!("the range {} ends before it starts", shown(range)));
+            return Err(format!("the range {} ends before it starts", excerpt(range)));
         }
         if step == 0 {
-            return Err(format!("the step of {} is 0", shown(entry)));
+            return Err(format!("the step of {} is 0", excerpt(entry)));
         }
         let mut values = Values { bits: 0, starred: any && step == 1 };
         let mut value = low;
@@ -365,8 +365,8 @@ impl Grammar {
         let word = self.words.iter().zip(i64::from(self.least)..).find(|(word, _)| text.eq_ignore_ascii_case(word));
         let value = word.map(|(_, value)| value).or_else(|| number(text));
         value.ok_or_else(|| match self.words {
-            [] => format!("{} is not a number", shown(text)),
-            _ => format!("{} is neither a number nor a name of three letters", shown(text)),
+            [] => format!("{} is not a number", excerpt(text)),
+            _ => format!("{} is neither a number nor a name of three letters", excerpt(text)),
         })
     }
 }
@@ -728,7 +728,7 @@ mod tests {
         ] {
             let problem = Schedule::parse(bad, "UTC").unwrap_err();
             assert!(problem.why.contains(part), "{bad:?}: {}", problem.why);
-            assert!(problem.what.starts_with(&format!("The schedule {} is", shown(bad))), "{}", problem.what);
+            assert!(problem.what.starts_with(&format!("The schedule {} is", excerpt(bad))), "{}", problem.what);
             assert_eq!((problem.kind, problem.fault), (Kind::Invalid, Fault::User));
             assert!(problem.countermeasures.contains("for example"), "{}", problem.countermeasures);
         }
@@ -902,9 +902,9 @@ mod tests {
     }
 
     /// A generator (splitmix64) whose seed makes every run the same.
-    struct Dice(u64);
+    struct SeededRng(u64);
 
-    impl Dice {
+    impl SeededRng {
         fn below(&mut self, limit: i64) -> i64 {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -919,25 +919,25 @@ mod tests {
 
     #[test]
     fn ticks_are_strictly_later_and_the_latest_agrees_with_going_from_tick_to_tick() {
-        let mut dice = Dice(7);
+        let mut rng = SeededRng(7);
         for _ in 0..600 {
-            let expression = match dice.below(8) {
-                0 => format!("@every {}m{}s", dice.below(100), dice.below(100)),
+            let expression = match rng.below(8) {
+                0 => format!("@every {}m{}s", rng.below(100), rng.below(100)),
                 _ => [
-                    dice.pick(&["*", "0", "30", "*/7", "59", "5-50/15", "1,2,3"]),
-                    dice.pick(&["*", "*", "0", "1", "2", "3", "*/5", "9-17", "23"]),
-                    dice.pick(&["*", "*", "*", "1", "31", "15-20", "*/10", "29"]),
-                    dice.pick(&["*", "*", "*", "*/3", "10,11", "mar-apr"]),
-                    dice.pick(&["*", "*", "*", "0", "1-5", "*/2", "sun,sat"]),
+                    rng.pick(&["*", "0", "30", "*/7", "59", "5-50/15", "1,2,3"]),
+                    rng.pick(&["*", "*", "0", "1", "2", "3", "*/5", "9-17", "23"]),
+                    rng.pick(&["*", "*", "*", "1", "31", "15-20", "*/10", "29"]),
+                    rng.pick(&["*", "*", "*", "*/3", "10,11", "mar-apr"]),
+                    rng.pick(&["*", "*", "*", "0", "1-5", "*/2", "sun,sat"]),
                 ]
                 .join(" "),
             };
-            let zone = dice.pick(&["UTC", "Europe/Sofia", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe"]);
+            let zone = rng.pick(&["UTC", "Europe/Sofia", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe"]);
             let schedule = schedule(&expression, zone);
-            let start = Timestamp::new(1_700_000_000 + dice.below(50_000_000), 0).unwrap();
+            let start = Timestamp::new(1_700_000_000 + rng.below(50_000_000), 0).unwrap();
             // From minutes to about two months, so that some have more ticks than are gone through one by one.
-            let span = 60 << dice.below(17);
-            let until = Timestamp::from_second(start.as_second() + dice.below(span)).unwrap();
+            let span = 60 << rng.below(17);
+            let until = Timestamp::from_second(start.as_second() + rng.below(span)).unwrap();
 
             let (mut last, mut chain) = (start, None);
             for tick in ticks(&schedule, start).take_while(|tick| *tick <= until) {

@@ -19,7 +19,7 @@ impl SourceVersion {
             return Ok(Self(raw.to_owned()));
         }
         Err(Problem::invalid(
-            format!("The job version {} is not valid.", crate::name::shown(raw)),
+            format!("The job version {} is not valid.", crate::name::excerpt(raw)),
             "A version is the 40 hexadecimal digits that the upload of the sources answered.",
         ))
     }

@@ -24,8 +24,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Interpreter, Tools, fault,
-    made::{Made, NOTE, copied},
     pins::{Pin, normal},
+    provenance::{NOTE, Provenance, copied},
     sandboxed::BuildSandbox,
     tools::lock_file,
     untrusted::Folder,
@@ -44,7 +44,7 @@ const FORMAT: &str = "holdfast source 1";
 /// A wheel in the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Built {
-    pub(crate) made: Made,
+    pub(crate) made: Provenance,
     pub(crate) path: PathBuf,
 }
 
@@ -59,7 +59,7 @@ impl Tools {
     pub(crate) fn built(&self, interpreter: &Interpreter, pin: &Pin<'_>) -> Option<Built> {
         pin.hashes.iter().find_map(|hash| {
             let folder = self.built_folder(interpreter, pin, hash);
-            let made: Made = serde_json::from_slice(&std::fs::read(folder.join(NOTE)).ok()?).ok()?;
+            let made: Provenance = serde_json::from_slice(&std::fs::read(folder.join(NOTE)).ok()?).ok()?;
             let path = folder.join(&made.wheel);
             if made.is_whole(&folder) {
                 used_now(&folder.join(NOTE));
@@ -102,7 +102,7 @@ impl Tools {
             Problem::invalid(what, format!("{} {} did not build: {why}.", pin.name, pin.version))
                 .fix("Require another version of the package.")
         })?;
-        let made = Made { name: pin.name.to_owned(), source_sha256: source.sha256, wheel, wheel_sha256 };
+        let made = Provenance { name: pin.name.to_owned(), source_sha256: source.sha256, wheel, wheel_sha256 };
         let folder = self.built_folder(interpreter, pin, &made.source_sha256);
         store(&sources, new.path(), &folder, &made).map_err(|e| fault::io(what, &folder, &e))?;
         Ok(Built { path: folder.join(&made.wheel), made })
@@ -162,7 +162,7 @@ fn is_wheel_of(file: &str, pin: &Pin<'_>) -> bool {
         && file.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+!".contains(c))
 }
 
-fn store(sources: &Path, new: &Path, folder: &Path, made: &Made) -> io::Result<()> {
+fn store(sources: &Path, new: &Path, folder: &Path, made: &Provenance) -> io::Result<()> {
     files::write_durably(&new.join(NOTE), &serde_json::to_vec(made)?)?;
     make_room(sources)?;
     std::fs::create_dir(folder.with_extension("new")).or_else(|e| match e.kind() {

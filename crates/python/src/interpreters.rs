@@ -84,7 +84,7 @@ pub async fn discover(options: &Discovery) -> Vec<Interpreter> {
         let options = options.clone();
         tokio::task::spawn_blocking(move || candidates(&options)).await.unwrap_or_default()
     };
-    let known = Memory::read(options.memory.as_deref());
+    let known = ProbeCache::read(options.memory.as_deref());
     let ask = async |path: PathBuf| {
         let stamp = stamp(&path);
         match known.answer(&path, stamp.as_ref()) {
@@ -93,9 +93,9 @@ pub async fn discover(options: &Discovery) -> Vec<Interpreter> {
         }
     };
     let answers: Vec<_> = stream::iter(paths).map(ask).buffered(PROBES_PARALLEL).collect().await;
-    Memory::of(answers.iter().flatten()).write(options.memory.as_deref(), &known);
+    ProbeCache::of(answers.iter().flatten()).write(options.memory.as_deref(), &known);
     let answers = answers.into_iter().map(|asked| asked.map(|(_, _, answer)| answer));
-    let mut best: BTreeMap<PythonVersion, Answer> = BTreeMap::new();
+    let mut best: BTreeMap<PythonVersion, ProbeResult> = BTreeMap::new();
     for answer in answers.flatten() {
         if !supported(answer.version()) {
             tracing::info!(
@@ -177,7 +177,7 @@ fn is_python(name: &str) -> bool {
 
 /// What an interpreter says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Answer {
+struct ProbeResult {
     version: (u16, u16, u16, String, u16),
     implementation: String,
     executable: PathBuf,
@@ -203,7 +203,7 @@ print(json.dumps({
 }))
 ";
 
-impl Answer {
+impl ProbeResult {
     fn version(&self) -> PythonVersion {
         PythonVersion { major: self.version.0, minor: self.version.1 }
     }
@@ -223,9 +223,9 @@ impl Answer {
 }
 
 /// What tells one state of a file from another: inode, size, and the times of the last change of content and of anything.
-type Stamp = [i64; 6];
+type FileStamp = [i64; 6];
 
-fn stamp(path: &Path) -> Option<Stamp> {
+fn stamp(path: &Path) -> Option<FileStamp> {
     let file = std::fs::metadata(path).ok()?;
     Some([
         file.ino().cast_signed(),
@@ -240,9 +240,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// What interpreters answered before. Only those that are programs themselves: what a script stands for depends on more
 /// than its file. What did not answer is asked again.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Memory(Vec<(PathBuf, Stamp, Answer)>);
+struct ProbeCache(Vec<(PathBuf, FileStamp, ProbeResult)>);
 
-impl Memory {
+impl ProbeCache {
     const MAX_BYTES: u64 = 1024 * 1024;
 
     fn read(file: Option<&Path>) -> Self {
@@ -254,11 +254,11 @@ impl Memory {
         read().unwrap_or_default()
     }
 
-    fn answer(&self, path: &Path, stamp: Option<&Stamp>) -> Option<Answer> {
+    fn answer(&self, path: &Path, stamp: Option<&FileStamp>) -> Option<ProbeResult> {
         self.0.iter().find(|(p, s, _)| p == path && Some(s) == stamp).map(|(_, _, answer)| answer.clone())
     }
 
-    fn of<'a>(asked: impl Iterator<Item = &'a (PathBuf, Option<Stamp>, Answer)>) -> Self {
+    fn of<'a>(asked: impl Iterator<Item = &'a (PathBuf, Option<FileStamp>, ProbeResult)>) -> Self {
         let programs = asked.filter(|(path, _, answer)| answer.executable == *path);
         Self(programs.filter_map(|(path, stamp, answer)| Some((path.clone(), (*stamp)?, answer.clone()))).collect())
     }
@@ -276,7 +276,7 @@ impl Memory {
     }
 }
 
-async fn probe(path: &Path, options: &Discovery) -> Option<Answer> {
+async fn probe(path: &Path, options: &Discovery) -> Option<ProbeResult> {
     let mut command = Command::new(path, Path::new("/"), options.probe_timeout, &options.clock);
     command.args(["-I", "-c", QUESTION]);
     // A version manager's shim needs both to find what it stands for.
@@ -292,7 +292,7 @@ async fn probe(path: &Path, options: &Discovery) -> Option<Answer> {
         Ok(Ended::TimedOut(_)) => return left_out("it did not answer in time"),
         Err(e) => return left_out(&e.to_string()),
     };
-    match serde_json::from_str::<Answer>(&output.stdout) {
+    match serde_json::from_str::<ProbeResult>(&output.stdout) {
         Ok(answer) if answer.implementation != "cpython" => left_out("it is not CPython"),
         Ok(answer) if !answer.missing.is_empty() => left_out(&format!("it lacks {}", answer.missing.join(", "))),
         Ok(answer) => Some(answer),

@@ -4,23 +4,22 @@
 //! them). Nothing here reads the service's own environment or configuration: [`ToolsOptions`] and [`Discovery`] carry
 //! all of it.
 
-mod build_walls;
 mod built;
 mod command;
 mod environment;
 mod fault;
 mod index;
 mod interpreters;
-mod made;
 mod open_files;
 mod pins;
+mod provenance;
+mod sandbox_policy;
 mod sandboxed;
 mod secrets_client;
 mod tools;
 mod untrusted;
 mod wheels;
 
-pub use build_walls::BuildWalls;
 pub use command::Output;
 pub use fault::{builds_are_off, of_installer, without_wheels};
 pub use index::{IndexAccess, IndexSession};
@@ -28,7 +27,8 @@ pub use interpreters::{Discovery, Interpreter, SUPPORTED, discover, supported, u
 pub use open_files::{open_files_of_children, raise_open_files};
 pub use pins::checked_lock;
 /// The hidden command that starts foreign code within its walls, and what starts it.
-pub use sandbox::{Launcher, Walls, main as confined};
+pub use sandbox::{Launcher, SandboxPolicy, main as confined};
+pub use sandbox_policy::BuildSandboxPolicy;
 pub use sandboxed::BuildSandbox;
 pub use tools::{ENVIRONMENT, Tools, ToolsOptions};
 pub use wheels::{Wheels, checked, constraints_for};

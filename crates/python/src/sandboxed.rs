@@ -12,15 +12,15 @@ use std::{
 
 use model::Problem;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sandbox::{LEVELS_MAX, Launcher, Measured, Support, Walls, measure_tree};
+use sandbox::{LEVELS_MAX, Launcher, Measured, SandboxPolicy, Support, measure_tree};
 use tempfile::TempDir;
 
 use crate::{
     Tools,
-    build_walls::{BuildWalls, machine},
     command::{Command, Ended, Output},
     fault,
     index::IndexSession,
+    sandbox_policy::{BuildSandboxPolicy, machine},
     tools::{finished, not_started},
     untrusted::{self, MIB},
 };
@@ -35,7 +35,7 @@ const LEFTOVER_ROUNDS: usize = 10;
 pub struct BuildSandbox<'a> {
     tools: &'a Tools,
     folder: TempDir,
-    walls: Option<Walls>,
+    sandbox_policy: Option<SandboxPolicy>,
     session: Option<Box<dyn IndexSession>>,
 }
 
@@ -48,46 +48,46 @@ impl Tools {
             let at = folder.path().join(name);
             std::fs::create_dir(&at).map_err(|e| fault::io(what, &at, &e))?;
         }
-        let walls = match &self.options.walls {
+        let sandbox_policy = match &self.options.sandbox_policy {
             None => None,
             Some(given) => {
-                let mut walls = self.walls(given, folder.path(), &uv, read);
-                let support = self.support(&given.launcher, &walls).await?;
-                walls.layers = support.layers();
-                Some(walls)
+                let mut sandbox_policy = self.sandbox_policy(given, folder.path(), &uv, read);
+                let support = self.support(&given.launcher, &sandbox_policy).await?;
+                sandbox_policy.layers = support.layers();
+                Some(sandbox_policy)
             }
         };
         let session = match &self.options.index_access {
             Some(access) => Some(access.open().await?),
             None => None,
         };
-        Ok(BuildSandbox { tools: self, folder, walls, session })
+        Ok(BuildSandbox { tools: self, folder, sandbox_policy, session })
     }
 
-    fn walls(&self, given: &BuildWalls, folder: &Path, uv: &Path, read: &[&Path]) -> Walls {
+    fn sandbox_policy(&self, given: &BuildSandboxPolicy, folder: &Path, uv: &Path, read: &[&Path]) -> SandboxPolicy {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut readable: Vec<PathBuf> = read.iter().map(|path| real(path)).collect();
         readable.push(real(uv));
         // An interpreter is found beneath the folder above its own.
-        let hidden: Vec<PathBuf> = given.walls.hidden.iter().map(|path| real(path)).collect();
+        let hidden: Vec<PathBuf> = given.sandbox_policy.hidden.iter().map(|path| real(path)).collect();
         let prefixes = self.options.interpreters.iter().filter_map(|i| i.executable.parent()?.parent());
         readable.extend(prefixes.map(real).filter(|path| hidden.iter().any(|folder| path.starts_with(folder))));
-        let mut walls = Walls {
+        let mut sandbox_policy = SandboxPolicy {
             hidden,
             read: readable,
             write: vec![real(folder)],
             one_mount: Vec::new(),
             read_only: machine(),
-            ..given.walls.clone()
+            ..given.sandbox_policy.clone()
         };
-        walls.limits.file_bytes = Some(self.options.build_disk_max_mib.saturating_mul(MIB));
-        walls
+        sandbox_policy.limits.file_bytes = Some(self.options.build_disk_max_mib.saturating_mul(MIB));
+        sandbox_policy
     }
 
-    async fn support(&self, launcher: &Launcher, walls: &Walls) -> Result<Support, Problem> {
+    async fn support(&self, launcher: &Launcher, sandbox_policy: &SandboxPolicy) -> Result<Support, Problem> {
         let ask = || async {
-            let (launcher, walls) = (launcher.clone(), walls.clone());
-            let asked = tokio::task::spawn_blocking(move || launcher.support(&walls)).await;
+            let (launcher, sandbox_policy) = (launcher.clone(), sandbox_policy.clone());
+            let asked = tokio::task::spawn_blocking(move || launcher.support(&sandbox_policy)).await;
             asked.map_err(|e| Problem::internal("Package builds could not be confined.", e.to_string()))
         };
         self.support.get_or_try_init(ask).await.cloned()
@@ -141,9 +141,9 @@ impl BuildSandbox<'_> {
     /// A program to run in it.
     pub(crate) fn command(&self, program: &Path, time_limit: Duration) -> Command {
         let clock = &self.tools.options.clock;
-        let mut command = match (&self.tools.options.walls, &self.walls) {
-            (Some(given), Some(walls)) => {
-                Command::of(given.launcher.command(walls, program), self.path(), time_limit, clock)
+        let mut command = match (&self.tools.options.sandbox_policy, &self.sandbox_policy) {
+            (Some(given), Some(sandbox_policy)) => {
+                Command::of(given.launcher.command(sandbox_policy, program), self.path(), time_limit, clock)
             }
             _ => Command::new(program, self.path(), time_limit, clock),
         };

@@ -28,10 +28,10 @@ use sandbox::{Measured, Support, measure_tree};
 
 use crate::{
     Interpreter,
-    build_walls::BuildWalls,
     command::{Command, Ended, Output},
     fault,
     index::IndexAccess,
+    sandbox_policy::BuildSandboxPolicy,
     untrusted::{self, MIB},
 };
 
@@ -88,7 +88,7 @@ pub struct ToolsOptions {
     /// The disk that one build may use.
     pub build_disk_max_mib: u64,
     /// How build hooks and packages are confined when they run. Without it they run like the service itself.
-    pub walls: Option<BuildWalls>,
+    pub sandbox_policy: Option<BuildSandboxPolicy>,
     /// How builds reach the index: needed when `index_url` has credentials. Without it they use `index_url` as it is.
     pub index_access: Option<Arc<dyn IndexAccess>>,
     /// Waiting.
@@ -116,18 +116,18 @@ impl std::fmt::Debug for ToolsOptions {
 pub struct Tools {
     pub(crate) options: ToolsOptions,
     uv: OnceCell<PathBuf>,
-    workshop: OnceCell<Workshop>,
+    workshop: OnceCell<ScratchRoot>,
     pub(crate) support: OnceCell<Support>,
 }
 
 /// The folder for the working folders of one set of tools. Its lock says that they are in use.
 #[derive(Debug)]
-struct Workshop {
+struct ScratchRoot {
     folder: TempDir,
     _lock: Lock,
 }
 
-impl Workshop {
+impl ScratchRoot {
     const LOCK: &str = "lock";
 
     /// Makes one, and removes those whose process is gone. The lock around it all keeps another from taking one that
@@ -179,7 +179,7 @@ impl Tools {
     /// by the next.
     pub async fn scratch(&self) -> Result<TempDir, Problem> {
         let own =
-            self.workshop.get_or_try_init(|| Workshop::open(&*self.options.clock, &self.options.cache_dir)).await?;
+            self.workshop.get_or_try_init(|| ScratchRoot::open(&*self.options.clock, &self.options.cache_dir)).await?;
         tempfile::tempdir_in(own.folder.path())
             .map_err(|e| fault::io("A working folder could not be made.", own.folder.path(), &e))
     }
@@ -219,7 +219,7 @@ impl Tools {
             ended = running.end() => return finished(what, ended.map_err(|e| not_started(what, &e))?),
             wheel = outgrown => (wheel, self.options.build_disk_max_mib),
         };
-        let named = model::name::shown(&wheel.content);
+        let named = model::name::excerpt(&wheel.content);
         let _ = tokio::task::spawn_blocking(move || untrusted::remove(&wheel.folder)).await;
         Err(Problem::too_large(
             what,
@@ -518,7 +518,7 @@ mod tests {
             vdk_constraints: String::new(),
             allow_builds: false,
             build_disk_max_mib: 1,
-            walls: None,
+            sandbox_policy: None,
             index_access: None,
             clock: Arc::new(SystemClock),
         })
@@ -619,9 +619,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let left = folder.path().join("tmp/left");
         std::fs::create_dir_all(left.join("work")).unwrap();
-        std::fs::write(left.join(Workshop::LOCK), "").unwrap();
-        let one = Workshop::open(&SystemClock, folder.path()).await.unwrap();
-        let two = Workshop::open(&SystemClock, folder.path()).await.unwrap();
+        std::fs::write(left.join(ScratchRoot::LOCK), "").unwrap();
+        let one = ScratchRoot::open(&SystemClock, folder.path()).await.unwrap();
+        let two = ScratchRoot::open(&SystemClock, folder.path()).await.unwrap();
         assert!(!left.exists());
         assert!(one.folder.path().is_dir() && two.folder.path().is_dir());
     }

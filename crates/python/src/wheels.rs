@@ -24,8 +24,8 @@ use crate::{
     Interpreter, Tools,
     built::Built,
     fault,
-    made::{Made, NOTE},
     pins::{Pin, is_sha256, normal},
+    provenance::{NOTE, Provenance},
     tools::lock_file,
 };
 
@@ -39,7 +39,7 @@ const FORMAT: &str = "holdfast wheels 2";
 #[derive(Debug, Clone)]
 pub struct Wheels {
     folder: PathBuf,
-    made: Vec<Made>,
+    made: Vec<Provenance>,
 }
 
 /// What is read of a `pylock.toml`.
@@ -106,7 +106,7 @@ impl Wheels {
 
     /// The folder, if it is complete and every wheel has the content that was noted.
     fn read(folder: &Path) -> Option<Self> {
-        let made: Vec<Made> = serde_json::from_slice(&std::fs::read(folder.join(NOTE)).ok()?).ok()?;
+        let made: Vec<Provenance> = serde_json::from_slice(&std::fs::read(folder.join(NOTE)).ok()?).ok()?;
         if let Some(broken) = made.iter().find(|m| !m.is_whole(folder)) {
             let path = folder.join(&broken.wheel);
             tracing::warn!(path = %path.display(), "a wheel of VDK in the cache is not whole; building the wheels again");
@@ -285,7 +285,7 @@ pub fn checked(vdk_requirement: &str) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::invalid(
-        format!("The VDK version {} is not valid.", model::name::shown(vdk_requirement)),
+        format!("The VDK version {} is not valid.", model::name::excerpt(vdk_requirement)),
         "VDK is asked for by the name and the version of a package.",
     )
     .fix("Write the version like \"0.2.1810444937\", or leave it out."))
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_lock_names_sources_and_its_installation_allows_the_wheels_made_of_them() {
         let (source, wheel, other) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
-        let made = Made {
+        let made = Provenance {
             name: "vdk-core".into(),
             source_sha256: source.clone(),
             wheel: "x.whl".into(),
@@ -341,7 +341,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let wheel = folder.path().join("x.whl");
         std::fs::write(&wheel, "the wheel").unwrap();
-        let made = Made {
+        let made = Provenance {
             name: "vdk-core".into(),
             source_sha256: "a".repeat(64),
             wheel: "x.whl".into(),

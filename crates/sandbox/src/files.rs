@@ -27,7 +27,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use crate::{Error, Layer, Walls};
+use crate::{Error, Layer, SandboxPolicy};
 
 const LAYER: &str = "Landlock";
 
@@ -65,12 +65,12 @@ pub(crate) fn keeps_signals() -> Layer {
 }
 
 /// Restricts this thread and whatever it becomes or starts.
-pub(crate) fn restrict(walls: &Walls) -> Result<(), Error> {
+pub(crate) fn restrict(sandbox_policy: &SandboxPolicy) -> Result<(), Error> {
     let failed = |e: &dyn std::fmt::Display| Error::new(LAYER, e);
     let (all, read) = (AccessFs::from_all(NEWEST), AccessFs::from_read(NEWEST));
     let mut allowed = Vec::new();
     let unwritable = UNWRITABLE.map(Path::new);
-    let barred: BTreeSet<&Path> = walls.hidden.iter().map(PathBuf::as_path).chain(unwritable).collect();
+    let barred: BTreeSet<&Path> = sandbox_policy.hidden.iter().map(PathBuf::as_path).chain(unwritable).collect();
     let there: BTreeSet<(u64, u64)> = barred.iter().filter_map(|path| identity(path)).collect();
     beside(Path::new("/"), &barred, &there, &mut allowed);
     let root = PathFd::new("/").map_err(|e| failed(&e))?;
@@ -81,8 +81,8 @@ pub(crate) fn restrict(walls: &Walls) -> Result<(), Error> {
         .and_then(|r| r.add_rules(path_beneath_rules(&allowed, all)))
         .and_then(|r| r.add_rule(PathBeneath::new(root, BitFlags::from(AccessFs::ReadDir))))
         .and_then(|r| r.add_rules(path_beneath_rules(unwritable, read)))
-        .and_then(|r| r.add_rules(path_beneath_rules(&walls.read, read)))
-        .and_then(|r| r.add_rules(path_beneath_rules(&walls.write, all)))
+        .and_then(|r| r.add_rules(path_beneath_rules(&sandbox_policy.read, read)))
+        .and_then(|r| r.add_rules(path_beneath_rules(&sandbox_policy.write, all)))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(|e| failed(&e))?;
     if status.ruleset == RulesetStatus::NotEnforced {

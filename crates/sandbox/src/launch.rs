@@ -8,7 +8,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use crate::{Layer, Layers, Support, Walls, calls, files, namespaces};
+use crate::{Layer, Layers, SandboxPolicy, Support, calls, files, namespaces};
 
 const BECOME: &str = "become";
 const TRY: &str = "try";
@@ -31,18 +31,18 @@ impl Launcher {
         Self { program: program.into(), leading: leading.into_iter().map(Into::into).collect() }
     }
 
-    /// A command that becomes `program` within `walls`. Arguments that are added to it are the program's.
+    /// A command that becomes `program` within `sandbox_policy`. Arguments that are added to it are the program's.
     ///
     /// It ends with 125, and a line on standard error, when it can't be confined.
-    pub fn command(&self, walls: &Walls, program: impl AsRef<OsStr>) -> Command {
-        let mut command = self.asked(BECOME, walls);
+    pub fn command(&self, sandbox_policy: &SandboxPolicy, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.asked(BECOME, sandbox_policy);
         command.arg(program);
         command
     }
 
-    /// Finds out which layers this machine has, by applying `walls` to a child.
-    pub fn support(&self, walls: &Walls) -> Support {
-        let tried = self.asked(TRY, walls).stdin(Stdio::null()).env_clear().current_dir("/").output();
+    /// Finds out which layers this machine has, by applying `sandbox_policy` to a child.
+    pub fn support(&self, sandbox_policy: &SandboxPolicy) -> Support {
+        let tried = self.asked(TRY, sandbox_policy).stdin(Stdio::null()).env_clear().current_dir("/").output();
         let failed = |why: &dyn std::fmt::Display| Support::none(&format!("it can't be tried: {why}"));
         match tried {
             Ok(output) => serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
@@ -53,10 +53,10 @@ impl Launcher {
         }
     }
 
-    fn asked(&self, what: &str, walls: &Walls) -> Command {
+    fn asked(&self, what: &str, sandbox_policy: &SandboxPolicy) -> Command {
         let mut command = Command::new(&self.program);
         // Paths and numbers alone always have a JSON form; a path that is not UTF-8 is refused by the child.
-        command.args(&self.leading).arg(what).arg(serde_json::to_string(walls).unwrap_or_default());
+        command.args(&self.leading).arg(what).arg(serde_json::to_string(sandbox_policy).unwrap_or_default());
         command
     }
 }
@@ -64,11 +64,11 @@ impl Launcher {
 /// The hidden command. `args` is what follows its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
-    let (what, walls) = (args.next(), args.next());
-    let walls = walls.and_then(|text| serde_json::from_str::<Walls>(text.to_str()?).ok());
-    match (what.as_deref().and_then(OsStr::to_str), walls, args.next()) {
-        (Some(BECOME), Some(walls), Some(program)) => {
-            if let Err(e) = walls.apply() {
+    let (what, sandbox_policy) = (args.next(), args.next());
+    let sandbox_policy = sandbox_policy.and_then(|text| serde_json::from_str::<SandboxPolicy>(text.to_str()?).ok());
+    match (what.as_deref().and_then(OsStr::to_str), sandbox_policy, args.next()) {
+        (Some(BECOME), Some(sandbox_policy), Some(program)) => {
+            if let Err(e) = sandbox_policy.apply() {
                 complain(&e);
                 return ExitCode::from(NOT_CONFINED);
             }
@@ -76,8 +76,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             complain(&format!("{}: {e}", program.display()));
             ExitCode::from(if e.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_STARTED })
         }
-        (Some(TRY), Some(walls), None) => {
-            let support = tried(&walls);
+        (Some(TRY), Some(sandbox_policy), None) => {
+            let support = tried(&sandbox_policy);
             let told = serde_json::to_string(&support).map(|text| writeln!(io::stdout(), "{text}"));
             if matches!(told, Ok(Ok(()))) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -93,17 +93,17 @@ fn complain(what: &dyn std::fmt::Display) {
 }
 
 /// Tries each layer on this process.
-fn tried(walls: &Walls) -> Support {
+fn tried(sandbox_policy: &SandboxPolicy) -> Support {
     let result = |tried: Result<(), crate::Error>| match tried {
         Ok(()) => Layer::Enforced,
         Err(e) => Layer::Unavailable(e.why),
     };
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-    let namespaces = result(namespaces::enter(walls));
+    let namespaces = result(namespaces::enter(sandbox_policy));
     let landlock = match files::is_available() {
         Layer::Enforced => {
             let only = Layers { landlock: true, ..Layers::default() };
-            result(Walls { layers: only, ..walls.clone() }.apply())
+            result(SandboxPolicy { layers: only, ..sandbox_policy.clone() }.apply())
         }
         missing @ Layer::Unavailable(_) => missing,
     };

@@ -10,7 +10,7 @@
 //!    `ptrace` reach only processes of the same confinement.
 //! 3. **A filter of system calls** (`calls.rs`): limits, priorities and affinities of other processes can't be changed.
 //!
-//! A process confines itself ([`Walls::apply`]) and then becomes its program, since there is no safe way to run code
+//! A process confines itself ([`SandboxPolicy::apply`]) and then becomes its program, since there is no safe way to run code
 //! between fork and exec. [`Launcher`] starts such a process, and finds out which layers this kernel has.
 //!
 //! All capabilities are dropped, also those of root. Root keeps what the owner of a file may do: files of root that no
@@ -84,7 +84,7 @@ pub struct Limits {
 
 /// The folders, files and resources that a process may reach. All paths are absolute and without symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Walls {
+pub struct SandboxPolicy {
     /// Folders and files whose content is neither seen nor changed.
     pub hidden: Vec<PathBuf>,
     /// Folders within `hidden` that may be read and executed.
@@ -107,7 +107,7 @@ pub struct Walls {
     pub layers: Layers,
 }
 
-impl Walls {
+impl SandboxPolicy {
     /// Confines this process, which must have a single thread, and whatever it becomes or starts.
     ///
     /// # Errors

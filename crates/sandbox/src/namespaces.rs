@@ -26,7 +26,7 @@ use rustix::{
     process::{DumpableBehavior, dumpable_behavior, getegid, geteuid, set_dumpable_behavior},
 };
 
-use crate::{Error, Walls};
+use crate::{Error, SandboxPolicy};
 
 const LAYER: &str = "namespaces";
 const NOTHING: Option<&str> = None;
@@ -39,28 +39,28 @@ struct Source {
 }
 
 /// Enters new namespaces and arranges the mounts.
-pub(crate) fn enter(walls: &Walls) -> Result<(), Error> {
+pub(crate) fn enter(sandbox_policy: &SandboxPolicy) -> Result<(), Error> {
     separate()?;
     let within = |path: &Path, any: &[PathBuf]| any.iter().any(|folder| path.starts_with(folder));
-    let alone = walls.write.iter().filter(|path| !within(path, &walls.one_mount));
-    let wanted = walls.read.iter().map(|path| (path, false));
-    let wanted = wanted.chain(walls.one_mount.iter().chain(alone).map(|path| (path, true)));
+    let alone = sandbox_policy.write.iter().filter(|path| !within(path, &sandbox_policy.one_mount));
+    let wanted = sandbox_policy.read.iter().map(|path| (path, false));
+    let wanted = wanted.chain(sandbox_policy.one_mount.iter().chain(alone).map(|path| (path, true)));
     let mut sources = Vec::new();
-    for (path, is_writable) in wanted.filter(|(path, _)| within(path, &walls.hidden)) {
+    for (path, is_writable) in wanted.filter(|(path, _)| within(path, &sandbox_policy.hidden)) {
         if let Some(opened) = reference(path)? {
             sources.push(Source { path: path.clone(), opened, is_writable });
         }
     }
     // A folder before what lies in it.
     sources.sort_by_key(|source| source.path.components().count());
-    for path in &walls.read_only {
+    for path in &sandbox_policy.read_only {
         if let Some(opened) = reference(path)? {
             bind(&opened, path)?;
             make_read_only(path)?;
         }
     }
     let mut covered: Vec<&PathBuf> = Vec::new();
-    for path in walls.hidden.iter().chain(&walls.covered) {
+    for path in sandbox_policy.hidden.iter().chain(&sandbox_policy.covered) {
         if !covered.iter().any(|other| path.starts_with(other)) && cover(path)? {
             covered.push(path);
         }
@@ -77,7 +77,7 @@ pub(crate) fn enter(walls: &Walls) -> Result<(), Error> {
     for path in covered {
         make_read_only(path)?;
     }
-    for path in &walls.private {
+    for path in &sandbox_policy.private {
         if path.is_dir() {
             empty(path, "mode=1777")?;
         }

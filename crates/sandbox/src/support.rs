@@ -62,7 +62,7 @@ impl Support {
     }
 
     /// The layers in force, for people. `None` when hidden folders can be read.
-    pub fn told(&self) -> Option<String> {
+    pub fn describe(&self) -> Option<String> {
         let all =
             [(&self.namespaces, "namespaces"), (&self.landlock, "Landlock"), (&self.calls, "a filter of system calls")];
         let named: Vec<&str> = all.iter().filter(|(layer, _)| layer.is_enforced()).map(|(_, name)| *name).collect();

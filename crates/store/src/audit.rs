@@ -93,7 +93,7 @@ pub async fn record_of_service(
 
 /// An event that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct RecordedEvent {
     /// Counts the events of the service.
     pub id: i64,
     /// When it happened.
@@ -131,7 +131,7 @@ impl RowBytes for KeptRow {
 }
 
 /// The events of a job below the id `before`, newest first, at most `limit`. Those of a namesake are not among them.
-pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result<Vec<Kept>> {
+pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result<Vec<RecordedEvent>> {
     let rows = metered_rows!(
         tx,
         sqlx::query_as::<_, KeptRow>(
@@ -144,7 +144,7 @@ pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result
     )?;
     rows.into_iter()
         .map(|row| {
-            Ok(Kept {
+            Ok(RecordedEvent {
                 id: row.event_id,
                 at: instant(row.at)?,
                 by: row.by,

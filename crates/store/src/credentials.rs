@@ -7,9 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::{
     codec::{micros, storable},
     db::{Tx, on},
+    encrypted::{AssociatedData, Encrypted},
     error::{Result, StoreError, corrupt},
-    keys::{self, KeyRing, Resealed},
-    sealed::{Place, Sealed},
+    keys::{self, KeyRing, Reencrypted},
     sql::places,
 };
 
@@ -24,7 +24,7 @@ pub struct Credentials {
 
 impl Credentials {
     /// The secret, for the one answer that it is for.
-    pub fn told(&self) -> &str {
+    pub fn expose_client_secret(&self) -> &str {
         self.client_secret.expose_secret()
     }
 }
@@ -34,12 +34,12 @@ struct Row {
     team: String,
     client_id: String,
     #[sqlx(flatten)]
-    sealed: Sealed,
+    encrypted: Encrypted,
 }
 
 impl Row {
-    fn place(&self) -> Place<'_> {
-        Place::TeamCredential { team: &self.team, client_id: &self.client_id }
+    fn associated_data(&self) -> AssociatedData<'_> {
+        AssociatedData::TeamCredential { team: &self.team, client_id: &self.client_id }
     }
 }
 
@@ -52,7 +52,7 @@ pub async fn find(tx: &mut Tx, ring: &KeyRing, team: &TeamName) -> Result<Option
     .fetch_optional(c)
     .await)?;
     row.map(|row| {
-        let client_secret = row.sealed.open(ring, &row.place())?;
+        let client_secret = row.encrypted.open(ring, &row.associated_data())?;
         Ok(Credentials { client_id: row.client_id, client_secret })
     })
     .transpose()
@@ -70,9 +70,9 @@ pub async fn replace(
 ) -> Result<bool> {
     let Credentials { client_id, client_secret } = credentials;
     storable([client_id.as_str()])?;
-    let key = keys::to_seal_with(tx, ring).await?;
-    let place = Place::TeamCredential { team: team.as_str(), client_id };
-    let sealed = Sealed::new(&key, &place, client_secret.expose_secret())?;
+    let key = keys::key_to_encrypt_with(tx, ring).await?;
+    let associated_data = AssociatedData::TeamCredential { team: team.as_str(), client_id };
+    let encrypted = Encrypted::new(&key, &associated_data, client_secret.expose_secret())?;
     // A team that shares its client id since before that was refused may replace the secret.
     let stored = on!(tx, c => sqlx::query(
         "insert into team_credential (team, client_id, key_id, nonce, ciphertext, updated_at, updated_by, holds_client)
@@ -85,9 +85,9 @@ pub async fn replace(
     )
     .bind(team.as_str())
     .bind(client_id)
-    .bind(sealed.key_id)
-    .bind(sealed.nonce)
-    .bind(sealed.ciphertext)
+    .bind(encrypted.key_id)
+    .bind(encrypted.nonce)
+    .bind(encrypted.ciphertext)
     .bind(micros(now))
     .bind(by)
     .bind(true)
@@ -107,8 +107,8 @@ pub async fn replace(
 ///
 /// # Errors
 /// [`StoreError::KeyMissing`] when this instance does not have the primary key.
-pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Resealed> {
-    let key = keys::to_seal_with(tx, ring).await?;
+pub async fn reencrypt(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Reencrypted> {
+    let key = keys::key_to_encrypt_with(tx, ring).await?;
     let sql = format!(
         "select team, client_id, key_id, nonce, ciphertext from team_credential where key_id <> $1 and team > $2
          order by team limit $3 {}",
@@ -120,20 +120,20 @@ pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Res
         .bind(limit)
         .fetch_all(c)
         .await)?;
-    let mut resealed = Resealed::default();
+    let mut reencrypted = Reencrypted::default();
     if i64::try_from(rows.len()).is_ok_and(|count| count == limit) {
-        resealed.next = rows.last().map(|row| row.team.clone());
+        reencrypted.next = rows.last().map(|row| row.team.clone());
     }
     for row in rows {
-        let text = match row.sealed.open(ring, &row.place()) {
+        let text = match row.encrypted.open(ring, &row.associated_data()) {
             Ok(text) => text,
             Err(error) => {
-                resealed.skip(error)?;
+                reencrypted.skip(error)?;
                 continue;
             }
         };
-        let new = Sealed::new(&key, &row.place(), text.expose_secret())?;
-        resealed.done += on!(tx, c => sqlx::query(
+        let new = Encrypted::new(&key, &row.associated_data(), text.expose_secret())?;
+        reencrypted.done += on!(tx, c => sqlx::query(
             "update team_credential set key_id = $2, nonce = $3, ciphertext = $4
              where team = $1 and key_id = $5 and nonce = $6",
         )
@@ -141,13 +141,13 @@ pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Res
         .bind(new.key_id)
         .bind(new.nonce)
         .bind(new.ciphertext)
-        .bind(row.sealed.key_id)
-        .bind(row.sealed.nonce)
+        .bind(row.encrypted.key_id)
+        .bind(row.encrypted.nonce)
         .execute(c)
         .await
         .map(|done| done.rows_affected()))?;
     }
-    Ok(resealed)
+    Ok(reencrypted)
 }
 
 /// The client id of a team.

@@ -15,10 +15,10 @@ use crate::{
     error::{CALLERS_READ_SECONDS_MAX, Result, StoreError},
     meter::Meter,
     migrate,
+    notifications::Notifications,
     postgres::{Pools as PostgresPools, answered},
     sqlite::{Pools as SqlitePools, SqliteTx},
     statements::{Statements, Timing},
-    wake::Wake,
 };
 
 /// How long a search waits for others to end before it is refused.
@@ -36,7 +36,7 @@ pub struct Db {
     searches: Arc<Semaphore>,
     meter: Option<Arc<dyn Meter>>,
     statements: Statements,
-    wake: Wake,
+    notifications: Notifications,
 }
 
 /// Callers and loops have connections of their own, so that none of them starves the other; on PostgreSQL the lease has
@@ -172,7 +172,7 @@ pub(crate) use metered_rows;
 
 impl Db {
     /// A database whose schema is up to date; `searches` is how many searches it serves at the same time.
-    pub(crate) fn new(pools: Pools, searches: usize, wake: Wake, clock: SharedClock) -> Self {
+    pub(crate) fn new(pools: Pools, searches: usize, notifications: Notifications, clock: SharedClock) -> Self {
         let callers_read_max = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
         let searches = Arc::new(Semaphore::new(searches));
         Self {
@@ -182,7 +182,7 @@ impl Db {
             searches,
             meter: None,
             statements: Statements::new(clock),
-            wake,
+            notifications,
         }
     }
 
@@ -190,7 +190,7 @@ impl Db {
     /// notifications of theirs stay within this instance.
     #[must_use]
     pub fn for_sync(&self) -> Self {
-        Self { user: User::Loops, wake: self.wake.within_instance(), ..self.clone() }
+        Self { user: User::Loops, notifications: self.notifications.within_instance(), ..self.clone() }
     }
 
     /// The same database with another limit than [`CALLERS_READ_SECONDS_MAX`].
@@ -216,8 +216,8 @@ impl Db {
     }
 
     /// The bells to ring after a commit.
-    pub fn wake(&self) -> &Wake {
-        &self.wake
+    pub fn notifications(&self) -> &Notifications {
+        &self.notifications
     }
 
     /// Begins a transaction that may write.
@@ -271,10 +271,10 @@ impl Db {
     /// they leave connections to reads that are quick.
     ///
     /// # Errors
-    /// [`StoreError::Crowded`] when others did not end in time.
+    /// [`StoreError::PoolExhausted`] when others did not end in time.
     pub async fn read_search(&self) -> Result<Tx> {
         let waiting = self.statements.clock().timeout(SEARCH_WAIT_MAX, Arc::clone(&self.searches).acquire_owned());
-        let Ok(Ok(search)) = waiting.await else { return Err(StoreError::Crowded) };
+        let Ok(Ok(search)) = waiting.await else { return Err(StoreError::PoolExhausted) };
         let mut tx = self.read().await?;
         match &mut tx {
             Tx::Sqlite(tx) => tx.count_as_search(search),
@@ -302,7 +302,7 @@ impl Db {
     pub async fn ping(&self) -> Result<()> {
         let mut tx = match self.for_sync().read().await {
             // It answers, and others at that.
-            Err(StoreError::Crowded) => return Ok(()),
+            Err(StoreError::PoolExhausted) => return Ok(()),
             begun => begun?,
         };
         let oldest: Option<(String,)> = on!(&mut tx, c => sqlx::query_as(

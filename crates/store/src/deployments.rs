@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use model::{
     Problem,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     deployment::{Deployment, Mode},
     name::{JobId, JobName, TeamName},
     plan,
@@ -311,7 +311,7 @@ impl TryFrom<RolloutRow> for Rollout {
             reached_generation: row.reached_generation,
             inputs_hash: row.inputs_hash,
             artifact: artifact::of_columns(row.lock_key, row.image),
-            mark: row.mark.map(Mark::new),
+            last_applied: row.mark.map(LastApplied::new),
             reached_at: instant_opt(row.reached_at)?,
             status: Status::parse(&row.status).ok_or_else(|| corrupt("a rollout status"))?,
             tried_generation: row.tried_generation,
@@ -507,12 +507,12 @@ pub enum Outcome {
         /// What it is made of.
         artifact: Artifact,
         /// What the runtime said when it made it.
-        mark: Option<Mark>,
+        last_applied: Option<LastApplied>,
     },
     /// The reached generation is as it should be again, after it was made anew.
     Restored {
         /// What the runtime said when it made it.
-        mark: Option<Mark>,
+        last_applied: Option<LastApplied>,
         /// When the next look is due.
         next: Option<Timestamp>,
     },
@@ -526,7 +526,7 @@ pub enum Outcome {
         retry_at: Option<Timestamp>,
     },
     /// Nothing was done, and the next look is due then (absent: when something changes).
-    Looked(Option<Timestamp>),
+    Unchanged(Option<Timestamp>),
 }
 
 /// Records what became of a look at generation `generation` of a deployment, under a term of leadership and against the
@@ -539,7 +539,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
     let due = match outcome {
         Outcome::Reached { .. } => None,
         Outcome::Failed { retry_at, .. } => *retry_at,
-        Outcome::Looked(at) | Outcome::Restored { next: at, .. } => *at,
+        Outcome::Unchanged(at) | Outcome::Restored { next: at, .. } => *at,
     };
     let unchanged = on!(tx, c => sqlx::query(
         "update rollout set leader_epoch = $2, row_version = row_version + 1,
@@ -559,16 +559,16 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
         return Ok(false);
     }
     match outcome {
-        Outcome::Looked(_) => {}
-        Outcome::Restored { mark, .. } => {
+        Outcome::Unchanged(_) => {}
+        Outcome::Restored { last_applied, .. } => {
             on!(tx, c => sqlx::query("update rollout set mark = $2 where job_id = $1")
                 .bind(&job_id)
-                .bind(mark.as_ref().map(Mark::as_str))
+                .bind(last_applied.as_ref().map(LastApplied::as_str))
                 .execute(c)
                 .await
                 .map(drop))?;
         }
-        Outcome::Reached { inputs_hash, artifact, mark } => {
+        Outcome::Reached { inputs_hash, artifact, last_applied } => {
             let (lock_key, image) = artifact::columns(artifact);
             on!(tx, c => sqlx::query(
                 "update rollout set reached_generation = $2, inputs_hash = $3, lock_key = $4, reached_at = $5,
@@ -582,7 +582,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
             .bind(lock_key)
             .bind(micros(now))
             .bind(image)
-            .bind(mark.as_ref().map(Mark::as_str))
+            .bind(last_applied.as_ref().map(LastApplied::as_str))
             .execute(c)
             .await
             .map(drop))?;
@@ -734,7 +734,7 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
 }
 
 /// Forgets a failure, so that the same generation is tried again at once. `false` when there is none: the rollout succeeded.
-pub async fn forgive(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<bool> {
+pub async fn reset_backoff(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<bool> {
     let done = on!(tx, c => sqlx::query(
         "update rollout set tried_generation = null, tried_inputs_hash = null, retry_at = null, attempts = 0, due_at = 0,
             asked_at = $2, row_version = row_version + 1

@@ -15,7 +15,7 @@ pub enum StoreError {
     Unavailable(#[source] sqlx::Error),
     /// More callers than connections: none became free in time, although the database answers.
     #[error("no connection to the database became free in time")]
-    Crowded,
+    PoolExhausted,
     /// A statement took longer than the limit, or is of a shape that the database does not work on.
     #[error("a statement was given up, because it takes too long")]
     TooExpensive(#[source] sqlx::Error),
@@ -74,7 +74,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a server that is not there yet may explain it, so that it is worth waiting. A user, a password or a name
     /// of a database that is wrong stays wrong.
-    pub fn passes(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(sqlx::Error::Database(e)) => {
                 let code = e.code().unwrap_or_default();
@@ -171,7 +171,7 @@ impl From<StoreError> for model::Problem {
                 Self::unavailable("The request was not carried out.", "The database does not answer at the moment.")
                     .follows("Nothing was changed.")
             }
-            StoreError::Crowded => Self::overloaded(
+            StoreError::PoolExhausted => Self::overloaded(
                 "The request was not carried out.",
                 "More requests wait for the database than it works on at once.",
             )

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use model::{
     execution::{Execution, Status},
     name::{ExecutionId, JobId},
-    runtime::{KnownRun, Ticked},
+    runtime::{KnownExecution, ScheduledExecution},
 };
 
 use crate::{
@@ -26,8 +26,8 @@ pub use list::{ExecutionQuery, ExecutionSort, count, page, page_by_job};
 pub use row::Detail;
 use row::{COLUMNS, ExecutionRow, REVISION, Revisions};
 pub use transitions::{
-    Ended, HandedOver, NewExecution, Recorded, Started, finish, hand_over, held, insert, record_ticked, request_cancel,
-    request_cancel_all, running,
+    Dispatched, Ended, NewExecution, Recorded, Started, dispatch, finish, insert, record_scheduled, record_waiting,
+    request_cancel, request_cancel_all, running,
 };
 
 /// The run of this id.
@@ -49,7 +49,7 @@ pub struct Active {
     /// The run, without its revision.
     pub execution: Execution,
     /// What it was handed over with; absent as long as it was not.
-    pub handed_over: Option<HandedOver>,
+    pub dispatched: Option<Dispatched>,
     /// The epoch of the leader that moved it on last.
     pub epoch: Epoch,
 }
@@ -58,7 +58,7 @@ pub struct Active {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unsettled {
     /// Runs that ticks started and that have no row yet, of jobs that are known.
-    pub new: Vec<(ExecutionId, Ticked)>,
+    pub new: Vec<(ExecutionId, ScheduledExecution)>,
     /// Runs whose end is stored and that are still there.
     pub over: Vec<(ExecutionId, JobId)>,
     /// Other runs without a row, for example of jobs that are not known.
@@ -66,7 +66,7 @@ pub struct Unsettled {
 }
 
 /// Compares the runs that a place knows with their rows, by two statements for each 10,000 of them, whatever they are.
-pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
+pub async fn unsettled(tx: &mut Tx, known: Vec<KnownExecution>) -> Result<Unsettled> {
     /// Ids in a statement.
     const AT_ONCE: usize = 10_000;
     let mut unsettled = Unsettled::default();
@@ -86,17 +86,17 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
         })?;
         let rows: HashMap<_, _> = rows.into_iter().map(|(id, status, job_id)| (id, (status, job_id))).collect();
         for run in some {
-            match (rows.get(run.id.as_str()), &run.ticked) {
+            match (rows.get(run.id.as_str()), &run.scheduled) {
                 (Some((status, job_id)), _) if Status::parse(status).is_some_and(Status::is_final) => {
                     unsettled.over.push((run.id.clone(), codec::job_id(job_id)?));
                 }
-                (None, Some(ticked)) => unsettled.new.push((run.id.clone(), ticked.clone())),
+                (None, Some(scheduled)) => unsettled.new.push((run.id.clone(), scheduled.clone())),
                 (None, None) => unsettled.unknown.push(run.id.clone()),
                 (Some(_), _) => {}
             }
         }
     }
-    let of: BTreeSet<JobId> = unsettled.new.iter().map(|(_, ticked)| ticked.job_id).collect();
+    let of: BTreeSet<JobId> = unsettled.new.iter().map(|(_, scheduled)| scheduled.job_id).collect();
     let mut having = HashSet::new();
     for some in of.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
         let sql = format!("select job_id from data_job where job_id in ({})", places(some.len()));
@@ -109,9 +109,10 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownRun>) -> Result<Unsettled> {
         })?;
         having.extend(rows.into_iter().map(|(id,)| id));
     }
-    let (new, unknown) = unsettled.new.into_iter().partition(|(_, ticked)| having.contains(&ticked.job_id.to_string()));
+    let (new, unknown) =
+        unsettled.new.into_iter().partition(|(_, scheduled)| having.contains(&scheduled.job_id.to_string()));
     unsettled.new = new;
-    let unknown: Vec<(ExecutionId, Ticked)> = unknown;
+    let unknown: Vec<(ExecutionId, ScheduledExecution)> = unknown;
     unsettled.unknown.extend(unknown.into_iter().map(|(id, _)| id));
     Ok(unsettled)
 }
@@ -136,11 +137,11 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
     let rows: Vec<ActiveRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
     rows.into_iter()
         .map(|ActiveRow { execution, generation, lock_key, image, leader_epoch }| {
-            let handed_over = generation
+            let dispatched = generation
                 .zip(artifact::of_columns(lock_key, image))
-                .map(|(generation, artifact)| HandedOver { generation, artifact });
+                .map(|(generation, artifact)| Dispatched { generation, artifact });
             let execution = execution.execution(&mut Revisions::default())?;
-            Ok(Active { execution, handed_over, epoch: Epoch(leader_epoch) })
+            Ok(Active { execution, dispatched, epoch: Epoch(leader_epoch) })
         })
         .collect()
 }

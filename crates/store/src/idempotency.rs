@@ -3,7 +3,7 @@
 //! The name is claimed and the outcome is kept in the transaction of the change: there is never one without the other.
 
 use jiff::{SignedDuration, Timestamp};
-use model::terms::Once;
+use model::preconditions::IdempotencyKey;
 
 use crate::{
     codec::micros,
@@ -27,7 +27,7 @@ pub enum Claim {
 
 /// Claims the name of a request for this transaction. On PostgreSQL it waits for another one that carries out a request of
 /// the same name and caller at this moment; SQLite has one writer.
-pub async fn claim(tx: &mut Tx, caller: &str, once: &Once, now: Timestamp) -> Result<Claim> {
+pub async fn claim(tx: &mut Tx, caller: &str, once: &IdempotencyKey, now: Timestamp) -> Result<Claim> {
     // Twice at most: the row that was in the way can be swept between the two statements.
     for _ in 0..3 {
         let claimed = on!(tx, c => sqlx::query(
@@ -64,7 +64,7 @@ pub async fn claim(tx: &mut Tx, caller: &str, once: &Once, now: Timestamp) -> Re
 }
 
 /// Keeps the outcome of a request whose name this transaction claimed.
-pub async fn record(tx: &mut Tx, caller: &str, once: &Once, outcome: &str) -> Result<()> {
+pub async fn record(tx: &mut Tx, caller: &str, once: &IdempotencyKey, outcome: &str) -> Result<()> {
     on!(tx, c => sqlx::query("update idempotency_key set outcome = $3 where caller = $1 and key = $2")
         .bind(caller)
         .bind(&once.key)

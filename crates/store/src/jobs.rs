@@ -4,8 +4,8 @@ pub mod deleted;
 mod list;
 mod query;
 mod row;
+mod search_index;
 mod strategy;
-mod words;
 
 use jiff::Timestamp;
 use model::{
@@ -21,8 +21,8 @@ use crate::{
 };
 pub use list::{JobSummary, count, page, page_of};
 pub use query::{DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField};
-use row::{COLUMNS, JobRow, anyone};
-pub(crate) use words::{complete, python as index_python};
+use row::{COLUMNS, JobRow, has_contacts};
+pub(crate) use search_index::{complete, python as index_python};
 
 /// Stores a new job. `false` when a live job has its name.
 pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str, now: Timestamp) -> Result<bool> {
@@ -50,12 +50,12 @@ pub async fn insert(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, by: &str,
     .bind(micros(now))
     .bind(by)
     .bind(job.team.as_str().to_lowercase())
-    .bind(anyone(&config.contacts))
+    .bind(has_contacts(&config.contacts))
     .execute(c)
     .await
     .map(|done| done.rows_affected()))?;
     if done == 1 {
-        words::index(tx, job).await?;
+        search_index::index(tx, job).await?;
     }
     Ok(done == 1)
 }
@@ -83,11 +83,11 @@ pub async fn update(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Time
     .bind(i64::from(config.notification_delay_period_minutes))
     .bind(micros(now))
     .bind(job.team.as_str().to_lowercase())
-    .bind(anyone(&config.contacts))
+    .bind(has_contacts(&config.contacts))
     .execute(c)
     .await
     .map(drop))?;
-    words::index(tx, job).await
+    search_index::index(tx, job).await
 }
 
 /// The live job of this name, whatever its team.
@@ -159,7 +159,7 @@ pub async fn delete(tx: &mut Tx, id: JobId, by: &str, wanted: Option<i64>, now: 
     .execute(c)
     .await
     .map(|done| done.rows_affected()))?;
-    words::remove(tx, id).await?;
+    search_index::remove(tx, id).await?;
     Ok(done == 1)
 }
 

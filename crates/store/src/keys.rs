@@ -80,7 +80,7 @@ pub struct KeyRing {
 #[derive(Debug, Clone, Default)]
 struct Known {
     keys: BTreeMap<String, Arc<SecretKey>>,
-    primary: String,
+    active: String,
 }
 
 impl fmt::Debug for KeyRing {
@@ -92,16 +92,16 @@ impl fmt::Debug for KeyRing {
 impl From<SecretKey> for KeyRing {
     /// A ring of one key that never changes.
     fn from(key: SecretKey) -> Self {
-        let primary = key.id.clone();
-        let keys = BTreeMap::from([(primary.clone(), Arc::new(key))]);
-        Self { known: RwLock::new(Known { keys, primary }), source: Box::new(Vec::new) }
+        let active = key.id.clone();
+        let keys = BTreeMap::from([(active.clone(), Arc::new(key))]);
+        Self { known: RwLock::new(Known { keys, active }), source: Box::new(Vec::new) }
     }
 }
 
 impl KeyRing {
-    /// A ring of the keys in `source`. `primary` is the id of the one that is written with.
-    pub fn new(source: Source, primary: String) -> Self {
-        let ring = Self { known: RwLock::new(Known { keys: BTreeMap::new(), primary }), source };
+    /// A ring of the keys in `source`. `active` is the id of the one that is written with.
+    pub fn new(source: Source, active: String) -> Self {
+        let ring = Self { known: RwLock::new(Known { keys: BTreeMap::new(), active }), source };
         ring.reload();
         ring
     }
@@ -150,26 +150,26 @@ impl KeyRing {
     }
 
     /// Remembers which key is the primary one. Answers whether another was before.
-    pub fn set_primary(&self, id: &str) -> bool {
+    pub fn set_active(&self, id: &str) -> bool {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = known.primary != id;
+        let changed = known.active != id;
         if changed {
-            id.clone_into(&mut known.primary);
+            id.clone_into(&mut known.active);
         }
         changed
     }
 
     /// Whether the primary key, as far as is known, is none of this instance's.
-    pub fn lacks_primary(&self) -> bool {
+    pub fn lacks_active(&self) -> bool {
         let known = self.known();
-        !known.keys.contains_key(&known.primary)
+        !known.keys.contains_key(&known.active)
     }
 
     /// All keys, the primary one first: what was made with a former one is still known by it.
     pub fn all(&self) -> Vec<Arc<SecretKey>> {
-        let Known { keys, primary } = self.known();
+        let Known { keys, active } = self.known();
         let mut all: Vec<_> = keys.into_values().collect();
-        all.sort_by_key(|key| key.id != primary);
+        all.sort_by_key(|key| key.id != active);
         all
     }
 
@@ -184,17 +184,17 @@ impl KeyRing {
 }
 
 /// The id of the primary key; absent before the first start.
-pub async fn primary(db: &Db) -> Result<Option<String>> {
-    primary_in(&mut db.read().await?, "").await
+pub async fn active(db: &Db) -> Result<Option<String>> {
+    active_in(&mut db.read().await?, "").await
 }
 
 /// The id of the primary key, kept as it is until the end of a transaction that changes it, or needs that it holds.
-pub async fn lock_primary(tx: &mut Tx) -> Result<Option<String>> {
+pub async fn lock_active(tx: &mut Tx) -> Result<Option<String>> {
     let locking = tx.locking("for update");
-    primary_in(tx, locking).await
+    active_in(tx, locking).await
 }
 
-async fn primary_in(tx: &mut Tx, locking: &str) -> Result<Option<String>> {
+async fn active_in(tx: &mut Tx, locking: &str) -> Result<Option<String>> {
     let sql = format!("select value from service_state where name = 'secret_key_id' {locking}");
     let row: Option<(String,)> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_optional(c).await)?;
     Ok(row.map(|(id,)| id))
@@ -205,11 +205,11 @@ async fn primary_in(tx: &mut Tx, locking: &str) -> Result<Option<String>> {
 /// # Errors
 /// [`StoreError::KeyMissing`] when this instance does not have it: it must not write with another one, which could be
 /// removed at any moment.
-pub(crate) async fn to_seal_with(tx: &mut Tx, ring: &KeyRing) -> Result<Arc<SecretKey>> {
+pub(crate) async fn key_to_encrypt_with(tx: &mut Tx, ring: &KeyRing) -> Result<Arc<SecretKey>> {
     let locking = tx.locking("for share");
-    let id = match primary_in(tx, locking).await? {
+    let id = match active_in(tx, locking).await? {
         Some(id) => id,
-        None => claim(tx, &ring.known().primary).await?,
+        None => claim(tx, &ring.known().active).await?,
     };
     ring.key(&id)
 }
@@ -227,7 +227,7 @@ pub async fn claim(tx: &mut Tx, id: &str) -> Result<String> {
 }
 
 /// Makes a key the primary one. All instances write with it from the commit on; rows follow in the background.
-pub async fn make_primary(tx: &mut Tx, id: &str) -> Result<()> {
+pub async fn make_active(tx: &mut Tx, id: &str) -> Result<()> {
     on!(tx, c => sqlx::query("update service_state set value = $1 where name = 'secret_key_id'")
         .bind(id)
         .execute(c)
@@ -275,9 +275,9 @@ pub async fn any_other(tx: &mut Tx, id: &str) -> Result<bool> {
     Ok(any)
 }
 
-/// What a batch of [`secrets::reseal`](crate::secrets::reseal) and its like did.
+/// What a batch of [`secrets::reencrypt`](crate::secrets::reseal) and its like did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resealed {
+pub struct Reencrypted {
     /// Rows that have the primary key now.
     pub done: u64,
     /// The keys of rows that this instance can't read.
@@ -302,7 +302,7 @@ mod tests {
         let source = || vec![SecretKey::new([7; 32]), SecretKey::new([8; 32])];
         let ring = KeyRing::new(Box::new(source), old.id().to_owned());
         assert_eq!(ring.derive("job tokens"), derived);
-        assert!(ring.set_primary(new.id()) && !ring.set_primary(new.id()));
+        assert!(ring.set_active(new.id()) && !ring.set_active(new.id()));
         assert_eq!(ring.derive("job tokens"), new.derive("job tokens"));
         assert_eq!(ring.all()[1].derive("job tokens"), derived);
     }
@@ -325,8 +325,8 @@ mod tests {
         assert!(ring.key(old.id()).is_ok());
         kept.write().unwrap().push([8; 32]);
         assert_eq!(ring.reload(), (vec![], vec![old.id().to_owned()]));
-        assert!(ring.key(old.id()).is_err() && ring.lacks_primary());
-        assert!(ring.set_primary(new.id()) && !ring.lacks_primary());
+        assert!(ring.key(old.id()).is_err() && ring.lacks_active());
+        assert!(ring.set_active(new.id()) && !ring.lacks_active());
         assert!(!format!("{ring:?}").contains("8, 8"));
     }
 }

@@ -6,7 +6,7 @@ pub use crate::epoch::{Epoch, Lease};
 use crate::{
     db::{Db, Tx, on},
     error::{Result, StoreError, corrupt},
-    sites, wake,
+    hosts, notifications,
 };
 
 /// The name of the synchronizer's lease.
@@ -46,7 +46,7 @@ pub struct Candidate<'a> {
     /// Its name in the lease row.
     pub holder: &'a str,
     /// The site that the database has to name for it to lead; absent when runs are seen from everywhere.
-    pub site: Option<&'a str>,
+    pub host: Option<&'a str>,
     /// The version of its renderer. It leads only if no program with a higher one has led: two versions would recreate each
     /// other's deployments at each change of leadership.
     pub renderer: i64,
@@ -56,7 +56,7 @@ pub struct Candidate<'a> {
 
 /// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
 pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
-    let candidate = Candidate { holder, site: None, renderer: RENDERER_VERSION, configuration: "" };
+    let candidate = Candidate { holder, host: None, renderer: RENDERER_VERSION, configuration: "" };
     Ok(match take_at(db, name, candidate, seen).await? {
         Taken::Leads(epoch) => Some(epoch),
         Taken::No | Taken::Outdated { .. } => None,
@@ -65,10 +65,10 @@ pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Re
 
 /// As [`take`], for a candidate that may not be fit to lead.
 pub async fn take_at(db: &Db, name: &str, candidate: Candidate<'_>, seen: Option<&Lease>) -> Result<Taken> {
-    let Candidate { holder, site, renderer, configuration } = candidate;
+    let Candidate { holder, host, renderer, configuration } = candidate;
     let mut tx = db.lease().await?;
-    if let Some(site) = site
-        && !sites::holds(&mut tx, site).await?
+    if let Some(host) = host
+        && !hosts::holds(&mut tx, host).await?
     {
         return Ok(Taken::No);
     }
@@ -146,7 +146,7 @@ pub async fn fence(tx: &mut Tx, epoch: Epoch) -> Result<()> {
 }
 
 /// Hands the lease on: the next instance need not wait for it to run out.
-pub async fn step_down(db: &Db, name: &str, epoch: Epoch) -> Result<()> {
+pub async fn release(db: &Db, name: &str, epoch: Epoch) -> Result<()> {
     let mut tx = db.lease().await?;
     on!(&mut tx, c => sqlx::query("update lease set holder = '', renewals = renewals + 1 where name = $1 and epoch = $2")
         .bind(name)
@@ -155,7 +155,7 @@ pub async fn step_down(db: &Db, name: &str, epoch: Epoch) -> Result<()> {
         .await
         .map(drop))?;
     if let Tx::Postgres(tx) = &mut tx {
-        sqlx::query(wake::STEPPED_DOWN).execute(&mut **tx).await?;
+        sqlx::query(notifications::NOTIFY_RELEASED).execute(&mut **tx).await?;
     }
     tx.commit().await
 }

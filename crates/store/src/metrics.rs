@@ -88,7 +88,7 @@ impl Shared {
 
 /// What tells whether jobs may have changed since they were read. It is cheap to read where they are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct ReadPosition {
     totals: Totals,
     /// The run in progress of each job that has one, with its status.
     active: HashMap<String, (String, String)>,
@@ -114,7 +114,7 @@ const TOTALS: &str = "select count(*) as jobs,
 /// Every live job in the order of the ids, from one state of the database, and the mark of that state. `None` when it has the
 /// mark `known`. Rows are read one by one. What a job's last run was stands with the job, so that it outlives the run's own
 /// row.
-pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<WatchedJob>, Mark)>> {
+pub async fn jobs(tx: &mut Tx, known: Option<&ReadPosition>) -> Result<Option<(Vec<WatchedJob>, ReadPosition)>> {
     let totals: Totals = on!(&mut *tx, c => sqlx::query_as(TOTALS).fetch_one(c).await)?;
     let active = by_job(on!(&mut *tx, c => sqlx::query_as(
         "select j.job_id, e.execution_id, e.status from data_job_execution e join data_job j on j.number = e.job_number
@@ -122,15 +122,15 @@ pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<Watch
     )
     .fetch_all(c)
     .await)?);
-    let mark = Mark { totals, active };
-    if known == Some(&mark) {
+    let position = ReadPosition { totals, active };
+    if known == Some(&position) {
         return Ok(None);
     }
     let mut before = before_skipped(tx).await?;
     let mut shared = Shared::default();
     let mut watched = |row: JobRow| {
         let is_skipped = row.last_execution_status.as_deref() == Some(Status::Skipped.as_str());
-        let last = match mark.active.get(&row.job_id) {
+        let last = match position.active.get(&row.job_id) {
             Some(run) => Some(run.clone()),
             None if is_skipped => before.remove(&row.job_id),
             None => row.last_execution_id.clone().zip(row.last_execution_status.clone()),
@@ -179,7 +179,7 @@ pub async fn jobs(tx: &mut Tx, known: Option<&Mark>) -> Result<Option<(Vec<Watch
     }
     jobs.sort_unstable_by_key(|job: &WatchedJob| job.id);
     jobs.shrink_to_fit();
-    Ok(Some((jobs, mark)))
+    Ok(Some((jobs, position)))
 }
 
 /// Of each job whose last run stepped aside, the last one that did not.

@@ -9,10 +9,10 @@ use crate::{
     db::{Db, Pools},
     error::{Result, StoreError},
     jobs, migrate,
+    notifications::Notifications,
     postgres::{Pools as PostgresPools, PostgresOptions, Server},
     sqlite::Pools as SqlitePools,
     team_secrets,
-    wake::Wake,
 };
 
 /// The oldest PostgreSQL that is supported.
@@ -46,7 +46,7 @@ impl Db {
     /// can work with it, [`StoreError::Migration`] when its schema was changed by hand.
     pub async fn open_sqlite(path: &Path, clock: SharedClock) -> Result<Self> {
         let pools = SqlitePools::open(path, clock.clone()).await?;
-        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Wake::default(), clock);
+        let db = Self::new(Pools::Sqlite(pools), SEARCHES_SQLITE_MAX, Notifications::default(), clock);
         db.ping().await?;
         complete(&db).await?;
         Ok(db)
@@ -61,9 +61,9 @@ impl Db {
     pub async fn open_postgres(url: &str, options: &PostgresOptions, clock: SharedClock) -> Result<Self> {
         let server = Server::parse(url, options)?;
         prepare(&*clock, &server.direct, options).await?;
-        let (pools, wake) = PostgresPools::new(&server, options, &clock);
+        let (pools, notifications) = PostgresPools::new(&server, options, &clock);
         let searches = usize::try_from((options.callers / SEARCHES_POSTGRES_SHARE).max(1)).unwrap_or(1);
-        let db = Self::new(Pools::Postgres(pools), searches, wake, clock);
+        let db = Self::new(Pools::Postgres(pools), searches, notifications, clock);
         db.ping().await?;
         complete(&db).await?;
         Ok(db)

@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::{
     error::{Result, StoreError},
-    wake::{self, Wake},
+    notifications::{self, Notifications},
 };
 
 /// How long [`Pools::close`] waits for transactions in progress. The server rolls back those whose connection ends.
@@ -71,7 +71,7 @@ impl Default for PostgresOptions {
 #[derive(Debug, Clone)]
 pub(crate) struct Pools {
     callers: PgPool,
-    crowd: Arc<Crowd>,
+    pool_state: Arc<PoolState>,
     loops: PgPool,
     lease: PgPool,
     listen: PgPool,
@@ -81,7 +81,7 @@ pub(crate) struct Pools {
 
 /// Tells a crowd, before a server that answers, from a server that does not.
 #[derive(Debug)]
-struct Crowd {
+struct PoolState {
     clock: SharedClock,
     /// On the boot clock.
     opened: Duration,
@@ -92,7 +92,7 @@ struct Crowd {
 /// A server that began a transaction within this time answers.
 const ANSWERS: Duration = Duration::from_millis(500);
 
-impl Crowd {
+impl PoolState {
     fn milliseconds(&self) -> u64 {
         u64::try_from(self.clock.boot().saturating_sub(self.opened).as_millis()).unwrap_or(u64::MAX)
     }
@@ -103,7 +103,7 @@ impl Crowd {
                 self.began_milliseconds.fetch_max(self.milliseconds(), Ordering::Relaxed);
                 Ok(tx)
             }
-            Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)) if self.answers() => Err(StoreError::Crowded),
+            Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)) if self.answers() => Err(StoreError::PoolExhausted),
             Err(error) => Err(error),
         }
     }
@@ -127,7 +127,7 @@ impl Drop for Tasks {
 
 impl Pools {
     /// Makes the pools, on a server whose schema is up to date. Connections are made when they are needed.
-    pub(crate) fn new(server: &Server, options: &PostgresOptions, clock: &SharedClock) -> (Self, Wake) {
+    pub(crate) fn new(server: &Server, options: &PostgresOptions, clock: &SharedClock) -> (Self, Notifications) {
         let Server { url, direct } = server;
         let pool = |to: &PgConnectOptions, part: &str, connections: u32| {
             let to = to.clone().application_name(&format!("{} {part}", options.application_name));
@@ -157,17 +157,18 @@ impl Pools {
         let lease = pool(direct, "lease", 1);
         let listen = pool(direct, "listen", 1);
 
-        let (wake, outbox) = Wake::across_instances();
-        let notifying = tokio::spawn(wake::notify(callers.clone(), outbox, Arc::clone(clock)));
-        let listening = tokio::spawn(wake::listen(listen.clone(), wake.clone(), Arc::clone(clock)));
+        let (notifications, pending) = Notifications::across_instances();
+        let notifying = tokio::spawn(notifications::notify(callers.clone(), pending, Arc::clone(clock)));
+        let listening = tokio::spawn(notifications::listen(listen.clone(), notifications.clone(), Arc::clone(clock)));
         let tasks = Arc::new(Tasks(vec![notifying.abort_handle(), listening.abort_handle()]));
-        let crowd = Crowd { clock: Arc::clone(clock), opened: clock.boot(), began_milliseconds: AtomicU64::new(0) };
-        let (crowd, clock) = (Arc::new(crowd), Arc::clone(clock));
-        (Self { callers, crowd, loops, lease, listen, tasks, clock }, wake)
+        let pool_state =
+            PoolState { clock: Arc::clone(clock), opened: clock.boot(), began_milliseconds: AtomicU64::new(0) };
+        let (pool_state, clock) = (Arc::new(pool_state), Arc::clone(clock));
+        (Self { callers, pool_state, loops, lease, listen, tasks, clock }, notifications)
     }
 
     pub(crate) async fn begin_callers(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
-        self.crowd.judge(begin(&*self.clock, &self.callers, &statement).await)
+        self.pool_state.judge(begin(&*self.clock, &self.callers, &statement).await)
     }
 
     pub(crate) async fn begin_loops(&self, statement: String) -> Result<Transaction<'static, Postgres>> {

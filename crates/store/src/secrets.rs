@@ -7,20 +7,20 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::{
     codec::{self, micros},
     db::{Tx, on},
+    encrypted::{AssociatedData, Encrypted},
     error::Result,
-    keys::{self, KeyRing, Resealed},
-    sealed::{Place, Sealed},
+    keys::{self, KeyRing, Reencrypted},
 };
 
 /// The object as JSON text; absent when none was stored.
 pub async fn find(tx: &mut Tx, ring: &KeyRing, job_id: JobId) -> Result<Option<SecretString>> {
-    let row: Option<Sealed> = on!(tx, c => sqlx::query_as(
+    let row: Option<Encrypted> = on!(tx, c => sqlx::query_as(
         "select key_id, nonce, ciphertext from job_secret where job_id = $1",
     )
     .bind(job_id.to_string())
     .fetch_optional(c)
     .await)?;
-    row.map(|sealed| sealed.open(ring, &Place::JobSecret(job_id))).transpose()
+    row.map(|encrypted| encrypted.open(ring, &AssociatedData::JobSecret(job_id))).transpose()
 }
 
 /// Replaces the object.
@@ -32,8 +32,8 @@ pub async fn replace(
     by: &str,
     now: Timestamp,
 ) -> Result<()> {
-    let key = keys::to_seal_with(tx, ring).await?;
-    let sealed = Sealed::new(&key, &Place::JobSecret(job_id), content.expose_secret())?;
+    let key = keys::key_to_encrypt_with(tx, ring).await?;
+    let encrypted = Encrypted::new(&key, &AssociatedData::JobSecret(job_id), content.expose_secret())?;
     on!(tx, c => sqlx::query(
         "insert into job_secret (job_id, key_id, nonce, ciphertext, updated_at, updated_by)
          values ($1, $2, $3, $4, $5, $6)
@@ -41,9 +41,9 @@ pub async fn replace(
             ciphertext = excluded.ciphertext, updated_at = excluded.updated_at, updated_by = excluded.updated_by",
     )
     .bind(job_id.to_string())
-    .bind(sealed.key_id)
-    .bind(sealed.nonce)
-    .bind(sealed.ciphertext)
+    .bind(encrypted.key_id)
+    .bind(encrypted.nonce)
+    .bind(encrypted.ciphertext)
     .bind(micros(now))
     .bind(by)
     .execute(c)
@@ -56,7 +56,7 @@ pub async fn replace(
 struct Row {
     job_id: String,
     #[sqlx(flatten)]
-    sealed: Sealed,
+    encrypted: Encrypted,
 }
 
 /// Seals with the primary key what is sealed with another one, at most `limit` rows after the job `after`. Rows that
@@ -64,8 +64,8 @@ struct Row {
 ///
 /// # Errors
 /// [`StoreError::KeyMissing`](crate::StoreError::KeyMissing) when this instance does not have the primary key.
-pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Resealed> {
-    let key = keys::to_seal_with(tx, ring).await?;
+pub async fn reencrypt(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Reencrypted> {
+    let key = keys::key_to_encrypt_with(tx, ring).await?;
     let sql = format!(
         "select job_id, key_id, nonce, ciphertext from job_secret where key_id <> $1 and job_id > $2
          order by job_id limit $3 {}",
@@ -77,21 +77,21 @@ pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Res
         .bind(limit)
         .fetch_all(c)
         .await)?;
-    let mut resealed = Resealed::default();
+    let mut reencrypted = Reencrypted::default();
     if i64::try_from(rows.len()).is_ok_and(|count| count == limit) {
-        resealed.next = rows.last().map(|row| row.job_id.clone());
+        reencrypted.next = rows.last().map(|row| row.job_id.clone());
     }
-    for Row { job_id, sealed: old } in rows {
-        let place = Place::JobSecret(codec::job_id(&job_id)?);
-        let text = match old.open(ring, &place) {
+    for Row { job_id, encrypted: old } in rows {
+        let associated_data = AssociatedData::JobSecret(codec::job_id(&job_id)?);
+        let text = match old.open(ring, &associated_data) {
             Ok(text) => text,
             Err(error) => {
-                resealed.skip(error)?;
+                reencrypted.skip(error)?;
                 continue;
             }
         };
-        let new = Sealed::new(&key, &place, text.expose_secret())?;
-        resealed.done += on!(tx, c => sqlx::query(
+        let new = Encrypted::new(&key, &associated_data, text.expose_secret())?;
+        reencrypted.done += on!(tx, c => sqlx::query(
             "update job_secret set key_id = $2, nonce = $3, ciphertext = $4
              where job_id = $1 and key_id = $5 and nonce = $6",
         )
@@ -105,5 +105,5 @@ pub async fn reseal(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Res
         .await
         .map(|done| done.rows_affected()))?;
     }
-    Ok(resealed)
+    Ok(reencrypted)
 }

@@ -115,7 +115,7 @@ impl Pools {
     }
 
     pub(crate) async fn begin_write(&self, statements: &Statements) -> Result<SqliteTx> {
-        let tx = self.write.begin_with("begin immediate").await.map_err(crowded)?;
+        let tx = self.write.begin_with("begin immediate").await.map_err(pool_exhausted)?;
         Ok(SqliteTx { reading: None, tx, meter: None, statements: statements.clone(), search: None })
     }
 
@@ -127,7 +127,7 @@ impl Pools {
         meter: Option<Arc<dyn Meter>>,
         statements: &Statements,
     ) -> Result<SqliteTx> {
-        let mut tx = self.callers.begin().await.map_err(crowded)?;
+        let mut tx = self.callers.begin().await.map_err(pool_exhausted)?;
         let reading = Reading(Arc::new(AtomicBool::new(true)));
         let (goes_on, closing, until) = (Arc::clone(&reading.0), Arc::clone(&self.closing), self.clock.boot() + limit);
         let clock = Arc::clone(&self.clock);
@@ -138,7 +138,7 @@ impl Pools {
     }
 
     pub(crate) async fn begin_loops(&self, statements: &Statements) -> Result<SqliteTx> {
-        let tx = self.loops.begin().await.map_err(crowded)?;
+        let tx = self.loops.begin().await.map_err(pool_exhausted)?;
         Ok(SqliteTx { reading: None, tx, meter: None, statements: statements.clone(), search: None })
     }
 
@@ -218,9 +218,9 @@ impl Drop for Reading {
 }
 
 /// The file is there as long as the process: a connection that does not become free is in use.
-fn crowded(error: sqlx::Error) -> StoreError {
+fn pool_exhausted(error: sqlx::Error) -> StoreError {
     match error {
-        sqlx::Error::PoolTimedOut => StoreError::Crowded,
+        sqlx::Error::PoolTimedOut => StoreError::PoolExhausted,
         error => error.into(),
     }
 }

@@ -158,7 +158,7 @@ mod tests {
         tx.commit().await.unwrap();
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
-        for (operation, count) in [("jobs.page_of", 2), ("transaction.commit", 3), ("jobs.words.complete", 1)] {
+        for (operation, count) in [("jobs.page_of", 2), ("transaction.commit", 3), ("jobs.search_index.complete", 1)] {
             let line =
                 format!("holdfast_database_statement_duration_seconds_count{{operation=\"{operation}\"}} {count}\n");
             assert!(page.contains(&line), "{line}{page}");

@@ -112,7 +112,7 @@ async fn the_statement_of_a_reader_who_went_away_ends_and_gives_its_connection_b
         loop {
             match db.read().await {
                 Ok(tx) => return tx,
-                Err(StoreError::Crowded | StoreError::Unavailable(_)) => {}
+                Err(StoreError::PoolExhausted | StoreError::Unavailable(_)) => {}
                 Err(error) => panic!("{error}"),
             }
         }
@@ -141,7 +141,7 @@ async fn readers_of_callers_hold_up_no_loop(on: Database) {
     assert!(taken.iter().all(|reader| !reader.is_finished()), "{:?}", begun.elapsed());
     if on == Database::Sqlite {
         let refused = db.read().await;
-        assert!(matches!(refused, Err(StoreError::Crowded)), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::PoolExhausted)), "{refused:?}");
     }
     for reader in taken {
         reader.abort();
@@ -182,7 +182,7 @@ async fn a_few_searches_at_the_same_time_leave_connections_to_other_reads(on: Da
         searches.push(tokio::spawn(async move { count_for_ever(&mut tx).await }));
     }
     let refused = db.read_search().await;
-    assert!(matches!(refused, Err(StoreError::Crowded)), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::PoolExhausted)), "{refused:?}");
     assert!(searches.iter().all(|search| !search.is_finished()));
     db.ping().await.unwrap();
     for search in searches {
@@ -192,7 +192,7 @@ async fn a_few_searches_at_the_same_time_leave_connections_to_other_reads(on: Da
     let next = loop {
         match db.read_search().await {
             Ok(tx) => break tx,
-            Err(StoreError::Crowded) => {}
+            Err(StoreError::PoolExhausted) => {}
             Err(error) => panic!("{error}"),
         }
     };

@@ -142,7 +142,7 @@ async fn a_program_with_an_older_renderer_does_not_lead_after_a_newer_one(on: Da
     let db = fresh.open().await;
     let take = async |holder: &str, renderer| {
         let seen = leases::find(&db, SYNCHRONIZER).await.unwrap();
-        let candidate = leases::Candidate { holder, site: None, renderer, configuration: "" };
+        let candidate = leases::Candidate { holder, host: None, renderer, configuration: "" };
         leases::take_at(&db, SYNCHRONIZER, candidate, seen.as_ref()).await.unwrap()
     };
     assert_eq!(take("old", 9).await, Taken::Leads(Epoch(1)));

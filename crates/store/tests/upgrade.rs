@@ -98,7 +98,7 @@ async fn executions_of_an_older_program_keep_what_is_known_of_their_revisions(on
     }
     let active = executions::active(&mut tx, 10).await.unwrap();
     assert_eq!(active.len(), 1);
-    assert_eq!(active[0].handed_over.as_ref().unwrap().generation, 1);
+    assert_eq!(active[0].dispatched.as_ref().unwrap().generation, 1);
     // A copy of a revision that is there is not kept.
     let (copies,): (i64,) = match &mut tx {
         store::Tx::Sqlite(tx) => {

@@ -16,7 +16,7 @@ use tracing::Instrument;
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
 /// The longest pause between two looks for queued builds.
-const LOOK_MAX: Duration = Duration::from_secs(5);
+const POLL_MAX: Duration = Duration::from_secs(5);
 
 /// Builds until the term is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
@@ -26,7 +26,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         }
     }
     // What the take-over made free is found again.
-    sync.db.wake().deployments.notify_one();
+    sync.db.notifications().deployments.notify_one();
     let mut tasks: JoinMap<BuildKey, ()> = JoinMap::new();
     loop {
         sync.gauges.beat("builds");
@@ -38,7 +38,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
                     let span = tracing::error_span!("build", %key, epoch = term.epoch.0);
                     tasks.spawn(key, async move { build(&sync, &term, &inputs).await }.instrument(span));
                 }
-                LOOK_MAX
+                POLL_MAX
             }
             Err(error) if term.survives(&error) => DATABASE_RETRY,
             Err(_) => break,
@@ -113,7 +113,7 @@ async fn record(sync: &Synchronizer, term: &Term, key: &BuildKey, result: Result
             return;
         }
     }
-    sync.db.wake().deployments.notify_one();
+    sync.db.notifications().deployments.notify_one();
 }
 
 async fn try_record(

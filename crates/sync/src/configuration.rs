@@ -27,7 +27,7 @@ pub(crate) fn fingerprint(sync: &Synchronizer) -> String {
     configuration_hash(samples.map(|(job, minor)| {
         let python_version = PythonVersion { major: 3, minor };
         let deployment = Deployment { python_version, ..sample.deployment.clone() };
-        fingerprint_of(sync, &sync.blueprint(&job, &sample.team, None, &deployment))
+        fingerprint_of(sync, &sync.deployment_spec(&job, &sample.team, None, &deployment))
     }))
 }
 

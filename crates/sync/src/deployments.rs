@@ -1,22 +1,22 @@
 //! Makes what runs follow what is wanted: one key at a time for each deployment, many deployments at once.
 
+mod inputs;
 mod orphans;
 mod queue;
 mod reconcile;
 mod resync;
-mod subject;
-mod wave;
+mod waves;
 
 use tokio::sync::watch;
 
 pub use self::orphans::orphans;
-pub(crate) use self::{resync::make_due_what_is_out_of_step, subject::fingerprint as fingerprint_of};
+pub(crate) use self::{inputs::fingerprint as fingerprint_of, resync::enqueue_out_of_sync};
 
-use self::{queue::look_at_due, resync::sweep_again_and_again, wave::Concerned};
+use self::{queue::reconcile_due, resync::resync_periodically, waves::Outdated};
 use crate::{Synchronizer, Term};
 
 /// Looks at each deployment that is due until the term is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
-    let (swept, waves) = watch::channel(Concerned::default());
-    tokio::join!(look_at_due(sync, term), sweep_again_and_again(sync, term, &swept), wave::run(sync, term, waves));
+    let (swept, waves) = watch::channel(Outdated::default());
+    tokio::join!(reconcile_due(sync, term), resync_periodically(sync, term, &swept), waves::run(sync, term, waves));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use store::{
     StoreError, Tx,
-    keys::{self, KeyRing, Resealed},
+    keys::{self, KeyRing, Reencrypted},
     leases,
 };
 
@@ -21,8 +21,8 @@ const BATCH: i64 = 16;
 
 /// What the last pass left behind.
 #[derive(Debug)]
-struct Stuck {
-    primary: String,
+struct BlockedKeys {
+    active: String,
     ids: Vec<String>,
     /// On the boot clock.
     until: Duration,
@@ -43,26 +43,26 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     }
 }
 
-async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<Stuck>) -> Result<(), StoreError> {
-    let Some(primary) = keys::primary(&sync.db).await? else { return Ok(()) };
+async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>) -> Result<(), StoreError> {
+    let Some(active) = keys::active(&sync.db).await? else { return Ok(()) };
     // What a former pass could not do is not tried again until a key came, or in a while.
     let ids = sync.keys.ids();
-    if stuck.as_ref().is_some_and(|s| s.primary == primary && s.ids == ids && sync.clock.boot() < s.until) {
+    if stuck.as_ref().is_some_and(|s| s.active == active && s.ids == ids && sync.clock.boot() < s.until) {
         return Ok(());
     }
-    if !keys::any_other(&mut sync.db.read().await?, &primary).await? {
+    if !keys::any_other(&mut sync.db.read().await?, &active).await? {
         *stuck = None;
         return Ok(());
     }
-    let mut total = Resealed::default();
+    let mut total = Reencrypted::default();
     match pass(sync, term, &mut total).await {
         Err(StoreError::KeyMissing { key_id }) => total.missing.push(key_id),
         result => result?,
     }
     if total.done > 0 {
-        tracing::info!(primary, rows = total.done, "secrets were sealed anew with the primary key");
+        tracing::info!(active, rows = total.done, "secrets were sealed anew with the primary key");
     }
-    let any_left = keys::any_other(&mut sync.db.read().await?, &primary).await?;
+    let any_left = keys::any_other(&mut sync.db.read().await?, &active).await?;
     if !any_left {
         tracing::info!("no secret needs a former key any more; `holdfast keys list` shows which are not needed");
     }
@@ -75,21 +75,21 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<Stuck>) -> R
         );
     }
     let until = sync.clock.boot() + RETRY_INTERVAL;
-    *stuck = is_stuck.then_some(Stuck { primary, ids, until });
+    *stuck = is_stuck.then_some(BlockedKeys { active, ids, until });
     Ok(())
 }
 
 /// Goes once through all rows, in small transactions.
-async fn pass(sync: &Synchronizer, term: &Term, total: &mut Resealed) -> Result<(), StoreError> {
-    through(sync, term, total, store::secrets::reseal).await?;
-    through(sync, term, total, store::credentials::reseal).await
+async fn pass(sync: &Synchronizer, term: &Term, total: &mut Reencrypted) -> Result<(), StoreError> {
+    through(sync, term, total, store::secrets::reencrypt).await?;
+    through(sync, term, total, store::credentials::reencrypt).await
 }
 
 async fn through(
     sync: &Synchronizer,
     term: &Term,
-    total: &mut Resealed,
-    reseal: impl AsyncFn(&mut Tx, &KeyRing, &str, i64) -> Result<Resealed, StoreError>,
+    total: &mut Reencrypted,
+    reencrypt: impl AsyncFn(&mut Tx, &KeyRing, &str, i64) -> Result<Reencrypted, StoreError>,
 ) -> Result<(), StoreError> {
     let mut after = Some(String::new());
     while let Some(from) = after
@@ -97,7 +97,7 @@ async fn through(
     {
         let mut tx = sync.db.write().await?;
         leases::fence(&mut tx, term.epoch).await?;
-        let batch = reseal(&mut tx, &sync.keys, &from, BATCH).await?;
+        let batch = reencrypt(&mut tx, &sync.keys, &from, BATCH).await?;
         tx.commit().await?;
         total.done += batch.done;
         total.damaged += batch.damaged;

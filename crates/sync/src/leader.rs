@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{DATABASE_RETRY, Synchronizer, Term, configuration};
 
 /// The longest pause between two looks of a follower at the lease.
-const LOOK_MAX: Duration = Duration::from_millis(400);
+const POLL_MAX: Duration = Duration::from_millis(400);
 
 /// How much of the lease's time a leader goes on without a sign of life, and how much a follower waits for one.
 const LEADER_STOPS: f64 = 0.75;
@@ -32,7 +32,7 @@ const CHANGE_MAX: Duration = model::runtime::CHANGE_MAX;
 const OUTDATED_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long a leader may take to hand the lease on.
-const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
+const RELEASE_MAX: Duration = Duration::from_secs(1);
 
 /// A lease that this instance took.
 #[derive(Debug, Clone, Copy)]
@@ -45,13 +45,13 @@ pub(crate) struct Acquired {
 /// Waits for leadership. `None` when the service stops first.
 pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -> Option<Acquired> {
     let mut watched: Option<(leases::Lease, Duration)> = None;
-    let look = LOOK_MAX.min(sync.options.lease / 20);
+    let look = POLL_MAX.min(sync.options.lease / 20);
     let (mut runs_elsewhere, mut is_outdated) = (false, false);
     let configuration = configuration::fingerprint(sync);
     let mut differs_in = None;
     loop {
         sync.gauges.beat("leadership");
-        let delay = match look_around(sync, &configuration, &mut watched).await {
+        let delay = match read_lease(sync, &configuration, &mut watched).await {
             Ok(Seen::Free(acquired)) => {
                 sync.gauges.configuration_differs(false);
                 return Some(acquired);
@@ -63,10 +63,10 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
                 }
                 look
             }
-            Ok(Seen::RunsElsewhere(site)) => {
+            Ok(Seen::RunsElsewhere(host)) => {
                 if !std::mem::replace(&mut runs_elsewhere, true) {
                     tracing::warn!(
-                        site,
+                        host,
                         "jobs of this database run on another machine, or with another data folder; this instance \
                          carries out requests and never leads"
                     );
@@ -94,7 +94,7 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
         };
         tokio::select! {
             () = sync.clock.sleep(delay) => {}
-            () = sync.db.wake().leadership.notified() => {}
+            () = sync.db.notifications().leadership.notified() => {}
             () = shutdown.cancelled() => return None,
         }
     }
@@ -126,15 +126,15 @@ fn compare_configuration(sync: &Synchronizer, own: &str, lease: &leases::Lease, 
     }
 }
 
-async fn look_around(
+async fn read_lease(
     sync: &Synchronizer,
     configuration: &str,
     watched: &mut Option<(leases::Lease, Duration)>,
 ) -> Result<Seen, store::StoreError> {
-    if let Some(here) = sync.runtime.site() {
+    if let Some(here) = sync.runtime.host() {
         let mut tx = sync.db.read().await?;
-        if let Some(site) = store::sites::find(&mut tx).await?.filter(|site| site.id != here) {
-            return Ok(Seen::RunsElsewhere(site.id));
+        if let Some(host) = store::hosts::find(&mut tx).await?.filter(|host| host.id != here) {
+            return Ok(Seen::RunsElsewhere(host.id));
         }
     }
     try_acquire(sync, configuration, watched).await
@@ -173,8 +173,8 @@ async fn take(
     configuration: &str,
     seen: Option<&leases::Lease>,
 ) -> Result<Seen, store::StoreError> {
-    let (holder, site) = (&*sync.options.holder, sync.runtime.site());
-    let candidate = Candidate { holder, site, renderer: RENDERER_VERSION, configuration };
+    let (holder, host) = (&*sync.options.holder, sync.runtime.host());
+    let candidate = Candidate { holder, host, renderer: RENDERER_VERSION, configuration };
     let alive = sync.clock.boot();
     let taking = Box::pin(leases::take_at(&sync.db, SYNCHRONIZER, candidate, seen));
     let taken = if sync.options.exclusive {
@@ -232,8 +232,8 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
     if lost {
         return;
     }
-    let step_down = Box::pin(leases::step_down(&sync.db, SYNCHRONIZER, term.epoch));
-    if !matches!(sync.clock.timeout(STEP_DOWN_MAX, step_down).await, Ok(Ok(()))) {
+    let release = Box::pin(leases::release(&sync.db, SYNCHRONIZER, term.epoch));
+    if !matches!(sync.clock.timeout(RELEASE_MAX, release).await, Ok(Ok(()))) {
         tracing::warn!("the lease could not be handed on; another instance takes it when it has run out");
     }
 }

@@ -34,7 +34,7 @@ use model::{
     deployment::Deployment,
     name::{JobName, TeamName},
     plan,
-    runtime::{Blueprint, Runtime},
+    runtime::{DeploymentSpec, Runtime},
     variables::{JobOptions, token_variables, variables},
 };
 use secrecy::ExposeSecret;
@@ -96,15 +96,15 @@ pub struct Options {
 
 impl Synchronizer {
     /// All that is known of a deployment before anything is made of it.
-    fn blueprint(
+    fn deployment_spec(
         &self,
         job_name: &JobName,
         team: &TeamName,
         team_secret: Option<String>,
         deployment: &Deployment,
-    ) -> Blueprint {
+    ) -> DeploymentSpec {
         let keyed_hash = |text: &str| hex::encode(self.keys.derive(&format!("hash of job options {text}")));
-        Blueprint {
+        DeploymentSpec {
             job_name: job_name.clone(),
             team: team.clone(),
             variables: variables(&self.options.job_options, job_name, team, deployment, keyed_hash),

@@ -81,7 +81,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         };
         tokio::select! {
             () = term.over.cancelled() => return,
-            () = sync.db.wake().schedules.notified() => {}
+            () = sync.db.notifications().schedules.notified() => {}
             () = pause.pass(&*sync.clock) => {}
         }
     }
@@ -156,7 +156,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
         started |= fire(sync, term, tick, now).await?;
     }
     if started {
-        sync.db.wake().executions.notify_one();
+        sync.db.notifications().executions.notify_one();
     }
     Ok(if due.is_empty() { next_tick } else { Duration::ZERO.into() })
 }
@@ -203,7 +203,7 @@ async fn fire(sync: &Synchronizer, term: &Term, tick: &PendingTick, now: Timesta
     let Started::Accepted(id) = store::executions::insert(&mut tx, &new, now).await? else { return Ok(false) };
     store::schedules::clear_tick(&mut tx, tick.job_id, tick.tick).await?;
     tx.commit().await?;
-    sync.gauges.ticked(tick.tick, sync.clock.now());
+    sync.gauges.scheduled(tick.tick, sync.clock.now());
     tracing::info!(execution = %id, tick = %tick.tick, "a tick starts a run");
     Ok(true)
 }

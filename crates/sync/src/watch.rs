@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use store::StoreError;
 
-use crate::{DATABASE_RETRY, Synchronizer, Term, deployments::make_due_what_is_out_of_step};
+use crate::{DATABASE_RETRY, Synchronizer, Term, deployments::enqueue_out_of_sync};
 
 /// The pause after news, in which others gather: a namespace that goes away brings thousands at once.
 const GATHER: Duration = Duration::from_millis(50);
@@ -26,7 +26,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         };
         names.extend(changes.deployments);
         if changes.runs {
-            sync.db.wake().executions.notify_one();
+            sync.db.notifications().executions.notify_one();
         }
         let mut recovered = changes.recovered;
         while let Err(error) = compare(sync, &mut names, &mut recovered).await {
@@ -47,7 +47,7 @@ async fn compare(sync: &Synchronizer, names: &mut HashSet<String>, recovered: &m
         let mut tx = sync.db.write().await?;
         store::deployments::retry_spread(&mut tx, sync.clock.now()).await?;
         tx.commit().await?;
-        sync.db.wake().deployments.notify_one();
+        sync.db.notifications().deployments.notify_one();
         *recovered = false;
     }
     let all: Vec<String> = names.iter().cloned().collect();
@@ -65,14 +65,14 @@ async fn compare(sync: &Synchronizer, names: &mut HashSet<String>, recovered: &m
                 None => idle.push(work),
             }
         }
-        make_due_what_is_out_of_step(sync, &idle).await?;
+        enqueue_out_of_sync(sync, &idle).await?;
         if !waiting.is_empty() {
             let mut tx = sync.db.write().await?;
             for job_id in waiting {
                 store::deployments::retry(&mut tx, job_id, now).await?;
             }
             tx.commit().await?;
-            sync.db.wake().deployments.notify_one();
+            sync.db.notifications().deployments.notify_one();
         }
         for name in page.iter().filter(|name| !busy.contains(*name)) {
             names.remove(name);

@@ -9,7 +9,7 @@ use model::{
     Problem,
     build::BuildKey,
     deployment::DeploymentChange,
-    lock::LockInputs,
+    lock::ResolutionInputs,
     name::JobId,
     rollout::{Rollout, Status},
 };
@@ -17,7 +17,7 @@ use store::{
     builds::{Build, State},
     leases::{self, SYNCHRONIZER},
 };
-use support::{Answer, Gate, House, Method};
+use support::{Answer, Gate, Harness, Method};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -40,287 +40,294 @@ fn outage() -> Problem {
     Problem::unavailable("The packages could not be resolved.", "The index is away.")
 }
 
-fn inputs(house: &House, requirements: &str) -> LockInputs {
-    LockInputs {
-        python_version: house.defaults.python_version,
-        vdk_requirement: format!("vdk=={}", house.defaults.vdk_version),
-        constraints: house.constraints.clone(),
+fn inputs(harness: &Harness, requirements: &str) -> ResolutionInputs {
+    ResolutionInputs {
+        python_version: harness.defaults.python_version,
+        vdk_requirement: format!("vdk=={}", harness.defaults.vdk_version),
+        constraints: harness.constraints.clone(),
         requirements: requirements.into(),
     }
 }
 
-async fn build(house: &House, requirements: &str) -> Option<Build> {
-    let key = BuildKey::new(inputs(house, requirements).key().to_string());
-    store::builds::find(&mut house.db.read().await.unwrap(), &key).await.unwrap()
+async fn build(harness: &Harness, requirements: &str) -> Option<Build> {
+    let key = BuildKey::new(inputs(harness, requirements).key().to_string());
+    store::builds::find(&mut harness.db.read().await.unwrap(), &key).await.unwrap()
 }
 
-async fn until_state(house: &House, requirements: &str, state: State) {
-    let is_so = async || build(house, requirements).await.is_some_and(|build| build.state == state);
-    house.until(&format!("the build of {requirements:?} is {state:?}"), is_so).await;
+async fn until_state(harness: &Harness, requirements: &str, state: State) {
+    let is_so = async || build(harness, requirements).await.is_some_and(|build| build.state == state);
+    harness.until(&format!("the build of {requirements:?} is {state:?}"), is_so).await;
 }
 
-async fn rollout(house: &House, id: JobId) -> Rollout {
-    store::deployments::rollout(&mut house.db.read().await.unwrap(), id).await.unwrap().unwrap()
+async fn rollout(harness: &Harness, id: JobId) -> Rollout {
+    store::deployments::rollout(&mut harness.db.read().await.unwrap(), id).await.unwrap().unwrap()
 }
 
 /// Deploys a job with these requirements.
-async fn deploy(house: &House, name: &str, requirements: &str) -> JobId {
-    let id = house.create_with(name, None, requirements).await;
-    house.deploy(name).await;
+async fn deploy(harness: &Harness, name: &str, requirements: &str) -> JobId {
+    let id = harness.create_with(name, None, requirements).await;
+    harness.deploy(name).await;
     id
 }
 
-fn begun(house: &House) -> Vec<String> {
-    house.runtime.change(|s| s.built.clone())
+fn begun(harness: &Harness) -> Vec<String> {
+    harness.runtime.change(|s| s.built.clone())
 }
 
-async fn is_reached(house: &House, name: &str) {
-    house.until(&format!("{name} is reached"), async || house.reached(name).await.is_some()).await;
+async fn is_reached(harness: &Harness, name: &str) {
+    harness.until(&format!("{name} is reached"), async || harness.reached(name).await.is_some()).await;
 }
 
 async fn builds_delay_no_quick_change(on: Database) {
-    let house = House::running(on).await;
+    let harness = Harness::running(on).await;
     for n in 0..20 {
-        house.deployed(&format!("quick-job-{n}"), None).await;
+        harness.deployed(&format!("quick-job-{n}"), None).await;
     }
     let gate = Gate::default();
-    house.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Waits(gate.clone())]);
+    harness.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Waits(gate.clone())]);
     for n in 0..5 {
-        deploy(&house, &format!("slow-job-{n}"), &format!("package=={n}")).await;
+        deploy(&harness, &format!("slow-job-{n}"), &format!("package=={n}")).await;
     }
-    house.until("as many builds run as may", async || begun(&house).len() == 3).await;
+    harness.until("as many builds run as may", async || begun(&harness).len() == 3).await;
     for n in 0..20 {
         let change = DeploymentChange { enabled: Some(false), ..DeploymentChange::default() };
-        house.change(&format!("quick-job-{n}"), change).await;
+        harness.change(&format!("quick-job-{n}"), change).await;
     }
     for n in 0..20 {
         let name = format!("quick-job-{n}");
-        house.until("the change is reached", async || house.reached(&name).await == Some(2)).await;
+        harness.until("the change is reached", async || harness.reached(&name).await == Some(2)).await;
     }
     // The first was that of the quick jobs; the rest waits for its turn, and is due meanwhile.
-    assert_eq!((begun(&house).len(), house.runtime.change(|s| s.builds_ended)), (3, 1));
-    let mut tx = house.db.read().await.unwrap();
-    let now = model::clock::Clock::now(&*house.clock);
+    assert_eq!((begun(&harness).len(), harness.runtime.change(|s| s.builds_ended)), (3, 1));
+    let mut tx = harness.db.read().await.unwrap();
+    let now = model::clock::Clock::now(&*harness.clock);
     assert_eq!(store::deployments::backlog(&mut tx, now).await.unwrap().0, 5);
     drop(tx);
     gate.open();
     for n in 0..5 {
-        is_reached(&house, &format!("slow-job-{n}")).await;
+        is_reached(&harness, &format!("slow-job-{n}")).await;
     }
-    assert_eq!(begun(&house).len(), 6);
+    assert_eq!(begun(&harness).len(), 6);
 }
 
 async fn a_build_is_queued_then_runs_and_then_has_its_artifact(on: Database) {
-    let mut house = House::new(on).await;
+    let mut harness = Harness::new(on).await;
     let gate = Gate::default();
-    house.runtime.script(Method::Build, [Answer::Waits(gate.clone())]);
-    let id = deploy(&house, "example-job", "package").await;
-    assert_eq!(build(&house, "package").await, None);
-    house.start_instance();
-    until_state(&house, "package", State::Running).await;
-    let running = build(&house, "package").await.unwrap();
+    harness.runtime.script(Method::Build, [Answer::Waits(gate.clone())]);
+    let id = deploy(&harness, "example-job", "package").await;
+    assert_eq!(build(&harness, "package").await, None);
+    harness.start_instance();
+    until_state(&harness, "package", State::Running).await;
+    let running = build(&harness, "package").await.unwrap();
     assert_eq!((running.attempts, &running.artifact, running.ended_at), (1, &None, None));
     assert!(running.started_at.is_some());
-    assert_eq!(rollout(&house, id).await.status, Status::None);
+    assert_eq!(rollout(&harness, id).await.status, Status::None);
     gate.open();
-    is_reached(&house, "example-job").await;
-    let built = build(&house, "package").await.unwrap();
+    is_reached(&harness, "example-job").await;
+    let built = build(&harness, "package").await.unwrap();
     assert_eq!((built.state, built.problem), (State::Built, None));
-    assert_eq!(built.artifact, rollout(&house, id).await.artifact);
+    assert_eq!(built.artifact, rollout(&harness, id).await.artifact);
     assert!(built.ended_at.is_some());
 }
 
 async fn deployments_with_equal_inputs_share_one_build(on: Database) {
-    let house = House::running(on).await;
+    let harness = Harness::running(on).await;
     let gate = Gate::default();
-    house.runtime.script(Method::Build, [Answer::Waits(gate.clone())]);
+    harness.runtime.script(Method::Build, [Answer::Waits(gate.clone())]);
     for n in 0..6 {
-        deploy(&house, &format!("example-job-{n}"), "package").await;
+        deploy(&harness, &format!("example-job-{n}"), "package").await;
     }
-    house.until("it is being built", async || begun(&house).len() == 1).await;
+    harness.until("it is being built", async || begun(&harness).len() == 1).await;
     gate.open();
     for n in 0..6 {
-        is_reached(&house, &format!("example-job-{n}")).await;
+        is_reached(&harness, &format!("example-job-{n}")).await;
     }
-    deploy(&house, "later-job", "package").await;
-    is_reached(&house, "later-job").await;
-    assert_eq!(begun(&house), ["package"]);
+    deploy(&harness, "later-job", "package").await;
+    is_reached(&harness, "later-job").await;
+    assert_eq!(begun(&harness), ["package"]);
 }
 
 async fn a_failed_build_is_the_failure_of_each_deployment_that_waits_for_it(on: Database) {
-    let house = House::running(on).await;
-    house.deployed("other-job", None).await;
+    let harness = Harness::running(on).await;
+    harness.deployed("other-job", None).await;
     let gate = Gate::default();
     let problem = Problem::invalid("The packages could not be resolved.", "There is no package of that name.");
-    house.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Fails(problem.clone())]);
+    harness.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Fails(problem.clone())]);
     let mut jobs = Vec::new();
     for n in 0..3 {
-        jobs.push(deploy(&house, &format!("example-job-{n}"), "package").await);
+        jobs.push(deploy(&harness, &format!("example-job-{n}"), "package").await);
     }
-    let now = model::clock::Clock::now(&*house.clock);
-    house
+    let now = model::clock::Clock::now(&*harness.clock);
+    harness
         .until("it is being built, and all of them wait for it", async || {
-            let mut tx = house.db.read().await.unwrap();
+            let mut tx = harness.db.read().await.unwrap();
             let due = store::deployments::due(&mut tx, now, 10).await.unwrap();
-            begun(&house).len() == 2 && due.is_empty()
+            begun(&harness).len() == 2 && due.is_empty()
         })
         .await;
     gate.open();
     for id in jobs {
-        house.until("it failed", async || rollout(&house, id).await.status == Status::UserError).await;
-        let failed = rollout(&house, id).await;
+        harness.until("it failed", async || rollout(&harness, id).await.status == Status::UserError).await;
+        let failed = rollout(&harness, id).await;
         assert_eq!((failed.problem, failed.retry_at), (Some(problem.clone()), None));
     }
-    assert_eq!(begun(&house), ["", "package"]);
-    let failed = build(&house, "package").await.unwrap();
+    assert_eq!(begun(&harness), ["", "package"]);
+    let failed = build(&harness, "package").await.unwrap();
     assert_eq!((failed.state, failed.problem), (State::Failed, Some(problem)));
     // A change of the job tries it again.
     let change = DeploymentChange { enabled: Some(false), ..DeploymentChange::default() };
-    house.change("example-job-1", change).await;
-    is_reached(&house, "example-job-1").await;
-    assert_eq!(begun(&house), ["", "package", "package"]);
+    harness.change("example-job-1", change).await;
+    is_reached(&harness, "example-job-1").await;
+    assert_eq!(begun(&harness), ["", "package", "package"]);
 }
 
 async fn a_build_that_a_platform_failed_is_repeated_with_its_rollout(on: Database) {
-    let house = House::running(on).await;
-    house.runtime.script(Method::Build, [Answer::Fails(outage())]);
-    let id = deploy(&house, "example-job", "package").await;
-    house.until("it failed", async || rollout(&house, id).await.status == Status::PlatformError).await;
-    assert_eq!((rollout(&house, id).await.attempts, begun(&house).len()), (1, 1));
-    house.advance(SignedDuration::from_secs(5));
-    is_reached(&house, "example-job").await;
-    assert_eq!(build(&house, "package").await.unwrap().attempts, 2);
+    let harness = Harness::running(on).await;
+    harness.runtime.script(Method::Build, [Answer::Fails(outage())]);
+    let id = deploy(&harness, "example-job", "package").await;
+    harness.until("it failed", async || rollout(&harness, id).await.status == Status::PlatformError).await;
+    assert_eq!((rollout(&harness, id).await.attempts, begun(&harness).len()), (1, 1));
+    harness.advance(SignedDuration::from_secs(5));
+    is_reached(&harness, "example-job").await;
+    assert_eq!(build(&harness, "package").await.unwrap().attempts, 2);
 }
 
 async fn a_build_that_panics_fails_and_holds_up_no_other(on: Database) {
-    let house = House::running(on).await;
-    house.runtime.script(Method::Build, [Answer::Panics]);
-    let id = deploy(&house, "example-job", "package").await;
-    house.until("it failed", async || rollout(&house, id).await.status == Status::PlatformError).await;
-    assert_eq!(build(&house, "package").await.unwrap().state, State::Failed);
-    house.deployed("other-job", None).await;
-    house.advance(SignedDuration::from_secs(5));
-    is_reached(&house, "example-job").await;
+    let harness = Harness::running(on).await;
+    harness.runtime.script(Method::Build, [Answer::Panics]);
+    let id = deploy(&harness, "example-job", "package").await;
+    harness.until("it failed", async || rollout(&harness, id).await.status == Status::PlatformError).await;
+    assert_eq!(build(&harness, "package").await.unwrap().state, State::Failed);
+    harness.deployed("other-job", None).await;
+    harness.advance(SignedDuration::from_secs(5));
+    is_reached(&harness, "example-job").await;
 }
 
 async fn an_interrupted_build_is_aborted_and_taken_up_by_the_next_leader(on: Database) {
-    let house = House::new(on).await;
+    let harness = Harness::new(on).await;
     // It never ends.
-    house.runtime.script(Method::Build, [Answer::Waits(Gate::default())]);
-    let (stop, task) = house.instance("one", house.db.clone(), true, LEASE);
-    let id = deploy(&house, "example-job", "package").await;
-    until_state(&house, "package", State::Running).await;
+    harness.runtime.script(Method::Build, [Answer::Waits(Gate::default())]);
+    let (stop, task) = harness.instance("one", harness.db.clone(), true, LEASE);
+    let id = deploy(&harness, "example-job", "package").await;
+    until_state(&harness, "package", State::Running).await;
     stop.cancel();
     task.await.unwrap();
-    assert_eq!(house.runtime.change(|s| s.builds_ended), 1, "it is aborted");
-    assert_eq!(build(&house, "package").await.unwrap().state, State::Running);
+    assert_eq!(harness.runtime.change(|s| s.builds_ended), 1, "it is aborted");
+    assert_eq!(build(&harness, "package").await.unwrap().state, State::Running);
 
-    let (stop, task) = house.instance("two", house.db.clone(), true, LEASE);
-    is_reached(&house, "example-job").await;
-    let built = build(&house, "package").await.unwrap();
+    let (stop, task) = harness.instance("two", harness.db.clone(), true, LEASE);
+    is_reached(&harness, "example-job").await;
+    let built = build(&harness, "package").await.unwrap();
     assert_eq!((built.state, built.attempts), (State::Built, 2));
-    assert_eq!(rollout(&house, id).await.artifact, built.artifact);
+    assert_eq!(rollout(&harness, id).await.artifact, built.artifact);
     stop.cancel();
     task.await.unwrap();
 }
 
 #[tokio::test]
 async fn a_leader_that_another_replaced_aborts_its_build_and_records_nothing_of_it() {
-    let house = House::new(Database::Postgresql).await;
+    let harness = Harness::new(Database::Postgresql).await;
     // It never ends.
-    house.runtime.script(Method::Build, [Answer::Waits(Gate::default())]);
+    harness.runtime.script(Method::Build, [Answer::Waits(Gate::default())]);
     let lease = Duration::from_secs(3);
-    let (stop, task) = house.instance("one", house.fresh.open().await, false, lease);
-    deploy(&house, "example-job", "package").await;
-    until_state(&house, "package", State::Running).await;
+    let (stop, task) = harness.instance("one", harness.fresh.open().await, false, lease);
+    deploy(&harness, "example-job", "package").await;
+    until_state(&harness, "package", State::Running).await;
     // As after a pause of the process that was longer than the lease.
     let usurped = async || {
-        let seen = leases::find(&house.db, SYNCHRONIZER).await.unwrap();
-        leases::take(&house.db, SYNCHRONIZER, "usurper", seen.as_ref()).await.unwrap().is_some()
+        let seen = leases::find(&harness.db, SYNCHRONIZER).await.unwrap();
+        leases::take(&harness.db, SYNCHRONIZER, "usurper", seen.as_ref()).await.unwrap().is_some()
     };
-    house.until("another leads", usurped).await;
-    house.until("the build is aborted", async || house.runtime.change(|s| s.builds_ended) >= 1).await;
+    harness.until("another leads", usurped).await;
+    harness.until("the build is aborted", async || harness.runtime.change(|s| s.builds_ended) >= 1).await;
     // The usurper shows no sign of life, so that it leads again, in a term of its own.
-    is_reached(&house, "example-job").await;
-    let built = build(&house, "package").await.unwrap();
+    is_reached(&harness, "example-job").await;
+    let built = build(&harness, "package").await.unwrap();
     assert_eq!((built.state, built.attempts), (State::Built, 2));
-    assert_eq!(begun(&house), ["package", "package"]);
+    assert_eq!(begun(&harness), ["package", "package"]);
     stop.cancel();
     task.await.unwrap();
 }
 
 async fn a_build_that_nobody_waits_for_any_more_is_not_begun(on: Database) {
-    let house = House::running(on).await;
+    let harness = Harness::running(on).await;
     let gate = Gate::default();
-    house.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Waits(gate.clone())]);
+    harness.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Waits(gate.clone())]);
     for n in 0..2 {
-        deploy(&house, &format!("slow-job-{n}"), &format!("package=={n}")).await;
+        deploy(&harness, &format!("slow-job-{n}"), &format!("package=={n}")).await;
     }
-    house.until("as many builds run as may", async || begun(&house).len() == 2).await;
-    deploy(&house, "example-job", "unwanted").await;
-    until_state(&house, "unwanted", State::Queued).await;
-    app::deployments::remove(&house.db, &*house.clock, &house.caller(), support::TEAM, "example-job", "production")
-        .await
-        .unwrap();
+    harness.until("as many builds run as may", async || begun(&harness).len() == 2).await;
+    deploy(&harness, "example-job", "unwanted").await;
+    until_state(&harness, "unwanted", State::Queued).await;
+    app::deployments::remove(
+        &harness.db,
+        &*harness.clock,
+        &harness.caller(),
+        support::TEAM,
+        "example-job",
+        "production",
+    )
+    .await
+    .unwrap();
     gate.open();
     for n in 0..2 {
-        is_reached(&house, &format!("slow-job-{n}")).await;
+        is_reached(&harness, &format!("slow-job-{n}")).await;
     }
-    house.deployed("other-job", None).await;
-    assert!(!begun(&house).contains(&"unwanted".to_owned()));
+    harness.deployed("other-job", None).await;
+    assert!(!begun(&harness).contains(&"unwanted".to_owned()));
 }
 
 async fn a_lock_of_an_older_program_needs_no_build(on: Database) {
-    let house = House::new(on).await;
-    let inputs = inputs(&house, "package");
+    let harness = Harness::new(on).await;
+    let inputs = inputs(&harness, "package");
     let lock = model::lock::Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
-    let mut tx = house.db.write().await.unwrap();
-    store::locks::insert(&mut tx, &lock, model::clock::Clock::now(&*house.clock)).await.unwrap();
+    let mut tx = harness.db.write().await.unwrap();
+    store::locks::insert(&mut tx, &lock, model::clock::Clock::now(&*harness.clock)).await.unwrap();
     tx.commit().await.unwrap();
-    let (stop, task) = house.instance("one", house.db.clone(), true, LEASE);
-    deploy(&house, "example-job", "package").await;
-    is_reached(&house, "example-job").await;
-    assert_eq!((begun(&house), build(&house, "package").await), (Vec::new(), None));
+    let (stop, task) = harness.instance("one", harness.db.clone(), true, LEASE);
+    deploy(&harness, "example-job", "package").await;
+    is_reached(&harness, "example-job").await;
+    assert_eq!((begun(&harness), build(&harness, "package").await), (Vec::new(), None));
     stop.cancel();
     task.await.unwrap();
 }
 
 async fn teams_take_turns_in_the_queue_of_builds(on: Database) {
-    let house = House::running(on).await;
+    let harness = Harness::running(on).await;
     let (first, second) = (Gate::default(), Gate::default());
-    house.runtime.script(Method::Build, [Answer::Waits(first.clone()), Answer::Waits(second.clone())]);
+    harness.runtime.script(Method::Build, [Answer::Waits(first.clone()), Answer::Waits(second.clone())]);
     for n in 0..4 {
-        deploy(&house, &format!("example-job-{n}"), &format!("package=={n}")).await;
+        deploy(&harness, &format!("example-job-{n}"), &format!("package=={n}")).await;
     }
-    until_state(&house, "package==3", State::Queued).await;
+    until_state(&harness, "package==3", State::Queued).await;
     // It is the last one in the order of time.
-    house.advance(SignedDuration::from_secs(1));
-    house.create_for("another team", "other-job", None, "other").await;
-    house.deploy_for("another team", "other-job").await;
-    until_state(&house, "other", State::Queued).await;
+    harness.advance(SignedDuration::from_secs(1));
+    harness.create_for("another team", "other-job", None, "other").await;
+    harness.deploy_for("another team", "other-job").await;
+    until_state(&harness, "other", State::Queued).await;
     // The first team still has one running, so that the next place is not its own.
     first.open();
-    house.until("one more is begun", async || begun(&house).len() > 2).await;
-    assert_eq!(begun(&house)[2], "other");
+    harness.until("one more is begun", async || begun(&harness).len() > 2).await;
+    assert_eq!(begun(&harness)[2], "other");
     second.open();
-    house.until("all are begun", async || begun(&house).len() == 5).await;
+    harness.until("all are begun", async || begun(&harness).len() == 5).await;
 }
 
 async fn failed_builds_and_forgotten_ones_go_after_a_day(on: Database) {
-    let house = House::running(on).await;
-    house.runtime.script(Method::Build, [Answer::Fails(Problem::invalid("a", "b"))]);
-    let id = deploy(&house, "example-job", "package").await;
-    house.until("it failed", async || rollout(&house, id).await.status == Status::UserError).await;
-    house.deployed("other-job", None).await;
+    let harness = Harness::running(on).await;
+    harness.runtime.script(Method::Build, [Answer::Fails(Problem::invalid("a", "b"))]);
+    let id = deploy(&harness, "example-job", "package").await;
+    harness.until("it failed", async || rollout(&harness, id).await.status == Status::UserError).await;
+    harness.deployed("other-job", None).await;
     let purge = async |hours: i64| {
-        let before = model::clock::Clock::now(&*house.clock) + SignedDuration::from_hours(hours);
-        let mut tx = house.db.write().await.unwrap();
+        let before = model::clock::Clock::now(&*harness.clock) + SignedDuration::from_hours(hours);
+        let mut tx = harness.db.write().await.unwrap();
         let done = store::builds::purge(&mut tx, before, 10).await.unwrap();
         tx.commit().await.unwrap();
         done
     };
     assert_eq!(purge(0).await, 0);
     assert_eq!(purge(25).await, 1);
-    assert_eq!(build(&house, "package").await, None);
-    assert_eq!(build(&house, "").await.unwrap().state, State::Built);
+    assert_eq!(build(&harness, "package").await, None);
+    assert_eq!(build(&harness, "").await.unwrap().state, State::Built);
 }

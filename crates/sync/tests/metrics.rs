@@ -12,13 +12,13 @@ use model::{
     Problem,
     clock::Clock,
     deployment::DeploymentChange,
-    execution::{EndCause, RunEnd, Status},
+    execution::{EndCause, ExecutionEnd, Status},
     job::{Contacts, JobConfig},
     name::ExecutionId,
-    runtime::{Stage, Ticked},
+    runtime::{ScheduledExecution, Stage},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use support::{Answer, House, Instance, Method, TEAM};
+use support::{Answer, Harness, Instance, Method, TEAM};
 use sync::gauges::Gauges;
 use testing::{Database, for_each_database};
 
@@ -37,7 +37,7 @@ for_each_database!(
 
 /// An instance whose series are looked at.
 struct Watched {
-    house: House,
+    harness: Harness,
     gauges: Gauges,
     registry: Registry,
     instance: Instance,
@@ -45,42 +45,42 @@ struct Watched {
 
 impl Watched {
     async fn start(on: Database) -> Self {
-        Self::of(House::new(on).await)
+        Self::of(Harness::new(on).await)
     }
 
-    fn of(house: House) -> Self {
+    fn of(harness: Harness) -> Self {
         let (gauges, registry) = seen();
-        let instance = house.instance_with("test", house.db.clone(), true, Duration::from_secs(15), gauges.clone());
-        Self { house, gauges, registry, instance }
+        let instance = harness.instance_with("test", harness.db.clone(), true, Duration::from_secs(15), gauges.clone());
+        Self { harness, gauges, registry, instance }
     }
 
     /// The samples whose names begin so, as the rows are now.
     async fn samples(&self, beginning: &str) -> Vec<String> {
-        self.gauges.refresh(&self.house.db, self.house.clock.now()).await.unwrap();
+        self.gauges.refresh(&self.harness.db, self.harness.clock.now()).await.unwrap();
         samples(&self.registry, beginning)
     }
 
     async fn end(&self, job: &str, id: &ExecutionId, cause: EndCause, said: Option<&str>, status: Status) {
-        let at = self.house.clock.now();
+        let at = self.harness.clock.now();
         let termination_message = said.map(|status| format!(r#"{{"vdk_version":"1","status":"{status}"}}"#));
-        let end = RunEnd { started_at: Some(at), ended_at: at, cause, termination_message };
-        self.house.runtime.change(|s| s.stages.insert(id.clone(), Stage::Ended(end)));
-        self.house.until_status(job, id, status).await;
+        let end = ExecutionEnd { started_at: Some(at), ended_at: at, cause, termination_message };
+        self.harness.runtime.change(|s| s.stages.insert(id.clone(), Stage::Ended(end)));
+        self.harness.until_status(job, id, status).await;
         // The next run has an end and a start of its own.
-        self.house.advance(SignedDuration::from_secs(10));
+        self.harness.advance(SignedDuration::from_secs(10));
     }
 
     /// Starts a run and waits until its process runs.
     async fn running(&self, job: &str) -> ExecutionId {
-        let id = self.house.start(job).await;
-        self.house.until_status(job, &id, Status::Running).await;
+        let id = self.harness.start(job).await;
+        self.harness.until_status(job, &id, Status::Running).await;
         id
     }
 
     async fn update(&self, name: &str, team: &str, config: JobConfig) {
-        let House { db, clock, defaults, .. } = &self.house;
+        let Harness { db, clock, defaults, .. } = &self.harness;
         let definition = JobDefinition { name: name.into(), team: team.into(), description: String::new(), config };
-        let caller = self.house.caller();
+        let caller = self.harness.caller();
         app::jobs::update(db, &**clock, &caller, "UTC", defaults, TEAM, name, definition).await.unwrap();
     }
 }
@@ -115,7 +115,7 @@ async fn a_job_shows_its_owner_its_contacts_and_its_delay_from_its_creation_on(o
     let delay = |minutes: i32| {
         vec![format!(r#"taurus_datajob_notification_delay{{data_job="example-job",service="data-jobs"}} {minutes}"#)]
     };
-    watched.house.create("example-job", None).await;
+    watched.harness.create("example-job", None).await;
     assert_eq!(watched.samples("taurus_datajob_info{").await, info(TEAM, "", "", ""));
     assert_eq!(watched.samples("taurus_datajob_notification_delay{").await, delay(240));
 
@@ -135,24 +135,24 @@ async fn a_job_shows_its_owner_its_contacts_and_its_delay_from_its_creation_on(o
     assert_eq!(watched.samples("taurus_datajob_notification_delay{").await, delay(30));
 
     config.enable_execution_notifications = false;
-    let caller = watched.house.caller();
-    let definition = JobDefinition { team: "another team".into(), config, ..House::definition("example-job", None) };
-    let House { db, clock, defaults, .. } = &watched.house;
+    let caller = watched.harness.caller();
+    let definition = JobDefinition { team: "another team".into(), config, ..Harness::definition("example-job", None) };
+    let Harness { db, clock, defaults, .. } = &watched.harness;
     app::jobs::update(db, &**clock, &caller, "UTC", defaults, "another team", "example-job", definition).await.unwrap();
     assert_eq!(watched.samples("taurus_datajob_info{").await, info("another team", "", "", ""));
 }
 
 async fn a_run_shows_its_status_by_the_reference_s_values_until_the_next_one_is_accepted(on: Database) {
     let watched = Watched::start(on).await;
-    let house = &watched.house;
-    house.create("example-job", None).await;
+    let harness = &watched.harness;
+    harness.create("example-job", None).await;
     assert!(watched.samples("taurus_datajob_termination_status{").await.is_empty(), "it never ran");
-    house.runtime.change(|s| s.apply_blocked = true);
-    house.deploy("example-job").await;
-    let id = house.start("example-job").await;
+    harness.runtime.change(|s| s.apply_blocked = true);
+    harness.deploy("example-job").await;
+    let id = harness.start("example-job").await;
     assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, 2));
-    house.runtime.change(|s| s.apply_blocked = false);
-    house.until_status("example-job", &id, Status::Running).await;
+    harness.runtime.change(|s| s.apply_blocked = false);
+    harness.until_status("example-job", &id, Status::Running).await;
     assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, 5));
     watched.end("example-job", &id, EndCause::Exited(0), Some("Success"), Status::Succeeded).await;
     assert_eq!(watched.samples("taurus_datajob_termination_status{").await, status("example-job", &id, 0));
@@ -170,7 +170,7 @@ async fn a_run_shows_its_status_by_the_reference_s_values_until_the_next_one_is_
 
 async fn a_run_that_stepped_aside_leaves_the_status_of_the_one_before(on: Database) {
     let watched = Watched::start(on).await;
-    watched.house.deployed("example-job", None).await;
+    watched.harness.deployed("example-job", None).await;
     let aside = watched.running("example-job").await;
     watched.end("example-job", &aside, EndCause::Exited(0), Some("Skipped"), Status::Skipped).await;
     assert!(watched.samples("taurus_datajob_termination_status{").await.is_empty(), "no run spoke so far");
@@ -185,7 +185,7 @@ async fn a_run_that_stepped_aside_leaves_the_status_of_the_one_before(on: Databa
 
 async fn a_deployment_shows_its_last_outcome_as_long_as_it_is_there(on: Database) {
     let watched = Watched::start(on).await;
-    let house = &watched.house;
+    let harness = &watched.harness;
     let gauge = |value: i64| {
         vec![format!(r#"taurus_deployment_status_gauge{{dataJob="example-job",service="data-jobs"}} {value}"#)]
     };
@@ -194,19 +194,19 @@ async fn a_deployment_shows_its_last_outcome_as_long_as_it_is_there(on: Database
             r#"taurus_deployment_status_summary_{what}{{dataJob="example-job",status="{status}",service="data-jobs"}} {value}"#
         )
     };
-    house.create("example-job", None).await;
+    harness.create("example-job", None).await;
     assert!(watched.samples("taurus_deployment").await.is_empty(), "nothing was deployed");
-    house.deploy("example-job").await;
-    house.until("it is reached", async || house.reached("example-job").await.is_some()).await;
+    harness.deploy("example-job").await;
+    harness.until("it is reached", async || harness.reached("example-job").await.is_some()).await;
     assert_eq!(watched.samples("taurus_deployment_status_gauge").await, gauge(0));
     for (version, problem, value) in [
         ("1.1", Problem::invalid("It does not install.", "No such package."), 3),
         ("1.2", Problem::unavailable("It does not install.", "The index is away."), 1),
     ] {
-        house.runtime.script(Method::Apply, [Answer::Fails(problem)]);
+        harness.runtime.script(Method::Apply, [Answer::Fails(problem)]);
         let wanted = DeploymentChange { vdk_version: Some(version.into()), ..DeploymentChange::default() };
-        house.change("example-job", wanted).await;
-        house
+        harness.change("example-job", wanted).await;
+        harness
             .until("the outcome is shown", async || {
                 watched.samples("taurus_deployment_status_gauge").await == gauge(value)
             })
@@ -224,28 +224,28 @@ async fn a_deployment_shows_its_last_outcome_as_long_as_it_is_there(on: Database
         summary("max", "SUCCESS", "1"),
         summary("max", "USER_ERROR", "1"),
     ];
-    house
+    harness
         .until("each outcome is counted once", async || {
             watched.samples("taurus_deployment_status_summary").await == outcomes
         })
         .await;
     // The largest is forgotten after some minutes, in which the second try of the last one succeeds.
-    house.advance(SignedDuration::from_mins(4));
-    house
+    harness.advance(SignedDuration::from_mins(4));
+    harness
         .until("it is tried again", async || watched.samples("taurus_deployment_status_gauge").await == gauge(0))
         .await;
     let largest =
         [summary("max", "PLATFORM_ERROR", "0"), summary("max", "SUCCESS", "1"), summary("max", "USER_ERROR", "0")];
-    house
+    harness
         .until("the success alone is remembered", async || {
             watched.samples("taurus_deployment_status_summary_max").await == largest
         })
         .await;
-    let caller = house.caller();
-    app::deployments::remove(&house.db, &*house.clock, &caller, TEAM, "example-job", "production").await.unwrap();
+    let caller = harness.caller();
+    app::deployments::remove(&harness.db, &*harness.clock, &caller, TEAM, "example-job", "production").await.unwrap();
     assert!(watched.samples("taurus_deployment_status_gauge").await.is_empty());
     let three = summary("count", "SUCCESS", "3");
-    house
+    harness
         .until("the removal is counted", async || {
             watched.samples("taurus_deployment_status_summary_count").await.contains(&three)
         })
@@ -254,9 +254,9 @@ async fn a_deployment_shows_its_last_outcome_as_long_as_it_is_there(on: Database
 
 async fn a_deleted_job_takes_its_series_along(on: Database) {
     let watched = Watched::start(on).await;
-    let house = &watched.house;
+    let harness = &watched.harness;
     for name in ["first-job", "second-job"] {
-        house.deployed(name, None).await;
+        harness.deployed(name, None).await;
         let id = watched.running(name).await;
         watched.end(name, &id, EndCause::Exited(0), None, Status::Succeeded).await;
     }
@@ -267,33 +267,33 @@ async fn a_deleted_job_takes_its_series_along(on: Database) {
     };
     let (first, second) = (of("first-job").await, of("second-job").await);
     assert_eq!((first.len(), second.len()), (7, 7), "{first:#?}{second:#?}");
-    app::jobs::delete(&house.db, &*house.clock, &house.caller(), TEAM, "first-job").await.unwrap();
-    house.until("its deployment goes", async || house.runtime.change(|s| s.removed.len() == 1)).await;
-    house.until("all of it is gone", async || of("first-job").await.is_empty()).await;
+    app::jobs::delete(&harness.db, &*harness.clock, &harness.caller(), TEAM, "first-job").await.unwrap();
+    harness.until("its deployment goes", async || harness.runtime.change(|s| s.removed.len() == 1)).await;
+    harness.until("all of it is gone", async || of("first-job").await.is_empty()).await;
     assert_eq!(of("second-job").await, second);
     // A namesake has a history of its own.
-    house.create("first-job", None).await;
+    harness.create("first-job", None).await;
     let names: Vec<_> = of("first-job").await.iter().map(|line| line.split('{').next().unwrap().to_owned()).collect();
     assert_eq!(names, ["taurus_datajob_info", "taurus_datajob_notification_delay"]);
 }
 
 async fn each_stage_is_counted_and_timed(on: Database) {
     let watched = Watched::start(on).await;
-    let house = &watched.house;
-    house.runtime.change(|s| s.apply_blocked = true);
-    house.create("example-job", Some("* * * * *")).await;
-    house.deploy("example-job").await;
-    let id = house.start("example-job").await;
-    house.until("it is applied", async || house.runtime.change(|s| s.applied.len() == 1)).await;
-    house.advance(SignedDuration::from_secs(20));
-    house.runtime.change(|s| s.apply_blocked = false);
-    house.until_status("example-job", &id, Status::Running).await;
+    let harness = &watched.harness;
+    harness.runtime.change(|s| s.apply_blocked = true);
+    harness.create("example-job", Some("* * * * *")).await;
+    harness.deploy("example-job").await;
+    let id = harness.start("example-job").await;
+    harness.until("it is applied", async || harness.runtime.change(|s| s.applied.len() == 1)).await;
+    harness.advance(SignedDuration::from_secs(20));
+    harness.runtime.change(|s| s.apply_blocked = false);
+    harness.until_status("example-job", &id, Status::Running).await;
     watched.end("example-job", &id, EndCause::Exited(0), None, Status::Succeeded).await;
     // A tick, 30 s later; it is accepted a moment after its minute.
-    house.advance(SignedDuration::from_secs(31));
-    house.until("the tick has its run", async || house.executions("example-job").await.len() == 2).await;
-    let tick = house.executions("example-job").await.into_iter().find(|run| run.id != id).unwrap().id;
-    house.until_status("example-job", &tick, Status::Running).await;
+    harness.advance(SignedDuration::from_secs(31));
+    harness.until("the tick has its run", async || harness.executions("example-job").await.len() == 2).await;
+    let tick = harness.executions("example-job").await.into_iter().find(|run| run.id != id).unwrap().id;
+    harness.until_status("example-job", &tick, Status::Running).await;
     watched.end("example-job", &tick, EndCause::OutOfMemory, None, Status::UserError).await;
 
     let all = samples(&watched.registry, "");
@@ -332,17 +332,17 @@ async fn each_stage_is_counted_and_timed(on: Database) {
 }
 
 async fn a_tick_that_starts_a_run_beside_another_one_is_counted(on: Database) {
-    let house = House::new(on).await;
-    house.runtime.change(|s| s.fires_ticks = true);
-    let watched = Watched::of(house);
-    let house = &watched.house;
-    let job_id = house.deployed("example-job", Some("* * * * *")).await;
+    let harness = Harness::new(on).await;
+    harness.runtime.change(|s| s.fires_ticks = true);
+    let watched = Watched::of(harness);
+    let harness = &watched.harness;
+    let job_id = harness.deployed("example-job", Some("* * * * *")).await;
     let tick = |number: i64| {
-        let at = house.clock.now();
+        let at = harness.clock.now();
         let id = ExecutionId::parse(&format!("example-job-{number}")).unwrap();
         let tick = at + SignedDuration::from_secs(number);
-        house.runtime.change(|s| {
-            s.ticked.insert(id.clone(), Ticked { job_id, generation: Some(1), tick, created_at: at });
+        harness.runtime.change(|s| {
+            s.scheduled.insert(id.clone(), ScheduledExecution { job_id, generation: Some(1), tick, created_at: at });
             s.stages.insert(id.clone(), Stage::Running(at));
             s.news.runs = true;
         });
@@ -350,9 +350,9 @@ async fn a_tick_that_starts_a_run_beside_another_one_is_counted(on: Database) {
     };
     for (number, overlaps) in [(1, 0), (2, 1)] {
         let id = tick(number);
-        let recorded = async || house.executions("example-job").await.iter().any(|run| run.id == id);
-        house.until("it has a row", recorded).await;
-        house.until_status("example-job", &id, Status::Running).await;
+        let recorded = async || harness.executions("example-job").await.iter().any(|run| run.id == id);
+        harness.until("it has a row", recorded).await;
+        harness.until_status("example-job", &id, Status::Running).await;
         let counted = samples(&watched.registry, "holdfast_executions_overlapping_total");
         assert_eq!(counted, [format!("holdfast_executions_overlapping_total {overlaps}")]);
     }
@@ -360,17 +360,17 @@ async fn a_tick_that_starts_a_run_beside_another_one_is_counted(on: Database) {
 
 async fn a_task_that_panics_is_counted(on: Database) {
     let watched = Watched::start(on).await;
-    let house = &watched.house;
-    house.deployed("example-job", None).await;
-    house.runtime.script(Method::Next, [Answer::Panics]);
-    house.start("example-job").await;
+    let harness = &watched.harness;
+    harness.deployed("example-job", None).await;
+    harness.runtime.script(Method::Next, [Answer::Panics]);
+    harness.start("example-job").await;
     let counted = || samples(&watched.registry, "holdfast_task_panics_total{task=\"execution\"}");
-    house.until("it is counted", async || counted() == ["holdfast_task_panics_total{task=\"execution\"} 1"]).await;
+    harness.until("it is counted", async || counted() == ["holdfast_task_panics_total{task=\"execution\"} 1"]).await;
 }
 
 async fn notifications_that_come_together_are_followed_by_one_round(on: Database) {
     let watched = Watched::start(on).await;
-    watched.house.deployed("example-job", None).await;
+    watched.harness.deployed("example-job", None).await;
     let rounds = || -> u64 {
         let line = samples(&watched.registry, "taurus_datajob_watch_task_invocations_counter_total").pop().unwrap();
         line.rsplit_once(' ').unwrap().1.parse().unwrap()
@@ -378,7 +378,7 @@ async fn notifications_that_come_together_are_followed_by_one_round(on: Database
     let clock = testing::clock();
     let (before, begun) = (rounds(), clock.boot());
     for _ in 0..100 {
-        watched.house.db.wake().executions.notify_one();
+        watched.harness.db.notifications().executions.notify_one();
         clock.sleep(Duration::from_millis(1)).await;
     }
     let (made, took) = (rounds() - before, clock.boot().saturating_sub(begun));
@@ -386,35 +386,35 @@ async fn notifications_that_come_together_are_followed_by_one_round(on: Database
 }
 
 async fn a_loop_that_panics_is_counted_and_starts_again(on: Database) {
-    let house = House::new(on).await;
+    let harness = Harness::new(on).await;
     // The loop itself asks what runs, and no task of it.
-    house.runtime.script(Method::Runs, [Answer::Panics]);
-    let watched = Watched::of(house);
-    let house = &watched.house;
+    harness.runtime.script(Method::Runs, [Answer::Panics]);
+    let watched = Watched::of(harness);
+    let harness = &watched.harness;
     let counted = || samples(&watched.registry, "holdfast_task_panics_total{task=\"executions loop\"}");
     let once = ["holdfast_task_panics_total{task=\"executions loop\"} 1"];
-    house.until("it is counted", async || counted() == once).await;
+    harness.until("it is counted", async || counted() == once).await;
     // The other loops continue meanwhile.
-    house.deployed("example-job", None).await;
-    let id = house.start("example-job").await;
-    house.until_status("example-job", &id, Status::Running).await;
+    harness.deployed("example-job", None).await;
+    let id = harness.start("example-job").await;
+    harness.until_status("example-job", &id, Status::Running).await;
     assert_eq!(counted(), once);
 }
 
 #[tokio::test]
 async fn every_instance_shows_every_job_and_one_of_them_leads() {
-    let house = House::new(Database::Postgresql).await;
+    let harness = Harness::new(Database::Postgresql).await;
     let mut instances = Vec::new();
     for holder in ["one", "two"] {
         let (gauges, registry) = seen();
-        let db = house.fresh.open().await;
-        instances.push((house.instance_with(holder, db, false, Duration::from_secs(3), gauges), registry));
+        let db = harness.fresh.open().await;
+        instances.push((harness.instance_with(holder, db, false, Duration::from_secs(3), gauges), registry));
     }
-    house.deployed("example-job", None).await;
+    harness.deployed("example-job", None).await;
     let shown = |beginning: &str| -> Vec<Vec<String>> {
         instances.iter().map(|(_, registry)| samples(registry, beginning)).collect()
     };
-    house.until("both show it", async || shown("taurus_deployment_status_gauge{").iter().all(|s| s.len() == 1)).await;
+    harness.until("both show it", async || shown("taurus_deployment_status_gauge{").iter().all(|s| s.len() == 1)).await;
     for beginning in ["taurus_datajob_info{", "taurus_datajob_notification_delay{", "taurus_deployment_status_gauge{"] {
         let shown = shown(beginning);
         assert_eq!(shown[0], shown[1]);

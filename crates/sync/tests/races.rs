@@ -23,13 +23,13 @@ use model::{
     deployment::DeploymentChange,
     execution::EndCause,
     job::JobConfig,
+    preconditions::{IdempotencyKey, Precondition},
     problem::Kind,
     runtime::Stage,
     source::ArchiveLimits,
-    terms::{Once, OnlyIf},
 };
 use store::{Db, Tx, deployments::Request, jobs};
-use support::{House, TEAM, version};
+use support::{Harness, TEAM, version};
 use testing::{Database, for_each_database};
 use tokio::time::Instant;
 
@@ -42,76 +42,81 @@ for_each_database!(
     credentials_that_three_instances_store_at_one_instant_are_those_of_one,
 );
 
-type Verb = for<'a> fn(&'a House, &'a Db, &'a str) -> BoxFuture<'a, Result<(), Problem>>;
+type Verb = for<'a> fn(&'a Harness, &'a Db, &'a str) -> BoxFuture<'a, Result<(), Problem>>;
 
-fn change(house: &House, db: &Db, name: &str, change: DeploymentChange) -> impl Future<Output = Result<(), Problem>> {
-    let (db, name, clock, defaults) = (db.clone(), name.to_owned(), house.clock.clone(), house.defaults.clone());
-    let caller = house.caller();
+fn change(
+    harness: &Harness,
+    db: &Db,
+    name: &str,
+    change: DeploymentChange,
+) -> impl Future<Output = Result<(), Problem>> {
+    let (db, name, clock, defaults) = (db.clone(), name.to_owned(), harness.clock.clone(), harness.defaults.clone());
+    let caller = harness.caller();
     async move { app::deployments::change(&db, &*clock, &caller, &defaults, TEAM, &name, &change, Missing::Create).await }
 }
 
 /// Every verb that changes something of a job that exists.
 const VERBS: [(&str, Verb); 13] = [
-    ("jobs::update", |house, db, name| {
+    ("jobs::update", |harness, db, name| {
         Box::pin(async move {
-            let definition = House::definition(name, Some("*/7 * * * *"));
-            let (caller, defaults) = (house.caller(), &house.defaults);
-            app::jobs::update(db, &*house.clock, &caller, "UTC", defaults, TEAM, name, definition).await
+            let definition = Harness::definition(name, Some("*/7 * * * *"));
+            let (caller, defaults) = (harness.caller(), &harness.defaults);
+            app::jobs::update(db, &*harness.clock, &caller, "UTC", defaults, TEAM, name, definition).await
         })
     }),
-    ("jobs::delete", |house, db, name| {
-        Box::pin(async move { app::jobs::delete(db, &*house.clock, &house.caller(), TEAM, name).await })
+    ("jobs::delete", |harness, db, name| {
+        Box::pin(async move { app::jobs::delete(db, &*harness.clock, &harness.caller(), TEAM, name).await })
     }),
-    ("deployments::change", |house, db, name| {
+    ("deployments::change", |harness, db, name| {
         Box::pin(change(
-            house,
+            harness,
             db,
             name,
             DeploymentChange { job_version: Some(version()), enabled: Some(false), ..DeploymentChange::default() },
         ))
     }),
-    ("deployments::change to what is wanted already", |house, db, name| {
+    ("deployments::change to what is wanted already", |harness, db, name| {
         Box::pin(change(
-            house,
+            harness,
             db,
             name,
             DeploymentChange { job_version: Some(version()), ..DeploymentChange::default() },
         ))
     }),
-    ("deployments::remove", |house, db, name| {
-        Box::pin(
-            async move { app::deployments::remove(db, &*house.clock, &house.caller(), TEAM, name, "production").await },
-        )
+    ("deployments::remove", |harness, db, name| {
+        Box::pin(async move {
+            app::deployments::remove(db, &*harness.clock, &harness.caller(), TEAM, name, "production").await
+        })
     }),
-    ("executions::start", |house, db, name| {
+    ("executions::start", |harness, db, name| {
         Box::pin(async move {
             let request = StartRequest::default();
-            let caller = house.caller();
-            app::executions::start(db, &*house.clock, &caller, TEAM, name, "production", &request).await.map(drop)
+            let caller = harness.caller();
+            app::executions::start(db, &*harness.clock, &caller, TEAM, name, "production", &request).await.map(drop)
         })
     }),
-    ("executions::cancel", |house, db, name| {
+    ("executions::cancel", |harness, db, name| {
         Box::pin(async move {
-            let Some(active) = house.executions(name).await.pop() else { return Ok(()) };
-            app::executions::cancel(db, &*house.clock, &house.caller(), TEAM, name, active.id.as_str()).await
+            let Some(active) = harness.executions(name).await.pop() else { return Ok(()) };
+            app::executions::cancel(db, &*harness.clock, &harness.caller(), TEAM, name, active.id.as_str()).await
         })
     }),
-    ("properties::replace", |house, db, name| {
+    ("properties::replace", |harness, db, name| {
         Box::pin(async move {
             let properties = serde_json::from_str("{\"a\": 1}").unwrap();
-            app::properties::replace(db, &*house.clock, &house.caller(), TEAM, name, &properties).await
+            app::properties::replace(db, &*harness.clock, &harness.caller(), TEAM, name, &properties).await
         })
     }),
-    ("secrets::replace", |house, db, name| {
+    ("secrets::replace", |harness, db, name| {
         Box::pin(async move {
             let secrets = serde_json::from_str("{\"a\": 1}").unwrap();
             let keys = SecretKey::new([7; 32]).into();
-            app::secrets::replace(db, &keys, &*house.clock, &house.caller(), TEAM, name, &secrets).await
+            app::secrets::replace(db, &keys, &*harness.clock, &harness.caller(), TEAM, name, &secrets).await
         })
     }),
-    ("sources::upload", |house, db, name| {
+    ("sources::upload", |harness, db, name| {
         Box::pin(async move {
-            let (clock, caller, limits) = (&*house.clock, house.caller(), ArchiveLimits::default());
+            let (clock, caller, limits) = (&*harness.clock, harness.caller(), ArchiveLimits::default());
             let uploads = Uploads::new(
                 Scratch::new(std::env::temp_dir()).unwrap(),
                 &(Arc::new(clock::SystemClock) as model::clock::SharedClock),
@@ -122,18 +127,18 @@ const VERBS: [(&str, Verb); 13] = [
             upload.store(db, clock, &caller, None, &limits, &memory, &uploads, received).await.map(drop)
         })
     }),
-    ("sources::remove", |house, db, name| {
-        Box::pin(async move { app::sources::remove(db, &*house.clock, &house.caller(), TEAM, name, "r").await })
+    ("sources::remove", |harness, db, name| {
+        Box::pin(async move { app::sources::remove(db, &*harness.clock, &harness.caller(), TEAM, name, "r").await })
     }),
-    ("jobs::move_to_team", |house, db, name| {
+    ("jobs::move_to_team", |harness, db, name| {
         Box::pin(async move {
-            let (clock, caller, defaults) = (&*house.clock, house.caller(), &house.defaults);
+            let (clock, caller, defaults) = (&*harness.clock, harness.caller(), &harness.defaults);
             app::jobs::move_to_team(db, clock, &caller, "UTC", defaults, TEAM, name, "third team").await
         })
     }),
-    ("history::roll_back", |house, db, name| {
+    ("history::roll_back", |harness, db, name| {
         Box::pin(async move {
-            let (clock, caller, defaults) = (&*house.clock, house.caller(), &house.defaults);
+            let (clock, caller, defaults) = (&*harness.clock, harness.caller(), &harness.defaults);
             let mut tx = db.read().await?;
             let job = jobs::find(&mut tx, &model::name::JobName::parse(name)?).await?.unwrap();
             let latest = store::revisions::page(&mut tx, job.id, i64::MAX, 1).await?.remove(0).generation;
@@ -176,27 +181,27 @@ fn archive(name: &str) -> Vec<u8> {
     zip
 }
 
-async fn prepared(house: &House, name: &str) -> model::name::JobId {
-    let id = house.create(name, None).await;
-    house.deploy(name).await;
-    house.start(name).await;
+async fn prepared(harness: &Harness, name: &str) -> model::name::JobId {
+    let id = harness.create(name, None).await;
+    harness.deploy(name).await;
+    harness.start(name).await;
     id
 }
 
 /// Waits until a statement waits for a lock in the database, as the verb has to.
-async fn a_lock_is_waited_for<T>(house: &House, verb: &tokio::task::JoinHandle<T>, label: &str) {
+async fn a_lock_is_waited_for<T>(harness: &Harness, verb: &tokio::task::JoinHandle<T>, label: &str) {
     let waiting =
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    while house.fresh.psql(waiting).trim() == "0" {
+    while harness.fresh.psql(waiting).trim() == "0" {
         assert!(!verb.is_finished(), "{label} did not wait");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Does all that deleting a job does, and leaves the transaction open.
-async fn half_deleted(house: &House, id: model::name::JobId) -> Tx {
-    let now = house.clock.now();
-    let mut tx = house.db.write().await.unwrap();
+async fn half_deleted(harness: &Harness, id: model::name::JobId) -> Tx {
+    let now = harness.clock.now();
+    let mut tx = harness.db.write().await.unwrap();
     let job = jobs::by_id(&mut tx, id).await.unwrap().unwrap();
     jobs::find_for_update(&mut tx, &job.name).await.unwrap().unwrap();
     store::executions::request_cancel_all(&mut tx, id, now).await.unwrap();
@@ -208,18 +213,18 @@ async fn half_deleted(house: &House, id: model::name::JobId) -> Tx {
 
 #[tokio::test]
 async fn no_verb_changes_a_job_that_another_instance_deletes_at_this_moment() {
-    let house = Arc::new(House::new(Database::Postgresql).await);
-    let other = house.fresh.open().await;
+    let harness = Arc::new(Harness::new(Database::Postgresql).await);
+    let other = harness.fresh.open().await;
     for (n, (label, verb)) in VERBS.into_iter().enumerate() {
         let name = format!("example-job-{n}");
-        let id = prepared(&house, &name).await;
+        let id = prepared(&harness, &name).await;
         for commits in [false, true] {
-            let delete = half_deleted(&house, id).await;
+            let delete = half_deleted(&harness, id).await;
             let meeting = {
-                let (house, other, name) = (house.clone(), other.clone(), name.clone());
-                tokio::spawn(async move { verb(&house, &other, &name).await })
+                let (harness, other, name) = (harness.clone(), other.clone(), name.clone());
+                tokio::spawn(async move { verb(&harness, &other, &name).await })
             };
-            a_lock_is_waited_for(&house, &meeting, label).await;
+            a_lock_is_waited_for(&harness, &meeting, label).await;
             if !commits {
                 // It was all a mistake: the verb finds the job as it was.
                 drop(delete);
@@ -239,21 +244,21 @@ async fn no_verb_changes_a_job_that_another_instance_deletes_at_this_moment() {
 
 #[tokio::test]
 async fn no_verb_changes_a_job_that_moves_to_another_team_at_this_moment() {
-    let house = Arc::new(House::new(Database::Postgresql).await);
-    let other = house.fresh.open().await;
+    let harness = Arc::new(Harness::new(Database::Postgresql).await);
+    let other = harness.fresh.open().await;
     for (n, (label, verb)) in VERBS.into_iter().enumerate() {
         let name = format!("example-job-{n}");
-        let id = prepared(&house, &name).await;
-        let mut tx = house.db.write().await.unwrap();
+        let id = prepared(&harness, &name).await;
+        let mut tx = harness.db.write().await.unwrap();
         let mut job = jobs::by_id(&mut tx, id).await.unwrap().unwrap();
         job.team = model::name::TeamName::parse("other team").unwrap();
         jobs::find_for_update(&mut tx, &job.name).await.unwrap().unwrap();
-        jobs::update(&mut tx, &job, None, house.clock.now()).await.unwrap();
+        jobs::update(&mut tx, &job, None, harness.clock.now()).await.unwrap();
         let meeting = {
-            let (house, other, name) = (house.clone(), other.clone(), name.clone());
-            tokio::spawn(async move { verb(&house, &other, &name).await })
+            let (harness, other, name) = (harness.clone(), other.clone(), name.clone());
+            tokio::spawn(async move { verb(&harness, &other, &name).await })
         };
-        a_lock_is_waited_for(&house, &meeting, label).await;
+        a_lock_is_waited_for(&harness, &meeting, label).await;
         tx.commit().await.unwrap();
         assert_eq!(meeting.await.unwrap().unwrap_err().kind, Kind::NotFound, "{label}");
     }
@@ -261,27 +266,27 @@ async fn no_verb_changes_a_job_that_moves_to_another_team_at_this_moment() {
 
 #[tokio::test]
 async fn of_two_jobs_of_one_name_at_one_instant_one_is_created() {
-    let house = Arc::new(House::new(Database::Postgresql).await);
-    let other = house.fresh.open().await;
+    let harness = Arc::new(Harness::new(Database::Postgresql).await);
+    let other = harness.fresh.open().await;
     for commits in [true, false] {
         let name = format!("example-job-{commits}");
-        let mut tx = house.db.write().await.unwrap();
+        let mut tx = harness.db.write().await.unwrap();
         let job = model::job::DataJob {
-            id: model::name::JobId(house.clock.new_id()),
+            id: model::name::JobId(harness.clock.new_id()),
             name: model::name::JobName::parse(&name).unwrap(),
             team: model::name::TeamName::parse(TEAM).unwrap(),
             description: String::new(),
             config: JobConfig::default(),
         };
-        assert!(jobs::insert(&mut tx, &job, None, "someone", house.clock.now()).await.unwrap());
+        assert!(jobs::insert(&mut tx, &job, None, "someone", harness.clock.now()).await.unwrap());
         let meeting = {
-            let (house, other, name) = (house.clone(), other.clone(), name.clone());
+            let (harness, other, name) = (harness.clone(), other.clone(), name.clone());
             tokio::spawn(async move {
-                let definition = House::definition(&name, None);
-                app::jobs::create(&other, &*house.clock, &house.caller(), "UTC", definition).await
+                let definition = Harness::definition(&name, None);
+                app::jobs::create(&other, &*harness.clock, &harness.caller(), "UTC", definition).await
             })
         };
-        a_lock_is_waited_for(&house, &meeting, "jobs::create").await;
+        a_lock_is_waited_for(&harness, &meeting, "jobs::create").await;
         if commits {
             tx.commit().await.unwrap();
             assert_eq!(meeting.await.unwrap().unwrap_err().kind, Kind::Conflict);
@@ -293,19 +298,19 @@ async fn of_two_jobs_of_one_name_at_one_instant_one_is_created() {
 }
 
 async fn of_starts_in_three_instances_at_one_instant_exactly_one_is_accepted(on: Database) {
-    let house = Arc::new(House::new(on).await);
-    house.create("example-job", None).await;
-    house.deploy("example-job").await;
+    let harness = Arc::new(Harness::new(on).await);
+    harness.create("example-job", None).await;
+    harness.deploy("example-job").await;
     let instances = match on {
-        Database::Sqlite => vec![house.db.clone()],
-        Database::Postgresql => vec![house.db.clone(), house.fresh.open().await, house.fresh.open().await],
+        Database::Sqlite => vec![harness.db.clone()],
+        Database::Postgresql => vec![harness.db.clone(), harness.fresh.open().await, harness.fresh.open().await],
     };
     let starts: Vec<_> = (0..60)
         .map(|n| {
-            let (house, db) = (house.clone(), instances[n % instances.len()].clone());
+            let (harness, db) = (harness.clone(), instances[n % instances.len()].clone());
             tokio::spawn(async move {
-                let (caller, request) = (house.caller(), StartRequest::default());
-                app::executions::start(&db, &*house.clock, &caller, TEAM, "example-job", "production", &request).await
+                let (caller, request) = (harness.caller(), StartRequest::default());
+                app::executions::start(&db, &*harness.clock, &caller, TEAM, "example-job", "production", &request).await
             })
         })
         .collect();
@@ -328,19 +333,19 @@ fn scramble(n: usize) -> usize {
 async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another() {
     const CALLERS: usize = 24;
     const JOBS: usize = 5;
-    let house = Arc::new(House::new(Database::Postgresql).await);
-    let mut instances = vec![house.db.clone()];
+    let harness = Arc::new(Harness::new(Database::Postgresql).await);
+    let mut instances = vec![harness.db.clone()];
     let mut synchronizers = Vec::new();
     for holder in ["one", "two", "three"] {
-        let db = house.fresh.open().await;
-        synchronizers.push(house.instance(holder, db.clone(), false, Duration::from_secs(15)));
+        let db = harness.fresh.open().await;
+        synchronizers.push(harness.instance(holder, db.clone(), false, Duration::from_secs(15)));
         instances.push(db);
     }
     let end = Instant::now() + Duration::from_secs(6);
     let done = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| {
-            let (house, db, done) = (house.clone(), instances[caller % instances.len()].clone(), done.clone());
+            let (harness, db, done) = (harness.clone(), instances[caller % instances.len()].clone(), done.clone());
             tokio::spawn(async move {
                 let mut turn = caller * 7919;
                 let mut odd = Vec::new();
@@ -351,10 +356,12 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
                     let result = match what {
                         0..6 => {
                             let cron = what.is_multiple_of(2).then_some("* * * * *");
-                            let definition = House::definition(&name, cron);
-                            app::jobs::create(&db, &*house.clock, &house.caller(), "UTC", definition).await.map(drop)
+                            let definition = Harness::definition(&name, cron);
+                            app::jobs::create(&db, &*harness.clock, &harness.caller(), "UTC", definition)
+                                .await
+                                .map(drop)
                         }
-                        6..12 => VERBS[9].1(&house, &db, &name).await,
+                        6..12 => VERBS[9].1(&harness, &db, &name).await,
                         12..18 => {
                             let enabled = Some(turn % 3 != 0);
                             // Whatever was uploaded last.
@@ -371,18 +378,18 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
                                 continue;
                             }
                             let wanted = DeploymentChange { job_version, enabled, ..DeploymentChange::default() };
-                            change(&house, &db, &name, wanted).await
+                            change(&harness, &db, &name, wanted).await
                         }
-                        18..28 => VERBS[5].1(&house, &db, &name).await,
+                        18..28 => VERBS[5].1(&harness, &db, &name).await,
                         28..30 => {
                             // Without the helper that expects the job to exist.
-                            let listed = app::executions::list(&db, &house.caller(), TEAM, &name, None, &[]).await;
+                            let listed = app::executions::list(&db, &harness.caller(), TEAM, &name, None, &[]).await;
                             match listed.map(|mut l| l.drain(..).next()) {
                                 Ok(Some(run)) => {
                                     app::executions::cancel(
                                         &db,
-                                        &*house.clock,
-                                        &house.caller(),
+                                        &*harness.clock,
+                                        &harness.caller(),
                                         TEAM,
                                         &name,
                                         run.id.as_str(),
@@ -393,14 +400,14 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
                                 Err(problem) => Err(problem),
                             }
                         }
-                        30 => VERBS[4].1(&house, &db, &name).await,
-                        31 => VERBS[1].1(&house, &db, &name).await,
-                        32..36 => VERBS[7].1(&house, &db, &name).await,
+                        30 => VERBS[4].1(&harness, &db, &name).await,
+                        31 => VERBS[1].1(&harness, &db, &name).await,
+                        32..36 => VERBS[7].1(&harness, &db, &name).await,
                         _ => {
                             let cron = ["* * * * *", "*/2 * * * *", "*/3 * * * *"][turn % 3];
-                            let definition = House::definition(&name, Some(cron));
-                            let (caller, defaults) = (house.caller(), &house.defaults);
-                            app::jobs::update(&db, &*house.clock, &caller, "UTC", defaults, TEAM, &name, definition)
+                            let definition = Harness::definition(&name, Some(cron));
+                            let (caller, defaults) = (harness.caller(), &harness.defaults);
+                            app::jobs::update(&db, &*harness.clock, &caller, "UTC", defaults, TEAM, &name, definition)
                                 .await
                         }
                     };
@@ -419,17 +426,17 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
     let mut n = 0;
     while Instant::now() < end {
         n += 1;
-        house.advance(jiff::SignedDuration::from_secs(20));
-        let running: Vec<_> = house.runtime.change(|s| {
+        harness.advance(jiff::SignedDuration::from_secs(20));
+        let running: Vec<_> = harness.runtime.change(|s| {
             s.stages.iter().filter(|(_, stage)| matches!(stage, Stage::Running(_))).map(|(id, _)| id.clone()).collect()
         });
         for id in running.into_iter().filter(|_| !scramble(n).is_multiple_of(3)) {
-            let cause = if house.runtime.change(|s| s.cancelled.contains(&id)) {
+            let cause = if harness.runtime.change(|s| s.cancelled.contains(&id)) {
                 EndCause::Cancelled
             } else {
                 EndCause::Exited(0)
             };
-            house.runtime.end(&id, house.clock.now(), cause);
+            harness.runtime.end(&id, harness.clock.now(), cause);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -443,25 +450,26 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
     // No more starts; what runs ends.
     for n in 0..JOBS {
         let name = format!("example-job-{n}");
-        let _ = app::deployments::remove(&house.db, &*house.clock, &house.caller(), TEAM, &name, "production").await;
+        let _ =
+            app::deployments::remove(&harness.db, &*harness.clock, &harness.caller(), TEAM, &name, "production").await;
     }
-    house
+    harness
         .until("every run is over", async || {
-            house.wake();
-            let ids: Vec<_> = house.runtime.change(|s| s.stages.keys().cloned().collect());
+            harness.notify();
+            let ids: Vec<_> = harness.runtime.change(|s| s.stages.keys().cloned().collect());
             for id in ids {
-                let running = house.runtime.change(|s| matches!(s.stages.get(&id), Some(Stage::Running(_))));
+                let running = harness.runtime.change(|s| matches!(s.stages.get(&id), Some(Stage::Running(_))));
                 if running {
-                    house.runtime.end(&id, house.clock.now(), EndCause::Exited(0));
+                    harness.runtime.end(&id, harness.clock.now(), EndCause::Exited(0));
                 }
             }
-            let mut tx = house.db.read().await.unwrap();
+            let mut tx = harness.db.read().await.unwrap();
             store::executions::active(&mut tx, 1).await.unwrap().is_empty()
         })
         .await;
-    house
+    harness
         .until("every removed deployment is gone", async || {
-            house.fresh.psql("select count(*) from deployment where removed_at is not null") == "0"
+            harness.fresh.psql("select count(*) from deployment where removed_at is not null") == "0"
         })
         .await;
     for (stop, task) in synchronizers {
@@ -496,35 +504,38 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
                 - (select count(*) from audit_event where action = 'execution.start'))",
         ),
     ] {
-        assert_eq!(house.fresh.psql(sql), "0", "{what}");
+        assert_eq!(harness.fresh.psql(sql), "0", "{what}");
     }
-    let outcomes = house.fresh.psql("select status, count(*) from data_job_execution group by status order by status");
+    let outcomes =
+        harness.fresh.psql("select status, count(*) from data_job_execution group by status order by status");
     println!("{}", outcomes.replace('\n', ", "));
     assert!(outcomes.contains("SUCCEEDED") && outcomes.contains("CANCELLED"), "{outcomes}");
 }
 
 async fn secrets_follow_a_rotation_while_writes_go_on(on: Database) {
     const JOBS: usize = 40;
-    let mut house = House::new(on).await;
+    let mut harness = Harness::new(on).await;
     let keys = || vec![SecretKey::new([1; 32]), SecretKey::new([2; 32])];
     let (old, new) = (keys()[0].id().to_owned(), keys()[1].id().to_owned());
     let ring = Arc::new(KeyRing::new(Box::new(keys), old.clone()));
-    house.keys = ring.clone();
+    harness.keys = ring.clone();
     let write = async |name: &str, n: usize| {
         let secrets = serde_json::from_str(&format!("{{\"n\": {n}}}")).unwrap();
-        app::secrets::replace(&house.db, &ring, &*house.clock, &house.caller(), TEAM, name, &secrets).await.unwrap();
+        app::secrets::replace(&harness.db, &ring, &*harness.clock, &harness.caller(), TEAM, name, &secrets)
+            .await
+            .unwrap();
     };
     let names: Vec<_> = (0..JOBS).map(|n| format!("example-job-{n}")).collect();
     for name in &names {
-        house.create(name, None).await;
+        harness.create(name, None).await;
         write(name, 0).await;
     }
-    let (stop, _instance) = house.instance("test", house.db.clone(), true, Duration::from_secs(15));
-    let mut tx = house.db.write().await.unwrap();
-    assert_eq!(store::keys::lock_primary(&mut tx).await.unwrap().as_ref(), Some(&old));
-    store::keys::make_primary(&mut tx, &new).await.unwrap();
+    let (stop, _instance) = harness.instance("test", harness.db.clone(), true, Duration::from_secs(15));
+    let mut tx = harness.db.write().await.unwrap();
+    assert_eq!(store::keys::lock_active(&mut tx).await.unwrap().as_ref(), Some(&old));
+    store::keys::make_active(&mut tx, &new).await.unwrap();
     tx.commit().await.unwrap();
-    let left = async || store::keys::needed_by(&mut house.db.read().await.unwrap(), &old).await.unwrap();
+    let left = async || store::keys::needed_by(&mut harness.db.read().await.unwrap(), &old).await.unwrap();
     let mut round = 0;
     while left().await > 0 {
         round += 1;
@@ -533,7 +544,7 @@ async fn secrets_follow_a_rotation_while_writes_go_on(on: Database) {
         }
     }
     for (n, name) in names.iter().enumerate() {
-        let found = app::secrets::read(&house.db, &ring, &house.caller(), TEAM, name).await.unwrap();
+        let found = app::secrets::read(&harness.db, &ring, &harness.caller(), TEAM, name).await.unwrap();
         let expected = if n < JOBS / 4 { round } else { 0 };
         assert_eq!(found["n"].get(), expected.to_string(), "{name}");
     }
@@ -542,13 +553,13 @@ async fn secrets_follow_a_rotation_while_writes_go_on(on: Database) {
 
 /// Does the same from three instances at one instant.
 async fn at_once<T: Send + 'static>(
-    house: &House,
+    harness: &Harness,
     verb: impl Fn(Db) -> BoxFuture<'static, Result<T, Problem>>,
 ) -> Vec<Result<T, Problem>> {
-    let mut instances = vec![house.db.clone()];
+    let mut instances = vec![harness.db.clone()];
     for _ in 0..2 {
-        let is_shared = house.fresh.file().is_none();
-        instances.push(if is_shared { house.fresh.open().await } else { house.db.clone() });
+        let is_shared = harness.fresh.file().is_none();
+        instances.push(if is_shared { harness.fresh.open().await } else { harness.db.clone() });
     }
     let tasks: Vec<_> = instances.into_iter().map(|db| tokio::spawn(verb(db))).collect();
     let mut answers = Vec::new();
@@ -559,15 +570,15 @@ async fn at_once<T: Send + 'static>(
 }
 
 async fn a_request_with_a_key_that_three_instances_get_at_one_instant_is_carried_out_once(on: Database) {
-    let house = House::new(on).await;
+    let harness = Harness::new(on).await;
     for round in 0..10 {
         let name = format!("example-job-{round}");
-        house.create(&name, None).await;
-        house.deploy(&name).await;
-        let mut caller = house.caller();
-        caller.terms.once = Some(Once::new(format!("start-{round}"), &[name.as_bytes()]));
-        let (clock, start) = (house.clock.clone(), name.clone());
-        let answers = at_once(&house, |db| {
+        harness.create(&name, None).await;
+        harness.deploy(&name).await;
+        let mut caller = harness.caller();
+        caller.preconditions.idempotency_key = Some(IdempotencyKey::new(format!("start-{round}"), &[name.as_bytes()]));
+        let (clock, start) = (harness.clock.clone(), name.clone());
+        let answers = at_once(&harness, |db| {
             let (clock, caller, name) = (clock.clone(), caller.clone(), start.clone());
             Box::pin(async move {
                 let request = StartRequest::default();
@@ -577,24 +588,26 @@ async fn a_request_with_a_key_that_three_instances_get_at_one_instant_is_carried
         .await;
         let ids: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-        assert_eq!(house.executions(&name).await.len(), 1);
-        let events = app::history::events(&house.db, &house.caller(), TEAM, &name, app::history::Part::default()).await;
+        assert_eq!(harness.executions(&name).await.len(), 1);
+        let events =
+            app::history::events(&harness.db, &harness.caller(), TEAM, &name, app::history::PageRequest::default())
+                .await;
         assert_eq!(events.unwrap().content.iter().filter(|event| event.action == "execution.start").count(), 1);
     }
 }
 
 async fn of_changes_that_know_the_same_state_one_is_accepted(on: Database) {
-    let house = House::new(on).await;
+    let harness = Harness::new(on).await;
     for round in 0..10 {
         let name = format!("example-job-{round}");
-        let id = house.create(&name, None).await;
-        house.deploy(&name).await;
-        let wanted = store::deployments::find(&mut house.db.read().await.unwrap(), id).await.unwrap().unwrap();
-        let mut caller = house.caller();
-        caller.terms.only_if = Some(OnlyIf::Is(vec![wanted.tag().as_str().to_owned()]));
-        let (clock, defaults, job) = (house.clock.clone(), house.defaults.clone(), name.clone());
+        let id = harness.create(&name, None).await;
+        harness.deploy(&name).await;
+        let wanted = store::deployments::find(&mut harness.db.read().await.unwrap(), id).await.unwrap().unwrap();
+        let mut caller = harness.caller();
+        caller.preconditions.precondition = Some(Precondition::Matches(vec![wanted.etag().as_str().to_owned()]));
+        let (clock, defaults, job) = (harness.clock.clone(), harness.defaults.clone(), name.clone());
         let number = AtomicUsize::new(0);
-        let answers = at_once(&house, |db| {
+        let answers = at_once(&harness, |db| {
             let version = format!("9.{}", number.fetch_add(1, Ordering::Relaxed));
             let change = DeploymentChange { vdk_version: Some(version), ..DeploymentChange::default() };
             let (clock, defaults, caller, name) = (clock.clone(), defaults.clone(), caller.clone(), job.clone());
@@ -605,25 +618,25 @@ async fn of_changes_that_know_the_same_state_one_is_accepted(on: Database) {
         .await;
         let (accepted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
         assert_eq!(accepted.len(), 1);
-        assert!(refused.into_iter().all(|answer| answer.unwrap_err().kind == Kind::Stale));
+        assert!(refused.into_iter().all(|answer| answer.unwrap_err().kind == Kind::PreconditionFailed));
     }
 }
 
 async fn of_three_who_bring_a_job_back_one_does(on: Database) {
-    let house = House::new(on).await;
+    let harness = Harness::new(on).await;
     for round in 0..10 {
         let name = format!("example-job-{round}");
-        house.create(&name, None).await;
-        house.deploy(&name).await;
-        app::jobs::delete(&house.db, &*house.clock, &house.caller(), TEAM, &name).await.unwrap();
-        let (clock, defaults, caller) = (house.clock.clone(), house.defaults.clone(), house.caller());
+        harness.create(&name, None).await;
+        harness.deploy(&name).await;
+        app::jobs::delete(&harness.db, &*harness.clock, &harness.caller(), TEAM, &name).await.unwrap();
+        let (clock, defaults, caller) = (harness.clock.clone(), harness.defaults.clone(), harness.caller());
         let number = AtomicUsize::new(0);
-        let answers = at_once(&house, |db| {
+        let answers = at_once(&harness, |db| {
             let is_create = number.fetch_add(1, Ordering::Relaxed) == 2;
             let (clock, defaults, caller, name) = (clock.clone(), defaults.clone(), caller.clone(), name.clone());
             Box::pin(async move {
                 if is_create {
-                    let definition = House::definition(&name, None);
+                    let definition = Harness::definition(&name, None);
                     return app::jobs::create(&db, &*clock, &caller, "UTC", definition).await.map(drop);
                 }
                 app::jobs::restore(&db, &*clock, &caller, "UTC", &defaults, TEAM, &name).await.map(drop)
@@ -637,14 +650,14 @@ async fn of_three_who_bring_a_job_back_one_does(on: Database) {
 }
 
 async fn credentials_that_three_instances_store_at_one_instant_are_those_of_one(on: Database) {
-    let mut house = House::new(on).await;
+    let mut harness = Harness::new(on).await;
     let keys = || vec![SecretKey::new([1; 32]), SecretKey::new([2; 32])];
     let ids: Vec<_> = keys().iter().map(|key| key.id().to_owned()).collect();
-    house.keys = Arc::new(KeyRing::new(Box::new(keys), ids[0].clone()));
+    harness.keys = Arc::new(KeyRing::new(Box::new(keys), ids[0].clone()));
     for round in 0..10 {
-        let (clock, caller, ring) = (house.clock.clone(), house.caller(), house.keys.clone());
+        let (clock, caller, ring) = (harness.clock.clone(), harness.caller(), harness.keys.clone());
         let number = AtomicUsize::new(0);
-        let storing = at_once(&house, |db| {
+        let storing = at_once(&harness, |db| {
             let part = format!("{round}-{}", number.fetch_add(1, Ordering::Relaxed));
             let (clock, caller, ring) = (clock.clone(), caller.clone(), ring.clone());
             Box::pin(async move {
@@ -655,17 +668,17 @@ async fn credentials_that_three_instances_store_at_one_instant_are_those_of_one(
         });
         // Their secret is encrypted with whichever key is the primary one when it is stored.
         let rotating = async {
-            let mut tx = house.db.write().await.unwrap();
-            store::keys::lock_primary(&mut tx).await.unwrap();
-            store::keys::make_primary(&mut tx, &ids[round % 2]).await.unwrap();
+            let mut tx = harness.db.write().await.unwrap();
+            store::keys::lock_active(&mut tx).await.unwrap();
+            store::keys::make_active(&mut tx, &ids[round % 2]).await.unwrap();
             tx.commit().await.unwrap();
         };
         let (answers, ()) = tokio::join!(storing, rotating);
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-        let found = app::credentials::read(&house.db, &house.keys, &house.caller(), TEAM).await.unwrap();
-        assert_eq!(found.client_id.replace("id", "secret"), found.told());
+        let found = app::credentials::read(&harness.db, &harness.keys, &harness.caller(), TEAM).await.unwrap();
+        assert_eq!(found.client_id.replace("id", "secret"), found.expose_client_secret());
         assert!(found.client_id.starts_with(&format!("id-{round}-")), "{}", found.client_id);
-        let teams = app::credentials::teams_of(&house.db, &found.client_id).await.unwrap();
+        let teams = app::credentials::teams_of(&harness.db, &found.client_id).await.unwrap();
         assert_eq!(teams, [TEAM.to_owned()].into());
     }
 }

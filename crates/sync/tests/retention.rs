@@ -12,8 +12,8 @@ use model::{
     execution::{Status, Type},
     log::LogChunk,
     name::{ExecutionId, JobId, JobName},
+    preconditions::IdempotencyKey,
     source::{Source, SourceVersion},
-    terms::Once,
 };
 use prometheus_client::registry::Registry;
 use store::{
@@ -23,7 +23,7 @@ use store::{
     leases::{self, Epoch, SYNCHRONIZER},
     sources,
 };
-use support::{House, TEAM};
+use support::{Harness, TEAM};
 use sync::{
     cleanup::{Kind, Retention, Rules},
     gauges::Gauges,
@@ -52,7 +52,7 @@ fn rules() -> Rules {
 }
 
 struct Fixture {
-    house: House,
+    harness: Harness,
     epoch: Epoch,
     registry: Registry,
     gauges: Gauges,
@@ -60,19 +60,19 @@ struct Fixture {
 
 impl Fixture {
     async fn new(on: Database) -> Self {
-        let house = House::new(on).await;
-        let epoch = leases::take(&house.db, SYNCHRONIZER, "test", None).await.unwrap().unwrap();
+        let harness = Harness::new(on).await;
+        let epoch = leases::take(&harness.db, SYNCHRONIZER, "test", None).await.unwrap().unwrap();
         let mut registry = Registry::default();
         let gauges = Gauges::register(&mut registry, false, Arc::new(SystemClock));
-        Self { house, epoch, registry, gauges }
+        Self { harness, epoch, registry, gauges }
     }
 
     fn db(&self) -> &Db {
-        &self.house.db
+        &self.harness.db
     }
 
     fn now(&self) -> Timestamp {
-        model::clock::Clock::now(&*self.house.clock)
+        model::clock::Clock::now(&*self.harness.clock)
     }
 
     fn hours_ago(&self, hours: i64) -> Timestamp {
@@ -81,7 +81,7 @@ impl Fixture {
 
     /// Removes what these rules do not keep, and returns the kinds that failed.
     async fn round(&self, rules: &Rules) -> Result<Vec<Kind>, StoreError> {
-        let mut retention = Retention::new(self.db(), &*self.house.clock, rules, &self.gauges);
+        let mut retention = Retention::new(self.db(), &*self.harness.clock, rules, &self.gauges);
         let steps = retention.round(self.epoch, &CancellationToken::new()).await?;
         Ok(steps.iter().filter(|step| step.failed).map(|step| step.kind).collect())
     }
@@ -150,12 +150,12 @@ async fn raw(db: &Db, on: Database, sqlite: &'static str, postgresql: &'static s
 
 async fn a_kind_that_fails_is_counted_and_stops_no_other(on: Database) {
     let it = Fixture::new(on).await;
-    let job = it.house.create("example-job", None).await;
+    let job = it.harness.create("example-job", None).await;
     for hour in 0..4 {
         it.ended(job, "example-job", it.hours_ago(100 - hour), Status::Succeeded, "log").await;
     }
     let mut tx = it.db().write().await.unwrap();
-    let once = Once::new("a key".into(), &[b"one"]);
+    let once = IdempotencyKey::new("a key".into(), &[b"one"]);
     idempotency::claim(&mut tx, "someone", &once, it.hours_ago(100)).await.unwrap();
     store::schedules::ensure(&mut tx, "1 2 3 4 5", "UTC", None).await.unwrap();
     tx.commit().await.unwrap();
@@ -195,7 +195,7 @@ async fn a_kind_that_fails_is_counted_and_stops_no_other(on: Database) {
 
 async fn old_executions_of_many_jobs_go_in_steps_and_each_job_keeps_its_newest(on: Database) {
     let it = Fixture::new(on).await;
-    let many = it.house.create("job-many", None).await;
+    let many = it.harness.create("job-many", None).await;
     let mut kept = Vec::new();
     let mut tx = it.db().write().await.unwrap();
     // More than a transaction takes, all of one instant in pairs.
@@ -208,7 +208,7 @@ async fn old_executions_of_many_jobs_go_in_steps_and_each_job_keeps_its_newest(o
     tx.commit().await.unwrap();
     for number in 0..60 {
         let name = format!("job-{number:02}");
-        let job = it.house.create(&name, None).await;
+        let job = it.harness.create(&name, None).await;
         // Old and over the number; old and among the newest; recent.
         for (hours, is_kept) in [(50, false), (49, false), (48, true), (1, true)] {
             let id = it.ended(job, &name, it.hours_ago(hours), Status::Succeeded, "").await;
@@ -239,7 +239,7 @@ async fn old_executions_of_many_jobs_go_in_steps_and_each_job_keeps_its_newest(o
 
 async fn logs_go_before_their_executions_and_the_oldest_of_all_when_there_are_too_many(on: Database) {
     let it = Fixture::new(on).await;
-    let (one, two) = (it.house.create("job-one", None).await, it.house.create("job-two", None).await);
+    let (one, two) = (it.harness.create("job-one", None).await, it.harness.create("job-two", None).await);
     let megabyte = "x".repeat(1_000_000);
     let mut ids = Vec::new();
     for (job, name, hours) in
@@ -281,7 +281,7 @@ async fn logs_go_before_their_executions_and_the_oldest_of_all_when_there_are_to
 
 async fn old_revisions_and_uploads_go_unless_something_needs_them(on: Database) {
     let it = Fixture::new(on).await;
-    let job = it.house.create("example-job", None).await;
+    let job = it.harness.create("example-job", None).await;
     let version = |number: usize| SourceVersion::parse(&format!("{number:040}")).unwrap();
     for number in 0..8 {
         let source = Source {
@@ -296,7 +296,7 @@ async fn old_revisions_and_uploads_go_unless_something_needs_them(on: Database) 
         sources::insert(&mut tx, job, &source, number.to_string().as_bytes()).await.unwrap();
         tx.commit().await.unwrap();
         let change = model::deployment::DeploymentChange { job_version: Some(version(number)), ..Default::default() };
-        it.house.change("example-job", change).await;
+        it.harness.change("example-job", change).await;
     }
     // The second one is deployed, and an execution ran the fourth.
     let mut tx = it.db().write().await.unwrap();
@@ -320,7 +320,7 @@ async fn old_revisions_and_uploads_go_unless_something_needs_them(on: Database) 
     let all = left(&it).await;
     assert_eq!((all.0.len(), all.1.len()), (8, 8), "all are of today");
 
-    it.house.advance(SignedDuration::from_hours(25));
+    it.harness.advance(SignedDuration::from_hours(25));
     assert_eq!(it.round(&keeps_executions).await.unwrap(), []);
     // The first upload of all is the one that jobs of these tests have.
     assert_eq!(left(&it).await, (vec![8, 7, 4, 2], vec![1, 3, 6, 7]));
@@ -334,15 +334,15 @@ async fn old_revisions_and_uploads_go_unless_something_needs_them(on: Database) 
     assert_eq!(left(&it).await, (vec![8, 7, 2], vec![1, 6, 7]));
     // A new revision makes the oldest of the kept ones go.
     let change = model::deployment::DeploymentChange { job_version: Some(version(1)), ..Default::default() };
-    it.house.change("example-job", change).await;
-    it.house.advance(SignedDuration::from_hours(25));
+    it.harness.change("example-job", change).await;
+    it.harness.advance(SignedDuration::from_hours(25));
     assert_eq!(it.round(&keeps_executions).await.unwrap(), []);
     assert_eq!(left(&it).await, (vec![9, 8, 2], vec![1, 6, 7]));
 }
 
 async fn a_purged_job_goes_in_steps_with_all_that_was_its_own(on: Database) {
     let it = Fixture::new(on).await;
-    let (gone, stays) = (it.house.create("job-gone", None).await, it.house.create("job-stays", None).await);
+    let (gone, stays) = (it.harness.create("job-gone", None).await, it.harness.create("job-stays", None).await);
     let mut tx = it.db().write().await.unwrap();
     for number in 0..300 {
         let at = it.hours_ago(1) + SignedDuration::from_secs(number);
@@ -350,12 +350,12 @@ async fn a_purged_job_goes_in_steps_with_all_that_was_its_own(on: Database) {
     }
     tx.commit().await.unwrap();
     it.ended(stays, "job-stays", it.hours_ago(1), Status::Succeeded, "log").await;
-    app::jobs::delete(it.db(), &*it.house.clock, &it.house.caller(), TEAM, "job-gone").await.unwrap();
+    app::jobs::delete(it.db(), &*it.harness.clock, &it.harness.caller(), TEAM, "job-gone").await.unwrap();
     let rules = Rules { executions_keep_per_job: 1000, ..rules() };
     assert_eq!(it.round(&rules).await.unwrap(), []);
     let log_bytes = async || store::retention::logs::total_bytes(&mut it.db().read().await.unwrap()).await.unwrap();
     assert_eq!(log_bytes().await, 903, "it can be restored");
-    it.house.advance(SignedDuration::from_hours(25));
+    it.harness.advance(SignedDuration::from_hours(25));
     let rules = Rules {
         executions_keep: SignedDuration::from_hours(1000),
         logs_keep: SignedDuration::from_hours(1000),

@@ -18,7 +18,7 @@ use store::{
     executions::{Ended, NewExecution, Started},
     leases::{self, SYNCHRONIZER},
 };
-use support::{House, TEAM};
+use support::{Harness, TEAM};
 use testing::{Database, Statements, for_each_database};
 
 const JOBS: usize = 50;
@@ -28,24 +28,24 @@ for_each_database!(a_page_of_a_list_takes_five_statements_at_most_whatever_it_ho
 
 async fn a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds(on: Database) {
     let statements = Statements::heard().await;
-    let mut house = House::running(on).await;
+    let mut harness = Harness::running(on).await;
     for n in 0..JOBS {
-        house.create(&format!("example-job-{n:02}"), Some("0 0 1 1 *")).await;
-        house.deploy(&format!("example-job-{n:02}")).await;
+        harness.create(&format!("example-job-{n:02}"), Some("0 0 1 1 *")).await;
+        harness.deploy(&format!("example-job-{n:02}")).await;
     }
     for n in 0..JOBS {
         let name = format!("example-job-{n:02}");
-        house.until("it is reached", async || house.reached(&name).await.is_some()).await;
+        harness.until("it is reached", async || harness.reached(&name).await.is_some()).await;
     }
-    house.stop_instance().await;
-    let seen = leases::find(&house.db, SYNCHRONIZER).await.unwrap();
-    let epoch = leases::take(&house.db, SYNCHRONIZER, "test", seen.as_ref()).await.unwrap().unwrap();
+    harness.stop_instance().await;
+    let seen = leases::find(&harness.db, SYNCHRONIZER).await.unwrap();
+    let epoch = leases::take(&harness.db, SYNCHRONIZER, "test", seen.as_ref()).await.unwrap().unwrap();
     for n in 0..JOBS {
         let name = JobName::parse(&format!("example-job-{n:02}")).unwrap();
-        let mut tx = house.db.write().await.unwrap();
+        let mut tx = harness.db.write().await.unwrap();
         let job = store::jobs::find(&mut tx, &name).await.unwrap().unwrap();
         for second in 0..EXECUTIONS {
-            let at = house.clock.now() + SignedDuration::from_secs(second);
+            let at = harness.clock.now() + SignedDuration::from_secs(second);
             let new = NewExecution {
                 job_id: job.id,
                 job_name: &name,
@@ -62,14 +62,14 @@ async fn a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds(on: Da
         tx.commit().await.unwrap();
     }
 
-    let caller = house.caller();
+    let caller = harness.caller();
     let request = JobPageRequest {
         query: JobQuery { limit: 50, ..JobQuery::default() },
         with_total: true,
         with_deployments: true,
         executions: Some(ExecutionQuery { limit: 10, descending: true, ..ExecutionQuery::default() }),
     };
-    let (page, took) = statements.of(&house.db, app::queries::jobs(&house.db, &caller, &request)).await;
+    let (page, took) = statements.of(&harness.db, app::queries::jobs(&harness.db, &caller, &request)).await;
     let page = page.unwrap();
     assert_eq!((page.content.len(), page.total), (JOBS, Some(50)));
     assert!(page.content.iter().all(|job| job.deployment.is_some() && job.executions.len() == 10));
@@ -77,15 +77,15 @@ async fn a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds(on: Da
     assert!((1..=5).contains(&took.len()), "{took:?}");
 
     let name = "example-job-07";
-    let (_, took) = statements.of(&house.db, app::jobs::read(&house.db, &caller, TEAM, name)).await;
+    let (_, took) = statements.of(&harness.db, app::jobs::read(&harness.db, &caller, TEAM, name)).await;
     println!("{on:?}: one job: {took:?}");
     assert!((1..=5).contains(&took.len()), "{took:?}");
-    let (_, took) = statements.of(&house.db, house.executions(name)).await;
+    let (_, took) = statements.of(&harness.db, harness.executions(name)).await;
     println!("{on:?}: the executions of a job: {took:?}");
     assert!((1..=5).contains(&took.len()), "{took:?}");
-    house.advance(SignedDuration::from_mins(1));
+    harness.advance(SignedDuration::from_mins(1));
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let (_, took) = statements.of(&house.db, house.start(name)).await;
+    let (_, took) = statements.of(&harness.db, harness.start(name)).await;
     println!("{on:?}: a start: {took:?}");
     // The job, its deployment, the row, the event, the commit, and word to other instances.
     assert!((1..=6).contains(&took.len()), "{took:?}");

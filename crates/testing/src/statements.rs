@@ -30,7 +30,7 @@ impl Statements {
     /// Begins to hear; other tests of the process that want to wait until this one is dropped.
     pub async fn heard() -> Self {
         let alone = COUNTING.lock().await;
-        let _ = tracing::subscriber::set_global_default(Ear);
+        let _ = tracing::subscriber::set_global_default(StatementListener);
         Self { _alone: alone }
     }
 
@@ -69,7 +69,7 @@ fn take() -> Vec<String> {
     std::mem::take(&mut HEARD.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-struct Ear;
+struct StatementListener;
 
 /// The first words of a statement.
 #[derive(Default)]
@@ -86,7 +86,7 @@ impl Visit for Summary {
     }
 }
 
-impl Subscriber for Ear {
+impl Subscriber for StatementListener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "sqlx::query"
     }

@@ -95,14 +95,14 @@ struct Case {
     /// What the reference takes at 1,000 and 10,000 jobs (p50, ms).
     reference: &'static str,
     /// Whether more than one client is worth the time.
-    crowd: bool,
+    pool_state: bool,
 }
 
 fn list(name: &str, query: &str, variables: &Value) -> Case {
     let mut url = reqwest::Url::parse("http://x/data-jobs/for-team/no-team-specified/jobs").expect("a URL");
     url.query_pairs_mut().append_pair("query", query).append_pair("variables", &variables.to_string());
     let path = format!("{}?{}", url.path(), url.query().unwrap_or_default());
-    Case { name: name.into(), path, reference: "", crowd: false }
+    Case { name: name.into(), path, reference: "", pool_state: false }
 }
 
 fn filter(property: &str, pattern: Option<&str>, sort: Option<&str>) -> Value {
@@ -133,7 +133,7 @@ fn cases(jobs: usize) -> Vec<Case> {
     let mut cases = vec![
         Case {
             reference: "150 / 1,201",
-            crowd: true,
+            pool_state: true,
             ..list("the operations page's list of 50 (with totals and 10 executions each)", PAGE, &whole)
         },
         Case { reference: "38 / 416", ..list("list of 50, names and teams", NAMES, &json!({})) },
@@ -141,15 +141,15 @@ fn cases(jobs: usize) -> Vec<Case> {
             name: "one job".into(),
             path: format!("/data-jobs/for-team/Team%200000/jobs/{JOB}"),
             reference: "2.7 / 3.3",
-            crowd: true,
+            pool_state: true,
         },
         Case {
             name: "a job's executions".into(),
             path: format!("/data-jobs/for-team/Team%200000/jobs/{JOB}/executions"),
             reference: "3.7 / 2.9",
-            crowd: true,
+            pool_state: true,
         },
-        Case { reference: "35 / 250", crowd: true, ..list("the 50 newest executions", RUNS, &json!({})) },
+        Case { reference: "35 / 250", pool_state: true, ..list("the 50 newest executions", RUNS, &json!({})) },
         list("the 50 newest executions since a time, with totals", RUNS_WITH_TOTALS, &since),
         list("the 50 newest executions, with totals", RUNS_WITH_TOTALS, &json!({"order": newest})),
     ];
@@ -312,11 +312,11 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
             ensure!(is_empty == case.name.contains(NONE), "{:?} measures nothing: it is answered {answer}", case.name);
             urls.push(url);
         }
-        for clients in if case.crowd { &CLIENTS[..] } else { &CLIENTS[..1] } {
+        for clients in if case.pool_state { &CLIENTS[..] } else { &CLIENTS[..1] } {
             let mut figures = vec![Figures::default(); fleets.len()];
             for _ in 0..ROUNDS {
                 for ((of, url), figures) in fleets.iter().zip(&urls).zip(&mut figures) {
-                    figures.add(crowd(&http, url, None, *clients, turn, of.meter).await?);
+                    figures.add(pool_state(&http, url, None, *clients, turn, of.meter).await?);
                 }
             }
             row(case, *clients, &figures, is_server, is_compared);
@@ -325,14 +325,14 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
     if !only.is_empty() {
         return Ok(());
     }
-    let start = Case { name: "start (accepted, 202)".into(), path: String::new(), reference: "", crowd: true };
+    let start = Case { name: "start (accepted, 202)".into(), path: String::new(), reference: "", pool_state: true };
     for (index, clients) in CLIENTS.iter().enumerate() {
         let mut figures = vec![Figures::default(); fleets.len()];
         for round in 0..ROUNDS as usize {
             for (of, figures) in fleets.iter().zip(&mut figures) {
                 let parts = CLIENTS.len() * ROUNDS as usize;
                 let part = of.starts.iter().skip(index * ROUNDS as usize + round).step_by(parts).cloned().collect();
-                figures.add(crowd(&http, "", Some(part), *clients, turn, of.meter).await?);
+                figures.add(pool_state(&http, "", Some(part), *clients, turn, of.meter).await?);
             }
         }
         row(&start, *clients, &figures, is_server, is_compared);
@@ -450,7 +450,7 @@ impl Figures {
 }
 
 /// Has clients ask without a pause; with `starts`, each posts to the next address until there is none left.
-async fn crowd(
+async fn pool_state(
     http: &Client,
     url: &str,
     starts: Option<Vec<String>>,

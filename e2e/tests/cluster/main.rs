@@ -22,11 +22,11 @@ fn namespace(name: &str) -> Namespace {
 
 trait Told {
     /// What `kubectl` says to this.
-    fn told(&self, arguments: &[&str]) -> String;
+    fn output_of(&self, arguments: &[&str]) -> String;
 }
 
 impl Told for Namespace {
-    fn told(&self, arguments: &[&str]) -> String {
+    fn output_of(&self, arguments: &[&str]) -> String {
         self.ask(arguments).unwrap_or_else(|e| panic!("{e:#}"))
     }
 }
@@ -58,9 +58,9 @@ fn pod(image: &str, policy: &str, command: &[&str], limits: &Value) -> String {
 fn log_at_end(namespace: &Namespace, phase: &str) -> String {
     let end = format!("--for=jsonpath={{.status.phase}}={phase}");
     if let Err(error) = namespace.ask(&["wait", &end, "pod/one", TIMEOUT]) {
-        panic!("{error:#}\n{}", namespace.told(&["describe", "pod/one"]));
+        panic!("{error:#}\n{}", namespace.output_of(&["describe", "pod/one"]));
     }
-    namespace.told(&["logs", "pod/one"])
+    namespace.output_of(&["logs", "pod/one"])
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn a_cron_job_runs_on_the_node_in_name_only() {
         },
     });
     namespace.apply(&cron_job.to_string()).expect("a CronJob");
-    namespace.told(&["wait", "--for=jsonpath={.status.lastSuccessfulTime}", "cronjob/each-minute", TIMEOUT]);
-    let job = namespace.told(&["get", "jobs", "-o", "jsonpath={.items[0].status.succeeded}"]);
+    namespace.output_of(&["wait", "--for=jsonpath={.status.lastSuccessfulTime}", "cronjob/each-minute", TIMEOUT]);
+    let job = namespace.output_of(&["get", "jobs", "-o", "jsonpath={.items[0].status.succeeded}"]);
     assert_eq!(job, "1");
 }
 
@@ -135,7 +135,7 @@ fn a_container_beyond_its_memory_is_seen_as_oom_killed() {
     namespace.apply(&pod(&image, "IfNotPresent", &command, &json!({"memory": "48Mi"}))).expect("a pod");
     log_at_end(&namespace, "Failed");
     let path = "jsonpath={.status.containerStatuses[0].state.terminated.reason}";
-    assert_eq!(namespace.told(&["get", "pod/one", "-o", path]), "OOMKilled");
+    assert_eq!(namespace.output_of(&["get", "pod/one", "-o", path]), "OOMKilled");
 }
 
 fn proxy(namespace: &Namespace) -> Proxy {

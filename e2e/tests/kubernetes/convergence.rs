@@ -6,7 +6,7 @@ use e2e::{count, job::Job, service::Options, wait};
 use serde_json::{Value, json};
 use testing::{Database, Proxy, Webhook};
 
-use crate::place::{LONGEST, Node, Place};
+use crate::fixture::{Fixture, LONGEST, Node};
 
 /// What is done to a deployment while the service can't see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,51 +51,51 @@ fn often_swept(options: Options) -> Options {
 }
 
 /// The CronJobs of the namespace by name.
-fn cron_jobs(place: &Place) -> BTreeMap<String, Value> {
-    let list: Value = serde_json::from_str(&place.kubectl(&["get", "cronjobs", "-o", "json"])).expect("JSON");
+fn cron_jobs(fixture: &Fixture) -> BTreeMap<String, Value> {
+    let list: Value = serde_json::from_str(&fixture.kubectl(&["get", "cronjobs", "-o", "json"])).expect("JSON");
     let items = list["items"].as_array().expect("a list").iter();
     items.map(|object| (object["metadata"]["name"].as_str().expect("a name").to_owned(), object.clone())).collect()
 }
 
 /// Changes the rows of a service that does not run.
-fn in_database(place: &Place, sql: &str) {
+fn in_database(fixture: &Fixture, sql: &str) {
     let script = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1]) as db:\n    db.executescript(sys.argv[2])\n";
     let done = Command::new("python3")
         .args(["-c", script])
-        .arg(place.service.data_dir().join("holdfast.db"))
+        .arg(fixture.service.data_dir().join("holdfast.db"))
         .arg(sql)
         .output()
         .expect("python3");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-fn patch(place: &Place, name: &str, patch: &Value) {
-    place.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", &patch.to_string()]);
+fn patch(fixture: &Fixture, name: &str, patch: &Value) {
+    fixture.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", &patch.to_string()]);
 }
 
 /// Waits for two more sweeps from their beginning to their end.
-async fn two_sweeps(place: &Place) {
-    let swept = || place.service.log().matches("swept").count();
+async fn two_sweeps(fixture: &Fixture) {
+    let swept = || fixture.service.log().matches("swept").count();
     let before = swept();
     wait::until("two sweeps", LONGEST, async || (swept() >= before + 3).then_some(())).await;
 }
 
 /// Asserts that nothing is written any more, by whoever counts.
-async fn nothing_is_written(place: &Place, proxy: &Proxy) {
+async fn nothing_is_written(fixture: &Fixture, proxy: &Proxy) {
     proxy.reset();
-    two_sweeps(place).await;
+    two_sweeps(fixture).await;
     assert_eq!(proxy.writes(), BTreeMap::new());
 }
 
 #[tokio::test]
 async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing_is_written() {
-    let (mut place, proxy) = Place::through_proxy_with("converge", Database::Sqlite, Node::InNameOnly, often_swept);
+    let (mut fixture, proxy) = Fixture::through_proxy_with("converge", Database::Sqlite, Node::InNameOnly, often_swept);
     // 200 on demand; here each state three times.
     let jobs: Vec<_> = (0..count(33, 200))
         .map(|n| Job::new(&format!("example-job-{n}")).schedule("0 3 * * *").step("10_step.py", "pass"))
         .collect();
-    place.deployed_in_name(&jobs).await;
-    let before = cron_jobs(&place);
+    fixture.deployed_in_name(&jobs).await;
+    let before = cron_jobs(&fixture);
     let states: Vec<(&str, Done)> =
         jobs.iter().zip(ALL.iter().cycle()).map(|(job, done)| (job.name(), *done)).collect();
 
@@ -117,45 +117,45 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
             "metadata": {"name": format!("{name}-of-theirs"), "ownerReferences": [owner]},
             "spec": {"template": {"spec": pod}},
         });
-        place.namespace.apply(&run.to_string()).expect("a Job");
+        fixture.namespace.apply(&run.to_string()).expect("a Job");
     }
-    let uids = |place: &Place| place.kubectl(&["get", "jobs", "-o", "jsonpath={.items[*].metadata.uid}"]);
-    let runs_before = uids(&place);
+    let uids = |fixture: &Fixture| fixture.kubectl(&["get", "jobs", "-o", "jsonpath={.items[*].metadata.uid}"]);
+    let runs_before = uids(&fixture);
 
     proxy.cut();
-    let api = place.api();
+    let api = fixture.api();
     for (name, done) in &states {
         match done {
             Done::Removed => drop(api.delete(&format!("/jobs/{name}/deployments/production")).await.ok()),
-            Done::Changed => place.reschedule(name, "30 4 * * *").await,
+            Done::Changed => fixture.reschedule(name, "30 4 * * *").await,
             Done::Namesake => {
                 let _ = api.delete(&format!("/jobs/{name}")).await.ok();
-                place.asked_for(&Job::new(name).schedule("0 5 * * *").step("10_step.py", "pass")).await;
+                fixture.asked_for(&Job::new(name).schedule("0 5 * * *").step("10_step.py", "pass")).await;
             }
             _ => {}
         }
     }
-    place.service.kill();
+    fixture.service.kill();
     let mut theirs = BTreeMap::new();
     for (name, done) in &states {
         match done {
-            Done::Deleted => drop(place.kubectl(&["delete", "cronjob", name])),
-            Done::Rescheduled => patch(&place, name, &json!({"spec": {"schedule": "* * * * *"}})),
+            Done::Deleted => drop(fixture.kubectl(&["delete", "cronjob", name])),
+            Done::Rescheduled => patch(&fixture, name, &json!({"spec": {"schedule": "* * * * *"}})),
             Done::Added => patch(
-                &place,
+                &fixture,
                 name,
                 &json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": {
                     "initContainers": [{"name": "mine", "image": "mine:1"}], "priority": 0,
                 }}}}}}),
             ),
-            Done::Unlabelled => drop(place.kubectl(&["label", "cronjob", name, "holdfast/job-id-"])),
+            Done::Unlabelled => drop(fixture.kubectl(&["label", "cronjob", name, "holdfast/job-id-"])),
             Done::Taken => {
-                place.kubectl(&["delete", "cronjob", name]);
-                place.kubectl(&["create", "cronjob", name, "--image=theirs:1", "--schedule=0 0 1 1 *"]);
-                theirs.insert(*name, place.object("cronjob", name).expect("theirs")["metadata"]["resourceVersion"].clone());
+                fixture.kubectl(&["delete", "cronjob", name]);
+                fixture.kubectl(&["create", "cronjob", name, "--image=theirs:1", "--schedule=0 0 1 1 *"]);
+                theirs.insert(*name, fixture.object("cronjob", name).expect("theirs")["metadata"]["resourceVersion"].clone());
             }
             Done::NotRecorded => in_database(
-                &place,
+                &fixture,
                 &format!(
                     "update rollout set reached_generation = null, inputs_hash = null, image = null, mark = null,
                         reached_at = null, tried_inputs_hash = null, tried_generation = null, status = 'NONE', due_at = 0
@@ -163,7 +163,7 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
                 ),
             ),
             Done::Stale => in_database(
-                &place,
+                &fixture,
                 &format!(
                     "update rollout set inputs_hash = 'of another time', mark = null
                      where job_id = (select job_id from data_job where name = '{name}')"
@@ -173,10 +173,10 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
         }
     }
     proxy.restore();
-    let _ = place.service.start_again();
+    let _ = fixture.service.start_again();
 
-    let wrong = |place: &Place| {
-        let now = cron_jobs(place);
+    let wrong = |fixture: &Fixture| {
+        let now = cron_jobs(fixture);
         let is_as_wanted = |name: &str, done: Done| match (done, now.get(name)) {
             (Done::Removed, object) => object.is_none(),
             (_, None) => false,
@@ -193,8 +193,8 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
         };
         states.iter().filter(|(name, done)| !is_as_wanted(name, *done)).copied().collect::<Vec<_>>()
     };
-    let converged = wait::attempt(LONGEST, async || wrong(&place).is_empty().then_some(())).await;
-    assert!(converged.is_some(), "{:?}", wrong(&place));
+    let converged = wait::attempt(LONGEST, async || wrong(&fixture).is_empty().then_some(())).await;
+    assert!(converged.is_some(), "{:?}", wrong(&fixture));
     for name in theirs.keys() {
         wait::until("it is told who has the name", LONGEST, async || {
             let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
@@ -202,37 +202,37 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
         })
         .await;
     }
-    nothing_is_written(&place, &proxy).await;
-    assert_eq!(wrong(&place), []);
-    assert_eq!(uids(&place), runs_before, "no run died, and none began");
+    nothing_is_written(&fixture, &proxy).await;
+    assert_eq!(wrong(&fixture), []);
+    assert_eq!(uids(&fixture), runs_before, "no run died, and none began");
 }
 
 #[tokio::test]
 async fn what_others_do_to_many_at_once_is_put_back_and_nothing_else_is_written() {
-    let (place, proxy) = Place::through_proxy_with("many-edits", Database::Sqlite, Node::InNameOnly, often_swept);
+    let (fixture, proxy) = Fixture::through_proxy_with("many-edits", Database::Sqlite, Node::InNameOnly, often_swept);
     // 100 of 1,000 on demand.
     let (fleet, edited) = (count(60, 1000), count(12, 100));
     let jobs: Vec<_> = (0..fleet)
         .map(|n| Job::new(&format!("example-job-{n}")).schedule("0 3 * * *").step("10_step.py", "pass"))
         .collect();
-    place.deployed_in_name(&jobs).await;
-    let before = cron_jobs(&place);
-    nothing_is_written(&place, &proxy).await;
+    fixture.deployed_in_name(&jobs).await;
+    let before = cron_jobs(&fixture);
+    nothing_is_written(&fixture, &proxy).await;
 
     proxy.reset();
     for (n, job) in jobs.iter().take(edited).enumerate() {
         match n % 3 {
-            0 => patch(&place, job.name(), &json!({"spec": {"schedule": "* * * * *"}})),
-            1 => patch(&place, job.name(), &json!({"spec": {"jobTemplate": {"metadata": {"labels": {"mine": "x"}}}}})),
-            _ => drop(place.kubectl(&["delete", "cronjob", job.name()])),
+            0 => patch(&fixture, job.name(), &json!({"spec": {"schedule": "* * * * *"}})),
+            1 => patch(&fixture, job.name(), &json!({"spec": {"jobTemplate": {"metadata": {"labels": {"my": "x"}}}}})),
+            _ => drop(fixture.kubectl(&["delete", "cronjob", job.name()])),
         }
     }
     let specs = |objects: &BTreeMap<String, Value>| {
         objects.iter().map(|(name, object)| (name.clone(), object["spec"].clone())).collect::<BTreeMap<_, _>>()
     };
     let wanted = specs(&before);
-    wait::until("all are as they were", LONGEST, async || (specs(&cron_jobs(&place)) == wanted).then_some(())).await;
-    two_sweeps(&place).await;
+    wait::until("all are as they were", LONGEST, async || (specs(&cron_jobs(&fixture)) == wanted).then_some(())).await;
+    two_sweeps(&fixture).await;
     let cron_job = "/apis/batch/v1/namespaces/{namespace}/cronjobs/{name}";
     let of = |method: &str, path: &str| {
         proxy.writes().get(&(method.to_owned(), path.to_owned())).copied().unwrap_or_default()
@@ -240,22 +240,22 @@ async fn what_others_do_to_many_at_once_is_put_back_and_nothing_else_is_written(
     let (edits, deletions) = (edited - edited / 3, edited / 3);
     assert_eq!(of("PUT", cron_job), edits as u64, "one write an edit: {:?}", proxy.writes());
     assert_eq!(of("POST", "/apis/batch/v1/namespaces/{namespace}/cronjobs"), deletions as u64, "{:?}", proxy.writes());
-    nothing_is_written(&place, &proxy).await;
+    nothing_is_written(&fixture, &proxy).await;
 }
 
 #[tokio::test]
 async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
-    let place = Place::with("contested", Database::Sqlite, Node::InNameOnly, |options| {
+    let fixture = Fixture::with("contested", Database::Sqlite, Node::InNameOnly, |options| {
         options.set("HOLDFAST_KUBERNETES_IGNORE_PATHS", "/spec/startingDeadlineSeconds")
     });
     let name = "is-contested";
-    place.deployed_in_name(&[Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass")]).await;
+    fixture.deployed_in_name(&[Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass")]).await;
     let schedule_is = |schedule: &'static str| {
         move |object: Option<&Value>| object.is_some_and(|object| object["spec"]["schedule"] == schedule)
     };
     let theirs = json!({"spec": {"schedule": "30 3 * * *", "startingDeadlineSeconds": 77}});
     for _ in 0..3 {
-        place.kubectl(&[
+        fixture.kubectl(&[
             "patch",
             "cronjob",
             name,
@@ -264,21 +264,29 @@ async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
             "-p",
             &theirs.to_string(),
         ]);
-        let after = place.becomes("it is put back", "cronjob", name, schedule_is("0 3 * * *")).await.expect("it");
+        let after = fixture.becomes("it is put back", "cronjob", name, schedule_is("0 3 * * *")).await.expect("it");
         assert_eq!(after["spec"]["startingDeadlineSeconds"], 77, "what others may keep");
     }
-    place.kubectl(&["patch", "cronjob", name, "--type=merge", "--field-manager=autopilot", "-p", &theirs.to_string()]);
-    let api = place.api();
+    fixture.kubectl(&[
+        "patch",
+        "cronjob",
+        name,
+        "--type=merge",
+        "--field-manager=autopilot",
+        "-p",
+        &theirs.to_string(),
+    ]);
+    let api = fixture.api();
     let rollout = wait::until("it is told", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
         rollout["problem"].to_string().contains("spec.schedule").then_some(rollout)
     })
     .await;
     assert!(rollout["problem"].to_string().contains("autopilot"), "{rollout}");
-    assert_eq!(place.object("cronjob", name).expect("it")["spec"]["schedule"], "30 3 * * *", "left alone");
+    assert_eq!(fixture.object("cronjob", name).expect("it")["spec"]["schedule"], "30 3 * * *", "left alone");
     // What the owner of the job wants is done all the same.
-    place.reschedule(name, "0 6 * * *").await;
-    place.becomes("the change is there", "cronjob", name, schedule_is("0 6 * * *")).await;
+    fixture.reschedule(name, "0 6 * * *").await;
+    fixture.becomes("the change is there", "cronjob", name, schedule_is("0 6 * * *")).await;
     wait::until("nothing stands in the way", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
         (rollout["phase"] == "reached").then_some(())
@@ -288,26 +296,26 @@ async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
 
 /// A webhook of the whole cluster that is asked about the CronJobs of one namespace; it goes when it is dropped.
 struct Admission<'a> {
-    place: &'a Place,
+    fixture: &'a Fixture,
     webhook: Webhook,
     kind: &'static str,
 }
 
 impl<'a> Admission<'a> {
-    fn changing(place: &'a Place, field: &str) -> Self {
-        Self::of_cron_jobs(place, Webhook::start(Self::address(place), field), "MutatingWebhookConfiguration")
+    fn changing(fixture: &'a Fixture, field: &str) -> Self {
+        Self::of_cron_jobs(fixture, Webhook::start(Self::address(fixture), field), "MutatingWebhookConfiguration")
     }
 
-    fn denying(place: &'a Place, why: &str) -> Self {
-        Self::of_cron_jobs(place, Webhook::denying(Self::address(place), why), "ValidatingWebhookConfiguration")
+    fn denying(fixture: &'a Fixture, why: &str) -> Self {
+        Self::of_cron_jobs(fixture, Webhook::denying(Self::address(fixture), why), "ValidatingWebhookConfiguration")
     }
 
-    fn address(place: &Place) -> std::net::IpAddr {
-        place.namespace.cluster().host_address.parse().expect("an address")
+    fn address(fixture: &Fixture) -> std::net::IpAddr {
+        fixture.namespace.cluster().host_address.parse().expect("an address")
     }
 
-    fn of_cron_jobs(place: &'a Place, webhook: Webhook, kind: &'static str) -> Self {
-        let name = place.namespace.name();
+    fn of_cron_jobs(fixture: &'a Fixture, webhook: Webhook, kind: &'static str) -> Self {
+        let name = fixture.namespace.name();
         let configuration = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": kind,
@@ -325,30 +333,30 @@ impl<'a> Admission<'a> {
                 "admissionReviewVersions": ["v1"],
             }],
         });
-        place.namespace.cluster().apply(&configuration.to_string()).expect("a webhook's configuration");
-        Self { place, webhook, kind }
+        fixture.namespace.cluster().apply(&configuration.to_string()).expect("a webhook's configuration");
+        Self { fixture, webhook, kind }
     }
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        let namespace = &self.place.namespace;
+        let namespace = &self.fixture.namespace;
         let _ = namespace.ask(&["delete", self.kind, namespace.name(), "--ignore-not-found"]);
     }
 }
 
 /// Asks the API server about a CronJob without making one.
-fn probe(place: &Place) -> anyhow::Result<String> {
-    place.namespace.ask(&["create", "cronjob", "probe", "--image=mine:1", "--schedule=0 3 * * *", "--dry-run=server"])
+fn probe(fixture: &Fixture) -> anyhow::Result<String> {
+    fixture.namespace.ask(&["create", "cronjob", "probe", "--image=mine:1", "--schedule=0 3 * * *", "--dry-run=server"])
 }
 
 #[tokio::test]
 async fn a_denial_by_an_admission_rule_is_not_the_users_and_ends_with_the_rule() {
-    let place = Place::new("denial", Database::Sqlite, Node::InNameOnly);
-    let api = place.api();
+    let fixture = Fixture::new("denial", Database::Sqlite, Node::InNameOnly);
+    let api = fixture.api();
     let job = Job::new("is-denied").schedule("0 3 * * *").step("10_step.py", "pass");
     let denies = |asked: &str| {
-        let said = probe(&place).err().map(|error| format!("{error:#}"));
+        let said = probe(&fixture).err().map(|error| format!("{error:#}"));
         said.is_some_and(|said| said.contains(asked)).then_some(())
     };
     let says = async |rule: &str, why: &str| {
@@ -360,14 +368,14 @@ async fn a_denial_by_an_admission_rule_is_not_the_users_and_ends_with_the_rule()
     };
 
     // By a webhook that gives no code, which the API server makes a 400.
-    let admission = Admission::denying(&place, "images need a digest");
+    let admission = Admission::denying(&fixture, "images need a digest");
     wait::until("the webhook is asked", LONGEST, async || denies("images need a digest")).await;
-    let version = place.asked_for(&job).await;
+    let version = fixture.asked_for(&job).await;
     let denied = says("cron-jobs.example.com", "images need a digest").await;
     assert_eq!(denied["problem"]["fault"], "platform", "{denied}");
 
     // By a policy that gives no reason, which the API server makes a 422.
-    let name = place.namespace.name();
+    let name = fixture.namespace.name();
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
@@ -389,7 +397,7 @@ async fn a_denial_by_an_admission_rule_is_not_the_users_and_ends_with_the_rule()
             "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}},
         },
     });
-    let cluster = place.namespace.cluster();
+    let cluster = fixture.namespace.cluster();
     for object in [&policy, &binding] {
         cluster.apply(&object.to_string()).expect("a policy");
     }
@@ -400,60 +408,60 @@ async fn a_denial_by_an_admission_rule_is_not_the_users_and_ends_with_the_rule()
     assert_eq!(denied["problem"]["fault"], "platform", "{denied}");
 
     // Nobody deploys again.
-    place.kubectl(&["delete", "validatingadmissionpolicybinding", name]);
-    place.kubectl(&["delete", "validatingadmissionpolicy", name]);
+    fixture.kubectl(&["delete", "validatingadmissionpolicybinding", name]);
+    fixture.kubectl(&["delete", "validatingadmissionpolicy", name]);
     api.reached(job.name(), &version).await;
-    assert!(place.object("cronjob", job.name()).is_some());
+    assert!(fixture.object("cronjob", job.name()).is_some());
 }
 
 /// The worst of them: each write gets another value, so that no write is ever what was asked for.
 #[tokio::test]
 async fn a_webhook_that_adds_a_field_to_each_write_makes_no_loop() {
-    let (place, proxy) = Place::through_proxy_with("webhook", Database::Sqlite, Node::InNameOnly, often_swept);
+    let (fixture, proxy) = Fixture::through_proxy_with("webhook", Database::Sqlite, Node::InNameOnly, often_swept);
     let jobs = ["before-it", "after-it"].map(|name| Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass"));
-    place.deployed_in_name(&jobs[..1]).await;
-    let admission = Admission::changing(&place, "/spec/jobTemplate/metadata/annotations/example.com~1written");
+    fixture.deployed_in_name(&jobs[..1]).await;
+    let admission = Admission::changing(&fixture, "/spec/jobTemplate/metadata/annotations/example.com~1written");
     let added =
         |object: &Value| object["spec"]["jobTemplate"]["metadata"]["annotations"]["example.com/written"].clone();
     // An API server asks only some time after it is told to.
     wait::until("the webhook is asked", LONGEST, async || {
-        probe(&place).map_or_else(
+        probe(&fixture).map_or_else(
             // A CronJob without annotations has no place for the field.
             |refused| refused.to_string().contains("annotations").then_some(()),
             |_| (admission.webhook.asked() > 0).then_some(()),
         )
     })
     .await;
-    place.deployed_in_name(&jobs[1..]).await;
-    assert!(added(&place.object("cronjob", "after-it").expect("a CronJob")).is_string());
-    nothing_is_written(&place, &proxy).await;
+    fixture.deployed_in_name(&jobs[1..]).await;
+    assert!(added(&fixture.object("cronjob", "after-it").expect("a CronJob")).is_string());
+    nothing_is_written(&fixture, &proxy).await;
 
     // What was there before it is as it was, until somebody writes: then both changes are there, and one is put back.
     proxy.reset();
     for name in ["before-it", "after-it"] {
-        patch(&place, name, &json!({"spec": {"schedule": "* * * * *"}}));
-        place
+        patch(&fixture, name, &json!({"spec": {"schedule": "* * * * *"}}));
+        fixture
             .becomes("it is put back", "cronjob", name, |object| {
                 object.is_some_and(|object| object["spec"]["schedule"] == "0 3 * * *" && added(object).is_string())
             })
             .await;
     }
-    two_sweeps(&place).await;
+    two_sweeps(&fixture).await;
     let replaced = ("PUT".to_owned(), "/apis/batch/v1/namespaces/{namespace}/cronjobs/{name}".to_owned());
     assert_eq!(proxy.writes().get(&replaced), Some(&2), "one write an edit: {:?}", proxy.writes());
-    nothing_is_written(&place, &proxy).await;
+    nothing_is_written(&fixture, &proxy).await;
 }
 
 #[tokio::test]
 async fn the_secrets_of_a_job_go_with_it() {
-    let place = Place::new("secrets", Database::Sqlite, Node::InNameOnly);
-    let api = place.api();
+    let fixture = Fixture::new("secrets", Database::Sqlite, Node::InNameOnly);
+    let api = fixture.api();
     let (name, secret) = ("goes-away", "data-job-keytab-goes-away");
-    place.deployed_in_name(&[Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass")]).await;
-    assert!(place.object("secret", secret).is_some());
-    place.kubectl(&["create", "secret", "generic", "data-job-keytab-of-theirs"]);
+    fixture.deployed_in_name(&[Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass")]).await;
+    assert!(fixture.object("secret", secret).is_some());
+    fixture.kubectl(&["create", "secret", "generic", "data-job-keytab-of-theirs"]);
     let _ = api.delete(&format!("/jobs/{name}")).await.ok();
-    place.becomes("it goes", "secret", secret, |object| object.is_none()).await;
-    assert!(place.object("cronjob", name).is_none());
-    assert!(place.object("secret", "data-job-keytab-of-theirs").is_some());
+    fixture.becomes("it goes", "secret", secret, |object| object.is_none()).await;
+    assert!(fixture.object("cronjob", name).is_none());
+    assert!(fixture.object("secret", "data-job-keytab-of-theirs").is_some());
 }

@@ -13,7 +13,7 @@ use e2e::{job::Job, wait};
 use serde_json::{Value, json};
 use testing::Database;
 
-use crate::place::{LONGEST, Node, Place};
+use crate::fixture::{Fixture, LONGEST, Node};
 
 /// The shipped policy for one namespace, under a name of its own: it belongs to the whole cluster.
 struct Policy {
@@ -54,7 +54,7 @@ impl Drop for Policy {
 }
 
 /// A CronJob or a Job as someone else than the service would write it, and what comes of a try to do so.
-fn written(place: &Place, kind: &str, name: &str, by: &str, epoch: Option<i64>) -> Result<(), String> {
+fn written(fixture: &Fixture, kind: &str, name: &str, by: &str, epoch: Option<i64>) -> Result<(), String> {
     let container = json!({"name": "one", "image": "theirs:1"});
     let job = json!({"suspend": true, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}});
     let spec = match kind {
@@ -65,17 +65,17 @@ fn written(place: &Place, kind: &str, name: &str, by: &str, epoch: Option<i64>) 
     if let Some(epoch) = epoch {
         object["metadata"]["annotations"] = json!({"holdfast/epoch": epoch.to_string()});
     }
-    let file = place.service.beside().join(format!("{name}.json"));
+    let file = fixture.service.beside().join(format!("{name}.json"));
     std::fs::write(&file, object.to_string()).expect("a file");
-    let mut command = place.namespace.kubectl();
+    let mut command = fixture.namespace.kubectl();
     command.args(["create", "--dry-run=server", &format!("--field-manager={by}"), "-f"]).arg(file);
     let Output { status, stderr, .. } = command.output().expect("kubectl");
     if status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&stderr).into_owned()) }
 }
 
 /// The epoch that the cluster knows.
-fn known(place: &Place) -> Option<i64> {
-    place.object("configmap", "holdfast-epoch").and_then(|map| map["data"]["epoch"].as_str()?.parse().ok())
+fn known(fixture: &Fixture) -> Option<i64> {
+    fixture.object("configmap", "holdfast-epoch").and_then(|map| map["data"]["epoch"].as_str()?.parse().ok())
 }
 
 fn epoch_of(object: &Value) -> Option<i64> {
@@ -84,24 +84,24 @@ fn epoch_of(object: &Value) -> Option<i64> {
 
 #[tokio::test]
 async fn a_former_leader_is_refused_and_nobody_else() {
-    let mut place = Place::new("fencing", Database::Sqlite, Node::Real);
-    let policy = Policy::of(&place.namespace);
+    let mut fixture = Fixture::new("fencing", Database::Sqlite, Node::Real);
+    let policy = Policy::of(&fixture.namespace);
     let name = "is-fenced";
     let first = Job::new(name).schedule("0 3 * * *").step("10_step.py", "time.sleep(600)");
-    place.deployed(&first).await;
-    let epoch = wait::until("the cluster knows the epoch", LONGEST, async || known(&place)).await;
-    let cron_job = place.object("cronjob", name).expect("a CronJob");
+    fixture.deployed(&first).await;
+    let epoch = wait::until("the cluster knows the epoch", LONGEST, async || known(&fixture)).await;
+    let cron_job = fixture.object("cronjob", name).expect("a CronJob");
     assert_eq!(epoch_of(&cron_job), Some(epoch), "{cron_job}");
     assert!(!cron_job["spec"].to_string().contains("holdfast/epoch"), "runs would differ with each take-over");
 
     // The API server takes a moment to know of a policy.
     wait::until("the policy is in force", LONGEST, async || {
-        written(&place, "CronJob", "older", "holdfast", Some(epoch - 1)).err().filter(|e| e.contains(&policy.name))
+        written(&fixture, "CronJob", "older", "holdfast", Some(epoch - 1)).err().filter(|e| e.contains(&policy.name))
     })
     .await;
     for kind in ["CronJob", "Job"] {
         let refused = |epoch: Option<i64>| {
-            let error = written(&place, kind, "refused", "holdfast", epoch).expect_err("it is refused");
+            let error = written(&fixture, kind, "refused", "holdfast", epoch).expect_err("it is refused");
             assert!(error.contains(&policy.name), "{error}");
         };
         refused(Some(epoch - 1));
@@ -109,52 +109,53 @@ async fn a_former_leader_is_refused_and_nobody_else() {
         for (by, epoch) in
             [("holdfast", Some(epoch)), ("holdfast", Some(epoch + 1)), ("someone", None), ("someone", Some(0))]
         {
-            written(&place, kind, "taken", by, epoch).unwrap_or_else(|e| panic!("{kind} by {by} under {epoch:?}: {e}"));
+            written(&fixture, kind, "taken", by, epoch)
+                .unwrap_or_else(|e| panic!("{kind} by {by} under {epoch:?}: {e}"));
         }
     }
 
     // The service itself is not kept from its work: people's edits are undone, runs are started and cancelled.
-    let api = place.api();
-    place.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", r#"{"spec":{"schedule":"* * * * *"}}"#]);
-    place
+    let api = fixture.api();
+    fixture.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", r#"{"spec":{"schedule":"* * * * *"}}"#]);
+    fixture
         .becomes("the edit is undone", "cronjob", name, |o| o.is_some_and(|o| o["spec"]["schedule"] == "0 3 * * *"))
         .await;
     let id = api.started(name).await;
     let let_go = |job: &Value| job["spec"]["suspend"] == false && epoch_of(job) == Some(epoch);
-    place.becomes("the run is let go", "job", &id, |job| job.is_some_and(let_go)).await;
+    fixture.becomes("the run is let go", "job", &id, |job| job.is_some_and(let_go)).await;
     let _ = api.cancel(name, &id).await.ok();
-    assert_eq!(place.ended(name, &id).await["status"], "cancelled");
+    assert_eq!(fixture.ended(name, &id).await["status"], "cancelled");
 
     // As if another instance had led since: this one is a former leader.
     let later = json!({"data": {"epoch": (epoch + 1000).to_string()}}).to_string();
-    place.kubectl(&["patch", "configmap", "holdfast-epoch", "--type=merge", "-p", &later]);
-    let before = place.object("cronjob", name).expect("a CronJob");
+    fixture.kubectl(&["patch", "configmap", "holdfast-epoch", "--type=merge", "-p", &later]);
+    let before = fixture.object("cronjob", name).expect("a CronJob");
     let second = Job::new(name).schedule("0 3 * * *").step("10_step.py", "print('second')");
     let version = api.deploy(&second).await;
-    place.push(&second, &version);
+    fixture.push(&second, &version);
     wait::until("the rollout says why", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
         rollout["problem"].to_string().contains("Another instance has led since").then_some(())
     })
     .await;
-    let after = place.object("cronjob", name).expect("a CronJob");
+    let after = fixture.object("cronjob", name).expect("a CronJob");
     assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"], "nothing was written");
 
     // A new term does not lower what the cluster knows.
-    place.service.stop();
-    place.service.start_again();
+    fixture.service.stop();
+    fixture.service.start_again();
     wait::until("the service says so", LONGEST, async || {
-        place.service.log().contains("delete the ConfigMap holdfast-epoch").then_some(())
+        fixture.service.log().contains("delete the ConfigMap holdfast-epoch").then_some(())
     })
     .await;
-    assert_eq!(known(&place), Some(epoch + 1000));
+    assert_eq!(known(&fixture), Some(epoch + 1000));
 
     // What an operator does after a restore.
-    place.kubectl(&["delete", "configmap", "holdfast-epoch"]);
+    fixture.kubectl(&["delete", "configmap", "holdfast-epoch"]);
     api.reached(name, &version).await;
-    let raised = wait::until("the cluster knows the epoch again", LONGEST, async || known(&place)).await;
+    let raised = wait::until("the cluster knows the epoch again", LONGEST, async || known(&fixture)).await;
     assert!(raised > epoch, "{raised} after {epoch}");
-    let cron_job = place.object("cronjob", name).expect("a CronJob");
+    let cron_job = fixture.object("cronjob", name).expect("a CronJob");
     assert_eq!(epoch_of(&cron_job), Some(raised), "{cron_job}");
 }
 
@@ -182,24 +183,25 @@ impl Drop for Frozen {
 /// It is frozen in the middle of a start, after it made the Job and before it lets it go, for longer than its lease.
 #[tokio::test]
 async fn a_leader_that_was_frozen_writes_nothing_when_it_goes_on() {
-    let (mut place, proxy) = Place::through_proxy_with("frozen", Database::Postgresql, Node::InNameOnly, |options| {
-        options.set("HOLDFAST_LEASE_SECONDS", "10")
-    });
+    let (mut fixture, proxy) =
+        Fixture::through_proxy_with("frozen", Database::Postgresql, Node::InNameOnly, |options| {
+            options.set("HOLDFAST_LEASE_SECONDS", "10")
+        });
     let name = "is-started-late";
     let leads = "this instance leads";
-    wait::until("the first leads", LONGEST, async || place.service.log().contains(leads).then_some(())).await;
-    let second = place.service.another();
+    wait::until("the first leads", LONGEST, async || fixture.service.log().contains(leads).then_some(())).await;
+    let second = fixture.service.another();
     let api = second.api();
     // A start that is asked for shortly before a tick waits for that, which leaves the time to freeze it.
     wait::second_of_minute(30).await;
     let tick = wait::now_seconds() / 60 + 1;
-    place
+    fixture
         .deployed_in_name(&[Job::new(name).schedule(&format!("{} * * * *", tick % 60)).step("10_step.py", "pass")])
         .await;
     wait::until_millis((tick * 60 - 1) * 1000).await;
-    let id = place.api().started(name).await;
-    place.becomes("the Job is made", "job", &id, |job| job.is_some_and(|job| job["spec"]["suspend"] == true)).await;
-    let frozen = Frozen::new(place.service.process().id());
+    let id = fixture.api().started(name).await;
+    fixture.becomes("the Job is made", "job", &id, |job| job.is_some_and(|job| job["spec"]["suspend"] == true)).await;
+    let frozen = Frozen::new(fixture.service.process().id());
     assert!(!second.log().contains(leads));
 
     // The other one takes over, and carries the start and the tick to their ends.
@@ -210,7 +212,7 @@ async fn a_leader_that_was_frozen_writes_nothing_when_it_goes_on() {
     })
     .await;
     wait::until("nothing of them is left", LONGEST, async || {
-        place.kubectl(&["get", "jobs", "-o", "name"]).trim().is_empty().then_some(())
+        fixture.kubectl(&["get", "jobs", "-o", "name"]).trim().is_empty().then_some(())
     })
     .await;
 
@@ -219,13 +221,13 @@ async fn a_leader_that_was_frozen_writes_nothing_when_it_goes_on() {
     wait::until("the first knows", LONGEST, async || {
         ["another instance leads", "the lease ran out"]
             .iter()
-            .any(|said| place.service.log().contains(said))
+            .any(|said| fixture.service.log().contains(said))
             .then_some(())
     })
     .await;
     // It answers again, and knows the end of what it began.
     wait::until("the first says how it ended", LONGEST, async || {
-        (place.api().execution(name, &id).await["status"] == "succeeded").then_some(())
+        (fixture.api().execution(name, &id).await["status"] == "succeeded").then_some(())
     })
     .await;
     assert_eq!(proxy.writes(), BTreeMap::new());

@@ -9,15 +9,15 @@ use e2e::{
 use serde_json::json;
 use testing::{Database, for_each_database};
 
-use crate::place::{LONGEST, Node, Place};
+use crate::fixture::{Fixture, LONGEST, Node};
 
 const NAME: &str = "life-of-a-job-with-the-longest-name-of-client";
 
 for_each_database!(a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluster);
 
 async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluster(on: Database) {
-    let place = Place::new("life", on, Node::Real);
-    let (vdk, api) = (place.vdk(), place.api());
+    let fixture = Fixture::new("life", on, Node::Real);
+    let (vdk, api) = (fixture.vdk(), fixture.api());
     let job = Job::new(NAME).schedule("* * * * *").step(
         "10_count.py",
         "runs = int(job_input.get_property('runs', 0)) + 1\n\
@@ -29,9 +29,9 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
     assert_eq!(NAME.len(), 45);
     vdk.ok(&["create", "--cloud", "-n", NAME]).await;
     let version = vdk.deploy(&job).await;
-    place.push(&job, &version);
+    fixture.push(&job, &version);
     api.reached(NAME, &version).await;
-    let cron_job = place.object("cronjob", NAME).expect("a CronJob");
+    let cron_job = fixture.object("cronjob", NAME).expect("a CronJob");
     assert_eq!(cron_job["spec"]["schedule"], "* * * * *");
     assert_eq!(cron_job["spec"]["timeZone"], "UTC");
     let labels = &cron_job["spec"]["jobTemplate"]["metadata"]["labels"];
@@ -44,21 +44,21 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
     })
     .await;
     let id = tick["id"].as_str().expect("id").to_owned();
-    let ended = place.ended(NAME, &id).await;
+    let ended = fixture.ended(NAME, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}\n{}", api.log(NAME, &id).await);
     assert_eq!(ended["op_id"], id.as_str());
     assert!(api.log(NAME, &id).await.contains("this is run 1"));
-    place.becomes("the Job of a recorded run goes", "job", &id, |job| job.is_none()).await;
+    fixture.becomes("the Job of a recorded run goes", "job", &id, |job| job.is_none()).await;
 
     // A person starts one, with arguments that no shell may read.
     vdk.ok(&["deploy", "--disable", "-n", NAME]).await;
-    place
+    fixture
         .becomes("the CronJob is suspended", "cronjob", NAME, |c| c.is_some_and(|c| c["spec"]["suspend"] == true))
         .await;
     let arguments = json!({"text": "it's $(HOME) $HOME `id`\n\"quoted\" 世界"}).to_string();
     let said = vdk.json(&["execute", "--start", "-n", NAME, "--arguments", &arguments]).await;
     let id = said["execution_id"].as_str().expect("execution_id").to_owned();
-    let ended = place.ended(NAME, &id).await;
+    let ended = fixture.ended(NAME, &id).await;
     let log = api.log(NAME, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}\n{log}");
     assert!(
@@ -75,38 +75,38 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
     .await;
     assert_eq!(vdk.execution(NAME, &id).await["status"], "running");
     vdk.ok(&["execute", "--cancel", "-n", NAME, "-i", &id]).await;
-    assert_eq!(place.ended(NAME, &id).await["status"], "cancelled");
+    assert_eq!(fixture.ended(NAME, &id).await["status"], "cancelled");
     assert!(vdk.log(NAME, &id).await.contains("'seconds': 600"), "the log of a cancelled run stays");
-    place.becomes("the Job of a cancelled run goes", "job", &id, |job| job.is_none()).await;
+    fixture.becomes("the Job of a cancelled run goes", "job", &id, |job| job.is_none()).await;
 
     // It goes from the cluster.
     vdk.ok(&["delete", "--yes", "-n", NAME]).await;
-    place.becomes("the CronJob goes", "cronjob", NAME, |cron_job| cron_job.is_none()).await;
+    fixture.becomes("the CronJob goes", "cronjob", NAME, |cron_job| cron_job.is_none()).await;
 }
 
 /// As the reference's installations have it: images of jobs bring Python alone.
 #[tokio::test]
 async fn a_job_whose_image_has_no_vdk_runs_with_that_of_another_image() {
-    let place = Place::with("brings-vdk", Database::Sqlite, Node::Real, |options| {
+    let fixture = Fixture::with("brings-vdk", Database::Sqlite, Node::Real, |options| {
         let cluster = devtools::cluster::shared().unwrap_or_else(|e| panic!("{e:#}"));
         options.set("HOLDFAST_KUBERNETES_VDK_IMAGES", &format!("3.11={}", cluster.base_image()))
     });
-    let api = place.api();
+    let api = fixture.api();
     let name = "brings-no-vdk";
     let job = Job::new(name).step(
         "10_where.py",
         "import vdk.internal\n\
          print('from', list(vdk.internal.__path__)[0], 'with', job_input.get_arguments(), flush=True)",
     );
-    let version = place.asked_for(&job).await;
-    let image = format!("{}/{name}:{version}", place.namespace.name());
-    place.namespace.cluster().push_bare_job_image(&job.path(), name, &image).unwrap_or_else(|e| panic!("{e:#}"));
+    let version = fixture.asked_for(&job).await;
+    let image = format!("{}/{name}:{version}", fixture.namespace.name());
+    fixture.namespace.cluster().push_bare_job_image(&job.path(), name, &image).unwrap_or_else(|e| panic!("{e:#}"));
     api.reached(name, &version).await;
     let arguments = json!({"text": "it's $(HOME) $HOME `id`"});
     let start = json!({"args": arguments, "started_by": "a person"});
     let answer = api.post(&format!("/jobs/{name}/deployments/production/executions"), &start).await.is(202);
     let id = answer.location_id();
-    let ended = place.ended(name, &id).await;
+    let ended = fixture.ended(name, &id).await;
     let log = api.log(name, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}\n{log}");
     assert!(log.contains("from /vdk/site-packages/vdk/internal with"), "{log}");
@@ -124,8 +124,8 @@ async fn reached(vdk: &Vdk, name: &str, version: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_in_a_cluster_is_known_by_its_own_token_and_not_by_that_of_a_namesake() {
     let issuer = Issuer::start().await;
-    let place = Place::with("own-token", Database::Sqlite, Node::Real, |options| issuer.trusted(options));
-    let vdk = place.vdk().with("OAUTHLIB_INSECURE_TRANSPORT", "1");
+    let fixture = Fixture::with("own-token", Database::Sqlite, Node::Real, |options| issuer.trusted(options));
+    let vdk = fixture.vdk().with("OAUTHLIB_INSECURE_TRANSPORT", "1");
     let _ = issuer.login(&vdk, API_TOKEN).await.ok();
     let name = "knows-itself";
     let job = Job::new(name).step(
@@ -139,7 +139,7 @@ async fn a_job_in_a_cluster_is_known_by_its_own_token_and_not_by_that_of_a_names
     for round in ["first", "namesake"] {
         vdk.ok(&["create", "--cloud", "-n", name]).await;
         let version = vdk.deploy(&job).await;
-        place.push(&job, &version);
+        fixture.push(&job, &version);
         reached(&vdk, name, &version).await;
         let id = vdk.start(name).await;
         let ended = wait::until("the run ends", LONGEST, async || {
@@ -150,18 +150,18 @@ async fn a_job_in_a_cluster_is_known_by_its_own_token_and_not_by_that_of_a_names
         let log = vdk.log(name, &id).await;
         assert_eq!(ended["status"], "succeeded", "{round}: {ended}\n{log}");
         assert!(log.contains("this is run 1"), "{round}: {log}");
-        let own = place.object("secret", &secret).expect("a secret");
+        let own = fixture.object("secret", &secret).expect("a secret");
         if let Some(left) = left.replace(own.clone()) {
             assert_ne!(left["data"], own["data"]);
         }
-        let pods = place.kubectl(&["get", "cronjob,job,pod", "-o", "yaml"]);
+        let pods = fixture.kubectl(&["get", "cronjob,job,pod", "-o", "yaml"]);
         assert!(!pods.contains("hfc1."), "a token stands in a manifest");
 
         vdk.ok(&["delete", "--yes", "-n", name]).await;
-        place.becomes("its secret goes", "secret", &secret, |secret| secret.is_none()).await;
+        fixture.becomes("its secret goes", "secret", &secret, |secret| secret.is_none()).await;
         // As where a run of the deleted job keeps it, or the service was away when that ended.
         let mut again = own;
         again["metadata"] = json!({"name": secret, "labels": again["metadata"]["labels"]});
-        place.namespace.apply(&again.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
+        fixture.namespace.apply(&again.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
     }
 }

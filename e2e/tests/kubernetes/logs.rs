@@ -6,7 +6,7 @@ use devtools::cluster::{self, Cluster, Options};
 use e2e::{job::Job, wait};
 use testing::Database;
 
-use crate::place::{LONGEST, Node, Place};
+use crate::fixture::{Fixture, LONGEST, Node};
 
 /// How long the job says nothing: longer than any answer of the API server but a log may be silent. Half an hour with
 /// HOLDFAST_TEST_LONG=1.
@@ -35,14 +35,14 @@ async fn the_log_of_a_cancelled_run_is_whole_after_silence_and_restarts_of_the_a
     let options = Options { state: Some(folder.path().join("state")), port_base: None, no_node: false };
     let own = OwnCluster(cluster::up(&options).unwrap_or_else(|e| panic!("{e:#}")));
     let cluster = &own.0;
-    let place = Place::on(cluster, "logs", Database::Sqlite, Node::Real, |options| options);
-    let (api, name) = (place.api(), "goes-on");
+    let fixture = Fixture::on(cluster, "logs", Database::Sqlite, Node::Real, |options| options);
+    let (api, name) = (fixture.api(), "goes-on");
     let body = format!(
         "print('begun', flush=True)\ntime.sleep({})\nfor n in range(100000):\n    print('number', n, flush=True)\n    \
          time.sleep(0.05)",
         silence_seconds()
     );
-    place.deployed(&Job::new(name).step("10_step.py", &body)).await;
+    fixture.deployed(&Job::new(name).step("10_step.py", &body)).await;
     let id = api.started(name).await;
     let longest = LONGEST + Duration::from_secs(silence_seconds());
     let says = async |count: usize| {
@@ -65,9 +65,9 @@ async fn the_log_of_a_cancelled_run_is_whole_after_silence_and_restarts_of_the_a
         says(last).await;
     }
     let _ = api.cancel(name, &id).await.is(200);
-    let ended = place.ended(name, &id).await;
+    let ended = fixture.ended(name, &id).await;
     assert_eq!(ended["status"], "cancelled", "{ended}");
-    place.becomes("its Job goes", "job", &id, |job| job.is_none()).await;
+    fixture.becomes("its Job goes", "job", &id, |job| job.is_none()).await;
     let log = api.log(name, &id).await;
     let numbers = numbers(&log);
     assert!(log.contains("begun\n") && !log.contains("broke off"), "{log}");

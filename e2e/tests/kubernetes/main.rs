@@ -3,13 +3,13 @@
 mod convergence;
 mod drift;
 mod fencing;
+mod fixture;
 mod history;
-mod inside;
+mod in_cluster;
 mod lifecycle;
 mod logs;
 mod orphans;
 mod outage;
 mod outcomes;
-mod place;
 mod starts;
 mod ticks;

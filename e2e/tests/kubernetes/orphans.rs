@@ -4,60 +4,60 @@ use e2e::{job::Job, wait};
 use serde_json::{Value, json};
 use testing::Database;
 
-use crate::place::{LONGEST, Node, Place};
+use crate::fixture::{Fixture, LONGEST, Node};
 
 #[tokio::test]
 async fn a_service_with_an_empty_database_removes_nothing_until_asked_by_name() {
-    let mut place = Place::with("orphans", Database::Sqlite, Node::InNameOnly, |options| {
+    let mut fixture = Fixture::with("orphans", Database::Sqlite, Node::InNameOnly, |options| {
         options.set("HOLDFAST_SYNC_SWEEP_INTERVAL_SECONDS", "1")
     });
     let (first, second) = ("is-lost", "is-lost-too");
     let job = |name| Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass");
-    place.deployed_in_name(&[job(first), job(second)]).await;
+    fixture.deployed_in_name(&[job(first), job(second)]).await;
     let start = format!("/jobs/{first}/deployments/production/executions");
-    let run = place.api().post(&start, &json!({})).await.is(202).location_id();
+    let run = fixture.api().post(&start, &json!({})).await.is(202).location_id();
     let is_released = |job: Option<&Value>| job.is_some_and(|job| job["spec"]["suspend"] != true);
-    place.becomes("a run is in progress", "job", &run, is_released).await;
+    fixture.becomes("a run is in progress", "job", &run, is_released).await;
     // Their status is the controller's, which notes the ends of Jobs.
-    let written = |place: &Place| {
-        let mut list: Value = serde_json::from_str(&place.kubectl(&["get", "cronjob", "-o", "json"])).expect("JSON");
+    let written = |fixture: &Fixture| {
+        let mut list: Value = serde_json::from_str(&fixture.kubectl(&["get", "cronjob", "-o", "json"])).expect("JSON");
         for item in list["items"].as_array_mut().expect("a list") {
             item.as_object_mut().expect("an object").remove("status");
             item["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
         }
         list["items"].take()
     };
-    let stood = written(&place);
+    let stood = written(&fixture);
 
-    let gauge = async |place: &Place, count: usize| {
+    let gauge = async |fixture: &Fixture, count: usize| {
         let line = format!("\nholdfast_orphans {count}\n");
-        let api = place.api();
+        let api = fixture.api();
         wait::until(format!("{count} orphans are told"), LONGEST, async || {
             let page = api.scrape("text/plain").await.text();
             page.contains(&line).then_some(())
         })
         .await;
     };
-    gauge(&place, 0).await;
-    assert!(place.service.stop().success());
+    gauge(&fixture, 0).await;
+    assert!(fixture.service.stop().success());
     for name in ["holdfast.db", "holdfast.db-wal", "holdfast.db-shm"] {
-        let _ = std::fs::remove_file(place.service.data_dir().join(name));
+        let _ = std::fs::remove_file(fixture.service.data_dir().join(name));
     }
-    place.service.start_again();
-    gauge(&place, 2).await;
-    assert!(place.service.log().contains("is-lost, is-lost-too"), "{}", place.service.log());
-    assert_eq!(written(&place), stood, "nobody touched them");
-    let orphans = |place: &Place, arguments: &[&str]| {
-        let output = place.service.command(&[&["orphans"], arguments].concat());
+    fixture.service.start_again();
+    gauge(&fixture, 2).await;
+    assert!(fixture.service.log().contains("is-lost, is-lost-too"), "{}", fixture.service.log());
+    assert_eq!(written(&fixture), stood, "nobody touched them");
+    let orphans = |fixture: &Fixture, arguments: &[&str]| {
+        let output = fixture.service.command(&[&["orphans"], arguments].concat());
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (output.status.success(), text(output.stdout), text(output.stderr))
     };
-    let (done, told, _) = orphans(&place, &["list"]);
+    let (done, told, _) = orphans(&fixture, &["list"]);
     let names: Vec<_> = told.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
     assert_eq!((done, names), (true, vec![first, second]), "{told}");
 
     // A namesake waits, and says what for.
-    let api = place.api();
+    let api = fixture.api();
     let _ = api.create(first).await.is(201);
     let version = api.deploy(&job(first)).await;
     wait::until("the rollout says why", LONGEST, async || {
@@ -67,16 +67,16 @@ async fn a_service_with_an_empty_database_removes_nothing_until_asked_by_name() 
     .await;
 
     // All that is named has to be one.
-    let (done, _, error) = orphans(&place, &["remove", first, "is-another"]);
+    let (done, _, error) = orphans(&fixture, &["remove", first, "is-another"]);
     assert!(!done && error.contains("is-another is no orphan. Nothing was removed."), "{error}");
-    assert!(place.object("cronjob", first).is_some());
-    let (done, told, error) = orphans(&place, &["remove", first]);
+    assert!(fixture.object("cronjob", first).is_some());
+    let (done, told, error) = orphans(&fixture, &["remove", first]);
     assert!(done && told.contains(first), "{told}{error}");
     api.reached(first, &version).await;
-    gauge(&place, 1).await;
-    let job = place.object("job", &run).expect("the run in progress stays");
+    gauge(&fixture, 1).await;
+    let job = fixture.object("job", &run).expect("the run in progress stays");
     assert!(job["metadata"]["deletionTimestamp"].is_null(), "{job}");
-    let (done, _, error) = orphans(&place, &["remove", first]);
+    let (done, _, error) = orphans(&fixture, &["remove", first]);
     assert!(!done && error.contains("no orphan"), "the namesake is known: {error}");
-    assert!(place.object("cronjob", second).is_some());
+    assert!(fixture.object("cronjob", second).is_some());
 }

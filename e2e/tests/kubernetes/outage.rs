@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use testing::{Database, for_each_database};
 
-use crate::place::{LONGEST, Node, Place};
+use crate::fixture::{Fixture, LONGEST, Node};
 
 /// What the cluster says of all Jobs that there ever were since it was begun, apart from the service.
 struct Witness {
@@ -84,10 +84,10 @@ impl Drop for Witness {
 }
 
 /// All executions by id.
-async fn rows(place: &Place, names: &[String]) -> BTreeMap<String, Value> {
+async fn rows(fixture: &Fixture, names: &[String]) -> BTreeMap<String, Value> {
     let mut rows = BTreeMap::new();
     for name in names {
-        for execution in place.api().executions(name).await {
+        for execution in fixture.api().executions(name).await {
             let id = execution["id"].as_str().expect("id").to_owned();
             assert!(rows.insert(id, execution).is_none(), "each Job has one row");
         }
@@ -100,9 +100,9 @@ fn is_over(row: &Value) -> bool {
 }
 
 /// Waits until all CronJobs are, or none of them is.
-async fn suspended(place: &Place, all: bool) {
+async fn suspended(fixture: &Fixture, all: bool) {
     wait::until(format!("all CronJobs are suspended: {all}"), LONGEST, async || {
-        let told = place.kubectl(&["get", "cronjobs", "-o", "jsonpath={.items[*].spec.suspend}"]);
+        let told = fixture.kubectl(&["get", "cronjobs", "-o", "jsonpath={.items[*].spec.suspend}"]);
         told.split(' ').all(|is| is == all.to_string()).then_some(())
     })
     .await;
@@ -111,39 +111,39 @@ async fn suspended(place: &Place, all: bool) {
 /// Has jobs run each minute for some ticks, with the service away for those in the middle, and gives the rows, which are
 /// exactly those of the Jobs that the cluster made.
 async fn ticks_without_service(
-    place: &mut Place,
+    fixture: &mut Fixture,
     names: &[String],
     ticks: usize,
     away: usize,
 ) -> BTreeMap<String, Value> {
-    let witness = Witness::of(&place.namespace);
+    let witness = Witness::of(&fixture.namespace);
     for name in names {
         let schedule = json!({"config": {"schedule": {"schedule_cron": "* * * * *"}}});
-        let _ = place.api().put(&format!("/jobs/{name}"), &schedule).await.is(200);
+        let _ = fixture.api().put(&format!("/jobs/{name}"), &schedule).await.is(200);
     }
-    suspended(place, false).await;
+    suspended(fixture, false).await;
     // It dies in the middle of recording a tick.
-    let before = rows(place, names).await.len();
-    wait::until("a tick has a row", LONGEST, async || (rows(place, names).await.len() > before).then_some(())).await;
-    place.service.kill();
+    let before = rows(fixture, names).await.len();
+    wait::until("a tick has a row", LONGEST, async || (rows(fixture, names).await.len() > before).then_some(())).await;
+    fixture.service.kill();
     let before: BTreeSet<_> = witness.jobs().into_keys().collect();
     let longest = LONGEST * u32::try_from(away).expect("a count");
     let alone = async || witness.had(names, away, &before).then_some(());
     wait::until("ticks that nobody records", longest, alone).await;
-    let _ = place.service.start_again();
+    let _ = fixture.service.start_again();
     let longest = LONGEST * u32::try_from(ticks).expect("a count");
     wait::until("ticks after it", longest, async || witness.had(names, ticks, &BTreeSet::new()).then_some(())).await;
 
     for name in names {
         let path = format!("/jobs/{name}/deployments/production");
-        let _ = place.api().patch(&path, &json!({"enabled": false})).await.is(202);
+        let _ = fixture.api().patch(&path, &json!({"enabled": false})).await.is(202);
     }
-    suspended(place, true).await;
+    suspended(fixture, true).await;
     wait::until("recorded Jobs are deleted", LONGEST, async || {
-        place.kubectl(&["get", "jobs", "-o", "name"]).is_empty().then_some(())
+        fixture.kubectl(&["get", "jobs", "-o", "name"]).is_empty().then_some(())
     })
     .await;
-    let rows = rows(place, names).await;
+    let rows = rows(fixture, names).await;
     // What it is told may come a moment later.
     let all = async || (witness.jobs().len() >= rows.len()).then_some(());
     let _ = wait::attempt(wait::SOON, all).await;
@@ -162,16 +162,16 @@ for_each_database!(each_run_of_a_tick_has_its_one_row_though_the_service_was_awa
 async fn each_run_of_a_tick_has_its_one_row_though_the_service_was_away(on: Database) {
     // 60 runs, and 2,000 in the long tests.
     let (jobs, ticks, away) = (count(20, 200), count(3, 10), count(1, 4));
-    let mut place = Place::new("away", on, Node::InNameOnly);
+    let mut fixture = Fixture::new("away", on, Node::InNameOnly);
     let names: Vec<String> = (0..jobs).map(|number| format!("ticks-{number:03}")).collect();
-    let api = place.api();
+    let api = fixture.api();
     for name in &names {
         // Nobody pulls an image there.
         let _ = api.create(name).await.is(201);
         let version = api.deploy(&Job::new(name).step("10_step.py", "pass")).await;
         api.reached(name, &version).await;
     }
-    let rows = ticks_without_service(&mut place, &names, ticks, away).await;
+    let rows = ticks_without_service(&mut fixture, &names, ticks, away).await;
     assert!(rows.len() >= jobs * ticks);
     assert!(rows.values().all(|row| row["status"] == "succeeded"));
 }
@@ -179,7 +179,7 @@ async fn each_run_of_a_tick_has_its_one_row_though_the_service_was_away(on: Data
 #[tokio::test]
 async fn runs_that_ended_while_the_service_was_away_have_their_true_status_and_log() {
     // The client asks the service first whether another run goes on, and goes without an answer after some minutes.
-    let mut place = Place::with("logs", Database::Sqlite, Node::Real, |options| {
+    let mut fixture = Fixture::with("logs", Database::Sqlite, Node::Real, |options| {
         options
             .set("HOLDFAST_VDK_OPTIONS_FILE", "{folder}/options.ini")
             .file("options.ini", "[default]\nVDK_EXECUTION_SKIP_CHECKER_ENABLED = false\n")
@@ -187,27 +187,27 @@ async fn runs_that_ended_while_the_service_was_away_have_their_true_status_and_l
     let names = ["goes-well", "goes-wrong"].map(ToOwned::to_owned);
     for (name, last) in names.iter().zip(["pass", "raise ValueError('a wrong value')"]) {
         let body = format!("print('this is', os.environ['VDK_EXECUTION_ID'], flush=True)\n{last}");
-        place.deployed(&Job::new(name).step("10_step.py", &body)).await;
+        fixture.deployed(&Job::new(name).step("10_step.py", &body)).await;
     }
-    let rows = ticks_without_service(&mut place, &names, 2, 1).await;
+    let rows = ticks_without_service(&mut fixture, &names, 2, 1).await;
     for (id, row) in &rows {
         let name = row["job_name"].as_str().expect("job_name");
         let status = if name == "goes-well" { "succeeded" } else { "user_error" };
         assert_eq!(row["status"], status, "{row}");
-        let log = place.api().log(name, id).await;
+        let log = fixture.api().log(name, id).await;
         assert!(log.contains(&format!("this is {id}")), "{row}\n{log}");
     }
 }
 
 #[tokio::test]
 async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or_done_twice() {
-    let (place, proxy) = Place::through_proxy("cut", Database::Sqlite, Node::Real);
-    let api = place.api();
+    let (fixture, proxy) = Fixture::through_proxy("cut", Database::Sqlite, Node::Real);
+    let api = fixture.api();
     let (runs, waits, changes) = ("runs-on", "is-held", "is-changed");
     let body = "print('begun', flush=True)\nwhile not os.path.exists('/var/tmp/end'): time.sleep(0.2)\nprint('done')";
-    place.deployed(&Job::new(runs).step("10_step.py", body)).await;
-    place.deployed(&Job::new(waits).step("10_step.py", "print('begun')")).await;
-    place.deployed(&Job::new(changes).schedule("0 3 * * *").step("10_step.py", "pass")).await;
+    fixture.deployed(&Job::new(runs).step("10_step.py", body)).await;
+    fixture.deployed(&Job::new(waits).step("10_step.py", "print('begun')")).await;
+    fixture.deployed(&Job::new(changes).schedule("0 3 * * *").step("10_step.py", "pass")).await;
     let run = api.started(runs).await;
     wait::until("it runs", LONGEST, async || (api.execution(runs, &run).await["status"] == "running").then_some(()))
         .await;
@@ -226,10 +226,10 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
     .await;
     assert_ne!(rollout["phase"], "reached", "{rollout}");
     let pods = format!("--selector=batch.kubernetes.io/job-name={run}");
-    let pod = place.kubectl(&["get", "pods", &pods, "-o", "jsonpath={.items[0].metadata.name}"]);
-    place.kubectl(&["exec", &pod, "-c", runs, "--", "touch", "/var/tmp/end"]);
-    place.kubectl(&["wait", "--for=condition=Complete", &format!("job/{run}"), "--timeout=180s"]);
-    let _ = api.get_at(&format!("{}/readyz", place.service.url())).await.is(200);
+    let pod = fixture.kubectl(&["get", "pods", &pods, "-o", "jsonpath={.items[0].metadata.name}"]);
+    fixture.kubectl(&["exec", &pod, "-c", runs, "--", "touch", "/var/tmp/end"]);
+    fixture.kubectl(&["wait", "--for=condition=Complete", &format!("job/{run}"), "--timeout=180s"]);
+    let _ = api.get_at(&format!("{}/readyz", fixture.service.url())).await.is(200);
     assert_eq!(reached(runs).await, of_others, "what nobody changed is no worse");
     let mut during = reached(changes).await;
     assert_eq!(during[0]["status"], "PLATFORM_ERROR", "so the change went");
@@ -240,17 +240,17 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
 
     proxy.reset();
     proxy.restore();
-    let ended = place.ended(runs, &run).await;
+    let ended = fixture.ended(runs, &run).await;
     assert_eq!(ended["status"], "succeeded", "{ended}");
     assert!(api.log(runs, &run).await.contains("done"));
-    assert_eq!(place.ended(waits, &start).await["status"], "succeeded");
-    place
+    assert_eq!(fixture.ended(waits, &start).await["status"], "succeeded");
+    fixture
         .becomes("the change reaches the cluster", "cronjob", changes, |cron_job| {
             cron_job.is_some_and(|cron_job| cron_job.to_string().contains("480Mi"))
         })
         .await;
     for id in [&run, &start] {
-        place.becomes("the Job of a recorded run goes", "job", id, |job| job.is_none()).await;
+        fixture.becomes("the Job of a recorded run goes", "job", id, |job| job.is_none()).await;
     }
     wait::until("the rollout is over", LONGEST, async || {
         let rollout = api.get(&format!("{deployments}/production/rollout")).await.ok().json();

@@ -5,7 +5,7 @@ use e2e::{job::Job, wait};
 use serde_json::{Value, json};
 use testing::Database;
 
-use crate::place::{LONGEST, Node, Place, template_of};
+use crate::fixture::{Fixture, LONGEST, Node, template_of};
 
 /// A name as long as the service takes, which makes the names of its pods longer than a name may be.
 const FIFTY: &str = "a-job-whose-name-has-all-of-the-fifty-characters-1";
@@ -16,10 +16,10 @@ fn job(name: &str, body: &str) -> Job {
 
 #[tokio::test]
 async fn every_way_for_a_run_to_end_has_its_status() {
-    let place = Place::with("outcomes", Database::Sqlite, Node::Real, |options| {
+    let fixture = Fixture::with("outcomes", Database::Sqlite, Node::Real, |options| {
         options.set("HOLDFAST_RUN_DEADLINE_SECONDS", "60").set("HOLDFAST_KUBERNETES_MEMORY_LIMIT_MI", "200")
     });
-    let api = place.api();
+    let api = fixture.api();
     let cases = [
         (FIFTY, "print('done')", "succeeded", ""),
         ("raises", "raise ValueError('a wrong value')", "user_error", "exit code 1"),
@@ -30,11 +30,11 @@ async fn every_way_for_a_run_to_end_has_its_status() {
     ];
     let mut started = Vec::new();
     for (name, body, ..) in cases {
-        place.deployed(&job(name, body)).await;
+        fixture.deployed(&job(name, body)).await;
         started.push(api.started(name).await);
     }
     for ((name, _, status, says), id) in cases.iter().zip(&started) {
-        let ended = place.ended(name, id).await;
+        let ended = fixture.ended(name, id).await;
         let log = api.log(name, id).await;
         assert_eq!(ended["status"], *status, "{ended}\n{log}");
         assert!(ended["message"].as_str().unwrap_or_default().contains(says), "{ended}");
@@ -45,8 +45,8 @@ async fn every_way_for_a_run_to_end_has_its_status() {
 
 #[tokio::test]
 async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
-    let place = Place::new("held", Database::Sqlite, Node::Real);
-    let api = place.api();
+    let fixture = Fixture::new("held", Database::Sqlite, Node::Real);
+    let api = fixture.api();
 
     // Its image was not pushed.
     let without = job("without-image", "print('now it runs')");
@@ -54,34 +54,34 @@ async fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
     let version = api.deploy(&without).await;
     api.reached(without.name(), &version).await;
     let id = api.started(without.name()).await;
-    let waiting = place.says(without.name(), &id, "image").await;
+    let waiting = fixture.says(without.name(), &id, "image").await;
     assert_eq!(waiting["status"], "submitted", "{waiting}");
-    place.push(&without, &version);
-    assert_eq!(place.ended(without.name(), &id).await["status"], "succeeded");
+    fixture.push(&without, &version);
+    assert_eq!(fixture.ended(without.name(), &id).await["status"], "succeeded");
 
     // It asks for more than any node has.
     let huge = job("too-large", "print('never')");
-    place.deployed(&huge).await;
+    fixture.deployed(&huge).await;
     let change = json!({"resources": {"memory_request": 16_000_000, "memory_limit": 16_000_000}});
     let _ = api.patch("/jobs/too-large/deployments/production", &change).await.is(202);
-    place
+    fixture
         .becomes("the amounts are in the CronJob", "cronjob", "too-large", |cron_job| {
             cron_job.is_some_and(|c| c.to_string().contains("15625Gi"))
         })
         .await;
     let id = api.started("too-large").await;
-    let waiting = place.says("too-large", &id, "placed on a node").await;
+    let waiting = fixture.says("too-large", &id, "placed on a node").await;
     assert_eq!(waiting["status"], "submitted", "{waiting}");
     let _ = api.cancel("too-large", &id).await.is(200);
-    assert_eq!(place.ended("too-large", &id).await["status"], "cancelled");
+    assert_eq!(fixture.ended("too-large", &id).await["status"], "cancelled");
 
     // The namespace has no room for another pod.
-    place.kubectl(&["create", "quota", "none", "--hard=pods=0"]);
+    fixture.kubectl(&["create", "quota", "none", "--hard=pods=0"]);
     let id = api.started(without.name()).await;
-    let waiting = place.says(without.name(), &id, "limit of the namespace").await;
+    let waiting = fixture.says(without.name(), &id, "limit of the namespace").await;
     assert_eq!(waiting["status"], "submitted", "{waiting}");
-    place.kubectl(&["delete", "quota", "none"]);
-    assert_eq!(place.ended(without.name(), &id).await["status"], "succeeded");
+    fixture.kubectl(&["delete", "quota", "none"]);
+    assert_eq!(fixture.ended(without.name(), &id).await["status"], "succeeded");
 }
 
 #[tokio::test]
@@ -101,23 +101,23 @@ async fn a_secret_that_is_missing_is_named_until_it_is_there() {
         "initContainers": [before],
         "containers": [],
     });
-    let place = Place::with("secret", Database::Sqlite, Node::Real, |options| {
+    let fixture = Fixture::with("secret", Database::Sqlite, Node::Real, |options| {
         options.file("template.json", &template_of(&pod))
     });
     let name = "needs-secrets";
-    place.deployed(&job(name, "print('now it runs')")).await;
-    place.kubectl(&["delete", "secret", "data-job-keytab-needs-secrets"]);
-    let id = place.api().started(name).await;
+    fixture.deployed(&job(name, "print('now it runs')")).await;
+    fixture.kubectl(&["delete", "secret", "data-job-keytab-needs-secrets"]);
+    let id = fixture.api().started(name).await;
     for (secret, is_of_the_job) in [("data-job-keytab-needs-secrets", true), ("of-the-template", false)] {
-        let waiting = place.says(name, &id, &format!("create the secret {secret}")).await;
+        let waiting = fixture.says(name, &id, &format!("create the secret {secret}")).await;
         assert_eq!(waiting["status"], "submitted", "{waiting}");
         if is_of_the_job {
-            place.becomes("the service makes it again", "secret", secret, |object| object.is_some()).await;
+            fixture.becomes("the service makes it again", "secret", secret, |object| object.is_some()).await;
         } else {
-            place.kubectl(&["create", "secret", "generic", secret, "--from-literal=password=mine"]);
+            fixture.kubectl(&["create", "secret", "generic", secret, "--from-literal=password=mine"]);
         }
     }
-    let ended = place.ended(name, &id).await;
+    let ended = fixture.ended(name, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}");
 }
 
@@ -129,7 +129,7 @@ struct OwnNode {
 
 impl OwnNode {
     /// Joins the cluster. Only pods that tolerate everything come here.
-    fn join(name: &str, place: &Place) -> Self {
+    fn join(name: &str, fixture: &Fixture) -> Self {
         let capacity = json!({"cpu": "4", "memory": "8Gi", "pods": "10"});
         let node = json!({
             "apiVersion": "v1",
@@ -138,16 +138,16 @@ impl OwnNode {
             "spec": {"taints": [{"key": "holdfast-test/own", "effect": "NoSchedule"}]},
             "status": {"capacity": capacity, "allocatable": capacity},
         });
-        place.namespace.apply(&node.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
-        Self { name: name.to_owned(), cluster: place.namespace.cluster().clone() }
+        fixture.namespace.apply(&node.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
+        Self { name: name.to_owned(), cluster: fixture.namespace.cluster().clone() }
     }
 
     /// Says of the only pod what a kubelet says once its container runs.
-    async fn runs(&self, place: &Place) {
+    async fn runs(&self, fixture: &Fixture) {
         let here = format!("--field-selector=spec.nodeName={}", self.name);
         let pod: Value = wait::until("a pod is placed on the node", LONGEST, async || {
             let pods: Value =
-                serde_json::from_str(&place.kubectl(&["get", "pods", &here, "-o", "json"])).expect("JSON");
+                serde_json::from_str(&fixture.kubectl(&["get", "pods", &here, "-o", "json"])).expect("JSON");
             pods["items"].get(0).cloned()
         })
         .await;
@@ -162,7 +162,7 @@ impl OwnNode {
             "state": running,
         }]}});
         let name = text(&pod["metadata"]["name"]);
-        place.kubectl(&["patch", "pod", &name, "--subresource=status", "--type=merge", "-p", &status.to_string()]);
+        fixture.kubectl(&["patch", "pod", &name, "--subresource=status", "--type=merge", "-p", &status.to_string()]);
     }
 
     /// Is lost: whoever provides machines tells the cluster that it is no more.
@@ -188,18 +188,18 @@ async fn a_run_whose_node_is_lost_ends_as_a_platform_error_that_says_so() {
         "tolerations": [{"operator": "Exists"}],
         "containers": [],
     });
-    let place = Place::with("lost", Database::Sqlite, Node::InNameOnly, |options| {
+    let fixture = Fixture::with("lost", Database::Sqlite, Node::InNameOnly, |options| {
         options.file("template.json", &template_of(&pod))
     });
-    let own = OwnNode::join(&node, &place);
-    let (api, name) = (place.api(), "loses-its-node");
-    place.deployed(&job(name, "pass")).await;
+    let own = OwnNode::join(&node, &fixture);
+    let (api, name) = (fixture.api(), "loses-its-node");
+    fixture.deployed(&job(name, "pass")).await;
     let id = api.started(name).await;
-    own.runs(&place).await;
+    own.runs(&fixture).await;
     wait::until("it runs", LONGEST, async || (api.execution(name, &id).await["status"] == "running").then_some(()))
         .await;
     own.lose().unwrap_or_else(|e| panic!("{e:#}"));
-    let ended = place.ended(name, &id).await;
+    let ended = fixture.ended(name, &id).await;
     assert_eq!(ended["status"], "platform_error", "{ended}");
     let message = ended["message"].as_str().unwrap_or_default();
     assert!(message.contains(&format!("node {node} was lost")), "{message}");
@@ -213,12 +213,12 @@ async fn a_run_that_is_evicted_ends_with_who_did_it_and_what_it_said_until_then(
         "terminationGracePeriodSeconds": 2,
         "containers": [],
     });
-    let place = Place::with("evicted", Database::Sqlite, Node::Real, |options| {
+    let fixture = Fixture::with("evicted", Database::Sqlite, Node::Real, |options| {
         options.file("template.json", &template_of(&pod))
     });
-    let api = place.api();
+    let api = fixture.api();
     let begun = async |name: &str, body: &str| {
-        place.deployed(&job(name, &format!("print('it has begun', flush=True)\n{body}\ntime.sleep(600)"))).await;
+        fixture.deployed(&job(name, &format!("print('it has begun', flush=True)\n{body}\ntime.sleep(600)"))).await;
         let id = api.started(name).await;
         wait::until("it says something", LONGEST, async || {
             api.log(name, &id).await.contains("it has begun").then_some(())
@@ -231,13 +231,13 @@ async fn a_run_that_is_evicted_ends_with_who_did_it_and_what_it_said_until_then(
     let name = "is-evicted";
     let id = begun(name, "").await;
     let of_run = format!("--selector=batch.kubernetes.io/job-name={id}");
-    let pod = place.kubectl(&["get", "pods", &of_run, "-o", "jsonpath={.items[0].metadata.name}"]);
+    let pod = fixture.kubectl(&["get", "pods", &of_run, "-o", "jsonpath={.items[0].metadata.name}"]);
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}});
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), eviction.to_string()).expect("a file");
-    let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", place.namespace.name());
-    place.kubectl(&["create", "--raw", &path, "-f", file.path().to_str().expect("a path")]);
-    let ended = place.ended(name, &id).await;
+    let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", fixture.namespace.name());
+    fixture.kubectl(&["create", "--raw", &path, "-f", file.path().to_str().expect("a path")]);
+    let ended = fixture.ended(name, &id).await;
     assert_eq!(ended["status"], "platform_error", "{ended}");
     assert!(
         ended["message"].as_str().unwrap_or_default().contains(&format!("evicted from the node {node}")),
@@ -252,10 +252,10 @@ async fn a_run_that_is_evicted_ends_with_who_did_it_and_what_it_said_until_then(
         "metadata": {"name": "disk"},
         "spec": {"limits": [{"type": "Container", "default": {"ephemeral-storage": "20Mi"}}]},
     });
-    place.namespace.apply(&limit.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
+    fixture.namespace.apply(&limit.to_string()).unwrap_or_else(|e| panic!("{e:#}"));
     let name = "fills-the-disk";
     let id = begun(name, "open('/var/tmp/big', 'wb').write(b'0' * 60_000_000)").await;
-    let ended = place.ended(name, &id).await;
+    let ended = fixture.ended(name, &id).await;
     assert_eq!(ended["status"], "user_error", "{ended}");
     assert!(ended["message"].as_str().unwrap_or_default().contains("disk space"), "{ended}");
     assert!(api.log(name, &id).await.contains("it has begun"), "the log of an evicted run stays");

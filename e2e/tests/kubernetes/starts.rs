@@ -11,8 +11,8 @@ use testing::Database;
 use tokio::task::JoinSet;
 
 use crate::{
+    fixture::{self, Fixture, LONGEST, Node},
     history::{History, JobHistory},
-    place::{self, LONGEST, Node, Place},
 };
 
 fn scheduled(executions: &[Value]) -> Vec<&Value> {
@@ -21,16 +21,16 @@ fn scheduled(executions: &[Value]) -> Vec<&Value> {
 
 /// The instant in seconds since 1970 of the tick that an execution's id tells.
 fn tick(execution: &Value) -> u64 {
-    place::tick(execution) * 60
+    fixture::tick(execution) * 60
 }
 
 #[tokio::test]
 async fn a_manual_run_keeps_ticks_away_until_it_is_over() {
-    let place = Place::new("forbid", Database::Sqlite, Node::Real);
-    let api = place.api();
+    let fixture = Fixture::new("forbid", Database::Sqlite, Node::Real);
+    let api = fixture.api();
     let name = "runs-long";
     let body = "print('begun', flush=True)\ntime.sleep(job_input.get_arguments().get('seconds', 0))";
-    place.deployed(&Job::new(name).schedule("* * * * *").step("10_step.py", body)).await;
+    fixture.deployed(&Job::new(name).schedule("* * * * *").step("10_step.py", body)).await;
     // Begun in the middle of a minute, so that it runs when the tick comes. On a busy machine the run of the tick before may still
     // go on then.
     for _ in 0..5 {
@@ -44,14 +44,14 @@ async fn a_manual_run_keeps_ticks_away_until_it_is_over() {
         api.post(&format!("/jobs/{name}/deployments/production/executions"), &arguments).await.is(202).location_id();
     wait::until("it runs", LONGEST, async || (api.execution(name, &id).await["status"] == "running").then_some(()))
         .await;
-    let ended = place.ended(name, &id).await;
+    let ended = fixture.ended(name, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}");
     let (start, end) = (seconds(&ended["start_time"]), seconds(&ended["end_time"]));
     let held = wait::until("the tick that was held back runs after it", LONGEST, async || {
         scheduled(&api.executions(name).await).into_iter().find(|e| tick(e) > start).cloned()
     })
     .await;
-    let ended = place.ended(name, held["id"].as_str().expect("id")).await;
+    let ended = fixture.ended(name, held["id"].as_str().expect("id")).await;
     assert!(seconds(&ended["start_time"]) >= end, "{ended} began before the end of {id} at {end}");
 }
 
@@ -129,13 +129,13 @@ async fn of_a_start_and_a_tick_at_one_instant_each_runs_alone() {
     // 20 jobs in two minutes; with HOLDFAST_TEST_LONG=1 40 jobs in four, and so hundreds of starts that race with 160 ticks.
     // Many more are more than the controllers do in a minute.
     let (jobs_max, minutes) = (e2e::count(20, 40), e2e::count(2, 4) as u64);
-    let place = Place::new("races", Database::Sqlite, Node::InNameOnly);
-    let api = place.api();
-    let (history, pods) = (History::of(&place.namespace, "jobs"), History::of(&place.namespace, "pods"));
+    let fixture = Fixture::new("races", Database::Sqlite, Node::InNameOnly);
+    let api = fixture.api();
+    let (history, pods) = (History::of(&fixture.namespace, "jobs"), History::of(&fixture.namespace, "pods"));
     let names: Vec<_> = (0..jobs_max).map(|n| format!("races-{n}")).collect();
     let jobs: Vec<_> =
         names.iter().map(|name| Job::new(name).schedule("* * * * *").step("10_step.py", "pass")).collect();
-    place.deployed_in_name(&jobs).await;
+    fixture.deployed_in_name(&jobs).await;
     // All of them are there from this minute on.
     let first = wait::now_seconds() / 60 + 1;
     let mut accepted = Vec::new();

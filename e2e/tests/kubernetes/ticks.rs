@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use testing::Database;
 
 use crate::{
+    fixture::{Fixture, LONGEST, Node, tick},
     history::History,
-    place::{LONGEST, Node, Place, tick},
 };
 
 /// The zone of schedules that name none, which is 5 hours and 30 minutes ahead, and zones that schedules name. The minutes
@@ -70,17 +70,17 @@ fn ticks(history: &History, job: &str) -> Vec<u64> {
 
 #[tokio::test]
 async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
-    let mut place = Place::with("past-ticks", Database::Sqlite, Node::InNameOnly, |options| {
+    let mut fixture = Fixture::with("past-ticks", Database::Sqlite, Node::InNameOnly, |options| {
         options.set("HOLDFAST_TIME_ZONE", ZONES[0].1)
     });
-    let history = History::of(&place.namespace, "jobs");
+    let history = History::of(&fixture.namespace, "jobs");
     let suspended = |object: Option<&Value>, is: bool| object.is_some_and(|o| o["spec"]["suspend"] == is);
 
     let begun = wait::now_seconds() / 60;
     // The last tick was seven minutes ago.
     let hourly = format!("{} * * * *", (begun + ZONES[0].2 - 7) % 60);
     let theirs = theirs(THEIRS, &hourly, true);
-    place.namespace.apply(&theirs.to_string()).expect("their CronJob");
+    fixture.namespace.apply(&theirs.to_string()).expect("their CronJob");
     let mut jobs: Vec<_> =
         QUIET.map(|name| job(name, if name == QUIET[0] { &hourly } else { "* * * * *" })).into_iter().collect();
     let soon = begun + 3;
@@ -88,33 +88,33 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
         let named = if prefix.is_empty() { String::new() } else { format!("{prefix}{zone} ") };
         jobs.push(job(name, &format!("{named}{}", each_fourth(soon, *ahead))));
     }
-    place.deployed_in_name(&jobs).await;
-    let their_version = place.asked_for(&job(THEIRS, "* * * * *")).await;
+    fixture.deployed_in_name(&jobs).await;
+    let their_version = fixture.asked_for(&job(THEIRS, "* * * * *")).await;
     wait::until("it is told how theirs could be had", LONGEST, async || {
-        let rollout = place.api().get(&format!("/jobs/{THEIRS}/deployments/production/rollout")).await.json();
+        let rollout = fixture.api().get(&format!("/jobs/{THEIRS}/deployments/production/rollout")).await.json();
         rollout["problem"].to_string().contains("kubernetes.adopt").then_some(())
     })
     .await;
     for (name, zone, ahead) in ZONES {
-        let spec = &place.object("cronjob", name).expect("a CronJob")["spec"];
+        let spec = &fixture.object("cronjob", name).expect("a CronJob")["spec"];
         assert_eq!((&spec["timeZone"], &spec["schedule"]), (&json!(zone), &json!(each_fourth(soon, ahead))));
     }
 
     // A tick passes that the schedule of one does not have, that another one is switched off for, and that two can't fire.
-    place.vdk().ok(&["deploy", "--disable", "-n", QUIET[1]]).await;
-    place.becomes("it is suspended", "cronjob", QUIET[1], |o| suspended(o, true)).await;
-    place.service.stop();
-    place.kubectl(&["delete", "cronjob", QUIET[2]]);
-    place.kubectl(&["patch", "cronjob", QUIET[3], "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]);
+    fixture.vdk().ok(&["deploy", "--disable", "-n", QUIET[1]]).await;
+    fixture.becomes("it is suspended", "cronjob", QUIET[1], |o| suspended(o, true)).await;
+    fixture.service.stop();
+    fixture.kubectl(&["delete", "cronjob", QUIET[2]]);
+    fixture.kubectl(&["patch", "cronjob", QUIET[3], "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]);
     let missed = wait::now_seconds() / 60 + 1;
     wait::until_millis((missed * 60 + 5) * 1000).await;
 
     // From now on all of them have ticks again.
-    place.service.start_again();
-    place.reschedule(QUIET[0], "* * * * *").await;
-    place.vdk().ok(&["deploy", "--enable", "-n", QUIET[1]]).await;
+    fixture.service.start_again();
+    fixture.reschedule(QUIET[0], "* * * * *").await;
+    fixture.vdk().ok(&["deploy", "--enable", "-n", QUIET[1]]).await;
     for name in QUIET {
-        place
+        fixture
             .becomes("it has ticks again", "cronjob", name, |o| {
                 suspended(o, false) && o.is_some_and(|o| o["spec"]["schedule"] == "* * * * *")
             })
@@ -122,11 +122,11 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     }
     // Each write has the controller look at once; another schedule alone does not.
     for name in QUIET {
-        place.kubectl(&["annotate", "cronjob", name, "example.com/note=mine"]);
+        fixture.kubectl(&["annotate", "cronjob", name, "example.com/note=mine"]);
     }
     // What the controller does with a past tick of a new schedule, when nobody keeps it from that.
     for change in [r#"{"spec":{"schedule":"* * * * *"}}"#, r#"{"spec":{"suspend":false}}"#] {
-        place.kubectl(&["patch", "cronjob", THEIRS, "--type=merge", "-p", change]);
+        fixture.kubectl(&["patch", "cronjob", THEIRS, "--type=merge", "-p", change]);
     }
     let settled = wait::now_seconds() / 60;
     wait::until("their missed tick fires", LONGEST, async || {
@@ -152,16 +152,16 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     assert!(ticks(&history, QUIET[0]).iter().all(|tick| *tick > missed), "it had no tick before");
 
     // Theirs is theirs, and fires for them alone.
-    let now = place.object("cronjob", THEIRS).expect("their CronJob");
+    let now = fixture.object("cronjob", THEIRS).expect("their CronJob");
     assert_eq!(now["spec"]["jobTemplate"]["metadata"], theirs["spec"]["jobTemplate"]["metadata"]);
     assert_eq!((&now["metadata"]["generation"], &now["metadata"]["labels"]), (&json!(3), &Value::Null), "{now}");
-    assert_eq!(place.api().executions(THEIRS).await, Vec::<Value>::new());
+    assert_eq!(fixture.api().executions(THEIRS).await, Vec::<Value>::new());
     // When it is gone, ours comes, and begins with the next tick.
     let fired = ticks(&history, THEIRS);
-    place.kubectl(&["delete", "cronjob", THEIRS]);
-    place.api().reached(THEIRS, &their_version).await;
+    fixture.kubectl(&["delete", "cronjob", THEIRS]);
+    fixture.api().reached(THEIRS, &their_version).await;
     let first = wait::until("the first tick of ours", LONGEST, async || {
-        place.api().executions(THEIRS).await.into_iter().next()
+        fixture.api().executions(THEIRS).await.into_iter().next()
     })
     .await;
     assert!(!fired.contains(&tick(&first)), "{first} was run before: {fired:?}");
@@ -179,7 +179,7 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     // Each tick ran once and has one row.
     for name in QUIET.iter().chain(ZONES.iter().map(|(name, ..)| name)) {
         wait::until(format!("each run of {name} has its row"), LONGEST, async || {
-            let mut rows: Vec<_> = place.api().executions(name).await.iter().map(tick).collect();
+            let mut rows: Vec<_> = fixture.api().executions(name).await.iter().map(tick).collect();
             rows.sort_unstable();
             (rows == ticks(&history, name)).then_some(())
         })
@@ -194,10 +194,10 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
 /// was missed, and with a run in progress.
 #[tokio::test]
 async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_tick() {
-    let place = Place::with("taken-over", Database::Sqlite, Node::InNameOnly, |options| {
+    let fixture = Fixture::with("taken-over", Database::Sqlite, Node::InNameOnly, |options| {
         options.set("HOLDFAST_TIME_ZONE", ZONES[0].1).set("HOLDFAST_KUBERNETES_ADOPT", "true")
     });
-    let history = History::of(&place.namespace, "jobs");
+    let history = History::of(&fixture.namespace, "jobs");
     let (firing, missed, busy, foreign, not_asked) =
         ("is-firing", "has-missed", "is-busy", "is-no-job", "is-not-asked");
     let objects = [
@@ -207,10 +207,10 @@ async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_ti
         theirs(not_asked, "0 0 1 1 *", false),
     ];
     for object in &objects {
-        place.namespace.apply(&object.to_string()).expect("their CronJob");
+        fixture.namespace.apply(&object.to_string()).expect("their CronJob");
     }
-    place.kubectl(&["create", "cronjob", foreign, "--image=mine:1", "--schedule=0 0 1 1 *"]);
-    let uid = |name: &str| place.object("cronjob", name).expect("a CronJob")["metadata"]["uid"].clone();
+    fixture.kubectl(&["create", "cronjob", foreign, "--image=mine:1", "--schedule=0 0 1 1 *"]);
+    let uid = |name: &str| fixture.object("cronjob", name).expect("a CronJob")["metadata"]["uid"].clone();
     let uids = [firing, missed, busy].map(uid);
     let run = json!({
         "apiVersion": "batch/v1", "kind": "Job",
@@ -224,7 +224,7 @@ async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_ti
             "containers": [{"name": busy, "image": "theirs:1"}],
         }}},
     });
-    place.namespace.apply(&run.to_string()).expect("their run");
+    fixture.namespace.apply(&run.to_string()).expect("their run");
     wait::until("theirs fires", LONGEST, async || (!ticks(&history, firing).is_empty()).then_some(())).await;
 
     // Twelve seconds for what takes two.
@@ -233,13 +233,13 @@ async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_ti
     let mut versions = Vec::new();
     for name in [firing, missed, busy, foreign] {
         let schedule = if name == firing || name == missed { "* * * * *" } else { "0 0 1 1 *" };
-        versions.push(place.asked_for(&job(name, schedule)).await);
+        versions.push(fixture.asked_for(&job(name, schedule)).await);
     }
     for (name, version) in [firing, missed, busy].iter().zip(&versions) {
-        place.api().reached(name, version).await;
+        fixture.api().reached(name, version).await;
     }
     for (name, before) in [firing, missed, busy].iter().zip(&uids) {
-        let now = place.object("cronjob", name).expect("a CronJob");
+        let now = fixture.object("cronjob", name).expect("a CronJob");
         assert_eq!(&now["metadata"]["uid"], before, "it is the same one");
         assert!(now["metadata"]["labels"]["holdfast/job-id"].is_string(), "and ours: {now}");
     }
@@ -265,7 +265,7 @@ async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_ti
             );
         }
         wait::until(format!("each run of {name} since then has its row"), LONGEST, async || {
-            let mut rows: Vec<_> = place.api().executions(name).await.iter().map(tick).collect();
+            let mut rows: Vec<_> = fixture.api().executions(name).await.iter().map(tick).collect();
             rows.sort_unstable();
             let mut of_ours: Vec<_> = self::ticks(&history, name).into_iter().filter(|tick| *tick >= next).collect();
             of_ours.sort_unstable();
@@ -274,18 +274,18 @@ async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_ti
         .await;
     }
     // A run that began under the former service is one that a start must not join.
-    let id = place.api().started(busy).await;
-    assert_eq!(place.ended(busy, &id).await["status"], "skipped");
+    let id = fixture.api().started(busy).await;
+    assert_eq!(fixture.ended(busy, &id).await["status"], "skipped");
 
     // What is no data job's, and what nobody deploys here, is left alone.
     let rollout = wait::until("the rollout says why", LONGEST, async || {
-        let rollout = place.api().get(&format!("/jobs/{foreign}/deployments/production/rollout")).await.json();
+        let rollout = fixture.api().get(&format!("/jobs/{foreign}/deployments/production/rollout")).await.json();
         rollout["problem"].to_string().contains("taken").then_some(rollout)
     })
     .await;
     assert_ne!(rollout["phase"], "reached", "{rollout}");
     for name in [foreign, not_asked] {
-        let now = place.object("cronjob", name).expect("a CronJob");
+        let now = fixture.object("cronjob", name).expect("a CronJob");
         assert_eq!((&now["metadata"]["generation"], &now["metadata"]["labels"]), (&json!(1), &Value::Null), "{now}");
     }
     let jobs = history.jobs();

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use jsonwebtoken::{DecodingKey, Validation, dangerous, decode, decode_header, jwk::Jwk};
-use model::{Problem, access::unknown_caller, name::shown};
+use model::{Problem, access::unknown_caller, name::excerpt};
 use serde_json::{Map, Value};
 
 use super::{ALGORITHMS, Authentication};
@@ -46,14 +46,14 @@ pub(super) async fn verified<'a>(
     let Some(issuer) = auth.issuers.iter().find(|known| *known == issuer) else {
         return Err(unknown_caller(format!(
             "Its access token was issued by {}, whose tokens do not count here.",
-            shown(issuer)
+            excerpt(issuer)
         )));
     };
     let keys = auth.keys.keys(issuer, head.kid.as_deref()).await?;
     if keys.is_empty() {
         return Err(unknown_caller(format!(
             "Its access token is signed with a key that {} does not have.",
-            shown(issuer)
+            excerpt(issuer)
         )));
     }
     let mut validation = Validation::new(head.alg);
@@ -67,7 +67,7 @@ pub(super) async fn verified<'a>(
         decode::<Claims>(token, &key, &validation).ok()
     });
     let Some(genuine) = genuine else {
-        return Err(unknown_caller(format!("The signature of its access token is not one of {}.", shown(issuer))));
+        return Err(unknown_caller(format!("The signature of its access token is not one of {}.", excerpt(issuer))));
     };
     counts(auth, &genuine.claims, now)?;
     Ok((issuer, genuine.claims))
@@ -94,7 +94,7 @@ fn check_header(token: &str) -> Result<(), Problem> {
     }
     Err(unknown_caller(format!(
         "Its token is not an access token: its header has the type (typ) {}, where JWT, at+jwt or none is expected.",
-        shown(&kind)
+        excerpt(&kind)
     )))
 }
 
@@ -108,7 +108,7 @@ fn counts(auth: &Authentication, claims: &Claims, now: Timestamp) -> Result<(), 
     if NOT_ACCESS.iter().any(|other| other.eq_ignore_ascii_case(kind)) {
         return Err(unknown_caller(format!(
             "Its token is not an access token: its claim typ is {}. Send the access token of the same login.",
-            shown(kind)
+            excerpt(kind)
         )));
     }
     let (now, leeway) = (now.as_second(), auth.leeway_seconds);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use model::{
     Problem,
     access::{refused, unknown_caller},
-    name::shown,
+    name::excerpt,
 };
 use serde_json::Value;
 
@@ -55,7 +55,7 @@ impl ClaimRules {
             if !given.is_some_and(|given| self.custom_values.iter().any(|value| value == given)) {
                 return Err(refused(format!(
                     "The claim {} of the access token has no value that counts here.",
-                    shown(name)
+                    excerpt(name)
                 ))
                 .fix("Log in with an account of the right organisation, or ask the operator of this service."));
             }
@@ -81,14 +81,14 @@ impl ClaimRules {
         if name.trim().is_empty() || name.len() > USER_MAX_BYTES {
             return Err(unknown_caller(format!(
                 "The claim {} of its access token is not the name of a user.",
-                shown(&self.user_claim)
+                excerpt(&self.user_claim)
             )));
         }
         // Such a name would look like another one in logs and audit events.
         if name.trim() != name || name.chars().any(is_invisible) {
             return Err(unknown_caller(format!(
                 "The claim {} of its access token begins or ends with a blank, or has control or invisible characters.",
-                shown(&self.user_claim)
+                excerpt(&self.user_claim)
             )));
         }
         let begins_with = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
@@ -96,7 +96,7 @@ impl ClaimRules {
             return Err(unknown_caller(format!(
                 "The claim {} of its access token begins with \"{prefix}\", which only the names of jobs and applications \
                  do here.",
-                shown(&self.user_claim)
+                excerpt(&self.user_claim)
             )));
         }
         Ok(Some(name))
@@ -122,7 +122,7 @@ impl ClaimRules {
         refused(format!(
             "The access token is not a user's, for it has no claim {}, and its subject is not the OAuth application of a \
              team.",
-            shown(&self.user_claim)
+            excerpt(&self.user_claim)
         ))
         .fix("Have the team's OAuth application stored, or tell the operator of this service that users are not known.")
     }

@@ -3,7 +3,7 @@
 
 mod bearer;
 mod claims;
-mod gate;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ pub use claims::ClaimRules;
 pub use jsonwebtoken::Algorithm;
 use model::{
     Problem,
-    access::{Caller, Standing, unknown_caller},
+    access::{Caller, Identity, unknown_caller},
     problem::Kind,
 };
 
-use crate::{Api, error::Failure, seldom::Seldom};
+use crate::{Api, error::ApiError, seldom::Seldom};
 
 /// The prefix of a job's name as a caller.
 const JOB_PREFIX: &str = "job:";
@@ -89,7 +89,7 @@ pub struct Authentication {
 pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let Some(caller) = request.extensions().get::<Caller>().cloned() else { return next.run(request).await };
     let Some(auth) = &api.auth else {
-        request.extensions_mut().insert(Caller { standing: Standing::Anyone, ..caller });
+        request.extensions_mut().insert(Caller { identity: Identity::AuthDisabled, ..caller });
         return next.run(request).await;
     };
     if is_open(&request) {
@@ -101,35 +101,35 @@ pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Reque
             if request.headers().contains_key(header::AUTHORIZATION) {
                 note_failed_login(&api, &problem);
             }
-            return with_challenge(Failure::from(problem).into_response(), false);
+            return with_challenge(ApiError::from(problem).into_response(), false);
         }
     };
-    let Known { user, principal, standing } = match known(&api, auth, &token).await {
+    let Known { user, principal, identity } = match known(&api, auth, &token).await {
         Ok(known) => known,
         Err(problem) => {
             note_failed_login(&api, &problem);
-            return with_challenge(Failure::from(problem).into_response(), true);
+            return with_challenge(ApiError::from(problem).into_response(), true);
         }
     };
     tracing::debug!(user, "the caller is known");
-    let gate = auth.authorizer.as_ref().map(|authorizer| {
+    let authorizer = auth.authorizer.as_ref().map(|authorizer| {
         let (path, method) = (request.uri().path().to_owned(), request.method().as_str().to_owned());
-        Arc::new(gate::RequestGate::new(Arc::clone(authorizer), path, method, token))
+        Arc::new(webhook::WebhookAuthorizer::new(Arc::clone(authorizer), path, method, token))
     });
-    let asked = gate.clone().map(|gate| -> Arc<dyn model::access::Gate> { gate });
+    let asked = authorizer.clone().map(|authorizer| -> Arc<dyn model::access::RequestAuthorizer> { authorizer });
     let may_change = !matches!(*request.method(), Method::GET | Method::HEAD);
     let asked_for = may_change.then(|| (user.clone(), request.uri().path().to_owned()));
-    let refused_by_gate = gate.clone();
+    let refused_by_gate = authorizer.clone();
     request.extensions_mut().insert(Caller {
         user,
         principal,
-        standing,
-        gate: asked,
+        identity,
+        authorizer: asked,
         one_team: auth.one_team,
         ..caller
     });
     let mut response = next.run(request).await;
-    let refusal = refused_by_gate.and_then(|gate| gate.refused_with());
+    let refusal = refused_by_gate.and_then(|authorizer| authorizer.refused_with());
     if let Some(status) = refusal {
         *response.status_mut() = status;
     }
@@ -187,7 +187,7 @@ fn token(request: &Request) -> Result<&str, Problem> {
 struct Known {
     user: String,
     principal: String,
-    standing: Standing,
+    identity: Identity,
 }
 
 /// The caller of a token.
@@ -197,14 +197,14 @@ async fn known(api: &Api, auth: &Authentication, token: &str) -> Result<Known, P
         return Ok(Known {
             user: format!("{JOB_PREFIX}{}", job.job_name),
             principal: format!("{JOB_PREFIX}{}", job.job_id),
-            standing: Standing::Job { id: job.job_id, starts_jobs: auth.jobs_may_start_jobs },
+            identity: Identity::Job { id: job.job_id, starts_jobs: auth.jobs_may_start_jobs },
         });
     }
     let (issuer, claims) = bearer::verified(auth, token, api.clock.now()).await?;
     auth.claims.check(&claims)?;
     if let Some(user) = auth.claims.user(&claims)? {
-        let standing = Standing::User { teams: auth.claims.teams(&claims) };
-        return Ok(Known { principal: of_issuer(issuer, &user), user: auth.shown_name(issuer, user), standing });
+        let identity = Identity::User { teams: auth.claims.teams(&claims) };
+        return Ok(Known { principal: of_issuer(issuer, &user), user: auth.shown_name(issuer, user), identity });
     }
     let Some(client_id) = claims::client_id(&claims) else { return Err(auth.claims.nobody()) };
     let teams = app::credentials::teams_of(&api.db, client_id).await?;
@@ -215,7 +215,7 @@ async fn known(api: &Api, auth: &Authentication, token: &str) -> Result<Known, P
     Ok(Known {
         user: format!("{APPLICATION_PREFIX}{shown}"),
         principal: format!("{APPLICATION_PREFIX}{}", of_issuer(issuer, client_id)),
-        standing: Standing::Application { teams },
+        identity: Identity::Application { teams },
     })
 }
 

@@ -15,10 +15,10 @@ use model::{
 };
 
 use super::{
-    Asked, DateTime, Direction, Window,
+    DateTime, Direction, RequestData, Window,
     document::{EXECUTIONS_DEFAULT, NESTED_DEFAULT},
-    ready::{AtOnce, Meter, Moment, Ready, Selection, ready},
     refused,
+    resolve::{Eager, Meter, ResolveSync, Rfc3339, Selection, resolve},
     types::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
 };
 use crate::Api;
@@ -88,7 +88,7 @@ pub(super) struct DataJobExecutionOrder {
 /// A page of executions.
 #[derive(SimpleObject)]
 pub(super) struct DataJobExecutionResponse {
-    content: AtOnce<Option<Vec<Option<DataJobExecution>>>>,
+    content: Eager<Option<Vec<Option<DataJobExecution>>>>,
     total_pages: Option<i64>,
     total_items: Option<i64>,
 }
@@ -101,8 +101,8 @@ pub(super) struct DataJobExecution {
     kind: Option<DataJobExecutionType>,
     job_name: Option<String>,
     status: Option<DataJobExecutionStatus>,
-    start_time: Option<Moment>,
-    end_time: Option<Moment>,
+    start_time: Option<Rfc3339>,
+    end_time: Option<Rfc3339>,
     started_by: Option<String>,
     message: Option<String>,
     op_id: Option<String>,
@@ -118,7 +118,7 @@ struct DataJobExecutionDeployment {
     contacts: Option<DataJobContacts>,
     job_version: Option<String>,
     job_python_version: Option<String>,
-    deployed_date: Option<Moment>,
+    deployed_date: Option<Rfc3339>,
     deployed_by: Option<String>,
     mode: Option<String>,
     resources: Option<DataJobResources>,
@@ -127,7 +127,7 @@ struct DataJobExecutionDeployment {
     status: Option<DataJobDeploymentStatus>,
 }
 
-ready!(DataJobExecution {
+resolve!(DataJobExecution {
     "id": id,
     "type": kind,
     "jobName": job_name,
@@ -141,7 +141,7 @@ ready!(DataJobExecution {
     "deployment": deployment,
 });
 
-ready!(DataJobExecutionDeployment {
+resolve!(DataJobExecutionDeployment {
     "id": id,
     "enabled": enabled,
     "contacts": contacts,
@@ -156,13 +156,13 @@ ready!(DataJobExecutionDeployment {
     "status": status,
 });
 
-impl Ready for DataJobExecutionStatus {
+impl ResolveSync for DataJobExecutionStatus {
     fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
         enum_value(*self)
     }
 }
 
-impl Ready for DataJobExecutionType {
+impl ResolveSync for DataJobExecutionType {
     fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
         enum_value(*self)
     }
@@ -189,7 +189,7 @@ impl DataJobExecution {
                 contacts: None,
                 job_version: revision.job_version.map(|version| version.to_string()),
                 job_python_version: revision.python_version.map(|version| version.to_string()),
-                deployed_date: revision.deployed_at.map(Moment),
+                deployed_date: revision.deployed_at.map(Rfc3339),
                 deployed_by: revision.deployed_by,
                 mode: revision.mode.map(|mode| mode.as_str().into()),
                 resources: revision.resources.map(Into::into),
@@ -203,8 +203,8 @@ impl DataJobExecution {
             kind: Some(run.kind.into()),
             job_name: Some(run.job_name.to_string()),
             status: Some(run.status.into()),
-            start_time: Some(Moment(run.started_at.unwrap_or(run.submitted_at))),
-            end_time: run.ended_at.map(Moment),
+            start_time: Some(Rfc3339(run.started_at.unwrap_or(run.submitted_at))),
+            end_time: run.ended_at.map(Rfc3339),
             started_by: Some(run.started_by),
             message: run.message,
             op_id: Some(run.op_id),
@@ -223,7 +223,7 @@ pub(super) async fn page(
     filter: Option<DataJobExecutionFilter>,
     order: Option<DataJobExecutionOrder>,
 ) -> Result<DataJobExecutionResponse, Problem> {
-    let Asked { api, caller, db, turn, .. } = Asked::of(ctx);
+    let RequestData { api, caller, db, turn, .. } = RequestData::of(ctx);
     let window = Window::new(page_number, page_size, EXECUTIONS_DEFAULT)?;
     let mut query = query(&window, filter, order)?;
     let asked = ctx.look_ahead();
@@ -237,7 +237,7 @@ pub(super) async fn page(
     let now = api.clock.now();
     let answered = |run| Some(DataJobExecution::new(api, run, query.detail, now));
     Ok(DataJobExecutionResponse {
-        content: AtOnce(Some(page.content.into_iter().map(answered).collect())),
+        content: Eager(Some(page.content.into_iter().map(answered).collect())),
         total_pages: page.total.map(|total| window.pages(total)),
         total_items: page.total,
     })
@@ -259,7 +259,7 @@ fn query(
             let names: Vec<_> = SORTS.iter().map(|(name, _)| *name).collect();
             return Err(refused(format!(
                 "order.property: executions can't be sorted by {}; they can by {}.",
-                model::name::shown(&property),
+                model::name::excerpt(&property),
                 names.join(", ")
             )));
         };

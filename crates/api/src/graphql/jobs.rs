@@ -9,16 +9,16 @@ use model::{
     Problem,
     execution::Status as ExecutionStatus,
     glob::{Glob, GlobPart},
-    name::shown,
+    name::excerpt,
     rollout::Status,
 };
 
 use super::{
-    Asked, Direction, Window,
+    Direction, RequestData, Window,
     document::{JOBS_DEFAULT, ROWS_MAX},
     executions::{self, DataJobExecution, DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionStatus},
-    ready::{AtOnce, Moment, ready},
     refused,
+    resolve::{Eager, Rfc3339, resolve},
     types::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
 };
 use crate::Api;
@@ -114,7 +114,7 @@ pub(super) struct Predicate {
 /// A page of data jobs.
 #[derive(SimpleObject)]
 pub(super) struct DataJobPage {
-    content: AtOnce<Option<Vec<Option<DataJob>>>>,
+    content: Eager<Option<Vec<Option<DataJob>>>>,
     total_pages: Option<i64>,
     total_items: Option<i64>,
 }
@@ -148,7 +148,7 @@ struct DataJobDeployment {
     contacts: Option<DataJobContacts>,
     job_version: Option<String>,
     job_python_version: Option<String>,
-    last_deployed_date: Option<Moment>,
+    last_deployed_date: Option<Rfc3339>,
     last_deployed_by: Option<String>,
     mode: Option<String>,
     resources: Option<DataJobResources>,
@@ -156,7 +156,7 @@ struct DataJobDeployment {
     vdk_version: Option<String>,
     status: Option<DataJobDeploymentStatus>,
     last_execution_status: Option<DataJobExecutionStatus>,
-    last_execution_time: Option<Moment>,
+    last_execution_time: Option<Rfc3339>,
     last_execution_duration: Option<i64>,
     successful_executions: Option<i64>,
     failed_executions: Option<i64>,
@@ -178,9 +178,9 @@ impl DataJobDeployment {
     }
 }
 
-ready!(DataJob { "jobName": job_name, "config": config, "deployments": deployments });
+resolve!(DataJob { "jobName": job_name, "config": config, "deployments": deployments });
 
-ready!(DataJobConfig {
+resolve!(DataJobConfig {
     "team": team,
     "description": description,
     "schedule": schedule,
@@ -190,7 +190,7 @@ ready!(DataJobConfig {
     "logsUrl": logs_url,
 });
 
-ready!(DataJobDeployment {
+resolve!(DataJobDeployment {
     "id": id,
     "enabled": enabled,
     "contacts": contacts,
@@ -231,7 +231,7 @@ impl DataJob {
                 contacts: Some(DataJobContacts::from(&deployed.contacts)),
                 job_version: Some(deployed.job_version.to_string()),
                 job_python_version: Some(deployed.python_version.to_string()),
-                last_deployed_date: Some(Moment(deployed.deployed_at)),
+                last_deployed_date: Some(Rfc3339(deployed.deployed_at)),
                 last_deployed_by: Some(deployed.deployed_by),
                 mode: Some(deployed.mode.as_str().into()),
                 resources: Some(deployed.resources.into()),
@@ -239,7 +239,7 @@ impl DataJob {
                 vdk_version: Some(deployed.vdk_version),
                 status: Some(reached.status.into()),
                 last_execution_status: summary.last_execution_status.map(Into::into),
-                last_execution_time: summary.last_execution_end.map(Moment),
+                last_execution_time: summary.last_execution_end.map(Rfc3339),
                 last_execution_duration: summary.last_execution_duration_seconds,
                 successful_executions: Some(summary.successful_executions),
                 failed_executions: Some(summary.failed_executions),
@@ -270,8 +270,8 @@ pub(super) async fn page(
     filter: Vec<Option<Predicate>>,
     search: Option<String>,
 ) -> Result<DataJobPage, Problem> {
-    let asked_for = Asked::of(ctx);
-    let Asked { api, caller, db, turn, .. } = asked_for;
+    let asked_for = RequestData::of(ctx);
+    let RequestData { api, caller, db, turn, .. } = asked_for;
     let window = Window::new(page_number, page_size, JOBS_DEFAULT)?;
     let asked = ctx.look_ahead();
     let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
@@ -287,7 +287,7 @@ pub(super) async fn page(
     asked_for.count_predicates(filter.len())?;
     let Some(mut query) = query(filter.into_iter())? else {
         let (total_pages, total_items) = (with_total.then_some(1), with_total.then_some(0));
-        return Ok(DataJobPage { content: AtOnce(Some(Vec::new())), total_pages, total_items });
+        return Ok(DataJobPage { content: Eager(Some(Vec::new())), total_pages, total_items });
     };
     if let Some(text) = &search {
         check_pattern("search", text.trim())?;
@@ -302,7 +302,7 @@ pub(super) async fn page(
     let page = app::queries::jobs(db, caller, &request).await?;
     let now = api.clock.now();
     Ok(DataJobPage {
-        content: AtOnce(Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, of_runs, now))).collect())),
+        content: Eager(Some(page.content.into_iter().map(|job| Some(DataJob::new(api, job, of_runs, now))).collect())),
         total_pages: page.total.map(|total| window.pages(total)),
         total_items: page.total,
     })
@@ -337,7 +337,7 @@ fn query(predicates: impl Iterator<Item = Predicate>) -> Result<Option<JobQuery>
             let names: Vec<_> = PROPERTIES.iter().map(|known| known.name).collect();
             return Err(refused(format!(
                 "filter: jobs have no property {} here; known are {}.",
-                shown(name),
+                excerpt(name),
                 names.join(", ")
             )));
         };
@@ -373,7 +373,7 @@ fn check_wildcards(name: &str, pattern: &str, wildcards: &[char]) -> Result<(), 
 
 /// Adds one pattern to a query. `false` when it contradicts another one.
 fn narrow(query: &mut JobQuery, Property { name, filter, .. }: &Property, pattern: &str) -> Result<bool, Problem> {
-    let unknown = |known: &str| refused(format!("filter: {name} is {}; known are {known}.", shown(pattern)));
+    let unknown = |known: &str| refused(format!("filter: {name} is {}; known are {known}.", excerpt(pattern)));
     match *filter {
         Filter::Name if pattern.contains('*') => {
             // A question mark stands for one character where there is a star, too.
@@ -420,7 +420,7 @@ fn narrow(query: &mut JobQuery, Property { name, filter, .. }: &Property, patter
 fn range(name: &str, measure: Measure, pattern: &str) -> Result<(i64, i64), Problem> {
     let is_time = matches!(measure, Measure::NextRun | Measure::LastExecutionTime);
     let example = if is_time { "1619460302-1619546702 (seconds since 1970)" } else { "60-90, or 60" };
-    let refused = |why: &str| refused(format!("filter: {name} is {}; {why}, as {example}.", shown(pattern)));
+    let refused = |why: &str| refused(format!("filter: {name} is {}; {why}, as {example}.", excerpt(pattern)));
     let number = |text: &str| text.trim().parse::<u32>().ok().map(i64::from);
     let bounds = match pattern.split_once('-') {
         Some((least, most)) => number(least).zip(number(most)),

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use crate::{error::Failure, transfers::LARGE_ANSWERS_MAX};
+use crate::{error::ApiError, transfers::LARGE_ANSWERS_MAX};
 
 /// The values of an answer that is made at once. A larger one gets a thread of its own.
 pub(super) const AT_ONCE_MAX: usize = 20_000;
@@ -24,7 +24,7 @@ pub(super) async fn apart<T: Send + 'static>(
     clock: &SharedClock,
     wait_max: Duration,
     answering: impl Future<Output = T> + Send + 'static,
-) -> Result<T, Failure> {
+) -> Result<T, ApiError> {
     let Ok(Ok(turn)) = clock.timeout(wait_max, Arc::clone(turns).acquire_owned()).await else {
         return Err(Problem::overloaded(
             "The query was not carried out.",
@@ -62,7 +62,7 @@ pub(super) async fn apart<T: Send + 'static>(
     }
 }
 
-fn stopped() -> Failure {
+fn stopped() -> ApiError {
     Problem::unavailable("The query was not carried out.", "The service stops.").into()
 }
 

@@ -10,7 +10,7 @@ mod executions;
 mod jobs;
 mod large;
 pub(crate) mod post;
-mod ready;
+mod resolve;
 mod types;
 
 use std::sync::{
@@ -32,8 +32,8 @@ use utoipa::ToSchema;
 
 use crate::{
     Api,
-    caller::By,
-    error::{Answer, Failure},
+    caller::RequestCaller,
+    error::{ApiError, ApiResult},
     input::{Path, Query as Parameters},
 };
 
@@ -136,7 +136,7 @@ impl ScalarType for DateTime {
 }
 
 /// What the resolvers of a request use.
-struct Asked {
+struct RequestData {
     api: Arc<Api>,
     caller: Caller,
     /// The rows, counted in the memory of the request.
@@ -147,7 +147,7 @@ struct Asked {
     predicates: AtomicUsize,
 }
 
-impl Asked {
+impl RequestData {
     fn new(api: Arc<Api>, caller: Caller, memory: RequestMemory) -> Self {
         let db = api.db.metered(Arc::new(memory.clone()));
         Self { api, caller, db, memory, turn: Mutex::default(), predicates: AtomicUsize::default() }
@@ -169,14 +169,14 @@ impl Asked {
 
 /// Measures a request before it is validated, and charges the caller with it. A text that is no query has no size: its
 /// execution reports the error.
-fn measure(api: &Api, caller: &Caller, request: &mut Request) -> Result<Size, Failure> {
+fn measure(api: &Api, caller: &Caller, request: &mut Request) -> Result<Size, ApiError> {
     let variables = std::mem::take(&mut request.variables);
     let measured = request.parsed_query().map(|document| document::measure(document, &variables));
     request.variables = variables;
     let Ok(measured) = measured else { return Ok(Size::default()) };
     let size = measured.map_err(|problem| {
         let errors = serde_json::json!([{ "message": problem.why }]);
-        Failure::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
+        ApiError::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
     })?;
     api.principals.charge_query(caller, size.cost())?;
     Ok(size)
@@ -187,15 +187,15 @@ async fn carry_out(
     api: Arc<Api>,
     caller: Caller,
     mut request: Request,
-    respond: fn(Response, RequestMemory) -> Answer<HttpResponse>,
-) -> Answer<HttpResponse> {
+    respond: fn(Response, RequestMemory) -> ApiResult<HttpResponse>,
+) -> ApiResult<HttpResponse> {
     let size = measure(&api, &caller, &mut request)?;
     let memory = api.memory.for_request(MEMORY_MAX_BYTES);
     // The library makes these values, and counts none of them.
-    memory.add(size.introspected.saturating_mul(ready::VALUE_BYTES))?;
+    memory.add(size.introspected.saturating_mul(resolve::VALUE_BYTES))?;
     let clock = Arc::clone(&api.clock);
     let turns = Arc::clone(&api.transfers.large_answers);
-    let asked = Asked::new(api, caller, memory.clone());
+    let asked = RequestData::new(api, caller, memory.clone());
     let answering = async move { respond(SCHEMA.execute(request.data(asked)).await, memory) };
     if size.answers <= large::AT_ONCE_MAX {
         return answering.await;
@@ -325,10 +325,10 @@ struct DataJobQueryProblem {
 )]
 pub(crate) async fn jobs_query(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path(_team): Path<String>,
     parameters: Parameters,
-) -> Answer<HttpResponse> {
+) -> ApiResult<HttpResponse> {
     // Nothing of the schema is for those who may not list, either.
     caller.may_list().await?;
     let request = request(&parameters)?;
@@ -341,7 +341,7 @@ pub(crate) async fn jobs_query(
     .await
 }
 
-fn request(parameters: &Parameters) -> Result<Request, Failure> {
+fn request(parameters: &Parameters) -> Result<Request, ApiError> {
     let query = parameters.text("query").unwrap_or(DEFAULT_QUERY);
     let variables = parameters.text("variables").unwrap_or("null");
     check_length("query", query)?;
@@ -398,7 +398,7 @@ fn page_of(data: Value) -> Value {
     page
 }
 
-fn failure(response: &Response) -> Failure {
+fn failure(response: &Response) -> ApiError {
     let problem = response.errors.iter().find_map(|error| error.source::<Problem>().cloned());
     let problem = problem.unwrap_or_else(|| {
         let messages: Vec<_> = response.errors.iter().map(sentence).collect();
@@ -406,7 +406,7 @@ fn failure(response: &Response) -> Failure {
             .fix("Correct the query; { __schema { types { name fields { name } } } } shows what can be asked.")
     });
     let errors = serde_json::to_value(&response.errors).unwrap_or_default();
-    Failure::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
+    ApiError::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
 }
 
 /// What an error says and where, on one line. The parser draws a picture of the place above its message.

@@ -16,8 +16,8 @@ use super::{answer, carry_out, check_length, named_operation};
 use crate::{
     Api,
     auth::is_about_the_caller,
-    caller::By,
-    error::{Answer, Failure},
+    caller::RequestCaller,
+    error::{ApiError, ApiResult},
     input::JsonBody,
 };
 
@@ -67,9 +67,9 @@ struct GraphqlResponse {
 )]
 pub(crate) async fn graphql(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     JsonBody(body): JsonBody<GraphqlRequest>,
-) -> Answer<Response> {
+) -> ApiResult<Response> {
     // Nothing of the schema is for those who may not list, either.
     caller.may_list().await?;
     check_length("query", &body.query)?;
@@ -80,7 +80,7 @@ pub(crate) async fn graphql(
     carry_out(api, caller, named_operation(request, named), |response, memory| {
         let mut problems = response.errors.iter().filter_map(|error| error.source::<Problem>());
         match problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem)) {
-            Some(problem) => Err(Failure::from(problem.clone())),
+            Some(problem) => Err(ApiError::from(problem.clone())),
             None => Ok(answer::json(&response, memory)?),
         }
     })

@@ -4,7 +4,7 @@ use async_graphql::{Enum, SimpleObject, Value, resolver_utils::enum_value};
 use jiff::Timestamp;
 use model::{job::Contacts, resources::Resources, rollout::Status};
 
-use super::ready::{Meter, Ready, Selection, ready};
+use super::resolve::{Meter, ResolveSync, Selection, resolve};
 
 /// When it runs.
 #[derive(Clone, SimpleObject)]
@@ -86,16 +86,16 @@ pub(super) enum DataJobDeploymentStatus {
     UserError,
 }
 
-ready!(DataJobSchedule { "scheduleCron": schedule_cron, "nextRunEpochSeconds": next_run_epoch_seconds });
+resolve!(DataJobSchedule { "scheduleCron": schedule_cron, "nextRunEpochSeconds": next_run_epoch_seconds });
 
-ready!(DataJobContacts {
+resolve!(DataJobContacts {
     "notifiedOnJobFailureUserError": notified_on_job_failure_user_error,
     "notifiedOnJobFailurePlatformError": notified_on_job_failure_platform_error,
     "notifiedOnJobSuccess": notified_on_job_success,
     "notifiedOnJobDeploy": notified_on_job_deploy,
 });
 
-ready!(DataJobResources {
+resolve!(DataJobResources {
     "cpuLimit": cpu_limit,
     "cpuRequest": cpu_request,
     "empheralStorageLimit": ephemeral_storage_limit,
@@ -105,7 +105,7 @@ ready!(DataJobResources {
     "netBandwitdthLimit": net_bandwidth_limit,
 });
 
-impl Ready for DataJobDeploymentStatus {
+impl ResolveSync for DataJobDeploymentStatus {
     fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
         enum_value(*self)
     }

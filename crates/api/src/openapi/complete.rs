@@ -48,11 +48,11 @@ const REFUSALS: [(u16, &str, &str); 11] = [
 /// service's own layers.
 const ADDRESS_TOO_LONG: [&str; 2] = ["414", "431"];
 
-/// `*`, or a list of at most 64 entity tags (RFC 9110) with or without quotes, as [`crate::terms`] reads it.
+/// `*`, or a list of at most 64 entity tags (RFC 9110) with or without quotes, as [`crate::preconditions`] reads it.
 const ENTITY_TAGS: &str =
     r#"^(\*|((W/)?"[!#-~]*"|[!#-)+\--~]+)([ \t]*,[ \t]*((W/)?"[!#-~]*"|[!#-)+\--~]+)){0,63}([ \t]*,)?)$"#;
 
-/// An idempotency key as [`crate::terms`] reads it: with or without quotes.
+/// An idempotency key as [`crate::preconditions`] reads it: with or without quotes.
 const IDEMPOTENCY_KEY: &str = r#"^("[ !#-\[\]-~]{1,255}"|[!#-\[\]-~]([ !#-\[\]-~]{0,253}[!#-\[\]-~])?)$"#;
 
 /// The format of a parameter that holds a JSON object as text.
@@ -94,7 +94,7 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
     }
     let parts: Vec<&str> = address.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}')).collect();
     parameters(&parts, operation);
-    terms(operation);
+    preconditions(operation);
     links::add(operation);
     let reads_body = operation.request_body.is_some();
     let comes = |status: u16| match status {
@@ -119,7 +119,7 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
 }
 
 /// Describes the terms that a request can have, and the answers that come of them.
-fn terms(operation: &mut Operation) {
+fn preconditions(operation: &mut Operation) {
     let id = operation.operation_id.clone().unwrap_or_default();
     let mut accepted = Vec::new();
     let mut refused = Vec::new();

@@ -12,11 +12,11 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
     response::{Html, IntoResponse, Response},
 };
-use model::{Problem, name::shown};
+use model::{Problem, name::excerpt};
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
 use zip::ZipArchive;
 
-use crate::{error::Answer, input::Path, limits::Shared};
+use crate::{error::ApiResult, input::Path, limits::Shared};
 
 /// What the page may do: run its own script and talk to this service. Swagger UI styles its elements in place.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -88,7 +88,7 @@ pub(crate) async fn swagger_ui() -> impl IntoResponse {
         (status = 404, description = "The page has no file of this name."),
     )
 )]
-pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> Answer<Response> {
+pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> ApiResult<Response> {
     const SCRIPT: &str = "text/javascript; charset=utf-8";
     let media_type = match file.as_str() {
         "start.js" | "swagger-ui-bundle.js" => SCRIPT,
@@ -96,7 +96,7 @@ pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> Answer<Response
         "favicon-32x32.png" => "image/png",
         _ => {
             return Err(Problem::not_found(
-                format!("The file {} was not found.", shown(&file)),
+                format!("The file {} was not found.", excerpt(&file)),
                 "The page of this service has no file of this name.",
             )
             .fix("Open /data-jobs/swagger-ui.html.")

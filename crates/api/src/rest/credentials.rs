@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{JsonBody, JsonList, Path},
 };
 
@@ -87,12 +87,12 @@ pub(crate) struct OauthTeamClientId {
 )]
 pub(crate) async fn oauth_credentials_get(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path(team): Path<String>,
-) -> Answer<Json<OauthTeamCredentials>> {
+) -> ApiResult<Json<OauthTeamCredentials>> {
     let found = app::credentials::read(&api.db, &api.keys, &caller, &team).await?;
     tracing::info!(user = caller.user, team, "the OAuth application of a team was read with its secret");
-    let client_secret = found.told().to_owned();
+    let client_secret = found.expose_client_secret().to_owned();
     Ok(Json(OauthTeamCredentials { team_name: team, client_id: found.client_id, client_secret }))
 }
 
@@ -117,10 +117,10 @@ pub(crate) async fn oauth_credentials_get(
 )]
 pub(crate) async fn oauth_credentials_put(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path(team): Path<String>,
     JsonBody(body): JsonBody<OauthCredentials>,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     let credentials = Credentials { client_id: body.client_id, client_secret: body.client_secret.into() };
     app::credentials::replace(&api.db, &api.keys, &*api.clock, &caller, &team, &credentials).await?;
     Ok(StatusCode::ACCEPTED)
@@ -138,9 +138,9 @@ pub(crate) async fn oauth_credentials_put(
 )]
 pub(crate) async fn client_id_get(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path(team): Path<String>,
-) -> Answer<Json<OauthTeamClientId>> {
+) -> ApiResult<Json<OauthTeamClientId>> {
     let client_id = app::credentials::client_id(&api.db, &caller, &team).await?;
     Ok(Json(OauthTeamClientId { team_name: team, client_id }))
 }
@@ -159,9 +159,9 @@ pub(crate) async fn client_id_get(
 )]
 pub(crate) async fn get_team_ids_for_client_ids(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     JsonList(client_ids): JsonList<String>,
-) -> Answer<Json<Vec<OauthTeamClientId>>> {
+) -> ApiResult<Json<Vec<OauthTeamClientId>>> {
     let found = app::credentials::teams(&api.db, &caller, &client_ids).await?;
     let teams = found.into_iter().map(|(client_id, team)| OauthTeamClientId { team_name: team.to_string(), client_id });
     Ok(Json(teams.collect()))

@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use super::JobPath;
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{Path, Query},
     links,
 };
@@ -127,10 +127,10 @@ fn before(text: &str) -> Result<(Timestamp, JobId), Problem> {
 )]
 pub(crate) async fn data_job_deleted_list(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path(team): Path<String>,
     query: Query,
-) -> Answer<Json<DeletedDataJobPage>> {
+) -> ApiResult<Json<DeletedDataJobPage>> {
     let before = query.text("before").map(before).transpose()?;
     let (jobs, next) = app::jobs::deleted(&api.db, &caller, &team, before, query.number("limit")?).await?;
     Ok(Json(DeletedDataJobPage {
@@ -158,9 +158,9 @@ pub(crate) async fn data_job_deleted_list(
 )]
 pub(crate) async fn data_job_restore(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
-) -> Answer<impl IntoResponse> {
+) -> ApiResult<impl IntoResponse> {
     let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
     let Restored { generation, problem } =
         app::jobs::restore(db, clock, &caller, zone, &api.versions, &team, &name).await?;

@@ -8,7 +8,7 @@ use model::{
     Problem,
     deployment::{Deployment, DeploymentChange, Mode},
     job::DataJob,
-    name::shown,
+    name::excerpt,
     problem::Fault,
     python::{PythonVersion, vdk_version},
     resources::Resources,
@@ -24,11 +24,11 @@ use super::{
 };
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{OptionalJsonBody, Path, Query},
     openapi::names::{DataJobMode, FaultName, RolloutPhase, RolloutStatus},
-    terms::Tagged,
+    preconditions::WithEtag,
 };
 
 /// A change of a deployment on the wire. What only the service says (id, schedule, by whom, when) is read and left aside,
@@ -333,17 +333,17 @@ impl DataJobDeploymentBody {
 )]
 pub(crate) async fn deployment_list(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
     query: Query,
-) -> Answer<Json<Vec<DataJobDeploymentStatus>>> {
+) -> ApiResult<Json<Vec<DataJobDeploymentStatus>>> {
     let mode = query
         .text("mode")
         .map(|raw| {
             Mode::parse(raw).ok_or_else(|| {
                 Problem::invalid(
                     "The deployments were not listed.",
-                    format!("mode: it is {}; known are \"testing\" and \"release\".", shown(raw)),
+                    format!("mode: it is {}; known are \"testing\" and \"release\".", excerpt(raw)),
                 )
             })
         })
@@ -380,11 +380,11 @@ pub(crate) async fn deployment_list(
 )]
 pub(crate) async fn deployment_update(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
     query: Query,
     OptionalJsonBody(body): OptionalJsonBody<DataJobDeploymentBody>,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     query.switch("send_notification")?;
     let change = body.change()?;
     let (db, clock, versions) = (&api.db, &*api.clock, &api.versions);
@@ -406,11 +406,11 @@ pub(crate) async fn deployment_update(
 )]
 pub(crate) async fn deployment_read(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
-) -> Answer<Tagged<DataJobDeploymentStatus>> {
+) -> ApiResult<WithEtag<DataJobDeploymentStatus>> {
     let (job, reached) = app::deployments::read(&api.db, &caller, &team, &name, &id).await?;
-    Ok(Tagged(reached.deployment.tag(), DataJobDeploymentStatus::new(&job, reached)))
+    Ok(WithEtag(reached.deployment.etag(), DataJobDeploymentStatus::new(&job, reached)))
 }
 
 /// Reads how far the wanted deployment is.
@@ -427,11 +427,11 @@ pub(crate) async fn deployment_read(
 )]
 pub(crate) async fn deployment_rollout_read(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
-) -> Answer<Tagged<DataJobDeploymentRollout>> {
+) -> ApiResult<WithEtag<DataJobDeploymentRollout>> {
     let (wanted, rollout) = app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?;
-    Ok(Tagged(wanted.tag(), (wanted, rollout).into()))
+    Ok(WithEtag(wanted.etag(), (wanted, rollout).into()))
 }
 
 /// Changes the deployment.
@@ -454,10 +454,10 @@ pub(crate) async fn deployment_rollout_read(
 )]
 pub(crate) async fn deployment_patch(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
     OptionalJsonBody(body): OptionalJsonBody<DataJobDeploymentBody>,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     let change = body.change()?;
     let missing = Missing::Refuse { deployment_id: &id };
     let (db, clock, versions) = (&api.db, &*api.clock, &api.versions);
@@ -479,9 +479,9 @@ pub(crate) async fn deployment_patch(
 )]
 pub(crate) async fn deployment_delete(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     app::deployments::remove(&api.db, &*api.clock, &caller, &team, &name, &id).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -17,7 +17,7 @@ use model::{
     Problem,
     deployment::{Mode, RELEASE},
     execution::{Execution, Status},
-    name::shown,
+    name::excerpt,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -25,8 +25,8 @@ use utoipa::ToSchema;
 use super::{JobPath, PartPath, deployments::ResourcesBody, jobs::ScheduleBody};
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{OptionalJsonBody, Path, Query},
     links,
     openapi::names::{DataJobMode, ExecutionStatus, ExecutionType},
@@ -195,7 +195,7 @@ fn statuses(query: &Query) -> Result<Vec<Status>, Problem> {
                 let known: Vec<_> = Status::ALL.iter().map(|s| s.as_str().to_ascii_lowercase()).collect();
                 Problem::not_found(
                     "The executions were not listed.",
-                    format!("execution_status: {} is none; known are {}.", shown(value), known.join(", ")),
+                    format!("execution_status: {} is none; known are {}.", excerpt(value), known.join(", ")),
                 )
                 .fix("Use one of the known statuses.")
             })
@@ -221,10 +221,10 @@ fn statuses(query: &Query) -> Result<Vec<Status>, Problem> {
 )]
 pub(crate) async fn data_job_execution_list(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
     query: Query,
-) -> Answer<Json<Vec<DataJobExecution>>> {
+) -> ApiResult<Json<Vec<DataJobExecution>>> {
     let runs = app::executions::list(&api.metered_db(), &caller, &team, &name, None, &statuses(&query)?).await?;
     Ok(Json(runs.into_iter().map(|run| DataJobExecution::new(&api, run)).collect()))
 }
@@ -247,10 +247,10 @@ pub(crate) async fn data_job_execution_list(
 )]
 pub(crate) async fn data_job_deployment_execution_list(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
     query: Query,
-) -> Answer<Json<Vec<DataJobExecution>>> {
+) -> ApiResult<Json<Vec<DataJobExecution>>> {
     let runs = app::executions::list(&api.metered_db(), &caller, &team, &name, Some(&id), &statuses(&query)?).await?;
     Ok(Json(runs.into_iter().map(|run| DataJobExecution::new(&api, run)).collect()))
 }
@@ -274,10 +274,10 @@ pub(crate) async fn data_job_deployment_execution_list(
 )]
 pub(crate) async fn data_job_execution_start(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
     OptionalJsonBody(body): OptionalJsonBody<DataJobExecutionRequest>,
-) -> Answer<impl IntoResponse> {
+) -> ApiResult<impl IntoResponse> {
     api.principals.charge_start(&caller)?;
     let request =
         StartRequest { started_by: body.started_by, arguments: body.args.filter(|arguments| !arguments.is_empty()) };
@@ -297,9 +297,9 @@ pub(crate) async fn data_job_execution_start(
 )]
 pub(crate) async fn data_job_execution_read(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
-) -> Answer<Json<DataJobExecution>> {
+) -> ApiResult<Json<DataJobExecution>> {
     let run = app::executions::read(&api.db, &caller, &team, &name, &id).await?;
     Ok(Json(DataJobExecution::new(&api, run)))
 }
@@ -319,9 +319,9 @@ pub(crate) async fn data_job_execution_read(
 )]
 pub(crate) async fn data_job_execution_cancel(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     app::executions::cancel(&api.db, &*api.clock, &caller, &team, &name, &id).await?;
     Ok(StatusCode::OK)
 }
@@ -345,10 +345,10 @@ pub(crate) async fn data_job_execution_cancel(
 )]
 pub(crate) async fn data_job_logs_download(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
     query: Query,
-) -> Answer<impl IntoResponse> {
+) -> ApiResult<impl IntoResponse> {
     let tail: i64 = query.number("tail_lines")?.unwrap_or(0);
     let tail = usize::try_from(tail).ok().filter(|lines| *lines > 0);
     let (runtime, live) = (&*api.runtime, &api.transfers.live_logs);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use app::history::{Kept, Page, Part};
+use app::history::{Page, PageRequest, RecordedEvent};
 use axum::{Json, extract::State, http::StatusCode};
 use model::{deployment::Deployment, difference::Difference};
 use serde::Serialize;
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{Path, Query},
     openapi::names::DataJobMode,
 };
@@ -169,8 +169,8 @@ impl From<Deployment> for DataJobDeploymentRevision {
     }
 }
 
-impl From<Kept> for AuditEvent {
-    fn from(event: Kept) -> Self {
+impl From<RecordedEvent> for AuditEvent {
+    fn from(event: RecordedEvent) -> Self {
         Self {
             id: event.id,
             date: event.at.to_string(),
@@ -184,8 +184,8 @@ impl From<Kept> for AuditEvent {
     }
 }
 
-fn part(query: &Query) -> Answer<Part> {
-    Ok(Part { before: query.number("before")?, limit: query.number("limit")? })
+fn page_request(query: &Query) -> ApiResult<PageRequest> {
+    Ok(PageRequest { before: query.number("before")?, limit: query.number("limit")? })
 }
 
 /// Lists the generations of a deployment.
@@ -212,12 +212,12 @@ fn part(query: &Query) -> Answer<Part> {
 )]
 pub(crate) async fn deployment_revision_list(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
     query: Query,
-) -> Answer<Json<RevisionPage>> {
+) -> ApiResult<Json<RevisionPage>> {
     let Page { content, next_before } =
-        app::history::revisions(&api.metered_db(), &caller, &team, &name, &id, part(&query)?).await?;
+        app::history::revisions(&api.metered_db(), &caller, &team, &name, &id, page_request(&query)?).await?;
     Ok(Json(RevisionPage { revisions: content.into_iter().map(Into::into).collect(), next_before }))
 }
 
@@ -233,9 +233,9 @@ pub(crate) async fn deployment_revision_list(
 )]
 pub(crate) async fn deployment_revision_read(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id, generation)): RevisionPath,
-) -> Answer<Json<DataJobDeploymentRevision>> {
+) -> ApiResult<Json<DataJobDeploymentRevision>> {
     Ok(Json(app::history::revision(&api.db, &caller, &team, &name, &id, generation).await?.into()))
 }
 
@@ -251,9 +251,9 @@ pub(crate) async fn deployment_revision_read(
 )]
 pub(crate) async fn deployment_revision_diff(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id, from, to)): Path<(String, String, String, i64, i64)>,
-) -> Answer<Json<RevisionDiff>> {
+) -> ApiResult<Json<RevisionDiff>> {
     let changes = app::history::differences(&api.db, &caller, &team, &name, &id, (from, to)).await?;
     Ok(Json(RevisionDiff { from, to, changes }))
 }
@@ -274,9 +274,9 @@ pub(crate) async fn deployment_revision_diff(
 )]
 pub(crate) async fn deployment_rollback(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, id, generation)): RevisionPath,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
     app::history::roll_back(db, clock, &caller, zone, &api.versions, &team, &name, (&id, generation)).await?;
     Ok(StatusCode::ACCEPTED)
@@ -306,11 +306,11 @@ pub(crate) async fn deployment_rollback(
 )]
 pub(crate) async fn data_job_audit_event_list(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
     query: Query,
-) -> Answer<Json<AuditEventPage>> {
+) -> ApiResult<Json<AuditEventPage>> {
     let Page { content, next_before } =
-        app::history::events(&api.metered_db(), &caller, &team, &name, part(&query)?).await?;
+        app::history::events(&api.metered_db(), &caller, &team, &name, page_request(&query)?).await?;
     Ok(Json(AuditEventPage { events: content.into_iter().map(Into::into).collect(), next_before }))
 }

@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{Api, caller::By, error::Answer, input::Path};
+use crate::{Api, caller::RequestCaller, error::ApiResult, input::Path};
 
 /// What this service offers.
 #[derive(Serialize, ToSchema)]
@@ -30,9 +30,9 @@ pub(crate) struct DataJobApiInfo {
 )]
 pub(crate) async fn info(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path(_team): Path<String>,
-) -> Answer<Json<DataJobApiInfo>> {
+) -> ApiResult<Json<DataJobApiInfo>> {
     caller.may_list().await?;
     Ok(Json(DataJobApiInfo {
         api_version: api.api_version.clone(),

@@ -11,7 +11,7 @@ use axum::{
 use model::{
     Problem,
     job::{Contacts, DataJob, JobConfig},
-    name::{JobName, TeamName, shown},
+    name::{JobName, TeamName, excerpt},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,11 +19,11 @@ use utoipa::ToSchema;
 use super::{JobPath, PartPath};
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{JsonBody, Path, Query},
     links,
-    terms::Tagged,
+    preconditions::WithEtag,
 };
 
 /// A data job as a request describes it. A member that is null is one that is absent.
@@ -262,21 +262,21 @@ impl DataJobDefinition {
 )]
 pub(crate) async fn data_job_create(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path(team): Path<String>,
     query: Query,
     JsonBody(mut body): JsonBody<DataJobDefinition>,
-) -> Answer<impl IntoResponse> {
+) -> ApiResult<impl IntoResponse> {
     let named = query.text("name");
     let Some(name) = body.job_name.take().or_else(|| named.map(str::to_owned)) else {
         return Err(Problem::invalid("The data job was not created.", "job_name: it is missing.").into());
     };
     if named.is_some_and(|named| named != name) {
-        let why = format!("job_name: it is {}, and the address says {}.", shown(&name), shown(named.unwrap_or("")));
+        let why = format!("job_name: it is {}, and the address says {}.", excerpt(&name), excerpt(named.unwrap_or("")));
         return Err(Problem::invalid("The data job was not created.", why).fix("Send the same name in both.").into());
     }
     if let Some(said) = body.team.take().filter(|said| *said != team) {
-        let why = format!("team: it is {}, and the address says {}.", shown(&said), shown(&team));
+        let why = format!("team: it is {}, and the address says {}.", excerpt(&said), excerpt(&team));
         return Err(Problem::invalid("The data job was not created.", why).fix("Send the same team in both.").into());
     }
     let job = app::jobs::create(&api.db, &*api.clock, &caller, &api.default_zone, body.definition(name, team)).await?;
@@ -295,11 +295,11 @@ pub(crate) async fn data_job_create(
 )]
 pub(crate) async fn data_job_read(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
-) -> Answer<Tagged<DataJobBody>> {
+) -> ApiResult<WithEtag<DataJobBody>> {
     let job = app::jobs::read(&api.db, &caller, &team, &name).await?;
-    Ok(Tagged(job.tag(), job.into()))
+    Ok(WithEtag(job.etag(), job.into()))
 }
 
 /// Replaces description and configuration of a data job.
@@ -318,10 +318,10 @@ pub(crate) async fn data_job_read(
 )]
 pub(crate) async fn data_job_update(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
     JsonBody(mut body): JsonBody<DataJobDefinition>,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     let can_be_none = TeamName::parse(&team).is_err() || (body.job_name.is_none() && JobName::parse(&name).is_err());
     if can_be_none {
         // No job has a name that can't be one, nor is it of such a team.
@@ -333,10 +333,10 @@ pub(crate) async fn data_job_update(
         app::jobs::read(&api.db, &caller, &team, &name).await?;
         let why = format!(
             "team: it is {}; a change of the job does not move it from the team {}.",
-            shown(&said),
-            shown(&team)
+            excerpt(&said),
+            excerpt(&team)
         );
-        return Err(Problem::invalid(format!("The data job {} was not changed.", shown(&name)), why)
+        return Err(Problem::invalid(format!("The data job {} was not changed.", excerpt(&name)), why)
             .fix("Send the job's own team, or none; PUT …/jobs/<job>/team/<new team> moves it.")
             .into());
     }
@@ -360,9 +360,9 @@ pub(crate) async fn data_job_update(
 )]
 pub(crate) async fn data_job_delete(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     app::jobs::delete(&api.db, &*api.clock, &caller, &team, &name).await?;
     Ok(StatusCode::OK)
 }
@@ -381,9 +381,9 @@ pub(crate) async fn data_job_delete(
 )]
 pub(crate) async fn data_job_team_update(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, new_team)): PartPath,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
     app::jobs::move_to_team(db, clock, &caller, zone, &api.versions, &team, &name, &new_team).await?;
     Ok(StatusCode::OK)

@@ -6,7 +6,7 @@ use axum::{extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
 use model::Problem;
 
 use super::JobPath;
-use crate::{Api, caller::By, error::Answer, input::Path, openapi::names::Binary};
+use crate::{Api, caller::RequestCaller, error::ApiResult, input::Path, openapi::names::Binary};
 
 /// Downloads the Kerberos keytab of a job.
 ///
@@ -22,9 +22,9 @@ use crate::{Api, caller::By, error::Answer, input::Path, openapi::names::Binary}
 )]
 pub(crate) async fn data_job_keytab_download(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
-) -> Answer<impl IntoResponse> {
+) -> ApiResult<impl IntoResponse> {
     let job = app::jobs::read(&api.db, &caller, &team, &name).await?;
     if !job.config.generate_keytab {
         return Err(Problem::not_found(

@@ -8,8 +8,8 @@ use axum::{Json, extract::State, http::StatusCode};
 use super::PartPath;
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{JsonBody, Path},
 };
 
@@ -28,9 +28,9 @@ use crate::{
 )]
 pub(crate) async fn data_job_properties_read(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, _)): PartPath,
-) -> Answer<Json<JsonObject>> {
+) -> ApiResult<Json<JsonObject>> {
     Ok(Json(app::properties::read(&api.db, &caller, &team, &name).await?))
 }
 
@@ -53,10 +53,10 @@ pub(crate) async fn data_job_properties_read(
 )]
 pub(crate) async fn data_job_properties_update(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, _)): PartPath,
     JsonBody(properties): JsonBody<JsonObject>,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     app::properties::replace(&api.db, &*api.clock, &caller, &team, &name, &properties).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -8,8 +8,8 @@ use axum::{Json, extract::State, http::StatusCode};
 use super::PartPath;
 use crate::{
     Api,
-    caller::By,
-    error::Answer,
+    caller::RequestCaller,
+    error::ApiResult,
     input::{JsonBody, Path},
 };
 
@@ -28,9 +28,9 @@ use crate::{
 )]
 pub(crate) async fn data_job_secrets_read(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, _)): PartPath,
-) -> Answer<Json<JsonObject>> {
+) -> ApiResult<Json<JsonObject>> {
     let secrets = app::secrets::read(&api.db, &api.keys, &caller, &team, &name).await?;
     tracing::info!(user = caller.user, team, job = name, "the secrets of a job were read");
     Ok(Json(secrets))
@@ -55,10 +55,10 @@ pub(crate) async fn data_job_secrets_read(
 )]
 pub(crate) async fn data_job_secrets_update(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name, _)): PartPath,
     JsonBody(secrets): JsonBody<JsonObject>,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     app::secrets::replace(&api.db, &api.keys, &*api.clock, &caller, &team, &name, &secrets).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -19,14 +19,14 @@ use utoipa::ToSchema;
 use super::JobPath;
 use crate::{
     Api,
-    caller::By,
-    error::{Answer, Failure},
+    caller::RequestCaller,
+    error::{ApiError, ApiResult},
     input::{self, Path, Query},
     memory::RequestMemory,
     openapi::names::Binary,
+    preconditions::StreamedKey,
     principals::principal,
     streams::Sending,
-    terms::StreamedKey,
 };
 
 /// Bytes of an upload that are collected before they are written to its file.
@@ -62,19 +62,19 @@ pub(crate) struct DataJobVersion {
 )]
 pub(crate) async fn sources_upload(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     StreamedKey(key): StreamedKey,
     Path((team, name)): JobPath,
     query: Query,
     request: Request,
-) -> Answer<Json<DataJobVersion>> {
+) -> ApiResult<Json<DataJobVersion>> {
     let reason = query.text("reason").unwrap_or_default();
     let max_bytes = api.archive_limits.archive_max_bytes;
     input::max_of(&request, max_bytes)?;
     let admitted = async {
         api.principals.charge_upload(&caller)?;
         let upload = app::sources::begin_upload(&api.db, &caller, &team, &name, reason).await?;
-        Ok::<_, Failure>((upload, api.transfers.uploads.receive(principal(&caller)).await?))
+        Ok::<_, ApiError>((upload, api.transfers.uploads.receive(principal(&caller)).await?))
     };
     let (upload, receiving) = match admitted.await {
         Ok(admitted) => admitted,
@@ -85,7 +85,7 @@ pub(crate) async fn sources_upload(
     };
     let (archive, digest) = receive(&api, receiving, request, max_bytes).await?;
     let mut keyed = caller.clone();
-    keyed.terms.once = key.map(|key| key.with_body_digest(&digest));
+    keyed.preconditions.idempotency_key = key.map(|key| key.with_body_digest(&digest));
     let version = upload
         .store(
             &api.db,
@@ -107,7 +107,7 @@ async fn receive(
     mut receiving: Receiving,
     request: Request,
     max_bytes: usize,
-) -> Result<(Received, [u8; 32]), Failure> {
+) -> Result<(Received, [u8; 32]), ApiError> {
     RequestMemory::of(&api.memory, &request).grow(2 * WRITE_BYTES)?;
     let mut body = request.into_body();
     let (mut collected, mut bytes) = (Vec::new(), 0_usize);
@@ -142,9 +142,9 @@ async fn receive(
 )]
 pub(crate) async fn data_job_sources_download(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
-) -> Answer<impl IntoResponse> {
+) -> ApiResult<impl IntoResponse> {
     let download = Arc::new(app::sources::download(&api.db, &caller, &team, &name).await?);
     let bytes = download.bytes();
     let body = Sending::begin(&api, &caller).await?.body(0, move |position| {
@@ -186,10 +186,10 @@ pub(crate) async fn data_job_sources_download(
 )]
 pub(crate) async fn sources_delete(
     State(api): State<Arc<Api>>,
-    By(caller): By,
+    RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
     query: Query,
-) -> Answer<StatusCode> {
+) -> ApiResult<StatusCode> {
     let reason = query.text("reason").unwrap_or_default();
     app::sources::remove(&api.db, &*api.clock, &caller, &team, &name, reason).await?;
     Ok(StatusCode::OK)

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::{
     Api,
     auth::note_failed_login,
-    error::{Answer, Failure},
+    error::{ApiError, ApiResult},
     input::whole_body,
 };
 
@@ -64,7 +64,7 @@ pub(crate) struct TokenResponse {
         (status = 404, description = "Authentication is off."),
     )
 )]
-pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -> Answer<Json<TokenResponse>> {
+pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -> ApiResult<Json<TokenResponse>> {
     if api.auth.is_none() {
         return Err(Problem::not_found("No token was issued.", "Authentication is off here, so nobody needs one.")
             .fix("Leave the token away.")
@@ -75,7 +75,7 @@ pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -
     if part("grant_type").as_deref() != Some("refresh_token") {
         let problem = Problem::invalid("No token was issued.", "The only grant_type of this service is refresh_token.")
             .fix("Log in at your organisation's own token endpoint; this one is for running jobs.");
-        return Err(Failure::from(problem).with("error", "unsupported_grant_type".into()));
+        return Err(ApiError::from(problem).with("error", "unsupported_grant_type".into()));
     }
     let credential = part("refresh_token").unwrap_or_default();
     match app::tokens::exchange(&api.db, &api.keys, &*api.clock, &credential).await {
@@ -90,7 +90,7 @@ pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -
         // OAuth has 400 for a grant that does not count.
         Err(problem) if problem.kind == Kind::Unauthenticated => {
             note_failed_login(&api, &problem);
-            Err(Failure::refused(StatusCode::BAD_REQUEST, problem).with("error", "invalid_grant".into()))
+            Err(ApiError::refused(StatusCode::BAD_REQUEST, problem).with("error", "invalid_grant".into()))
         }
         Err(problem) => Err(problem.into()),
     }

@@ -611,16 +611,16 @@ async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
 
 async fn readiness_is_told_while_callers_take_every_connection_of_the_database() {
     let service = Service::start().await;
-    let mut crowd = Vec::new();
+    let mut pool_state = Vec::new();
     while let Ok(Ok(tx)) = timeout(Duration::from_millis(300), service.db.read()).await {
-        crowd.push(tx);
+        pool_state.push(tx);
     }
-    assert!(crowd.len() >= 4);
+    assert!(pool_state.len() >= 4);
     for path in ["/readyz", "/data-jobs/debug/health/readiness"] {
         let answer = timeout(Duration::from_secs(1), service.get(path)).await.expect("a probe is answered at once");
         assert_eq!(answer.ok()["status"], Value::from("UP"));
     }
-    drop(crowd);
+    drop(pool_state);
     service.lose_database().await;
     assert_eq!(service.get("/readyz").await.status, 503);
 }
@@ -628,10 +628,10 @@ async fn readiness_is_told_while_callers_take_every_connection_of_the_database()
 async fn a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_told_to_come_again() {
     let service = Service::start().await;
     // Each transaction takes a moment, and those before this request take longer than it waits.
-    let (mut crowd, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    let (mut pool_state, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..100 {
         let (db, asked) = (service.db.clone(), Arc::clone(&asked));
-        crowd.spawn(async move {
+        pool_state.spawn(async move {
             asked.fetch_add(1, Ordering::Relaxed);
             let tx = db.read().await;
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -646,7 +646,7 @@ async fn a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_tol
     let why = answer.refused(429);
     assert!(why.contains("database"), "{why}");
     assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
-    crowd.shutdown().await;
+    pool_state.shutdown().await;
     service.get(job).await.refused(404);
 }
 

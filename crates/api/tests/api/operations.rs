@@ -53,11 +53,11 @@ async fn probes_say_what_is_not_ready() {
         assert_eq!(service.send(request).await.ok()["status"], "UP", "{uri}");
     }
     // Without the key that secrets are stored with, everything else is carried out.
-    let primary = service.keys.ids().remove(0);
-    service.keys.set_primary("0123456789abcdef");
+    let active = service.keys.ids().remove(0);
+    service.keys.set_active("0123456789abcdef");
     let keyless = service.get("/readyz").await.ok();
     assert_eq!((&keyless["status"], &keyless["components"]["keys"]["status"]), (&"UP".into(), &"DOWN".into()));
-    service.keys.set_primary(&primary);
+    service.keys.set_active(&active);
     service.ready.send(false).unwrap();
     let answer = service.get("/readyz").await;
     assert_eq!(answer.status, 503);

@@ -23,7 +23,7 @@ use axum::{
 use jiff::Timestamp;
 use model::{
     BoxFuture, Problem,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     clock::{Clock, SharedClock},
     deployment::VersionDefaults,
     execution::Status,
@@ -31,7 +31,9 @@ use model::{
     log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName},
     python::PythonVersion,
-    runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
+    runtime::{
+        ApplyRequest, DeploymentSpec, ExecutionSpec, KnownExecution, Observed, Runtime, Seen, Stage, Started, Target,
+    },
     source::ArchiveLimits,
 };
 use prometheus_client::registry::Registry;
@@ -39,7 +41,7 @@ use serde_json::Value;
 use store::{
     Db,
     deployments::Outcome,
-    executions::{Ended, HandedOver},
+    executions::{Dispatched, Ended},
     keys::{KeyRing, SecretKey},
     leases::{self, Epoch},
 };
@@ -95,25 +97,25 @@ impl Runtime for TestRuntime {
     fn parallel_runs_max(&self) -> usize {
         1
     }
-    fn fingerprint(&self, _: &Blueprint) -> String {
+    fn fingerprint(&self, _: &DeploymentSpec) -> String {
         "test".into()
     }
     fn observe<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn apply<'a>(&'a self, _: &'a Target, _: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
+    fn apply<'a>(&'a self, _: &'a Target, _: &'a ApplyRequest) -> BoxFuture<'a, Result<Option<LastApplied>, Problem>> {
         unreachable!("requests never ask for it")
     }
     fn remove<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn start<'a>(&'a self, _: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
+    fn start<'a>(&'a self, _: &'a ExecutionSpec) -> BoxFuture<'a, Result<Started, Problem>> {
         unreachable!("requests never ask for it")
     }
     fn cancel<'a>(&'a self, _: &'a ExecutionId, _job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         unreachable!("requests never ask for it")
     }
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownExecution>, Problem>> {
         unreachable!("requests never ask for it")
     }
     fn next<'a>(&'a self, _: &'a ExecutionId, _: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>> {
@@ -430,7 +432,7 @@ impl Service {
 
     /// Does what the synchronizer does for one job: its wanted deployment is reached.
     pub(crate) async fn reach(&self, name: &str) {
-        let outcome = Outcome::Reached { inputs_hash: "hash".into(), artifact: artifact(), mark: None };
+        let outcome = Outcome::Reached { inputs_hash: "hash".into(), artifact: artifact(), last_applied: None };
         self.record(name, &outcome).await;
     }
 
@@ -465,8 +467,8 @@ impl Service {
         let mut tx = self.db.write().await.unwrap();
         let run = store::executions::find(&mut tx, &id).await.unwrap().unwrap();
         let wanted = store::deployments::find(&mut tx, run.job_id).await.unwrap().unwrap();
-        let handed_over = HandedOver { generation: wanted.generation, artifact: artifact() };
-        assert!(store::executions::hand_over(&mut tx, epoch, &id, &handed_over).await.unwrap());
+        let dispatched = Dispatched { generation: wanted.generation, artifact: artifact() };
+        assert!(store::executions::dispatch(&mut tx, epoch, &id, &dispatched).await.unwrap());
         assert!(store::executions::running(&mut tx, epoch, &id, self.clock.now()).await.unwrap());
         tx.commit().await.unwrap();
     }

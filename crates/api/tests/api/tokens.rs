@@ -7,7 +7,7 @@ use std::{
 };
 
 use api::auth::Authentication;
-use auth::{Authorizer, Inquiry, Verdict};
+use auth::{AuthorizationRequest, Authorizer, Decision};
 use axum::http::{Method, Request, header::AUTHORIZATION};
 use clients::jwks::{Jwks, Options};
 use model::{BoxFuture, Problem};
@@ -96,9 +96,12 @@ async fn no_user_has_the_name_of_a_job_or_of_an_application() {
 struct Asked(Mutex<Vec<String>>);
 
 impl Authorizer for Asked {
-    fn authorize<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> BoxFuture<'a, Result<Verdict, Problem>> {
-        self.0.lock().unwrap().push(inquiry.question.user.to_owned());
-        Box::pin(std::future::ready(Ok(Verdict::Allowed)))
+    fn authorize<'a>(
+        &'a self,
+        authorization: &'a AuthorizationRequest<'a>,
+    ) -> BoxFuture<'a, Result<Decision, Problem>> {
+        self.0.lock().unwrap().push(authorization.access.user.to_owned());
+        Box::pin(std::future::ready(Ok(Decision::Allowed)))
     }
 }
 

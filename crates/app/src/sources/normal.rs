@@ -12,7 +12,7 @@ use std::{
 
 use model::{
     Problem,
-    name::{JobName, shown},
+    name::{JobName, excerpt},
     source::{ArchiveLimits, SourceVersion},
 };
 use sha2::{Digest, Sha256};
@@ -154,7 +154,7 @@ fn write(
         if written != bytes {
             return Err(Problem::internal(
                 "The sources were not stored.",
-                format!("The file {} changed while it was read.", shown(path)),
+                format!("The file {} changed while it was read.", excerpt(path)),
             ));
         }
     }
@@ -175,7 +175,7 @@ fn each_piece(
 ) -> Result<u64, Problem> {
     let mut entry = zip
         .by_index(index)
-        .map_err(|error| refused(format!("The file {} can't be read ({error}).", shown(path))))?
+        .map_err(|error| refused(format!("The file {} can't be read ({error}).", excerpt(path))))?
         .take(most.saturating_add(1));
     let mut piece = Vec::with_capacity(PIECE_BYTES);
     let mut bytes = 0;
@@ -184,7 +184,7 @@ fn each_piece(
         (&mut entry)
             .take(PIECE_BYTES as u64)
             .read_to_end(&mut piece)
-            .map_err(|error| refused(format!("The file {} can't be unpacked ({error}).", shown(path))))?;
+            .map_err(|error| refused(format!("The file {} can't be unpacked ({error}).", excerpt(path))))?;
         if piece.is_empty() {
             return Ok(bytes);
         }
@@ -227,7 +227,7 @@ fn checked_entries(zip: &mut Archive, limits: &ArchiveLimits) -> Result<BTreeMap
             .map_err(|_| refused(format!("The name of the archive's entry {} is not UTF-8.", index + 1)))?;
         let kind = entry.unix_mode().map_or(0, |mode| mode & TYPE_BITS);
         if kind != 0 && kind != FILE && kind != FOLDER {
-            return Err(refused(format!("{} is a link or a device; only files and folders are taken.", shown(raw))));
+            return Err(refused(format!("{} is a link or a device; only files and folders are taken.", excerpt(raw))));
         }
         let path = checked_path(raw, limits)?;
         let (head, rest) = path.split_once('/').unwrap_or((&path, ""));
@@ -236,15 +236,15 @@ fn checked_entries(zip: &mut Archive, limits: &ArchiveLimits) -> Result<BTreeMap
             Some(known) if known != head => {
                 return Err(refused(format!(
                     "The archive has more than one top folder or file: {} and {}.",
-                    shown(known),
-                    shown(head)
+                    excerpt(known),
+                    excerpt(head)
                 )));
             }
             Some(_) => {}
         }
         if rest.is_empty() {
             if !entry.is_dir() {
-                return Err(refused(format!("{} lies outside of the top folder.", shown(raw))));
+                return Err(refused(format!("{} lies outside of the top folder.", excerpt(raw))));
             }
             continue;
         }
@@ -254,7 +254,7 @@ fn checked_entries(zip: &mut Archive, limits: &ArchiveLimits) -> Result<BTreeMap
         if !folded.insert(same) {
             return Err(refused(format!(
                 "{} is there twice, or differs from another path only in case or in the form of its accents.",
-                shown(rest)
+                excerpt(rest)
             )));
         }
         entries.insert(rest.to_owned(), kind);
@@ -266,7 +266,7 @@ fn checked_entries(zip: &mut Archive, limits: &ArchiveLimits) -> Result<BTreeMap
         path.match_indices('/').any(|(at, _)| matches!(entries.get(&path[..at]), Some(Entry::File { .. })))
     });
     match through_a_file {
-        Some(path) => Err(refused(format!("{} lies below a file.", shown(path)))),
+        Some(path) => Err(refused(format!("{} lies below a file.", excerpt(path)))),
         None => Ok(entries),
     }
 }
@@ -274,7 +274,7 @@ fn checked_entries(zip: &mut Archive, limits: &ArchiveLimits) -> Result<BTreeMap
 /// A path without anything that could lead out of the folder that it is unpacked to; a trailing slash is dropped.
 fn checked_path(raw: &str, limits: &ArchiveLimits) -> Result<String, Problem> {
     let path = raw.strip_suffix('/').unwrap_or(raw);
-    let bad = |why: &str| Err(refused(format!("The path {} {why}.", shown(raw))));
+    let bad = |why: &str| Err(refused(format!("The path {} {why}.", excerpt(raw))));
     if path.len() > limits.path_max_bytes {
         return bad("is too long");
     }

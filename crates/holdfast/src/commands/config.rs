@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
-use crate::config::{Flags, Surroundings, load, markdown};
+use crate::config::{Flags, ProcessEnvironment, load, markdown};
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,15 +42,15 @@ impl Format {
 
 /// Prints the settings. The files that they name are read as well, so that what `serve` would refuse shows here.
 pub(crate) fn run(
-    surroundings: &Surroundings,
+    environment: &ProcessEnvironment,
     flags: &Flags,
     format: Format,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let text = match format {
         Format::Markdown => markdown(),
-        Format::Text => load(surroundings, flags)?.checked()?.as_text(),
-        Format::Json => format!("{:#}\n", load(surroundings, flags)?.checked()?.as_json()),
+        Format::Text => load(environment, flags)?.checked()?.as_text(),
+        Format::Json => format!("{:#}\n", load(environment, flags)?.checked()?.as_json()),
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // A reader such as `head` that has seen enough is no failure.
@@ -64,8 +64,8 @@ mod tests {
     use super::*;
     use crate::config::Raw;
 
-    fn surroundings(folder: &std::path::Path) -> Surroundings {
-        Surroundings {
+    fn environment(folder: &std::path::Path) -> ProcessEnvironment {
+        ProcessEnvironment {
             variables: std::collections::BTreeMap::new(),
             folder: folder.into(),
             home: Some("/home/me".into()),
@@ -75,7 +75,7 @@ mod tests {
 
     fn printed(folder: &std::path::Path, flags: &Flags, format: Format) -> anyhow::Result<String> {
         let mut out = Vec::new();
-        run(&surroundings(folder), flags, format, &mut out)?;
+        run(&environment(folder), flags, format, &mut out)?;
         Ok(String::from_utf8(out)?)
     }
 

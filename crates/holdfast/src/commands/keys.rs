@@ -127,14 +127,14 @@ async fn list(folder: &Path, db: &Db) -> anyhow::Result<String> {
     let mut tx = db.read().await?;
     let needed: BTreeMap<String, i64> = store::keys::needed(&mut tx).await?.into_iter().collect();
     drop(tx);
-    let primary = store::keys::primary(db).await?;
-    let mut ids: Vec<_> = files.keys().chain(needed.keys()).chain(&primary).collect();
+    let active = store::keys::active(db).await?;
+    let mut ids: Vec<_> = files.keys().chain(needed.keys()).chain(&active).collect();
     ids.sort();
     ids.dedup();
     let mut told = format!("{:<16}  {:>8}  {:<34}  FILE\n", "KEY", "SECRETS", "STATE");
     for id in ids {
         let rows = needed.get(id).copied().unwrap_or(0);
-        let state = match (primary.as_ref() == Some(id), files.contains_key(id), rows) {
+        let state = match (active.as_ref() == Some(id), files.contains_key(id), rows) {
             (true, true, _) => "primary",
             (true, false, _) => "primary, its file is missing here",
             (false, false, _) => "needed, its file is missing here",
@@ -148,7 +148,7 @@ async fn list(folder: &Path, db: &Db) -> anyhow::Result<String> {
 }
 
 async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<String> {
-    if store::keys::primary(db).await?.is_none() {
+    if store::keys::active(db).await?.is_none() {
         bail!("There is no key yet: the service makes the first one at its first start.");
     }
     let mut told = String::new();
@@ -170,7 +170,7 @@ async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<Stri
         key.id().to_owned()
     };
     let mut tx = db.write().await?;
-    let former = store::keys::lock_primary(&mut tx).await?.unwrap_or_default();
+    let former = store::keys::lock_active(&mut tx).await?.unwrap_or_default();
     // Looked for after the lock, under which keys are removed.
     if !keys::read_all(folder, unfit)?.contains_key(&id) {
         bail!("There is no file of the key {id} in {}. holdfast keys list shows the keys that are.", folder.display());
@@ -178,7 +178,7 @@ async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<Stri
     if former == id {
         return Ok(format!("{told}The key {id} is the primary one already.\n"));
     }
-    store::keys::make_primary(&mut tx, &id).await?;
+    store::keys::make_active(&mut tx, &id).await?;
     record(&mut tx, "keys.rotate", format!("from {former} to {id}")).await?;
     tx.commit().await?;
     let _ = writeln!(
@@ -192,12 +192,12 @@ async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<Stri
 async fn remove(folder: &Path, db: &Db, id: &str) -> anyhow::Result<String> {
     let mut tx = db.write().await?;
     // Who writes a secret holds this row, so that no secret can come to be under the key meanwhile.
-    let primary = store::keys::lock_primary(&mut tx).await?;
+    let active = store::keys::lock_active(&mut tx).await?;
     let files = keys::read_all(folder, unfit)?;
     let Some((path, _)) = files.get(id) else {
         bail!("There is no file of the key {id} in {}. holdfast keys list shows the keys that are.", folder.display());
     };
-    if primary.as_deref() == Some(id) {
+    if active.as_deref() == Some(id) {
         bail!("The key {id} is the primary one. Make another one the primary one first: holdfast keys rotate.");
     }
     let rows = store::keys::needed_by(&mut tx, id).await?;
@@ -249,7 +249,7 @@ mod tests {
         tx.commit().await.unwrap();
 
         let told = rotate(folder, &db, None).await.unwrap();
-        let new = store::keys::primary(&db).await.unwrap().unwrap();
+        let new = store::keys::active(&db).await.unwrap().unwrap();
         assert!(new != old && told.contains(&new) && told.contains("Back it up"), "{told}");
         let refused = async |id: &str| remove(folder, &db, id).await.unwrap_err().to_string();
         assert!(refused(&old).await.contains("1 stored secrets"));
@@ -261,7 +261,7 @@ mod tests {
         let mut tx = db.write().await.unwrap();
         let found = store::secrets::find(&mut tx, &ring, job.id).await.unwrap().unwrap();
         assert_eq!(found.expose_secret(), "correct horse");
-        assert_eq!(store::secrets::reseal(&mut tx, &ring, "", 10).await.unwrap().done, 1);
+        assert_eq!(store::secrets::reencrypt(&mut tx, &ring, "", 10).await.unwrap().done, 1);
         tx.commit().await.unwrap();
         assert!(list(folder, &db).await.unwrap().contains("not needed"));
         remove(folder, &db, &old).await.unwrap();

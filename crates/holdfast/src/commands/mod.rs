@@ -4,7 +4,7 @@ pub(crate) mod config;
 pub(crate) mod keys;
 pub(crate) mod orphans;
 mod record;
-pub(crate) mod take_over_site;
+pub(crate) mod take_over;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -18,7 +18,7 @@ pub(crate) enum Invocation {
     /// `holdfast serve`
     Serve(Flags),
     /// `holdfast take-over-site`
-    TakeOverSite(Flags),
+    TakeOver(Flags),
     /// `holdfast config`
     Config {
         /// As `serve` would have them.
@@ -81,7 +81,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             let (task, matches) = orphans::Task::of(matches);
             Ok(Invocation::Orphans { flags: flags(matches), task })
         }
-        Some(("take-over-site", matches)) => Ok(Invocation::TakeOverSite(flags(matches))),
+        Some(("take-over-site", matches)) => Ok(Invocation::TakeOver(flags(matches))),
         Some(("openapi", _)) => Ok(Invocation::Openapi),
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
         None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command was given")),
@@ -89,7 +89,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
 }
 
 /// An error with all its causes, for a person.
-pub(crate) fn told(error: &anyhow::Error) -> String {
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut lines = vec![error.to_string()];
     lines.extend(error.chain().skip(1).map(|cause| format!("  because: {cause}")));
     lines.join("\n")
@@ -174,7 +174,7 @@ fn with_settings(command: Command) -> Command {
 }
 
 fn flag(setting: &'static Setting) -> Arg {
-    let default = setting.default.told().replace('`', "");
+    let default = setting.default.describe().replace('`', "");
     let arg = Arg::new(setting.key)
         .long(setting.flag)
         .help(format!("{} [env: {}] [default: {default}]", setting.doc.trim().replace('`', ""), setting.env))

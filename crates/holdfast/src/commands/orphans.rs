@@ -108,11 +108,11 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
 }
 
 async fn find(db: &Db, runtime: &KubernetesRuntime) -> anyhow::Result<Vec<KnownDeployment>> {
-    sync::deployments::orphans(db, runtime).await?.map_err(told)
+    sync::deployments::orphans(db, runtime).await?.map_err(describe)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form in which problems come")]
-fn told(problem: Problem) -> anyhow::Error {
+fn describe(problem: Problem) -> anyhow::Error {
     anyhow!(problem.sentences().join("\n  "))
 }
 
@@ -123,11 +123,11 @@ async fn list(db: &Db, runtime: &KubernetesRuntime, out: &mut dyn Write) -> anyh
         writeln!(out, "None: the database knows each CronJob of this service in the namespace {namespace}.")?;
         return Ok(());
     }
-    let mut told = format!("{:<50}  JOB ID\n", "NAME");
+    let mut describe = format!("{:<50}  JOB ID\n", "NAME");
     for KnownDeployment { job_name, job_id } in orphans {
-        let _ = writeln!(told, "{job_name:<50}  {job_id}");
+        let _ = writeln!(describe, "{job_name:<50}  {job_id}");
     }
-    Ok(out.write_all(told.as_bytes())?)
+    Ok(out.write_all(describe.as_bytes())?)
 }
 
 async fn remove(
@@ -148,9 +148,14 @@ async fn remove(
         .collect::<Result<_, _>>()?;
     for KnownDeployment { job_name, job_id } in named {
         runtime.may_write_until(clock.boot() + REMOVAL_MAX);
-        let target =
-            Target { job_id: *job_id, job_name: job_name.clone(), inputs_hash: None, artifact: None, mark: None };
-        runtime.remove(&target).await.map_err(told)?;
+        let target = Target {
+            job_id: *job_id,
+            job_name: job_name.clone(),
+            inputs_hash: None,
+            artifact: None,
+            last_applied: None,
+        };
+        runtime.remove(&target).await.map_err(describe)?;
         let mut tx = db.write().await?;
         record(&mut tx, "orphans.remove", format!("{job_name}, of the job {job_id}")).await?;
         tx.commit().await?;

@@ -59,26 +59,26 @@ impl Origin {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Flaw {
+pub(crate) struct ConfigIssue {
     /// Where it is written: a place and, where it is known, a setting.
     pub(crate) place: String,
     /// What is wrong, without a secret.
     pub(crate) wrong: String,
     /// What to do about it.
-    pub(crate) way_out: String,
+    pub(crate) hint: String,
 }
 
-impl Flaw {
+impl ConfigIssue {
     /// A value that a setting does not take. `why` is a sentence about "it".
     pub(crate) fn value(setting: &Setting, origin: &Origin, given: Option<&str>, why: &str) -> Self {
         let wrong = match given {
-            Some(given) if !setting.secret => format!("{} is not accepted: {why}", model::name::shown(given)),
+            Some(given) if !setting.secret => format!("{} is not accepted: {why}", model::name::excerpt(given)),
             _ => format!("The value is not accepted: {why}"),
         };
         Self {
             place: format!("{} ({origin})", setting.key),
             wrong,
-            way_out: format!("For example: {}", origin.example(setting)),
+            hint: format!("For example: {}", origin.example(setting)),
         }
     }
 
@@ -90,18 +90,18 @@ impl Flaw {
         name: &str,
         spelled: impl Fn(&Setting) -> String,
     ) -> Self {
-        let wrong = format!("There is no {sort} {}.", model::name::shown(name));
-        let way_out = match closest(settings, name) {
+        let wrong = format!("There is no {sort} {}.", model::name::excerpt(name));
+        let hint = match closest(settings, name) {
             Some(setting) => format!("Did you mean {}?", spelled(setting)),
             None => "`holdfast config` lists the settings.".into(),
         };
-        Self { place: origin.to_string(), wrong, way_out }
+        Self { place: origin.to_string(), wrong, hint }
     }
 }
 
 /// Everything that is wrong, told at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ConfigError(pub(crate) Vec<Flaw>);
+pub(crate) struct ConfigError(pub(crate) Vec<ConfigIssue>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,8 +109,8 @@ impl fmt::Display for ConfigError {
             1 => f.write_str("The configuration is not valid.")?,
             many => write!(f, "The configuration is not valid in {many} places.")?,
         }
-        for Flaw { place, wrong, way_out } in &self.0 {
-            write!(f, "\n\n  {place}\n    {wrong}\n    {way_out}")?;
+        for ConfigIssue { place, wrong, hint } in &self.0 {
+            write!(f, "\n\n  {place}\n    {wrong}\n    {hint}")?;
         }
         Ok(())
     }

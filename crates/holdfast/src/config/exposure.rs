@@ -8,11 +8,11 @@ use super::types::{Listen, RuntimeName};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Callers {
     /// Everybody: authentication is off.
-    Anyone,
+    Unauthenticated,
     /// Those with a token of an issuer, whatever service the token was issued for, and the operator did not say so.
     OfAnyAudience,
     /// Those with a token for this service, or for any service where the operator said so.
-    Known,
+    Authenticated,
 }
 
 /// Refuses an address that other machines can reach, when those who call from there could do harm.
@@ -29,7 +29,7 @@ pub(crate) fn check_exposure(
         return Ok(());
     }
     let why = match (callers, runtime) {
-        (Callers::Known, RuntimeName::Kubernetes) => return Ok(()),
+        (Callers::Authenticated, RuntimeName::Kubernetes) => return Ok(()),
         (Callers::OfAnyAudience, RuntimeName::Kubernetes) => {
             return Err(Problem::forbidden(
                 format!("The service does not listen on {address}."),
@@ -42,15 +42,15 @@ pub(crate) fn check_exposure(
                  tokens for any service.",
             ));
         }
-        (Callers::Anyone, RuntimeName::Kubernetes) => {
+        (Callers::Unauthenticated, RuntimeName::Kubernetes) => {
             "Other machines may reach this address, and without authentication everyone who does could run code in the \
              cluster and read what jobs keep secret."
         }
-        (Callers::Anyone, RuntimeName::Local) => {
+        (Callers::Unauthenticated, RuntimeName::Local) => {
             "Other machines may reach this address, and without authentication everyone who does could run code on this \
              machine and read what jobs keep secret."
         }
-        (Callers::OfAnyAudience | Callers::Known, RuntimeName::Local) => {
+        (Callers::OfAnyAudience | Callers::Authenticated, RuntimeName::Local) => {
             "Other machines may reach this address, and the local runtime runs every job as the same user: whoever may \
              deploy one job could read the data and the secrets of all."
         }
@@ -70,19 +70,19 @@ mod tests {
 
     #[test]
     fn beyond_loopback_is_refused_unless_insecure() {
-        use Callers::{Anyone, Known};
+        use Callers::{Authenticated, Unauthenticated};
         for (address, callers, insecure, refused) in [
-            ("127.0.0.1:8092", Anyone, false, false),
-            ("127.9.9.9:0", Anyone, false, false),
-            ("[::1]:8092", Anyone, false, false),
-            ("[::ffff:127.0.0.1]:8092", Anyone, false, false),
-            ("0.0.0.0:8092", Anyone, false, true),
-            ("[::]:8092", Anyone, false, true),
-            ("10.0.0.7:8092", Anyone, false, true),
-            ("[::ffff:10.0.0.7]:8092", Anyone, false, true),
-            ("10.0.0.7:8092", Known, false, true),
-            ("10.0.0.7:8092", Anyone, true, false),
-            ("0.0.0.0:8092", Known, true, false),
+            ("127.0.0.1:8092", Unauthenticated, false, false),
+            ("127.9.9.9:0", Unauthenticated, false, false),
+            ("[::1]:8092", Unauthenticated, false, false),
+            ("[::ffff:127.0.0.1]:8092", Unauthenticated, false, false),
+            ("0.0.0.0:8092", Unauthenticated, false, true),
+            ("[::]:8092", Unauthenticated, false, true),
+            ("10.0.0.7:8092", Unauthenticated, false, true),
+            ("[::ffff:10.0.0.7]:8092", Unauthenticated, false, true),
+            ("10.0.0.7:8092", Authenticated, false, true),
+            ("10.0.0.7:8092", Unauthenticated, true, false),
+            ("0.0.0.0:8092", Authenticated, true, false),
         ] {
             let checked = check_exposure(Listen(address.parse().unwrap()), RuntimeName::Local, callers, insecure);
             assert_eq!(checked.is_err(), refused, "{address} {callers:?} {insecure}");
@@ -99,19 +99,19 @@ mod tests {
         assert!(problem.countermeasures.contains("[\"*\"]"), "{problem}");
         assert!(check("127.0.0.1:8092", Callers::OfAnyAudience, false).is_ok());
         assert!(check("0.0.0.0:8092", Callers::OfAnyAudience, true).is_ok());
-        assert!(check("0.0.0.0:8092", Callers::Known, false).is_ok());
+        assert!(check("0.0.0.0:8092", Callers::Authenticated, false).is_ok());
     }
 
     #[test]
     fn the_refusal_says_what_why_what_follows_and_what_to_do() {
         let listen = Listen("0.0.0.0:8092".parse().unwrap());
-        let problem = check_exposure(listen, RuntimeName::Local, Callers::Anyone, false).unwrap_err();
+        let problem = check_exposure(listen, RuntimeName::Local, Callers::Unauthenticated, false).unwrap_err();
         assert_eq!(problem.what, "The service does not listen on 0.0.0.0:8092.");
         assert!(problem.why.contains("without authentication"));
         assert_eq!(problem.consequences, "It was not started, and nothing was changed.");
         assert!(problem.countermeasures.contains("127.0.0.1:8092") && problem.countermeasures.contains("--insecure"));
-        let problem = check_exposure(listen, RuntimeName::Local, Callers::Known, false).unwrap_err();
+        let problem = check_exposure(listen, RuntimeName::Local, Callers::Authenticated, false).unwrap_err();
         assert!(problem.why.contains("the local runtime"));
-        assert!(check_exposure(listen, RuntimeName::Kubernetes, Callers::Anyone, false).is_err());
+        assert!(check_exposure(listen, RuntimeName::Kubernetes, Callers::Unauthenticated, false).is_err());
     }
 }

@@ -8,9 +8,9 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    error::{Flaw, Origin},
+    environment::ProcessEnvironment,
+    error::{ConfigIssue, Origin},
     setting::Setting,
-    surroundings::Surroundings,
     value::{Raw, Shape},
 };
 
@@ -21,12 +21,12 @@ pub(crate) const NAME: &str = "holdfast.toml";
 const BYTES_MAX: u64 = 1024 * 1024;
 
 /// Which file is read: the one that was named, or the first of the usual ones that exists.
-pub(super) fn find(surroundings: &Surroundings, named: Option<&Path>) -> Option<PathBuf> {
-    let named = named.or_else(|| surroundings.variable("HOLDFAST_CONFIG").map(Path::new));
+pub(super) fn find(environment: &ProcessEnvironment, named: Option<&Path>) -> Option<PathBuf> {
+    let named = named.or_else(|| environment.variable("HOLDFAST_CONFIG").map(Path::new));
     if let Some(named) = named {
-        return Some(surroundings.folder.join(named));
+        return Some(environment.folder.join(named));
     }
-    let usual = [Some(surroundings.folder.join(NAME)), surroundings.config_folder().map(|folder| folder.join(NAME))];
+    let usual = [Some(environment.folder.join(NAME)), environment.config_folder().map(|folder| folder.join(NAME))];
     // One that exists and can't be read is an error later on, and not passed over.
     usual.into_iter().flatten().find(|path| !matches!(path.try_exists(), Ok(false)))
 }
@@ -47,18 +47,18 @@ pub(super) fn text(path: &Path) -> Result<String, String> {
 pub(super) type Found = (&'static Setting, Raw, Origin);
 
 /// The values that a file has for `settings`, and what is wrong with it.
-pub(super) fn values(settings: &'static [Setting], path: &Path, text: &str) -> (Vec<Found>, Vec<Flaw>) {
-    let mut reading = Reading { settings, path, text, found: Vec::new(), flaws: Vec::new() };
+pub(super) fn values(settings: &'static [Setting], path: &Path, text: &str) -> (Vec<Found>, Vec<ConfigIssue>) {
+    let mut reading = Reading { settings, path, text, found: Vec::new(), issues: Vec::new() };
     match DeTable::parse(text) {
         Ok(table) => reading.table("", table.get_ref()),
         Err(e) => {
             let origin = reading.origin(e.span().map_or(0, |span| span.start));
             let wrong = format!("The file is not valid TOML: {}.", e.message().replace('\n', "; "));
-            let way_out = "Texts stand in quotes; numbers, true and false don't.".into();
-            reading.flaws.push(Flaw { place: origin.to_string(), wrong, way_out });
+            let hint = "Texts stand in quotes; numbers, true and false don't.".into();
+            reading.issues.push(ConfigIssue { place: origin.to_string(), wrong, hint });
         }
     }
-    (reading.found, reading.flaws)
+    (reading.found, reading.issues)
 }
 
 struct Reading<'a> {
@@ -66,7 +66,7 @@ struct Reading<'a> {
     path: &'a Path,
     text: &'a str,
     found: Vec<Found>,
-    flaws: Vec<Flaw>,
+    issues: Vec<ConfigIssue>,
 }
 
 impl Reading<'_> {
@@ -85,7 +85,7 @@ impl Reading<'_> {
             if let Some(setting) = self.settings.iter().find(|s| s.key == key) {
                 match raw(setting.shape, value.get_ref()) {
                     Ok(raw) => self.found.push((setting, raw, origin)),
-                    Err(why) => self.flaws.push(Flaw::value(setting, &origin, None, why)),
+                    Err(why) => self.issues.push(ConfigIssue::value(setting, &origin, None, why)),
                 }
                 continue;
             }
@@ -95,7 +95,7 @@ impl Reading<'_> {
                     self.table(&inner, table);
                 }
                 DeValue::Table(table) if !table.is_empty() => self.unknown_table(&key, table),
-                _ => self.flaws.push(Flaw::unknown(self.settings, &origin, "setting", &key, spelled)),
+                _ => self.issues.push(ConfigIssue::unknown(self.settings, &origin, "setting", &key, spelled)),
             }
         }
     }
@@ -105,7 +105,7 @@ impl Reading<'_> {
         for name in table.keys() {
             let origin = self.origin(name.span().start);
             let key = format!("{key}.{}", name.get_ref());
-            self.flaws.push(Flaw::unknown(self.settings, &origin, "setting", &key, spelled));
+            self.issues.push(ConfigIssue::unknown(self.settings, &origin, "setting", &key, spelled));
         }
     }
 }

@@ -112,7 +112,7 @@ texts!(
                 Err(_) => "a host name has no port, no blank and no slash; an IPv6 address stands in brackets",
             }
         };
-        Err(format!("{} is no host name: {why}.", model::name::shown(text)))
+        Err(format!("{} is no host name: {why}.", model::name::excerpt(text)))
     }
 );
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::{
+    environment::ProcessEnvironment,
     error::{ConfigError, Origin},
     file,
     read::Reader,
     setting::Setting,
-    surroundings::Surroundings,
     table::{SETTINGS, Settings},
     value::Raw,
 };
@@ -40,21 +40,21 @@ impl Loaded {
 
     /// The same, when the files that settings name can be read as well.
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
-        let flaws = [
+        let issues = [
             self.settings.database_password().err(),
             self.settings.webhook_refresh_token().err(),
             self.settings.vdk_constraints().err(),
             self.settings.vdk_options().err(),
         ];
-        let flaws: Vec<_> = flaws.into_iter().flatten().flat_map(|ConfigError(flaws)| flaws).collect();
-        if flaws.is_empty() { Ok(self) } else { Err(ConfigError(flaws)) }
+        let issues: Vec<_> = issues.into_iter().flatten().flat_map(|ConfigError(issues)| issues).collect();
+        if issues.is_empty() { Ok(self) } else { Err(ConfigError(issues)) }
     }
 }
 
 /// Reads defaults, the file, the environment and flags; what comes later wins. All that is wrong is told at once.
-pub(crate) fn load(surroundings: &Surroundings, flags: &Flags) -> Result<Loaded, ConfigError> {
-    let mut reader = Reader::new(SETTINGS, surroundings);
-    let file = file::find(surroundings, flags.config.as_deref());
+pub(crate) fn load(environment: &ProcessEnvironment, flags: &Flags) -> Result<Loaded, ConfigError> {
+    let mut reader = Reader::new(SETTINGS, environment);
+    let file = file::find(environment, flags.config.as_deref());
     if let Some(path) = &file {
         reader.file(path);
     }
@@ -63,10 +63,10 @@ pub(crate) fn load(surroundings: &Surroundings, flags: &Flags) -> Result<Loaded,
         reader.put(setting, raw.clone(), Origin::Flag(format!("--{}", setting.flag)));
     }
     let settings = Settings::read(&mut reader);
-    let (origins, flaws) = reader.finish();
+    let (origins, issues) = reader.finish();
     match settings {
-        Some(settings) if flaws.is_empty() => Ok(Loaded { settings, origins, file }),
-        _ => Err(ConfigError(flaws)),
+        Some(settings) if issues.is_empty() => Ok(Loaded { settings, origins, file }),
+        _ => Err(ConfigError(issues)),
     }
 }
 
@@ -76,8 +76,8 @@ mod tests {
 
     use super::*;
 
-    fn surroundings(folder: &Path, variables: &[(&str, &str)]) -> Surroundings {
-        Surroundings {
+    fn environment(folder: &Path, variables: &[(&str, &str)]) -> ProcessEnvironment {
+        ProcessEnvironment {
             variables: variables.iter().map(|(k, v)| (k.into(), v.into())).collect(),
             folder: folder.into(),
             home: Some("/home/me".into()),
@@ -102,14 +102,14 @@ mod tests {
     fn refused(toml: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(file::NAME), toml).unwrap();
-        let error = load(&surroundings(folder.path(), &[]), &Flags::default()).unwrap_err();
+        let error = load(&environment(folder.path(), &[]), &Flags::default()).unwrap_err();
         error.to_string().replace(&format!("{}/", folder.path().display()), "")
     }
 
     #[test]
     fn without_any_source_every_setting_has_its_default() {
         let empty = tempfile::tempdir().unwrap();
-        let loaded = load(&surroundings(empty.path(), &[]), &Flags::default()).unwrap();
+        let loaded = load(&environment(empty.path(), &[]), &Flags::default()).unwrap();
         assert!(loaded.origins.iter().all(|o| *o == Origin::Default));
         assert_eq!(loaded.origins.len(), SETTINGS.len());
         assert_eq!(loaded.file, None);
@@ -140,7 +140,7 @@ mod tests {
             ("", &[("HOLDFAST_SYNC_PARALLELISM", "")], &[], 32, "default".into()),
         ] {
             std::fs::write(&file, toml).unwrap();
-            let loaded = load(&surroundings(folder.path(), env), &flags(flag)).unwrap();
+            let loaded = load(&environment(folder.path(), env), &flags(flag)).unwrap();
             assert_eq!(loaded.settings.sync_parallelism.get(), value, "{toml}");
             assert_eq!(origin(&loaded, "sync.parallelism"), from);
         }
@@ -161,7 +161,7 @@ mod tests {
         let xdg = ("XDG_CONFIG_HOME", config_home.to_str().unwrap());
         let port = |variables: &[(&str, &str)], config: Option<&str>| {
             let flags = Flags { config: config.map(PathBuf::from), values: vec![] };
-            load(&surroundings(&here, variables), &flags).unwrap().settings.listen.0.port()
+            load(&environment(&here, variables), &flags).unwrap().settings.listen.0.port()
         };
         assert_eq!(port(&[xdg], None), 8092);
         write("config/holdfast/holdfast.toml", 1);
@@ -179,7 +179,7 @@ mod tests {
     fn a_named_file_that_is_not_there_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let flags = Flags { config: Some("none.toml".into()), values: vec![] };
-        let error = load(&surroundings(folder.path(), &[]), &flags).unwrap_err().to_string();
+        let error = load(&environment(folder.path(), &[]), &flags).unwrap_err().to_string();
         assert!(error.contains("none.toml\n    The file can't be read: No such file"), "{error}");
     }
 
@@ -189,14 +189,14 @@ mod tests {
         std::fs::create_dir_all(root.path().join("etc")).unwrap();
         std::fs::write(root.path().join("etc/h.toml"), "data_dir = \"data\"").unwrap();
         let flags = Flags { config: Some("etc/h.toml".into()), values: flags(&[("cache_dir", "cache")]).values };
-        let settings = load(&surroundings(root.path(), &[]), &flags).unwrap().settings;
+        let settings = load(&environment(root.path(), &[]), &flags).unwrap().settings;
         assert_eq!(settings.data_dir, root.path().join("etc/data"));
         assert_eq!(settings.cache_dir, Some(root.path().join("cache")));
     }
 
     #[test]
     fn an_unknown_key_names_file_and_line_and_the_key_that_was_meant() {
-        for (toml, place, wrong, way_out) in [
+        for (toml, place, wrong, hint) in [
             ("listn = \"x\"", "holdfast.toml:1", "There is no setting \"listn\".", "Did you mean listen?"),
             (
                 "# a\n\n[sync]\nparalelism = 3",
@@ -223,10 +223,7 @@ mod tests {
                 "`holdfast config` lists the settings.",
             ),
         ] {
-            assert_eq!(
-                refused(toml),
-                format!("The configuration is not valid.\n\n  {place}\n    {wrong}\n    {way_out}")
-            );
+            assert_eq!(refused(toml), format!("The configuration is not valid.\n\n  {place}\n    {wrong}\n    {hint}"));
         }
     }
 
@@ -256,7 +253,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(file::NAME), "max_upload_bytes = 1_048_576\nlog_max_bytes = 0x10_0000")
             .unwrap();
-        let settings = load(&surroundings(folder.path(), &[]), &Flags::default()).unwrap().settings;
+        let settings = load(&environment(folder.path(), &[]), &Flags::default()).unwrap().settings;
         assert_eq!((settings.max_upload_bytes.get(), settings.log_max_bytes.get()), (1_048_576, 1_048_576));
     }
 
@@ -264,7 +261,7 @@ mod tests {
     fn a_wrong_value_names_its_variable_or_its_flag_and_all_are_told_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let variables = [("HOLDFAST_LEASE_SECONDS", "soon"), ("HOLDFAST_LISTN", "x")];
-        let error = load(&surroundings(folder.path(), &variables), &flags(&[("runtime", "docker")])).unwrap_err();
+        let error = load(&environment(folder.path(), &variables), &flags(&[("runtime", "docker")])).unwrap_err();
         assert_eq!(
             error.to_string(),
             "The configuration is not valid in 3 places.\n\n  \
@@ -282,7 +279,7 @@ mod tests {
         for (name, value) in
             [("HOLDFAST_DATABASE_URL", "mysql://me:hunter2@db/x"), ("HOLDFAST_INDEX_URL", "ftp://hunter2@host")]
         {
-            let error = load(&surroundings(folder.path(), &[(name, value)]), &Flags::default()).unwrap_err();
+            let error = load(&environment(folder.path(), &[(name, value)]), &Flags::default()).unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");
             assert!(error.to_string().contains(name), "{error}");
         }
@@ -291,7 +288,7 @@ mod tests {
     #[test]
     fn without_a_home_folder_the_data_folder_has_to_be_set() {
         let folder = tempfile::tempdir().unwrap();
-        let homeless = Surroundings { home: None, ..surroundings(folder.path(), &[]) };
+        let homeless = ProcessEnvironment { home: None, ..environment(folder.path(), &[]) };
         let error = load(&homeless, &Flags::default()).unwrap_err().to_string();
         assert!(error.contains("data_dir\n    It has to be set"), "{error}");
         assert!(error.contains("HOLDFAST_DATA_DIR=/var/lib/holdfast"), "{error}");
@@ -303,7 +300,7 @@ mod tests {
     fn every_default_and_every_example_is_valid() {
         let folder = tempfile::tempdir().unwrap();
         for setting in SETTINGS {
-            let loaded = load(&surroundings(folder.path(), &[(setting.env, setting.example)]), &Flags::default());
+            let loaded = load(&environment(folder.path(), &[(setting.env, setting.example)]), &Flags::default());
             assert!(loaded.is_ok(), "{}: {}", setting.key, loaded.unwrap_err());
         }
     }
@@ -312,7 +309,7 @@ mod tests {
     fn packages_are_built_by_default_only_while_authentication_is_off() {
         let folder = tempfile::tempdir().unwrap();
         let allowed = |values: &[(&str, &str)]| {
-            load(&surroundings(folder.path(), &[]), &flags(values)).unwrap().settings.allow_builds()
+            load(&environment(folder.path(), &[]), &flags(values)).unwrap().settings.allow_builds()
         };
         let issuer = ("auth.issuers", "https://id.example.com");
         assert_eq!(
@@ -330,7 +327,7 @@ mod tests {
     fn jobs_reach_the_service_where_it_listens_unless_told_otherwise() {
         let folder = tempfile::tempdir().unwrap();
         let url = |values: &[(&str, &str)], bound: &str| {
-            let settings = load(&surroundings(folder.path(), &[]), &flags(values)).unwrap().settings;
+            let settings = load(&environment(folder.path(), &[]), &flags(values)).unwrap().settings;
             settings.rest_api_url(bound.parse().unwrap())
         };
         assert_eq!(url(&[], "127.0.0.1:41234"), "http://127.0.0.1:41234");

@@ -5,6 +5,7 @@
 //! one, and everything else takes [`Settings`] or a part of it as a parameter. To add a setting, add its lines to the
 //! table and renew the page.
 
+mod environment;
 mod error;
 mod exposure;
 mod file;
@@ -15,17 +16,16 @@ mod options;
 mod read;
 mod report;
 mod setting;
-mod surroundings;
 mod table;
 mod types;
 mod value;
 
+pub(crate) use environment::ProcessEnvironment;
 pub(crate) use error::Origin;
 pub(crate) use exposure::{Callers, check_exposure};
 pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use report::markdown;
 pub(crate) use setting::{Group, Setting};
-pub(crate) use surroundings::Surroundings;
 pub(crate) use table::{SETTINGS, Settings};
 pub(crate) use types::{
     ClaimName, ContextName, DatabaseUrl, LogFormat, LogsDateFormat, NamespaceName, RegistryName, RuntimeName,

@@ -5,7 +5,7 @@ use std::path::Path;
 use secrecy::SecretString;
 
 use super::{
-    error::{ConfigError, Flaw},
+    error::{ConfigError, ConfigIssue},
     file,
     options::VdkOptions,
     table::Settings,
@@ -32,8 +32,8 @@ impl Settings {
         let text = named_file("metrics_token_file", path)?;
         if text.trim().is_empty() {
             let place = format!("metrics_token_file ({})", path.display());
-            let way_out = "Write a random token into it, for example that of `openssl rand -hex 32`.".into();
-            return Err(ConfigError(vec![Flaw { place, wrong: "it is empty.".into(), way_out }]));
+            let hint = "Write a random token into it, for example that of `openssl rand -hex 32`.".into();
+            return Err(ConfigError(vec![ConfigIssue { place, wrong: "it is empty.".into(), hint }]));
         }
         Ok(Some(text.trim().into()))
     }
@@ -55,6 +55,6 @@ impl Settings {
 fn named_file(key: &str, path: &Path) -> Result<String, ConfigError> {
     file::text(path).map_err(|wrong| {
         let place = format!("{key} ({})", path.display());
-        ConfigError(vec![Flaw { place, wrong, way_out: "Name a file that this user can read.".into() }])
+        ConfigError(vec![ConfigIssue { place, wrong, hint: "Name a file that this user can read.".into() }])
     })
 }

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use model::{
-    name::{JobName, shown},
+    name::{JobName, excerpt},
     variables::JobOptions,
 };
 
-use super::error::{Flaw, Origin};
+use super::error::{ConfigIssue, Origin};
 
 /// The options of every job and of single ones.
 ///
@@ -38,9 +38,9 @@ const DEFAULT: &str = "default";
 
 impl VdkOptions {
     /// Reads the file's text; `path` is named in errors.
-    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, Vec<Flaw>> {
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, Vec<ConfigIssue>> {
         let mut options = Self::default();
-        let mut flaws = Vec::new();
+        let mut issues = Vec::new();
         let mut section: Option<String> = None;
         let mut seen = BTreeMap::new();
         for (number, line) in (1..).zip(text.strip_prefix('\u{feff}').unwrap_or(text).lines()) {
@@ -66,12 +66,12 @@ impl VdkOptions {
                     Ok(())
                 })
             };
-            if let Err(Wrong { wrong, way_out }) = read {
+            if let Err(Wrong { wrong, hint }) = read {
                 let place = Origin::File { path: path.to_owned(), line: number }.to_string();
-                flaws.push(Flaw { place, wrong, way_out: way_out.into() });
+                issues.push(ConfigIssue { place, wrong, hint: hint.into() });
             }
         }
-        if flaws.is_empty() { Ok(options) } else { Err(flaws) }
+        if issues.is_empty() { Ok(options) } else { Err(issues) }
     }
 
     fn section(&mut self, name: &str) -> &mut BTreeMap<String, String> {
@@ -86,45 +86,45 @@ impl VdkOptions {
 
 struct Wrong {
     wrong: String,
-    way_out: &'static str,
+    hint: &'static str,
 }
 
 impl Wrong {
-    fn new(wrong: String, way_out: &'static str) -> Self {
-        Self { wrong, way_out }
+    fn new(wrong: String, hint: &'static str) -> Self {
+        Self { wrong, hint }
     }
 }
 
 fn read_section(line: &str) -> Result<String, Wrong> {
-    let way_out = "Write [default], or the name of a job as in [daily-sales-report].";
+    let hint = "Write [default], or the name of a job as in [daily-sales-report].";
     let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).map(str::trim) else {
-        return Err(Wrong::new("A section's name stands alone on its line, in brackets.".into(), way_out));
+        return Err(Wrong::new("A section's name stands alone on its line, in brackets.".into(), hint));
     };
     if name == DEFAULT {
         return Ok(name.into());
     }
     JobName::parse(name).map(|job| job.to_string()).map_err(|problem| {
-        Wrong::new(format!("[{name}] is neither [default] nor the name of a job. {}", problem.why), way_out)
+        Wrong::new(format!("[{name}] is neither [default] nor the name of a job. {}", problem.why), hint)
     })
 }
 
 fn read_option<'a>(line: &'a str, section: Option<&'a str>) -> Result<(&'a str, &'a str, &'a str), Wrong> {
-    let way_out = "Write a name and a value, as in VDK_DB_DEFAULT_TYPE = trino.";
+    let hint = "Write a name and a value, as in VDK_DB_DEFAULT_TYPE = trino.";
     // The line may hold a secret, so no message repeats more of it than a name.
     let Some((name, value)) = line.split_once(['=', ':']).map(|(name, value)| (name.trim(), value.trim())) else {
-        return Err(Wrong::new("The line is neither a section nor a name and a value.".into(), way_out));
+        return Err(Wrong::new("The line is neither a section nor a name and a value.".into(), hint));
     };
     if name.len() > NAME_MAX_BYTES {
-        let wrong = format!("The name {} has more than {NAME_MAX_BYTES} bytes.", shown(name));
-        return Err(Wrong::new(wrong, way_out));
+        let wrong = format!("The name {} has more than {NAME_MAX_BYTES} bytes.", excerpt(name));
+        return Err(Wrong::new(wrong, hint));
     }
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        let wrong = format!("{} is no name of a variable: it has letters, digits and underscores.", shown(name));
-        return Err(Wrong::new(wrong, way_out));
+        let wrong = format!("{} is no name of a variable: it has letters, digits and underscores.", excerpt(name));
+        return Err(Wrong::new(wrong, hint));
     }
     if value.contains('\0') {
-        return Err(Wrong::new(format!("The value of {name} has a zero byte."), way_out));
+        return Err(Wrong::new(format!("The value of {name} has a zero byte."), hint));
     }
     match section {
         Some(section) => Ok((section, name, value)),
@@ -136,7 +136,7 @@ fn read_option<'a>(line: &'a str, section: Option<&'a str>) -> Result<(&'a str, 
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<JobOptions, Vec<Flaw>> {
+    fn parse(text: &str) -> Result<JobOptions, Vec<ConfigIssue>> {
         VdkOptions::parse(text, Path::new("o.ini")).map(|options| options.for_jobs("http://api".into()))
     }
 
@@ -179,10 +179,10 @@ mod tests {
             (&format!("[default]\n{}=hunter2", "A".repeat(254)), 2, "more than 253 bytes"),
             ("[Default]", 1, "neither [default] nor"),
         ] {
-            let flaws = parse(text).unwrap_err();
-            assert_eq!(flaws[0].place, format!("o.ini:{line}"), "{text}");
-            assert!(flaws[0].wrong.contains(wrong), "{text}: {}", flaws[0].wrong);
-            assert!(!format!("{flaws:?}").contains("=hunter2"));
+            let issues = parse(text).unwrap_err();
+            assert_eq!(issues[0].place, format!("o.ini:{line}"), "{text}");
+            assert!(issues[0].wrong.contains(wrong), "{text}: {}", issues[0].wrong);
+            assert!(!format!("{issues:?}").contains("=hunter2"));
         }
     }
 

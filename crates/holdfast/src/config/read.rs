@@ -3,34 +3,34 @@
 use std::path::Path;
 
 use super::{
-    error::{Flaw, Origin},
+    environment::ProcessEnvironment,
+    error::{ConfigIssue, Origin},
     file,
     setting::{Default, PREFIX, Setting},
-    surroundings::Surroundings,
     value::{Base, Raw, Value},
 };
 
 /// What was found, and what is made of it.
 pub(super) struct Reader<'a> {
     settings: &'static [Setting],
-    surroundings: &'a Surroundings,
+    environment: &'a ProcessEnvironment,
     /// In the order of `settings`.
     found: Vec<Option<(Raw, Origin)>>,
-    flaws: Vec<Flaw>,
+    issues: Vec<ConfigIssue>,
     /// One for each setting that was read.
     origins: Vec<Origin>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader that found nothing yet.
-    pub(super) fn new(settings: &'static [Setting], surroundings: &'a Surroundings) -> Self {
+    pub(super) fn new(settings: &'static [Setting], environment: &'a ProcessEnvironment) -> Self {
         let found = settings.iter().map(|_| None).collect();
-        Self { settings, surroundings, found, flaws: Vec::new(), origins: Vec::with_capacity(settings.len()) }
+        Self { settings, environment, found, issues: Vec::new(), origins: Vec::with_capacity(settings.len()) }
     }
 
     /// Where each value came from, in the order of the settings, and all that is wrong.
-    pub(super) fn finish(self) -> (Vec<Origin>, Vec<Flaw>) {
-        (self.origins, self.flaws)
+    pub(super) fn finish(self) -> (Vec<Origin>, Vec<ConfigIssue>) {
+        (self.origins, self.issues)
     }
 
     /// Takes a value, which replaces one that was found before.
@@ -45,23 +45,23 @@ impl<'a> Reader<'a> {
     pub(super) fn file(&mut self, path: &Path) {
         match file::text(path) {
             Ok(text) => {
-                let (found, flaws) = file::values(self.settings, path, &text);
-                self.flaws.extend(flaws);
+                let (found, issues) = file::values(self.settings, path, &text);
+                self.issues.extend(issues);
                 for (setting, raw, origin) in found {
                     self.put(setting, raw, origin);
                 }
             }
-            Err(wrong) => self.flaws.push(Flaw {
+            Err(wrong) => self.issues.push(ConfigIssue {
                 place: path.display().to_string(),
                 wrong,
-                way_out: "Name another file with --config or HOLDFAST_CONFIG, or correct this one.".into(),
+                hint: "Name another file with --config or HOLDFAST_CONFIG, or correct this one.".into(),
             }),
         }
     }
 
     /// Takes the values of the environment.
     pub(super) fn environment(&mut self) {
-        for (name, value) in &self.surroundings.variables {
+        for (name, value) in &self.environment.variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
             if value.is_empty() || name == "HOLDFAST_CONFIG" || is_service_link(name, &value.to_string_lossy()) {
                 continue;
@@ -70,12 +70,16 @@ impl<'a> Reader<'a> {
             match (self.settings.iter().find(|s| s.env == name), value.to_str()) {
                 (Some(setting), Some(value)) => self.put(setting, Raw::Text(value.to_owned()), origin),
                 (Some(setting), None) => {
-                    self.flaws.push(Flaw::value(setting, &origin, None, "it must be text in UTF-8."));
+                    self.issues.push(ConfigIssue::value(setting, &origin, None, "it must be text in UTF-8."));
                 }
                 (None, _) => {
-                    self.flaws.push(Flaw::unknown(self.settings, &origin, "setting with the variable", name, |s| {
-                        s.env.into()
-                    }));
+                    self.issues.push(ConfigIssue::unknown(
+                        self.settings,
+                        &origin,
+                        "setting with the variable",
+                        name,
+                        |s| s.env.into(),
+                    ));
                 }
             }
         }
@@ -93,22 +97,22 @@ impl<'a> Reader<'a> {
         let Some(raw) = raw else {
             let absent = T::absent();
             if absent.is_none() {
-                self.flaws.push(Flaw {
+                self.issues.push(ConfigIssue {
                     place: setting.key.into(),
                     wrong: "It has to be set: there is no home folder (HOME is not set) that its default is in.".into(),
-                    way_out: format!("For example: {}", origin.example(setting)),
+                    hint: format!("For example: {}", origin.example(setting)),
                 });
             }
             return absent;
         };
         let folder = match &origin {
-            Origin::File { path, .. } => path.parent().unwrap_or(&self.surroundings.folder),
-            _ => &self.surroundings.folder,
+            Origin::File { path, .. } => path.parent().unwrap_or(&self.environment.folder),
+            _ => &self.environment.folder,
         };
-        match T::parse(&raw, Base { folder, home: self.surroundings.home.as_deref() }) {
+        match T::parse(&raw, Base { folder, home: self.environment.home.as_deref() }) {
             Ok(value) => Some(value),
             Err(why) => {
-                self.flaws.push(Flaw::value(setting, &origin, Some(&raw.text()), &why));
+                self.issues.push(ConfigIssue::value(setting, &origin, Some(&raw.text()), &why));
                 None
             }
         }
@@ -118,7 +122,7 @@ impl<'a> Reader<'a> {
         match setting.default {
             Default::Text(text) => Some(text.to_owned()),
             Default::Absent(_) => None,
-            Default::Computed { of, .. } => of(self.surroundings),
+            Default::Computed { of, .. } => of(self.environment),
         }
         .map(Raw::Text)
     }

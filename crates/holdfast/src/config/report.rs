@@ -81,7 +81,7 @@ pub(crate) fn markdown() -> String {
             let _ = writeln!(out, "- Variable `{env}`, flag `--{flag}`");
             let unit = setting.unit().map(|unit| format!(", in {unit}")).unwrap_or_default();
             let _ = writeln!(out, "- Takes {}{unit}", (setting.kind)());
-            let _ = writeln!(out, "- Default: {}", default_told(setting));
+            let _ = writeln!(out, "- Default: {}", default_text(setting));
             if setting.secret {
                 let _ = writeln!(out, "- May hold a secret: shown without it");
             }
@@ -116,7 +116,7 @@ the file over the default.
   misspelt setting is never passed over in silence. So is a value that a setting does not take.
 ";
 
-fn default_told(setting: &Setting) -> String {
+fn default_text(setting: &Setting) -> String {
     match setting.default {
         Default::Text(text) => format!("`{text}`"),
         Default::Absent(told) | Default::Computed { told, .. } => told.into(),
@@ -144,16 +144,16 @@ fn example_file() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, Surroundings, load};
+    use crate::config::{Flags, ProcessEnvironment, load};
 
     fn loaded(folder: &std::path::Path, variables: &[(&str, &str)]) -> Loaded {
-        let surroundings = Surroundings {
+        let environment = ProcessEnvironment {
             variables: variables.iter().map(|(k, v)| (k.into(), v.into())).collect(),
             folder: folder.into(),
             home: Some("/home/me".into()),
             cores: 4,
         };
-        load(&surroundings, &Flags::default()).unwrap()
+        load(&environment, &Flags::default()).unwrap()
     }
 
     #[test]

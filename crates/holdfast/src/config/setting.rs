@@ -1,6 +1,6 @@
 //! What is known of a setting beside its value.
 
-use super::{surroundings::Surroundings, value::Shape};
+use super::{environment::ProcessEnvironment, value::Shape};
 
 /// What is known of a setting beside its value.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub(crate) enum Default {
     /// It follows from the machine.
     Computed {
         /// As text; without one, the setting has to be set.
-        of: fn(&Surroundings) -> Option<String>,
+        of: fn(&ProcessEnvironment) -> Option<String>,
         /// How it follows.
         told: &'static str,
     },
@@ -98,7 +98,7 @@ pub(crate) enum Default {
 
 impl Default {
     /// In words.
-    pub(crate) fn told(self) -> &'static str {
+    pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Text(text) => text,
             Self::Absent(told) | Self::Computed { told, .. } => told,

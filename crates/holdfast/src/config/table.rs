@@ -340,7 +340,7 @@ settings! {
         "image.builder", Kubernetes, default Absent("none; with `runtime = kubernetes` it has to be set"),
         example "prebuilt";
     /// The names of images, with `{registry}`, `{job}`, `{team}`, `{version}` (of the source), `{python}` and `{vdk}`.
-    image_name: ImageForm =
+    image_template: ImageForm =
         "image.name", Kubernetes, default Text("{registry}/{job}:{version}"),
         example "{registry}/{team}/{job}:{version}";
     /// The registry that `{registry}` stands for, as the nodes of the cluster reach it.
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn the_default_distribution_is_the_one_that_the_built_in_constraints_are_for() {
-        let default = |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap().default.told();
+        let default = |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap().default.describe();
         let requirement = format!("{}=={}", default("vdk.distribution"), default("vdk.version"));
         assert_eq!(requirement, vdk::REQUIREMENT);
     }

@@ -300,10 +300,10 @@ checked_text!(
 );
 
 checked_text!(
-    /// The form of the names of images; see [`image::prebuilt::ImageName`]. `{registry}` stands for the registry.
+    /// The form of the names of images; see [`image::prebuilt::ImageTemplate`]. `{registry}` stands for the registry.
     ImageForm,
     "the name of an image with places in braces",
-    |text| image::prebuilt::ImageName::parse(&text.replace("{registry}", "registry")).map(drop).map_err(|p| p.why)
+    |text| image::prebuilt::ImageTemplate::parse(&text.replace("{registry}", "registry")).map(drop).map_err(|p| p.why)
 );
 
 checked_text!(

@@ -23,7 +23,7 @@ use kube::{
 };
 use model::{
     Problem,
-    artifact::Mark,
+    artifact::LastApplied,
     clock::{Clock, SharedClock},
     deployment::Deployment,
     name::{JobId, JobName},
@@ -35,9 +35,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     MANAGER,
-    contest::{PutBack, carry_over},
     fault::{Fault, call},
     fence::Fence,
+    field_conflict::{Reverts, carry_over},
     names,
     view::{self, CronJobView, job_id},
     watch::Namespace,
@@ -48,7 +48,7 @@ const TRIES: usize = 4;
 
 /// What is remembered of a CronJob as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Written {
+pub(crate) struct AppliedObject {
     uid: String,
     generation: i64,
     /// Of the spec as the server answered it, so that what it fills in is no drift.
@@ -59,27 +59,27 @@ pub(crate) struct Written {
     pub(crate) has_options: bool,
     /// What was changed by others and put back.
     #[serde(default)]
-    put_back: PutBack,
+    reverts: Reverts,
 }
 
-impl Written {
-    fn of(object: &CronJob, spec_hash: String, put_back: PutBack) -> Self {
+impl AppliedObject {
+    fn of(object: &CronJob, spec_hash: String, reverts: Reverts) -> Self {
         Self {
             uid: object.metadata.uid.clone().unwrap_or_default(),
             generation: object.metadata.generation.unwrap_or_default(),
             spec_hash,
             inputs_hash: inputs_hash(object).unwrap_or_default().to_owned(),
             has_options: has_options(object),
-            put_back,
+            reverts,
         }
     }
 
-    pub(crate) fn read(mark: &Mark) -> Option<Self> {
+    pub(crate) fn read(mark: &LastApplied) -> Option<Self> {
         serde_json::from_str(mark.as_str()).ok()
     }
 
-    fn mark(&self) -> Mark {
-        Mark::new(serde_json::to_string(self).unwrap_or_default())
+    fn mark(&self) -> LastApplied {
+        LastApplied::new(serde_json::to_string(self).unwrap_or_default())
     }
 }
 
@@ -141,7 +141,7 @@ impl EqualCronJobs {
     }
 
     /// Whether what is known of a CronJob is what was found to be as it was written.
-    fn has(&self, written: &Written, seen: &CronJobView, target: &Target) -> bool {
+    fn has(&self, written: &AppliedObject, seen: &CronJobView, target: &Target) -> bool {
         self.all().get(target.job_name.as_str()).is_some_and(|equal| {
             equal.uid == seen.uid
                 && seen.generation <= equal.generation
@@ -155,7 +155,7 @@ impl Writer {
     /// What is there of a deployment.
     pub(crate) async fn observe(&self, namespace: &Namespace, target: &Target) -> Result<Observed, Fault> {
         let name = target.job_name.as_str();
-        let written = target.mark.as_ref().and_then(Written::read);
+        let written = target.last_applied.as_ref().and_then(AppliedObject::read);
         if let (Some(written), Some(seen)) = (&written, namespace.cron_job(name))
             && (is_as_written(written, &seen, target) || self.equal.has(written, &seen, target))
         {
@@ -168,8 +168,8 @@ impl Writer {
         // What is known may be behind; what follows from this answer is a write.
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
-            _ if !is_ours(&live, target, written.as_ref()) && !self.may_adopt(&live, target) => {
-                Observed::Foreign { owner: owner(&live, &target.job_name) }
+            _ if !is_managed(&live, target, written.as_ref()) && !self.may_adopt(&live, target) => {
+                Observed::Unmanaged { owner: owner(&live, &target.job_name) }
             }
             Some(written)
                 if written.uid == live.uid().unwrap_or_default()
@@ -209,9 +209,9 @@ impl Writer {
         wanted: &CronJob,
         deployment: &Deployment,
         ticks_after: Timestamp,
-    ) -> Result<(Mark, bool), Problem> {
+    ) -> Result<(LastApplied, bool), Problem> {
         let what = || format!("The CronJob {} was not written.", target.job_name);
-        let written = target.mark.as_ref().and_then(Written::read);
+        let written = target.last_applied.as_ref().and_then(AppliedObject::read);
         let mut last = None;
         for _ in 0..TRIES {
             match self.try_apply(target, written.as_ref(), wanted, ticks_after).await {
@@ -230,19 +230,19 @@ impl Writer {
     async fn try_apply(
         &self,
         target: &Target,
-        written: Option<&Written>,
+        written: Option<&AppliedObject>,
         wanted: &CronJob,
         ticks_after: Timestamp,
-    ) -> Result<Result<(Written, bool), Problem>, Fault> {
+    ) -> Result<Result<(AppliedObject, bool), Problem>, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let name = target.job_name.as_str();
         let mut object = wanted.clone();
         self.fence.mark(&mut object.metadata);
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else {
             let made = call(&*self.clock, self.cron_jobs.create(&params, &object)).await?;
-            return Ok(Ok((Written::of(&made, self.spec_hash(spec_of(&made)), PutBack::default()), true)));
+            return Ok(Ok((AppliedObject::of(&made, self.spec_hash(spec_of(&made)), Reverts::default()), true)));
         };
-        let is_adopted = !is_ours(&live, target, written);
+        let is_adopted = !is_managed(&live, target, written);
         if is_adopted && !self.may_adopt(&live, target) {
             return Ok(Err(name_taken(&target.job_name, &live)));
         }
@@ -254,16 +254,16 @@ impl Writer {
             .follows("It is made again as soon as it is gone.")));
         }
         let before = spec_of(&live);
-        let mut put_back = written.map(|written| written.put_back.clone()).unwrap_or_default();
+        let mut reverts = written.map(|written| written.reverts.clone()).unwrap_or_default();
         // A new deployment is written whoever fights over the old one.
-        let puts_back = written.is_some_and(|written| {
+        let reverts_fields = written.is_some_and(|written| {
             Some(written.inputs_hash.as_str()) == inputs_hash(wanted)
                 && self.spec_hash(before.clone()) != written.spec_hash
         });
         let mut compared = before.clone();
         self.name_zone(&mut compared);
-        if puts_back && let Some(field) = put_back.contested(&compared, self.clock.now()) {
-            return Ok(Err(contested(&target.job_name, &field, &live.metadata)));
+        if reverts_fields && let Some(field) = reverts.field_conflict(&compared, self.clock.now()) {
+            return Ok(Err(field_conflict(&target.job_name, &field, &live.metadata)));
         }
         if !self.ignored.is_empty() {
             let mut spec = spec_of(wanted);
@@ -279,10 +279,10 @@ impl Writer {
         keep_metadata(&mut object.metadata, &live.metadata);
         let done = call(&*self.clock, self.cron_jobs.replace(name, &params, &object)).await?;
         let after = spec_of(&done);
-        if puts_back {
-            put_back.add(&compared, &after, self.clock.now());
+        if reverts_fields {
+            reverts.add(&compared, &after, self.clock.now());
         }
-        Ok(Ok((Written::of(&done, self.spec_hash(after), put_back), false)))
+        Ok(Ok((AppliedObject::of(&done, self.spec_hash(after), reverts), false)))
     }
 
     /// Whether the two fire at other instants.
@@ -317,9 +317,9 @@ impl Writer {
     /// Removes the CronJob of a deployment. Its runs go on.
     pub(crate) async fn remove(&self, target: &Target) -> Result<(), Fault> {
         let name = target.job_name.as_str();
-        let written = target.mark.as_ref().and_then(Written::read);
+        let written = target.last_applied.as_ref().and_then(AppliedObject::read);
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else { return Ok(()) };
-        if !is_ours(&live, target, written.as_ref()) || live.metadata.deletion_timestamp.is_some() {
+        if !is_managed(&live, target, written.as_ref()) || live.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
         let params = DeleteParams {
@@ -358,12 +358,12 @@ impl Writer {
             ..Secret::default()
         };
         // Where nothing was written before, its making tells whether there is one.
-        let is_told_by_making = data.is_none() && target.mark.is_none();
+        let is_reported_by_create = data.is_none() && target.last_applied.is_none();
         let live =
-            if is_told_by_making { None } else { call(&*self.clock, self.secrets.get_metadata_opt(name)).await? };
+            if is_reported_by_create { None } else { call(&*self.clock, self.secrets.get_metadata_opt(name)).await? };
         match live {
             None => match call(&*self.clock, self.secrets.create(&params, &secret)).await {
-                Err(fault) if is_told_by_making && fault.is_taken() => Ok(false),
+                Err(fault) if is_reported_by_create && fault.is_taken() => Ok(false),
                 made => made.map(|_| true),
             },
             // Pods of a run that was made before may still ask for the values that are gone from the data.
@@ -452,12 +452,12 @@ impl Writer {
 
 /// Whether what is known of a CronJob is what was written. What is known may be older than what was written, never newer
 /// without a higher generation.
-fn is_as_written(written: &Written, seen: &CronJobView, target: &Target) -> bool {
+fn is_as_written(written: &AppliedObject, seen: &CronJobView, target: &Target) -> bool {
     seen.uid == written.uid && seen.generation <= written.generation && seen.job_id == Some(target.job_id)
 }
 
 /// Ours is what carries the job's id, or what we wrote and somebody took the label from.
-fn is_ours(live: &CronJob, target: &Target, written: Option<&Written>) -> bool {
+fn is_managed(live: &CronJob, target: &Target, written: Option<&AppliedObject>) -> bool {
     job_id(&live.metadata) == Some(target.job_id)
         || written.is_some_and(|written| live.uid().as_deref() == Some(&written.uid))
 }
@@ -478,7 +478,7 @@ fn name_taken(job: &JobName, live: &CronJob) -> Problem {
     .fix("Remove or rename what stands there, or choose another name for the job.")
 }
 
-fn contested(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem {
+fn field_conflict(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem {
     Problem::unavailable(
         format!("The CronJob {job} is not as it was deployed."),
         format!(

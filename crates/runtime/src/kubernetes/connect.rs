@@ -6,7 +6,7 @@ use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
 use model::clock::SharedClock;
 use tower::{filter::FilterLayer, layer::layer_fn};
 
-use super::{calls::Calls, window::Window};
+use super::{api_metrics::ApiMetrics, write_window::WriteWindow};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,9 +20,9 @@ pub struct Connection {
     pub(super) client: Client,
     /// For logs: an answer may be silent for as long as it likes.
     pub(super) log_client: Client,
-    pub(super) window: Window,
+    pub(super) window: WriteWindow,
     /// How the API server answers.
-    pub calls: Calls,
+    pub calls: ApiMetrics,
     /// The namespace of the jobs.
     pub namespace: String,
     /// The address of the API server, for people.
@@ -79,7 +79,7 @@ pub async fn connect(
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.to_string();
     let namespace = namespace.map_or_else(|| config.default_namespace.clone(), ToOwned::to_owned);
-    let (window, calls) = (Window::new(clock.clone()), Calls::new(clock));
+    let (window, calls) = (WriteWindow::new(clock.clone()), ApiMetrics::new(clock));
     let build = |config| -> Result<Client, ConnectError> {
         let keeps_back = {
             let window = window.clone();

@@ -40,13 +40,13 @@ impl About {
 pub(crate) struct Events {
     api: Api<Event>,
     clock: SharedClock,
-    refused_pods: Arc<Mutex<Option<Told>>>,
-    missing_volumes: Arc<Mutex<Option<Told>>>,
+    refused_pods: Arc<Mutex<Option<Reported>>>,
+    missing_volumes: Arc<Mutex<Option<Reported>>>,
 }
 
 /// The newest words about each object.
 #[derive(Debug)]
-struct Told {
+struct Reported {
     /// On the boot clock.
     read_at: Duration,
     newest: HashMap<String, String>,
@@ -60,7 +60,7 @@ impl Events {
     }
 
     /// The newest words about an object, a few seconds old at most.
-    pub(crate) async fn told(&self, about: About, name: &str) -> Result<Option<String>, Fault> {
+    pub(crate) async fn reported(&self, about: About, name: &str) -> Result<Option<String>, Fault> {
         let kept = match about {
             About::RefusedPods => &self.refused_pods,
             About::MissingVolumes => &self.missing_volumes,
@@ -81,12 +81,12 @@ impl Events {
         Ok(self.read(&selector).await?.newest.remove(name))
     }
 
-    async fn read(&self, selector: &str) -> Result<Told, Fault> {
+    async fn read(&self, selector: &str) -> Result<Reported, Fault> {
         let read_at = self.clock.boot();
         let events =
             call(&*self.clock, self.api.list(&ListParams::default().fields(selector).limit(EVENTS_MAX))).await?;
         let whole = events.metadata.continue_.is_none_or(|token| token.is_empty());
-        Ok(Told { read_at, newest: newest(events.items), whole })
+        Ok(Reported { read_at, newest: newest(events.items), whole })
     }
 }
 

@@ -198,7 +198,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::kubernetes::manifest::tests::blueprint;
+    use crate::kubernetes::manifest::tests::deployment_spec;
 
     /// A status as an API server answers it; `fields` are those that its causes name.
     fn refused(code: u16, message: &str, fields: &[&str]) -> Fault {
@@ -222,7 +222,7 @@ mod tests {
         let webhook = |said: &str| format!("admission webhook \"rules.example.com\" denied the request: {said}");
         let policy = "cronjobs.batch \"daily\" is forbidden: ValidatingAdmissionPolicy 'no-latest' with binding 'all' denied \
                       request: the image must have a digest";
-        let deployment = blueprint().deployment;
+        let deployment = deployment_spec().deployment;
         let (of_webhook, of_policy) = ("rules.example.com", "no-latest");
         for (code, message, fields, fault, names) in [
             (422, SCHEDULE.to_owned(), &["spec.schedule"][..], Whose::User, "spec.schedule"),

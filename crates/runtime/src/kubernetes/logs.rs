@@ -67,7 +67,7 @@ const ENDS_MAX: u32 = 6;
 const NODE_SILENT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the last words of a pod that is over may take to arrive.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LOG_TAIL_WAIT: Duration = Duration::from_secs(5);
 
 /// Logs of a namespace.
 #[derive(Debug)]
@@ -241,7 +241,7 @@ impl Logs {
         goes_on: bool,
         part: LogPart,
     ) -> Result<Option<LogChunk>, Fault> {
-        self.wait_for_last_words(id, goes_on).await;
+        self.wait_for_log_tail(id, goes_on).await;
         let mut of_run: BTreeMap<String, PodView> = pods
             .iter()
             .filter(|pod| pod.main.started_at.is_some() || pod.init.is_some())
@@ -368,7 +368,7 @@ impl Logs {
     }
 
     /// Waits a moment for the followers of pods that are over.
-    async fn wait_for_last_words(&self, id: &ExecutionId, goes_on: bool) {
+    async fn wait_for_log_tail(&self, id: &ExecutionId, goes_on: bool) {
         let is_awaited = || {
             let followed = self.followed();
             let of_run = followed.as_ref().and_then(|followed| followed.get(id)).into_iter().flat_map(BTreeMap::values);
@@ -377,7 +377,7 @@ impl Logs {
                 .any(|followed| !followed.task.is_finished() && (!goes_on || self.namespace.is_over(&followed.pod)))
         };
         let clock = &self.source.clock;
-        let until = clock.boot() + LAST_WORDS;
+        let until = clock.boot() + LOG_TAIL_WAIT;
         while is_awaited() && clock.boot() < until {
             clock.sleep(Duration::from_millis(50)).await;
         }
@@ -431,11 +431,11 @@ impl Follower {
         };
         let (mut failures, mut ends) = (0, 0);
         loop {
-            let bell = self.namespace.bell(&self.pod.job);
-            let rings = bell.rings();
-            tokio::pin!(rings);
+            let notifier = self.namespace.notifier(&self.pod.job);
+            let notified = notifier.notified();
+            tokio::pin!(notified);
             // Registered before the look, so that news in between ring.
-            rings.as_mut().enable();
+            notified.as_mut().enable();
             // Only what was asked for after the end of the container has its last words for certain.
             let is_over = self.namespace.is_over(&self.pod);
             let before = position.taken_bytes();
@@ -459,7 +459,7 @@ impl Follower {
             }
             failures = if position.taken_bytes() > before { 0 } else { failures + 1 };
             let pause = CONTINUE_AFTER.saturating_mul(1 << failures.min(7)).min(CONTINUE_AFTER_MAX);
-            let _ = self.source.clock.timeout(pause, rings).await;
+            let _ = self.source.clock.timeout(pause, notified).await;
         }
     }
 }

@@ -24,7 +24,7 @@ use model::{
     name::ExecutionId,
     python::PythonVersion,
     resources::Resources,
-    runtime::{Blueprint, Run},
+    runtime::{DeploymentSpec, ExecutionSpec},
     schedule::Schedule,
 };
 
@@ -103,25 +103,25 @@ pub struct ManifestOptions {
 /// [`model::problem::Kind::Invalid`] when the stored schedule can't be read (by a change of the rules).
 pub(crate) fn cron_job(
     options: &ManifestOptions,
-    blueprint: &Blueprint,
+    deployment_spec: &DeploymentSpec,
     image: &str,
     inputs_hash: &str,
 ) -> Result<CronJob, Problem> {
-    let deployment = &blueprint.deployment;
+    let deployment = &deployment_spec.deployment;
     let schedule =
         deployment.schedule_cron.as_deref().map(|cron| Schedule::parse(cron, &options.default_zone)).transpose()?;
     let mut cron_job = options.template.0.clone();
     let template = cron_job.spec.take();
     let history = i32::try_from(history(options, schedule.as_ref(), deployment.schedule_since)).unwrap_or(i32::MAX);
     let metadata = &mut cron_job.metadata;
-    metadata.name = Some(blueprint.job_name.to_string());
-    metadata.labels.get_or_insert_default().extend(labels(blueprint));
+    metadata.name = Some(deployment_spec.job_name.to_string());
+    metadata.labels.get_or_insert_default().extend(labels(deployment_spec));
     metadata.annotations.get_or_insert_default().extend([
         (names::GENERATION.to_owned(), deployment.generation.to_string()),
         (names::INPUTS_HASH.to_owned(), inputs_hash.to_owned()),
-        (names::TEAM.to_owned(), blueprint.team.to_string()),
+        (names::TEAM.to_owned(), deployment_spec.team.to_string()),
     ]);
-    let job_template = job_template(options, blueprint, image, template.as_ref().map(|spec| &spec.job_template));
+    let job_template = job_template(options, deployment_spec, image, template.as_ref().map(|spec| &spec.job_template));
     let template = template.unwrap_or_default();
     cron_job.spec = Some(CronJobSpec {
         schedule: schedule.as_ref().map_or(NEVER, Schedule::expression).to_owned(),
@@ -141,10 +141,10 @@ pub(crate) fn cron_job(
 
 /// The Job of a run that a request started. It is made suspended: it runs when it is let go, after it was seen that no
 /// tick came before it.
-pub(crate) fn manual_job(options: &ManifestOptions, run: &Run, image: &str, owner: OwnerReference) -> Job {
-    let blueprint = &run.blueprint;
+pub(crate) fn manual_job(options: &ManifestOptions, run: &ExecutionSpec, image: &str, owner: OwnerReference) -> Job {
+    let deployment_spec = &run.deployment_spec;
     let spec = options.template.0.spec.as_ref().map(|spec| &spec.job_template);
-    let JobTemplateSpec { metadata, spec } = job_template(options, blueprint, image, spec);
+    let JobTemplateSpec { metadata, spec } = job_template(options, deployment_spec, image, spec);
     let mut metadata = metadata.unwrap_or_default();
     metadata.name = Some(run.id.to_string());
     metadata.owner_references = Some(vec![owner]);
@@ -169,29 +169,29 @@ pub(crate) fn manual_job(options: &ManifestOptions, run: &Run, image: &str, owne
     Job { metadata, spec: Some(spec), status: None }
 }
 
-fn labels(blueprint: &Blueprint) -> [(String, String); 4] {
-    let deployment = &blueprint.deployment;
+fn labels(deployment_spec: &DeploymentSpec) -> [(String, String); 4] {
+    let deployment = &deployment_spec.deployment;
     [
         (names::JOB_ID.to_owned(), deployment.job_id.to_string()),
         (names::TYPE.0.to_owned(), names::TYPE.1.to_owned()),
-        (names::NAME.to_owned(), blueprint.job_name.to_string()),
+        (names::NAME.to_owned(), deployment_spec.job_name.to_string()),
         (names::VERSION.to_owned(), deployment.job_version.to_string()),
     ]
 }
 
 fn job_template(
     options: &ManifestOptions,
-    blueprint: &Blueprint,
+    deployment_spec: &DeploymentSpec,
     image: &str,
     template: Option<&JobTemplateSpec>,
 ) -> JobTemplateSpec {
-    let deployment = &blueprint.deployment;
+    let deployment = &deployment_spec.deployment;
     let mut job_template = template.cloned().unwrap_or_default();
     let metadata = job_template.metadata.get_or_insert_default();
-    metadata.labels.get_or_insert_default().extend(labels(blueprint));
+    metadata.labels.get_or_insert_default().extend(labels(deployment_spec));
     metadata.annotations.get_or_insert_default().extend([
         (names::GENERATION.to_owned(), deployment.generation.to_string()),
-        (names::TEAM.to_owned(), blueprint.team.to_string()),
+        (names::TEAM.to_owned(), deployment_spec.team.to_string()),
         (names::SCHEDULE.to_owned(), deployment.schedule_cron.clone().unwrap_or_default()),
         (names::EXECUTION_TYPE.to_owned(), "scheduled".to_owned()),
         (names::STARTED_BY.to_owned(), "scheduled/runtime".to_owned()),
@@ -200,8 +200,8 @@ fn job_template(
         (names::PYTHON_VERSION.to_owned(), deployment.python_version.to_string()),
         (names::UNSCHEDULED.to_owned(), deployment.schedule_cron.is_none().to_string()),
     ]);
-    if !secret_options(blueprint).is_empty() {
-        let hash = blueprint.variables.options_hash.clone().unwrap_or_default();
+    if !secret_options(deployment_spec).is_empty() {
+        let hash = deployment_spec.variables.options_hash.clone().unwrap_or_default();
         metadata.annotations.get_or_insert_default().insert(names::OPTIONS_HASH.to_owned(), hash);
     }
     let given = job_template.spec.take().unwrap_or_default();
@@ -209,7 +209,7 @@ fn job_template(
         active_deadline_seconds: given.active_deadline_seconds.or_else(|| i64::try_from(options.deadline_seconds).ok()),
         backoff_limit: given.backoff_limit.or_else(|| i32::try_from(options.backoff_limit).ok()),
         ttl_seconds_after_finished: i32::try_from(options.outage_window_seconds).ok(),
-        template: pod_template(options, blueprint, image, given.template.clone()),
+        template: pod_template(options, deployment_spec, image, given.template.clone()),
         ..given
     });
     job_template
@@ -217,13 +217,13 @@ fn job_template(
 
 fn pod_template(
     options: &ManifestOptions,
-    blueprint: &Blueprint,
+    deployment_spec: &DeploymentSpec,
     image: &str,
     given: PodTemplateSpec,
 ) -> PodTemplateSpec {
-    let deployment = &blueprint.deployment;
+    let deployment = &deployment_spec.deployment;
     let mut metadata = given.metadata.unwrap_or_default();
-    metadata.labels.get_or_insert_default().extend(labels(blueprint));
+    metadata.labels.get_or_insert_default().extend(labels(deployment_spec));
     let pod = given.spec.unwrap_or_default();
     let vdk_image = options.vdk_images.get(&deployment.python_version);
     let mut mounts = vec![mount(SCRATCH.0, SCRATCH.1, false), mount("keytab", KEYTAB_FOLDER, true)];
@@ -232,7 +232,7 @@ fn pod_template(
         Volume {
             name: "keytab".into(),
             secret: Some(SecretVolumeSource {
-                secret_name: Some(names::keytab_secret(&blueprint.job_name)),
+                secret_name: Some(names::keytab_secret(&deployment_spec.job_name)),
                 ..SecretVolumeSource::default()
             }),
             ..Volume::default()
@@ -244,20 +244,20 @@ fn pod_template(
     }
     // Both are upstream's names: the values that operators put into them reach every job, or those of a team.
     let secrets: Vec<_> = std::iter::once("builder-secrets".to_owned())
-        .chain(blueprint.team_secret.clone())
+        .chain(deployment_spec.team_secret.clone())
         .map(optional_secret)
         .collect();
     let (mut containers, mut sidecars) = (pod.containers.into_iter(), Vec::new());
     let main = containers.next();
     sidecars.extend(containers);
-    let (command, arguments) = command(blueprint, vdk_image.is_some());
+    let (command, arguments) = command(deployment_spec, vdk_image.is_some());
     let main = Container {
-        name: blueprint.job_name.to_string(),
+        name: deployment_spec.job_name.to_string(),
         image: Some(image.to_owned()),
         image_pull_policy: Some(options.pull_policy.clone()),
         command: Some(command),
         args: Some(arguments),
-        env: Some(environment(options, blueprint)),
+        env: Some(environment(options, deployment_spec)),
         env_from: Some(secrets.clone()),
         resources: Some(requirements(deployment.resources.or(options.resources))),
         volume_mounts: Some(mounts.clone()),
@@ -315,8 +315,8 @@ const RUN_WITH_VDK: &str = "export PYTHONPATH=\"$(python3 -c 'import sysconfig; 
                             print(sysconfig.get_path(\"purelib\"))'):/vdk/site-packages\"; exec python3 /vdk/vdk run \"$@\"";
 
 /// Command and arguments of the job's container. More arguments can be added at the end of the latter.
-fn command(blueprint: &Blueprint, vdk_apart: bool) -> (Vec<String>, Vec<String>) {
-    let folder = format!("./{}", blueprint.job_name);
+fn command(deployment_spec: &DeploymentSpec, vdk_apart: bool) -> (Vec<String>, Vec<String>) {
+    let folder = format!("./{}", deployment_spec.job_name);
     if vdk_apart {
         // `$$` is the kubelet's way to write a dollar sign.
         let script = literal(RUN_WITH_VDK);
@@ -326,7 +326,7 @@ fn command(blueprint: &Blueprint, vdk_apart: bool) -> (Vec<String>, Vec<String>)
 }
 
 /// The variables of a container, those of the pod first: others may name them.
-fn environment(options: &ManifestOptions, blueprint: &Blueprint) -> Vec<EnvVar> {
+fn environment(options: &ManifestOptions, deployment_spec: &DeploymentSpec) -> Vec<EnvVar> {
     let of_label = format!("metadata.labels['{}']", names::JOB_OF_POD);
     let mut all = vec![
         field("VDK_EXECUTION_ID", &of_label),
@@ -342,9 +342,9 @@ fn environment(options: &ManifestOptions, blueprint: &Blueprint) -> Vec<EnvVar> 
         ("VDK_BASE_CONFIG_FOLDER", plain("VDK_BASE_CONFIG_FOLDER", SCRATCH.1.to_owned())),
         ("VDK_TEMPORARY_WRITE_DIRECTORY", plain("VDK_TEMPORARY_WRITE_DIRECTORY", SCRATCH.1.to_owned())),
     ]);
-    let variables = &blueprint.variables;
+    let variables = &deployment_spec.variables;
     own.extend(variables.plain.iter().map(|(name, value)| (name.as_str(), plain(name, literal(value)))));
-    let secret = names::options_secret(&blueprint.job_name);
+    let secret = names::options_secret(&deployment_spec.job_name);
     own.extend(variables.options.iter().map(|(name, value)| {
         let variable = match as_field(value) {
             Some(path) => field(name, path),
@@ -357,7 +357,7 @@ fn environment(options: &ManifestOptions, blueprint: &Blueprint) -> Vec<EnvVar> 
         all.push(variable);
     }
     if options.has_token {
-        let secret = names::token_secret(&blueprint.job_name);
+        let secret = names::token_secret(&deployment_spec.job_name);
         for name in ["VDK_API_TOKEN", "VDK_API_TOKEN_AUTHORIZATION_URL", "OAUTHLIB_INSECURE_TRANSPORT"] {
             if all.iter().any(|variable| variable.name == name) {
                 continue;
@@ -397,8 +397,8 @@ fn as_field(value: &str) -> Option<&str> {
 }
 
 /// The values of the options file that reach a job through its secret.
-pub(crate) fn secret_options(blueprint: &Blueprint) -> BTreeMap<String, String> {
-    let options = blueprint.variables.options.iter().filter(|(_, value)| as_field(value).is_none());
+pub(crate) fn secret_options(deployment_spec: &DeploymentSpec) -> BTreeMap<String, String> {
+    let options = deployment_spec.variables.options.iter().filter(|(_, value)| as_field(value).is_none());
     options.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
@@ -530,9 +530,9 @@ pub(crate) mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    pub(crate) fn blueprint() -> Blueprint {
+    pub(crate) fn deployment_spec() -> DeploymentSpec {
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        Blueprint {
+        DeploymentSpec {
             job_name: JobName::parse("daily-sales").unwrap(),
             team: TeamName::parse("Sales & Co").unwrap(),
             deployment: Deployment {
@@ -563,10 +563,10 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn run() -> Run {
-        Run {
+    pub(crate) fn run() -> ExecutionSpec {
+        ExecutionSpec {
             id: ExecutionId::parse("daily-sales-1700000000").unwrap(),
-            blueprint: blueprint(),
+            deployment_spec: deployment_spec(),
             artifact: Artifact::Image("registry/daily-sales:1".into()),
             archive: Vec::new(),
             arguments: Some(r#"{"q":"it's $(HOME) `id`"}"#.into()),
@@ -591,18 +591,18 @@ pub(crate) mod tests {
 
     #[test]
     fn a_deployment_as_a_cron_job() {
-        let cron_job = cron_job(&options(), &blueprint(), "registry/daily-sales:1", "inputs").unwrap();
+        let cron_job = cron_job(&options(), &deployment_spec(), "registry/daily-sales:1", "inputs").unwrap();
         insta::assert_json_snapshot!(cron_job);
     }
 
     #[test]
     fn values_of_the_options_file_are_in_no_object_but_the_secret() {
-        let cron_job = cron_job(&options(), &blueprint(), "i", "h").unwrap();
+        let cron_job = cron_job(&options(), &deployment_spec(), "i", "h").unwrap();
         let job = manual_job(&options(), &run(), "i", owner());
         for text in [serde_json::to_string(&cron_job).unwrap(), serde_json::to_string(&job).unwrap()] {
             assert!(text.contains("PASSWORD") && !text.contains("hunter2"), "{text}");
         }
-        assert_eq!(secret_options(&blueprint()), map(&[("PASSWORD", "hunter2"), ("SHELL", "$spec.x")]));
+        assert_eq!(secret_options(&deployment_spec()), map(&[("PASSWORD", "hunter2"), ("SHELL", "$spec.x")]));
         let variables =
             |job: &Job| job.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0].env.clone();
         let variable = |name: &str| variables(&job).unwrap().into_iter().find(|v| v.name == name).unwrap();
@@ -619,9 +619,9 @@ pub(crate) mod tests {
     #[test]
     fn a_changed_value_changes_the_object_and_a_deployment_without_values_has_no_trace_of_them() {
         let rendered = |change: fn(&mut Variables)| {
-            let mut blueprint = blueprint();
-            change(&mut blueprint.variables);
-            serde_json::to_string(&cron_job(&options(), &blueprint, "i", "h").unwrap()).unwrap()
+            let mut deployment_spec = deployment_spec();
+            change(&mut deployment_spec.variables);
+            serde_json::to_string(&cron_job(&options(), &deployment_spec, "i", "h").unwrap()).unwrap()
         };
         assert_ne!(rendered(|_| ()), rendered(|v| v.options_hash = Some("another".into())));
         let without = rendered(|v| *v = Variables { plain: v.plain.clone(), ..Variables::default() });
@@ -693,7 +693,7 @@ spec:
             - {name: beside, image: beside:1}
 ";
         let options = ManifestOptions { template: Template::parse(text).unwrap(), ..options() };
-        let cron_job = cron_job(&options, &blueprint(), "i", "h").unwrap();
+        let cron_job = cron_job(&options, &deployment_spec(), "i", "h").unwrap();
         assert_eq!(cron_job.metadata.annotations.unwrap()["example.com/a"], "b");
         let spec = cron_job.spec.unwrap();
         assert_eq!((spec.concurrency_policy.as_deref(), spec.failed_jobs_history_limit), (Some("Forbid"), Some(99)));
@@ -715,9 +715,9 @@ spec:
     #[test]
     fn a_disabled_or_unscheduled_deployment_is_suspended() {
         let suspended = |change: fn(&mut Deployment)| {
-            let mut blueprint = blueprint();
-            change(&mut blueprint.deployment);
-            let spec = cron_job(&options(), &blueprint, "i", "h").unwrap().spec.unwrap();
+            let mut deployment_spec = deployment_spec();
+            change(&mut deployment_spec.deployment);
+            let spec = cron_job(&options(), &deployment_spec, "i", "h").unwrap().spec.unwrap();
             (spec.suspend, spec.schedule)
         };
         assert_eq!(suspended(|_| {}), (Some(false), "*/10 * * * *".into()));

@@ -3,32 +3,32 @@
 //! The cluster schedules, places and restarts; this module writes what is wanted, tells what differs, and reads how runs
 //! ended. It keeps nothing that the cluster or the database has not: a new instance finds all of it again.
 
+mod api_metrics;
 mod apply;
-mod calls;
 mod connect;
-mod contest;
 mod events;
 #[cfg(test)]
 mod fake;
 mod fault;
 mod fence;
+mod field_conflict;
 #[cfg(test)]
-mod followed;
+mod follow_tests;
 mod logs;
 mod manifest;
 mod names;
 mod position;
 #[cfg(test)]
-mod races;
+mod race_tests;
 mod runs;
 mod stage;
 #[cfg(test)]
-mod unreachable;
+mod unreachable_tests;
 mod view;
 mod watch;
-mod window;
 #[cfg(test)]
-mod writes;
+mod write_tests;
+mod write_window;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -36,43 +36,43 @@ use jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 use model::{
     BoxFuture, Problem,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     clock::SharedClock,
     lock::LockKey,
     log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName},
     runtime::{
-        Blueprint, Changes, KnownDeployment, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked,
-        Wanted,
+        ApplyRequest, Changes, DeploymentSpec, ExecutionSpec, KnownDeployment, KnownExecution, Observed, Runtime,
+        ScheduledExecution, Seen, Stage, Started, Target,
     },
 };
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
+pub use self::{
+    api_metrics::ApiMetrics,
+    connect::{ConnectError, Connection, connect},
+    manifest::{ManifestOptions, Template},
+};
 use self::{
-    apply::{Content, EqualCronJobs, Writer, Written},
+    apply::{AppliedObject, Content, EqualCronJobs, Writer},
     events::{About, Events},
     fence::Fence,
     logs::Logs,
     runs::{Forgotten, Runner},
-    stage::Standing,
+    stage::RunState,
     view::JobView,
     watch::Namespace,
-};
-pub use self::{
-    calls::Calls,
-    connect::{ConnectError, Connection, connect},
-    manifest::{ManifestOptions, Template},
 };
 
 /// Who writes, as objects have it.
 const MANAGER: &str = "holdfast";
 
 /// The longest wait before a run is looked at without news of it, and for events that no watch brings.
-const LOOK_MAX: Duration = Duration::from_secs(10);
+const POLL_MAX: Duration = Duration::from_secs(10);
 
 /// The same for a run that is over unless its controller tells of a pod within seconds.
-const LOOK_SOON: Duration = Duration::from_secs(1);
+const POLL_SOON: Duration = Duration::from_secs(1);
 
 /// How long a Job may be without a pod, and a pod without its volumes, before its events are asked for.
 const POD_EXPECTED: SignedDuration = SignedDuration::from_secs(5);
@@ -203,35 +203,36 @@ impl KubernetesRuntime {
         // A service that starts while the API server is away asks for nothing but the lists, however many runs it follows.
         self.await_lists(&what()).await?;
         let name = manifest::job_name(id);
-        let bell = self.namespace.bell(name);
+        let notifier = self.namespace.notifier(name);
         loop {
-            let rings = bell.rings();
-            tokio::pin!(rings);
+            let notified = notifier.notified();
+            tokio::pin!(notified);
             // Registered before the look, so that news in between ring.
-            rings.as_mut().enable();
+            notified.as_mut().enable();
             let Some((job, pods)) = self.look(name).await.map_err(|fault| fault.into_problem(what()))? else {
                 return Ok(Stage::Unknown);
             };
             self.logs.follow(id, &pods);
-            match stage::standing(&job, &pods, self.options.clock.now()) {
-                Standing::Ended(end) => return Ok(Stage::Ended(end)),
-                Standing::Running(at) if !matches!(seen, Seen::Running) => return Ok(Stage::Running(at)),
-                Standing::Held(problem) => {
+            match stage::run_state(&job, &pods, self.options.clock.now()) {
+                RunState::Ended(end) => return Ok(Stage::Ended(end)),
+                RunState::Running(at) if !matches!(seen, Seen::Running) => return Ok(Stage::Running(at)),
+                RunState::Held(problem) => {
                     self.note_missing(&problem, &pods);
                     if seen.is_news(&problem) {
                         return Ok(Stage::Held(problem));
                     }
                 }
-                Standing::Waiting if pods.is_empty() && !job.suspended && self.is_late(job.created_at) => {
-                    if let Some(problem) = self.told(About::RefusedPods, name, &what).await?.map(|m| stage::refused(&m))
+                RunState::Waiting if pods.is_empty() && !job.suspended && self.is_late(job.created_at) => {
+                    if let Some(problem) =
+                        self.reported(About::RefusedPods, name, &what).await?.map(|m| stage::refused(&m))
                         && seen.is_news(&problem)
                     {
                         return Ok(Stage::Held(problem));
                     }
                 }
-                Standing::Unprepared(pod, since) if self.is_late(since) => {
+                RunState::Unprepared(pod, since) if self.is_late(since) => {
                     if let Some(problem) =
-                        self.told(About::MissingVolumes, &pod, &what).await?.map(|m| stage::unmounted(&m))
+                        self.reported(About::MissingVolumes, &pod, &what).await?.map(|m| stage::unmounted(&m))
                     {
                         self.note_missing(&problem, &pods);
                         if seen.is_news(&problem) {
@@ -239,7 +240,7 @@ impl KubernetesRuntime {
                         }
                     }
                 }
-                Standing::Waiting if job.manual && job.suspended && job.cancelled_at.is_none() => {
+                RunState::Waiting if job.manual && job.suspended && job.cancelled_at.is_none() => {
                     // What is known may be behind the release of this Job, and what follows from this answer is a write.
                     let live = self.runner.job(name).await.map_err(|fault| fault.into_problem(what()))?;
                     if live.is_none_or(|live| live.suspended) {
@@ -250,8 +251,8 @@ impl KubernetesRuntime {
                 _ => {}
             }
             // That a cancellation was seen may come without news.
-            let most = if job.cancelled_at.is_some() && job.active == 0 { LOOK_SOON } else { LOOK_MAX };
-            let _ = self.options.clock.timeout(most, rings).await;
+            let most = if job.cancelled_at.is_some() && job.active == 0 { POLL_SOON } else { POLL_MAX };
+            let _ = self.options.clock.timeout(most, notified).await;
         }
     }
 
@@ -264,8 +265,8 @@ impl KubernetesRuntime {
         }
     }
 
-    async fn told(&self, about: About, name: &str, what: &impl Fn() -> String) -> Result<Option<String>, Problem> {
-        self.events.told(about, name).await.map_err(|fault| fault.into_problem(what()))
+    async fn reported(&self, about: About, name: &str, what: &impl Fn() -> String) -> Result<Option<String>, Problem> {
+        self.events.reported(about, name).await.map_err(|fault| fault.into_problem(what()))
     }
 
     /// Removes the secrets of a job that has neither a CronJob nor a run.
@@ -287,9 +288,9 @@ impl KubernetesRuntime {
         self.options.clock.now().duration_since(created_at) > POD_EXPECTED
     }
 
-    fn manifest_hash(&self, blueprint: &Blueprint) -> String {
+    fn manifest_hash(&self, deployment_spec: &DeploymentSpec) -> String {
         // The image and the hash are known later; all else that goes into the object is here.
-        let rendered = manifest::cron_job(&self.options.manifest, blueprint, "", "");
+        let rendered = manifest::cron_job(&self.options.manifest, deployment_spec, "", "");
         let bytes = rendered.map(|cron_job| serde_json::to_vec(&cron_job).unwrap_or_default()).unwrap_or_default();
         hex::encode(Sha256::digest(bytes))
     }
@@ -335,8 +336,8 @@ impl Runtime for KubernetesRuntime {
         self.logs.stop();
     }
 
-    fn fingerprint(&self, blueprint: &Blueprint) -> String {
-        self.manifest_hash(blueprint)
+    fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String {
+        self.manifest_hash(deployment_spec)
     }
 
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
@@ -354,20 +355,24 @@ impl Runtime for KubernetesRuntime {
         })
     }
 
-    fn apply<'a>(&'a self, target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
+    fn apply<'a>(
+        &'a self,
+        target: &'a Target,
+        wanted: &'a ApplyRequest,
+    ) -> BoxFuture<'a, Result<Option<LastApplied>, Problem>> {
         Box::pin(async move {
             let image = Self::image(&wanted.artifact)?;
-            let blueprint = &wanted.blueprint;
-            let cron_job = manifest::cron_job(&self.options.manifest, blueprint, image, &wanted.inputs_hash)?;
-            let what = || format!("The secrets of the job {} were not written.", blueprint.job_name);
+            let deployment_spec = &wanted.deployment_spec;
+            let cron_job = manifest::cron_job(&self.options.manifest, deployment_spec, image, &wanted.inputs_hash)?;
+            let what = || format!("The secrets of the job {} were not written.", deployment_spec.job_name);
             let content = |data, keeps_more| Content { data, keeps_more };
             // The volume that names the first is not optional: a pod waits for it.
-            let mut secrets = vec![(names::keytab_secret(&blueprint.job_name), content(None, false))];
+            let mut secrets = vec![(names::keytab_secret(&deployment_spec.job_name), content(None, false))];
             if self.options.manifest.has_token {
-                secrets.push((names::token_secret(&blueprint.job_name), content(Some(&wanted.token), false)));
+                secrets.push((names::token_secret(&deployment_spec.job_name), content(Some(&wanted.token), false)));
             }
-            let options = manifest::secret_options(blueprint);
-            let options_secret = names::options_secret(&blueprint.job_name);
+            let options = manifest::secret_options(deployment_spec);
+            let options_secret = names::options_secret(&deployment_spec.job_name);
             if !options.is_empty() {
                 let keeps_more = self.has_active_runs(target.job_id);
                 secrets.push((options_secret.clone(), content(Some(&options), keeps_more)));
@@ -377,9 +382,9 @@ impl Runtime for KubernetesRuntime {
                 let kept = self.writer.keep_secret(target, name, *content).await;
                 all_made &= kept.map_err(|fault| fault.into_problem(what()))?;
             }
-            self.namespace.has_secrets(blueprint.job_name.as_str());
-            let (mark, is_new) =
-                self.writer.apply(target, &cron_job, &blueprint.deployment, wanted.ticks_after).await?;
+            self.namespace.has_secrets(deployment_spec.job_name.as_str());
+            let (last_applied, is_new) =
+                self.writer.apply(target, &cron_job, &deployment_spec.deployment, wanted.ticks_after).await?;
             // The end of a former run, of this job or of a namesake before it, may have taken them meanwhile; from now on it sees
             // the CronJob, or that they moved. What was made just now, with no run of this job about, nobody takes.
             if is_new && !(all_made && self.namespace.jobs().iter().all(|job| job.job_id != target.job_id)) {
@@ -388,12 +393,13 @@ impl Runtime for KubernetesRuntime {
                     touched.map_err(|fault| fault.into_problem(what()))?;
                 }
             }
-            let had_options = target.mark.as_ref().and_then(Written::read).is_some_and(|written| written.has_options);
+            let had_options =
+                target.last_applied.as_ref().and_then(AppliedObject::read).is_some_and(|written| written.has_options);
             if had_options && options.is_empty() && !self.has_active_runs(target.job_id) {
                 let dropped = self.writer.drop_secret(target.job_id, &options_secret).await;
                 dropped.map_err(|fault| fault.into_problem(what()))?;
             }
-            Ok(Some(mark))
+            Ok(Some(last_applied))
         })
     }
 
@@ -413,10 +419,10 @@ impl Runtime for KubernetesRuntime {
         })
     }
 
-    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
+    fn start<'a>(&'a self, run: &'a ExecutionSpec) -> BoxFuture<'a, Result<Started, Problem>> {
         Box::pin(async move {
             let image = Self::image(&run.artifact)?;
-            let known = self.namespace.cron_job(run.blueprint.job_name.as_str());
+            let known = self.namespace.cron_job(run.deployment_spec.job_name.as_str());
             Box::pin(self.runner.start(&self.options.manifest, run, image, known)).await
         })
     }
@@ -428,13 +434,13 @@ impl Runtime for KubernetesRuntime {
         })
     }
 
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownExecution>, Problem>> {
         Box::pin(async move {
             self.await_lists("The runs in the cluster are not known.").await?;
             let known = self.namespace.jobs().into_iter().filter(|job| !job.terminating).filter_map(|job| {
-                Some(KnownRun {
+                Some(KnownExecution {
                     id: ExecutionId::parse(&job.name)?,
-                    ticked: job.tick.map(|tick| Ticked {
+                    scheduled: job.tick.map(|tick| ScheduledExecution {
                         job_id: job.job_id,
                         generation: job.generation,
                         tick,

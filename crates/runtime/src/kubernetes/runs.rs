@@ -23,7 +23,7 @@ use model::{
     Problem,
     clock::SharedClock,
     name::{ExecutionId, JobId, JobName},
-    runtime::{Run, Started},
+    runtime::{ExecutionSpec, Started},
     schedule::Schedule,
 };
 
@@ -34,7 +34,7 @@ use super::{
     fence::Fence,
     manifest::{self, ManifestOptions},
     names,
-    stage::{Standing, standing},
+    stage::{RunState, run_state},
     view::{CronJobView, JobView, PodView, job_id_of},
 };
 
@@ -81,25 +81,25 @@ impl Runner {
     pub(crate) async fn start(
         &self,
         options: &ManifestOptions,
-        run: &Run,
+        run: &ExecutionSpec,
         image: &str,
         known: Option<CronJobView>,
     ) -> Result<Started, Problem> {
         let what = || format!("The run {} was not started.", run.id);
         Box::pin(self.try_start(options, run, image, known))
             .await
-            .map_err(|fault| fault.into_problem_of(what(), &run.blueprint.deployment))?
+            .map_err(|fault| fault.into_problem_of(what(), &run.deployment_spec.deployment))?
     }
 
     async fn try_start(
         &self,
         options: &ManifestOptions,
-        run: &Run,
+        run: &ExecutionSpec,
         image: &str,
         known: Option<CronJobView>,
     ) -> Result<Result<Started, Problem>, Fault> {
-        let name = run.blueprint.job_name.as_str();
-        let is_of_job = |view: &CronJobView| view.job_id == Some(run.blueprint.deployment.job_id);
+        let name = run.deployment_spec.job_name.as_str();
+        let is_of_job = |view: &CronJobView| view.job_id == Some(run.deployment_spec.deployment.job_id);
         let (job, cron_job) = if let Some(known) = known.filter(is_of_job) {
             // Whether that still holds is asked while the Job is made: it runs nothing yet.
             tokio::try_join!(
@@ -131,10 +131,10 @@ impl Runner {
             return Ok(Err(not_deployed(run)));
         };
         let cron_job = Box::pin(self.enter(name, cron_job, &job)).await?;
-        if awaits_tick(&cron_job, self.clock.now()) {
+        if awaits_scheduled_time(&cron_job, self.clock.now()) {
             self.clock.sleep(SETTLED_AFTER).await;
         }
-        let job_id = run.blueprint.deployment.job_id;
+        let job_id = run.deployment_spec.deployment.job_id;
         let jobs = self.jobs_of(job_id, name).await?;
         let ticks = unfinished_ticks(&jobs, job_id);
         // Its controller has written to it since it was made.
@@ -142,7 +142,7 @@ impl Runner {
         if let Some((before, _)) = ticks.first() {
             self.give_way(name, &job, &ticks).await?;
             Box::pin(self.drop_unstarted(run, read)).await?;
-            return Ok(Ok(Started::SteppedAside { for_run: before.clone() }));
+            return Ok(Ok(Started::Skipped { for_run: before.clone() }));
         }
         Ok(Box::pin(self.release(run, read)).await?.then_some(Started::Running).ok_or_else(|| {
             Problem::unavailable(
@@ -154,7 +154,7 @@ impl Runner {
     }
 
     /// Lets the suspended Job of a run go, unless it was cancelled since it was `read`. `false` when it is gone.
-    async fn release(&self, run: &Run, read: Job) -> Result<bool, Fault> {
+    async fn release(&self, run: &ExecutionSpec, read: Job) -> Result<bool, Fault> {
         let (uid, mut known, mut last) = (read.uid(), Some(read), None);
         for _ in 0..TRIES {
             let live = match known.take() {
@@ -176,7 +176,7 @@ impl Runner {
     }
 
     /// Deletes the Job of a run, which is to run nothing, unless it was let go since it was `read`.
-    async fn drop_unstarted(&self, run: &Run, read: Job) -> Result<(), Fault> {
+    async fn drop_unstarted(&self, run: &ExecutionSpec, read: Job) -> Result<(), Fault> {
         let (uid, mut known, mut last) = (read.uid(), Some(read), None);
         for _ in 0..TRIES {
             let live = match known.take() {
@@ -215,14 +215,14 @@ impl Runner {
     async fn make(
         &self,
         options: &ManifestOptions,
-        run: &Run,
+        run: &ExecutionSpec,
         image: &str,
         owner_uid: String,
     ) -> Result<Option<Job>, Fault> {
         let owner = OwnerReference {
             api_version: "batch/v1".into(),
             kind: "CronJob".into(),
-            name: run.blueprint.job_name.to_string(),
+            name: run.deployment_spec.job_name.to_string(),
             uid: owner_uid,
             controller: Some(true),
             block_owner_deletion: Some(true),
@@ -238,11 +238,11 @@ impl Runner {
     }
 
     /// The Job of a former try of the same start.
-    async fn claimed(&self, run: &Run) -> Result<Option<Job>, Fault> {
+    async fn claimed(&self, run: &ExecutionSpec) -> Result<Option<Job>, Fault> {
         let job = call(&*self.clock, self.jobs.get_opt(run.id.as_str())).await?;
         Ok(job.filter(|job| {
             job.metadata.deletion_timestamp.is_none()
-                && job_id_of(job) == Some(run.blueprint.deployment.job_id)
+                && job_id_of(job) == Some(run.deployment_spec.deployment.job_id)
                 && job.annotations().contains_key(names::MANUAL)
         }))
     }
@@ -250,12 +250,12 @@ impl Runner {
     /// Enters a Job in its CronJob's list of active ones, where ticks see it. `live` is the CronJob as it was read. Gives it
     /// as it was then.
     async fn enter(&self, cron_job: &str, live: CronJob, job: &Job) -> Result<CronJob, Fault> {
-        self.change_notes(cron_job, Some(live), |notes| notes.enter(job)).await
+        self.edit_status(cron_job, Some(live), |notes| notes.enter(job)).await
     }
 
     /// Has the Jobs of ticks take the place of one that steps aside for them.
     async fn give_way(&self, cron_job: &str, job: &Job, to: &[(ExecutionId, Job)]) -> Result<CronJob, Fault> {
-        self.change_notes(cron_job, None, |notes| {
+        self.edit_status(cron_job, None, |notes| {
             let removed = notes.remove(job);
             notes.fire_all(to) || removed
         })
@@ -264,11 +264,11 @@ impl Runner {
 
     /// Changes what a CronJob's status notes. `known` is the CronJob as it was read, and `change` tells whether it changed
     /// something.
-    async fn change_notes(
+    async fn edit_status(
         &self,
         cron_job: &str,
         mut known: Option<CronJob>,
-        change: impl Fn(&mut Notes) -> bool,
+        change: impl Fn(&mut StatusEdit) -> bool,
     ) -> Result<CronJob, Fault> {
         let mut last = None;
         for _ in 0..TRIES {
@@ -276,7 +276,7 @@ impl Runner {
                 Some(known) => known,
                 None => call(&*self.clock, self.cron_jobs.get_status(cron_job)).await?,
             };
-            let mut notes = Notes::of(&live);
+            let mut notes = StatusEdit::of(&live);
             if !change(&mut notes) {
                 return Ok(live);
             }
@@ -384,7 +384,7 @@ impl Runner {
         }
         let pods = self.pods(&view.name).await?;
         // One that was cancelled may have a pod of which no news has come yet; one that was never let go has none.
-        let is_ended = || matches!(standing(&view, &pods, self.clock.now()), Standing::Ended(_));
+        let is_ended = || matches!(run_state(&view, &pods, self.clock.now()), RunState::Ended(_));
         Ok(pods.iter().all(PodView::is_over) && (view.cancelled_at.is_none() || is_ended()))
     }
 
@@ -392,7 +392,7 @@ impl Runner {
     /// when somebody wrote in between: it must find the Job then, or the note, or it makes the Job a second time.
     async fn keep_fired(&self, owner: &OwnerReference, tick: Timestamp, job_id: JobId) -> Result<(), Fault> {
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(&owner.name)).await? else { return Ok(()) };
-        let mut notes = Notes::of(&live);
+        let mut notes = StatusEdit::of(&live);
         if live.uid().as_deref() != Some(&owner.uid) || !notes.fired_at(tick) {
             return Ok(());
         }
@@ -400,7 +400,7 @@ impl Runner {
         // Until the controller has read it. It may have been about to note the next tick, and that is lost to this write.
         self.clock.sleep(SETTLED_AFTER).await;
         let ticks = unfinished_ticks(&self.jobs_of(job_id, &owner.name).await?, job_id);
-        self.change_notes(&owner.name, None, |notes| notes.fire_all(&ticks)).await.map(drop)
+        self.edit_status(&owner.name, None, |notes| notes.fire_all(&ticks)).await.map(drop)
     }
 
     /// A Job as it is now.
@@ -450,12 +450,12 @@ fn overtaken(last: Option<Fault>) -> Fault {
 /// it made by itself, unless somebody wrote in between: then it does so only until the next tick is due, and a Job that it
 /// forgot does not hold that one back. So whoever writes here enters what was forgotten.
 #[derive(Debug, Clone, PartialEq)]
-struct Notes {
+struct StatusEdit {
     active: Vec<ObjectReference>,
     last_fired: Option<Timestamp>,
 }
 
-impl Notes {
+impl StatusEdit {
     fn of(cron_job: &CronJob) -> Self {
         Self {
             active: cron_job.status.as_ref().and_then(|status| status.active.clone()).unwrap_or_default(),
@@ -515,7 +515,7 @@ impl Notes {
 }
 
 /// Whether there is a tick that the controller may be firing at this moment, or has held back.
-fn awaits_tick(cron_job: &CronJob, now: Timestamp) -> bool {
+fn awaits_scheduled_time(cron_job: &CronJob, now: Timestamp) -> bool {
     let Some(spec) = cron_job.spec.as_ref().filter(|spec| !spec.suspend.unwrap_or_default()) else { return false };
     let Ok(schedule) = Schedule::parse(&spec.schedule, spec.time_zone.as_deref().unwrap_or("UTC")) else {
         return false;
@@ -528,10 +528,10 @@ fn awaits_tick(cron_job: &CronJob, now: Timestamp) -> bool {
     schedule.latest_between(since, now + TICK_AHEAD).is_some()
 }
 
-fn not_deployed(run: &Run) -> Problem {
+fn not_deployed(run: &ExecutionSpec) -> Problem {
     Problem::unavailable(
         format!("The run {} was not started.", run.id),
-        format!("The CronJob {} is not in the cluster.", run.blueprint.job_name),
+        format!("The CronJob {} is not in the cluster.", run.deployment_spec.job_name),
     )
     .follows("The deployment is made again, and then the start is tried again.")
     .fix("Nothing.")
@@ -562,7 +562,7 @@ mod tests {
             ..Job::default()
         };
         let started = job("started", None);
-        let mut notes = Notes { active: Vec::new(), last_fired: Some(at("2024-05-01T10:29:00Z")) };
+        let mut notes = StatusEdit { active: Vec::new(), last_fired: Some(at("2024-05-01T10:29:00Z")) };
         assert!(notes.enter(&started) && !notes.enter(&started));
         let tick = |time| vec![(ExecutionId::parse("ticks-1").unwrap(), job("ticks-1", Some(time)))];
         let (forgotten, before) = (tick("2024-05-01T10:30:00Z"), tick("2024-05-01T10:15:00Z"));
@@ -572,7 +572,7 @@ mod tests {
         assert_eq!(status["lastScheduleTime"], "2024-05-01T10:30:00Z");
         assert!(!notes.fire_all(&forgotten) && !notes.fire_all(&before), "nothing new");
         assert_eq!(notes.into_status(), status);
-        let none = Notes { active: Vec::new(), last_fired: None };
+        let none = StatusEdit { active: Vec::new(), last_fired: None };
         assert_eq!(none.into_status(), serde_json::json!({"active": []}), "a time that there is not is not written");
     }
 
@@ -609,8 +609,8 @@ mod tests {
             (Some("2024-05-01T08:30:00Z"), "2024-05-01T10:05:00Z", false),
         ];
         for (last, now, expected) in cases {
-            assert_eq!(awaits_tick(&cron_job(last, false), at(now)), expected, "{last:?} {now}");
-            assert!(!awaits_tick(&cron_job(last, true), at(now)), "it is suspended");
+            assert_eq!(awaits_scheduled_time(&cron_job(last, false), at(now)), expected, "{last:?} {now}");
+            assert!(!awaits_scheduled_time(&cron_job(last, true), at(now)), "it is suspended");
         }
     }
 }

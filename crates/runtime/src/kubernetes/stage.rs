@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 use model::{
     Problem,
-    execution::{EndCause, RunEnd},
+    execution::{EndCause, ExecutionEnd},
 };
 
 use super::view::{ContainerEnd, JobView, PodView};
@@ -19,7 +19,7 @@ const SETTLED_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum RunState {
     /// Nothing of it was started, and nothing is known to be in its way.
     Waiting,
     /// Nothing of it was started: the node of this pod, made at this instant, has its volumes or its network not ready.
@@ -30,17 +30,17 @@ pub(crate) enum Standing {
     /// Its first process was started at this instant.
     Running(Timestamp),
     /// It is over, and nothing of it is left.
-    Ended(RunEnd),
+    Ended(ExecutionEnd),
 }
 
 /// Where the run of this Job stands, by its pods.
-pub(crate) fn standing(job: &JobView, pods: &[PodView], now: Timestamp) -> Standing {
+pub(crate) fn run_state(job: &JobView, pods: &[PodView], now: Timestamp) -> RunState {
     let mut pods: Vec<&PodView> = pods.iter().collect();
     pods.sort_by_key(|pod| (pod.created_at, pod.name.clone()));
     let started_at = pods.iter().filter_map(|pod| pod.main.started_at).min();
     if let Some(terminal) = &job.terminal {
         let last = pods.iter().rev().find_map(|pod| pod.main.ended.as_ref());
-        return Standing::Ended(RunEnd {
+        return RunState::Ended(ExecutionEnd {
             started_at: started_at.or(if terminal.complete { job.started_at } else { None }),
             ended_at: terminal.at,
             cause: cause(job, &pods, last),
@@ -49,16 +49,21 @@ pub(crate) fn standing(job: &JobView, pods: &[PodView], now: Timestamp) -> Stand
     }
     if job.suspended && job.active == 0 && pods.iter().all(|pod| pod.is_over()) && is_cancellation_seen(job, now) {
         let ended_at = pods.iter().filter_map(|pod| pod.main.ended.as_ref()?.at).max().unwrap_or(now);
-        return Standing::Ended(RunEnd { started_at, ended_at, cause: EndCause::Cancelled, termination_message: None });
+        return RunState::Ended(ExecutionEnd {
+            started_at,
+            ended_at,
+            cause: EndCause::Cancelled,
+            termination_message: None,
+        });
     }
     if let Some(at) = started_at {
-        return Standing::Running(at);
+        return RunState::Running(at);
     }
-    let Some(pod) = pods.into_iter().rev().find(|pod| !pod.is_over()) else { return Standing::Waiting };
-    match held(pod) {
-        Some(problem) => Standing::Held(problem),
-        None if pod.node.is_some() && pod.unprepared => Standing::Unprepared(pod.name.clone(), pod.created_at),
-        None => Standing::Waiting,
+    let Some(pod) = pods.into_iter().rev().find(|pod| !pod.is_over()) else { return RunState::Waiting };
+    match waiting_reason(pod) {
+        Some(problem) => RunState::Held(problem),
+        None if pod.node.is_some() && pod.unprepared => RunState::Unprepared(pod.name.clone(), pod.created_at),
+        None => RunState::Waiting,
     }
 }
 
@@ -146,7 +151,7 @@ fn taken_away(pod: &PodView) -> Option<EndCause> {
 }
 
 /// What keeps a pod from starting, with what to do. `None` while it is on its way.
-fn held(pod: &PodView) -> Option<Problem> {
+fn waiting_reason(pod: &PodView) -> Option<Problem> {
     if let Some(message) = &pod.unschedulable {
         return Some(waits("The run can't be placed on a node.", format!("The scheduler says: {message}")).fix(
             "Lower what the deployment asks for (cpu_request, memory_request), or ask the operator for nodes that fit.",
@@ -157,10 +162,10 @@ fn held(pod: &PodView) -> Option<Problem> {
         .into_iter()
         .flatten()
         .filter_map(|(name, view)| Some((name, view.waiting.as_ref()?)))
-        .find_map(|(name, (reason, message))| held_container(name, reason, message))
+        .find_map(|(name, (reason, message))| waiting_container(name, reason, message))
 }
 
-fn held_container(container: &str, reason: &str, message: &str) -> Option<Problem> {
+fn waiting_container(container: &str, reason: &str, message: &str) -> Option<Problem> {
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => Some(
             waits("The image of the run can't be pulled.", format!("The node says of {container}: {reason}: {message}"))
@@ -305,8 +310,8 @@ mod tests {
     }
 
     fn cause_of(job: &JobView, pods: &[PodView]) -> EndCause {
-        match standing(job, pods, at(10)) {
-            Standing::Ended(end) => end.cause,
+        match run_state(job, pods, at(10)) {
+            RunState::Ended(end) => end.cause,
             other => panic!("{other:?}"),
         }
     }
@@ -314,13 +319,13 @@ mod tests {
     #[test]
     fn a_run_is_over_when_its_job_says_so_and_not_by_a_pod() {
         let first = pod(1, ended(1, "Error"));
-        assert_eq!(standing(&job(), std::slice::from_ref(&first), at(10)), Standing::Running(at(2)));
+        assert_eq!(run_state(&job(), std::slice::from_ref(&first), at(10)), RunState::Running(at(2)));
         let complete = JobView {
             terminal: Some(Terminal { complete: true, reason: String::new(), message: String::new(), at: at(9) }),
             ..job()
         };
         let second = pod(5, ended(0, "Completed"));
-        let Standing::Ended(end) = standing(&complete, &[second, first], at(10)) else { panic!() };
+        let RunState::Ended(end) = run_state(&complete, &[second, first], at(10)) else { panic!() };
         assert_eq!((end.cause, end.started_at, end.ended_at), (EndCause::Exited(0), Some(at(2)), at(9)));
     }
 
@@ -382,9 +387,9 @@ mod tests {
         let cancelled =
             JobView { cancelled_at: Some(at(8)), suspended: true, suspension_seen_at: seen, active: 1, ..job() };
         let running = || ContainerView { started_at: Some(at(2)), ..ContainerView::default() };
-        assert_eq!(standing(&cancelled, &[pod(1, running())], at(10)), Standing::Running(at(2)));
+        assert_eq!(run_state(&cancelled, &[pod(1, running())], at(10)), RunState::Running(at(2)));
         let cancelled = JobView { active: 0, ..cancelled };
-        assert_eq!(standing(&cancelled, &[pod(1, running())], at(10)), Standing::Running(at(2)));
+        assert_eq!(run_state(&cancelled, &[pod(1, running())], at(10)), RunState::Running(at(2)));
         assert_eq!(cause_of(&cancelled, &[]), EndCause::Cancelled);
         let done = JobView { cancelled_at: Some(at(8)), ..failed("BackoffLimitExceeded") };
         assert_eq!(cause_of(&done, &[pod(1, ended(1, "Error"))]), EndCause::Exited(1));
@@ -393,7 +398,7 @@ mod tests {
     #[test]
     fn a_cancelled_run_may_have_a_pod_that_nobody_told_of_until_its_controller_saw_the_cancellation() {
         let cancelled = JobView { cancelled_at: Some(at(8)), suspended: true, ..job() };
-        let is_over = |job: &JobView, now| matches!(standing(job, &[], at(now)), Standing::Ended(_));
+        let is_over = |job: &JobView, now| matches!(run_state(job, &[], at(now)), RunState::Ended(_));
         assert!(!is_over(&cancelled, 9), "its first pod may have been made just now");
         assert!(is_over(&cancelled, 13), "the controller would have told of it");
         // That it was suspended before it was let go says nothing.
@@ -411,15 +416,15 @@ mod tests {
             waiting: Some((reason.into(), "told by the node".into())),
             ..ContainerView::default()
         };
-        let held = |pod: PodView| match standing(&job(), &[pod], at(10)) {
-            Standing::Held(problem) => problem.what,
+        let held = |pod: PodView| match run_state(&job(), &[pod], at(10)) {
+            RunState::Held(problem) => problem.what,
             other => panic!("{other:?}"),
         };
         assert!(held(pod(1, waiting("ImagePullBackOff"))).contains("image"));
         assert!(held(pod(1, waiting("CreateContainerConfigError"))).contains("configured"));
         let unschedulable = PodView { unschedulable: Some("0/1 nodes".into()), ..pod(1, ContainerView::default()) };
         assert!(held(unschedulable).contains("node"));
-        assert_eq!(standing(&job(), &[pod(1, waiting("ContainerCreating"))], at(10)), Standing::Waiting);
+        assert_eq!(run_state(&job(), &[pod(1, waiting("ContainerCreating"))], at(10)), RunState::Waiting);
         let before = PodView {
             init: Some(("mine".into(), waiting("CreateContainerConfigError"))),
             ..pod(1, waiting("PodInitializing"))
@@ -427,14 +432,14 @@ mod tests {
         assert!(held(before).contains("configured"));
         let unprepared = PodView { unprepared: true, ..pod(1, waiting("ContainerCreating")) };
         assert_eq!(
-            standing(&job(), std::slice::from_ref(&unprepared), at(10)),
-            Standing::Unprepared(unprepared.name.clone(), at(1))
+            run_state(&job(), std::slice::from_ref(&unprepared), at(10)),
+            RunState::Unprepared(unprepared.name.clone(), at(1))
         );
         let problem = unmounted("MountVolume.SetUp failed for volume \"mine\" : secret \"mine-1\" not found");
         assert!(problem.countermeasures.contains("create the secret mine-1"), "{problem:?}");
         assert!(lacks(&problem, "mine-1") && !lacks(&problem, "mine"), "{problem:?}");
         let told = "couldn't find key PASSWORD in Secret jobs/holdfast-options-mine";
-        let problem = held_container("mine", "CreateContainerConfigError", told).unwrap();
+        let problem = waiting_container("mine", "CreateContainerConfigError", told).unwrap();
         assert!(lacks(&problem, "holdfast-options-mine") && !lacks(&problem, "holdfast-options-min"), "{problem:?}");
         assert!(refused("pods is forbidden: exceeded quota: compute").what.contains("limit"));
     }

@@ -41,7 +41,7 @@ const PAGE: u32 = 500;
 const WATCH_SECONDS: u32 = 60;
 
 /// How long a node may go on saying that a secret is missing which is there: it tries again each two minutes at the latest.
-const TOLD_AFTERWARDS: SignedDuration = SignedDuration::from_mins(3);
+const NOTIFY_LATER: SignedDuration = SignedDuration::from_mins(3);
 
 /// The objects of the namespace.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ struct State {
     /// a pod that a lost node or an eviction took is removed, and how it ended was in that pod alone.
     gone_of: HashMap<String, BTreeMap<String, Arc<PodView>>>,
     /// Who waits for news of a Job.
-    bells: HashMap<String, Arc<Notify>>,
+    notifiers: HashMap<String, Arc<Notify>>,
     /// CronJobs whose secrets somebody removed, as their runs said then, and whether they were made again since.
     incomplete: HashMap<String, (Timestamp, bool)>,
     /// What the synchronizer was not told yet: names of CronJobs, and whether there are Jobs that ticks started.
@@ -217,7 +217,7 @@ impl Namespace {
                 Some(_) => {}
                 None => drop(state.gone_of.remove(&name)),
             }
-            state.ring(&name);
+            state.notify(&name);
         }
     }
 
@@ -253,7 +253,7 @@ impl Namespace {
                 let last = Arc::new(PodView { gone: true, ..(*old).clone() });
                 state.gone_of.entry(job.clone()).or_default().insert(last.name.clone(), last);
             }
-            state.ring(&job);
+            state.notify(&job);
         }
     }
 
@@ -320,16 +320,20 @@ impl Namespace {
     }
 
     /// The bell of a Job. It rings after each news of the Job or its pods.
-    pub(crate) fn bell(&self, job: &str) -> Bell<'_> {
+    pub(crate) fn notifier(&self, job: &str) -> Notifier<'_> {
         let mut state = self.state();
-        Bell { namespace: self, job: job.to_owned(), rung: state.bells.entry(job.to_owned()).or_default().clone() }
+        Notifier {
+            namespace: self,
+            job: job.to_owned(),
+            notify: state.notifiers.entry(job.to_owned()).or_default().clone(),
+        }
     }
 
     /// Notes that a CronJob lacks a secret that belongs to it, and tells the synchronizer. A node goes on saying so for a while
     /// after it is there.
     pub(crate) fn lacks_secret(&self, cron_job: &str, now: Timestamp) {
         let mut state = self.state();
-        state.incomplete.retain(|_, (noted, _)| now.duration_since(*noted) < TOLD_AFTERWARDS);
+        state.incomplete.retain(|_, (noted, _)| now.duration_since(*noted) < NOTIFY_LATER);
         if !state.incomplete.contains_key(cron_job) {
             state.incomplete.insert(cron_job.to_owned(), (now, false));
             state.news.insert(cron_job.to_owned());
@@ -369,33 +373,33 @@ impl Namespace {
 }
 
 impl State {
-    fn ring(&self, job: &str) {
-        if let Some(bell) = self.bells.get(job) {
-            bell.notify_waiters();
+    fn notify(&self, job: &str) {
+        if let Some(notifier) = self.notifiers.get(job) {
+            notifier.notify_waiters();
         }
     }
 }
 
-/// See [`Namespace::bell`].
-pub(crate) struct Bell<'a> {
+/// See [`Namespace::notifier`].
+pub(crate) struct Notifier<'a> {
     namespace: &'a Namespace,
     job: String,
-    rung: Arc<Notify>,
+    notify: Arc<Notify>,
 }
 
-impl Bell<'_> {
+impl Notifier<'_> {
     /// Rings for what comes after this call.
-    pub(crate) fn rings(&self) -> tokio::sync::futures::Notified<'_> {
-        self.rung.notified()
+    pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+        self.notify.notified()
     }
 }
 
-impl Drop for Bell<'_> {
+impl Drop for Notifier<'_> {
     fn drop(&mut self) {
         let mut state = self.namespace.state();
         // The map has one, this one has one: nobody else waits.
-        if Arc::strong_count(&self.rung) <= 2 {
-            state.bells.remove(&self.job);
+        if Arc::strong_count(&self.notify) <= 2 {
+            state.notifiers.remove(&self.job);
         }
     }
 }
@@ -403,12 +407,12 @@ impl Drop for Bell<'_> {
 #[cfg(test)]
 impl Namespace {
     /// Takes in what a watch says of a CronJob.
-    pub(crate) fn told_of_cron_job(&self, name: &str, seen: CronJobView) {
+    pub(crate) fn notify_of_cron_job(&self, name: &str, seen: CronJobView) {
         self.take_cron_job(Event::Apply((name.to_owned(), Some(seen))));
     }
 
     /// Takes in what a watch says of a Job and of a pod of it; `false` when the pod is gone.
-    pub(crate) fn told_of(&self, job: &Job, pod: &Pod, is_there: bool) {
+    pub(crate) fn notify_of(&self, job: &Job, pod: &Pod, is_there: bool) {
         let name =
             |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| metadata.name.clone().unwrap();
         self.take_job(Event::Apply((name(&job.metadata), JobView::of(job).map(Arc::new))));

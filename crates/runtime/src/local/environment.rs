@@ -29,7 +29,7 @@ use rustix::fs::syncfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{blocking, folder::remove_tree, keyed::Keyed};
+use super::{blocking, folder::remove_tree, keyed_mutex::KeyedMutex};
 
 /// Makes environments. Production has [`python::Tools`].
 pub trait EnvironmentBuilder: Send + Sync + Debug {
@@ -93,7 +93,7 @@ pub(super) struct Environments {
     interpreters: Vec<Interpreter>,
     builder: Arc<dyn EnvironmentBuilder>,
     clock: SharedClock,
-    building: Keyed,
+    building: KeyedMutex,
 }
 
 impl Environments {
@@ -105,7 +105,7 @@ impl Environments {
     ) -> io::Result<Self> {
         make_private_folder(&root.join(BY_LOCK))?;
         make_private_folder(&root)?;
-        Ok(Self { root, interpreters, builder, clock, building: Keyed::default() })
+        Ok(Self { root, interpreters, builder, clock, building: KeyedMutex::default() })
     }
 
     fn place(&self, key: &str, interpreter: &Interpreter) -> Place {

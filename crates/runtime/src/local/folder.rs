@@ -23,7 +23,7 @@ use std::{
 
 use files::{Lock, create, publish, write_durably};
 use jiff::Timestamp;
-use model::execution::RunEnd;
+use model::execution::ExecutionEnd;
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -95,7 +95,7 @@ impl RunFolder {
     }
 
     /// How the run ended; `None` while it has not.
-    pub(super) fn end(&self) -> io::Result<Option<RunEnd>> {
+    pub(super) fn end(&self) -> io::Result<Option<ExecutionEnd>> {
         read_json(&self.0.join(EXIT))
     }
 
@@ -124,7 +124,7 @@ impl RunFolder {
     }
 
     /// Writes how the run ended, over the blocks that were reserved for it.
-    pub(super) fn write_end(&self, end: &RunEnd) -> io::Result<()> {
+    pub(super) fn write_end(&self, end: &ExecutionEnd) -> io::Result<()> {
         let bytes = serde_json::to_vec(end)?;
         let reserved = self.0.join(EXIT_RESERVE);
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&reserved)?;

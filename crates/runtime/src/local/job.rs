@@ -20,7 +20,7 @@ const OOM_SCORE_ADJUSTMENT: &[u8] = b"300";
 
 /// Becomes the job. Standard input is a pipe to the supervisor: it closes when the job was started, and carries the
 /// reason when it was not.
-pub(super) fn become_job(run: &Path, attempt: u32, supervisor: Option<Pid>) -> ExitCode {
+pub(super) fn exec_job(run: &Path, attempt: u32, supervisor: Option<Pid>) -> ExitCode {
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3) else { return ExitCode::from(127) };
     let why = match start(run, attempt, supervisor) {
         Ok(never) => match never {},
@@ -43,7 +43,7 @@ fn start(run: &Path, attempt: u32, supervisor: Option<Pid>) -> Result<std::conve
     setsid().map_err(|e| io("session", e.into()))?;
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     let spec = Spec::read(run).map_err(|e| io("its specification can't be read", e))?;
-    spec.walls.apply().map_err(|e| e.to_string())?;
+    spec.sandbox_policy.apply().map_err(|e| e.to_string())?;
     let mut command = Command::new(&spec.program);
     command.args(&spec.arguments).current_dir(run.join(folder::WORK)).env_clear().envs(&spec.variables);
     if attempt > 1 {

@@ -11,7 +11,7 @@
 mod environment;
 mod folder;
 mod job;
-mod keyed;
+mod keyed_mutex;
 mod process;
 pub mod shim;
 mod spec;
@@ -32,17 +32,19 @@ use std::{
 use clock::SystemClock;
 use model::{
     BoxFuture, Problem,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     clock::{Clock, SharedClock},
-    execution::{EndCause, RunEnd},
+    execution::{EndCause, ExecutionEnd},
     lock::LockKey,
     log::{LogChunk, LogPart},
     name::{ExecutionId, JobId},
-    runtime::{Blueprint, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Wanted},
+    runtime::{
+        ApplyRequest, DeploymentSpec, ExecutionSpec, KnownExecution, Observed, Runtime, Seen, Stage, Started, Target,
+    },
 };
 use python::Interpreter;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use sandbox::{Launcher, Layer, Limits, Support, Walls};
+use sandbox::{Launcher, Layer, Limits, SandboxPolicy, Support};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -53,7 +55,7 @@ pub use self::environment::EnvironmentBuilder;
 use self::{
     environment::{Environments, Place},
     folder::RunFolder,
-    keyed::Keyed,
+    keyed_mutex::KeyedMutex,
     spec::Spec,
 };
 use crate::logs;
@@ -76,7 +78,7 @@ pub struct LocalOptions {
     /// The service's own folder. Environments and run folders live in it.
     pub data_dir: PathBuf,
     /// The id of that folder, when instances with other folders may share the database.
-    pub site: Option<String>,
+    pub host: Option<String>,
     /// The program that supervises a run and the arguments before the run folder: the service's own binary with its
     /// hidden command.
     pub shim_command: (PathBuf, Vec<OsString>),
@@ -137,7 +139,7 @@ pub struct LocalRuntime {
     data_dir: PathBuf,
     runs: PathBuf,
     environments: Arc<Environments>,
-    starting: Keyed,
+    starting: KeyedMutex,
     confinement: Support,
 }
 
@@ -213,7 +215,7 @@ impl LocalRuntime {
         .map_err(failed)?;
         let confinement = confinement(&options, &data_dir, &runs);
         let environments = Arc::new(environments);
-        Ok(Self { options, data_dir, runs, environments, starting: Keyed::default(), confinement })
+        Ok(Self { options, data_dir, runs, environments, starting: KeyedMutex::default(), confinement })
     }
 
     /// Which layers keep jobs from the service and from each other.
@@ -242,7 +244,7 @@ impl LocalRuntime {
         format!("{}=={version}", self.options.vdk_distribution)
     }
 
-    async fn start_run(&self, run: &Run) -> Result<(), Problem> {
+    async fn start_run(&self, run: &ExecutionSpec) -> Result<(), Problem> {
         let _one = self.starting.lock(run.id.as_str()).await;
         let folder = self.folder(&run.id);
         let what = format!("The execution {} was not started.", run.id);
@@ -267,13 +269,13 @@ impl LocalRuntime {
         self.supervise(&folder, what).await
     }
 
-    fn spec(&self, run: &Run, folder: &RunFolder, place: Place) -> Spec {
+    fn spec(&self, run: &ExecutionSpec, folder: &RunFolder, place: Place) -> Spec {
         let at = |name: &str| folder.path().join(name);
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let bin = place.folder.join("bin");
         let mut variables = self.options.pass_environment.clone();
         variables.extend(run.variables.clone());
-        variables.extend(run.blueprint.variables.all());
+        variables.extend(run.deployment_spec.variables.all());
         let search = variables.get("PATH").map_or_else(
             || format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display()),
             |path| format!("{}:{path}", bin.display()),
@@ -291,7 +293,7 @@ impl LocalRuntime {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let mut arguments = vec!["run".to_owned(), format!("./{}", run.blueprint.job_name)];
+        let mut arguments = vec!["run".to_owned(), format!("./{}", run.deployment_spec.job_name)];
         if let Some(json) = &run.arguments {
             arguments.extend(["--arguments".to_owned(), json.clone()]);
         }
@@ -304,12 +306,12 @@ impl LocalRuntime {
                 .filter(|p| p.starts_with(&self.data_dir))
                 .and_then(|p| p.parent()?.parent().map(Path::to_owned)),
         );
-        let walls = Walls {
+        let sandbox_policy = SandboxPolicy {
             read,
             write: [folder::WORK, folder::HOME, folder::TMP, folder::OUT].map(at).to_vec(),
             one_mount: vec![at(folder::JOB)],
             layers: self.confinement.layers(),
-            ..walls(&self.options, &self.data_dir)
+            ..sandbox_policy(&self.options, &self.data_dir)
         };
         let milliseconds = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Spec {
@@ -325,7 +327,7 @@ impl LocalRuntime {
             backoff_limit: run.backoff_limit,
             backoff_milliseconds: milliseconds(self.options.backoff),
             log_max_bytes: self.options.log_max_bytes,
-            walls,
+            sandbox_policy,
         }
     }
 
@@ -466,13 +468,18 @@ impl LocalRuntime {
 }
 
 /// The walls that all jobs have in common.
-fn walls(options: &LocalOptions, data_dir: &Path) -> Walls {
-    common_walls(data_dir, &options.job_hidden_paths, &options.job_covered_files, options.job_open_files)
+fn sandbox_policy(options: &LocalOptions, data_dir: &Path) -> SandboxPolicy {
+    common_policy(data_dir, &options.job_hidden_paths, &options.job_covered_files, options.job_open_files)
 }
 
 /// The walls that all jobs and package builds have in common. `hidden`, `covered` and `open_files` are what [`LocalOptions`] has
 /// as `job_hidden_paths`, `job_covered_files` and `job_open_files`.
-pub fn common_walls(data_dir: &Path, hidden: &[PathBuf], covered: &[PathBuf], open_files: Option<u64>) -> Walls {
+pub fn common_policy(
+    data_dir: &Path,
+    hidden: &[PathBuf],
+    covered: &[PathBuf],
+    open_files: Option<u64>,
+) -> SandboxPolicy {
     let outside = hidden.iter().filter_map(|path| path.canonicalize().ok());
     let user = rustix::process::geteuid();
     // A service manager that takes orders of this user would start processes outside of the confinement.
@@ -482,13 +489,13 @@ pub fn common_walls(data_dir: &Path, hidden: &[PathBuf], covered: &[PathBuf], op
         ["bus", "systemd"].map(|name| format!("/run/user/{}/{name}", user.as_raw()))
     };
     let files = covered.iter().filter_map(|path| path.canonicalize().ok());
-    Walls {
+    SandboxPolicy {
         hidden: std::iter::once(data_dir.to_owned()).chain(outside.filter(|p| !p.starts_with(data_dir))).collect(),
         covered: managers.into_iter().map(PathBuf::from).chain(files).collect(),
         // Semaphores and shared memory of other executions are there.
         private: vec!["/dev/shm".into()],
         limits: Limits { open_files, file_bytes: None },
-        ..Walls::default()
+        ..SandboxPolicy::default()
     }
 }
 
@@ -499,7 +506,11 @@ fn confinement(options: &LocalOptions, data_dir: &Path, runs: &Path) -> Support 
     }
     let (program, leading) = &options.shim_command;
     let leading = leading.iter().cloned().chain([shim::CONFINED.into()]);
-    let tried = Walls { one_mount: vec![runs.to_owned()], write: vec![runs.to_owned()], ..walls(options, data_dir) };
+    let tried = SandboxPolicy {
+        one_mount: vec![runs.to_owned()],
+        write: vec![runs.to_owned()],
+        ..sandbox_policy(options, data_dir)
+    };
     let mut support = Launcher::new(program, leading).support(&tried);
     if options.confine == Confine::WithoutNamespaces {
         support.namespaces = Layer::Unavailable("they are switched off".into());
@@ -545,7 +556,7 @@ fn make_way(clock: &dyn Clock, folder: &RunFolder) -> io::Result<Before> {
 }
 
 /// Makes the run folder under another name and gives it its own when it is whole.
-fn prepare(runs: &Path, to: &RunFolder, run: &Run, spec: &Spec, cancelled: bool) -> Result<(), Problem> {
+fn prepare(runs: &Path, to: &RunFolder, run: &ExecutionSpec, spec: &Spec, cancelled: bool) -> Result<(), Problem> {
     let disk = |e: io::Error| {
         Problem::unavailable(format!("The folder of the execution {} could not be made.", run.id), format!("{e}."))
             .follows("The run was not started; it is tried again.")
@@ -556,7 +567,7 @@ fn prepare(runs: &Path, to: &RunFolder, run: &Run, spec: &Spec, cancelled: bool)
     for name in [folder::WORK, folder::HOME, folder::TMP, folder::OUT] {
         files::make_private_folder(&new.path().join(name)).map_err(disk)?;
     }
-    unpack::unpack(&run.archive, &run.blueprint.job_name, &new.path().join(folder::WORK))?;
+    unpack::unpack(&run.archive, &run.deployment_spec.job_name, &new.path().join(folder::WORK))?;
     let written = || {
         if cancelled {
             files::create(&new.path().join(folder::CANCEL))?;
@@ -610,7 +621,7 @@ fn settle(folder: &RunFolder, clock: &SharedClock) -> io::Result<Settled> {
     if !process::end_leftovers(&**clock, folder.path(), LEFTOVERS_TIMEOUT) {
         tracing::warn!(folder = %folder.path().display(), "processes of a lost run could not be ended");
     }
-    folder.write_end(&RunEnd {
+    folder.write_end(&ExecutionEnd {
         started_at: Some(started_at),
         ended_at: clock.now(),
         cause: EndCause::Lost,
@@ -634,8 +645,8 @@ impl Runtime for LocalRuntime {
         "local"
     }
 
-    fn site(&self) -> Option<&str> {
-        self.options.site.as_deref()
+    fn host(&self) -> Option<&str> {
+        self.options.host.as_deref()
     }
 
     fn fires_ticks(&self) -> bool {
@@ -646,7 +657,7 @@ impl Runtime for LocalRuntime {
         self.options.parallel_runs_max
     }
 
-    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
+    fn fingerprint(&self, _blueprint: &DeploymentSpec) -> String {
         let mut hash = Sha256::new();
         hash.update(b"local 1\0");
         hash.update(self.options.vdk_distribution.as_bytes());
@@ -666,10 +677,14 @@ impl Runtime for LocalRuntime {
         })
     }
 
-    fn apply<'a>(&'a self, _target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
+    fn apply<'a>(
+        &'a self,
+        _target: &'a Target,
+        wanted: &'a ApplyRequest,
+    ) -> BoxFuture<'a, Result<Option<LastApplied>, Problem>> {
         Box::pin(async move {
             let Some(lock) = &wanted.lock else { return Err(no_images("The deployment was not made.".into())) };
-            let deployment = &wanted.blueprint.deployment;
+            let deployment = &wanted.deployment_spec.deployment;
             let requirement = self.vdk_requirement(&deployment.vdk_version);
             self.environments.ensure(lock, deployment.python_version, &requirement).await?;
             Ok(None)
@@ -681,7 +696,7 @@ impl Runtime for LocalRuntime {
         Box::pin(async { Ok(()) })
     }
 
-    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
+    fn start<'a>(&'a self, run: &'a ExecutionSpec) -> BoxFuture<'a, Result<Started, Problem>> {
         Box::pin(async move { self.start_run(run).await.map(|()| Started::Running) })
     }
 
@@ -689,7 +704,7 @@ impl Runtime for LocalRuntime {
         Box::pin(self.cancel_run(id))
     }
 
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownExecution>, Problem>> {
         let runs = self.runs.clone();
         Box::pin(blocking("The runs of this machine can't be listed.", move || {
             let mut ids = Vec::new();
@@ -700,7 +715,7 @@ impl Runtime for LocalRuntime {
                 }
             }
             ids.sort_unstable();
-            Ok(ids.into_iter().map(|id| KnownRun { id, ticked: None }).collect())
+            Ok(ids.into_iter().map(|id| KnownExecution { id, scheduled: None }).collect())
         }))
     }
 

@@ -29,7 +29,7 @@ use clock::SystemClock;
 use files::Lock;
 use model::{
     clock::Clock,
-    execution::{EndCause, RunEnd},
+    execution::{EndCause, ExecutionEnd},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -84,7 +84,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         [SUPERVISE] => supervise(&run, &again),
         [JOB, attempt, supervisor] => {
             let (Ok(attempt), Ok(supervisor)) = (attempt.parse(), supervisor.parse()) else { return usage() };
-            job::become_job(&run, attempt, Pid::from_raw(supervisor))
+            job::exec_job(&run, attempt, Pid::from_raw(supervisor))
         }
         _ => usage(),
     }
@@ -318,7 +318,7 @@ impl Supervisor {
         if matches!(cause, EndCause::NotStarted(_)) {
             self.started_at = None;
         }
-        self.record(&RunEnd {
+        self.record(&ExecutionEnd {
             started_at: self.started_at,
             ended_at: SystemClock.now(),
             cause,
@@ -328,7 +328,7 @@ impl Supervisor {
     }
 
     /// Writes the end. On a full disk it waits for room, and gives up the log's tail for it.
-    fn record(&mut self, end: &RunEnd) {
+    fn record(&mut self, end: &ExecutionEnd) {
         let until = SystemClock.boot() + END_PATIENCE;
         while let Err(e) = self.folder.write_end(end) {
             complain(&format!("the end of the run could not be recorded: {e}"));

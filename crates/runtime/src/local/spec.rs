@@ -8,7 +8,7 @@ use std::{
 };
 
 use model::name::ExecutionId;
-use sandbox::Walls;
+use sandbox::SandboxPolicy;
 use serde::{Deserialize, Serialize};
 
 /// Everything that a supervisor needs. Nothing is read from its environment or from any configuration.
@@ -33,7 +33,7 @@ pub(super) struct Spec {
     pub(super) backoff_milliseconds: u64,
     pub(super) log_max_bytes: u64,
     /// The walls of the job.
-    pub(super) walls: Walls,
+    pub(super) sandbox_policy: SandboxPolicy,
 }
 
 impl Spec {

@@ -35,15 +35,16 @@ pub(super) fn unpack(archive: &[u8], job: &JobName, folder: &Path) -> Result<(),
     let mut room = limits.unpacked_max_bytes;
     for index in 0..zip.len() {
         let mut entry = zip.by_index(index).map_err(broken)?;
-        let path = safe_path(entry.name(), job)
-            .ok_or_else(|| refused(job, format!("Its entry {} leads elsewhere.", model::name::shown(entry.name()))))?;
+        let path = safe_path(entry.name(), job).ok_or_else(|| {
+            refused(job, format!("Its entry {} leads elsewhere.", model::name::excerpt(entry.name())))
+        })?;
         let to = folder.join(&path);
         if entry.is_dir() {
             make_folders(&to).map_err(|e| disk(job, &e))?;
             continue;
         }
         if entry.is_symlink() {
-            return Err(refused(job, format!("Its entry {} is a link.", model::name::shown(entry.name()))));
+            return Err(refused(job, format!("Its entry {} is a link.", model::name::excerpt(entry.name()))));
         }
         if let Some(parent) = to.parent() {
             make_folders(parent).map_err(|e| disk(job, &e))?;

@@ -10,7 +10,7 @@ use model::{execution::EndCause, runtime::Runtime};
 use runtime::local::Confine;
 use sandbox::Support;
 
-use crate::house::{House, hung_up};
+use crate::harness::{Harness, hung_up};
 
 /// Tries each expression and prints "name: ok" or the name of the error.
 fn attempts(of: &[(&str, String)]) -> String {
@@ -40,24 +40,24 @@ async fn the_same_holds_for_content_where_there_are_no_user_namespaces() {
 }
 
 async fn reaches(confine: Confine) {
-    let house = House::with(|o| o.confine = confine).await;
-    let support = house.runtime.confinement().clone();
+    let harness = Harness::with(|o| o.confine = confine).await;
+    let support = harness.runtime.confinement().clone();
     if !support.hides_files() || (confine == Confine::Fully && !support.namespaces.is_enforced()) {
         return;
     }
-    fs::write(house.data().join("key"), "secret").unwrap();
-    fs::write(house.data().join("holdfast.db"), "rows").unwrap();
-    fs::create_dir(house.folder.path().join("beside")).unwrap();
-    fs::write(house.folder.path().join("file-beside"), "").unwrap();
+    fs::write(harness.data().join("key"), "secret").unwrap();
+    fs::write(harness.data().join("holdfast.db"), "rows").unwrap();
+    fs::create_dir(harness.folder.path().join("beside")).unwrap();
+    fs::write(harness.folder.path().join("file-beside"), "").unwrap();
 
-    house.runtime.start(&house.run(1, "print('private', flush=True); meet().recv(1)")).await.unwrap();
-    let (_, other) = house.meet().await;
-    let [supervisor] = house.supervisors(1)[..] else { panic!("not one supervisor") };
+    harness.runtime.start(&harness.run(1, "print('private', flush=True); meet().recv(1)")).await.unwrap();
+    let (_, other) = harness.meet().await;
+    let [supervisor] = harness.supervisors(1)[..] else { panic!("not one supervisor") };
     let supervisor = supervisor.as_raw_nonzero();
 
-    let data = house.data().canonicalize().unwrap();
+    let data = harness.data().canonicalize().unwrap();
     let (own, others) = (data.join("runs/some-job-2"), data.join("runs/some-job-1"));
-    let top = house.folder.path();
+    let top = harness.folder.path();
     let mut denied = vec![
         ("key", format!("open({})", quoted(&data.join("key")))),
         ("database", format!("open({}, 'r+b')", quoted(&data.join("holdfast.db")))),
@@ -99,8 +99,8 @@ async fn reaches(confine: Confine) {
         ("child", "p = subprocess.Popen(['sleep', '600']); p.kill(); p.wait()".to_owned()),
     ];
     let step = attempts(&[denied.as_slice(), allowed.as_slice()].concat());
-    let end = house.run_to_end(&house.run(2, &step)).await;
-    let log = house.log(2).await;
+    let end = harness.run_to_end(&harness.run(2, &step)).await;
+    let log = harness.log(2).await;
     assert_eq!(end.cause, EndCause::Exited(0), "{log}");
     // What namespaces hide is not there, or on another, read-only file system.
     let refusals: &[&str] = if support.namespaces.is_enforced() {
@@ -116,13 +116,13 @@ async fn reaches(confine: Confine) {
         assert!(fits, "{name}: {how}");
     }
     drop(other);
-    assert_eq!(house.end(1).await.cause, EndCause::Exited(0));
+    assert_eq!(harness.end(1).await.cause, EndCause::Exited(0));
 }
 
 #[tokio::test]
 async fn a_job_runs_with_an_interpreter_that_is_kept_in_the_data_folder() {
     let mut kept = PathBuf::new();
-    let house = House::with(|o| {
+    let harness = Harness::with(|o| {
         kept = o.data_dir.join("pythons");
         fs::create_dir_all(kept.join("bin")).unwrap();
         let python = kept.join("bin/python3");
@@ -132,8 +132,8 @@ async fn a_job_runs_with_an_interpreter_that_is_kept_in_the_data_folder() {
     .await;
     fs::write(kept.join("file"), "content").unwrap();
     let step = format!("print(open({}).read())", quoted(&kept.join("file")));
-    let end = house.run_to_end(&house.run(1, &step)).await;
-    assert_eq!(end.cause, EndCause::Exited(0), "{}", house.log(1).await);
+    let end = harness.run_to_end(&harness.run(1, &step)).await;
+    assert_eq!(end.cause, EndCause::Exited(0), "{}", harness.log(1).await);
 }
 
 /// Modes, owners and times below a folder, and the limits and priorities of processes.
@@ -156,15 +156,15 @@ fn state(folder: &Path, processes: &[i32]) -> Vec<String> {
 
 #[tokio::test]
 async fn a_job_changes_nothing_of_the_service_and_of_other_executions() {
-    let house = House::new().await;
-    let support = house.runtime.confinement().clone();
-    fs::write(house.data().join("key"), "secret").unwrap();
-    fs::write(house.data().join("holdfast.db"), "rows").unwrap();
-    house.runtime.start(&house.run(1, "import os; meet(str(os.getpid())).recv(1)")).await.unwrap();
-    let (word, other) = house.meet().await;
-    let [supervisor] = house.supervisors(1)[..] else { panic!("not one supervisor") };
+    let harness = Harness::new().await;
+    let support = harness.runtime.confinement().clone();
+    fs::write(harness.data().join("key"), "secret").unwrap();
+    fs::write(harness.data().join("holdfast.db"), "rows").unwrap();
+    harness.runtime.start(&harness.run(1, "import os; meet(str(os.getpid())).recv(1)")).await.unwrap();
+    let (word, other) = harness.meet().await;
+    let [supervisor] = harness.supervisors(1)[..] else { panic!("not one supervisor") };
     let (job, supervisor) = (word.parse::<i32>().unwrap(), supervisor.as_raw_nonzero().get());
-    let data = house.data().canonicalize().unwrap();
+    let data = harness.data().canonicalize().unwrap();
     let at = |name: &str| quoted(&data.join(name));
     let mut tried = Vec::new();
     for pid in [job, supervisor] {
@@ -201,31 +201,31 @@ async fn a_job_changes_nothing_of_the_service_and_of_other_executions() {
         tried.push(("environment", "os.chmod(os.environ['VIRTUAL_ENV'] + '/bin/vdk', 0o777)".to_owned()));
     }
     let before = state(&data, &[job, supervisor]);
-    let end = house.run_to_end(&house.run(2, &attempts(&tried))).await;
-    let log = house.log(2).await;
+    let end = harness.run_to_end(&harness.run(2, &attempts(&tried))).await;
+    let log = harness.log(2).await;
     assert_eq!(end.cause, EndCause::Exited(0), "{log}");
     assert_eq!(log.lines().count(), tried.len(), "{log}");
     let succeeded: Vec<&str> = log.lines().filter(|line| line.ends_with(": ok")).collect();
     assert_eq!(succeeded, Vec::<&str>::new());
     assert_eq!(state(&data, &[job, supervisor]), before);
     drop(other);
-    assert_eq!(house.end(1).await.cause, EndCause::Exited(0));
+    assert_eq!(harness.end(1).await.cause, EndCause::Exited(0));
 }
 
 #[tokio::test]
 async fn without_user_namespaces_the_gap_is_told() {
-    let house = House::with(|o| o.confine = Confine::WithoutNamespaces).await;
-    fs::write(house.data().join("key"), "secret").unwrap();
-    let step = format!("import os; os.chmod({}, 0o644)", quoted(&house.data().join("key")));
-    assert_eq!(house.run_to_end(&house.run(1, &step)).await.cause, EndCause::Exited(0));
-    let warnings = house.runtime.warnings().join(" ");
+    let harness = Harness::with(|o| o.confine = Confine::WithoutNamespaces).await;
+    fs::write(harness.data().join("key"), "secret").unwrap();
+    let step = format!("import os; os.chmod({}, 0o644)", quoted(&harness.data().join("key")));
+    assert_eq!(harness.run_to_end(&harness.run(1, &step)).await.cause, EndCause::Exited(0));
+    let warnings = harness.runtime.warnings().join(" ");
     assert!(warnings.contains("modes, owners and times of the service's files"), "{warnings}");
 }
 
 #[tokio::test]
 async fn folders_and_files_of_the_service_elsewhere_are_out_of_reach() {
     let (mut cache, mut password) = (PathBuf::new(), PathBuf::new());
-    let house = House::with(|o| {
+    let harness = Harness::with(|o| {
         let top = o.data_dir.parent().unwrap();
         (cache, password) = (top.join("cache"), top.join("password"));
         fs::create_dir(&cache).unwrap();
@@ -236,15 +236,15 @@ async fn folders_and_files_of_the_service_elsewhere_are_out_of_reach() {
         o.job_open_files = Some(99);
     })
     .await;
-    let support = house.runtime.confinement();
+    let support = harness.runtime.confinement();
     let tried = [
         ("cache", format!("open({})", quoted(&cache.join("wheel")))),
         ("mode of cache", format!("os.chmod({}, 0o777)", quoted(&cache))),
         ("password", format!("len(open({}).read()) == 0 or print('read')", quoted(&password))),
         ("files", "resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 99 or print('wrong')".to_owned()),
     ];
-    let end = house.run_to_end(&house.run(1, &attempts(&tried))).await;
-    let log = house.log(1).await;
+    let end = harness.run_to_end(&harness.run(1, &attempts(&tried))).await;
+    let log = harness.log(1).await;
     assert_eq!(end.cause, EndCause::Exited(0), "{log}");
     if support.namespaces.is_enforced() {
         assert!(!log.contains("cache: ok") && !log.contains("mode of cache: ok") && !log.contains("read"), "{log}");
@@ -254,14 +254,14 @@ async fn folders_and_files_of_the_service_elsewhere_are_out_of_reach() {
 
 #[tokio::test]
 async fn switched_off_it_is_said_to_be_off() {
-    let house = House::with(|o| o.confine = Confine::Off).await;
-    assert_eq!(*house.runtime.confinement(), Support::none("it is switched off"));
-    fs::write(house.data().join("key"), "secret").unwrap();
-    house
+    let harness = Harness::with(|o| o.confine = Confine::Off).await;
+    assert_eq!(*harness.runtime.confinement(), Support::none("it is switched off"));
+    fs::write(harness.data().join("key"), "secret").unwrap();
+    harness
         .runtime
-        .start(&house.run(1, &format!("print(open({}).read()); meet()", quoted(&house.data().join("key")))))
+        .start(&harness.run(1, &format!("print(open({}).read()); meet()", quoted(&harness.data().join("key")))))
         .await
         .unwrap();
-    hung_up(house.meet().await.1).await;
-    assert_eq!(house.end(1).await.cause, EndCause::Exited(0), "{}", house.log(1).await);
+    hung_up(harness.meet().await.1).await;
+    assert_eq!(harness.end(1).await.cause, EndCause::Exited(0), "{}", harness.log(1).await);
 }

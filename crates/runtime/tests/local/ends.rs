@@ -8,7 +8,7 @@ use model::{
 };
 use rustix::process::{Signal, kill_process};
 
-use crate::house::{House, JOB, hung_up, id, within};
+use crate::harness::{Harness, JOB, hung_up, id, within};
 
 /// A process of its own session whose parent has ended, as daemons make themselves.
 const DAEMON: &str = r"
@@ -28,48 +28,48 @@ def daemon(word, deaf=False):
 
 #[tokio::test]
 async fn a_cancelled_run_leaves_no_descendant_not_even_a_daemon() {
-    let house = House::with(|o| o.grace = Duration::from_millis(300)).await;
+    let harness = Harness::with(|o| o.grace = Duration::from_millis(300)).await;
     let step = format!("{DAEMON}\ndaemon('one')\ndaemon('two', deaf=True)\nmeet('main').recv(1)");
-    house.runtime.start(&house.run(1, &step)).await.unwrap();
+    harness.runtime.start(&harness.run(1, &step)).await.unwrap();
     let mut connections = Vec::new();
     for _ in 0..3 {
-        connections.push(house.meet().await.1);
+        connections.push(harness.meet().await.1);
     }
-    house.runtime.cancel(&id(1), JOB).await.unwrap();
-    house.runtime.cancel(&id(1), JOB).await.unwrap();
-    let end = house.end(1).await;
+    harness.runtime.cancel(&id(1), JOB).await.unwrap();
+    harness.runtime.cancel(&id(1), JOB).await.unwrap();
+    let end = harness.end(1).await;
     assert_eq!(end.cause, EndCause::Cancelled);
     assert!(end.started_at.is_some());
     for connection in connections {
         hung_up(connection).await;
     }
-    house.runtime.cancel(&id(1), JOB).await.unwrap();
-    assert_eq!(house.end(1).await, end, "what has ended does not change any more");
+    harness.runtime.cancel(&id(1), JOB).await.unwrap();
+    assert_eq!(harness.end(1).await, end, "what has ended does not change any more");
 }
 
 #[tokio::test]
 async fn a_job_may_tidy_up_before_it_is_ended() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = "
 import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: (print('tidy'), sys.exit(0)))
 meet()
 signal.pause()";
-    house.runtime.start(&house.run(1, step)).await.unwrap();
-    let _meeting = house.meet().await;
-    house.runtime.cancel(&id(1), JOB).await.unwrap();
-    assert_eq!(house.end(1).await.cause, EndCause::Cancelled);
-    assert_eq!(house.log(1).await, "tidy\n");
+    harness.runtime.start(&harness.run(1, step)).await.unwrap();
+    let _meeting = harness.meet().await;
+    harness.runtime.cancel(&id(1), JOB).await.unwrap();
+    assert_eq!(harness.end(1).await.cause, EndCause::Cancelled);
+    assert_eq!(harness.log(1).await, "tidy\n");
 }
 
 #[tokio::test]
 async fn a_run_that_takes_too_long_is_ended() {
-    let house = House::new().await;
-    let mut run = house.run(1, &format!("{DAEMON}\ndaemon('one')\nmeet('main').recv(1)"));
+    let harness = Harness::new().await;
+    let mut run = harness.run(1, &format!("{DAEMON}\ndaemon('one')\nmeet('main').recv(1)"));
     run.deadline_seconds = 1;
-    house.runtime.start(&run).await.unwrap();
-    let connections = [house.meet().await.1, house.meet().await.1];
-    let end = house.end(1).await;
+    harness.runtime.start(&run).await.unwrap();
+    let connections = [harness.meet().await.1, harness.meet().await.1];
+    let end = harness.end(1).await;
     assert_eq!(end.cause, EndCause::DeadlineExceeded(1));
     let took = end.ended_at.duration_since(end.started_at.unwrap());
     assert!(took >= jiff::SignedDuration::from_millis(900), "{took}");
@@ -80,17 +80,17 @@ async fn a_run_that_takes_too_long_is_ended() {
 
 #[tokio::test]
 async fn what_a_job_leaves_running_ends_with_it() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = format!("{DAEMON}\ndaemon('left')\nprint('done')\nraise SystemExit(5)");
-    house.runtime.start(&house.run(1, &step)).await.unwrap();
-    let (_, left) = house.meet().await;
-    assert_eq!(house.end(1).await.cause, EndCause::Exited(5), "{}", house.log(1).await);
+    harness.runtime.start(&harness.run(1, &step)).await.unwrap();
+    let (_, left) = harness.meet().await;
+    assert_eq!(harness.end(1).await.cause, EndCause::Exited(5), "{}", harness.log(1).await);
     hung_up(left).await;
 }
 
 #[tokio::test]
 async fn a_job_that_runs_away_from_its_end_by_forking_is_caught() {
-    let house = House::with(|o| o.grace = Duration::from_millis(50)).await;
+    let harness = Harness::with(|o| o.grace = Duration::from_millis(50)).await;
     let step = "
 import os, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -98,37 +98,37 @@ s = meet()
 if os.fork() == 0:
     while os.fork() == 0: pass
     os._exit(0)";
-    house.runtime.start(&house.run(1, step)).await.unwrap();
-    let (_, connection) = house.meet().await;
-    assert_eq!(house.end(1).await.cause, EndCause::Exited(0), "{}", house.log(1).await);
+    harness.runtime.start(&harness.run(1, step)).await.unwrap();
+    let (_, connection) = harness.meet().await;
+    assert_eq!(harness.end(1).await.cause, EndCause::Exited(0), "{}", harness.log(1).await);
     hung_up(connection).await;
 }
 
 #[tokio::test]
 async fn a_pause_between_attempts_can_be_cancelled() {
-    let house = House::with(|o| o.backoff = Duration::from_secs(300)).await;
-    let mut run = house.run(1, "meet(); raise SystemExit(1)");
+    let harness = Harness::with(|o| o.backoff = Duration::from_secs(300)).await;
+    let mut run = harness.run(1, "meet(); raise SystemExit(1)");
     run.backoff_limit = 3;
-    house.runtime.start(&run).await.unwrap();
-    let (_, connection) = house.meet().await;
+    harness.runtime.start(&run).await.unwrap();
+    let (_, connection) = harness.meet().await;
     hung_up(connection).await;
-    while !house.log(1).await.contains("attempt 1 of 4 failed") {
+    while !harness.log(1).await.contains("attempt 1 of 4 failed") {
         tokio::task::yield_now().await;
     }
-    house.runtime.cancel(&id(1), JOB).await.unwrap();
-    assert_eq!(house.end(1).await.cause, EndCause::Cancelled);
+    harness.runtime.cancel(&id(1), JOB).await.unwrap();
+    assert_eq!(harness.end(1).await.cause, EndCause::Cancelled);
 }
 
 #[tokio::test]
 async fn a_killed_supervisor_is_a_lost_run_and_takes_its_job_along() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = format!("{DAEMON}\nprint('begun', flush=True)\ndaemon('left')\nmeet('main').recv(1)");
-    let run = house.run(1, &step);
-    house.runtime.start(&run).await.unwrap();
-    let connections = [house.meet().await.1, house.meet().await.1];
+    let run = harness.run(1, &step);
+    harness.runtime.start(&run).await.unwrap();
+    let connections = [harness.meet().await.1, harness.meet().await.1];
     let job = id(1);
-    let waiting = house.runtime.next(&job, &Seen::Running);
-    let [supervisor] = house.supervisors(1)[..] else { panic!("not one supervisor") };
+    let waiting = harness.runtime.next(&job, &Seen::Running);
+    let [supervisor] = harness.supervisors(1)[..] else { panic!("not one supervisor") };
     kill_process(supervisor, Signal::KILL).unwrap();
     let Stage::Ended(end) = within(waiting).await.unwrap() else { panic!("not ended") };
     assert_eq!(end.cause, EndCause::Lost);
@@ -136,18 +136,18 @@ async fn a_killed_supervisor_is_a_lost_run_and_takes_its_job_along() {
     for connection in connections {
         hung_up(connection).await;
     }
-    house.runtime.start(&run).await.unwrap();
-    assert_eq!(house.end(1).await, end, "a lost run is not repeated");
-    assert_eq!(house.log(1).await, "begun\n");
+    harness.runtime.start(&run).await.unwrap();
+    assert_eq!(harness.end(1).await, end, "a lost run is not repeated");
+    assert_eq!(harness.log(1).await, "begun\n");
 }
 
 #[tokio::test]
 async fn a_supervisor_that_is_asked_to_end_ends_the_job_first() {
-    let house = House::new().await;
-    house.runtime.start(&house.run(1, "meet().recv(1)")).await.unwrap();
-    let (_, connection) = house.meet().await;
-    let [supervisor] = house.supervisors(1)[..] else { panic!("not one supervisor") };
+    let harness = Harness::new().await;
+    harness.runtime.start(&harness.run(1, "meet().recv(1)")).await.unwrap();
+    let (_, connection) = harness.meet().await;
+    let [supervisor] = harness.supervisors(1)[..] else { panic!("not one supervisor") };
     kill_process(supervisor, Signal::TERM).unwrap();
-    assert_eq!(house.end(1).await.cause, EndCause::Lost);
+    assert_eq!(harness.end(1).await.cause, EndCause::Lost);
     hung_up(connection).await;
 }

@@ -6,6 +6,6 @@ mod confinement;
 mod crashes;
 mod ends;
 mod environments;
-mod house;
+mod harness;
 mod overhead;
 mod runs;

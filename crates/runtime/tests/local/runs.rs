@@ -7,93 +7,93 @@ use model::{
     runtime::{Runtime, Seen, Stage},
 };
 
-use crate::house::{House, JOB, hung_up, id, known, within};
+use crate::harness::{Harness, JOB, hung_up, id, known, within};
 
 #[tokio::test]
 async fn a_run_that_ends_well_has_its_log_and_its_times() {
-    let house = House::new().await;
-    house.runtime.start(&house.run(1, "print('hello')")).await.unwrap();
-    let Stage::Running(started_at) = within(house.runtime.next(&id(1), &Seen::Submitted)).await.unwrap() else {
+    let harness = Harness::new().await;
+    harness.runtime.start(&harness.run(1, "print('hello')")).await.unwrap();
+    let Stage::Running(started_at) = within(harness.runtime.next(&id(1), &Seen::Submitted)).await.unwrap() else {
         panic!("not running")
     };
-    let end = house.end(1).await;
-    assert_eq!(end.cause, EndCause::Exited(0), "{}", house.log(1).await);
+    let end = harness.end(1).await;
+    assert_eq!(end.cause, EndCause::Exited(0), "{}", harness.log(1).await);
     assert_eq!(end.started_at, Some(started_at));
     assert!(end.ended_at >= started_at);
     assert_eq!(end.termination_message, None);
-    assert_eq!(house.log(1).await, "hello\n");
+    assert_eq!(harness.log(1).await, "hello\n");
 }
 
 #[tokio::test]
 async fn the_exit_code_is_the_jobs_own() {
-    let house = House::new().await;
-    let end = house.run_to_end(&house.run(1, "import sys; sys.exit(3)")).await;
+    let harness = Harness::new().await;
+    let end = harness.run_to_end(&harness.run(1, "import sys; sys.exit(3)")).await;
     assert_eq!(end.cause, EndCause::Exited(3));
-    let end = house.run_to_end(&house.run(2, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")).await;
+    let end = harness.run_to_end(&harness.run(2, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")).await;
     assert_eq!(end.cause, EndCause::Exited(137));
 }
 
 #[tokio::test]
 async fn both_outputs_are_one_log_in_the_order_of_writing() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = "import os\nfor n in range(50):\n  os.write(1 + n % 2, b'%d\\n' % n)";
-    house.run_to_end(&house.run(1, step)).await;
+    harness.run_to_end(&harness.run(1, step)).await;
     let lines: Vec<String> = (0..50).map(|n| n.to_string()).collect();
-    assert_eq!(house.log(1).await.lines().collect::<Vec<_>>(), lines);
+    assert_eq!(harness.log(1).await.lines().collect::<Vec<_>>(), lines);
 }
 
 #[tokio::test]
 async fn the_log_of_a_run_in_progress_is_there_as_far_as_it_got() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = "import os; os.write(1, b'so far\\n'); meet().recv(1); print('the rest')";
-    house.runtime.start(&house.run(1, step)).await.unwrap();
-    let (_, connection) = house.meet().await;
+    harness.runtime.start(&harness.run(1, step)).await.unwrap();
+    let (_, connection) = harness.meet().await;
     // The supervisor took the line in before the job got here, or takes it in now: it is asked by another event.
-    while house.log(1).await.is_empty() {
+    while harness.log(1).await.is_empty() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(house.log(1).await, "so far\n");
+    assert_eq!(harness.log(1).await, "so far\n");
     drop(connection);
-    house.end(1).await;
-    assert_eq!(house.log(1).await, "so far\nthe rest\n");
+    harness.end(1).await;
+    assert_eq!(harness.log(1).await, "so far\nthe rest\n");
 }
 
 #[tokio::test]
 async fn the_termination_message_is_read_and_cut() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = "import os; open(os.environ['VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE'], 'w').write(TEXT)";
-    let end = house.run_to_end(&house.run(1, &step.replace("TEXT", r#"'{"status": "User error"}'"#))).await;
+    let end = harness.run_to_end(&harness.run(1, &step.replace("TEXT", r#"'{"status": "User error"}'"#))).await;
     assert_eq!(end.termination_message.as_deref(), Some(r#"{"status": "User error"}"#));
-    let end = house.run_to_end(&house.run(2, &step.replace("TEXT", "'x' * 10_000"))).await;
+    let end = harness.run_to_end(&harness.run(2, &step.replace("TEXT", "'x' * 10_000"))).await;
     assert_eq!(end.termination_message, Some("x".repeat(4096)));
 }
 
 #[tokio::test]
 async fn a_termination_message_that_is_a_link_or_no_file_is_not_read() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     for (number, make) in (1..).zip(["os.symlink('/etc/passwd', at)", "os.mkfifo(at)", "os.mkdir(at)"]) {
         let step = format!("import os\nat = os.environ['VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE']\n{make}");
-        let end = house.run_to_end(&house.run(number, &step)).await;
-        assert_eq!(end.cause, EndCause::Exited(0), "{}", house.log(number).await);
+        let end = harness.run_to_end(&harness.run(number, &step)).await;
+        assert_eq!(end.cause, EndCause::Exited(0), "{}", harness.log(number).await);
         assert_eq!(end.termination_message, None, "{make}");
     }
 }
 
 #[tokio::test]
 async fn a_job_gets_its_variables_and_folders_and_nothing_else() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = r"
 import json, os
 fds = sorted(int(f) for f in os.listdir('/proc/self/fd'))[:-1]
 print(json.dumps([dict(os.environ), os.getcwd(), arguments, fds, os.read(0, 1).decode(), os.listdir('some-job')]))
 ";
-    let mut run = house.run(1, step);
+    let mut run = harness.run(1, step);
     run.arguments = Some(r#"{"a": "ü b"}"#.into());
     run.variables.insert("HOME".into(), "/somewhere/else".into());
-    let end = house.run_to_end(&run).await;
-    assert_eq!(end.cause, EndCause::Exited(0), "{}", house.log(1).await);
-    let said: serde_json::Value = serde_json::from_str(&house.log(1).await).unwrap();
-    let folder = house.run_folder(1).canonicalize().unwrap();
+    let end = harness.run_to_end(&run).await;
+    assert_eq!(end.cause, EndCause::Exited(0), "{}", harness.log(1).await);
+    let said: serde_json::Value = serde_json::from_str(&harness.log(1).await).unwrap();
+    let folder = harness.run_folder(1).canonicalize().unwrap();
     let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let variables = said[0].as_object().unwrap();
     let environment = variables["VIRTUAL_ENV"].as_str().unwrap();
@@ -122,121 +122,121 @@ print(json.dumps([dict(os.environ), os.getcwd(), arguments, fds, os.read(0, 1).d
 
 #[tokio::test]
 async fn a_run_that_is_started_twice_runs_once() {
-    let house = House::new().await;
-    let run = house.run(1, "print('once'); meet().recv(1)");
-    let again = house.reopened();
-    let (one, two, three) = tokio::join!(house.runtime.start(&run), house.runtime.start(&run), again.start(&run));
+    let harness = Harness::new().await;
+    let run = harness.run(1, "print('once'); meet().recv(1)");
+    let again = harness.reopened();
+    let (one, two, three) = tokio::join!(harness.runtime.start(&run), harness.runtime.start(&run), again.start(&run));
     one.unwrap();
     two.unwrap();
     three.unwrap();
-    let (_, connection) = house.meet().await;
-    house.runtime.start(&run).await.unwrap();
-    assert_eq!(house.supervisors(1).len(), 1);
+    let (_, connection) = harness.meet().await;
+    harness.runtime.start(&run).await.unwrap();
+    assert_eq!(harness.supervisors(1).len(), 1);
     drop(connection);
-    house.end(1).await;
-    house.runtime.start(&run).await.unwrap();
-    assert_eq!(house.log(1).await, "once\n");
+    harness.end(1).await;
+    harness.runtime.start(&run).await.unwrap();
+    assert_eq!(harness.log(1).await, "once\n");
 }
 
 #[tokio::test]
 async fn many_runs_at_once_do_not_meet() {
-    let house = House::new().await;
-    let runs: Vec<_> = (1..=8).map(|n| house.run(n, &format!("print({n}); meet('{n}').recv(1)"))).collect();
+    let harness = Harness::new().await;
+    let runs: Vec<_> = (1..=8).map(|n| harness.run(n, &format!("print({n}); meet('{n}').recv(1)"))).collect();
     let mut connections = Vec::new();
     for run in &runs {
-        house.runtime.start(run).await.unwrap();
+        harness.runtime.start(run).await.unwrap();
     }
     for _ in &runs {
-        connections.push(house.meet().await);
+        connections.push(harness.meet().await);
     }
-    assert_eq!(house.runtime.runs().await.unwrap().len(), 8);
+    assert_eq!(harness.runtime.runs().await.unwrap().len(), 8);
     drop(connections);
     for n in 1..=8 {
-        assert_eq!(house.end(n).await.cause, EndCause::Exited(0));
-        assert_eq!(house.log(n).await, format!("{n}\n"));
+        assert_eq!(harness.end(n).await.cause, EndCause::Exited(0));
+        assert_eq!(harness.log(n).await, format!("{n}\n"));
     }
 }
 
 #[tokio::test]
 async fn a_run_that_nobody_handed_over_is_unknown() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     for seen in [Seen::Submitted, Seen::Running] {
-        assert_eq!(within(house.runtime.next(&id(1), &seen)).await.unwrap(), Stage::Unknown);
+        assert_eq!(within(harness.runtime.next(&id(1), &seen)).await.unwrap(), Stage::Unknown);
     }
-    assert_eq!(house.runtime.log(&id(1), LogPart::Whole).await.unwrap(), None);
-    house.runtime.cancel(&id(1), JOB).await.unwrap();
-    house.runtime.forget(&id(1), JOB).await.unwrap();
-    assert_eq!(house.runtime.runs().await.unwrap(), []);
+    assert_eq!(harness.runtime.log(&id(1), LogPart::Whole).await.unwrap(), None);
+    harness.runtime.cancel(&id(1), JOB).await.unwrap();
+    harness.runtime.forget(&id(1), JOB).await.unwrap();
+    assert_eq!(harness.runtime.runs().await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn a_run_is_forgotten_when_it_has_ended_and_not_before() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = "import os; os.makedirs('x/y'); os.chmod('x/y', 0); os.chmod('x', 0); meet().recv(1)";
-    house.runtime.start(&house.run(1, step)).await.unwrap();
-    let (_, connection) = house.meet().await;
-    assert_eq!(house.runtime.forget(&id(1), JOB).await.unwrap_err().kind, Kind::Conflict);
-    assert_eq!(house.runtime.runs().await.unwrap(), [known(1)]);
+    harness.runtime.start(&harness.run(1, step)).await.unwrap();
+    let (_, connection) = harness.meet().await;
+    assert_eq!(harness.runtime.forget(&id(1), JOB).await.unwrap_err().kind, Kind::Conflict);
+    assert_eq!(harness.runtime.runs().await.unwrap(), [known(1)]);
     drop(connection);
-    house.end(1).await;
-    house.runtime.forget(&id(1), JOB).await.unwrap();
-    house.runtime.forget(&id(1), JOB).await.unwrap();
-    assert_eq!(house.runtime.runs().await.unwrap(), []);
-    assert_eq!(house.runtime.log(&id(1), LogPart::Whole).await.unwrap(), None);
-    assert_eq!(within(house.runtime.next(&id(1), &Seen::Running)).await.unwrap(), Stage::Unknown);
-    let name = house.data().join("runs").join(id(1).as_str());
+    harness.end(1).await;
+    harness.runtime.forget(&id(1), JOB).await.unwrap();
+    harness.runtime.forget(&id(1), JOB).await.unwrap();
+    assert_eq!(harness.runtime.runs().await.unwrap(), []);
+    assert_eq!(harness.runtime.log(&id(1), LogPart::Whole).await.unwrap(), None);
+    assert_eq!(within(harness.runtime.next(&id(1), &Seen::Running)).await.unwrap(), Stage::Unknown);
+    let name = harness.data().join("runs").join(id(1).as_str());
     assert!(!name.join("job/work").exists());
 
     // A service that froze before its start and comes back now does not run it again.
-    house.runtime.start(&house.run(1, "raise SystemExit('this must not run')")).await.unwrap();
-    house.runtime.clean_up(&[]).await.unwrap();
-    assert_eq!((house.runtime.runs().await.unwrap(), house.supervisors(1).len()), (vec![], 0));
+    harness.runtime.start(&harness.run(1, "raise SystemExit('this must not run')")).await.unwrap();
+    harness.runtime.clean_up(&[]).await.unwrap();
+    assert_eq!((harness.runtime.runs().await.unwrap(), harness.supervisors(1).len()), (vec![], 0));
     assert!(name.exists());
 
     // In the end the name goes too.
     let mark = std::fs::File::open(name.join("forgotten")).unwrap();
     mark.set_modified(std::time::UNIX_EPOCH).unwrap();
-    house.runtime.clean_up(&[]).await.unwrap();
+    harness.runtime.clean_up(&[]).await.unwrap();
     assert!(!name.exists());
 }
 
 #[tokio::test]
 async fn a_failed_run_is_tried_again_as_often_as_it_may() {
-    let house = House::new().await;
+    let harness = Harness::new().await;
     let step = "
 import os
 n = len(os.listdir('../work')) - 1
 open(f'../work/{n}', 'w').close()
 print(os.environ['VDK_ATTEMPT_ID'])
 raise SystemExit(4 if n < 2 else 0)";
-    let mut run = house.run(1, step);
+    let mut run = harness.run(1, step);
     run.backoff_limit = 5;
-    let end = house.run_to_end(&run).await;
-    let log = house.log(1).await;
+    let end = harness.run_to_end(&run).await;
+    let log = harness.log(1).await;
     assert_eq!(end.cause, EndCause::Exited(0), "{log}");
     let lines: Vec<&str> = log.lines().collect();
     assert_eq!(lines.len(), 5, "{log}");
     assert_eq!([lines[0], lines[2], lines[4]], ["some-job-1-local", "some-job-1-2", "some-job-1-3"]);
     assert!(lines[1].starts_with("[... attempt 1 of 6 failed"), "{log}");
 
-    let mut run = house.run(2, "print('tried'); raise SystemExit(7)");
+    let mut run = harness.run(2, "print('tried'); raise SystemExit(7)");
     run.backoff_limit = 1;
-    assert_eq!(house.run_to_end(&run).await.cause, EndCause::Exited(7));
-    assert_eq!(house.log(2).await.matches("tried").count(), 2);
+    assert_eq!(harness.run_to_end(&run).await.cause, EndCause::Exited(7));
+    assert_eq!(harness.log(2).await.matches("tried").count(), 2);
 }
 
 #[tokio::test]
 async fn a_long_log_keeps_its_head_and_tail_and_does_not_hold_the_job_up() {
     const MEBIBYTE: u64 = 1024 * 1024;
-    let house = House::with(|o| o.log_max_bytes = MEBIBYTE).await;
+    let harness = Harness::with(|o| o.log_max_bytes = MEBIBYTE).await;
     let step = "print('the head')\nfor n in range(50):\n  print(('x' * 127 + '\\n') * 8192, end='')\nprint('the tail')";
-    let end = house.run_to_end(&house.run(1, step)).await;
+    let end = harness.run_to_end(&harness.run(1, step)).await;
     assert_eq!(end.cause, EndCause::Exited(0));
-    let chunk = house.runtime.log(&id(1), LogPart::Whole).await.unwrap().unwrap();
+    let chunk = harness.runtime.log(&id(1), LogPart::Whole).await.unwrap().unwrap();
     assert!(chunk.text.starts_with("the head\nxxx") && chunk.text.ends_with("xxx\nthe tail\n"));
     assert_eq!(chunk.omitted_bytes, 49 * MEBIBYTE + "the head\nthe tail\n".len() as u64);
     assert!(chunk.text.contains("\n[... 51380242 bytes of the log were left out here ...]\n"));
-    let on_disk: u64 = std::fs::read_dir(house.run_folder(1))
+    let on_disk: u64 = std::fs::read_dir(harness.run_folder(1))
         .unwrap()
         .map(|e| e.unwrap())
         .filter(|e| e.file_name().to_str().unwrap().starts_with("log."))
@@ -249,32 +249,32 @@ async fn a_long_log_keeps_its_head_and_tail_and_does_not_hold_the_job_up() {
 async fn a_data_folder_with_a_long_path_has_runs_too() {
     let long = format!("{}/{}", "a".repeat(120), "b".repeat(120));
     let mut deep = std::path::PathBuf::new();
-    let house = House::with(|o| {
+    let harness = Harness::with(|o| {
         o.data_dir = o.data_dir.join(long);
         std::fs::create_dir_all(&o.data_dir).unwrap();
         deep = o.data_dir.clone();
         // The first line of a script has at most 255 bytes, and here it names the system's Python.
     })
     .await;
-    house.runtime.start(&house.run(1, "meet().recv(1)")).await.unwrap();
-    let (_, connection) = house.meet().await;
+    harness.runtime.start(&harness.run(1, "meet().recv(1)")).await.unwrap();
+    let (_, connection) = harness.meet().await;
     assert!(deep.join("runs/some-job-1/control").exists());
-    house.runtime.cancel(&id(1), JOB).await.unwrap();
-    assert_eq!(house.end(1).await.cause, EndCause::Cancelled);
+    harness.runtime.cancel(&id(1), JOB).await.unwrap();
+    assert_eq!(harness.end(1).await.cause, EndCause::Cancelled);
     hung_up(connection).await;
 }
 
 #[tokio::test]
 async fn a_job_whose_program_can_not_be_started_says_why() {
-    let house = House::new().await;
-    let environments = house.data().join("environments");
+    let harness = Harness::new().await;
+    let environments = harness.data().join("environments");
     for entry in std::fs::read_dir(environments).unwrap() {
         let vdk = entry.unwrap().path().join("bin/vdk");
         if vdk.exists() {
             std::fs::remove_file(vdk).unwrap();
         }
     }
-    let end = house.run_to_end(&house.run(1, "")).await;
+    let end = harness.run_to_end(&harness.run(1, "")).await;
     let EndCause::NotStarted(why) = &end.cause else { panic!("{end:?}") };
     assert!(why.contains("bin/vdk can't be started: No such file"), "{why}");
     assert_eq!(end.started_at, None);
@@ -284,7 +284,7 @@ async fn a_job_whose_program_can_not_be_started_says_why() {
 #[tokio::test]
 #[ignore = "needs a small file system at TMPDIR"]
 async fn a_full_disk_neither_holds_a_job_up_nor_loses_its_end() {
-    let house = House::with(|o| o.log_max_bytes = 64 * 1024 * 1024).await;
+    let harness = Harness::with(|o| o.log_max_bytes = 64 * 1024 * 1024).await;
     let step = "
 import os
 f = open('filler', 'wb', buffering=0)
@@ -294,10 +294,10 @@ except OSError as e:
     print(e)
 for n in range(4 * 1024): print('y' * 1023)
 raise SystemExit(6)";
-    let end = house.run_to_end(&house.run(1, step)).await;
+    let end = harness.run_to_end(&harness.run(1, step)).await;
     assert_eq!(end.cause, EndCause::Exited(6));
-    let chunk = house.runtime.log(&id(1), LogPart::Whole).await.unwrap().unwrap();
+    let chunk = harness.runtime.log(&id(1), LogPart::Whole).await.unwrap().unwrap();
     assert!(chunk.text.contains("No space left on device"), "{}", chunk.text);
     assert!(chunk.omitted_bytes > 1024 * 1024, "{}", chunk.omitted_bytes);
-    house.runtime.forget(&id(1), JOB).await.unwrap();
+    harness.runtime.forget(&id(1), JOB).await.unwrap();
 }

@@ -5,7 +5,7 @@ use model::{
     artifact::Artifact,
     execution::{Status, Type},
     name::{ExecutionId, JobId, JobName},
-    runtime::Ticked,
+    runtime::ScheduledExecution,
 };
 
 use crate::{
@@ -88,7 +88,7 @@ pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Resu
         }
     }
     // A second has more starts than ids: the next one has ids again.
-    Err(StoreError::Crowded)
+    Err(StoreError::PoolExhausted)
 }
 
 /// Whether a tick still waits on a job that is alive, deployed and enabled; the job stays so until the end of the
@@ -121,12 +121,12 @@ pub enum Recorded {
 
 /// Records a run that a tick started in a cluster. It holds its job's slot, unless another run does: then the two overlap,
 /// and both are told.
-pub async fn record_ticked(
+pub async fn record_scheduled(
     tx: &mut Tx,
     epoch: Epoch,
     id: &ExecutionId,
-    run: &Ticked,
-    with: Option<&HandedOver>,
+    run: &ScheduledExecution,
+    with: Option<&Dispatched>,
 ) -> Result<Recorded> {
     leases::fence(tx, epoch).await?;
     jobs::lock(tx, run.job_id).await?;
@@ -158,7 +158,7 @@ pub async fn record_ticked(
 }
 
 /// Tells what keeps a run from starting. `false` when it has started.
-pub async fn held(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, message: &str) -> Result<bool> {
+pub async fn record_waiting(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, message: &str) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     let done = on!(tx, c => sqlx::query(
         "update data_job_execution set message = $2, leader_epoch = $3
@@ -175,7 +175,7 @@ pub async fn held(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, message: &str) ->
 
 /// What a run is handed over with.
 #[derive(Debug, Clone, PartialEq)]
-pub struct HandedOver {
+pub struct Dispatched {
     /// The revision that it runs, by its generation.
     pub generation: i64,
     /// What it is made of.
@@ -184,7 +184,7 @@ pub struct HandedOver {
 
 /// Records what a run is handed over with, before it is: whoever comes after a crash must know what it ran.
 /// `false` when it is not SUBMITTED any more, was handed over already, or the revision is kept no longer.
-pub async fn hand_over(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &HandedOver) -> Result<bool> {
+pub async fn dispatch(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &Dispatched) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     // A revision that an execution refers to is not removed: who removes one has its job too.
     lock_job(tx, id).await?;

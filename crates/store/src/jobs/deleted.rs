@@ -7,8 +7,8 @@ use model::{
 };
 
 use super::{
-    row::{COLUMNS, JobRow, anyone},
-    words,
+    row::{COLUMNS, JobRow, has_contacts},
+    search_index,
 };
 use crate::{
     codec::{instant, micros},
@@ -101,7 +101,7 @@ pub async fn restore(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Tim
     .bind(schedule)
     .bind(micros(now))
     .bind(job.team.as_str().to_lowercase())
-    .bind(anyone(&job.config.contacts))
+    .bind(has_contacts(&job.config.contacts))
     .execute(c)
     .await
     .map(|done| done.rows_affected()));
@@ -110,6 +110,6 @@ pub async fn restore(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Tim
         Ok(0) | Err(StoreError::Constraint(_)) => return Ok(false),
         done => drop(done?),
     }
-    words::index(tx, job).await?;
+    search_index::index(tx, job).await?;
     Ok(true)
 }

@@ -60,7 +60,7 @@ impl TryFrom<JobRow> for DataJob {
 }
 
 /// Whether somebody hears of a job.
-pub(crate) fn anyone(contacts: &Contacts) -> bool {
+pub(crate) fn has_contacts(contacts: &Contacts) -> bool {
     [
         &contacts.notified_on_job_failure_user_error,
         &contacts.notified_on_job_failure_platform_error,

@@ -42,7 +42,7 @@ pub async fn orphans(db: &Db, runtime: &dyn Runtime) -> Result<Result<Vec<KnownD
 }
 
 /// Tells what was found, once for each change of it.
-pub(super) fn tell(found: &[KnownDeployment], before: &[KnownDeployment]) {
+pub(super) fn report(found: &[KnownDeployment], before: &[KnownDeployment]) {
     if found == before {
         return;
     }

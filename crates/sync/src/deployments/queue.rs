@@ -11,30 +11,30 @@ use super::reconcile::{Pools, carry_out};
 use crate::{DATABASE_RETRY, PANIC_PAUSE, Pause, Synchronizer, Term};
 
 /// The most looks that are begun before others end, beside those that install or wait for that.
-const LOOKS_MAX: usize = 1000;
+const RECONCILIATIONS_MAX: usize = 1000;
 
 /// The most deployments that install or wait for that before no other look begins.
 const INSTALLING_MAX: usize = 10_000;
 
 /// The longest pause between two looks for what is due: a bell that another instance rang may not have been heard.
-const LOOK_MAX: Duration = Duration::from_secs(5);
+const POLL_MAX: Duration = Duration::from_secs(5);
 
 /// Looks that end within this time are followed by one question for what is due, not by one each: thousands may end at
 /// once.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Looks at each deployment that is due until the term is over.
-pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
+pub(super) async fn reconcile_due(sync: &Synchronizer, term: &Term) {
     let pools = Arc::new(Pools::new(&sync.options));
-    let mut looks: JoinMap<JobId, ()> = JoinMap::new();
+    let mut reconciliations: JoinMap<JobId, ()> = JoinMap::new();
     loop {
-        let found = find_due(sync, &looks, pools.installing()).await;
-        sync.gauges.looked(found.is_ok());
+        let found = find_due(sync, &reconciliations, pools.installing()).await;
+        sync.gauges.queue_polled(found.is_ok());
         let pause = match found {
             Ok((due, pause)) => {
                 for job_id in due {
                     let (sync, term, pools) = (sync.clone(), term.clone(), pools.clone());
-                    looks.spawn(job_id, async move { look(&sync, &term, &pools, job_id).await });
+                    reconciliations.spawn(job_id, async move { reconcile(&sync, &term, &pools, job_id).await });
                 }
                 pause
             }
@@ -43,9 +43,9 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
         };
         tokio::select! {
             () = term.over.cancelled() => break,
-            () = sync.db.wake().deployments.notified() => {}
+            () = sync.db.notifications().deployments.notified() => {}
             () = pause.pass(&*sync.clock) => {}
-            Some(ended) = looks.join_next() => {
+            Some(ended) = reconciliations.join_next() => {
                 if !term.pause(GATHER).await {
                     break;
                 }
@@ -56,16 +56,16 @@ pub(super) async fn look_at_due(sync: &Synchronizer, term: &Term) {
                         tracing::error!(%error, job = %job_id, retry_in = ?PANIC_PAUSE, "reconciling a deployment panicked; retrying");
                         // It keeps its key for so long, so that it can't spin.
                         let term = term.clone();
-                        looks.spawn(job_id, async move {
+                        reconciliations.spawn(job_id, async move {
                             term.pause(PANIC_PAUSE).await;
                         });
                     }
-                    ended = looks.try_join_next();
+                    ended = reconciliations.try_join_next();
                 }
             }
         }
     }
-    looks.shutdown().await;
+    reconciliations.shutdown().await;
 }
 
 /// The deployments to begin with now, and the pause until the next one is due.
@@ -82,27 +82,27 @@ async fn find_due(
     let due = store::deployments::due(&mut tx, now, limit).await?;
     let next = store::deployments::next_due(&mut tx, now).await?;
     let due = due.into_iter().filter(|id| !in_flight.contains_key(id)).take(free).collect();
-    Ok((due, Pause { until: next, most: LOOK_MAX }))
+    Ok((due, Pause { until: next, most: POLL_MAX }))
 }
 
 /// How many looks can begin.
 fn free(in_flight: usize, installing: usize) -> usize {
-    LOOKS_MAX
+    RECONCILIATIONS_MAX
         .saturating_sub(in_flight.saturating_sub(installing))
-        .min((LOOKS_MAX + INSTALLING_MAX).saturating_sub(in_flight))
+        .min((RECONCILIATIONS_MAX + INSTALLING_MAX).saturating_sub(in_flight))
 }
 
 /// Looks at one deployment and does what the plan says. When the database failed, its key rests a moment; no other one does.
-async fn look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) {
-    if let Err(error) = try_look(sync, term, pools, job_id).await
+async fn reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) {
+    if let Err(error) = try_reconcile(sync, term, pools, job_id).await
         && term.survives(&error)
     {
         term.pause(DATABASE_RETRY).await;
     }
 }
 
-async fn try_look(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> Result<(), StoreError> {
-    let place = pools.look().await;
+async fn try_reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> Result<(), StoreError> {
+    let place = pools.reconcile().await;
     let work = {
         let mut tx = sync.db.read().await?;
         store::deployments::work(&mut tx, job_id).await?

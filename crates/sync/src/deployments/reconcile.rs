@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::SignedDuration;
 use model::{
     Problem,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     build::{ArtifactRequest, BuildInputs},
     deployment::Deployment,
     lock::Lock,
     plan::{self, Desired, Plan, Reason, plan},
     problem::Fault,
-    runtime::{Blueprint, Observed, Target, Wanted},
+    runtime::{ApplyRequest, DeploymentSpec, Observed, Target},
 };
 use store::{
     StoreError,
@@ -21,18 +21,18 @@ use store::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Span;
 
-use super::subject::{inputs_of, target_of};
+use super::inputs::{inputs_of, target_of};
 use crate::{Options, Synchronizer, Term};
 
 /// The pause before a deployment is looked at again that could not be looked at, as if so many tries had failed.
-const LOOK_AGAIN_ATTEMPT: i32 = 5;
+const OBSERVE_AGAIN_ATTEMPT: i32 = 5;
 
 /// The pause before a removal is looked at again that was held back.
 const HELD_BACK: SignedDuration = SignedDuration::from_secs(60);
 
 /// Looks wait for no installation; installations wait for each other.
 pub(super) struct Pools {
-    looks: Semaphore,
+    reconciliations: Semaphore,
     installs: Semaphore,
     /// How many install, or wait for that.
     installing: AtomicUsize,
@@ -41,22 +41,22 @@ pub(super) struct Pools {
 impl Pools {
     pub(super) fn new(options: &Options) -> Self {
         Self {
-            looks: Semaphore::new(options.parallelism),
+            reconciliations: Semaphore::new(options.parallelism),
             installs: Semaphore::new(options.installs_parallelism),
             installing: AtomicUsize::new(0),
         }
     }
 
     /// A place for a look.
-    pub(super) async fn look(&self) -> Option<SemaphorePermit<'_>> {
-        self.looks.acquire().await.ok()
+    pub(super) async fn reconcile(&self) -> Option<SemaphorePermit<'_>> {
+        self.reconciliations.acquire().await.ok()
     }
 
     /// A place for an installation. Who waits for one is no look any more, so that other looks can begin.
     async fn install(&self, sync: &Synchronizer) -> Installing<'_> {
         self.installing.fetch_add(1, Ordering::Relaxed);
         let mut installing = Installing { pools: self, place: None };
-        sync.db.wake().deployments.notify_one();
+        sync.db.notifications().deployments.notify_one();
         installing.place = self.installs.acquire().await.ok();
         installing
     }
@@ -88,22 +88,22 @@ pub(super) async fn carry_out(
     work: &Work,
 ) -> Result<(), StoreError> {
     let job_id = work.deployment.job_id;
-    let (blueprint, inputs) = inputs_of(sync, work);
+    let (deployment_spec, inputs) = inputs_of(sync, work);
     let target = target_of(work);
     let observed = match sync.runtime.observe(&target).await {
         Ok(observed) => observed,
         // What was reached is no worse for not being seen.
         Err(problem) if !work.removed && work.rollout.reached_generation == Some(work.deployment.generation) => {
             tracing::warn!(%problem, "a deployment can't be looked at now");
-            let at = sync.clock.now() + plan::retry_delay(LOOK_AGAIN_ATTEMPT, jitter(sync));
-            return record(sync, term, work, &Outcome::Looked(Some(at))).await;
+            let at = sync.clock.now() + plan::retry_delay(OBSERVE_AGAIN_ATTEMPT, jitter(sync));
+            return record(sync, term, work, &Outcome::Unchanged(Some(at))).await;
         }
         Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
     };
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
     tracing::debug!(?planned, "planned");
-    let restores = plan::restores_reached(&planned, &work.rollout, &observed);
+    let restores = plan::restores_deployed(&planned, &work.rollout, &observed);
     // What waits for its build is planned once more.
     if restores || !matches!(planned, Plan::Apply(_)) {
         sync.gauges.planned(&planned);
@@ -112,34 +112,34 @@ pub(super) async fn carry_out(
         drop(place.take());
         let _installing = pools.install(sync).await;
         match restore(sync, work, &target).await? {
-            Ok(mark) => {
+            Ok(last_applied) => {
                 let next = if let Plan::Wait(at) = planned { Some(at) } else { None };
-                return record(sync, term, work, &Outcome::Restored { mark, next }).await;
+                return record(sync, term, work, &Outcome::Restored { last_applied, next }).await;
             }
             Err(problem) => {
                 tracing::warn!(%problem, "the last good version could not be made again yet");
                 let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
-                return record(sync, term, work, &Outcome::Looked(Some(at))).await;
+                return record(sync, term, work, &Outcome::Unchanged(Some(at))).await;
             }
         }
     }
     match planned {
         Plan::Nothing if work.removed => record_removed(sync, term, work).await,
-        Plan::Wait(at) => record(sync, term, work, &Outcome::Looked(Some(at))).await,
+        Plan::Wait(at) => record(sync, term, work, &Outcome::Unchanged(Some(at))).await,
         Plan::Blocked(problem) if work.rollout.problem.as_ref() != Some(&problem) => {
             record_failure(sync, term, work, &inputs, problem).await
         }
-        Plan::Nothing | Plan::Blocked(_) => record(sync, term, work, &Outcome::Looked(None)).await,
+        Plan::Nothing | Plan::Blocked(_) => record(sync, term, work, &Outcome::Unchanged(None)).await,
         Plan::Remove if observed != Observed::Missing && sync.holds_removals_back().await? => {
             tracing::debug!("the removal is held back: so many at once that nobody may have meant it");
-            record(sync, term, work, &Outcome::Looked(Some(sync.clock.now() + HELD_BACK))).await
+            record(sync, term, work, &Outcome::Unchanged(Some(sync.clock.now() + HELD_BACK))).await
         }
         Plan::Remove => match sync.runtime.remove(&target).await {
             Ok(()) => record_removed(sync, term, work).await,
             Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
         },
         Plan::Apply(reason) => {
-            let ready = match artifact_of(sync, term, work, &blueprint).await? {
+            let ready = match artifact_of(sync, term, work, &deployment_spec).await? {
                 Ok(Made::Waits) => {
                     tracing::debug!("it waits for its build");
                     return Ok(());
@@ -166,7 +166,7 @@ pub(super) async fn carry_out(
                 installing = Some(pools.install(sync).await);
             }
             tracing::info!(?reason, "rolling out");
-            if let Some(secret) = &blueprint.team_secret
+            if let Some(secret) = &deployment_spec.team_secret
                 && model::team_secret::plain(&work.team).as_ref() != Some(secret)
             {
                 tracing::warn!(
@@ -176,19 +176,19 @@ pub(super) async fn carry_out(
                 );
             }
             let ticks_after = ticks_after(work, reason, sync.clock.now());
-            let rolling = Rolling { target, blueprint, inputs: inputs.clone(), artifact, lock, ticks_after };
+            let rolling = Rolling { target, deployment_spec, inputs: inputs.clone(), artifact, lock, ticks_after };
             let begun = sync.clock.boot();
             let rolled_out = roll_out(sync, rolling).await;
             sync.gauges.applied(begun, &rolled_out);
             drop((place, installing));
             match rolled_out {
-                Ok((artifact, mark)) => {
-                    let outcome = Outcome::Reached { inputs_hash: inputs, artifact, mark };
+                Ok((artifact, last_applied)) => {
+                    let outcome = Outcome::Reached { inputs_hash: inputs, artifact, last_applied };
                     record(sync, term, work, &outcome).await?;
                     sync.gauges.reached(due, sync.clock.now());
                     tracing::info!("reached");
-                    sync.db.wake().executions.notify_one();
-                    sync.db.wake().schedules.notify_one();
+                    sync.db.notifications().executions.notify_one();
+                    sync.db.notifications().schedules.notify_one();
                     Ok(())
                 }
                 Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
@@ -211,12 +211,12 @@ async fn restore(
     sync: &Synchronizer,
     work: &Work,
     target: &Target,
-) -> Result<Result<Option<Mark>, Problem>, StoreError> {
+) -> Result<Result<Option<LastApplied>, Problem>, StoreError> {
     let rollout = &work.rollout;
     let (Some(generation), Some(inputs), Some(artifact)) =
         (rollout.reached_generation, &rollout.inputs_hash, &rollout.artifact)
     else {
-        return Ok(Ok(rollout.mark.clone()));
+        return Ok(Ok(rollout.last_applied.clone()));
     };
     let (deployment, lock) = {
         let mut tx = sync.db.read().await?;
@@ -235,8 +235,8 @@ async fn restore(
         Ok(token) => token,
         Err(problem) => return Ok(Err(problem)),
     };
-    let wanted = Wanted {
-        blueprint: sync.blueprint(&work.job_name, &work.team, work.team_secret.clone(), &deployment),
+    let wanted = ApplyRequest {
+        deployment_spec: sync.deployment_spec(&work.job_name, &work.team, work.team_secret.clone(), &deployment),
         inputs_hash: inputs.clone(),
         artifact: artifact.clone(),
         lock,
@@ -244,7 +244,7 @@ async fn restore(
         ticks_after: sync.clock.now(),
     };
     let made = sync.runtime.apply(target, &wanted).await;
-    sync.db.wake().executions.notify_one();
+    sync.db.notifications().executions.notify_one();
     Ok(made)
 }
 
@@ -261,9 +261,9 @@ async fn artifact_of(
     sync: &Synchronizer,
     term: &Term,
     work: &Work,
-    blueprint: &Blueprint,
+    deployment_spec: &DeploymentSpec,
 ) -> Result<Result<Made, Problem>, StoreError> {
-    let request = ArtifactRequest { blueprint, requirements: work.requirements.as_deref() };
+    let request = ArtifactRequest { deployment_spec, requirements: work.requirements.as_deref() };
     let inputs = match sync.builder.inputs(&request) {
         Ok(inputs) => inputs,
         Err(problem) => return Ok(Err(problem)),
@@ -317,7 +317,7 @@ async fn is_at_hand(sync: &Synchronizer, target: &Target, artifact: &Artifact) -
 /// A rollout that was decided on.
 struct Rolling {
     target: Target,
-    blueprint: Blueprint,
+    deployment_spec: DeploymentSpec,
     inputs: String,
     artifact: Artifact,
     lock: Option<Lock>,
@@ -325,12 +325,13 @@ struct Rolling {
 }
 
 /// Has the runtime make the deployment.
-async fn roll_out(sync: &Synchronizer, rolling: Rolling) -> Result<(Artifact, Option<Mark>), Problem> {
-    let Rolling { target, blueprint, inputs, artifact, lock, ticks_after } = rolling;
-    let token = sync.token(&blueprint.job_name, &blueprint.deployment)?;
-    let wanted = Wanted { blueprint, inputs_hash: inputs, artifact: artifact.clone(), lock, token, ticks_after };
-    let mark = sync.runtime.apply(&target, &wanted).await?;
-    Ok((artifact, mark))
+async fn roll_out(sync: &Synchronizer, rolling: Rolling) -> Result<(Artifact, Option<LastApplied>), Problem> {
+    let Rolling { target, deployment_spec, inputs, artifact, lock, ticks_after } = rolling;
+    let token = sync.token(&deployment_spec.job_name, &deployment_spec.deployment)?;
+    let wanted =
+        ApplyRequest { deployment_spec, inputs_hash: inputs, artifact: artifact.clone(), lock, token, ticks_after };
+    let last_applied = sync.runtime.apply(&target, &wanted).await?;
+    Ok((artifact, last_applied))
 }
 
 /// Records what became of a look. A row that moved meanwhile is still due and looked at again.
@@ -378,6 +379,6 @@ async fn record_failure(
     let outcome = Outcome::Failed { inputs_hash: inputs.to_owned(), problem, retry_at };
     record(sync, term, work, &outcome).await?;
     // Runs that wait for the first deployment end with it.
-    sync.db.wake().executions.notify_one();
+    sync.db.notifications().executions.notify_one();
     Ok(())
 }

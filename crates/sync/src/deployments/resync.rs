@@ -9,9 +9,9 @@ use store::{StoreError, deployments::Work};
 use tokio::sync::watch;
 
 use super::{
+    inputs::{inputs_of, make_due, target_of},
     orphans::{self, orphans},
-    subject::{inputs_of, make_due, target_of},
-    wave::Concerned,
+    waves::Outdated,
 };
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
@@ -19,17 +19,17 @@ use crate::{DATABASE_RETRY, Synchronizer, Term};
 const SWEEP_PAGE: i64 = 500;
 
 /// At the start of a term and then at its interval: the net below the watch.
-pub(super) async fn sweep_again_and_again(sync: &Synchronizer, term: &Term, swept: &watch::Sender<Concerned>) {
+pub(super) async fn resync_periodically(sync: &Synchronizer, term: &Term, swept: &watch::Sender<Outdated>) {
     let mut orphans = Vec::new();
     loop {
         let swept_all = async {
-            let concerned = sweep(sync, term).await?;
-            look_for_orphans(sync, &mut orphans).await?;
-            Ok(concerned)
+            let outdated = resync(sync, term).await?;
+            find_orphans(sync, &mut orphans).await?;
+            Ok(outdated)
         };
         let pause = match swept_all.await {
-            Ok(concerned) => {
-                swept.send_replace(concerned);
+            Ok(outdated) => {
+                swept.send_replace(outdated);
                 sync.options.sweep_interval
             }
             Err(error) if term.survives(&error) => DATABASE_RETRY,
@@ -43,10 +43,10 @@ pub(super) async fn sweep_again_and_again(sync: &Synchronizer, term: &Term, swep
 
 /// Compares every deployment with what exists of it, and makes due what is out of step; what only the configuration made
 /// so is answered. Nothing is written when all is as it should be.
-async fn sweep(sync: &Synchronizer, term: &Term) -> Result<Concerned, StoreError> {
+async fn resync(sync: &Synchronizer, term: &Term) -> Result<Outdated, StoreError> {
     let begun = sync.clock.now();
-    let (mut after, mut looked_at, mut out_of_step) = (None, 0, 0);
-    let mut concerned = Vec::new();
+    let (mut after, mut checked, mut out_of_sync) = (None, 0, 0);
+    let mut outdated = Vec::new();
     loop {
         let page = {
             let mut tx = sync.db.read().await?;
@@ -54,24 +54,24 @@ async fn sweep(sync: &Synchronizer, term: &Term) -> Result<Concerned, StoreError
         };
         let Some(last) = page.last() else { break };
         after = Some(last.deployment.job_id);
-        looked_at += page.len();
+        checked += page.len();
         if term.over.is_cancelled() {
-            return Ok(Concerned::default());
+            return Ok(Outdated::default());
         }
-        let found = make_due_what_is_out_of_step(sync, &page).await?;
-        out_of_step += found.out_of_step;
-        concerned.extend(found.concerned);
+        let found = enqueue_out_of_sync(sync, &page).await?;
+        out_of_sync += found.out_of_sync;
+        outdated.extend(found.outdated);
     }
     let seconds = sync.clock.now().duration_since(begun).as_secs_f64();
-    tracing::debug!(looked_at, out_of_step, concerned = concerned.len(), seconds, "swept");
-    Ok(Concerned { jobs: concerned, fleet: looked_at })
+    tracing::debug!(checked, out_of_sync, outdated = outdated.len(), seconds, "swept");
+    Ok(Outdated { jobs: outdated, fleet: checked })
 }
 
 /// Looks for what stands under this service's mark and has no row; `known` is what was found before.
-async fn look_for_orphans(sync: &Synchronizer, known: &mut Vec<KnownDeployment>) -> Result<(), StoreError> {
+async fn find_orphans(sync: &Synchronizer, known: &mut Vec<KnownDeployment>) -> Result<(), StoreError> {
     match orphans(&sync.db, &*sync.runtime).await? {
         Ok(found) => {
-            orphans::tell(&found, known);
+            orphans::report(&found, known);
             sync.gauges.orphaned(found.len());
             *known = found;
         }
@@ -83,26 +83,26 @@ async fn look_for_orphans(sync: &Synchronizer, known: &mut Vec<KnownDeployment>)
 /// What was found in a comparison.
 pub(crate) struct Found {
     /// How many were made due.
-    out_of_step: usize,
-    /// What is as it was made, by a configuration that is no longer this one. It is not due for that: see [`super::wave`].
-    concerned: Vec<JobName>,
+    out_of_sync: usize,
+    /// What is as it was made, by a configuration that is no longer this one. It is not due for that: see [`super::waves`].
+    outdated: Vec<JobName>,
 }
 
 /// Compares some deployments with what exists of them, and makes due what is out of step by itself.
-pub(crate) async fn make_due_what_is_out_of_step(sync: &Synchronizer, some: &[Work]) -> Result<Found, StoreError> {
-    let (mut due, mut concerned) = (Vec::new(), Vec::new());
+pub(crate) async fn enqueue_out_of_sync(sync: &Synchronizer, some: &[Work]) -> Result<Found, StoreError> {
+    let (mut due, mut outdated) = (Vec::new(), Vec::new());
     for work in some {
         let (_, inputs) = inputs_of(sync, work);
         // What can't be looked at now is not out of step for that.
         let Ok(observed) = sync.runtime.observe(&target_of(work)).await else { continue };
         match step(work, &inputs, &observed, sync.clock.now()) {
             Step::Settled => {}
-            Step::Concerned => concerned.push(work.job_name.clone()),
+            Step::Outdated => outdated.push(work.job_name.clone()),
             Step::Out => due.push(work.deployment.job_id),
         }
     }
     make_due(sync, &due).await?;
-    Ok(Found { out_of_step: due.len(), concerned })
+    Ok(Found { out_of_sync: due.len(), outdated })
 }
 
 /// How a deployment and what exists of it go together.
@@ -110,7 +110,7 @@ enum Step {
     /// A look would change nothing.
     Settled,
     /// What exists is as it was made, and the configuration is another one now.
-    Concerned,
+    Outdated,
     /// There is something to do.
     Out,
 }
@@ -118,7 +118,7 @@ enum Step {
 fn step(work: &Work, inputs: &str, observed: &Observed, now: jiff::Timestamp) -> Step {
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, inputs, &work.rollout, observed, now);
-    if plan::restores_reached(&planned, &work.rollout, observed) {
+    if plan::restores_deployed(&planned, &work.rollout, observed) {
         return Step::Out;
     }
     match planned {
@@ -126,7 +126,7 @@ fn step(work: &Work, inputs: &str, observed: &Observed, now: jiff::Timestamp) ->
         // It is due at its own time.
         Plan::Wait(_) => Step::Settled,
         Plan::Blocked(problem) if work.rollout.problem.as_ref() == Some(&problem) => Step::Settled,
-        Plan::Apply(Reason::Configuration) if matches!(observed, Observed::Present { .. }) => Step::Concerned,
+        Plan::Apply(Reason::Configuration) if matches!(observed, Observed::Present { .. }) => Step::Outdated,
         Plan::Nothing | Plan::Blocked(_) | Plan::Apply(_) | Plan::Remove => Step::Out,
     }
 }

@@ -6,7 +6,7 @@ use model::{
 };
 use store::{
     StoreError,
-    executions::{Ended, HandedOver},
+    executions::{Dispatched, Ended},
 };
 
 use super::end::{end_unstarted, finish};
@@ -17,7 +17,7 @@ pub(super) async fn dispatch(
     sync: &Synchronizer,
     term: &Term,
     execution: &Execution,
-) -> Result<Option<HandedOver>, StoreError> {
+) -> Result<Option<Dispatched>, StoreError> {
     let (wanted, rollout) = {
         let mut tx = sync.db.read().await?;
         let wanted = store::deployments::find(&mut tx, execution.job_id).await?;
@@ -45,14 +45,14 @@ pub(super) async fn dispatch(
         return Ok(None);
     };
     let mut tx = sync.db.write().await?;
-    let with = HandedOver { generation, artifact };
-    let stored = store::executions::hand_over(&mut tx, term.epoch, &execution.id, &with).await?;
+    let with = Dispatched { generation, artifact };
+    let stored = store::executions::dispatch(&mut tx, term.epoch, &execution.id, &with).await?;
     tx.commit().await?;
     Ok(stored.then_some(with))
 }
 
 /// Ends a run that was handed over where this service does not look any more. It may have done part of its work.
-pub(super) async fn end_left_behind(sync: &Synchronizer, term: &Term, execution: &Execution) -> Result<(), StoreError> {
+pub(super) async fn end_abandoned(sync: &Synchronizer, term: &Term, execution: &Execution) -> Result<(), StoreError> {
     let message = "Platform error. The run was left behind on a machine that the operator gave up, and its result is not \
         known. It is not repeated, because it may have done part of its work; start it again when that is safe.";
     let started_at = execution.started_at;

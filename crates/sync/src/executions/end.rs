@@ -39,8 +39,8 @@ pub(super) async fn finish(
         sync.gauges.ended(ended.status);
         tracing::info!(execution = %id, status = ended.status.as_str(), "a run ended");
     }
-    sync.db.wake().schedules.notify_one();
-    sync.db.wake().executions.notify_one();
+    sync.db.notifications().schedules.notify_one();
+    sync.db.notifications().executions.notify_one();
     Ok(())
 }
 

@@ -8,12 +8,12 @@ use model::{
     execution::Execution,
     log::LogPart,
     name::ExecutionId,
-    runtime::{Run, Seen, Started},
+    runtime::{ExecutionSpec, Seen, Started},
     variables::run_variables,
 };
 use store::{
     StoreError,
-    executions::{Ended, HandedOver},
+    executions::{Dispatched, Ended},
 };
 use tokio::sync::Notify;
 
@@ -29,7 +29,7 @@ pub(super) struct Followed {
     /// Its row.
     pub(super) execution: Execution,
     /// What it runs.
-    pub(super) with: HandedOver,
+    pub(super) with: Dispatched,
     /// It was dispatched just now: the runtime has nothing of it yet.
     pub(super) is_fresh: bool,
 }
@@ -100,7 +100,7 @@ async fn carry_out(
             let mut tx = sync.db.write().await?;
             store::deployments::make_due(&mut tx, execution.job_id, sync.clock.now()).await?;
             tx.commit().await?;
-            sync.db.wake().deployments.notify_one();
+            sync.db.notifications().deployments.notify_one();
             return Ok(ControlFlow::Continue(pause));
         }
         Step::Running { at, is_first } => {
@@ -111,7 +111,7 @@ async fn carry_out(
             follower.recorded(Seen::Running);
         }
         Step::Held(problem) => {
-            record_held(sync, term, &execution.id, &problem).await?;
+            record_waiting(sync, term, &execution.id, &problem).await?;
             follower.recorded(Seen::Held(problem));
         }
         Step::Cancel => {
@@ -160,10 +160,15 @@ async fn record_running(sync: &Synchronizer, term: &Term, id: &ExecutionId, at: 
     tx.commit().await
 }
 
-async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem: &Problem) -> Result<(), StoreError> {
+async fn record_waiting(
+    sync: &Synchronizer,
+    term: &Term,
+    id: &ExecutionId,
+    problem: &Problem,
+) -> Result<(), StoreError> {
     tracing::warn!(%problem, "a run can't start yet");
     let mut tx = sync.db.write().await?;
-    store::executions::held(&mut tx, term.epoch, id, &format!("{problem:#}")).await?;
+    store::executions::record_waiting(&mut tx, term.epoch, id, &format!("{problem:#}")).await?;
     tx.commit().await
 }
 
@@ -171,7 +176,7 @@ async fn record_held(sync: &Synchronizer, term: &Term, id: &ExecutionId, problem
 async fn start(
     sync: &Synchronizer,
     execution: &Execution,
-    HandedOver { generation, artifact }: &HandedOver,
+    Dispatched { generation, artifact }: &Dispatched,
     follower: &mut Follower,
 ) -> Result<Result<Started, Problem>, StoreError> {
     let mut tx = sync.db.read().await?;
@@ -194,15 +199,15 @@ async fn start(
     };
     drop(tx);
     let team_secret = sync.team_secret(&execution.team).await?;
-    let blueprint = sync.blueprint(&execution.job_name, &execution.team, team_secret, &revision);
+    let deployment_spec = sync.deployment_spec(&execution.job_name, &execution.team, team_secret, &revision);
     let mut variables = run_variables(&execution.id, &execution.op_id);
     match sync.token(&execution.job_name, &revision) {
         Ok(token) => variables.extend(token),
         Err(problem) => return Ok(Err(problem)),
     }
-    let run = Run {
+    let run = ExecutionSpec {
         id: execution.id.clone(),
-        blueprint,
+        deployment_spec,
         artifact: artifact.clone(),
         archive,
         arguments: execution.arguments.clone(),

@@ -241,7 +241,7 @@ impl Follower {
                 self.is_start_acknowledged = true;
                 return Step::Look(Duration::ZERO);
             }
-            Ok(Started::SteppedAside { for_run }) => {
+            Ok(Started::Skipped { for_run }) => {
                 let message = format!(
                     "Skipping job execution due to another parallel running execution: {for_run}, which a tick started."
                 );
@@ -294,7 +294,7 @@ fn unstarted(status: Status, message: impl Into<String>, now: Timestamp) -> End 
 #[cfg(test)]
 mod tests {
     use model::{
-        execution::{EndCause, RunEnd, Type},
+        execution::{EndCause, ExecutionEnd, Type},
         name::{ExecutionId, JobId, JobName, TeamName},
     };
 
@@ -376,8 +376,9 @@ mod tests {
 
     #[test]
     fn each_stage_of_each_run_has_its_step() {
-        let end =
-            |cause| Stage::Ended(RunEnd { started_at: Some(at(2)), ended_at: at(3), cause, termination_message: None });
+        let end = |cause| {
+            Stage::Ended(ExecutionEnd { started_at: Some(at(2)), ended_at: at(3), cause, termination_message: None })
+        };
         let running = || Ok(Stage::Running(at(2)));
         for (run, stage, second, expected) in [
             (Run::Fresh, Ok(Stage::Unknown), 1, "start"),
@@ -416,7 +417,7 @@ mod tests {
         let other = ExecutionId::parse("example-job-2").unwrap();
         for (started, second, expected) in [
             (Ok(Started::Running), 61, "look after 0"),
-            (Ok(Started::SteppedAside { for_run: other }), 1, "SKIPPED"),
+            (Ok(Started::Skipped { for_run: other }), 1, "SKIPPED"),
             (Err(Problem::invalid("It does not start.", "It names no step.")), 1, "USER_ERROR"),
             (Err(outage()), 60, "restart after 2"),
             (Err(outage()), 61, "cancel"),
@@ -477,7 +478,7 @@ mod tests {
     }
 
     fn ended(cause: EndCause) -> Stage {
-        Stage::Ended(RunEnd { started_at: Some(at(2)), ended_at: at(3), cause, termination_message: None })
+        Stage::Ended(ExecutionEnd { started_at: Some(at(2)), ended_at: at(3), cause, termination_message: None })
     }
 
     #[test]

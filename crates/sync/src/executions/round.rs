@@ -12,14 +12,14 @@ use model::{
 };
 use store::{
     StoreError,
-    executions::{Active, HandedOver},
+    executions::{Active, Dispatched},
 };
 use tokio::{sync::Notify, task::JoinError};
 use tokio_util::task::JoinMap;
 use tracing::{Instrument, Span};
 
 use super::{
-    dispatch::{dispatch, end_left_behind},
+    dispatch::{dispatch, end_abandoned},
     end::end_unstarted,
     follow::{Followed, follow},
     scheduled::{Strays, record_scheduled},
@@ -51,7 +51,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         tokio::select! {
             () = term.over.cancelled() => break,
             () = sync.clock.sleep(wait) => continue,
-            () = sync.db.wake().executions.notified() => {}
+            () = sync.db.notifications().executions.notified() => {}
             Some((id, ended)) = followed.tasks.join_next() => followed.ended(sync, term, id, ended),
         }
         if !term.pause(GATHER).await {
@@ -96,23 +96,23 @@ async fn round(
     followed: &mut Followers,
     strays: &mut Strays,
 ) -> Result<(), StoreError> {
-    sync.gauges.watched();
+    sync.gauges.executions_checked();
     record_scheduled(sync, term, &followed.cancels, strays).await?;
     let (active, left_before) = {
         let mut tx = sync.db.read().await?;
         let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
-        let site = match sync.runtime.site() {
-            Some(_) => store::sites::find(&mut tx).await?,
+        let host = match sync.runtime.host() {
+            Some(_) => store::hosts::find(&mut tx).await?,
             None => None,
         };
-        (active, site.map(|site| site.since))
+        (active, host.map(|host| host.since))
     };
     // Executions in progress count before new ones, without those that wait for others.
     let waiting = waiting_for_children(&active);
-    let dispatched = active.iter().filter(|run| run.handed_over.is_some()).count();
+    let dispatched = active.iter().filter(|run| run.dispatched.is_some()).count();
     let mut under_way = dispatched.saturating_sub(waiting.len());
     let unlisted = followed.cancels.len().saturating_sub(dispatched);
-    for Active { execution, handed_over, epoch } in active {
+    for Active { execution, dispatched, epoch } in active {
         sync.gauges.beat("executions");
         let cancelled = execution.cancel_requested_at.is_some();
         if let Some(cancel) = followed.cancels.get(&execution.id) {
@@ -122,9 +122,9 @@ async fn round(
             continue;
         }
         let mut is_fresh = false;
-        let with = match handed_over {
+        let with = match dispatched {
             Some(_) if left_before.is_some_and(|since| epoch < since) => {
-                end_left_behind(sync, term, &execution).await?;
+                end_abandoned(sync, term, &execution).await?;
                 continue;
             }
             Some(with) => with,
@@ -164,7 +164,7 @@ async fn round(
 /// are words of a client, so the number is limited.
 fn waiting_for_children(active: &[Active]) -> HashSet<ExecutionId> {
     let mut by_op_id: HashMap<&str, Vec<&Execution>> = HashMap::new();
-    for run in active.iter().filter(|run| run.handed_over.is_some()) {
+    for run in active.iter().filter(|run| run.dispatched.is_some()) {
         by_op_id.entry(&run.execution.op_id).or_default().push(&run.execution);
     }
     let mut waiting = HashSet::new();
@@ -185,7 +185,7 @@ fn waiting_for_children(active: &[Active]) -> HashSet<ExecutionId> {
 }
 
 /// What each line about a run has, whichever lines are wanted.
-fn span_of(execution: &Execution, with: &HandedOver, term: &Term) -> Span {
+fn span_of(execution: &Execution, with: &Dispatched, term: &Term) -> Span {
     tracing::error_span!(
         "run",
         execution = %execution.id,

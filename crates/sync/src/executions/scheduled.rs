@@ -5,11 +5,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use model::{
     name::{ExecutionId, JobId},
-    runtime::Ticked,
+    runtime::ScheduledExecution,
 };
 use store::{
     StoreError,
-    executions::{HandedOver, Recorded},
+    executions::{Dispatched, Recorded},
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::JoinMap;
@@ -105,7 +105,7 @@ pub(super) async fn record_scheduled(
     for (id, run) in unsettled.new {
         let with = ran(sync, &run).await?;
         let mut tx = sync.db.write().await?;
-        let recorded = store::executions::record_ticked(&mut tx, term.epoch, &id, &run, with.as_ref()).await?;
+        let recorded = store::executions::record_scheduled(&mut tx, term.epoch, &id, &run, with.as_ref()).await?;
         tx.commit().await?;
         match recorded {
             Recorded::Known => {}
@@ -124,9 +124,9 @@ pub(super) async fn record_scheduled(
 }
 
 /// What a run of a tick runs: the generation that it names, or else the one that was reached.
-async fn ran(sync: &Synchronizer, run: &Ticked) -> Result<Option<HandedOver>, StoreError> {
+async fn ran(sync: &Synchronizer, run: &ScheduledExecution) -> Result<Option<Dispatched>, StoreError> {
     let mut tx = sync.db.read().await?;
     let rollout = store::deployments::rollout(&mut tx, run.job_id).await?.unwrap_or_default();
     let Some(generation) = run.generation.or(rollout.reached_generation) else { return Ok(None) };
-    Ok(rollout.artifact.map(|artifact| HandedOver { generation, artifact }))
+    Ok(rollout.artifact.map(|artifact| Dispatched { generation, artifact }))
 }

@@ -157,13 +157,13 @@ impl Gauges {
     /// # Errors
     /// When the database fails; then the series stay as they are.
     pub async fn refresh(&self, db: &Db, now: Timestamp) -> Result<(), StoreError> {
-        let known = self.series.mark(JOBS_READ_MAX);
+        let known = self.series.position(JOBS_READ_MAX);
         let read = {
             let mut tx = db.read().await?;
             store::metrics::jobs(&mut tx, known.as_ref()).await?
         };
         match read {
-            Some((jobs, mark)) => self.series.show(jobs, mark, now),
+            Some((jobs, position)) => self.series.show(jobs, position, now),
             None => self.series.stays(now),
         }
         self.stages.series_refreshed(now);
@@ -190,7 +190,7 @@ impl Gauges {
     /// The outcome of a look was recorded.
     pub(crate) fn recorded(&self, job: JobId, outcome: &Outcome, now: Timestamp) {
         let status = match outcome {
-            Outcome::Looked(_) | Outcome::Restored { .. } => return,
+            Outcome::Unchanged(_) | Outcome::Restored { .. } => return,
             Outcome::Reached { .. } => DeploymentStatus::Success,
             Outcome::Failed { problem, .. } => match problem.fault {
                 Fault::User => DeploymentStatus::UserError,
@@ -228,15 +228,15 @@ impl Gauges {
     }
 
     /// Deployments that are due were looked for.
-    pub(crate) fn looked(&self, successful: bool) {
+    pub(crate) fn queue_polled(&self, successful: bool) {
         self.beat("deployments");
-        self.stages.reference.looked(successful);
+        self.stages.upstream.queue_polled(successful);
     }
 
     /// The runs in progress were looked at.
-    pub(crate) fn watched(&self) {
+    pub(crate) fn executions_checked(&self) {
         self.beat("executions");
-        self.stages.reference.watched();
+        self.stages.upstream.executions_checked();
     }
 
     /// The process of a run was started.
@@ -252,8 +252,8 @@ impl Gauges {
     }
 
     /// A tick became a start.
-    pub(crate) fn ticked(&self, tick: Timestamp, now: Timestamp) {
-        self.stages.ticked(tick, now);
+    pub(crate) fn scheduled(&self, tick: Timestamp, now: Timestamp) {
+        self.stages.scheduled(tick, now);
     }
 
     /// Whether the leader has another configuration than this instance.
@@ -272,7 +272,7 @@ impl Gauges {
     }
 
     /// So many deployments wait for the changed configuration, and whether it goes no further.
-    pub(crate) fn concerned(&self, left: usize, stopped: bool) {
+    pub(crate) fn configuration_pending(&self, left: usize, stopped: bool) {
         self.configuration_pending.set(i64::try_from(left).unwrap_or(i64::MAX));
         self.configuration_stopped.set(stopped.into());
     }
@@ -300,7 +300,7 @@ impl Gauges {
 
     /// A round of cleaning up is over.
     pub(crate) fn cleaned_up(&self, successful: bool) {
-        self.stages.reference.cleaned_up(successful.then(|| self.series.count()));
+        self.stages.upstream.cleaned_up(successful.then(|| self.series.count()));
     }
 }
 
@@ -349,7 +349,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         }
     }
     sync.gauges.epoch.set(0);
-    sync.gauges.concerned(0, false);
+    sync.gauges.configuration_pending(0, false);
     sync.gauges.stages.follows();
     // What it counted gets old, and the next leader counts it.
     sync.gauges.deployments.clear();

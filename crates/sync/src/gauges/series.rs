@@ -16,7 +16,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
 };
-use store::metrics::{Mark, WatchedJob, WatchedRun};
+use store::metrics::{ReadPosition, WatchedJob, WatchedRun};
 use tokio::sync::watch;
 
 /// The label that every series of the reference has, and its value.
@@ -43,7 +43,7 @@ struct Shown {
     /// When it was read, or found to be as it was read.
     at: Option<Timestamp>,
     /// Of which state of the rows it is, and when all of them were read, on the boot clock.
-    read: Option<(Mark, Duration)>,
+    read: Option<(ReadPosition, Duration)>,
     /// By the job's id, for a namesake of a deleted job has a history of its own, and by the status.
     outcomes: HashMap<(JobId, &'static str), Outcomes>,
 }
@@ -61,11 +61,11 @@ impl Series {
     }
 
     /// Shows these jobs as they were at an instant, and nothing of any other.
-    pub(super) fn show(&self, jobs: Vec<WatchedJob>, mark: Mark, at: Timestamp) {
+    pub(super) fn show(&self, jobs: Vec<WatchedJob>, position: ReadPosition, at: Timestamp) {
         let mut shown = self.shown();
         // Of a job that is not in the list because it is newer than the list, the outcome is newer too.
         shown.outcomes.retain(|(job, _), outcomes| place(&jobs, *job).is_some() || outcomes.last >= at);
-        (shown.jobs, shown.at, shown.read) = (Arc::new(jobs), Some(at), Some((mark, self.clock.boot())));
+        (shown.jobs, shown.at, shown.read) = (Arc::new(jobs), Some(at), Some((position, self.clock.boot())));
     }
 
     /// At this instant the jobs were still as they are shown.
@@ -74,10 +74,10 @@ impl Series {
     }
 
     /// Of which state of the rows the jobs are shown, unless it was read longer ago than this.
-    pub(super) fn mark(&self, at_most: Duration) -> Option<Mark> {
+    pub(super) fn position(&self, at_most: Duration) -> Option<ReadPosition> {
         let shown = self.shown();
-        let (mark, read) = shown.read.as_ref()?;
-        (self.clock.boot().saturating_sub(*read) < at_most).then(|| mark.clone())
+        let (position, read) = shown.read.as_ref()?;
+        (self.clock.boot().saturating_sub(*read) < at_most).then(|| position.clone())
     }
 
     /// Counts the outcome of a rollout.

@@ -55,17 +55,17 @@ pub(crate) struct Stages {
     overlaps: Counter,
     panics: Family<ByTask, Counter>,
     leader: Gauge,
-    terms: Counter,
+    acquisitions: Counter,
     series_refreshed: Gauge<f64, AtomicU64>,
-    pub(super) reference: ReferenceCounters,
+    pub(super) upstream: UpstreamCounters,
 }
 
 /// Counters that another Control Service has under these names.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ReferenceCounters {
+pub(super) struct UpstreamCounters {
     watches: Counter,
-    looks: Counter,
-    failed_looks: Counter,
+    polls: Counter,
+    failed_polls: Counter,
     cleanups: Counter,
     cleaned_jobs: Counter,
     failed_cleanups: Counter,
@@ -84,9 +84,9 @@ impl Default for Stages {
             overlaps: Counter::default(),
             panics: Family::default(),
             leader: Gauge::default(),
-            terms: Counter::default(),
+            acquisitions: Counter::default(),
             series_refreshed: Gauge::default(),
-            reference: ReferenceCounters::default(),
+            upstream: UpstreamCounters::default(),
         };
         // A counter that is there from the start is one whose first event is seen.
         for result in ["nothing", "wait", "blocked", "remove"] {
@@ -178,14 +178,18 @@ impl Stages {
             self.panics.clone(),
         );
         registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());
-        registry.register("holdfast_leader_terms", "Terms of leadership that this instance began", self.terms.clone());
+        registry.register(
+            "holdfast_leader_terms",
+            "Terms of leadership that this instance began",
+            self.acquisitions.clone(),
+        );
         registry.register_with_unit(
             "holdfast_job_series_refreshed_timestamp",
             "When the series of jobs were read from the rows, in seconds since 1970; 0 before the first time",
             Unit::Seconds,
             self.series_refreshed.clone(),
         );
-        self.reference.register(registry);
+        self.upstream.register(registry);
     }
 
     pub(super) fn planned(&self, plan: &Plan) {
@@ -216,7 +220,7 @@ impl Stages {
         self.ended.get_or_create(&ByStatus { status: status.as_str() }).inc();
     }
 
-    pub(super) fn ticked(&self, tick: Timestamp, now: Timestamp) {
+    pub(super) fn scheduled(&self, tick: Timestamp, now: Timestamp) {
         self.ticks.observe(seconds(tick, now));
     }
 
@@ -230,7 +234,7 @@ impl Stages {
 
     pub(super) fn leads(&self) {
         self.leader.set(1);
-        self.terms.inc();
+        self.acquisitions.inc();
     }
 
     pub(super) fn follows(&self) {
@@ -242,7 +246,7 @@ impl Stages {
     }
 }
 
-impl ReferenceCounters {
+impl UpstreamCounters {
     fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_label((SERVICE.0.into(), SERVICE.1.into()));
         for (name, help, counter) in [
@@ -254,12 +258,12 @@ impl ReferenceCounters {
             (
                 "vdk_deploy_datajob_synchronizer_successful_invocations_counter",
                 "Rounds in which deployments that are due were looked for and found",
-                &self.looks,
+                &self.polls,
             ),
             (
                 "vdk_deploy_datajob_synchronizer_failed_invocations_counter",
                 "Rounds in which deployments that are due could not be looked for",
-                &self.failed_looks,
+                &self.failed_polls,
             ),
             (
                 "vdk_execution_cleanup_task_datajob_invocations_counter",
@@ -281,12 +285,12 @@ impl ReferenceCounters {
         }
     }
 
-    pub(super) fn watched(&self) {
+    pub(super) fn executions_checked(&self) {
         self.watches.inc();
     }
 
-    pub(super) fn looked(&self, successful: bool) {
-        if successful { &self.looks } else { &self.failed_looks }.inc();
+    pub(super) fn queue_polled(&self, successful: bool) {
+        if successful { &self.polls } else { &self.failed_polls }.inc();
     }
 
     pub(super) fn cleaned_up(&self, jobs: Option<u64>) {

@@ -16,17 +16,20 @@ use jiff::{SignedDuration, Timestamp};
 use model::{
     BoxFuture, Problem,
     access::Caller,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
     clock::Clock,
     deployment::{DeploymentChange, VersionDefaults},
-    execution::{EndCause, Execution, RunEnd, Status},
+    execution::{EndCause, Execution, ExecutionEnd, Status},
     job::JobConfig,
-    lock::{Lock, LockInputs, LockKey},
+    lock::{Lock, LockKey, ResolutionInputs},
     log::{LogChunk, LogPart},
     name::{ExecutionId, JobId},
     python::PythonVersion,
-    runtime::{Blueprint, Changes, KnownRun, Observed, Run, Runtime, Seen, Stage, Started, Target, Ticked, Wanted},
+    runtime::{
+        ApplyRequest, Changes, DeploymentSpec, ExecutionSpec, KnownExecution, Observed, Runtime, ScheduledExecution,
+        Seen, Stage, Started, Target,
+    },
     source::{Source, SourceVersion},
     variables::JobOptions,
 };
@@ -133,14 +136,14 @@ pub struct State {
     pub built: Vec<String>,
     /// How many of them are over, done or aborted.
     pub builds_ended: usize,
-    pub started: Vec<Run>,
+    pub started: Vec<ExecutionSpec>,
     pub stages: HashMap<ExecutionId, Stage>,
     pub cancelled: Vec<ExecutionId>,
     pub forgotten: Vec<ExecutionId>,
     pub parallel_runs_max: usize,
     /// Whether ticks start runs without the service; then these are the ones that they started.
     pub fires_ticks: bool,
-    pub ticked: HashMap<ExecutionId, Ticked>,
+    pub scheduled: HashMap<ExecutionId, ScheduledExecution>,
     /// What starts answer from now on.
     pub start_answer: Option<Started>,
     /// The stage of runs that start from now on, if it is another one than running.
@@ -159,7 +162,7 @@ impl TestRuntime {
     }
 
     pub fn end(&self, id: &ExecutionId, at: Timestamp, cause: EndCause) {
-        let end = RunEnd { started_at: Some(at), ended_at: at, cause, termination_message: None };
+        let end = ExecutionEnd { started_at: Some(at), ended_at: at, cause, termination_message: None };
         self.change(|s| s.stages.insert(id.clone(), Stage::Ended(end)));
     }
 
@@ -237,7 +240,7 @@ impl Runtime for TestRuntime {
         self.state.lock().unwrap().parallel_runs_max
     }
 
-    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
+    fn fingerprint(&self, _blueprint: &DeploymentSpec) -> String {
         String::new()
     }
 
@@ -252,9 +255,13 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn apply<'a>(&'a self, _target: &'a Target, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<Mark>, Problem>> {
+    fn apply<'a>(
+        &'a self,
+        _target: &'a Target,
+        wanted: &'a ApplyRequest,
+    ) -> BoxFuture<'a, Result<Option<LastApplied>, Problem>> {
         Box::pin(async move {
-            let deployment = &wanted.blueprint.deployment;
+            let deployment = &wanted.deployment_spec.deployment;
             self.change(|s| s.applied.push((deployment.job_id, deployment.generation)));
             self.wait_while(|s| s.apply_blocked).await;
             let made = async {
@@ -274,7 +281,7 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn start<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Started, Problem>> {
+    fn start<'a>(&'a self, run: &'a ExecutionSpec) -> BoxFuture<'a, Result<Started, Problem>> {
         Box::pin(self.answer(Method::Start, async {
             self.change(|s| {
                 s.started.push(run.clone());
@@ -294,10 +301,11 @@ impl Runtime for TestRuntime {
         }))
     }
 
-    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownRun>, Problem>> {
+    fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownExecution>, Problem>> {
         Box::pin(self.answer(Method::Runs, async {
             let state = self.state.lock().unwrap();
-            let known = |id: &ExecutionId| KnownRun { id: id.clone(), ticked: state.ticked.get(id).cloned() };
+            let known =
+                |id: &ExecutionId| KnownExecution { id: id.clone(), scheduled: state.scheduled.get(id).cloned() };
             state.stages.keys().map(known).collect()
         }))
     }
@@ -330,7 +338,7 @@ impl Runtime for TestRuntime {
         Box::pin(self.answer(Method::Forget, async {
             self.change(|s| {
                 s.stages.remove(id);
-                s.ticked.remove(id);
+                s.scheduled.remove(id);
                 s.forgotten.push(id.clone());
             });
         }))
@@ -353,13 +361,13 @@ impl ArtifactBuilder for TestBuilder {
         "test"
     }
 
-    fn fingerprint(&self, _blueprint: &Blueprint) -> String {
+    fn fingerprint(&self, _blueprint: &DeploymentSpec) -> String {
         self.constraints.clone()
     }
 
     fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
-        let deployment = &request.blueprint.deployment;
-        let inputs = LockInputs {
+        let deployment = &request.deployment_spec.deployment;
+        let inputs = ResolutionInputs {
             python_version: deployment.python_version,
             vdk_requirement: format!("vdk=={}", deployment.vdk_version),
             constraints: self.constraints.clone(),
@@ -377,7 +385,7 @@ impl ArtifactBuilder for TestBuilder {
 
     fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
         Box::pin(async {
-            let inputs: LockInputs = serde_json::from_str(&inputs.content).unwrap();
+            let inputs: ResolutionInputs = serde_json::from_str(&inputs.content).unwrap();
             self.runtime.change(|s| s.built.push(inputs.requirements.clone()));
             let _in_progress = BuildInProgress(&self.runtime);
             let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
@@ -400,7 +408,7 @@ impl Drop for BuildInProgress<'_> {
 pub type Instance = (CancellationToken, tokio::task::JoinHandle<()>);
 
 /// One instance and all that it works with.
-pub struct House {
+pub struct Harness {
     pub db: Db,
     pub clock: Arc<TestClock>,
     pub runtime: Arc<TestRuntime>,
@@ -416,7 +424,7 @@ pub struct House {
     pub fresh: Fresh,
 }
 
-impl House {
+impl Harness {
     /// A house whose synchronizer does not run yet.
     pub async fn new(on: Database) -> Self {
         Self::on(on.fresh()).await
@@ -450,9 +458,9 @@ impl House {
 
     /// A house whose synchronizer runs.
     pub async fn running(on: Database) -> Self {
-        let mut house = Self::new(on).await;
-        house.start_instance();
-        house
+        let mut harness = Self::new(on).await;
+        harness.start_instance();
+        harness
     }
 
     pub fn start_instance(&mut self) {
@@ -518,11 +526,11 @@ impl House {
     /// Moves the clock and lets every loop see it.
     pub fn advance(&self, by: SignedDuration) {
         *self.clock.0.lock().unwrap() += by;
-        self.wake();
+        self.notify();
     }
 
-    pub fn wake(&self) {
-        let wake = self.db.wake();
+    pub fn notify(&self) {
+        let wake = self.db.notifications();
         wake.deployments.notify_one();
         wake.executions.notify_one();
         wake.schedules.notify_one();

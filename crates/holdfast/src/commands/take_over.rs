@@ -1,0 +1,78 @@
+//! `holdfast take-over-site`: the operator moves the runs of a database to this data folder, because the machine that had
+//! them is gone.
+
+use std::{io::Write, time::Duration};
+
+use anyhow::{anyhow, bail};
+use clock::SystemClock;
+use model::clock::Clock;
+use store::{
+    hosts,
+    leases::{self, SYNCHRONIZER},
+};
+
+use crate::{
+    config::{DatabaseUrl, Settings},
+    data_folder::DataFolder,
+    database,
+};
+
+/// The pause between two looks at a leader's signs of life.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Names this data folder as the site of the runs.
+///
+/// # Errors
+/// When an instance leads, so that the site is not lost.
+pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
+    if matches!(settings.database_url, DatabaseUrl::Sqlite) {
+        bail!("SQLite has its runs in the same data folder; there is no other site to take them from.");
+    }
+    let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
+    let db = database::open(settings, &folder.database()).await?;
+    let here = {
+        let startup_lock = folder.startup_lock().await?;
+        folder.host(&db, &SystemClock, &startup_lock).await?
+    };
+    let named = hosts::claim(&db, &here).await?;
+    if named == here {
+        writeln!(out, "The runs of this database are here already: {}.", folder.path().display())?;
+        return Ok(());
+    }
+    let find = async || {
+        let mut tx = db.read().await?;
+        hosts::find(&mut tx).await
+    };
+    let from = find().await?.ok_or_else(|| anyhow!("The database names no site any more; try again."))?;
+    let seen = leases::find(&db, SYNCHRONIZER).await?;
+    if seen.as_ref().is_some_and(|lease| !lease.holder.is_empty()) {
+        let wait = settings.lease_seconds.seconds();
+        writeln!(out, "Looking for {} seconds whether an instance leads on the other site …", wait.as_secs())?;
+        out.flush()?;
+        let (clock, begun): (&dyn Clock, _) = (&SystemClock, SystemClock.boot());
+        while clock.boot().saturating_sub(begun) < wait {
+            clock.sleep(LOOK).await;
+            if leases::find(&db, SYNCHRONIZER).await? != seen {
+                bail!(
+                    "The site {named} is alive: an instance leads there. Nothing was changed. Stop its instances first; \
+                     then its runs go on there unseen, so end them as well."
+                );
+            }
+        }
+    }
+    if hosts::take_over(&db, SYNCHRONIZER, &from, seen.as_ref(), &here).await?.is_none() {
+        bail!("An instance of the other site came to life at this moment. Nothing was changed.");
+    }
+    let left = match find().await? {
+        Some(host) => hosts::abandoned(&mut db.read().await?, &host).await?,
+        None => 0,
+    };
+    writeln!(out, "From now on jobs run here: {}.", folder.path().display())?;
+    writeln!(
+        out,
+        "Runs in progress on the other site: {left}. They end as platform errors, and are not repeated. Should that machine \
+         come back, its instances don't lead; see that none of its runs goes on."
+    )?;
+    db.close().await;
+    Ok(())
+}

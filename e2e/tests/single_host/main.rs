@@ -1,0 +1,19 @@
+//! What Holdfast promises to those who use the stock client, each promise a test against the real binary.
+
+mod access;
+mod attacks;
+mod bad_input;
+mod clients;
+mod commands;
+mod crashes;
+mod dags;
+mod instances;
+mod lifecycle;
+mod limits;
+mod load;
+mod metrics;
+mod openapi;
+mod outcomes;
+mod sandbox;
+mod service_manager;
+mod starts;
