@@ -71,7 +71,7 @@ async fn the_deletion_of_a_deployed_job_writes_the_row_of_the_job_once(on: Datab
     let delete = app::jobs::delete(&db, &*clock, &caller, "Team 0000", "daily-sales-000000");
     let (deleted, took) = statements.of(&db, delete).await;
     deleted.unwrap();
-    let of_job = took.iter().filter(|statement| statement.starts_with("update data_job set")).count();
+    let of_job = took.iter().filter(|statement| statement.words.starts_with("update data_job set")).count();
     assert_eq!(of_job, 1, "{took:?}");
 }
 
@@ -93,7 +93,7 @@ async fn a_change_to_what_is_desired_is_retried_in_the_transaction_that_compared
     let ask = app::deployments::change(&db, &*clock, &caller, &defaults, team, name, &change, missing);
     let (answer, took) = statements.of(&db, ask).await;
     answer.unwrap();
-    let of = |words: &str| took.iter().filter(|statement| statement.starts_with(words)).count();
+    let of = |words: &str| took.iter().filter(|statement| statement.words.starts_with(words)).count();
     assert_eq!(
         (of("insert into job_generation"), of("update rollout"), of("insert into audit_event")),
         (0, 1, 1),

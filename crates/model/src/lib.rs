@@ -10,6 +10,7 @@ pub mod build;
 pub mod clock;
 pub mod deployment;
 pub mod difference;
+mod digest;
 pub mod execution;
 pub mod glob;
 pub mod job;

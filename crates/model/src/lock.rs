@@ -3,9 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::{BoxFuture, Problem, python::PythonVersion};
+use crate::{BoxFuture, Problem, digest, python::PythonVersion};
 
 /// What a lock follows from. Two deployments with the same inputs share one lock, and so one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -23,13 +22,8 @@ pub struct ResolutionInputs {
 impl ResolutionInputs {
     /// The key of the lock: SHA-256 over every input, each preceded by its length, in hexadecimal.
     pub fn key(&self) -> LockKey {
-        let mut hash = Sha256::new();
-        hash.update(b"holdfast lock 1");
-        for part in [&self.python_version.to_string(), &self.vdk_requirement, &self.constraints, &self.requirements] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        LockKey(hex::encode(hash.finalize()))
+        let parts = [&self.python_version.to_string(), &self.vdk_requirement, &self.constraints, &self.requirements];
+        LockKey(hex::encode(digest::of_parts(b"holdfast lock 1", u64::to_le_bytes, parts)))
     }
 }
 

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Problem,
     deployment::Deployment,
+    digest,
     rollout::{Rollout, Status},
     runtime::Observed,
 };
@@ -67,13 +68,7 @@ pub fn inputs_hash(deployment: &Deployment, configuration_fingerprint: &str) -> 
 
 /// The hash of texts that tell one configuration from another. SHA-256 in hexadecimal.
 pub fn configuration_hash(texts: impl IntoIterator<Item = String>) -> String {
-    let mut hash = Sha256::new();
-    hash.update(b"holdfast configuration 1");
-    for text in texts {
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text);
-    }
-    hex::encode(hash.finalize())
+    hex::encode(digest::of_parts(b"holdfast configuration 1", u64::to_le_bytes, texts))
 }
 
 /// What to do about one deployment.

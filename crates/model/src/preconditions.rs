@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::{Problem, deployment::Deployment, job::DataJob};
+use crate::{Problem, deployment::Deployment, digest, job::DataJob};
 
 /// The terms of a request. The default has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -123,12 +123,7 @@ impl Deployment {
 
 /// A hash of several parts, none of which runs into the next.
 fn hash(parts: &[&[u8]]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
+    digest::of_parts(b"", u64::to_be_bytes, parts)
 }
 
 fn short_hash(parts: &[&[u8]]) -> String {

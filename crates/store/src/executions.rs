@@ -24,11 +24,14 @@ use crate::{
 };
 pub use list::{ExecutionQuery, ExecutionSort, count, page, page_by_job};
 pub use row::Detail;
-use row::{COLUMNS, ExecutionRow, REVISION, Revisions};
+use row::{COLUMNS, ExecutionRow, REVISION, Revisions, execution_id};
 pub use transitions::{
     Dispatched, Ended, NewExecution, Recorded, Started, dispatch, finish, insert, record_scheduled, record_waiting,
     request_cancel, request_cancel_all, running,
 };
+
+/// The most identifiers in one statement.
+const IDS_AT_ONCE: usize = 10_000;
 
 /// The run of this id.
 pub async fn find(tx: &mut Tx, id: &ExecutionId) -> Result<Option<Execution>> {
@@ -41,6 +44,15 @@ pub async fn find(tx: &mut Tx, id: &ExecutionId) -> Result<Option<Execution>> {
         .fetch_optional(c)
         .await)?;
     row.map(|row| row.execution(&mut Revisions::default())).transpose()
+}
+
+/// An active execution, as much of it as each round of the loop over executions reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveId {
+    /// Its identifier.
+    pub id: ExecutionId,
+    /// Whether its cancellation was requested.
+    pub is_cancelled: bool,
 }
 
 /// What the loop that moves runs on has to know of an active one.
@@ -67,10 +79,8 @@ pub struct Unsettled {
 
 /// Compares the runs that a place knows with their rows, by two statements for each 10,000 of them, whatever they are.
 pub async fn unsettled(tx: &mut Tx, known: Vec<KnownExecution>) -> Result<Unsettled> {
-    /// Ids in a statement.
-    const AT_ONCE: usize = 10_000;
     let mut unsettled = Unsettled::default();
-    for some in known.chunks(AT_ONCE) {
+    for some in known.chunks(IDS_AT_ONCE) {
         let sql = format!(
             "select e.execution_id, e.status, j.job_id from data_job_execution e join data_job j on j.number = e.job_number
              where e.execution_id in ({})",
@@ -98,7 +108,7 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownExecution>) -> Result<Unsett
     }
     let of: BTreeSet<JobId> = unsettled.new.iter().map(|(_, scheduled)| scheduled.job_id).collect();
     let mut having = HashSet::new();
-    for some in of.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
+    for some in of.into_iter().collect::<Vec<_>>().chunks(IDS_AT_ONCE) {
         let sql = format!("select job_id from data_job where job_id in ({})", places(some.len()));
         let rows: Vec<(String,)> = on!(tx, c => {
             let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql)).persistent(false);
@@ -117,8 +127,23 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownExecution>) -> Result<Unsett
     Ok(unsettled)
 }
 
-/// The active runs in the order of their acceptance, at most `limit`.
-pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
+/// The active executions in the order of their acceptance, at most `limit`. Reads nothing but identifiers and cancellations:
+/// many are active at once, and most of them are followed already.
+pub async fn active_ids(tx: &mut Tx, limit: i64) -> Result<Vec<ActiveId>> {
+    let rows: Vec<(String, Option<i64>)> = on!(tx, c => sqlx::query_as(
+        "select execution_id, cancel_requested_at from data_job_execution
+         where status in ('SUBMITTED', 'RUNNING') order by submitted_at, execution_id limit $1",
+    )
+    .bind(limit)
+    .fetch_all(c)
+    .await)?;
+    rows.into_iter()
+        .map(|(id, requested_at)| Ok(ActiveId { id: execution_id(&id)?, is_cancelled: requested_at.is_some() }))
+        .collect()
+}
+
+/// Those of these executions that are active, in the order of their acceptance.
+pub async fn active(tx: &mut Tx, ids: &[ExecutionId]) -> Result<Vec<Active>> {
     #[derive(sqlx::FromRow)]
     struct ActiveRow {
         #[sqlx(flatten)]
@@ -128,22 +153,35 @@ pub async fn active(tx: &mut Tx, limit: i64) -> Result<Vec<Active>> {
         image: Option<String>,
         leader_epoch: i64,
     }
-    // Many are active at once, and most of them are followed already: no revision is read before it is needed.
-    let sql = format!(
-        "select {COLUMNS}, cast(null as text) as revision, e.generation, e.lock_key, e.image, e.leader_epoch
-         from data_job_execution e join data_job j on j.number = e.job_number
-         where e.status in ('SUBMITTED', 'RUNNING') order by e.submitted_at, e.execution_id limit {limit}"
-    );
-    let rows: Vec<ActiveRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(c).await)?;
-    rows.into_iter()
-        .map(|ActiveRow { execution, generation, lock_key, image, leader_epoch }| {
+    let mut active = Vec::with_capacity(ids.len());
+    for some in ids.chunks(IDS_AT_ONCE) {
+        // No revision is read before it is needed.
+        let sql = format!(
+            "select {COLUMNS}, cast(null as text) as revision, e.generation, e.lock_key, e.image, e.leader_epoch
+             from data_job_execution e join data_job j on j.number = e.job_number
+             where e.execution_id in ({}) and e.status in ('SUBMITTED', 'RUNNING')",
+            places(some.len())
+        );
+        let rows: Vec<ActiveRow> = on!(tx, c => {
+            let mut statement = sqlx::query_as(sqlx::AssertSqlSafe(sql)).persistent(false);
+            for id in some {
+                statement = statement.bind(id.as_str());
+            }
+            statement.fetch_all(c).await
+        })?;
+        for ActiveRow { execution, generation, lock_key, image, leader_epoch } in rows {
             let dispatched = generation
                 .zip(artifact::of_columns(lock_key, image))
                 .map(|(generation, artifact)| Dispatched { generation, artifact });
             let execution = execution.execution(&mut Revisions::default())?;
-            Ok(Active { execution, dispatched, epoch: Epoch(leader_epoch) })
-        })
-        .collect()
+            active.push(Active { execution, dispatched, epoch: Epoch(leader_epoch) });
+        }
+    }
+    active.sort_by(|one, other| {
+        let key = |run: &Active| run.execution.submitted_at;
+        key(one).cmp(&key(other)).then_with(|| one.execution.id.as_str().cmp(other.execution.id.as_str()))
+    });
+    Ok(active)
 }
 
 /// Whether a tick of a job is recorded as a run.

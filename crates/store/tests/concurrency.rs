@@ -3,13 +3,15 @@
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(clippy::print_stdout, reason = "a test starts itself and reads what it says")]
 
+mod support;
+
 use std::{collections::HashSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use model::{
     execution::Type,
-    job::{DataJob, JobConfig},
-    name::{JobId, JobName, TeamName},
+    job::DataJob,
+    name::{JobId, JobName},
 };
 use store::{
     Db, PostgresOptions, StoreError, Tx, audit,
@@ -18,6 +20,7 @@ use store::{
     leases::{self, SYNCHRONIZER},
     retention,
 };
+use support::{insert, job, raw};
 use testing::{Database, Fresh, Server, for_each_database};
 use tokio::time::{Instant, timeout};
 
@@ -66,29 +69,6 @@ async fn a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known(on: D
     assert!(lead("new", "new").await.unwrap() > since);
 }
 
-async fn raw(tx: &mut Tx, sql: &'static str) {
-    match tx {
-        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-    }
-}
-
-fn job(n: u128, name: &str, team: &str) -> DataJob {
-    DataJob {
-        id: JobId(uuid::Uuid::from_u128(n)),
-        name: JobName::parse(name).unwrap(),
-        team: TeamName::parse(team).unwrap(),
-        description: String::new(),
-        config: JobConfig::default(),
-    }
-}
-
-async fn insert(db: &Db, job: &DataJob) {
-    let mut tx = db.write().await.unwrap();
-    assert!(jobs::insert(&mut tx, job, None, "someone", Timestamp::UNIX_EPOCH).await.unwrap());
-    tx.commit().await.unwrap();
-}
-
 async fn a_schema_that_only_a_newer_program_can_serve_is_refused_by_name(on: Database) {
     let fresh = on.empty();
     let db = fresh.open().await;
@@ -127,7 +107,13 @@ async fn every_text_means_the_same(on: Database) {
     .into_iter()
     .enumerate()
     {
-        insert(&db, &DataJob { description: description.into(), ..job(n as u128, name, team) }).await;
+        assert!(
+            insert(
+                &db,
+                &DataJob { description: description.into(), team: support::team(team), ..job(n as u128, name) }
+            )
+            .await
+        );
     }
     let mut tx = db.read().await.unwrap();
     let mut names = async |query: jobs::JobQuery| -> Vec<String> {
@@ -158,7 +144,7 @@ async fn every_text_means_the_same(on: Database) {
 async fn a_text_that_only_one_of_them_could_hold_is_refused(on: Database) {
     let fresh = on.empty();
     let db = fresh.open().await;
-    let job = DataJob { description: "a\0b".into(), ..job(1, "example-job", "a team") };
+    let job = DataJob { description: "a\0b".into(), ..job(1, "example-job") };
     let mut tx = db.write().await.unwrap();
     let refused = jobs::insert(&mut tx, &job, None, "someone", Timestamp::UNIX_EPOCH).await;
     assert!(matches!(refused, Err(StoreError::Unstorable)), "{refused:?}");
@@ -216,9 +202,7 @@ async fn a_take_over_waits_for_a_fenced_write_and_a_renewal_does_not() {
 }
 
 async fn insert_in(tx: &mut Tx, n: u128) {
-    jobs::insert(tx, &job(n, &format!("example-job-{n}"), "a team"), None, "someone", Timestamp::UNIX_EPOCH)
-        .await
-        .unwrap();
+    jobs::insert(tx, &job(n, &format!("example-job-{n}")), None, "someone", Timestamp::UNIX_EPOCH).await.unwrap();
 }
 
 #[tokio::test]
@@ -301,7 +285,7 @@ async fn a_database_that_is_down_is_told_soon_and_used_again_as_soon_as_it_is_up
     let server = Server::start();
     let fresh = Fresh::on(&server);
     let db = fresh.open().await;
-    insert(&db, &job(1, "example-job", "a team")).await;
+    assert!(insert(&db, &job(1, "example-job")).await);
     for crash in [false, true] {
         // Idle connections, which die with the server.
         let idle = (db.read().await.unwrap(), db.read().await.unwrap(), db.write().await.unwrap());
@@ -382,8 +366,8 @@ async fn a_statement_that_waits_for_a_lock_is_given_up() {
     let fresh = Database::Postgresql.empty();
     let options = PostgresOptions { lock_timeout: Duration::from_millis(300), ..PostgresOptions::default() };
     let db = fresh.open_with(&options).await;
-    let job = job(1, "example-job", "a team");
-    insert(&db, &job).await;
+    let job = job(1, "example-job");
+    assert!(insert(&db, &job).await);
     let mut first = db.write().await.unwrap();
     jobs::find_for_update(&mut first, &job.name).await.unwrap().unwrap();
     let mut second = db.write().await.unwrap();
@@ -462,10 +446,9 @@ async fn a_reader_sees_one_state_of_the_database() {
     let (_fresh, one, two) = two_instances().await;
     let mut reader = one.read().await.unwrap();
     assert_eq!(jobs::count(&mut reader, &jobs::JobQuery::default()).await.unwrap(), 0);
-    insert(&two, &job(1, "example-job", "a team")).await;
+    assert!(insert(&two, &job(1, "example-job")).await);
     assert_eq!(jobs::count(&mut reader, &jobs::JobQuery::default()).await.unwrap(), 0);
-    let refused =
-        jobs::delete(&mut reader, job(1, "example-job", "a team").id, "someone", None, Timestamp::UNIX_EPOCH).await;
+    let refused = jobs::delete(&mut reader, job(1, "example-job").id, "someone", None, Timestamp::UNIX_EPOCH).await;
     assert!(refused.is_err(), "it only reads");
 }
 
@@ -496,7 +479,7 @@ async fn the_work_of_loops_is_found_by_partial_indexes() {
     store::schedules::pending(&mut tx, 10).await.unwrap();
     store::deployments::due(&mut tx, now, 10).await.unwrap();
     store::deployments::next_due(&mut tx, now).await.unwrap();
-    executions::active(&mut tx, 10).await.unwrap();
+    executions::active_ids(&mut tx, 10).await.unwrap();
     jobs::find(&mut tx, &JobName::parse("example-job-7").unwrap()).await.unwrap().unwrap();
     drop(tx);
     db.close().await;
@@ -531,10 +514,10 @@ async fn the_work_of_loops_is_found_by_partial_indexes() {
 #[tokio::test]
 async fn clean_up_leaves_what_comes_into_use_meanwhile() {
     let (_fresh, one, two) = two_instances().await;
-    let old = job(1, "old-job", "a team");
-    let new = job(2, "new-job", "a team");
-    insert(&one, &old).await;
-    insert(&one, &new).await;
+    let old = job(1, "old-job");
+    let new = job(2, "new-job");
+    assert!(insert(&one, &old).await);
+    assert!(insert(&one, &new).await);
     let version = model::source::SourceVersion::parse(&"a".repeat(40)).unwrap();
     let source = model::source::Source {
         version: version.clone(),
@@ -583,8 +566,8 @@ async fn clean_up_leaves_what_comes_into_use_meanwhile() {
 #[tokio::test]
 async fn a_tick_of_a_job_that_is_deleted_at_this_moment_starts_nothing() {
     let (_fresh, one, two) = two_instances().await;
-    let job = job(1, "example-job", "a team");
-    insert(&one, &job).await;
+    let job = job(1, "example-job");
+    assert!(insert(&one, &job).await);
     let mut delete = one.write().await.unwrap();
     jobs::find_for_update(&mut delete, &job.name).await.unwrap().unwrap();
     jobs::delete(&mut delete, job.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap();

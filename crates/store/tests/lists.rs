@@ -1,10 +1,12 @@
 //! Pages of jobs and runs: whichever way they are come by, they are the same.
 
+mod support;
+
 use jiff::Timestamp;
 use model::{
     execution::{Execution, Status},
-    job::{DataJob, JobConfig},
-    name::{JobId, JobName, TeamName},
+    job::DataJob,
+    name::JobName,
     rollout::Status as DeploymentStatus,
 };
 use store::{
@@ -13,7 +15,8 @@ use store::{
     jobs::{self, DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField},
     retention,
 };
-use testing::{Database, for_each_database};
+use support::{job, raw, team};
+use testing::{Database, Fresh, for_each_database};
 
 for_each_database!(
     a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order,
@@ -70,17 +73,19 @@ const EXECUTION_SORTS: [ExecutionSort; 15] = [
     ExecutionSort::DeployedBy,
 ];
 
-async fn raw(tx: &mut Tx, sql: String) {
-    let sql = sqlx::AssertSqlSafe(sql);
-    match tx {
-        Tx::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap().rows_affected(),
-        Tx::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap().rows_affected(),
-    };
+/// A database with a small fleet of the benchmarks.
+async fn filled(on: Database) -> (Fresh, Db) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill_with(&db, JOBS, 5).await;
+    (fresh, db)
 }
 
-/// The fleet of the benchmarks, small.
-async fn fill(db: &Db) {
-    fill_with(db, JOBS, 5).await;
+/// Gives jobs and executions different values of each property.
+async fn vary(tx: &mut Tx) {
+    for statement in VARIED {
+        raw(tx, statement).await;
+    }
 }
 
 async fn fill_with(db: &Db, jobs: usize, runs: usize) {
@@ -101,9 +106,7 @@ fn names(page: Vec<jobs::JobSummary>) -> Vec<String> {
 }
 
 async fn a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let search = |text: &str, fields: &[SearchField]| JobQuery {
         search: Some(Search { text: text.into(), fields: fields.to_vec() }),
         ..JobQuery::default()
@@ -177,7 +180,7 @@ async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
     fill_with(&db, MANY_JOBS, 1).await;
     let mut tx = db.write().await.unwrap();
     // PostgreSQL asks its statistics whether many are a part of all.
-    raw(&mut tx, "analyze".into()).await;
+    raw(&mut tx, "analyze").await;
     let found = async |tx: &mut Tx, query: &JobQuery| -> Vec<jobs::JobSummary> {
         let count = jobs::count(tx, query).await.unwrap();
         let all = JobQuery { limit: 10_000, ..query.clone() };
@@ -271,9 +274,7 @@ fn key_of_job(job: &jobs::JobSummary, sort: JobSort) -> Option<Key> {
 }
 
 async fn jobs_are_sorted_by_the_value_of_each_property(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.read().await.unwrap();
     for property in SORTS {
         for descending in [false, true] {
@@ -292,9 +293,7 @@ async fn jobs_are_sorted_by_the_value_of_each_property(on: Database) {
 }
 
 async fn the_number_of_all_jobs_follows_every_change(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
     let check = async |tx: &mut Tx, expected: usize| {
         let query = JobQuery { limit: 1000, ..JobQuery::default() };
@@ -304,7 +303,7 @@ async fn the_number_of_all_jobs_follows_every_change(on: Database) {
         assert_eq!(jobs::count(tx, &query).await.unwrap(), i64::try_from(expected).unwrap());
     };
     check(&mut tx, JOBS).await;
-    let new = job(1, "new-job", "a team", "");
+    let new = job(1, "new-job");
     assert!(jobs::insert(&mut tx, &new, None, "someone", Timestamp::UNIX_EPOCH).await.unwrap());
     assert!(!jobs::insert(&mut tx, &new, None, "someone", Timestamp::UNIX_EPOCH).await.unwrap());
     check(&mut tx, JOBS + 1).await;
@@ -320,24 +319,16 @@ async fn the_number_of_all_jobs_follows_every_change(on: Database) {
     check(&mut tx, JOBS).await;
 }
 
-fn job(n: u128, name: &str, team: &str, description: &str) -> DataJob {
-    DataJob {
-        id: JobId(uuid::Uuid::from_u128(n)),
-        name: JobName::parse(name).unwrap(),
-        team: TeamName::parse(team).unwrap(),
-        description: description.into(),
-        config: JobConfig::default(),
-    }
-}
-
 async fn words_are_found_in_any_case_and_follow_every_change(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let now = Timestamp::UNIX_EPOCH;
-    let mut before = job(1, "first-job", "Équipe Ä", "Straße ÜBER \"alles\"");
+    let mut before =
+        DataJob { team: team("Équipe Ä"), description: "Straße ÜBER \"alles\"".into(), ..job(1, "first-job") };
+    let another = DataJob { team: team("other"), ..job(2, "second-job") };
     let mut tx = db.write().await.unwrap();
     assert!(jobs::insert(&mut tx, &before, None, "someone", now).await.unwrap());
-    assert!(jobs::insert(&mut tx, &job(2, "second-job", "other", ""), None, "someone", now).await.unwrap());
+    assert!(jobs::insert(&mut tx, &another, None, "someone", now).await.unwrap());
     let described = async |tx: &mut Tx, text: &str| {
         let query = JobQuery { descriptions: vec![text.into()], limit: 9, ..JobQuery::default() };
         let page = names(jobs::page(tx, &query).await.unwrap());
@@ -358,13 +349,10 @@ async fn words_are_found_in_any_case_and_follow_every_change(on: Database) {
 }
 
 async fn rows_of_an_older_program_are_completed_at_the_next_start(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
-    raw(&mut tx, "update data_job set team_lower = null, contacts_present = null, deployment_python = null".into())
-        .await;
-    raw(&mut tx, "delete from data_job_text".into()).await;
+    raw(&mut tx, "update data_job set team_lower = null, contacts_present = null, deployment_python = null").await;
+    raw(&mut tx, "delete from data_job_text").await;
     tx.commit().await.unwrap();
     db.close().await;
     let db = fresh.open().await;
@@ -382,13 +370,8 @@ async fn a_text_is_compared_as_a_whole_however_long_it_is(on: Database) {
     let db = fresh.open().await;
     let mut tx = db.write().await.unwrap();
     for (number, end) in [(1, "of Monday"), (2, "of Tuesday"), (3, "of Monday and Tuesday")] {
-        let job = DataJob {
-            id: JobId(uuid::Uuid::from_u128(number)),
-            name: JobName::parse(&format!("daily-sales-{number}")).unwrap(),
-            team: TeamName::parse("a team").unwrap(),
-            description: format!("The sales of all shops in all countries, the figures {end}"),
-            config: JobConfig::default(),
-        };
+        let description = format!("The sales of all shops in all countries, the figures {end}");
+        let job = DataJob { description, ..job(number, &format!("daily-sales-{number}")) };
         assert!(jobs::insert(&mut tx, &job, None, "test", Timestamp::UNIX_EPOCH).await.unwrap());
     }
     tx.commit().await.unwrap();
@@ -416,9 +399,7 @@ async fn a_text_is_compared_as_a_whole_however_long_it_is(on: Database) {
 }
 
 async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.read().await.unwrap();
     let page = jobs::page(&mut tx, &JobQuery { limit: 10, ..JobQuery::default() }).await.unwrap();
     let jobs: Vec<_> = page.iter().map(|summary| summary.job.id).collect();
@@ -458,26 +439,17 @@ async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
 }
 
 async fn runs_of_a_page_of_jobs_are_in_the_order_of_the_list_of_each_job(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
-    for statement in VARIED {
-        raw(&mut tx, statement.into()).await;
-    }
+    vary(&mut tx).await;
     // Texts hold what ends a member of a packed row, and some executions have not started.
     raw(
         &mut tx,
         "update data_job_execution set message = 'ü: ~ ' || execution_id, op_id = '5:a b', arguments = '{\"a\": 1}'
-        where execution_id like '%3'"
-            .into(),
+        where execution_id like '%3'",
     )
     .await;
-    raw(
-        &mut tx,
-        "update data_job_execution set started_at = null, ended_at = null where execution_id like '%5'".into(),
-    )
-    .await;
+    raw(&mut tx, "update data_job_execution set started_at = null, ended_at = null where execution_id like '%5'").await;
     let jobs = jobs::page(&mut tx, &JobQuery { limit: 7, ..JobQuery::default() }).await.unwrap();
     let jobs: Vec<_> = jobs.iter().map(|summary| summary.job.id).collect();
     for sort in EXECUTION_SORTS {
@@ -500,9 +472,7 @@ async fn runs_of_a_page_of_jobs_are_in_the_order_of_the_list_of_each_job(on: Dat
 }
 
 async fn runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
     let gone = jobs::find(&mut tx, &JobName::parse("daily-sales-000000").unwrap()).await.unwrap().unwrap();
     assert!(jobs::delete(&mut tx, gone.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
@@ -547,7 +517,7 @@ async fn runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts
             106 * 5,
         ),
     ] {
-        raw(&mut tx, change.into()).await;
+        raw(&mut tx, change).await;
         assert_eq!(check(&mut tx).await, runs, "{change}");
     }
     if on == Database::Postgresql {
@@ -567,9 +537,7 @@ async fn runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts
 }
 
 async fn runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
     let gone = jobs::find(&mut tx, &JobName::parse("daily-sales-000000").unwrap()).await.unwrap().unwrap();
     assert!(jobs::delete(&mut tx, gone.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
@@ -638,13 +606,9 @@ fn key_of_execution(run: &Execution, sort: ExecutionSort) -> Option<Key> {
 }
 
 async fn executions_are_sorted_by_the_value_of_each_property(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
-    for statement in VARIED {
-        raw(&mut tx, statement.into()).await;
-    }
+    vary(&mut tx).await;
     for property in EXECUTION_SORTS {
         for descending in [false, true] {
             let query = ExecutionQuery { sort: property, descending, limit: 1000, ..ExecutionQuery::default() };

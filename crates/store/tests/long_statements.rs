@@ -2,13 +2,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use model::{
-    job::{DataJob, JobConfig},
-    name::{JobId, JobName, TeamName},
-};
+use model::job::DataJob;
 use store::{
     Db, PostgresOptions, Result, StoreError, Tx,
     jobs::{self, JobQuery},
@@ -207,13 +206,8 @@ async fn a_few_searches_at_the_same_time_leave_connections_to_other_reads(on: Da
 async fn fill(db: &Db, count: u128) {
     let mut tx = db.write().await.unwrap();
     for number in 0..count {
-        let job = DataJob {
-            id: JobId(uuid::Uuid::from_u128(number)),
-            name: JobName::parse(&format!("daily-sales-{number}")).unwrap(),
-            team: TeamName::parse("a team").unwrap(),
-            description: format!("{}c", "ab".repeat(4_999)),
-            config: JobConfig::default(),
-        };
+        let description = format!("{}c", "ab".repeat(4_999));
+        let job = DataJob { description, ..support::job(number, &format!("daily-sales-{number}")) };
         assert!(jobs::insert(&mut tx, &job, None, "test", Timestamp::UNIX_EPOCH).await.unwrap());
     }
     tx.commit().await.unwrap();

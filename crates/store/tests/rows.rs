@@ -1,11 +1,13 @@
 //! What the rows refuse and keep.
 
+mod support;
+
 use jiff::Timestamp;
 use model::{
     access::Caller,
     execution::{Status, Type},
-    job::{DataJob, JobConfig},
-    name::{ExecutionId, JobId, JobName, TeamName},
+    job::DataJob,
+    name::{ExecutionId, JobName},
     source::{Source, SourceVersion},
 };
 use secrecy::ExposeSecret;
@@ -18,6 +20,7 @@ use store::{
     retention::{self, executions::Position},
     secrets, sources,
 };
+use support::{insert, job, number, raw};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -35,39 +38,6 @@ for_each_database!(
     pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_say,
     an_audit_event_is_part_of_the_change,
 );
-
-/// Runs a statement that no function of the store makes.
-async fn raw(tx: &mut Tx, sql: &'static str) {
-    match tx {
-        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-    }
-}
-
-/// A number that no function of the store answers.
-async fn number(tx: &mut Tx, sql: &'static str) -> i64 {
-    match tx {
-        Tx::Sqlite(tx) => sqlx::query_scalar(sql).fetch_one(&mut **tx).await.unwrap(),
-        Tx::Postgres(tx) => sqlx::query_scalar(sql).fetch_one(&mut **tx).await.unwrap(),
-    }
-}
-
-fn job(n: u128, name: &str) -> DataJob {
-    DataJob {
-        id: JobId(uuid::Uuid::from_u128(n)),
-        name: JobName::parse(name).unwrap(),
-        team: TeamName::parse("a team").unwrap(),
-        description: String::new(),
-        config: JobConfig::default(),
-    }
-}
-
-async fn insert(db: &Db, job: &DataJob) -> bool {
-    let mut tx = db.write().await.unwrap();
-    let inserted = jobs::insert(&mut tx, job, None, "someone", Timestamp::UNIX_EPOCH).await.unwrap();
-    tx.commit().await.unwrap();
-    inserted
-}
 
 async fn start(db: &Db, job: &DataJob, second: i64) -> Started {
     let new = NewExecution {
@@ -110,7 +80,7 @@ async fn a_name_is_unique_among_live_jobs_and_free_after_a_deletion(on: Database
 async fn what_was_committed_is_there_after_the_file_is_opened_again(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
-    insert(&db, &job(1, "example-job")).await;
+    assert!(insert(&db, &job(1, "example-job")).await);
     db.close().await;
     let db = fresh.open().await;
     let mut tx = db.read().await.unwrap();
@@ -122,7 +92,7 @@ async fn a_leader_whose_term_is_over_writes_nothing(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let old = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
     let Started::Accepted(id) = start(&db, &job, 1).await else { panic!() };
     let seen = leases::find(&db, SYNCHRONIZER).await.unwrap().unwrap();
@@ -158,7 +128,7 @@ async fn a_final_status_never_changes_and_is_counted_once(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
     let Started::Accepted(first) = start(&db, &job, 10).await else { panic!() };
     assert_eq!(first.as_str(), "example-job-10");
@@ -203,7 +173,7 @@ async fn the_end_of_an_execution_writes_the_row_of_its_job_once(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
     let Started::Accepted(id) = start(&db, &job, 10).await else { panic!() };
     assert!(finish(&db, epoch, &id, Status::UserError, 11).await.unwrap());
@@ -220,7 +190,7 @@ async fn a_piece_of_a_log_knows_the_bytes_and_lines_before_it(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let Started::Accepted(id) = start(&db, &job, 10).await else { panic!() };
     let text: String = (0..90_000).fold(String::new(), |text, n| text + &n.to_string() + " \u{20ac}\n");
     let mut tx = db.write().await.unwrap();
@@ -247,7 +217,7 @@ async fn retention_takes_old_runs_with_their_logs_and_counts_but_keeps_the_newes
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let epoch = leases::take(&db, SYNCHRONIZER, "one", None).await.unwrap().unwrap();
     for second in [10, 20, 30, 40] {
         let Started::Accepted(id) = start(&db, &job, second).await else { panic!() };
@@ -291,8 +261,8 @@ async fn a_secret_is_stored_encrypted_and_bound_to_its_row(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let (one, two) = (job(1, "example-job"), job(2, "another-job"));
-    insert(&db, &one).await;
-    insert(&db, &two).await;
+    assert!(insert(&db, &one).await);
+    assert!(insert(&db, &two).await);
     let key = KeyRing::from(SecretKey::new([7; 32]));
     let content = "{\"password\":\"correct horse\"}".to_owned().into();
     let mut tx = db.write().await.unwrap();
@@ -321,7 +291,7 @@ async fn old_content_uploaded_again_is_the_latest_version_once_more(on: Database
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let version = |digit: &str| SourceVersion::parse(&digit.repeat(40)).unwrap();
     let large: Vec<u8> = (0..=250).cycle().take(3 * 1024 * 1024 + 5).collect();
     let mut tx = db.write().await.unwrap();
@@ -360,7 +330,7 @@ async fn pages_are_sorted_the_same_way_every_time_and_patterns_mean_what_they_sa
     let fresh = on.fresh();
     let db = fresh.open().await;
     for (n, name) in ["b-100-percent", "a-example", "c_example".replace('_', "-").as_str()].iter().enumerate() {
-        insert(&db, &job(n as u128, name)).await;
+        assert!(insert(&db, &job(n as u128, name)).await);
     }
     let mut tx = db.read().await.unwrap();
     let names = async |tx: &mut Tx, query: JobQuery| -> Vec<String> {
@@ -385,7 +355,7 @@ async fn an_audit_event_is_part_of_the_change(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let event = store::audit::Event {
         action: "job.create",
         job_id: job.id,
@@ -409,7 +379,7 @@ async fn an_audit_event_is_part_of_the_change(on: Database) {
 async fn a_full_disk_is_told_as_such_and_over_when_there_is_room() {
     let fresh = Database::Sqlite.fresh();
     let db = fresh.open().await;
-    insert(&db, &job(1, "example-job")).await;
+    assert!(insert(&db, &job(1, "example-job")).await);
     let mut tx = db.write().await.unwrap();
     // As if the disk had no room for another page: SQLite ends the transaction by itself.
     raw(&mut tx, "pragma max_page_count = 1").await;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 
+mod support;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,8 +12,8 @@ use model::{
     artifact::Artifact,
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     execution::{ExecutionRevision, Status, Type},
-    job::{DataJob, JobConfig},
-    name::{JobId, JobName, TeamName},
+    job::DataJob,
+    name::{JobId, TeamName},
     preconditions::IdempotencyKey,
     source::{Source, SourceVersion},
 };
@@ -24,11 +26,12 @@ use store::{
     idempotency::{self, Claim},
     jobs,
     keys::{self, KeyRing, SecretKey},
-    leases,
+    leases::{self, Epoch},
     retention::{self, jobs::Part, sources::Position},
     revisions, secrets, sources,
 };
-use testing::{Database, for_each_database};
+use support::{insert, job, raw};
+use testing::{Database, Fresh, for_each_database};
 
 for_each_database!(
     removed_sources_go_when_nothing_needs_them,
@@ -43,30 +46,6 @@ for_each_database!(
 );
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
-
-/// Runs a statement that no function of the store makes.
-async fn raw(tx: &mut Tx, sql: &'static str) {
-    match tx {
-        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-    }
-}
-
-fn job(n: u128, name: &str) -> DataJob {
-    DataJob {
-        id: JobId(uuid::Uuid::from_u128(n)),
-        name: JobName::parse(name).unwrap(),
-        team: TeamName::parse("a team").unwrap(),
-        description: String::new(),
-        config: JobConfig::default(),
-    }
-}
-
-async fn insert(db: &Db, job: &DataJob) {
-    let mut tx = db.write().await.unwrap();
-    assert!(jobs::insert(&mut tx, job, None, "someone", NOW).await.unwrap());
-    tx.commit().await.unwrap();
-}
 
 fn version(digit: &str) -> SourceVersion {
     SourceVersion::parse(&digit.repeat(40)).unwrap()
@@ -114,8 +93,8 @@ async fn removed_sources_go_when_nothing_needs_them(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let (one, two) = (job(1, "example-job"), job(2, "another-job"));
-    insert(&db, &one).await;
-    insert(&db, &two).await;
+    assert!(insert(&db, &one).await);
+    assert!(insert(&db, &two).await);
     let mut tx = db.write().await.unwrap();
     for (job, digit) in [(&one, "a"), (&one, "b"), (&one, "c"), (&two, "b")] {
         upload(&mut tx, job, digit).await;
@@ -141,7 +120,7 @@ async fn audit_events_are_deleted_by_their_age_and_the_request_of_a_deployment_s
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let mut tx = db.write().await.unwrap();
     upload(&mut tx, &job, "a").await;
     let revision = deploy(&mut tx, &job, "a").await;
@@ -170,12 +149,18 @@ async fn audit_events_are_deleted_by_their_age_and_the_request_of_a_deployment_s
     assert_eq!(op_id(&mut tx, revision.generation + 1).await.as_deref(), Some("op of the removal"));
 }
 
-async fn a_look_that_began_before_a_deployment_was_asked_for_leaves_it_due(on: Database) {
+/// A database with one job and a leader.
+async fn led(on: Database) -> (Fresh, Db, DataJob, Epoch) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     let epoch = leases::take(&db, leases::SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    (fresh, db, job, epoch)
+}
+
+async fn a_look_that_began_before_a_deployment_was_asked_for_leaves_it_due(on: Database) {
+    let (_fresh, db, job, epoch) = led(on).await;
     let mut tx = db.write().await.unwrap();
     upload(&mut tx, &job, "a").await;
     deploy(&mut tx, &job, "a").await;
@@ -190,11 +175,7 @@ async fn a_look_that_began_before_a_deployment_was_asked_for_leaves_it_due(on: D
 }
 
 async fn an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    let job = job(1, "example-job");
-    insert(&db, &job).await;
-    let epoch = leases::take(&db, leases::SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let (_fresh, db, job, epoch) = led(on).await;
     let mut tx = db.write().await.unwrap();
     upload(&mut tx, &job, "a").await;
     let revision = deploy(&mut tx, &job, "a").await;
@@ -213,7 +194,10 @@ async fn an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it(on: Da
     assert!(!executions::dispatch(&mut tx, epoch, &id, &with(revision.generation + 1)).await.unwrap());
     assert!(executions::dispatch(&mut tx, epoch, &id, &with(revision.generation)).await.unwrap());
     assert!(!executions::dispatch(&mut tx, epoch, &id, &with(revision.generation)).await.unwrap());
-    assert_eq!(executions::active(&mut tx, 10).await.unwrap()[0].dispatched, Some(with(revision.generation)));
+    assert_eq!(
+        executions::active(&mut tx, std::slice::from_ref(&id)).await.unwrap()[0].dispatched,
+        Some(with(revision.generation))
+    );
 
     let page = async |tx: &mut Tx| {
         let query = ExecutionQuery { limit: 10, ..ExecutionQuery::default() };
@@ -308,7 +292,7 @@ async fn a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_me
     let (one, both, new) = (ring(&[1]), ring(&[1, 2]), ring(&[2]));
     let all: Vec<_> = (1..=5).map(|n| job(n, &format!("example-job-{n}"))).collect();
     for job in &all {
-        insert(&db, job).await;
+        assert!(insert(&db, job).await);
         store_secret(&db, &one, job, job.name.as_str()).await.unwrap();
     }
     let team = TeamName::parse("a team").unwrap();
@@ -359,7 +343,7 @@ async fn without_the_primary_key_nothing_is_stored_and_what_is_under_another_one
     let db = fresh.open().await;
     let (old, new) = (ring(&[1]), ring(&[2]));
     let job = job(1, "example-job");
-    insert(&db, &job).await;
+    assert!(insert(&db, &job).await);
     store_secret(&db, &old, &job, "correct horse").await.unwrap();
     make_active(&db, 2).await;
     let missing = |result: Result<(), StoreError>, number| match result {
@@ -386,7 +370,7 @@ async fn a_write_under_the_former_key_is_before_the_rotation_and_one_that_meets_
     let both = Arc::new(ring(&[1, 2]));
     let (one, two) = (job(1, "example-job"), job(2, "another-job"));
     for job in [&one, &two] {
-        insert(&db, job).await;
+        assert!(insert(&db, job).await);
         store_secret(&db, &both, job, "first").await.unwrap();
     }
     // The write has its key, and the rotation waits for it: whoever counts the rows under a former key counts this one.
@@ -423,7 +407,7 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     let db = fresh.open().await;
     let ring = ring(&[1]);
     let (old, namesake) = (job(1, "example-job"), job(2, "example-job"));
-    insert(&db, &old).await;
+    assert!(insert(&db, &old).await);
     store_secret(&db, &ring, &old, "correct horse").await.unwrap();
     let mut tx = db.write().await.unwrap();
     upload(&mut tx, &old, "a").await;
@@ -440,7 +424,7 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     raw(&mut tx, "delete from rollout").await;
     tx.commit().await.unwrap();
     assert_eq!(remove_sources(&db, 100).await, 1);
-    insert(&db, &namesake).await;
+    assert!(insert(&db, &namesake).await);
     let mut tx = db.write().await.unwrap();
     assert!(sources::find(&mut tx, old.id, &version("a")).await.unwrap().is_some());
     assert_eq!(sources::find(&mut tx, old.id, &version("b")).await.unwrap(), None);

@@ -1,17 +1,17 @@
 //! Rows of teams: the names of their secrets, and the owners of OAuth applications.
 
+mod support;
+
 use jiff::Timestamp;
-use model::{
-    job::{DataJob, JobConfig},
-    name::{JobId, JobName, TeamName},
-};
+use model::job::DataJob;
 use store::{
-    Db, Tx,
+    Db,
     credentials::{self, Credentials},
     jobs,
     keys::{KeyRing, SecretKey},
     team_secrets,
 };
+use support::{job, raw, team};
 use testing::{Database, for_each_database};
 
 for_each_database!(
@@ -20,19 +20,6 @@ for_each_database!(
     a_client_id_belongs_to_one_team,
     teams_that_shared_a_client_id_before_keep_it_and_no_other_team_gets_it,
 );
-
-async fn raw(db: &Db, sql: &'static str) {
-    let mut tx = db.write().await.unwrap();
-    match &mut tx {
-        Tx::Sqlite(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-        Tx::Postgres(tx) => drop(sqlx::raw_sql(sql).execute(&mut **tx).await.unwrap()),
-    }
-    tx.commit().await.unwrap();
-}
-
-fn team(name: &str) -> TeamName {
-    TeamName::parse(name).unwrap()
-}
 
 async fn claim(db: &Db, name: &str) -> String {
     let mut tx = db.write().await.unwrap();
@@ -64,13 +51,7 @@ async fn at_an_upgrade_the_team_with_the_oldest_job_has_the_plain_name(on: Datab
     let fresh = on.fresh();
     let db = fresh.open().await;
     for (number, name, second) in [(1, "FINANCE", 30), (2, "finance", 20), (3, "Finance", 10), (4, "finance", 5)] {
-        let job = DataJob {
-            id: JobId(uuid::Uuid::from_u128(number)),
-            name: JobName::parse(&format!("job-number-{number}")).unwrap(),
-            team: team(name),
-            description: String::new(),
-            config: JobConfig::default(),
-        };
+        let job = DataJob { team: team(name), ..job(number, &format!("job-number-{number}")) };
         let mut tx = db.write().await.unwrap();
         let at = Timestamp::from_second(second).unwrap();
         assert!(jobs::insert(&mut tx, &job, None, "someone", at).await.unwrap());
@@ -128,14 +109,16 @@ async fn teams_that_shared_a_client_id_before_keep_it_and_no_other_team_gets_it(
     for (name, client_id) in [("t1", "app-1"), ("t2", "app-2"), ("t3", "app-3")] {
         assert!(store(&db, name, client_id).await);
     }
+    let mut tx = db.write().await.unwrap();
     raw(
-        &db,
+        &mut tx,
         "drop index team_credential_one_team;
          alter table team_credential drop column holds_client;
          update team_credential set client_id = 'app-1' where team = 't2';
          delete from _sqlx_migrations where version = 48",
     )
     .await;
+    tx.commit().await.unwrap();
     db.close().await;
     let db = fresh.open().await;
     // Both replace their secrets, and a third team is refused.

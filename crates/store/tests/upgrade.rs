@@ -96,7 +96,8 @@ async fn executions_of_an_older_program_keep_what_is_known_of_their_revisions(on
         let log = logs::find(&mut tx, &execution.id).await.unwrap().unwrap();
         assert!(log.text.contains(&format!("log of {id}")), "{id}");
     }
-    let active = executions::active(&mut tx, 10).await.unwrap();
+    let ids: Vec<_> = executions::active_ids(&mut tx, 10).await.unwrap().into_iter().map(|run| run.id).collect();
+    let active = executions::active(&mut tx, &ids).await.unwrap();
     assert_eq!(active.len(), 1);
     assert_eq!(active[0].dispatched.as_ref().unwrap().generation, 1);
     // A copy of a revision that is there is not kept.

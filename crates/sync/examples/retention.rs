@@ -1,6 +1,6 @@
 //! Measures one complete round of retention on a database that `store`'s example `fill` filled, with a writer beside it:
 //! `retention <URL> <hours that are kept> <executions that each job keeps>`. It waits for a line before the round, so that
-//! its processor time can be read, and for the end of its input after it. `cargo xtask bench retention` drives it.
+//! its CPU time can be read, and for the end of its input after it. `cargo xtask bench retention` drives it.
 
 use std::{
     io::{BufRead, Write},
@@ -75,7 +75,7 @@ async fn measure(url: &str, hours: &str, keep: &str) -> Result<(), Box<dyn std::
     line()?;
 
     let gauges = Gauges::unseen(clock.clone());
-    // `fill` made somebody lead whose epoch this is.
+    // The epoch of the leader that `fill` inserted.
     let (epoch, over) = (Epoch(1), CancellationToken::new());
     let loops = db.for_sync();
     let mut retention = Retention::new(&loops, &*clock, &rules, &gauges);

@@ -1,7 +1,7 @@
-//! Builds what deployments are made of: a queue with a limit of its own, so that no quick change waits for a build.
+//! Builds the artifacts of deployments: a queue with a limit of its own, so that no quick change waits for a build.
 //!
-//! A build is a row. The rollouts that asked for it wait in the database, not in memory; when it ends they are found again,
-//! and those with equal inputs share the result. The end of a term aborts what is being built; the next leader takes it up.
+//! A build is a row. Its rollouts wait in the database, not in memory; they are found there when it ends, and rollouts with
+//! equal inputs share the result. The end of a leader epoch aborts builds in progress; the next leader starts them again.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use tracing::Instrument;
 
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
-/// The longest pause between two looks for queued builds.
+/// The longest pause between two queries for queued builds.
 const POLL_MAX: Duration = Duration::from_secs(5);
 
-/// Builds until the term is over.
+/// Builds until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     while let Err(error) = take_over(sync, term).await {
         if !term.survives(&error) || !term.pause(DATABASE_RETRY).await {
             return;
         }
     }
-    // What the take-over made free is found again.
+    // Builds that the former leader had begun are queued again.
     sync.db.notifications().deployments.notify_one();
     let mut tasks: JoinMap<BuildKey, ()> = JoinMap::new();
     loop {
@@ -55,7 +55,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
                     tasks.spawn(key, async move {
                         let problem = Problem::internal(
                             "The data job was not built.",
-                            "The service met a fault of its own during the build.",
+                            "The service failed with an internal error during the build.",
                         );
                         record(&sync, &term, &of, Err(&problem)).await;
                     });
@@ -106,7 +106,7 @@ async fn build(sync: &Synchronizer, term: &Term, inputs: &BuildInputs) {
     record(sync, term, &inputs.key, result.as_ref()).await;
 }
 
-/// Records the end of a build, and has the rollouts that wait for it looked at.
+/// Records the end of a build, and makes the rollouts due that wait for it.
 async fn record(sync: &Synchronizer, term: &Term, key: &BuildKey, result: Result<&Built, &Problem>) {
     while let Err(error) = try_record(sync, term, key, result).await {
         if !term.survives(&error) || !term.pause(DATABASE_RETRY).await {

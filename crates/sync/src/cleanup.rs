@@ -1,7 +1,7 @@
 //! Retention: executions, logs, revisions, uploads, deleted jobs, idempotency keys, builds, schedules, audit events and
 //! environments that are not kept any longer.
 //!
-//! Each kind fails by itself: the others continue, and the failed one is tried again in the next round.
+//! A kind that fails does not stop the others, and is retried in the next round.
 
 use std::time::Duration;
 
@@ -20,24 +20,24 @@ use crate::{Synchronizer, Term, gauges::Gauges};
 /// The pause between two rounds.
 const INTERVAL: Duration = Duration::from_secs(600);
 
-/// A transaction that takes longer is followed by smaller ones: how long others wait is what counts, not the rows.
+/// A transaction that takes longer is followed by smaller ones, because other writers wait for it.
 const TRANSACTION_LONG: Duration = Duration::from_millis(100);
 
 /// A transaction that takes less time is followed by larger ones.
 const TRANSACTION_SHORT: Duration = Duration::from_millis(40);
 
-/// The most rows of the first transaction, and of those that always take too long.
+/// The most rows of the first transaction, and of transactions that always take too long.
 const ROWS_FIRST: u32 = 125;
 const ROWS_LEAST: u32 = 20;
 
-/// How long builds are kept that failed, or that no rollout waits for any more.
+/// How long builds are kept that failed or that no rollout waits for.
 const BUILDS_KEEP: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long revisions that were replaced and uploads are kept whatever their number. Work in progress with one, such as a
 /// rollout or a deployment after an upload, ends earlier.
 const RECENT_KEEP: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long what is kept.
+/// The retention rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// How long ended executions are kept.
@@ -46,7 +46,7 @@ pub struct Rules {
     pub executions_keep_per_job: i64,
     /// How long the logs of ended executions are kept.
     pub logs_keep: SignedDuration,
-    /// How many bytes all stored logs may have; above that the oldest go.
+    /// The most bytes of all stored logs; above that the oldest are removed.
     pub logs_max_bytes: i64,
     /// How many of a job's newest revisions are kept, and of its newest uploads.
     pub revisions_keep_per_job: i64,
@@ -56,9 +56,9 @@ pub struct Rules {
     pub audit_keep: SignedDuration,
 }
 
-/// Cleans up until the term is over.
+/// Runs retention until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
-    // The start of a service has better things to do.
+    // Other work has priority when the service starts.
     let mut delay = Duration::from_secs(30);
     let mut retention = Retention::new(&sync.db, &*sync.clock, &sync.options.retention, &sync.gauges);
     while term.pause(delay).await {
@@ -77,7 +77,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     }
 }
 
-/// Removes environments that no row needs. `false` when that failed.
+/// Removes environments that no row refers to. `false` when that failed.
 async fn remove_environments(sync: &Synchronizer) -> bool {
     let removed = async {
         let keep = store::locks::in_use(&mut sync.db.read().await?).await?;
@@ -96,17 +96,17 @@ pub struct Retention<'a> {
     clock: &'a dyn Clock,
     rules: &'a Rules,
     gauges: &'a Gauges,
-    /// Whether the size of every log is known: under this leader every log is stored with its size.
+    /// Whether the size of every log is known, because this leader stores every log with its size.
     measured: bool,
 }
 
 impl<'a> Retention<'a> {
-    /// That of a leader whose term begins.
+    /// The state at the beginning of a leader epoch.
     pub fn new(db: &'a Db, clock: &'a dyn Clock, rules: &'a Rules, gauges: &'a Gauges) -> Self {
         Self { db, clock, rules, gauges, measured: false }
     }
 
-    /// Removes all that is not kept now, one kind after the other.
+    /// Removes all rows that are not kept any longer, one kind after the other.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when another instance leads.
@@ -219,7 +219,7 @@ impl<'a> Retention<'a> {
                 removed = retention::revisions::remove(&mut write.tx, replaced_before, &found.old).await?;
                 work.commit(write, removed).await?;
             }
-            // A job comes again as long as revisions of it are removed.
+            // A job is returned again as long as revisions of it are removed.
             next = found.next.filter(|next| removed > 0 || *next != from);
         }
         Ok(())
@@ -267,7 +267,7 @@ impl<'a> Retention<'a> {
         }
     }
 
-    /// Deletes rows whose age alone decides.
+    /// Deletes rows by their age alone.
     async fn by_age(&self, kind: Kind, work: &mut Work<'_>) -> Result<(), StoreError> {
         let (now, rows_max) = (work.now, i64::from(ROWS_MAX));
         while !work.is_over() {
@@ -287,7 +287,7 @@ impl<'a> Retention<'a> {
     }
 }
 
-/// Sums up counts of executions, which come one by one, and those of jobs.
+/// Sums up counts of executions and of jobs, which are stored one by one.
 async fn execution_counts(work: &mut Work<'_>) -> Result<(), StoreError> {
     while !work.is_over() {
         let mut write = work.write().await?;
@@ -309,7 +309,7 @@ async fn execution_counts(work: &mut Work<'_>) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Notes the sizes of logs that an earlier program stored.
+/// Stores the sizes of logs that an earlier version stored without them.
 async fn measure_logs(work: &mut Work<'_>) -> Result<(), StoreError> {
     let mut next = Some(String::new());
     while let Some(after) = next.filter(|_| !work.is_over()) {
@@ -380,7 +380,7 @@ impl Work<'_> {
     }
 }
 
-/// How many rows the next transaction may have after one with so many took this long.
+/// The limit of rows for the next transaction after one with so many rows took this long.
 fn next_rows_max(rows_max: u32, took: Duration) -> u32 {
     if took > TRANSACTION_LONG {
         (rows_max / 2).max(ROWS_LEAST)

@@ -1,4 +1,4 @@
-//! Makes what runs follow what is wanted: one key at a time for each deployment, many deployments at once.
+//! Rolls out the desired deployments: many at once, each by one task at a time.
 
 mod inputs;
 mod orphans;
@@ -15,7 +15,7 @@ pub(crate) use self::{inputs::fingerprint as fingerprint_of, resync::enqueue_out
 use self::{queue::reconcile_due, resync::resync_periodically, waves::Outdated};
 use crate::{Synchronizer, Term};
 
-/// Looks at each deployment that is due until the term is over.
+/// Reconciles each deployment that is due, until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let (swept, waves) = watch::channel(Outdated::default());
     tokio::join!(reconcile_due(sync, term), resync_periodically(sync, term, &swept), waves::run(sync, term, waves));

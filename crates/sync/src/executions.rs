@@ -1,8 +1,8 @@
 //! Carries accepted starts to their one final status.
 //!
-//! A round looks at every active row. What was handed over has a task of its own that follows it from stage to stage;
-//! what was not waits for its deployment and for room. After a restart the same rounds find the same rows: a run that the
-//! runtime still knows is followed, one that it never got is handed over again.
+//! Each round lists the active executions. A dispatched one has a task of its own that follows it from stage to stage; the
+//! others wait for their deployment and for a free place. After a restart the same query finds the same executions: those that
+//! the runtime knows are followed, and those that it never got are sent again.
 
 mod dispatch;
 mod end;

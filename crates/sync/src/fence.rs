@@ -1,13 +1,13 @@
-//! Tells the place where jobs run which term of leadership this is, so that it can refuse what an earlier leader still sends.
+//! Publishes the leader epoch to the runtime, so that the runtime can reject writes of an earlier leader.
 
 use std::time::Duration;
 
 use crate::{Synchronizer, Term};
 
-/// The pause before it is told again after that failed.
+/// The pause before a failed attempt is retried.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Tries until it is told, or the term is over. No other loop waits for it: the rows are fenced by the database.
+/// Retries until the epoch is published or over. No other loop waits for it, because the database fences its rows itself.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut said = None;
     while let Err(problem) = sync.runtime.lead(term.epoch.0).await {
@@ -15,7 +15,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
             tracing::warn!(
                 epoch = term.epoch.0,
                 problem = format!("{problem:#}"),
-                "the place where jobs run does not know of this term"
+                "failed to publish the leader epoch; retrying"
             );
             said = Some(problem);
         }

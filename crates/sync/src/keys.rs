@@ -1,4 +1,4 @@
-//! Secrets follow a rotation of their key: what is sealed with a former one is sealed anew with the primary key.
+//! Rotation of encryption keys: values that a former key encrypted are re-encrypted with the active key.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use store::{
 
 use crate::{Synchronizer, Term};
 
-/// How often it is looked whether a key was made the primary one.
+/// How often the loop checks whether another key became the active one.
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often rows that could not be read are tried again with the same keys.
+/// How often rows that could not be decrypted are retried with the same keys.
 const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Rows sealed in one transaction: each may have a mebibyte, and no writer waits long.
+/// Rows per transaction. A row may have a mebibyte, and other writers must not wait long.
 const BATCH: i64 = 16;
 
-/// What the last pass left behind.
+/// The state after the last pass.
 #[derive(Debug)]
 struct BlockedKeys {
     active: String,
@@ -28,7 +28,7 @@ struct BlockedKeys {
     until: Duration,
 }
 
-/// Follows rotations until the term is over.
+/// Re-encrypts after each rotation, until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut stuck = None;
     loop {
@@ -45,7 +45,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
 
 async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>) -> Result<(), StoreError> {
     let Some(active) = keys::active(&sync.db).await? else { return Ok(()) };
-    // What a former pass could not do is not tried again until a key came, or in a while.
+    // Rows that the last pass could not decrypt are retried when a key was added, or after a pause.
     let ids = sync.keys.ids();
     if stuck.as_ref().is_some_and(|s| s.active == active && s.ids == ids && sync.clock.boot() < s.until) {
         return Ok(());
@@ -60,7 +60,7 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>
         result => result?,
     }
     if total.done > 0 {
-        tracing::info!(active, rows = total.done, "secrets were sealed anew with the primary key");
+        tracing::info!(active, rows = total.done, "secrets were re-encrypted with the active key");
     }
     let any_left = keys::any_other(&mut sync.db.read().await?, &active).await?;
     if !any_left {
@@ -71,7 +71,7 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>
         tracing::error!(
             missing = total.missing.join(", "),
             damaged = total.damaged,
-            "secrets could not be sealed anew; put the files of the missing keys back"
+            "secrets could not be re-encrypted; restore the files of the missing keys"
         );
     }
     let until = sync.clock.boot() + RETRY_INTERVAL;
@@ -79,7 +79,7 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>
     Ok(())
 }
 
-/// Goes once through all rows, in small transactions.
+/// Re-encrypts all rows once, in small transactions.
 async fn pass(sync: &Synchronizer, term: &Term, total: &mut Reencrypted) -> Result<(), StoreError> {
     through(sync, term, total, store::secrets::reencrypt).await?;
     through(sync, term, total, store::credentials::reencrypt).await

@@ -1,11 +1,11 @@
-//! One leader at a time, by a row with an epoch.
+//! Leader election: at most one leader at a time, by a row with an epoch.
 //!
-//! No clock of another machine is compared: a follower takes over when the row stood unchanged for most of the lease's time
-//! on its own boot clock, and a leader that could show no sign of life stops before that on its own.
+//! No clock of another machine is compared. A follower takes over when the row has not changed for most of the lease on the
+//! follower's boot clock; a leader that could not renew the lease stops before that on its own.
 //!
 //! ```text
-//! |--- a sign of life reaches the row ---|
-//! 0            0.2 the next one is due          0.75 the leader stops   0.85 a follower takes over    1 the lease
+//! |--- a renewal reaches the row ---|
+//! 0       0.2 the next one is due      0.75 the leader stops   0.85 a follower takes over    1 the lease expires
 //! ```
 
 use std::time::Duration;
@@ -19,26 +19,26 @@ use crate::{DATABASE_RETRY, Synchronizer, Term, configuration};
 /// The longest pause between two looks of a follower at the lease.
 const POLL_MAX: Duration = Duration::from_millis(400);
 
-/// How much of the lease's time a leader goes on without a sign of life, and how much a follower waits for one.
+/// The share of the lease for which a leader continues without a renewal, and for which a follower waits for one.
 const LEADER_STOPS: f64 = 0.75;
 const FOLLOWER_TAKES_OVER: f64 = 0.85;
 
-/// In which part of the lease's time a leader begins to change something in a cluster, and how long one change takes at
-/// most. A lease that leaves no time between two signs of life is refused where it is set.
+/// The share of the lease in which a leader may begin a change in a cluster, and the longest duration of one change. A lease
+/// that leaves no time between two renewals is rejected where it is set.
 const WRITES_BEGIN: f64 = 0.5;
 const CHANGE_MAX: Duration = model::runtime::CHANGE_MAX;
 
-/// The pause of an instance that may not lead because it is too old.
+/// The pause of an instance that may not lead because its version is too old.
 const OUTDATED_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long a leader may take to hand the lease on.
+/// How long a leader may take to release the lease.
 const RELEASE_MAX: Duration = Duration::from_secs(1);
 
 /// A lease that this instance took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acquired {
     pub(crate) epoch: Epoch,
-    /// On the boot clock, from before the take-over was sent: its answer may have come late.
+    /// On the boot clock, from before the statement was sent: its result may have arrived late.
     pub(crate) alive: Duration,
 }
 
@@ -79,15 +79,15 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
                     tracing::warn!(
                         renderer,
                         own = RENDERER_VERSION,
-                        "an instance with a newer version of the program has led; this one carries out requests and never \
+                        "an instance with a newer version has led; this one serves requests and never \
                          leads. Update it"
                     );
                 }
                 OUTDATED_PAUSE
             }
             Err(error) => {
-                tracing::warn!(%error, "the lease can't be read; trying again");
-                // While nobody could show a sign of life, nobody's lease runs out.
+                tracing::warn!(%error, "the lease can't be read; retrying");
+                // No lease expires while no leader could renew it.
                 watched = None;
                 DATABASE_RETRY
             }
@@ -100,19 +100,19 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
     }
 }
 
-/// What a follower sees.
+/// The result of an attempt to lead.
 enum Seen {
-    /// It leads now.
+    /// This instance leads now.
     Free(Acquired),
-    /// It would lead, and a program with this higher version of the renderer has led.
+    /// The lease is free, but an instance with this higher version of the renderer has led.
     Outdated(i64),
-    /// Another leads, or was faster.
+    /// Another instance leads, or was faster.
     Taken,
-    /// It could not see the runs that a leader follows.
+    /// This instance has no access to the executions that a leader must follow.
     RunsElsewhere(String),
 }
 
-/// Warns once in a term when the leader has another configuration than this instance.
+/// Warns once per leader epoch when the leader has another configuration than this instance.
 fn compare_configuration(sync: &Synchronizer, own: &str, lease: &leases::Lease, differs_in: &mut Option<i64>) {
     let differs = lease.configuration.as_deref().is_some_and(|of_leader| of_leader != own);
     sync.gauges.configuration_differs(differs);
@@ -158,7 +158,7 @@ async fn try_acquire(
             now
         }
     };
-    // An empty holder is one that stepped down. What was seen was so when it was asked for, and not later.
+    // A leader that released the lease leaves an empty holder. The row is as old as the instant before it was read.
     let unchanged = asked.saturating_sub(since);
     if sync.options.exclusive || lease.holder.is_empty() || unchanged >= sync.options.lease.mul_f64(FOLLOWER_TAKES_OVER)
     {
@@ -167,7 +167,7 @@ async fn try_acquire(
     Ok(Seen::Taken)
 }
 
-/// Takes the lease. An answer that comes too late to lead by is not waited for.
+/// Takes the lease. Gives up when the database takes so long that the lease would expire.
 async fn take(
     sync: &Synchronizer,
     configuration: &str,
@@ -181,7 +181,7 @@ async fn take(
         taking.await?
     } else {
         let Ok(taken) = sync.clock.timeout(sync.options.lease / 5, taking).await else {
-            tracing::warn!("the database takes too long to give the lease; trying again");
+            tracing::warn!("the database takes too long to grant the lease; retrying");
             return Ok(Seen::Taken);
         };
         taken?
@@ -193,10 +193,10 @@ async fn take(
     })
 }
 
-/// Shows signs of life until the term is over, and steps down at the end of the service.
+/// Renews the lease until the leader epoch is over, and releases it when the service stops.
 pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
     let lease = sync.options.lease;
-    // A sign of life counts from before it was sent.
+    // A renewal counts from before it was sent.
     let mut alive = taken;
     let mut lost = false;
     let_write(sync, alive);
@@ -219,11 +219,11 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
                 lost = true;
                 term.over.cancel();
             }
-            Ok(Err(error)) => tracing::warn!(%error, "the lease can't be renewed; trying again"),
-            Err(_) => tracing::warn!("the database takes too long to renew the lease; trying again"),
+            Ok(Err(error)) => tracing::warn!(%error, "the lease can't be renewed; retrying"),
+            Err(_) => tracing::warn!("the database takes too long to renew the lease; retrying"),
         }
         if !sync.options.exclusive && until_end(sync, alive, lease).is_zero() {
-            tracing::warn!(epoch = term.epoch.0, "the lease ran out; this instance stops leading");
+            tracing::warn!(epoch = term.epoch.0, "the lease expired; this instance stops leading");
             term.over.cancel();
         }
     }
@@ -234,18 +234,18 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
     }
     let release = Box::pin(leases::release(&sync.db, SYNCHRONIZER, term.epoch));
     if !matches!(sync.clock.timeout(RELEASE_MAX, release).await, Ok(Ok(()))) {
-        tracing::warn!("the lease could not be handed on; another instance takes it when it has run out");
+        tracing::warn!("the lease could not be released; another instance takes it when it expires");
     }
 }
 
-/// Lets changes of the cluster begin that are over before a follower could lead.
+/// Allows changes in the cluster that end before a follower could lead.
 fn let_write(sync: &Synchronizer, alive: Duration) {
     let lease = sync.options.lease;
     let time = lease.mul_f64(WRITES_BEGIN).min(lease.mul_f64(FOLLOWER_TAKES_OVER).saturating_sub(CHANGE_MAX));
     sync.runtime.may_write_until(if sync.options.exclusive { Duration::MAX } else { alive + time });
 }
 
-/// How long a leader may go on that showed its last sign of life at `alive` on the boot clock.
+/// How long a leader may continue whose last renewal was at `alive` on the boot clock.
 fn until_end(sync: &Synchronizer, alive: Duration, lease: Duration) -> Duration {
     (alive + lease.mul_f64(LEADER_STOPS)).saturating_sub(sync.clock.boot())
 }

@@ -1,7 +1,7 @@
-//! Loops at their own pace that make the world follow the rows.
+//! Loops that bring the runtime in line with the database, each at its own pace.
 //!
-//! Each file is a loop. A loop finds its work by a query, so that a lost wake-up costs latency and never work. Those that
-//! write run within a term of leadership, and every row that they write names its epoch. Hints are the exception: `make_due`,
+//! Each file is a loop. A loop finds its work by a query, so that a lost notification costs latency and never work. Those that
+//! write run within a leader epoch, and every row that they write names that epoch. Hints are the exception: `make_due`,
 //! `retry` and `retry_spread` in `store::deployments` only set when a deployment is reconciled next. A late one costs the
 //! present leader one reconciliation.
 
@@ -42,22 +42,22 @@ use store::{Db, StoreError, leases::Epoch, tokens::Credential};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// What the loops work with.
+/// The loops, and everything they depend on.
 #[derive(Debug, Clone)]
 pub struct Synchronizer {
-    /// The rows.
+    /// The database.
     pub db: Db,
-    /// The time.
+    /// The clock.
     pub clock: SharedClock,
     /// Where jobs run.
     pub runtime: Arc<dyn Runtime>,
     /// The keys that secrets are encrypted with.
     pub keys: Arc<store::keys::KeyRing>,
-    /// What makes that which runs are made of.
+    /// Builds the artifacts that executions run.
     pub builder: Arc<dyn ArtifactBuilder>,
     /// The operator's choices.
     pub options: Arc<Options>,
-    /// What the loops tell of the whole.
+    /// Metrics of the loops.
     pub gauges: gauges::Gauges,
 }
 
@@ -68,19 +68,19 @@ pub struct Options {
     pub holder: String,
     /// Whether no other instance can use this database, so that leadership needs no waiting.
     pub exclusive: bool,
-    /// How long a lease without a sign of life is respected.
+    /// How long a lease is valid after its last renewal.
     pub lease: Duration,
-    /// How often every deployment is looked at, whether or not something was heard of it.
+    /// How often every deployment is reconciled, whether or not a change of it was reported.
     pub sweep_interval: Duration,
-    /// Removals at once of more than this part of all deployments, in percent, wait.
+    /// Removals wait if more than this share of all deployments, in percent, is to be removed at the same time.
     pub removals_max_percent: i64,
-    /// Looks at deployments at the same time.
+    /// The most deployments that are reconciled at the same time.
     pub parallelism: usize,
-    /// Artifacts that are built at the same time.
+    /// The most artifacts that are built at the same time.
     pub builds_parallelism: usize,
-    /// Deployments that are installed at the same time.
+    /// The most deployments that are installed at the same time.
     pub installs_parallelism: usize,
-    /// What every deployed job gets.
+    /// Options of every deployed job.
     pub job_options: JobOptions,
     /// How long a run may take.
     pub run_deadline_seconds: u64,
@@ -95,7 +95,7 @@ pub struct Options {
 }
 
 impl Synchronizer {
-    /// All that is known of a deployment before anything is made of it.
+    /// Everything that a runtime needs to make a deployment.
     fn deployment_spec(
         &self,
         job_name: &JobName,
@@ -113,8 +113,8 @@ impl Synchronizer {
         }
     }
 
-    /// The name of the secret with a team's OAuth application. It is given to the team here when nobody has done so before:
-    /// rows of an older program. `None` where runs get no such secret.
+    /// The name of the secret with a team's OAuth application. It is assigned here for rows of an older version that have
+    /// none. `None` where runs get no such secret.
     async fn team_secret(&self, team: &TeamName) -> Result<Option<String>, StoreError> {
         if !self.runtime.mounts_team_secrets() {
             return Ok(None);
@@ -128,7 +128,7 @@ impl Synchronizer {
         Ok(Some(name))
     }
 
-    /// Whether what is to be removed waits for the operator, because it is too much at once.
+    /// Whether removals wait for the operator, because there are too many at once.
     async fn holds_removals_back(&self) -> Result<bool, StoreError> {
         let mut tx = self.db.read().await?;
         let (removals, fleet) = store::deployments::removals(&mut tx).await?;
@@ -144,8 +144,8 @@ impl Synchronizer {
         token_variables(&self.options.job_options, job_name, credential)
     }
 
-    /// Leads whenever it can, until `shutdown`. What runs goes on without it. The series of jobs follow the rows all the
-    /// time.
+    /// Leads whenever it can, until `shutdown`. Executions continue without it. The metrics of jobs follow the database on
+    /// every instance, whether it leads or not.
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.db = self.db.for_sync();
         tokio::join!(
@@ -181,12 +181,12 @@ impl Synchronizer {
         }
     }
 
-    /// As [`Synchronizer::supervise`], for a loop of a term. It ends with the term.
+    /// Same as [`Synchronizer::supervise`]; the loop ends with the leader epoch.
     async fn supervise_in<F: Future<Output = ()>>(&self, term: &Term, name: &'static str, run: impl Fn() -> F) {
         self.supervise(name, &term.over, run).await;
     }
 
-    /// Renews the lease of a term. If that panics, the term is over.
+    /// Renews the lease. If that panics, the leader epoch is over.
     async fn supervise_lease(&self, term: &Term, alive: Duration) {
         self.supervise_in(term, "lease loop", || async move {
             let end = term.over.clone().drop_guard();
@@ -205,7 +205,7 @@ impl Synchronizer {
             let term = Term { epoch, over, clock, builds: Arc::default() };
             tokio::join!(
                 self.supervise_lease(&term, alive),
-                // Before those that write: what they write names the epoch.
+                // Before the loops that write, because their writes name the epoch.
                 self.supervise_in(&term, "fence loop", || fence::run(self, &term)),
                 self.supervise_in(&term, "deployments loop", || deployments::run(self, &term)),
                 self.supervise_in(&term, "builds loop", || builds::run(self, &term)),
@@ -217,12 +217,12 @@ impl Synchronizer {
                 self.supervise_in(&term, "watch loop", || watch::run(self, &term)),
             );
             self.gauges.rest();
-            tracing::info!(epoch = epoch.0, "the term of this instance is over");
+            tracing::info!(epoch = epoch.0, "the leader epoch of this instance is over");
         }
     }
 }
 
-/// A term of leadership: its epoch, the signal of its end, and what its loops tell each other.
+/// A leader epoch: its number, the signal of its end, and the notifications between its loops.
 #[derive(Debug, Clone)]
 pub struct Term {
     epoch: Epoch,
@@ -233,19 +233,20 @@ pub struct Term {
 }
 
 impl Term {
-    /// Ends the term when a write was refused because another leads; logs any other failure of the database. Answers
-    /// whether the loop may go on.
+    /// Ends the leader epoch when a write was rejected because another instance leads; logs any other failure of the
+    /// database. Returns whether the loop may continue.
     fn survives(&self, error: &StoreError) -> bool {
         if let StoreError::Fenced { epoch } = error {
-            tracing::warn!(epoch, "another instance leads; this one stops following rows");
+            tracing::warn!(epoch, "another instance leads; this instance stops its loops");
             self.over.cancel();
             return false;
         }
-        tracing::warn!(%error, cause = std::error::Error::source(error).map(ToString::to_string), "the database failed a loop, which tries again");
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::warn!(%error, cause, "a loop failed on the database; retrying");
         true
     }
 
-    /// Waits until `delay` is over or the term is. `false` when the term is over.
+    /// Waits until `delay` or the leader epoch is over. `false` when the leader epoch is over.
     async fn pause(&self, delay: Duration) -> bool {
         tokio::select! {
             () = self.clock.sleep(delay) => true,
@@ -254,10 +255,10 @@ impl Term {
     }
 }
 
-/// The pause before the work of a task that panicked is taken up again.
+/// The pause before a task that panicked is started again.
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
 
-/// The pause after the database failed a loop.
+/// The pause of a loop after a failure of the database.
 const DATABASE_RETRY: Duration = Duration::from_secs(1);
 
 /// The pause of a loop: until the wall clock shows an instant, and for `most` at most.

@@ -1,5 +1,5 @@
-//! Ticks by Kubernetes' rules, for runtimes that don't fire them by themselves. For those that do, only the next tick of each
-//! schedule is kept, which lists show.
+//! Scheduled times (ticks) by the rules of Kubernetes, for runtimes without a scheduler of their own. For the others only the
+//! next tick of each schedule is stored, for lists.
 //!
 //! Of several ticks missed within the starting deadline only the latest runs; a tick during an active run waits and runs
 //! after it; a schedule counts from the instant at which it was accepted. Everything is recomputed from wall time at least
@@ -19,19 +19,19 @@ use store::{
 
 use crate::{DATABASE_RETRY, Pause, Synchronizer, Term};
 
-/// The longest pause between two looks at the clock.
+/// The longest pause between two readings of the clock.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Ticks that are turned into runs in one round.
+/// The most ticks that start executions in one round.
 const PENDING_MAX: i64 = 500;
 
-/// How often all next ticks are compared with the clock, beside when it was set back.
+/// How often all next ticks are compared with the clock, in addition to when the clock was set back.
 const CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The wall clock was set back when it lost more than this against the boot clock.
 const SET_BACK: Duration = Duration::from_secs(1);
 
-/// Who starts a scheduled run, as executions have it.
+/// The `started_by` of a scheduled execution.
 const STARTED_BY: &str = "scheduled/runtime";
 
 /// When all next ticks were compared with the clock, and what both clocks showed in the last round.
@@ -60,7 +60,7 @@ impl Checks {
     }
 }
 
-/// Fires ticks until the term is over, or keeps the next ones where the runtime fires them.
+/// Starts executions at their ticks until the leader epoch is over, or only stores the next ticks if the runtime starts them.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut checks = Checks::default();
     let mut is_check_due = false;
@@ -87,7 +87,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     }
 }
 
-/// Sets back what waits for a later tick than the next one: it was computed while a clock was wrong.
+/// Corrects schedules that wait for a later tick than the next one, because it was computed while a clock was wrong.
 async fn correct(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
     let now = sync.clock.now();
     let mut after = None;
@@ -112,7 +112,7 @@ async fn correct(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
             store::schedules::advance(&mut tx, due.id, due.next_tick, Some(*to)).await?;
         }
         tx.commit().await?;
-        tracing::warn!(schedules = wrong.len(), "schedules waited for a tick of a wrong time; they were corrected");
+        tracing::warn!(schedules = wrong.len(), "corrected schedules whose next tick was computed by a wrong clock");
     }
     let mut tx = sync.db.write().await?;
     leases::fence(&mut tx, term.epoch).await?;
@@ -161,7 +161,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
     Ok(if due.is_empty() { next_tick } else { Duration::ZERO.into() })
 }
 
-/// Moves a schedule on. Marks its latest tick that has come, unless that is before `oldest`; none is marked without it.
+/// Advances a schedule. Marks its latest tick in the past, unless that is before `oldest`; without `oldest` it marks none.
 async fn mark(
     tx: &mut store::Tx,
     due: &DueSchedule,
@@ -169,20 +169,20 @@ async fn mark(
     oldest: Option<Timestamp>,
 ) -> Result<(), StoreError> {
     let Ok(schedule) = Schedule::parse(&due.cron, &due.zone) else {
-        tracing::error!(cron = due.cron, zone = due.zone, "a stored schedule can't be read; it fires no more");
+        tracing::error!(cron = due.cron, zone = due.zone, "a stored schedule can't be parsed; it starts no executions");
         store::schedules::advance(tx, due.id, due.next_tick, None).await?;
         return Ok(());
     };
     let tick = schedule.latest_between(due.next_tick, now).unwrap_or(due.next_tick);
     if oldest.is_some_and(|oldest| tick >= oldest) {
         let deployments = store::schedules::mark_tick(tx, due.id, tick).await?;
-        tracing::debug!(cron = due.cron, %tick, deployments, "a tick fired");
+        tracing::debug!(cron = due.cron, %tick, deployments, "a scheduled time was reached");
     }
     store::schedules::advance(tx, due.id, due.next_tick, schedule.next_after(now)).await?;
     Ok(())
 }
 
-/// Stores the run of a tick. `false` when the job was not free after all; the tick waits on.
+/// Stores the execution of a tick. `false` when the job has another active execution; the tick keeps waiting.
 async fn fire(sync: &Synchronizer, term: &Term, tick: &PendingTick, now: Timestamp) -> Result<bool, StoreError> {
     let new = NewExecution {
         job_id: tick.job_id,
@@ -204,6 +204,6 @@ async fn fire(sync: &Synchronizer, term: &Term, tick: &PendingTick, now: Timesta
     store::schedules::clear_tick(&mut tx, tick.job_id, tick.tick).await?;
     tx.commit().await?;
     sync.gauges.scheduled(tick.tick, sync.clock.now());
-    tracing::info!(execution = %id, tick = %tick.tick, "a tick starts a run");
+    tracing::info!(execution = %id, tick = %tick.tick, "a scheduled execution was created");
     Ok(true)
 }

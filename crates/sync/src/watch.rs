@@ -1,4 +1,4 @@
-//! Hears what changed where jobs run, and has the loops look at what is out of step.
+//! Receives changes from the runtime, and has the loops reconcile deployments that are out of sync.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -6,16 +6,16 @@ use store::StoreError;
 
 use crate::{DATABASE_RETRY, Synchronizer, Term, deployments::enqueue_out_of_sync};
 
-/// The pause after news, in which others gather: a namespace that goes away brings thousands at once.
+/// The pause after a change, in which further ones gather: a deleted namespace brings thousands at once.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// When news of a deployment that is worked on at that moment are looked at again.
+/// The pause before a change of a deployment that is being reconciled is checked again.
 const LATER: Duration = Duration::from_millis(500);
 
-/// Names that are compared at once.
+/// Names per comparison.
 const PAGE: usize = 500;
 
-/// Hears until the term is over.
+/// Receives changes until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut names: HashSet<String> = HashSet::new();
     loop {
@@ -40,8 +40,8 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     }
 }
 
-/// Makes due what is out of step of these deployments. What the loop wrote itself comes back as news too, and costs one read
-/// for hundreds. Those that are worked on stay for later.
+/// Makes those of these deployments due that are out of sync. The watch also reports writes of the leader itself, at the cost
+/// of one read for hundreds of them. Deployments that are being reconciled are kept for later.
 async fn compare(sync: &Synchronizer, names: &mut HashSet<String>, recovered: &mut bool) -> Result<(), StoreError> {
     if *recovered {
         let mut tx = sync.db.write().await?;

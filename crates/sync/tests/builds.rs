@@ -1,4 +1,4 @@
-//! What the queue of builds brings about.
+//! Effects of the queue of builds.
 
 mod support;
 
@@ -240,7 +240,7 @@ async fn a_leader_that_another_replaced_aborts_its_build_and_records_nothing_of_
     };
     harness.until("another leads", usurped).await;
     harness.until("the build is aborted", async || harness.runtime.change(|s| s.builds_ended) >= 1).await;
-    // The usurper shows no sign of life, so that it leads again, in a term of its own.
+    // The usurper does not renew the lease, so that it leads again with a new epoch.
     is_reached(&harness, "example-job").await;
     let built = build(&harness, "package").await.unwrap();
     assert_eq!((built.state, built.attempts), (State::Built, 2));

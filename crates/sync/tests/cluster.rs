@@ -1,4 +1,4 @@
-//! What the loops do where the place starts runs by itself, and others change what is there: a cluster.
+//! The loops on a cluster, which starts executions itself and whose objects others change.
 
 mod support;
 
@@ -153,7 +153,7 @@ async fn what_others_deleted_is_made_again_when_it_is_heard_of(on: Database) {
     assert_eq!(version(&harness).await, before);
     harness.runtime.change(|s| s.made.remove(&job_id));
     heard(&harness);
-    harness.until("it is made again", async || harness.runtime.change(|s| s.made.contains_key(&job_id))).await;
+    harness.until("it is recreated", async || harness.runtime.change(|s| s.made.contains_key(&job_id))).await;
 }
 
 async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {

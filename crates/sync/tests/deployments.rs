@@ -1,4 +1,4 @@
-//! What the loop over deployments brings about.
+//! Effects of the loop over deployments.
 
 mod support;
 
@@ -73,7 +73,7 @@ async fn what_was_made_and_is_gone_is_made_again(on: Database) {
     harness.stop_instance().await;
     harness.runtime.change(|s| s.made.clear());
     harness.start_instance();
-    harness.until("it is made again", async || harness.runtime.change(|s| s.made.contains_key(&id))).await;
+    harness.until("it is recreated", async || harness.runtime.change(|s| s.made.contains_key(&id))).await;
 }
 
 async fn the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change(on: Database) {
@@ -198,7 +198,7 @@ async fn removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed(on: D
     let mut registry = Registry::default();
     let gauges = Gauges::register(&mut registry, true, harness.clock.clone());
     let (stop, task) = harness.instance_with("first", harness.db.clone(), true, Duration::from_secs(15), gauges);
-    // What is wanted goes on being made meanwhile.
+    // Other deployments are still rolled out meanwhile.
     harness.deployed("another-job", None).await;
     harness
         .until("each removal was looked at, and is due later", async || {

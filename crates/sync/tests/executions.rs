@@ -1,4 +1,4 @@
-//! What the loop over executions brings about.
+//! Effects of the loop over executions.
 
 mod support;
 

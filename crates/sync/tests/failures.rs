@@ -1,4 +1,4 @@
-//! What becomes of deployments and runs when the place where they run fails: each failure by a script.
+//! Deployments and executions while the runtime fails: each failure is scripted.
 
 mod support;
 
@@ -319,7 +319,7 @@ async fn runs_that_can_not_be_listed_are_recorded_later(on: Database) {
     let calls = harness.runtime.calls(Method::Runs);
     harness.notify();
     harness.until("they were to be listed", async || harness.runtime.calls(Method::Runs) > calls).await;
-    // Starts go on without them.
+    // Starts continue without them.
     assert!(harness.executions(NAME).await.is_empty());
     harness.runtime.fail(Method::Runs, None);
     harness.notify();

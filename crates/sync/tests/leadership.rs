@@ -1,4 +1,4 @@
-//! Several instances on one database: one leads, and another goes on when it is gone.
+//! Several instances on one database: one leads, and another one takes over when it is gone.
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(clippy::print_stdout, reason = "the figures of a test")]
@@ -45,7 +45,7 @@ async fn a_killed_leader_is_replaced_within_the_lease_and_writes_nothing_afterwa
     harness.deployed("example-job", None).await;
     let run = harness.start("example-job").await;
     harness.until_status("example-job", &run, Status::Running).await;
-    // It leads for longer than its lease, as long as it shows signs of life.
+    // It leads for longer than its lease, as long as it renews it.
     tokio::time::sleep(LEASE + LEASE / 2).await;
     assert_eq!(leader(&harness.db).await.unwrap().holder, "one");
 
@@ -57,7 +57,7 @@ async fn a_killed_leader_is_replaced_within_the_lease_and_writes_nothing_afterwa
     println!("a killed leader was replaced after {took:?} (lease {LEASE:?})");
     assert_eq!(new.0, old.0 + 1);
 
-    // What was under way goes on, and the old leader's writes are refused.
+    // Work in progress continues, and writes of the former leader are rejected.
     harness.runtime.end(&run, harness.clock.now(), EndCause::Exited(0));
     harness.until_status("example-job", &run, Status::Succeeded).await;
     let mut late = harness.db.write().await.unwrap();
@@ -104,7 +104,7 @@ async fn a_leader_that_another_replaced_stops_following_rows() {
             break epoch;
         }
     };
-    // It sees no sign of life of the usurper, and comes back in a term of its own.
+    // The usurper does not renew the lease, so that it leads again with a new epoch.
     let again = until_leads(&harness, "one").await;
     assert!(again > usurper);
     harness.deployed("example-job", None).await;
@@ -191,7 +191,7 @@ async fn a_change_accepted_by_one_instance_wakes_the_leader_in_another() {
         slowest = slowest.max(begun.elapsed());
     }
     println!("accepted in one instance, reached by another after at most {slowest:?}");
-    // A bell that nobody hears costs seconds and no work.
+    // A lost notification costs seconds and no work.
     harness.create("quiet-job", None).await;
     let begun = Instant::now();
     let (quiet, caller) = (harness.db.for_sync(), harness.caller());
@@ -226,20 +226,20 @@ async fn with_the_database_down_everything_waits_and_goes_on_by_itself() {
         } else {
             server.stop();
         }
-        // It ends while nobody can record it.
+        // It ends while no instance can record it.
         harness.runtime.end(&run, harness.clock.now(), EndCause::Exited(0));
         let begun = Instant::now();
         let refused = harness.try_start("example-job").await.unwrap_err();
         assert_eq!(refused.kind, model::problem::Kind::Unavailable, "{refused:?}");
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-        // Longer than the lease: the leader stops by itself.
+        // Longer than the lease: the leader stops on its own.
         tokio::time::sleep(LEASE).await;
         server.start_again();
         let up = Instant::now();
         harness.until("it answers", async || harness.db.ping().await.is_ok()).await;
         harness.until_status("example-job", &run, Status::Succeeded).await;
         harness.deployed(&format!("job-of-round-{round}"), None).await;
-        println!("after an outage (crash: {crash}) all went on within {:?}", up.elapsed());
+        println!("after an outage (crash: {crash}) all continued within {:?}", up.elapsed());
     }
     for (stop, task) in instances {
         stop.cancel();

@@ -1,4 +1,4 @@
-//! What the series say of jobs and stages, and for how long.
+//! Metrics of jobs and stages, and how long they are shown.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -271,7 +271,7 @@ async fn a_deleted_job_takes_its_series_along(on: Database) {
     harness.until("its deployment goes", async || harness.runtime.change(|s| s.removed.len() == 1)).await;
     harness.until("all of it is gone", async || of("first-job").await.is_empty()).await;
     assert_eq!(of("second-job").await, second);
-    // A namesake has a history of its own.
+    // A new job with the same name has a history of its own.
     harness.create("first-job", None).await;
     let names: Vec<_> = of("first-job").await.iter().map(|line| line.split('{').next().unwrap().to_owned()).collect();
     assert_eq!(names, ["taurus_datajob_info", "taurus_datajob_notification_delay"]);

@@ -464,7 +464,7 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
                 }
             }
             let mut tx = harness.db.read().await.unwrap();
-            store::executions::active(&mut tx, 1).await.unwrap().is_empty()
+            store::executions::active_ids(&mut tx, 1).await.unwrap().is_empty()
         })
         .await;
     harness

@@ -1,4 +1,4 @@
-//! What retention removes and keeps, in how small steps, and that one kind that fails stops no other.
+//! The rows that retention removes and keeps, the size of its steps, and kinds that fail without stopping others.
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 

@@ -119,23 +119,20 @@ async fn disabled_no_tick_fires_and_enabled_no_past_one_does(on: Database) {
     runs_and_ends(&harness, "2026-01-01T00:20:00Z").await;
 }
 
+/// Gives the job another schedule.
+async fn reschedule(harness: &Harness, cron: &str) {
+    let definition = Harness::definition("example-job", Some(cron));
+    let (db, clock, caller) = (&harness.db, &*harness.clock, harness.caller());
+    app::jobs::update(db, clock, &caller, "UTC", &harness.defaults, support::TEAM, "example-job", definition)
+        .await
+        .unwrap();
+}
+
 async fn a_changed_schedule_fires_no_past_tick_of_its_own(on: Database) {
     let harness = Harness::running(on).await;
     harness.deployed("example-job", Some("0 0 1 6 *")).await;
     harness.advance(SignedDuration::from_mins(12));
-    let definition = Harness::definition("example-job", Some("10 * * * *"));
-    app::jobs::update(
-        &harness.db,
-        &*harness.clock,
-        &harness.caller(),
-        "UTC",
-        &harness.defaults,
-        support::TEAM,
-        "example-job",
-        definition,
-    )
-    .await
-    .unwrap();
+    reschedule(&harness, "10 * * * *").await;
     settled(&harness).await;
     assert!(ticks(&harness).await.is_empty());
     harness.advance(SignedDuration::from_mins(58));
@@ -180,19 +177,8 @@ async fn what_was_changed_while_the_clock_was_a_year_ahead_continues_when_it_is_
     harness.deployed("example-job", Some("0 0 1 6 *")).await;
     let year = SignedDuration::from_hours(365 * 24);
     harness.advance(year);
-    // A schedule is changed, a rollout fails, and a change is accepted that nobody looks at in this time.
-    app::jobs::update(
-        &harness.db,
-        &*harness.clock,
-        &harness.caller(),
-        "UTC",
-        &harness.defaults,
-        support::TEAM,
-        "example-job",
-        Harness::definition("example-job", Some("* * * * *")),
-    )
-    .await
-    .unwrap();
+    // A schedule is changed, a rollout fails, and a change is accepted that is not reconciled in this time.
+    reschedule(&harness, "* * * * *").await;
     harness.until("the schedule is deployed", async || harness.reached("example-job").await == Some(2)).await;
     let failing = harness.create("failing-job", None).await;
     harness.runtime.fail(Method::Apply, Some(Problem::unavailable("a", "b")));

@@ -1,4 +1,4 @@
-//! What a request costs in statements, counted where they are sent.
+//! The number of statements of requests and rounds, counted where the driver sends them.
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(clippy::print_stdout, reason = "the figures of a test")]
@@ -24,7 +24,10 @@ use testing::{Database, Statements, for_each_database};
 const JOBS: usize = 50;
 const EXECUTIONS: i64 = 12;
 
-for_each_database!(a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds);
+for_each_database!(
+    a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds,
+    rows_of_followed_executions_are_not_read_again_by_each_round,
+);
 
 async fn a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds(on: Database) {
     let statements = Statements::heard().await;
@@ -89,4 +92,36 @@ async fn a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds(on: Da
     println!("{on:?}: a start: {took:?}");
     // The job, its deployment, the row, the event, the commit, and word to other instances.
     assert!((1..=6).contains(&took.len()), "{took:?}");
+}
+
+async fn rows_of_followed_executions_are_not_read_again_by_each_round(on: Database) {
+    const FOLLOWED: usize = 12;
+    let statements = Statements::heard().await;
+    let harness = Harness::running(on).await;
+    for n in 0..=FOLLOWED {
+        harness.deployed(&format!("example-job-{n:02}"), None).await;
+    }
+    let are_running = async |count: usize| {
+        harness.until("they run", async || harness.runtime.change(|s| s.started.len() == count)).await;
+        // A start is a round, the end of its gathering another one.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    for n in 0..FOLLOWED {
+        harness.start(&format!("example-job-{n:02}")).await;
+    }
+    are_running(FOLLOWED).await;
+    let one_more = async {
+        harness.start(&format!("example-job-{FOLLOWED:02}")).await;
+        are_running(FOLLOWED + 1).await;
+    };
+    let ((), took) = statements.of(&harness.db, one_more).await;
+    let rows_of = |words: &str| {
+        let chosen: Vec<_> = took.iter().filter(|statement| statement.words.starts_with(words)).collect();
+        (chosen.len(), chosen.iter().map(|statement| statement.rows).sum::<u64>())
+    };
+    println!("{on:?}: {took:?}");
+    let (rounds, ids) = rows_of("select execution_id, cancel_requested_at");
+    assert!(rounds >= 1 && ids > FOLLOWED as u64, "{took:?}");
+    // The whole row of the new one, by one round.
+    assert_eq!(rows_of("select e.execution_id, j.job_id").1, 1, "{took:?}");
 }

@@ -47,11 +47,11 @@ async fn a_changed_configuration_takes_a_twentieth_of_the_fleet_at_a_time(on: Da
     });
     harness.start_instance();
     harness.until("a wave has begun", async || harness.runtime.change(|s| s.applied.len()) == WAVE).await;
-    // It holds up nobody, and is not joined by a second one.
+    // It delays no other deployment, and no second wave begins beside it.
     let other = harness.create("other-job", None).await;
     harness.runtime.change(|s| s.apply_blocked = false);
     harness.deploy("other-job").await;
-    harness.until("all are made anew", async || changed(&harness, &before) == FLEET + 1).await;
+    harness.until("all are recreated", async || changed(&harness, &before) == FLEET + 1).await;
     let applied = harness.runtime.change(|s| s.applied.clone());
     assert_eq!(applied.len(), FLEET + 1, "each once: {applied:?}");
     let waited = applied.iter().position(|(job, _)| *job == other).unwrap();
@@ -73,10 +73,10 @@ async fn a_wave_that_fails_is_the_last_one_until_what_it_touched_is_well(on: Dat
     assert_eq!(harness.runtime.change(|s| s.applied.len()), WAVE + 1, "nothing else was touched");
     assert_eq!(changed(&harness, &before), 1);
 
-    // Who takes over tries one wave. The failed ones are tried again in their time.
+    // The next leader tries one wave. The failed deployments are retried at their own time.
     harness.advance(SignedDuration::from_mins(10));
     harness.start_instance();
-    harness.until("all are made anew", async || changed(&harness, &before) == FLEET + 1).await;
+    harness.until("all are recreated", async || changed(&harness, &before) == FLEET + 1).await;
 }
 
 async fn what_was_lost_or_changed_waits_for_no_wave(on: Database) {
@@ -91,5 +91,5 @@ async fn what_was_lost_or_changed_waits_for_no_wave(on: Database) {
     });
     harness.start_instance();
     harness.until("what was lost is there", async || lost.iter().all(|job| made(&harness).contains_key(job))).await;
-    harness.until("all are made anew", async || changed(&harness, &before) == FLEET).await;
+    harness.until("all are recreated", async || changed(&harness, &before) == FLEET).await;
 }

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 pub use index::{IndexRequest, IndexServer};
 pub use proxy::{Identity, Proxy};
 pub use server::Server;
-pub use statements::Statements;
+pub use statements::{Statement, Statements};
 pub use webhook::Webhook;
 
 /// A database that tests run on.

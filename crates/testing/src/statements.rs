@@ -13,12 +13,21 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
-static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static HEARD: Mutex<Vec<Statement>> = Mutex::new(Vec::new());
 /// The log is the whole process's: one test counts at a time.
 static COUNTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Enough transactions to hold every connection that reads SQLite.
 const READERS: usize = 4;
+
+/// A statement that was sent.
+#[derive(Debug, Clone, Default)]
+pub struct Statement {
+    /// Its first words.
+    pub words: String,
+    /// How many rows it returned.
+    pub rows: u64,
+}
 
 /// Hears every statement of the process, on whatever thread it runs.
 #[derive(Debug)]
@@ -34,7 +43,7 @@ impl Statements {
         Self { _alone: alone }
     }
 
-    /// What a request answers, and the first words of the statements that it took.
+    /// What a request answers, and the statements that it took.
     ///
     /// # Panics
     /// When the database does not answer.
@@ -42,7 +51,7 @@ impl Statements {
         &'a self,
         db: &'a Db,
         request: impl Future<Output = T> + 'a,
-    ) -> Pin<Box<dyn Future<Output = (T, Vec<String>)> + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = (T, Vec<Statement>)> + 'a>> {
         let request = Box::pin(request);
         Box::pin(async move {
             settle(db).await;
@@ -65,20 +74,21 @@ async fn settle(db: &Db) {
     }
 }
 
-fn take() -> Vec<String> {
+fn take() -> Vec<Statement> {
     std::mem::take(&mut HEARD.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 struct StatementListener;
 
-/// The first words of a statement.
-#[derive(Default)]
-struct Summary(String);
-
-impl Visit for Summary {
+impl Visit for Statement {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "summary" {
-            value.clone_into(&mut self.0);
+            value.clone_into(&mut self.words);
+        }
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "rows_returned" {
+            self.rows = value;
         }
     }
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -96,9 +106,9 @@ impl Subscriber for StatementListener {
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, event: &Event<'_>) {
-        let mut summary = Summary::default();
-        event.record(&mut summary);
-        HEARD.lock().unwrap_or_else(PoisonError::into_inner).push(summary.0);
+        let mut statement = Statement::default();
+        event.record(&mut statement);
+        HEARD.lock().unwrap_or_else(PoisonError::into_inner).push(statement);
     }
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}

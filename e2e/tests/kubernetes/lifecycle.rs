@@ -39,7 +39,7 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
     assert_eq!(labels["com.vmware.taurus/version"], version.as_str());
 
     // A tick starts a run, without this service.
-    let tick = wait::until("a tick starts a run", LONGEST, async || {
+    let tick = wait::until("a scheduled execution was created", LONGEST, async || {
         api.executions(NAME).await.into_iter().find(|e| e["type"] == "scheduled")
     })
     .await;

@@ -47,7 +47,7 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted(on: Databas
     assert!(deployment["last_deployed_date"].as_str().is_some_and(|at| at.contains('T')), "{deployment}");
 
     // A tick starts a run.
-    let first = wait::until("a tick starts a run", Duration::from_secs(75), async || {
+    let first = wait::until("a scheduled execution was created", Duration::from_secs(75), async || {
         scheduled(&api.executions(NAME).await).first().map(|e| (*e).clone())
     })
     .await;

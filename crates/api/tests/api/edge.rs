@@ -368,18 +368,28 @@ async fn probes_are_answered_while_strangers_hold_every_connection() {
     is_closed(&mut held[0]).await;
 }
 
+/// A connection of a client that has another address than the rest.
+async fn from_another_address(service: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.connect(service).await.unwrap()
+}
+
+/// Asks on an open connection, and returns the beginning of the answer.
+async fn asked(connection: &mut TcpStream) -> String {
+    connection.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = [0; 4096];
+    let read = timeout(SOON, connection.read(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
 async fn the_address_with_the_most_connections_makes_room_first() {
     let service = Service::start().await;
     let listening = service.listen(limits(16)).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let mut other = socket.connect(listening.address).await.unwrap();
+    let mut other = from_another_address(listening.address).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        other.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-        let mut answer = [0; 4096];
-        let read = timeout(SOON, other.read(&mut answer)).await.unwrap().unwrap();
-        assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+        assert!(asked(&mut other).await.starts_with("HTTP/1.1 200"));
         for _ in 0..40 {
             held.push(listening.sent("GET /livez HTTP/1.1\r\nhost: lo").await);
         }
@@ -392,15 +402,10 @@ async fn the_address_with_the_most_connections_makes_room_first() {
 async fn a_connection_counts_for_its_address_before_it_is_worked_on() {
     let service = Service::start().await;
     let listening = service.listen(limits(16)).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let mut other = socket.connect(listening.address).await.unwrap();
+    let mut other = from_another_address(listening.address).await;
     let mut held = Vec::new();
     for round in 0..3 {
-        other.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-        let mut answer = [0; 4096];
-        let read = timeout(SOON, other.read(&mut answer)).await.unwrap().unwrap();
-        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "round {round}");
+        assert!(asked(&mut other).await.starts_with("HTTP/1.1 200"), "round {round}");
         // Without a pause in which the service could do anything.
         held.extend((0..40).map(|_| std::net::TcpStream::connect(listening.address).unwrap()));
         assert!(listening.get("/livez").await.starts_with("HTTP/1.1 200"));

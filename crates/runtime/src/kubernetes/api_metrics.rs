@@ -1,4 +1,4 @@
-//! How the API server answers, as this service sees it.
+//! Metrics of calls of the API server, as this service sees them.
 
 use std::{
     future::Future,
@@ -19,10 +19,10 @@ use tower::Service;
 /// Upper bounds of the buckets, in seconds: the last one is longer than any call but a watch may take.
 const BUCKETS_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// What stands for the code of an answer that did not come, or that nobody waited for any longer.
+/// The code label of a call without an answer, or whose caller stopped waiting.
 const NO_ANSWER: &str = "none";
 
-/// What stands for the resource of an address that names none, such as that of the version.
+/// The resource label of a path without a resource, such as that of the version.
 const NO_RESOURCE: &str = "other";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,7 +32,7 @@ struct ByAnswer {
     code: String,
 }
 
-/// The calls of the API server, by what was asked and answered: from when a request was sent until its answer began.
+/// The duration of calls of the API server by verb, resource and code, from sending the request to the begin of the answer.
 #[derive(Debug, Clone)]
 pub struct ApiMetrics {
     answers: Family<ByAnswer, Histogram, fn() -> Histogram>,
@@ -45,7 +45,7 @@ impl ApiMetrics {
         Self { answers: Family::new_with_constructor(|| Histogram::new(BUCKETS_SECONDS)), clock }
     }
 
-    /// Shows the series in `registry`.
+    /// Publishes the metrics in `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "holdfast_kubernetes_call_duration",
@@ -55,7 +55,7 @@ impl ApiMetrics {
         );
     }
 
-    /// A client whose calls are counted here.
+    /// Returns a client whose calls are counted.
     pub(crate) fn counted<S>(&self, inner: S) -> Measured<S> {
         Measured { inner, calls: self.clone() }
     }
@@ -88,14 +88,14 @@ where
     }
 }
 
-/// A call that is under way.
+/// A call in progress.
 #[derive(Debug)]
 pub(crate) struct Call<F> {
     answer: F,
     pending: Pending,
 }
 
-/// Counts when it is dropped: who waits no longer for an answer drops the call.
+/// Counts the call when it is dropped, which also happens when its caller stops waiting.
 #[derive(Debug)]
 struct Pending {
     calls: ApiMetrics,
@@ -131,8 +131,8 @@ where
     }
 }
 
-/// The verb and the resource that a request is about, as roles name them. No name of an object is in them: a series for
-/// each would be without end.
+/// The verb and the resource of a request, as roles name them. They contain no name of an object, because the number of series
+/// must be limited.
 fn asked(method: &Method, path: &str, query: &str) -> (&'static str, String) {
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     let is_named_group = match parts.next() {

@@ -1,8 +1,8 @@
-//! Makes one CronJob as it is wanted, and tells what became of it.
+//! Writes the CronJob of a deployment, and its secrets.
 //!
-//! An update is a PUT of the whole rendered object with the uid and the resource version that were read: what others added
-//! to its spec goes, and a change that comes between is not lost but read again. What others added to its *metadata* stays;
-//! no run depends on it.
+//! An update is a PUT of the whole rendered object with the uid and the resource version that were read: additions of others
+//! to the spec are removed, and a concurrent change causes another read instead of being lost. Additions of others to the
+//! *metadata* stay, because no execution depends on them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -43,21 +43,21 @@ use super::{
     watch::Namespace,
 };
 
-/// How often an update is tried that others keep overtaking.
+/// The most attempts of an update that conflicts with other writers.
 const TRIES: usize = 4;
 
-/// What is remembered of a CronJob as it was written.
+/// The last applied state of a CronJob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AppliedObject {
     uid: String,
     generation: i64,
-    /// Of the spec as the server answered it, so that what it fills in is no drift.
+    /// Of the spec in the response, so that defaults of the server are no drift.
     spec_hash: String,
     inputs_hash: String,
-    /// Whether it takes values from the secret of the options file.
+    /// Whether it uses values from the secret of the options file.
     #[serde(default)]
     pub(crate) has_options: bool,
-    /// What was changed by others and put back.
+    /// The reverted changes of others.
     #[serde(default)]
     reverts: Reverts,
 }
@@ -97,7 +97,7 @@ fn spec_of(object: &CronJob) -> Value {
     serde_json::to_value(&object.spec).unwrap_or_default()
 }
 
-/// A CronJob whose spec was found to be as it was written though others had moved its generation on.
+/// A CronJob whose spec equals the last applied one although others have changed its generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Equal {
     uid: String,
@@ -108,7 +108,7 @@ struct Equal {
 /// The desired content of a secret.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Content<'a> {
-    /// Exactly this; `None` when the secret has to exist and others fill it.
+    /// Exactly these values; `None` when the secret only has to exist and others fill it.
     pub(crate) data: Option<&'a BTreeMap<String, String>>,
     /// Whether values that are not in `data` stay.
     pub(crate) keeps_more: bool,
@@ -119,15 +119,15 @@ pub(crate) struct Content<'a> {
 pub(crate) struct Writer {
     pub(crate) cron_jobs: Api<CronJob>,
     pub(crate) secrets: Api<Secret>,
-    /// Fields of a CronJob's spec that others may keep, as JSON pointers into the spec.
+    /// Fields of a CronJob's spec that others own, as JSON pointers into the spec.
     pub(crate) ignored: Vec<String>,
     /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
     pub(crate) adopts: bool,
-    /// The time zone of the controller, in which a CronJob runs that names none.
+    /// The time zone of the controller, which applies to CronJobs without one.
     pub(crate) controller_zone: String,
     pub(crate) clock: SharedClock,
     pub(crate) fence: Fence,
-    /// By name, as long as this process runs: one of these needs no look at each sweep.
+    /// CronJobs by name that need no read at each full resync. Kept as long as this process runs.
     pub(crate) equal: EqualCronJobs,
 }
 
@@ -140,7 +140,7 @@ impl EqualCronJobs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether what is known of a CronJob is what was found to be as it was written.
+    /// Whether the watched state of a CronJob is one that was found equal to the last applied one.
     fn has(&self, written: &AppliedObject, seen: &CronJobView, target: &Target) -> bool {
         self.all().get(target.job_name.as_str()).is_some_and(|equal| {
             equal.uid == seen.uid
@@ -152,7 +152,7 @@ impl EqualCronJobs {
 }
 
 impl Writer {
-    /// What is there of a deployment.
+    /// Observes the object of a deployment.
     pub(crate) async fn observe(&self, namespace: &Namespace, target: &Target) -> Result<Observed, Fault> {
         let name = target.job_name.as_str();
         let written = target.last_applied.as_ref().and_then(AppliedObject::read);
@@ -161,11 +161,11 @@ impl Writer {
         {
             return Ok(Observed::Present { inputs_hash: written.inputs_hash.clone() });
         }
-        // Of what was never written a write asks itself, and thousands of first looks need no call each.
+        // The first write reads the object itself, so that thousands of first reconciliations need no call here.
         if written.is_none() && namespace.cron_job(name).is_none() && namespace.is_listed() {
             return Ok(Observed::Missing);
         }
-        // What is known may be behind; what follows from this answer is a write.
+        // The watch may be behind, and the result of this method leads to a write.
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
             _ if !is_managed(&live, target, written.as_ref()) && !self.may_adopt(&live, target) => {
@@ -185,14 +185,14 @@ impl Writer {
         })
     }
 
-    /// Of a spec without the fields that others may keep.
+    /// Hashes a spec without the fields that others own.
     fn spec_hash(&self, mut spec: Value) -> String {
         self.name_zone(&mut spec);
         carry_over(&mut spec, &Value::Null, &self.ignored);
         hex::encode(Sha256::digest(spec.to_string()))
     }
 
-    /// Names the time zone that a spec has when it names none.
+    /// Sets the time zone of the controller in a spec without one.
     fn name_zone(&self, spec: &mut Value) {
         if let Some(fields) = spec.as_object_mut()
             && fields.get("timeZone").is_none_or(Value::is_null)
@@ -255,7 +255,7 @@ impl Writer {
         }
         let before = spec_of(&live);
         let mut reverts = written.map(|written| written.reverts.clone()).unwrap_or_default();
-        // A new deployment is written whoever fights over the old one.
+        // A new deployment is written even if the former one had a field conflict.
         let reverts_fields = written.is_some_and(|written| {
             Some(written.inputs_hash.as_str()) == inputs_hash(wanted)
                 && self.spec_hash(before.clone()) != written.spec_hash
@@ -270,7 +270,7 @@ impl Writer {
             carry_over(&mut spec, &before, &self.ignored);
             object.spec = serde_json::from_value(spec).unwrap_or(object.spec);
         }
-        // What somebody did to it before is not known: a tick may be due that the next write would fire.
+        // Its history is unknown: a tick may be due that the controller would start after the next write.
         let live = if is_adopted || self.fires_otherwise(live.spec.as_ref(), object.spec.as_ref()) {
             self.forget_ticks(live, ticks_after).await?
         } else {
@@ -285,7 +285,7 @@ impl Writer {
         Ok(Ok((AppliedObject::of(&done, self.spec_hash(after), reverts), false)))
     }
 
-    /// Whether the two fire at other instants.
+    /// Whether the two specs start executions at different times.
     fn fires_otherwise(&self, live: Option<&CronJobSpec>, wanted: Option<&CronJobSpec>) -> bool {
         let when = |spec: &CronJobSpec| {
             let zone = spec.time_zone.clone().unwrap_or_else(|| self.controller_zone.clone());
@@ -294,13 +294,13 @@ impl Writer {
         live.map(when) != wanted.map(when)
     }
 
-    /// Whether a CronJob that is not ours is to be taken over.
+    /// Whether an unmanaged CronJob is to be taken over.
     fn may_adopt(&self, live: &CronJob, target: &Target) -> bool {
         self.adopts && is_another_services(live, &target.job_name)
     }
 
-    /// Moves the last tick that counts as fired, so that no tick before `ticks_after` fires under the new schedule: the
-    /// controller makes up for what it thinks it missed.
+    /// Sets the last scheduled time to at least `ticks_after`, so that the controller does not make up for earlier ticks of the
+    /// new schedule.
     async fn forget_ticks(&self, live: CronJob, ticks_after: Timestamp) -> Result<CronJob, Fault> {
         if last_fired(&live).is_some_and(|last| last >= ticks_after) {
             return Ok(live);
@@ -314,7 +314,7 @@ impl Writer {
         .await
     }
 
-    /// Removes the CronJob of a deployment. Its runs go on.
+    /// Removes the CronJob of a deployment. Its executions continue.
     pub(crate) async fn remove(&self, target: &Target) -> Result<(), Fault> {
         let name = target.job_name.as_str();
         let written = target.last_applied.as_ref().and_then(AppliedObject::read);
@@ -323,7 +323,7 @@ impl Writer {
             return Ok(());
         }
         let params = DeleteParams {
-            // Without it the runs in progress die with the CronJob.
+            // Otherwise active executions would be deleted with the CronJob.
             propagation_policy: Some(PropagationPolicy::Orphan),
             preconditions: Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() }),
             ..DeleteParams::default()
@@ -335,8 +335,8 @@ impl Writer {
         }
     }
 
-    /// Makes a secret hold exactly this, or, when `data` is absent, exist: then it may be another's. One that is to hold something
-    /// and is not ours is left alone, and an error names it. Answers whether it was made now.
+    /// Writes a secret with exactly these values. Without `data` it only has to exist, and may be unmanaged. An unmanaged secret
+    /// that has to contain values is left alone, and an error names it. Returns whether the secret was created.
     pub(crate) async fn keep_secret(
         &self,
         target: &Target,
@@ -357,7 +357,7 @@ impl Writer {
             type_: Some("Opaque".into()),
             ..Secret::default()
         };
-        // Where nothing was written before, its making tells whether there is one.
+        // Before the first write, the attempt to create it shows whether it exists.
         let is_reported_by_create = data.is_none() && target.last_applied.is_none();
         let live =
             if is_reported_by_create { None } else { call(&*self.clock, self.secrets.get_metadata_opt(name)).await? };
@@ -366,7 +366,7 @@ impl Writer {
                 Err(fault) if is_reported_by_create && fault.is_taken() => Ok(false),
                 made => made.map(|_| true),
             },
-            // Pods of a run that was made before may still ask for the values that are gone from the data.
+            // Pods of earlier executions may still read values that are no longer in the data.
             Some(live) if keeps_more && job_id(&live.metadata) == Some(target.job_id) => {
                 let patch = serde_json::json!({
                     "metadata": { "uid": live.metadata.uid, "resourceVersion": live.metadata.resource_version },
@@ -375,7 +375,7 @@ impl Writer {
                 let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
                 call(&*self.clock, self.secrets.patch(name, &params, &Patch::Merge(&patch))).await.map(|_| false)
             }
-            // One that a former job of the name left is this job's now: only one has the name.
+            // A secret of a deleted job with the same name now belongs to this job.
             Some(live) if data.is_some() && job_id(&live.metadata).is_some() => {
                 secret.metadata.resource_version = live.metadata.resource_version;
                 secret.metadata.uid = live.metadata.uid;
@@ -386,7 +386,7 @@ impl Writer {
         }
     }
 
-    /// Makes a secret that may be gone or about to go stay: whoever read it before does not remove it any more.
+    /// Keeps a secret from being removed, or recreates it: a removal that was decided before fails on the new resource version.
     pub(crate) async fn touch_secret(&self, target: &Target, name: &str, content: Content<'_>) -> Result<(), Fault> {
         if content.data.is_some() {
             return self.keep_secret(target, name, content).await.map(drop);
@@ -394,7 +394,7 @@ impl Writer {
         let Some(live) = call(&*self.clock, self.secrets.get_metadata_opt(name)).await? else {
             return self.keep_secret(target, name, content).await.map(drop);
         };
-        // A secret of others is never removed here.
+        // An unmanaged secret is never removed.
         if job_id(&live.metadata).is_none() {
             return Ok(());
         }
@@ -408,19 +408,19 @@ impl Writer {
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         match call(&*self.clock, self.secrets.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
             Ok(_) => Ok(()),
-            // It moved, which is all that is wanted.
+            // Its resource version changed, which is enough.
             Err(fault) if fault.is_conflict() => Ok(()),
             Err(fault) if fault.is_missing() => self.keep_secret(target, name, content).await.map(drop),
             Err(fault) => Err(fault),
         }
     }
 
-    /// Removes a secret of ours, unless its job has a CronJob.
+    /// Removes a managed secret, unless its job has a CronJob.
     pub(crate) async fn forget_secret(&self, job_id: JobId, job: &JobName, name: &str) -> Result<(), Fault> {
-        // In this order: a CronJob that is made after it was looked for has moved the secret on, and the removal fails.
+        // In this order: a CronJob that is created after this read has touched the secret, so that the removal fails.
         let Some(live) = call(&*self.clock, self.secrets.get_metadata_opt(name)).await? else { return Ok(()) };
         let cron_job = call(&*self.clock, self.cron_jobs.get_metadata_opt(job.as_str())).await?;
-        // One that is on its way out lets its Jobs go first.
+        // A CronJob that is being deleted does not keep the secret.
         let stays = cron_job.is_some_and(|cron_job| cron_job.metadata.deletion_timestamp.is_none());
         if stays || view::job_id(&live.metadata) != Some(job_id) {
             return Ok(());
@@ -428,7 +428,7 @@ impl Writer {
         self.delete_secret(name, live.metadata).await
     }
 
-    /// Removes a secret of a job that its CronJob does not name any more.
+    /// Removes a secret of a job that its CronJob no longer refers to.
     pub(crate) async fn drop_secret(&self, job_id: JobId, name: &str) -> Result<(), Fault> {
         match call(&*self.clock, self.secrets.get_metadata_opt(name)).await? {
             Some(live) if view::job_id(&live.metadata) == Some(job_id) => self.delete_secret(name, live.metadata).await,
@@ -436,7 +436,7 @@ impl Writer {
         }
     }
 
-    /// Removes a secret as it was read.
+    /// Removes a secret, unless it changed since it was read.
     async fn delete_secret(&self, name: &str, read: ObjectMeta) -> Result<(), Fault> {
         let params = DeleteParams {
             preconditions: Some(Preconditions { uid: read.uid, resource_version: read.resource_version }),
@@ -450,19 +450,19 @@ impl Writer {
     }
 }
 
-/// Whether what is known of a CronJob is what was written. What is known may be older than what was written, never newer
-/// without a higher generation.
+/// Whether the watched state of a CronJob is the last applied one. The watch may be older than the last write, but a newer
+/// state always has a higher generation.
 fn is_as_written(written: &AppliedObject, seen: &CronJobView, target: &Target) -> bool {
     seen.uid == written.uid && seen.generation <= written.generation && seen.job_id == Some(target.job_id)
 }
 
-/// Ours is what carries the job's id, or what we wrote and somebody took the label from.
+/// Whether a CronJob is managed: it has the job's id, or this service wrote it and the label was removed.
 fn is_managed(live: &CronJob, target: &Target, written: Option<&AppliedObject>) -> bool {
     job_id(&live.metadata) == Some(target.job_id)
         || written.is_some_and(|written| live.uid().as_deref() == Some(&written.uid))
 }
 
-/// Whether another Control Service made a CronJob for a job of this name, by what it labels.
+/// Whether another Control Service made a CronJob for a job of this name, by its labels.
 fn is_another_services(live: &CronJob, job: &JobName) -> bool {
     let labels = || live.spec.as_ref()?.job_template.metadata.as_ref()?.labels.as_ref();
     let has = |name: &str, value: &str| labels().and_then(|labels| labels.get(name)).is_some_and(|v| v == value);
@@ -494,7 +494,7 @@ fn field_conflict(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem 
     )
 }
 
-/// Who made what has a job's name, as far as it says, and what can be done about it.
+/// The owner of an object with a job's name, as far as known, and what can be done about it.
 fn owner(live: &CronJob, job: &JobName) -> String {
     let metadata = &live.metadata;
     let managed_by = metadata.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/managed-by"));
@@ -515,7 +515,7 @@ fn owner(live: &CronJob, job: &JobName) -> String {
     }
 }
 
-/// Who wrote an object last beside us and the controllers' own status, as far as it says: clients choose their names.
+/// The last field manager of an object besides this service and status writers. Clients choose these names.
 fn last_writer(metadata: &ObjectMeta) -> Option<String> {
     metadata
         .managed_fields
@@ -526,12 +526,12 @@ fn last_writer(metadata: &ObjectMeta) -> Option<String> {
         .and_then(|entry| entry.manager.clone())
 }
 
-/// The last tick that counts as fired.
+/// The last tick that the controller counts as started.
 pub(crate) fn last_fired(cron_job: &CronJob) -> Option<Timestamp> {
     Some(cron_job.status.as_ref()?.last_schedule_time.as_ref()?.0)
 }
 
-/// Changes the status of a CronJob, unless somebody changed the object since it was read.
+/// Changes the status of a CronJob, unless the object changed since it was read.
 pub(crate) async fn patch_status(
     clock: &dyn Clock,
     cron_jobs: &Api<CronJob>,
@@ -546,7 +546,7 @@ pub(crate) async fn patch_status(
     call(clock, cron_jobs.patch_status(&live.name_any(), &params, &Patch::Merge(&patch))).await
 }
 
-/// What others wrote into the metadata stays, and the object is named as the one that was read.
+/// Keeps the metadata of others, and sets the uid and resource version that were read.
 fn keep_metadata(metadata: &mut ObjectMeta, live: &ObjectMeta) {
     let ours = |name: &str| name.starts_with("holdfast/") || name.starts_with("com.vmware.taurus/");
     let merged = |own: &mut Option<BTreeMap<String, String>>, live: &Option<BTreeMap<String, String>>| {
@@ -562,7 +562,7 @@ fn keep_metadata(metadata: &mut ObjectMeta, live: &ObjectMeta) {
     metadata.finalizers.clone_from(&live.finalizers);
 }
 
-/// An instant as the API server has it: whole seconds, none before it is over.
+/// An instant in the format of the API server: whole seconds, rounded down.
 fn seconds(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second()).unwrap_or(at).to_string()
 }

@@ -1,4 +1,4 @@
-//! What events of the namespace say of objects that get no further.
+//! Events of the namespace about objects that make no progress.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,19 +10,19 @@ use tokio::sync::Mutex;
 
 use super::fault::{Fault, call};
 
-/// How long an answer serves all that ask: hundreds may wait for the same slow cluster, which a list for each of them would
-/// make slower.
+/// How long a list of events is reused: hundreds of executions may wait for a slow cluster, which a list for each of them would
+/// slow down further.
 const FRESH_FOR: Duration = Duration::from_secs(5);
 
-/// How many events are read at once. Where there are more, those of one object are asked for alone.
+/// The most events per list. If there are more, the events of a single object are listed.
 const EVENTS_MAX: u32 = 500;
 
-/// What is asked for.
+/// The subject of a list of events.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum About {
-    /// Why the controller could make no pod for a Job.
+    /// Failures of the controller to create a pod for a Job.
     RefusedPods,
-    /// Why the node can't give a pod its volumes.
+    /// Failures of a node to mount the volumes of a pod.
     MissingVolumes,
 }
 
@@ -44,13 +44,13 @@ pub(crate) struct Events {
     missing_volumes: Arc<Mutex<Option<Reported>>>,
 }
 
-/// The newest words about each object.
+/// The newest message about each object.
 #[derive(Debug)]
 struct Reported {
     /// On the boot clock.
     read_at: Duration,
     newest: HashMap<String, String>,
-    /// Whether there are no others.
+    /// Whether the list is complete.
     whole: bool,
 }
 
@@ -59,14 +59,14 @@ impl Events {
         Self { api, clock, refused_pods: Arc::default(), missing_volumes: Arc::default() }
     }
 
-    /// The newest words about an object, a few seconds old at most.
+    /// The newest message about an object, at most a few seconds old.
     pub(crate) async fn reported(&self, about: About, name: &str) -> Result<Option<String>, Fault> {
         let kept = match about {
             About::RefusedPods => &self.refused_pods,
             About::MissingVolumes => &self.missing_volumes,
         };
         {
-            // Who comes while they are read waits for the same answer.
+            // Concurrent callers wait for the same list.
             let mut kept = kept.lock().await;
             let told = match kept.take().filter(|told| self.clock.boot().saturating_sub(told.read_at) < FRESH_FOR) {
                 Some(told) => told,

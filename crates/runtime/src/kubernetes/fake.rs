@@ -91,7 +91,7 @@ pub(crate) struct FakeServer(Arc<Mutex<State>>);
 struct State {
     objects: Objects,
     calls: Vec<Call>,
-    /// What others do before a call with this method and the end of this path is carried out.
+    /// Changes by others before a call with this method and this path is carried out.
     changes: Vec<(Method, String, Change)>,
     logs: VecDeque<Log>,
 }

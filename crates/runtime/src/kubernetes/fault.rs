@@ -1,4 +1,4 @@
-//! What an answer of the API server means for people: whose fault it is, and what to do.
+//! Failed calls of the API server as errors for users: who is responsible, and the action.
 
 use std::{future::IntoFuture, time::Duration};
 
@@ -8,16 +8,16 @@ use model::{Problem, clock::Clock, deployment::Deployment, resources::Resources}
 /// How long a call may take.
 const CALL_TIMEOUT: Duration = model::runtime::CHANGE_MAX;
 
-/// A call of the API server that did not do what was asked.
+/// A call of the API server that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
-    /// It answered no.
+    /// The API server rejected it.
     #[error("{0}")]
     Refused(#[source] Box<kube::Error>, Box<Status>),
-    /// An object of others has the name of a secret of ours.
+    /// An unmanaged object has the name of a managed secret.
     #[error("the secret {0} is there already, and this service did not make it")]
     Foreign(String),
-    /// It did not answer, or not in time.
+    /// The API server did not answer, or not in time.
     #[error("{0}")]
     Silent(String),
 }
@@ -42,7 +42,7 @@ impl From<kube::Error> for Fault {
                 Self::Refused(Box::new(error), status)
             }
             other => {
-                // The outer words name the library alone; the inner ones say what failed.
+                // The outer message names only the library; the inner ones describe the failure.
                 let mut text = other.to_string();
                 let mut source = std::error::Error::source(other);
                 while let Some(inner) = source {
@@ -67,27 +67,27 @@ impl Fault {
         }
     }
 
-    /// Whether the object is not there.
+    /// Whether the object does not exist.
     pub(crate) fn is_missing(&self) -> bool {
         self.code() == Some(404)
     }
 
-    /// Whether it makes no sense of the request at this moment: a log that the node does not have any more.
+    /// Whether the request is not possible at this moment, such as for a log that the node no longer has.
     pub(crate) fn is_refused_as_bad(&self) -> bool {
         self.code() == Some(400)
     }
 
-    /// Whether the object moved since it was read.
+    /// Whether the object changed since it was read.
     pub(crate) fn is_conflict(&self) -> bool {
         self.code() == Some(409) && !self.is_taken()
     }
 
-    /// Whether an object of that name is there already, which may be on its way out.
+    /// Whether an object of that name exists, which may be being deleted.
     pub(crate) fn is_taken(&self) -> bool {
         matches!(self, Self::Refused(_, status) if status.code == 409 && status.reason == "AlreadyExists")
     }
 
-    /// The problem of a write of an object that was rendered from this deployment. `what` says what was not done.
+    /// The error of a write of an object that was rendered from this deployment; `what` names the failed operation.
     pub(crate) fn into_problem_of(self, what: impl Into<String>, deployment: &Deployment) -> Problem {
         match &self {
             Self::Refused(_, status) if is_users(status, deployment) => {
@@ -99,7 +99,7 @@ impl Fault {
         }
     }
 
-    /// The fault for people; `what` says what was not done.
+    /// The error for users; `what` names the failed operation.
     pub(crate) fn into_problem(self, what: impl Into<String>) -> Problem {
         let what = what.into();
         let status = match self {
@@ -158,8 +158,8 @@ impl Fault {
     }
 }
 
-/// Whether the API server refuses a field that the user set. An admission rule may answer with any code and any causes, and
-/// is never the user's: the operator may change it without telling anyone.
+/// Whether the API server rejects a field that the user set. A denial by an admission rule, which may have any code and causes,
+/// is always a platform error, because the operator may change the rule at any time.
 fn is_users(status: &Status, deployment: &Deployment) -> bool {
     let fields = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.field.as_str());
     status.code == 422
@@ -172,12 +172,12 @@ fn is_set_by_user(field: &str, deployment: &Deployment) -> bool {
     if matches!(field, "spec.schedule" | "spec.timeZone") {
         return deployment.schedule_cron.is_some();
     }
-    // The job's container is the first one; others are the operator's.
+    // The first container is the job's; the operator adds the others.
     let of_run = field.strip_prefix("spec.jobTemplate.").unwrap_or(field);
     of_run.starts_with("spec.template.spec.containers[0].resources") && deployment.resources != Resources::default()
 }
 
-/// The admission rule that denied a write, by the API server's words.
+/// The admission rule that denied a write, from the message of the API server.
 fn denied_by(message: &str) -> Option<String> {
     let named = |before: &str, quote: char, after: &str| {
         let (_, rest) = message.split_once(before)?;

@@ -1,9 +1,9 @@
-//! The epoch of the leader, where the cluster sees it: on what is written, and in a ConfigMap that each leader raises at the
-//! start of its term. A policy of the operator's (`deploy/kubernetes/fencing.yaml`) compares the two, and refuses what a
-//! former leader still sends. Without the policy nothing depends on it.
+//! The leader epoch in the cluster: in an annotation of written objects, and in a ConfigMap that each new leader updates. The
+//! optional policy `deploy/kubernetes/fencing.yaml` compares the two and rejects writes of a former leader. Without the policy
+//! the epoch has no effect.
 //!
-//! The annotation is on the metadata of the object itself: in a spec or in what is hashed, each take-over would write every
-//! CronJob anew.
+//! The annotation is in the metadata of the object itself: in the spec or in the hashed part, each take-over would rewrite
+//! every CronJob.
 
 use std::{
     collections::BTreeMap,
@@ -23,14 +23,14 @@ use super::{
     names,
 };
 
-/// The name of the ConfigMap, and of what it holds.
+/// The name of the ConfigMap, and its key.
 const CONFIG_MAP: &str = "holdfast-epoch";
 const KEY: &str = "epoch";
 
-/// How often the ConfigMap is written that others keep overtaking.
+/// The most attempts to write the ConfigMap while others change it.
 const TRIES: usize = 4;
 
-/// The epoch under which this instance writes.
+/// The epoch of this instance.
 #[derive(Debug, Clone)]
 pub(crate) struct Fence {
     config_maps: Api<ConfigMap>,
@@ -43,12 +43,12 @@ impl Fence {
         Self { config_maps, clock, epoch: Arc::default() }
     }
 
-    /// From now on, what is written names this epoch.
+    /// Sets the epoch for all further writes.
     pub(crate) fn begin(&self, epoch: i64) {
         self.epoch.store(epoch, Ordering::Relaxed);
     }
 
-    /// The annotation of what is written.
+    /// Adds the annotation to an object.
     pub(crate) fn annotation(&self) -> (String, String) {
         (names::EPOCH.to_owned(), self.epoch.load(Ordering::Relaxed).to_string())
     }
@@ -57,7 +57,7 @@ impl Fence {
         metadata.annotations.get_or_insert_default().extend([self.annotation()]);
     }
 
-    /// Raises the epoch that the cluster knows. It is never lowered.
+    /// Raises the epoch in the ConfigMap. It is never lowered.
     pub(crate) async fn raise(&self, epoch: i64) -> Result<(), Problem> {
         let what = "The cluster was not told which instance leads.";
         let mut last = None;
@@ -73,7 +73,7 @@ impl Fence {
         Err(Problem::unavailable(what, format!("Others changed the ConfigMap {CONFIG_MAP} at the same time. {why}")))
     }
 
-    /// The epoch that the cluster knows after it.
+    /// Writes the epoch, and returns the one that is in the ConfigMap afterwards.
     async fn try_raise(&self, epoch: i64) -> Result<i64, Fault> {
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
         let Some(mut live) = call(&*self.clock, self.config_maps.get_opt(CONFIG_MAP)).await? else {
@@ -89,7 +89,7 @@ impl Fence {
             return Ok(known);
         }
         data.insert(KEY.to_owned(), epoch.to_string());
-        // It has the resource version that was read.
+        // It contains the resource version that was read.
         call(&*self.clock, self.config_maps.replace(CONFIG_MAP, &params, &live)).await.map(|_| epoch)
     }
 }

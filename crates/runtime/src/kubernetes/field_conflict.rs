@@ -1,4 +1,4 @@
-//! Fields that others write too: those that they may keep, and those that both sides keep writing.
+//! Fields with other writers: those that others own, and field conflicts.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The time in which it is counted how often a field was put back.
+/// The period in which reverts of a field are counted.
 const WINDOW: SignedDuration = SignedDuration::from_mins(10);
 
-/// How often a field is put back in that time. Whoever changes it once more is not a mistake but another writer.
+/// The most reverts of a field in that period. One more change means that another writer owns the field.
 const PUT_BACK_MAX: usize = 3;
 
-/// Fields that are remembered; a change of more than these is remembered by the first ones.
+/// The most fields that are remembered; of a larger change only the first ones are.
 const FIELDS_MAX: usize = 16;
 
-/// What was put back in an object, and when.
+/// The reverted fields of an object, and the instants of the reverts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reverts(BTreeMap<String, Field>);
 
@@ -25,12 +25,12 @@ pub(crate) struct Reverts(BTreeMap<String, Field>);
 struct Field {
     /// In seconds since 1970, ascending.
     at_seconds: Vec<i64>,
-    /// Of the value that it was put back to.
+    /// Of the value after the revert.
     value_hash: String,
 }
 
 impl Reverts {
-    /// The field that was put back as often as one is and is changed again, as people write it: `spec.schedule`.
+    /// Returns the field that reached the most reverts and was changed again, in the form `spec.schedule`.
     pub(crate) fn field_conflict(&self, live: &Value, now: Timestamp) -> Option<String> {
         let since = (now - WINDOW).as_second();
         self.0
@@ -42,7 +42,7 @@ impl Reverts {
             .map(|(pointer, _)| format!("spec{}", pointer.replace('/', ".")))
     }
 
-    /// Remembers what a write put back, and forgets what is long ago.
+    /// Remembers the fields that a write reverted, and forgets old reverts.
     pub(crate) fn add(&mut self, before: &Value, after: &Value, now: Timestamp) {
         let since = (now - WINDOW).as_second();
         for field in self.0.values_mut() {
@@ -93,7 +93,7 @@ fn differences(before: &Value, after: &Value, pointer: String, found: &mut Vec<S
     }
 }
 
-/// Gives fields the value that they have in `live`, or none where they have none there.
+/// Copies these fields from `live`, and removes those that `live` lacks.
 pub(crate) fn carry_over(wanted: &mut Value, live: &Value, pointers: &[String]) {
     for pointer in pointers {
         let Some((parent, name)) = pointer.rsplit_once('/') else { continue };
@@ -132,9 +132,9 @@ mod tests {
             reverts.add(&theirs, &ours, minutes(minute));
         }
         assert_eq!(reverts.field_conflict(&theirs, minutes(3)).as_deref(), Some("spec.schedule"));
-        assert_eq!(reverts.field_conflict(&ours, minutes(3)), None, "nobody changed it again");
+        assert_eq!(reverts.field_conflict(&ours, minutes(3)), None, "it was not changed again");
         let other = json!({"schedule": "0 1 * * *", "suspend": false, "startingDeadlineSeconds": 5});
-        assert_eq!(reverts.field_conflict(&other, minutes(3)), None, "another field is put back");
+        assert_eq!(reverts.field_conflict(&other, minutes(3)), None, "another field is reverted");
         assert_eq!(reverts.field_conflict(&theirs, minutes(10)), None, "the first time is long ago");
         reverts.add(&theirs, &ours, minutes(10));
         assert_eq!(reverts.field_conflict(&theirs, minutes(10)).as_deref(), Some("spec.schedule"));

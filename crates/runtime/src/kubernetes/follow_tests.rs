@@ -50,6 +50,16 @@ impl Place {
         place
     }
 
+    /// One whose log is followed, with the stream that brought its first line.
+    async fn followed() -> (Self, UnboundedSender<io::Result<String>>) {
+        let place = Self::new();
+        let stream = place.stream();
+        place.follow();
+        place.asked(1).await;
+        stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
+        (place, stream)
+    }
+
     /// The pod is seen in this phase, or is gone after it.
     fn reported(&self, phase: &str, is_there: bool) {
         let labels = json!({names::JOB_ID: "00000000-0000-0000-0000-000000000001", names::JOB_OF_POD: "daily-1"});
@@ -189,11 +199,7 @@ async fn a_followed_log_survives_breaks_and_half_an_hour_of_silence_and_is_not_a
 #[tokio::test]
 async fn what_was_lost_of_a_log_is_marked_where_it_was() {
     // It breaks off, and the pod goes before it can be continued.
-    let place = Place::new();
-    let stream = place.stream();
-    place.follow();
-    place.asked(1).await;
-    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
+    let (place, stream) = Place::followed().await;
     stream.unbounded_send(broken()).unwrap();
     place.server.log(Log::Refused(500, "dial tcp: connection refused"));
     place.asked(2).await;
@@ -201,22 +207,14 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
     assert_eq!(place.whole().await, format!("one\n{BROKEN_OFF}"));
 
     // It ends as logs end, and the pod goes.
-    let place = Place::new();
-    let stream = place.stream();
-    place.follow();
-    place.asked(1).await;
-    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
+    let (place, stream) = Place::followed().await;
     drop(stream);
     place.asked(2).await;
     place.reported("Failed", false);
     assert_eq!(place.whole().await, "one\n");
 
     // The node threw a part away before it could be continued.
-    let place = Place::new();
-    let stream = place.stream();
-    place.follow();
-    place.asked(1).await;
-    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
+    let (place, stream) = Place::followed().await;
     stream.unbounded_send(broken()).unwrap();
     let stream = place.stream();
     place.asked(2).await;
@@ -235,12 +233,8 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
 
 #[tokio::test]
 async fn the_log_of_a_run_that_is_over_is_whole_though_nobody_told_yet_that_its_pod_is() {
-    let place = Place::new();
-    let stream = place.stream();
-    place.follow();
-    place.asked(1).await;
     // The last line is on its way, and so is the news of the pod.
-    stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
+    let (place, stream) = Place::followed().await;
     place.server.log(Log::whole("one\ntwo\n"));
     assert_eq!(place.whole().await, "one\ntwo\n");
     drop(stream);
@@ -259,7 +253,7 @@ async fn nothing_of_logs_stays_on_disk() {
     let place = Place::new();
     let is_empty = async |what: &str| place.clock.until(what, || place.on_disk() == 0).await;
 
-    // Of a pull that nobody waits for any more.
+    // Of a read whose caller stopped waiting.
     let stream = place.stream();
     stream.unbounded_send(Ok("one\n".into())).unwrap();
     let pods = place.pods();

@@ -1,12 +1,12 @@
-//! Logs of runs: followed into folders of this machine while they are written, for the pods that will take theirs along when
-//! they go (at a deadline, a cancellation, an eviction), and pulled from the nodes where they were not.
+//! Logs of executions: followed into local folders while they are written, because the log of a pod is lost with the pod (at a
+//! deadline, a cancellation, an eviction), and otherwise read from the node.
 //!
-//! A follower continues to the end of its container: a stream that breaks off is continued where it did. A log that was followed to
-//! its end needs no pull. Followers are bounded; a run beyond the bound has the log that its pods have at the end. Lost lines are
-//! marked where they were.
+//! A follower continues to the end of its container, also after a stream breaks off. A log that was followed to its end is not
+//! read again. The number of followers is limited; without a follower the log is that of the pods at the end. Lost lines are
+//! marked at their place.
 //!
-//! The folders are caches: what is in them can be had again as long as the pod is there. They go with the run and with the term
-//! of leadership. Processes may share the folder that holds them; what one left that died goes when another one is started.
+//! The folders are caches: their content can be read again as long as the pod exists. They are removed with the execution and at
+//! the end of the leader epoch. Processes may share the parent folder; the next start removes folders of dead processes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -46,27 +46,27 @@ use crate::logs::{self, LogWriter};
 /// The most logs that are followed at once.
 const FOLLOWED_MAX: usize = 256;
 
-/// The bytes that are taken from a stream at once.
+/// The most bytes of one read.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// How long a log may be pulled.
+/// The longest time to read a log from its node.
 const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a followed log may be silent before it is asked for anew: a connection whose other end is gone says nothing either.
+/// How long a followed log may be silent before it is requested again, because a dead connection is silent too.
 const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// The first and the longest pause before a log that broke off is continued.
 const CONTINUE_AFTER: Duration = Duration::from_millis(250);
 const CONTINUE_AFTER_MAX: Duration = Duration::from_secs(30);
 
-/// How often the end of a log is asked for whose container has ended.
+/// The most requests for the end of a log whose container has ended.
 const ENDS_MAX: u32 = 6;
 
-/// How long a log is asked for that the API server can't get from the node. A run is not left without its end for it: a node
-/// that was lost never answers.
+/// How long a log is requested that the API server can't get from the node. A lost node never answers, and the end of the
+/// execution must be recorded.
 const NODE_SILENT_MAX: Duration = Duration::from_secs(60);
 
-/// How long the last words of a pod that is over may take to arrive.
+/// How long the last lines of an ended pod may take to arrive.
 const LOG_TAIL_WAIT: Duration = Duration::from_secs(5);
 
 /// Logs of a namespace.
@@ -75,16 +75,16 @@ pub(crate) struct Logs {
     source: Source,
     namespace: Arc<Namespace>,
     folder: PathBuf,
-    /// This process' own part of the folder, once it is needed.
+    /// The subfolder of this process, once it is needed.
     own: Mutex<Option<OwnFolder>>,
     places: Arc<Semaphore>,
-    /// The logs that are followed, or were until their containers ended; absent while this instance does not lead.
+    /// The logs that are or were followed; absent while this instance does not lead.
     followed: Mutex<Option<HashMap<ExecutionId, BTreeMap<String, Followed>>>>,
-    /// Since when the logs of runs can't be had from their nodes, on the boot clock.
+    /// Since when logs of executions can't be read from their nodes, on the boot clock.
     silent: Mutex<HashMap<ExecutionId, Duration>>,
 }
 
-/// A folder of one process, known to be in use by its lock.
+/// A folder of one process, which holds a lock on it while it runs.
 #[derive(Debug)]
 struct OwnFolder {
     folder: TempDir,
@@ -96,14 +96,14 @@ impl OwnFolder {
 
     fn new(shared: &Path) -> io::Result<Self> {
         fs::create_dir_all(shared)?;
-        // Nobody takes it for one that was left before it is locked.
+        // No other process removes the folder before it is locked.
         let _alone = Lock::exclusive(&shared.join(Self::LOCK))?;
         let folder = tempfile::Builder::new().prefix("process-").tempdir_in(shared)?;
         let lock = Lock::exclusive(&folder.path().join(Self::LOCK))?;
         Ok(Self { folder, _lock: lock })
     }
 
-    /// Removes those of processes that are gone.
+    /// Removes the folders of processes that ended.
     fn remove_left(shared: &Path) -> io::Result<()> {
         let entries = match fs::read_dir(shared) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -120,10 +120,10 @@ impl OwnFolder {
     }
 }
 
-/// Where logs come from.
+/// The source of logs.
 #[derive(Debug, Clone)]
 struct Source {
-    /// By a client that lets a stream be silent for as long as it likes.
+    /// With a client without a read timeout.
     pods: Api<Pod>,
     log_max_bytes: u64,
     clock: SharedClock,
@@ -163,7 +163,7 @@ impl FollowState {
 }
 
 impl Logs {
-    /// Logs of the pods of `pods`, with `folder` for what is on its way. Folders of processes that are gone are removed.
+    /// Logs of the pods of `pods`, cached in `folder`. Removes folders of processes that ended.
     pub(crate) fn new(
         pods: Api<Pod>,
         namespace: Arc<Namespace>,
@@ -172,7 +172,7 @@ impl Logs {
         clock: SharedClock,
     ) -> Self {
         if let Err(error) = OwnFolder::remove_left(&folder) {
-            tracing::warn!(folder = %folder.display(), %error, "what a former process followed of logs can't be removed");
+            tracing::warn!(folder = %folder.display(), %error, "failed to remove the log folder of a former process");
         }
         Self {
             source: Source { pods, log_max_bytes, clock },
@@ -185,19 +185,19 @@ impl Logs {
         }
     }
 
-    /// Lets logs be followed: a term of leadership begins.
+    /// Allows logs to be followed: a leader epoch begins.
     pub(crate) fn begin(&self) {
         self.followed().get_or_insert_default();
     }
 
-    /// Stops to follow, and drops what was followed: another instance does so from now on.
+    /// Stops following and removes the caches, because another instance leads.
     pub(crate) fn stop(&self) {
         let followed = self.followed().take();
         // Folders are removed with it.
         spawn_blocking(move || drop(followed));
     }
 
-    /// Begins to follow the pods of a run that write a log, unless that was begun.
+    /// Begins to follow the running pods of an execution that are not followed yet.
     pub(crate) fn follow(&self, id: &ExecutionId, pods: &[PodView]) {
         for pod in pods.iter().filter(|pod| !pod.is_over() && pod.main.started_at.is_some() && pod.main.ended.is_none())
         {
@@ -232,8 +232,8 @@ impl Logs {
         }
     }
 
-    /// A part of the log of a run: of the pods that are there or were seen last, and of those that were followed. `None` when
-    /// there was none of them. What is said of pods may be older than that the run does not go on.
+    /// Reads a part of the log of an execution: of the given pods and of those that were followed. `None` when there are none.
+    /// The state of the pods may be older than `goes_on`.
     pub(crate) async fn read(
         &self,
         id: &ExecutionId,
@@ -272,7 +272,7 @@ impl Logs {
         Ok(log)
     }
 
-    /// A part of the log of a pod. `None` when there is none, and none is known to have been.
+    /// Reads a part of the log of a pod. `None` when the pod is not known to have had one.
     async fn read_pod(
         &self,
         id: &ExecutionId,
@@ -285,7 +285,7 @@ impl Logs {
             .as_ref()
             .and_then(|followed| followed.get(id)?.get(&part_name(pod)))
             .map(|followed| (followed.folder.clone(), followed.state.get()));
-        // A log that was read to its end, or is being read from a container that still runs.
+        // The log was followed to its end, or is being followed while the container runs.
         let is_at_hand = followed.as_ref().is_some_and(|(_, state)| {
             *state == FollowState::COMPLETE
                 || goes_on && *state == FollowState::READING && !pod.is_over() && pod.main.ended.is_none()
@@ -327,28 +327,28 @@ impl Logs {
                 let chunk = self.read_folder(folder, LogPart::Whole).await;
                 Ok(if is_apology(&chunk.text) { Pulled::Gone } else { Pulled::Log(chunk) })
             }
-            // The pod is gone, or the node has its log no more.
+            // The pod is gone, or the node no longer has its log.
             Ok(Err(fault)) if fault.is_missing() || fault.is_refused_as_bad() => Ok(Pulled::Gone),
             failed => {
                 let silent = |_| Fault::Silent("The log was not read within a minute.".into());
                 let Err(fault) = failed.map_err(silent).and_then(|done| done) else { return Ok(Pulled::Gone) };
-                // An API server that is away is waited for. One that answers speaks for a node that does not.
+                // Wait while the API server is unreachable. If it answers, only the node is.
                 let is_there = call(&**clock, self.source.pods.get_metadata_opt(&pod.name)).await?.is_some();
                 if !is_there {
                     return Ok(Pulled::Gone);
                 }
-                // A node that has no address can't be asked, whether it is there or not.
+                // A node without an address can't be reached at all.
                 let has_no_address = fault.to_string().contains("no preferred addresses found");
                 if !has_no_address && !self.is_silent_for_long(id) {
                     return Err(fault);
                 }
-                tracing::warn!(execution = %id, pod = pod.name, %fault, "the log of a pod is given up");
+                tracing::warn!(execution = %id, pod = pod.name, %fault, "gave up reading the log of a pod");
                 Ok(Pulled::Unreadable(fault))
             }
         }
     }
 
-    /// Drops what was followed of a run.
+    /// Removes the cached logs of an execution.
     pub(crate) fn forget(&self, id: &ExecutionId) {
         let followed = self.followed().as_mut().and_then(|followed| followed.remove(id));
         // Folders are removed with it.
@@ -360,14 +360,14 @@ impl Logs {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a log can't be had from its node, and tells whether that has been so for long.
+    /// Notes that a log can't be read from its node, and returns whether that has been so for long.
     fn is_silent_for_long(&self, id: &ExecutionId) -> bool {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.source.clock.boot();
         now.saturating_sub(*silent.entry(id.clone()).or_insert(now)) >= NODE_SILENT_MAX
     }
 
-    /// Waits a moment for the followers of pods that are over.
+    /// Waits a moment for the followers of ended pods.
     async fn wait_for_log_tail(&self, id: &ExecutionId, goes_on: bool) {
         let is_awaited = || {
             let followed = self.followed();
@@ -383,7 +383,7 @@ impl Logs {
         }
     }
 
-    /// A folder that is removed when it is not used any more.
+    /// Creates a folder that is removed after its last use.
     fn new_folder(&self) -> io::Result<TempDir> {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let made = match own.take() {
@@ -400,12 +400,12 @@ impl Logs {
     }
 }
 
-/// The answer of a node that was asked for a log.
+/// The result of reading a log from a node.
 enum Pulled {
     Log(LogChunk),
-    /// The pod is gone, or the node has its log no more.
+    /// The pod is gone, or the node no longer has its log.
     Gone,
-    /// The node does not answer, and did not for long.
+    /// The node has not answered for long.
     Unreadable(Fault),
 }
 
@@ -434,9 +434,9 @@ impl Follower {
             let notifier = self.namespace.notifier(&self.pod.job);
             let notified = notifier.notified();
             tokio::pin!(notified);
-            // Registered before the look, so that news in between ring.
+            // Registered before the check, so that a change in between notifies.
             notified.as_mut().enable();
-            // Only what was asked for after the end of the container has its last words for certain.
+            // Only a request after the end of the container is certain to return its last lines.
             let is_over = self.namespace.is_over(&self.pod);
             let before = position.taken_bytes();
             let opened = || self.state.set(FollowState::READING);
@@ -444,7 +444,7 @@ impl Follower {
             match &told {
                 Ok(()) if is_over => self.state.set(FollowState::COMPLETE),
                 Ok(()) => {}
-                // The pod is gone, or its container not there yet or any more.
+                // The pod is gone, or its container does not exist yet or any more.
                 Err(fault) if fault.is_missing() || fault.is_refused_as_bad() => {}
                 Err(fault) => {
                     tracing::debug!(pod = self.pod.name, %fault, "the log of a pod broke off; continuing");
@@ -473,7 +473,7 @@ impl Source {
         LogParams { container: Some(container), ..LogParams::default() }
     }
 
-    /// Takes a part of a pod's log into a folder.
+    /// Reads a part of a pod's log into a folder.
     async fn pull(&self, pod: &PodView, part: LogPart, folder: Arc<TempDir>) -> Result<(), Fault> {
         let tail_lines = match part {
             LogPart::Whole => None,
@@ -529,7 +529,7 @@ impl Source {
     }
 }
 
-/// A log on its way into a folder, which stays as long as this does.
+/// A writer of a log into a folder, which exists at least as long.
 struct Writing {
     writer: LogWriter,
     _folder: Arc<TempDir>,
@@ -559,7 +559,7 @@ impl Writing {
         let Some(mut writing) = writing else { return };
         let ended = spawn_blocking(move || {
             writing.writer.finish();
-            // The folder may go with it.
+            // This may remove the folder.
             drop(writing);
         });
         let _ = ended.await;
@@ -578,8 +578,8 @@ fn on_disk(folder: &Path, error: &io::Error) -> Fault {
     Fault::Silent(format!("The log can't be written to {}: {error}.", folder.display()))
 }
 
-/// Whether a node says in place of a log, and as if it were one, that it has it no more: it removes the containers of a pod
-/// that it evicts.
+/// Whether this text is the message of a node in place of a log that it no longer has: a node removes the containers of evicted
+/// pods.
 fn is_apology(text: &str) -> bool {
     text.starts_with(APOLOGY) && text.trim_end().lines().count() == 1
 }

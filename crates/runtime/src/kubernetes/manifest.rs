@@ -1,9 +1,9 @@
-//! What a deployment looks like in the cluster: a CronJob, and the Job of a run that a request started. Pure: the same
-//! revision, job and configuration give the same bytes.
+//! The manifests of a deployment: a CronJob, and the Job of a manual execution. Pure: the same revision, job and configuration
+//! give the same bytes.
 //!
-//! The shape is the reference's where operators and alert rules rely on it (names, labels and annotations on the job
-//! template, the container named as the job, optional secrets); where it is not, the safer choice is taken: the Pod
-//! Security profile "restricted", no restart within a pod, arguments that no shell reads.
+//! Names, labels and annotations on the job template, the name of the container and the optional secrets are those of upstream,
+//! because operators and alert rules rely on them. All else is the safer choice: the Pod Security profile "restricted", no
+//! restart within a pod, arguments without a shell.
 
 use std::collections::BTreeMap;
 
@@ -30,31 +30,31 @@ use model::{
 
 use super::names;
 
-/// Where a container's own files go, as the reference has it.
+/// The folder for files of a container, as in upstream.
 const SCRATCH: (&str, &str) = ("tmpfs", "/var/tmp");
-/// Where VDK is when an image of its own brings it, as the reference has it.
+/// The folder of VDK if an image of its own provides it, as in upstream.
 const VDK: (&str, &str) = ("vdk", "/vdk");
-/// Where a job finds its key table, as the reference has it.
+/// The folder of the keytab, as in upstream.
 const KEYTAB_FOLDER: &str = "/credentials";
-/// The user and group that jobs run as, as the reference has it.
+/// The user and group of jobs, as in upstream.
 const USER: i64 = 1000;
-/// A schedule for a job that has none. It is suspended beside that, so nothing comes of it; an instant that never comes
-/// makes the controller complain about each sync.
+/// The schedule of a job without one, whose CronJob is suspended as well. A schedule that never matches would make the controller
+/// log an error at each sync.
 const NEVER: &str = "@yearly";
 /// The most finished Jobs that a CronJob keeps of each kind.
 const HISTORY_MAX: usize = 100;
 
-/// A CronJob that each job's is made from.
+/// The template of all CronJobs.
 #[derive(Debug, Clone, Default)]
 pub struct Template(CronJob);
 
 impl Template {
-    /// Reads one in YAML or JSON.
+    /// Parses YAML or JSON.
     ///
     /// # Errors
-    /// Why it is no CronJob, for people.
+    /// The reason why the text is no CronJob.
     pub fn parse(text: &str) -> Result<Self, String> {
-        // By way of a value: a YAML parser for each type of the cluster's API would be a tenth of the program.
+        // Through a JSON value: a YAML parser for each type of the API would be a tenth of the program.
         // Only true and false are booleans: an image or a name may be `y` or `off`.
         let options = serde_saphyr::options! { strict_booleans: true };
         let value: serde_json::Value =
@@ -65,23 +65,23 @@ impl Template {
     }
 }
 
-/// What the operator chose for what is made in the cluster.
+/// The settings of the manifests.
 #[derive(Debug, Clone)]
 pub struct ManifestOptions {
-    /// A CronJob to start from; what this module sets goes over it.
+    /// The template; this module overwrites its own fields.
     pub template: Template,
-    /// What a run may use when its deployment does not say.
+    /// The resources of an execution whose deployment sets none.
     pub resources: Resources,
-    /// What the container that brings VDK may use.
+    /// The resources of the container that provides VDK.
     pub vdk_resources: Resources,
-    /// The image that brings VDK, by Python version, with `{vdk}` for the version of VDK. Without one for a version, the
-    /// job's own image has the `vdk` command.
+    /// The image that provides VDK, by Python version, with `{vdk}` for the version of VDK. For other versions the job's image
+    /// has the `vdk` command.
     pub vdk_images: BTreeMap<PythonVersion, String>,
-    /// Secrets to pull images with.
+    /// The image pull secrets.
     pub pull_secrets: Vec<String>,
     /// When images are pulled: `IfNotPresent`, `Always` or `Never`.
     pub pull_policy: String,
-    /// Whether containers can't write but to their volumes.
+    /// Whether containers can write only to their volumes.
     pub read_only_root: bool,
     /// Whether jobs get a token of this service from a secret.
     pub has_token: bool,
@@ -89,9 +89,9 @@ pub struct ManifestOptions {
     pub deadline_seconds: u64,
     /// How often a failed run is tried again.
     pub backoff_limit: u32,
-    /// How late a tick may start its run.
+    /// How late a scheduled execution may start.
     pub start_deadline_seconds: u64,
-    /// How long the result of a run waits to be recorded.
+    /// How long the service may be down before results of executions are lost.
     pub outage_window_seconds: u64,
     /// The time zone of schedules that name none.
     pub default_zone: String,
@@ -131,7 +131,7 @@ pub(crate) fn cron_job(
         starting_deadline_seconds: template
             .starting_deadline_seconds
             .or_else(|| i64::try_from(options.start_deadline_seconds).ok()),
-        // Both are set, or what ended while nobody looked is gone before it is recorded.
+        // Both limits are set, so that results stay until they are recorded.
         successful_jobs_history_limit: Some(template.successful_jobs_history_limit.unwrap_or(0).max(history)),
         failed_jobs_history_limit: Some(template.failed_jobs_history_limit.unwrap_or(0).max(history)),
         job_template,
@@ -139,8 +139,7 @@ pub(crate) fn cron_job(
     Ok(cron_job)
 }
 
-/// The Job of a run that a request started. It is made suspended: it runs when it is let go, after it was seen that no
-/// tick came before it.
+/// The Job of a manual execution. It is created suspended, and resumed after a check that no scheduled Job is active.
 pub(crate) fn manual_job(options: &ManifestOptions, run: &ExecutionSpec, image: &str, owner: OwnerReference) -> Job {
     let deployment_spec = &run.deployment_spec;
     let spec = options.template.0.spec.as_ref().map(|spec| &spec.job_template);
@@ -289,7 +288,7 @@ fn pod_template(
             init_containers: (!init_containers.is_empty()).then_some(init_containers),
             volumes: Some(all_volumes),
             image_pull_secrets: (!pull_secrets.is_empty()).then_some(pull_secrets),
-            // A pod that restarts within itself is deleted at its last failure, and its log and last words with it.
+            // A pod that restarts its container is deleted at the last failure, together with its log and termination message.
             restart_policy: Some("Never".into()),
             automount_service_account_token: pod.automount_service_account_token.or(Some(false)),
             security_context: Some(pod.security_context.unwrap_or_else(|| PodSecurityContext {
@@ -305,12 +304,12 @@ fn pod_template(
     }
 }
 
-/// What brings VDK into the volume: its packages and its command, wherever the image's Python keeps them.
+/// The command that copies VDK into the volume: its packages and its program, wherever the image's Python has them.
 const COPY_VDK: &str = "mkdir -p /vdk/site-packages \
                         && cp -r \"$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))')/.\" /vdk/site-packages/ \
                         && cp \"$(command -v vdk)\" /vdk/";
 
-/// What runs the job where another image brought VDK. The arguments stay what they are: the shell gets them as such.
+/// The command that runs the job if another image provides VDK. The shell passes arguments unchanged.
 const RUN_WITH_VDK: &str = "export PYTHONPATH=\"$(python3 -c 'import sysconfig; \
                             print(sysconfig.get_path(\"purelib\"))'):/vdk/site-packages\"; exec python3 /vdk/vdk run \"$@\"";
 
@@ -318,7 +317,7 @@ const RUN_WITH_VDK: &str = "export PYTHONPATH=\"$(python3 -c 'import sysconfig; 
 fn command(deployment_spec: &DeploymentSpec, vdk_apart: bool) -> (Vec<String>, Vec<String>) {
     let folder = format!("./{}", deployment_spec.job_name);
     if vdk_apart {
-        // `$$` is the kubelet's way to write a dollar sign.
+        // The kubelet reads `$$` as a dollar sign.
         let script = literal(RUN_WITH_VDK);
         return (vec!["/bin/sh".into(), "-c".into(), script, "vdk".into()], vec![folder]);
     }
@@ -331,8 +330,8 @@ fn environment(options: &ManifestOptions, deployment_spec: &DeploymentSpec) -> V
     let mut all = vec![
         field("VDK_EXECUTION_ID", &of_label),
         field("HOLDFAST_POD_UID", "metadata.uid"),
-        // The stock client skips its own run when the id that it makes of the attempt does not start with the execution's:
-        // so it can't be the pod's name, which is cut for long names of jobs.
+        // The `vdk` client skips its execution if the attempt's id does not begin with the execution's id. So the name of the pod
+        // can't be used, because it is truncated for long job names.
         plain("VDK_ATTEMPT_ID", "$(VDK_EXECUTION_ID)-$(HOLDFAST_POD_UID)".to_owned()),
         plain("VDK_OP_ID", "$(VDK_EXECUTION_ID)".to_owned()),
         plain("VDK_OP_ID_OVERRIDE", "$(VDK_EXECUTION_ID)".to_owned()),
@@ -368,12 +367,12 @@ fn environment(options: &ManifestOptions, deployment_spec: &DeploymentSpec) -> V
     all
 }
 
-/// A text as the kubelet has to get it, which takes `$(NAME)` for a variable's value and `$$` for a dollar sign.
+/// Escapes a text for the kubelet, which replaces `$(NAME)` by the value of a variable and `$$` by a dollar sign.
 fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-/// The fields of a pod that a variable can have the value of.
+/// The fields of a pod that a variable can refer to.
 const FIELDS: [&str; 9] = [
     "metadata.name",
     "metadata.namespace",
@@ -386,7 +385,7 @@ const FIELDS: [&str; 9] = [
     "status.podIPs",
 ];
 
-/// The field of the pod that a value of the options file names, in upstream's way: with a dollar sign in front.
+/// The field of the pod that a value of the options file refers to: as in upstream, with a leading dollar sign.
 fn as_field(value: &str) -> Option<&str> {
     let path = value.strip_prefix('$')?;
     let is_entry = ["metadata.labels['", "metadata.annotations['"].iter().any(|map| {
@@ -445,7 +444,7 @@ fn optional_secret(name: String) -> EnvFromSource {
     EnvFromSource { secret_ref: Some(SecretEnvSource { name, optional: Some(true) }), ..EnvFromSource::default() }
 }
 
-/// What the Pod Security profile "restricted" asks of a container.
+/// The requirements of the Pod Security profile "restricted" for a container.
 fn restricted(options: &ManifestOptions) -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
@@ -459,7 +458,7 @@ fn restricted(options: &ManifestOptions) -> SecurityContext {
 fn requirements(resources: Resources) -> ResourceRequirements {
     let quantities = |cpu: Option<f64>, memory_mi: Option<i32>| {
         let mut all = BTreeMap::new();
-        // As the API server writes it back: thousandths of a core.
+        // In the normal form of the API server: thousandths of a core.
         all.extend(cpu.map(|cores| ("cpu".to_owned(), Quantity(format!("{:.0}m", (cores * 1000.0).max(1.0))))));
         all.extend(memory_mi.map(|mi| ("memory".to_owned(), Quantity(format!("{mi}Mi")))));
         (!all.is_empty()).then_some(all)
@@ -471,7 +470,7 @@ fn requirements(resources: Resources) -> ResourceRequirements {
     }
 }
 
-/// How many finished Jobs of a kind are kept: those that can end within the outage window, and two.
+/// The number of finished Jobs that are kept per kind: those that can end within the outage window, and two more.
 fn history(options: &ManifestOptions, schedule: Option<&Schedule>, since: Timestamp) -> usize {
     let Some(schedule) = schedule else { return 2 };
     let window = SignedDuration::from_secs(i64::try_from(options.outage_window_seconds).unwrap_or(i64::MAX));
@@ -485,7 +484,7 @@ fn history(options: &ManifestOptions, schedule: Option<&Schedule>, since: Timest
     ticks + 2
 }
 
-/// The name that an execution's Job has.
+/// The name of an execution's Job.
 pub(crate) fn job_name(id: &ExecutionId) -> &str {
     id.as_str()
 }
@@ -611,7 +610,7 @@ pub(crate) mod tests {
             let SecretKeySelector { name: secret, key, optional } = selector(name);
             assert_eq!((secret.as_str(), key.as_str(), optional), ("holdfast-options-daily-sales", name, Some(false)));
         }
-        // The operator may name fields of the pod; a user's value that looks so is a text.
+        // The operator may refer to fields of the pod; a user's value of this form is a plain text.
         assert_eq!(variable("NODE").value_from.unwrap().field_ref.unwrap().field_path, "spec.nodeName");
         assert_eq!(variable("TRICK").value.as_deref(), Some("$$spec.nodeName"));
     }

@@ -1,7 +1,7 @@
-//! Jobs in a Kubernetes cluster: a CronJob for each deployment, a Job for each run.
+//! Jobs in a Kubernetes cluster: a CronJob per deployment, a Job per execution.
 //!
-//! The cluster schedules, places and restarts; this module writes what is wanted, tells what differs, and reads how runs
-//! ended. It keeps nothing that the cluster or the database has not: a new instance finds all of it again.
+//! The cluster schedules, places and restarts; this module writes the desired objects, reports drift, and reads the results of
+//! executions. All its state is also in the cluster or in the database, so that a new instance can continue.
 
 mod api_metrics;
 mod apply;
@@ -65,41 +65,40 @@ use self::{
     watch::Namespace,
 };
 
-/// Who writes, as objects have it.
+/// The field manager of all writes.
 const MANAGER: &str = "holdfast";
 
-/// The longest wait before a run is looked at without news of it, and for events that no watch brings.
+/// The longest pause before an execution is observed without a notification, and before events are read.
 const POLL_MAX: Duration = Duration::from_secs(10);
 
-/// The same for a run that is over unless its controller tells of a pod within seconds.
+/// The same for an execution that is over unless its controller reports a pod within seconds.
 const POLL_SOON: Duration = Duration::from_secs(1);
 
-/// How long a Job may be without a pod, and a pod without its volumes, before its events are asked for.
+/// How long a Job may be without a pod, and a pod without its volumes, before its events are read.
 const POD_EXPECTED: SignedDuration = SignedDuration::from_secs(5);
 
-/// How long the first lists of the namespace may take before answers are read one by one.
+/// How long the first lists of the namespace may take before objects are read one by one.
 const LISTED_MAX: Duration = Duration::from_secs(30);
 
-/// The most runs that are followed at once. They wait in rows beyond that.
+/// The most active executions. Further ones wait in the database.
 const RUNS_MAX: usize = 10_000;
 
-/// What a [`KubernetesRuntime`] needs to know.
+/// The options of a [`KubernetesRuntime`].
 #[derive(Debug, Clone)]
 pub struct KubernetesOptions {
     /// The cluster and the namespace of the jobs.
     pub connection: Connection,
-    /// What is made there.
+    /// The settings of the manifests.
     pub manifest: ManifestOptions,
-    /// A folder of this machine for logs on their way. Instances may share it.
+    /// A local folder for cached logs. Instances may share it.
     pub logs_folder: PathBuf,
-    /// How much of a run's log is kept, half of it from the beginning and half from the end.
+    /// The most bytes of an execution's log that are kept, half from the beginning and half from the end.
     pub log_max_bytes: u64,
-    /// Fields of a CronJob that others may write, as JSON pointers that begin with `/spec/`: they keep the value that they
-    /// have, and no change of them is put back.
+    /// Fields of a CronJob that others own, as JSON pointers that begin with `/spec/`. Their values are kept and never reverted.
     pub ignore_paths: Vec<String>,
     /// Whether CronJobs that another Control Service made for a job of the same name are taken over.
     pub adopt: bool,
-    /// The time zone of the cluster's controller manager, in which a CronJob runs that names none.
+    /// The time zone of the cluster's controller manager, which applies to CronJobs without one.
     pub controller_zone: String,
     /// Time, and waiting.
     pub clock: SharedClock,
@@ -125,7 +124,7 @@ impl std::fmt::Debug for KubernetesRuntime {
 }
 
 impl KubernetesRuntime {
-    /// Begins to watch the namespace. A cluster that can't be reached is waited for.
+    /// Begins to watch the namespace, and retries while the cluster can't be reached.
     pub fn open(options: KubernetesOptions) -> Self {
         let Connection { client, namespace: name, .. } = &options.connection;
         let namespace = Arc::new(Namespace::default());
@@ -179,7 +178,7 @@ impl KubernetesRuntime {
         }
     }
 
-    /// Waits until the objects of the namespace are known, and says else what is not.
+    /// Waits until the objects of the namespace are known; the error names those that are not.
     async fn await_lists(&self, what: &str) -> Result<(), Problem> {
         if self.namespace.listed(&*self.options.clock, LISTED_MAX).await {
             return Ok(());
@@ -187,7 +186,7 @@ impl KubernetesRuntime {
         Err(Problem::unavailable(what, "The cluster's API server can't be reached."))
     }
 
-    /// A Job and its pods, from what is known, or read afresh when nothing is.
+    /// A Job and its pods from the watch, or read from the API server if the watch has none.
     async fn look(&self, name: &str) -> Result<Option<(JobView, Vec<view::PodView>)>, fault::Fault> {
         if let Some((job, pods)) = self.namespace.job(name) {
             return Ok(Some(((*job).clone(), pods)));
@@ -200,14 +199,14 @@ impl KubernetesRuntime {
 
     async fn next_stage(&self, id: &ExecutionId, seen: &Seen) -> Result<Stage, Problem> {
         let what = || format!("The run {id} can't be looked at.");
-        // A service that starts while the API server is away asks for nothing but the lists, however many runs it follows.
+        // While the API server is unreachable at the start, only the lists are requested, however many executions are followed.
         self.await_lists(&what()).await?;
         let name = manifest::job_name(id);
         let notifier = self.namespace.notifier(name);
         loop {
             let notified = notifier.notified();
             tokio::pin!(notified);
-            // Registered before the look, so that news in between ring.
+            // Registered before the check, so that a change in between notifies.
             notified.as_mut().enable();
             let Some((job, pods)) = self.look(name).await.map_err(|fault| fault.into_problem(what()))? else {
                 return Ok(Stage::Unknown);
@@ -241,22 +240,22 @@ impl KubernetesRuntime {
                     }
                 }
                 RunState::Waiting if job.manual && job.suspended && job.cancelled_at.is_none() => {
-                    // What is known may be behind the release of this Job, and what follows from this answer is a write.
+                    // The watch may be older than the resumption of this Job, and the result of this method leads to a write.
                     let live = self.runner.job(name).await.map_err(|fault| fault.into_problem(what()))?;
                     if live.is_none_or(|live| live.suspended) {
-                        // Made by a former try that got no further: the start is to be gone through again.
+                        // An earlier attempt created it and got no further: the start has to be repeated.
                         return Ok(Stage::Unknown);
                     }
                 }
                 _ => {}
             }
-            // That a cancellation was seen may come without news.
+            // The controller may act on a cancellation without a notification.
             let most = if job.cancelled_at.is_some() && job.active == 0 { POLL_SOON } else { POLL_MAX };
             let _ = self.options.clock.timeout(most, notified).await;
         }
     }
 
-    /// Has a deployment made again whose run lacks a secret that is made with it.
+    /// Makes a deployment due whose execution lacks a secret of the deployment.
     fn note_missing(&self, problem: &Problem, pods: &[view::PodView]) {
         for name in pods.iter().filter_map(|pod| JobName::parse(&pod.main_name).ok()) {
             if own_secrets(&name).iter().any(|own| stage::lacks(problem, own)) {
@@ -269,7 +268,7 @@ impl KubernetesRuntime {
         self.events.reported(about, name).await.map_err(|fault| fault.into_problem(what()))
     }
 
-    /// Removes the secrets of a job that has neither a CronJob nor a run.
+    /// Removes the secrets of a job that has neither a CronJob nor an execution.
     async fn forget_secrets(&self, job_id: JobId, name: &JobName) -> Result<(), fault::Fault> {
         if self.has_active_runs(job_id) {
             return Ok(());
@@ -289,14 +288,14 @@ impl KubernetesRuntime {
     }
 
     fn manifest_hash(&self, deployment_spec: &DeploymentSpec) -> String {
-        // The image and the hash are known later; all else that goes into the object is here.
+        // The image and the hash are known later; all other inputs are here.
         let rendered = manifest::cron_job(&self.options.manifest, deployment_spec, "", "");
         let bytes = rendered.map(|cron_job| serde_json::to_vec(&cron_job).unwrap_or_default()).unwrap_or_default();
         hex::encode(Sha256::digest(bytes))
     }
 }
 
-/// The secrets that are made with a job's CronJob and go with it.
+/// The secrets that are created and removed together with a job's CronJob.
 fn own_secrets(job: &JobName) -> [String; 3] {
     [names::keytab_secret(job), names::token_secret(job), names::options_secret(job)]
 }
@@ -343,7 +342,7 @@ impl Runtime for KubernetesRuntime {
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>> {
         Box::pin(async move {
             let what = || format!("The CronJob {} can't be looked at.", target.job_name);
-            // Thousands of first looks need no call each.
+            // Thousands of first reconciliations must not need a call each.
             self.namespace.listed(&*self.options.clock, LISTED_MAX).await;
             let observed = self.writer.observe(&self.namespace, target).await;
             Ok(match observed.map_err(|fault| fault.into_problem(what()))? {
@@ -366,7 +365,7 @@ impl Runtime for KubernetesRuntime {
             let cron_job = manifest::cron_job(&self.options.manifest, deployment_spec, image, &wanted.inputs_hash)?;
             let what = || format!("The secrets of the job {} were not written.", deployment_spec.job_name);
             let content = |data, keeps_more| Content { data, keeps_more };
-            // The volume that names the first is not optional: a pod waits for it.
+            // The volume of the first secret is not optional: a pod waits for it.
             let mut secrets = vec![(names::keytab_secret(&deployment_spec.job_name), content(None, false))];
             if self.options.manifest.has_token {
                 secrets.push((names::token_secret(&deployment_spec.job_name), content(Some(&wanted.token), false)));
@@ -385,8 +384,8 @@ impl Runtime for KubernetesRuntime {
             self.namespace.has_secrets(deployment_spec.job_name.as_str());
             let (last_applied, is_new) =
                 self.writer.apply(target, &cron_job, &deployment_spec.deployment, wanted.ticks_after).await?;
-            // The end of a former run, of this job or of a namesake before it, may have taken them meanwhile; from now on it sees
-            // the CronJob, or that they moved. What was made just now, with no run of this job about, nobody takes.
+            // The end of an earlier execution of a job with this name may have removed them meanwhile; from now on it finds the
+            // CronJob or a new resource version. A secret that was just created is safe if the job has no execution.
             if is_new && !(all_made && self.namespace.jobs().iter().all(|job| job.job_id != target.job_id)) {
                 for (name, content) in &secrets {
                     let touched = self.writer.touch_secret(target, name, *content).await;
@@ -464,7 +463,7 @@ impl Runtime for KubernetesRuntime {
         Box::pin(async move {
             let what = || format!("The log of the run {id} can't be read.");
             let name = manifest::job_name(id);
-            // Also those that are gone, as long as their Job is there.
+            // Also removed pods, as long as their Job exists.
             let (job, known) = match self.namespace.job(name) {
                 Some((job, pods)) => (Some(job), pods),
                 None => (None, self.namespace.pods(name)),

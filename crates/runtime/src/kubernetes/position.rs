@@ -1,8 +1,8 @@
-//! The position in a log that is read, so that a stream that broke off is continued without a gap and without doubles. Pure.
+//! The position in a log, so that a stream that broke off continues without gaps and duplicates. Pure.
 //!
-//! A node gives a log line by line, each with the instant of its writing, from a whole second on. The lines of the last seconds
-//! are counted: what a later stream brings from that second on begins with as many lines that are known already. If it begins
-//! with another line, the node has thrown the beginning of its file away, and lines may be lost.
+//! A node sends lines with the instants of their writing, from a whole second on. The lines of the last seconds are counted: a
+//! later stream from that second on begins with as many known lines. If it begins with another line, the node has truncated its
+//! file, and lines may be lost.
 
 use std::collections::VecDeque;
 
@@ -12,23 +12,23 @@ use jiff::Timestamp;
 /// older than the one before it.
 const SECONDS_COUNTED: i64 = 2;
 
-/// The longest instant at the beginning of a line, and the blank behind it.
+/// The longest timestamp at the beginning of a line, with the space behind it.
 const STAMP_MAX_BYTES: usize = 40;
 
-/// Where lines are lost.
+/// The mark in place of lost lines.
 pub(crate) const BROKEN_OFF: &str = "[... the log broke off here ...]\n";
 
-/// How nodes begin to say, in place of a log and as if it were one, that they have it no more.
+/// The beginning of the message that nodes send in place of a log that they no longer have.
 pub(crate) const APOLOGY: &str = "unable to retrieve container logs for ";
 
 /// The part of a log that was read.
 #[derive(Debug, Default)]
 pub(crate) struct Position {
-    /// Lines by the second of their writing, in the order in which these seconds came.
+    /// Lines by the second of their writing, in the order of arrival.
     seconds: VecDeque<Second>,
     /// The newest instant of a line.
     newest: Option<Timestamp>,
-    /// The line whose end was not read yet.
+    /// The incomplete last line.
     open: Option<Open>,
     /// Bytes of text that were read.
     taken_bytes: u64,
@@ -49,18 +49,18 @@ struct Open {
 }
 
 impl Position {
-    /// The instant from which on the log is to be asked for; absent for all of it.
+    /// The instant from which the log has to be requested; absent for the whole log.
     pub(crate) fn since(&self) -> Option<Timestamp> {
         let second = self.newest?.as_second() - (SECONDS_COUNTED - 1);
         Timestamp::from_second(second).ok()
     }
 
-    /// How many bytes of the log were read.
+    /// The number of bytes of the log that were read.
     pub(crate) fn taken_bytes(&self) -> u64 {
         self.taken_bytes
     }
 
-    /// Takes in a stream that was asked for from [`Self::since`] on.
+    /// Continues with a stream that was requested from [`Self::since`] on.
     pub(crate) fn stream(&mut self) -> Continued<'_> {
         let since = self.since().map(Timestamp::as_second);
         let counted = || self.seconds.iter().filter(|second| since.is_some_and(|since| second.at >= since));
@@ -95,10 +95,10 @@ impl Position {
     }
 }
 
-/// How the lines of a stream are treated.
+/// The treatment of the lines of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The first line is the one of this instant, unless lines are lost.
+    /// The first line has this timestamp, unless lines are lost.
     Beginning(Timestamp),
     /// They are known.
     Skipping,
@@ -108,13 +108,13 @@ enum State {
     AfterGap,
 }
 
-/// The line that a stream is in.
+/// The current line of a stream.
 #[derive(Debug, Clone, Copy)]
 enum Line {
     Known,
-    /// Not counted, and not taken: its beginning was read before.
+    /// Neither counted nor added, because its beginning was read before.
     Rest,
-    /// New, but for so many bytes at its beginning.
+    /// New, except for this number of bytes at its beginning.
     New(u64),
 }
 
@@ -124,7 +124,7 @@ pub(crate) struct Continued<'a> {
     position: &'a mut Position,
     state: State,
     known_lines: u64,
-    /// The beginning of a line, up to the end of its instant.
+    /// The beginning of a line, up to the end of its timestamp.
     head: Vec<u8>,
     line: Option<Line>,
     is_first: bool,
@@ -132,12 +132,12 @@ pub(crate) struct Continued<'a> {
 }
 
 impl Continued<'_> {
-    /// Whether the node said that it has the log no more.
+    /// Whether the node reported that it no longer has the log.
     pub(crate) fn has_apologised(&self) -> bool {
         self.has_apologised
     }
 
-    /// Takes bytes of the stream in, and adds what is new of the log to `text`.
+    /// Reads bytes of the stream, and appends new text to `text`.
     pub(crate) fn take(&mut self, mut bytes: &[u8], text: &mut Vec<u8>) {
         while !bytes.is_empty() {
             let Some(line) = &mut self.line else {
@@ -164,14 +164,14 @@ impl Continued<'_> {
         }
     }
 
-    /// Decides about the line that begins with what was collected.
+    /// Decides about the line that begins with the collected bytes.
     fn begin_line(&mut self, text: &mut Vec<u8>) {
         let head = std::mem::take(&mut self.head);
         let is_first = std::mem::replace(&mut self.is_first, false);
         let stamp = head.strip_suffix(b" ").and_then(|stamp| std::str::from_utf8(stamp).ok()?.parse().ok());
         let Some(at) = stamp else {
-            // What has no instant is not a line of the log: the rest of one whose beginning is older than what was asked for, or
-            // words of the node.
+            // Text without a timestamp is either the rest of a line that began before the requested instant, or a message of the
+            // node.
             self.has_apologised |= is_first && APOLOGY.as_bytes().starts_with(&head);
             let is_known = self.has_apologised || (is_first && self.state != State::Taking);
             self.line = Some(if is_known { Line::Rest } else { Line::New(0) });
@@ -264,7 +264,7 @@ mod tests {
         (19_000, "seven"),
     ];
 
-    /// What a node sends of a file: the lines that are not older than the instant.
+    /// The part of a file that a node sends: the lines that are not older than the instant.
     fn sent(file: &[Written], since: Option<Timestamp>) -> String {
         let at = |millis: i64| Timestamp::from_millisecond(millis).unwrap();
         let lines = file.iter().filter(|(millis, _)| since.is_none_or(|since| at(*millis) >= since));
@@ -301,8 +301,8 @@ mod tests {
         let (mut position, mut text) = (Position::default(), Vec::new());
         position.stream().take(b"1970-01-01T00:00:10.5Z begun, and g", &mut text);
         assert_eq!(position.since(), Some(Timestamp::from_second(9).unwrap()));
-        position.stream().take(b"1970-01-01T00:00:10.5Z begun, and goes on\n", &mut text);
-        assert_eq!(text, b"begun, and goes on\n");
+        position.stream().take(b"1970-01-01T00:00:10.5Z begun, and continues\n", &mut text);
+        assert_eq!(text, b"begun, and continues\n");
     }
 
     #[test]

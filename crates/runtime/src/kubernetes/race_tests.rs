@@ -82,7 +82,7 @@ async fn a_job_of_others_that_has_the_name_of_an_execution_is_never_written() {
     let another_job = "00000000-0000-0000-0000-000000000009";
     let of_others: [Value; 4] = [
         json!({"metadata": {}, "spec": {"suspend": false, "template": {}}}),
-        // What upstream makes has the same form of name, and an owner.
+        // Jobs of upstream have the same form of name, and an owner.
         json!({"metadata": {
             "labels": {names::NAME: "daily-sales"},
             "ownerReferences": [{"kind": "CronJob", "name": "daily-sales", "apiVersion": "batch/v1", "uid": "x"}],
@@ -163,7 +163,7 @@ async fn a_job_that_is_deleted_and_made_again_is_not_let_go() {
         objects.put(&again, job);
     });
     let refused = start(&runner, &run).await.unwrap_err();
-    assert!(refused.why.contains("deleted before it was let go"), "{refused}");
+    assert!(refused.why.contains("deleted before it was resumed"), "{refused}");
     assert_eq!(server.objects(|objects| objects.get(&path(&run)).unwrap()["spec"]["suspend"].clone()), true);
 }
 

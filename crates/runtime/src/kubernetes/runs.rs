@@ -1,9 +1,9 @@
-//! Runs as Jobs: those that requests start, and those that ticks do.
+//! Executions as Jobs: manual and scheduled ones.
 //!
-//! A started run has to keep ticks away, and must not begin when a tick came first. `concurrencyPolicy: Forbid` looks at
-//! `status.active` alone. So the Job is made suspended, entered there with the resource version that was read, and let go
-//! only after no unfinished Job of a tick was found. Whatever dies between leaves a suspended Job, which runs nothing, and
-//! is found by its name.
+//! A manual execution has to hold back scheduled ones, and must not begin when a scheduled one came first.
+//! `concurrencyPolicy: Forbid` considers only `status.active`. So the Job is created suspended, added to `status.active` with
+//! the resource version that was read, and resumed only after a check that no scheduled Job is active. A crash in between leaves
+//! a suspended Job, which runs nothing and is found by its name.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -38,33 +38,33 @@ use super::{
     view::{CronJobView, JobView, PodView, job_id_of},
 };
 
-/// How often an object is written that others keep overtaking.
+/// The most attempts to write an object while others change it.
 const TRIES: usize = 8;
 
-/// The pause before the next of these tries.
+/// The pause between these attempts.
 const TRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long the controller may still act upon what it knew before a Job was entered in the list: it holds back its own
-/// writes to 20 a second, a few of them at once, and news take their time to reach it. A fraction of a second is usual.
+/// How long the controller may act on an older state after a Job was added to the list: it limits its own writes to 20 per
+/// second, and its watch may be late. Usually this takes a fraction of a second.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
-/// How far ahead a tick may be that the controller may fire without knowing of a Job that was entered just now. Clocks of
-/// two machines differ as well.
+/// How far ahead a tick may be that the controller may start without having seen a Job that was just added. This includes the
+/// difference of two clocks.
 const TICK_AHEAD: SignedDuration = SignedDuration::from_secs(2);
 
-/// The outcome of forgetting a run.
+/// The outcome of removing the rest of an execution.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Forgotten {
-    /// There was nothing of it.
+    /// Nothing of it existed.
     Absent,
-    /// Its Job was deleted, which names this job.
+    /// Its Job, which belongs to this data job, was deleted.
     Gone(Option<JobName>),
-    /// Its Job still runs. It was cancelled, and goes once it is over.
+    /// Its Job still runs. It was cancelled, and is removed once it is over.
     Running,
 }
 
-/// Jobs and pods of the namespace. Every write names the uid and the resource version of the Job that it was decided upon, and
-/// only Jobs of ours are written.
+/// Jobs and pods of the namespace. Every write has the uid and the resource version of the Job on which its decision is based,
+/// and only managed Jobs are written.
 #[derive(Debug, Clone)]
 pub(crate) struct Runner {
     pub(crate) cron_jobs: Api<CronJob>,
@@ -77,7 +77,7 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Starts a run, unless a tick came first. `known` is what is known of its CronJob.
+    /// Starts an execution, unless a scheduled one came first. `known` is the watched state of its CronJob.
     pub(crate) async fn start(
         &self,
         options: &ManifestOptions,
@@ -101,7 +101,7 @@ impl Runner {
         let name = run.deployment_spec.job_name.as_str();
         let is_of_job = |view: &CronJobView| view.job_id == Some(run.deployment_spec.deployment.job_id);
         let (job, cron_job) = if let Some(known) = known.filter(is_of_job) {
-            // Whether that still holds is asked while the Job is made: it runs nothing yet.
+            // The CronJob is read while the Job is created, because the suspended Job runs nothing yet.
             tokio::try_join!(
                 self.make(options, run, image, known.uid),
                 call(&*self.clock, self.cron_jobs.get_opt(name))
@@ -121,7 +121,7 @@ impl Runner {
             .follows("The start is tried again.")));
         };
         if !is_suspended(&job) || is_cancelled(&job) {
-            // A former try let it go already, or it was cancelled since: its end shows.
+            // An earlier attempt resumed it already, or it was cancelled since then: follow it to its end.
             return Ok(Ok(Started::Running));
         }
         let owner = |job: &Job| job.owner_references().first().map(|owner| owner.uid.clone());
@@ -147,13 +147,13 @@ impl Runner {
         Ok(Box::pin(self.release(run, read)).await?.then_some(Started::Running).ok_or_else(|| {
             Problem::unavailable(
                 format!("The run {} was not started.", run.id),
-                "Its Job was deleted before it was let go.",
+                "Its Job was deleted before it was resumed.",
             )
             .follows("The start is tried again.")
         }))
     }
 
-    /// Lets the suspended Job of a run go, unless it was cancelled since it was `read`. `false` when it is gone.
+    /// Resumes the suspended Job of an execution, unless it was cancelled since it was `read`. `false` when it is gone.
     async fn release(&self, run: &ExecutionSpec, read: Job) -> Result<bool, Fault> {
         let (uid, mut known, mut last) = (read.uid(), Some(read), None);
         for _ in 0..TRIES {
@@ -175,7 +175,7 @@ impl Runner {
         Err(overtaken(last))
     }
 
-    /// Deletes the Job of a run, which is to run nothing, unless it was let go since it was `read`.
+    /// Deletes the suspended Job of an execution, unless it was resumed since it was `read`.
     async fn drop_unstarted(&self, run: &ExecutionSpec, read: Job) -> Result<(), Fault> {
         let (uid, mut known, mut last) = (read.uid(), Some(read), None);
         for _ in 0..TRIES {
@@ -195,7 +195,7 @@ impl Runner {
         Err(overtaken(last))
     }
 
-    /// Suspends a Job or lets it go, unless it was changed since it was read.
+    /// Suspends or resumes a Job, unless it changed since it was read.
     async fn suspend(&self, read: &Job, suspend: bool, mark: Option<(String, String)>) -> Result<(), Fault> {
         let annotations: BTreeMap<_, _> = mark.into_iter().chain([self.fence.annotation()]).collect();
         let patch = serde_json::json!({
@@ -210,8 +210,8 @@ impl Runner {
         call(&*self.clock, self.jobs.patch(&read.name_any(), &params, &Patch::Merge(&patch))).await.map(drop)
     }
 
-    /// Makes the Job of a run, suspended, or finds that of a former try of the same start. `None` when the name is taken by
-    /// anything else.
+    /// Creates the suspended Job of an execution, or finds that of an earlier attempt of the same start. `None` when another
+    /// object has its name.
     async fn make(
         &self,
         options: &ManifestOptions,
@@ -237,7 +237,7 @@ impl Runner {
         }
     }
 
-    /// The Job of a former try of the same start.
+    /// The Job of an earlier attempt of the same start.
     async fn claimed(&self, run: &ExecutionSpec) -> Result<Option<Job>, Fault> {
         let job = call(&*self.clock, self.jobs.get_opt(run.id.as_str())).await?;
         Ok(job.filter(|job| {
@@ -247,13 +247,13 @@ impl Runner {
         }))
     }
 
-    /// Enters a Job in its CronJob's list of active ones, where ticks see it. `live` is the CronJob as it was read. Gives it
-    /// as it was then.
+    /// Adds a Job to its CronJob's list of active ones, which scheduled executions respect. `live` is the CronJob as it was read.
+    /// Returns the CronJob before the change.
     async fn enter(&self, cron_job: &str, live: CronJob, job: &Job) -> Result<CronJob, Fault> {
         self.edit_status(cron_job, Some(live), |notes| notes.enter(job)).await
     }
 
-    /// Has the Jobs of ticks take the place of one that steps aside for them.
+    /// Replaces a manual Job by scheduled ones in the list of active Jobs.
     async fn give_way(&self, cron_job: &str, job: &Job, to: &[(ExecutionId, Job)]) -> Result<CronJob, Fault> {
         self.edit_status(cron_job, None, |notes| {
             let removed = notes.remove(job);
@@ -262,8 +262,7 @@ impl Runner {
         .await
     }
 
-    /// Changes what a CronJob's status notes. `known` is the CronJob as it was read, and `change` tells whether it changed
-    /// something.
+    /// Changes the status of a CronJob. `known` is the CronJob as it was read, and `change` returns whether it changed anything.
     async fn edit_status(
         &self,
         cron_job: &str,
@@ -290,10 +289,10 @@ impl Runner {
         Err(overtaken(last))
     }
 
-    /// The Jobs of a job, as they are now. The CronJob is named as the job.
+    /// Reads the Jobs of a data job from the API server. The CronJob has the name of the data job.
     async fn jobs_of(&self, job_id: JobId, cron_job: &str) -> Result<Vec<Job>, Fault> {
         let of_job = if self.adopts {
-            // Also those that began before the CronJob was taken over.
+            // This includes Jobs from before the CronJob was taken over.
             format!("{}={},{}={cron_job}", names::TYPE.0, names::TYPE.1, names::NAME)
         } else {
             format!("{}={job_id}", names::JOB_ID)
@@ -301,8 +300,7 @@ impl Runner {
         Ok(call(&*self.clock, self.jobs.list(&ListParams::default().labels(&of_job))).await?.items)
     }
 
-    /// Deletes a Job with its pods, unless it was changed since it was read. Without a word about its pods they would
-    /// stay.
+    /// Deletes a Job with its pods, unless it changed since it was read. Without a propagation policy the pods would stay.
     async fn delete(&self, read: &Job) -> Result<(), Fault> {
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
@@ -316,14 +314,15 @@ impl Runner {
         }
     }
 
-    /// The Job of a run of this job, as it is now. `None` when there is none, or when what has its name is no run of the job.
+    /// Reads the Job of an execution of this data job from the API server. `None` when there is none, or when the object of this
+    /// name is no execution of the data job.
     async fn run_of(&self, id: &ExecutionId, job_id: JobId) -> Result<Option<Job>, Fault> {
         let live = call(&*self.clock, self.jobs.get_opt(id.as_str())).await?;
         Ok(live.filter(|job| is_run_of(job, job_id)))
     }
 
-    /// Asks a run of a job to end: a suspended Job's pods are ended with their grace period, and the Job stays to be recorded.
-    /// `false` when there is no such Job.
+    /// Cancels an execution: the pods of a suspended Job are terminated with their grace period, and the Job stays until its
+    /// result is recorded. `false` when there is no such Job.
     pub(crate) async fn cancel(&self, id: &ExecutionId, job_id: JobId) -> Result<bool, Fault> {
         let mut last = None;
         for _ in 0..TRIES {
@@ -342,8 +341,7 @@ impl Runner {
         Err(overtaken(last))
     }
 
-    /// Removes what is left of a run of a job. One that still runs is cancelled first, and has to be forgotten once more when it
-    /// is over.
+    /// Removes the Job of an execution. One that still runs is only cancelled, and has to be removed once it is over.
     pub(crate) async fn forget(&self, id: &ExecutionId, job_id: JobId) -> Result<Forgotten, Fault> {
         let mut last = None;
         for _ in 0..TRIES {
@@ -373,7 +371,7 @@ impl Runner {
         Err(overtaken(last))
     }
 
-    /// Whether nothing of a Job runs, and nothing will.
+    /// Whether a Job runs nothing, now and later.
     async fn is_at_rest(&self, job: &Job, job_id: JobId) -> Result<bool, Fault> {
         let Some(view) = JobView::with(job, job_id) else { return Ok(false) };
         if view.is_over() {
@@ -383,13 +381,13 @@ impl Runner {
             return Ok(false);
         }
         let pods = self.pods(&view.name).await?;
-        // One that was cancelled may have a pod of which no news has come yet; one that was never let go has none.
+        // A cancelled Job may have a pod that was not reported yet; a Job that was never resumed has none.
         let is_ended = || matches!(run_state(&view, &pods, self.clock.now()), RunState::Ended(_));
         Ok(pods.iter().all(PodView::is_over) && (view.cancelled_at.is_none() || is_ended()))
     }
 
-    /// Has a tick count as fired before its Job goes. The controller notes it only after it made the Job, and begins anew
-    /// when somebody wrote in between: it must find the Job then, or the note, or it makes the Job a second time.
+    /// Records a tick as started before its Job is removed. The controller records it only after it created the Job, and starts
+    /// over after a concurrent write: then it must find the Job or the record, or it creates the Job a second time.
     async fn keep_fired(&self, owner: &OwnerReference, tick: Timestamp, job_id: JobId) -> Result<(), Fault> {
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(&owner.name)).await? else { return Ok(()) };
         let mut notes = StatusEdit::of(&live);
@@ -397,18 +395,18 @@ impl Runner {
             return Ok(());
         }
         patch_status(&*self.clock, &self.cron_jobs, &live, notes.into_status()).await?;
-        // Until the controller has read it. It may have been about to note the next tick, and that is lost to this write.
+        // Wait until the controller has read it: it may have been about to record the next tick, which conflicts with this write.
         self.clock.sleep(SETTLED_AFTER).await;
         let ticks = unfinished_ticks(&self.jobs_of(job_id, &owner.name).await?, job_id);
         self.edit_status(&owner.name, None, |notes| notes.fire_all(&ticks)).await.map(drop)
     }
 
-    /// A Job as it is now.
+    /// Reads a Job from the API server.
     pub(crate) async fn job(&self, name: &str) -> Result<Option<JobView>, Fault> {
         Ok(call(&*self.clock, self.jobs.get_opt(name)).await?.as_ref().and_then(JobView::of))
     }
 
-    /// The pods of a Job as they are now.
+    /// Reads the pods of a Job from the API server.
     pub(crate) async fn pods(&self, job: &str) -> Result<Vec<PodView>, Fault> {
         let of_job = format!("{}={job}", names::JOB_OF_POD);
         let pods = call(&*self.clock, self.pods.list(&ListParams::default().labels(&of_job))).await?;
@@ -416,7 +414,7 @@ impl Runner {
     }
 }
 
-/// Whether a Job is a run of this job: it has the job's label, and a request or a tick started it.
+/// Whether a Job is an execution of this data job: it has the data job's label, and is manual or scheduled.
 fn is_run_of(job: &Job, job_id: JobId) -> bool {
     let has = |name: &str| job.annotations().contains_key(name);
     let is_of_cron_job = || job.owner_references().iter().any(|owner| owner.kind == "CronJob");
@@ -431,7 +429,7 @@ fn is_cancelled(job: &Job) -> bool {
     job.annotations().contains_key(names::CANCELLED)
 }
 
-/// The runs among these Jobs of a job that ticks started and that are not over.
+/// The scheduled executions among these Jobs that are not over.
 fn unfinished_ticks(jobs: &[Job], job_id: JobId) -> Vec<(ExecutionId, Job)> {
     let unfinished = jobs.iter().filter_map(|job| {
         let view = JobView::with(job, job_id)?;
@@ -441,14 +439,14 @@ fn unfinished_ticks(jobs: &[Job], job_id: JobId) -> Vec<(ExecutionId, Job)> {
     unfinished.collect()
 }
 
-/// Others changed an object at each try to write it.
+/// The error after others changed an object at each attempt to write it.
 fn overtaken(last: Option<Fault>) -> Fault {
     last.unwrap_or_else(|| Fault::Silent("Others keep changing the object.".into()))
 }
 
-/// What the status of a CronJob notes of its Jobs, and what decides whether the controller makes another one. It enters what
-/// it made by itself, unless somebody wrote in between: then it does so only until the next tick is due, and a Job that it
-/// forgot does not hold that one back. So whoever writes here enters what was forgotten.
+/// The part of the status of a CronJob that decides whether the controller creates another Job. The controller adds its own Jobs,
+/// but after a concurrent write only until the next tick is due, and a missing Job does not hold that tick back. So each write
+/// of this service adds missing Jobs.
 #[derive(Debug, Clone, PartialEq)]
 struct StatusEdit {
     active: Vec<ObjectReference>,
@@ -463,7 +461,7 @@ impl StatusEdit {
         }
     }
 
-    /// Enters a Job in the list of active ones. Tells whether it was not there.
+    /// Adds a Job to the list of active ones. Returns whether it was missing.
     fn enter(&mut self, job: &Job) -> bool {
         if self.active.iter().any(|entry| entry.uid == job.uid()) {
             return false;
@@ -480,14 +478,14 @@ impl StatusEdit {
         true
     }
 
-    /// Takes a Job out of the list of active ones. Tells whether it was there.
+    /// Removes a Job from the list of active ones. Returns whether it was there.
     fn remove(&mut self, job: &Job) -> bool {
         let before = self.active.len();
         self.active.retain(|entry| entry.uid != job.uid());
         self.active.len() != before
     }
 
-    /// Has a tick count as fired. Tells whether it did not, nor one after it.
+    /// Records a tick as started. Returns whether neither it nor a later one was recorded.
     fn fired_at(&mut self, tick: Timestamp) -> bool {
         let is_news = self.last_fired.is_none_or(|last| last < tick);
         if is_news {
@@ -496,7 +494,7 @@ impl StatusEdit {
         is_news
     }
 
-    /// Enters Jobs of ticks, which count as fired from then on. Tells whether anything of that is new.
+    /// Adds scheduled Jobs and records their ticks as started. Returns whether anything changed.
     fn fire_all(&mut self, ticks: &[(ExecutionId, Job)]) -> bool {
         ticks.iter().fold(false, |changed, (_, job)| {
             let entered = self.enter(job);
@@ -514,7 +512,7 @@ impl StatusEdit {
     }
 }
 
-/// Whether there is a tick that the controller may be firing at this moment, or has held back.
+/// Whether the controller may be starting a tick at this moment, or has held one back.
 fn awaits_scheduled_time(cron_job: &CronJob, now: Timestamp) -> bool {
     let Some(spec) = cron_job.spec.as_ref().filter(|spec| !spec.suspend.unwrap_or_default()) else { return false };
     let Ok(schedule) = Schedule::parse(&spec.schedule, spec.time_zone.as_deref().unwrap_or("UTC")) else {
@@ -522,7 +520,7 @@ fn awaits_scheduled_time(cron_job: &CronJob, now: Timestamp) -> bool {
     };
     let made = cron_job.metadata.creation_timestamp.as_ref();
     let since = last_fired(cron_job).or(made.map(|time| time.0)).unwrap_or(Timestamp::UNIX_EPOCH);
-    // What is too late is not fired any more.
+    // A tick after its deadline is not started.
     let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
     let since = deadline.and_then(|deadline| now.checked_sub(deadline).ok()).map_or(since, |first| since.max(first));
     schedule.latest_between(since, now + TICK_AHEAD).is_some()
@@ -585,7 +583,7 @@ mod tests {
             },
             spec: Some(CronJobSpec {
                 schedule: "15 * * * *".into(),
-                // The quarter past there is half past here.
+                // A quarter past in that zone is half past in this one.
                 time_zone: Some("Asia/Kathmandu".into()),
                 suspend: Some(suspend),
                 starting_deadline_seconds: Some(1800),
@@ -603,7 +601,7 @@ mod tests {
             (None, "2024-05-01T10:30:00.1Z", true),
             (Some("2024-05-01T10:30:00Z"), "2024-05-01T10:30:00.2Z", false),
             (Some("2024-05-01T10:30:00Z"), "2024-05-01T11:29:00Z", false),
-            // Held back by a run until now.
+            // An execution held it back until now.
             (Some("2024-05-01T10:30:00Z"), "2024-05-01T11:45:00Z", true),
             // Too late.
             (Some("2024-05-01T08:30:00Z"), "2024-05-01T10:05:00Z", false),

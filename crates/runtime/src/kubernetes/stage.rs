@@ -1,7 +1,7 @@
-//! What a Job and its pods say of a run. Pure.
+//! The stage of an execution by its Job and pods. Pure.
 //!
-//! A run is over when its *Job* says so, never by one pod: another attempt may follow. What the last pod left behind (exit
-//! code, last words) tells how.
+//! An execution is over when its *Job* is, never by one pod alone, because another attempt may follow. The exit code and the
+//! termination message of the last pod give the outcome.
 
 use jiff::{SignedDuration, Timestamp};
 use model::{
@@ -11,29 +11,29 @@ use model::{
 
 use super::view::{ContainerEnd, JobView, PodView};
 
-/// The most of a termination message that is kept, as the kubelet has it.
+/// The longest termination message that is kept; the limit is that of the kubelet.
 const MESSAGE_MAX_BYTES: usize = 4096;
 
-/// How long the controller may act on what it knew before a cancellation.
+/// How long the controller may act on the state before a cancellation.
 const SETTLED_AFTER: SignedDuration = SignedDuration::from_secs(5);
 
-/// Where a run stands.
+/// The stage of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RunState {
-    /// Nothing of it was started, and nothing is known to be in its way.
+    /// No process was started, and no obstacle is known.
     Waiting,
-    /// Nothing of it was started: the node of this pod, made at this instant, has its volumes or its network not ready.
-    /// Events say why.
+    /// No process was started: the volumes or the network of this pod, created at this instant, are not ready on its node. Events
+    /// give the reason.
     Unprepared(String, Timestamp),
-    /// Nothing of it was started, for this reason.
+    /// No process was started, for this reason.
     Held(Problem),
     /// Its first process was started at this instant.
     Running(Timestamp),
-    /// It is over, and nothing of it is left.
+    /// It is over, and no process of it is left.
     Ended(ExecutionEnd),
 }
 
-/// Where the run of this Job stands, by its pods.
+/// Returns the stage of the execution of this Job.
 pub(crate) fn run_state(job: &JobView, pods: &[PodView], now: Timestamp) -> RunState {
     let mut pods: Vec<&PodView> = pods.iter().collect();
     pods.sort_by_key(|pod| (pod.created_at, pod.name.clone()));
@@ -67,10 +67,10 @@ pub(crate) fn run_state(job: &JobView, pods: &[PodView], now: Timestamp) -> RunS
     }
 }
 
-/// Whether the controller has acted upon a cancellation. Until then it may be about to tell of a pod that it made before.
+/// Whether the controller has acted on a cancellation. Until then it may have created a pod that its status does not show.
 fn is_cancellation_seen(job: &JobView, now: Timestamp) -> bool {
     let Some(cancelled_at) = job.cancelled_at else { return false };
-    // A Job that a request started was suspended once before, and what its status says of that may be old. Its instants are whole
+    // The Job of a manual execution was suspended before its start too, and its status may be that old. Its instants are whole
     // seconds.
     let is_seen = job.suspension_seen_at.is_some_and(|at| !job.manual || at.as_second() > cancelled_at.as_second());
     is_seen || now.duration_since(cancelled_at) >= SETTLED_AFTER
@@ -110,7 +110,7 @@ fn cause(job: &JobView, pods: &[&PodView], last: Option<&ContainerEnd>) -> EndCa
     }
     match last {
         Some(end) if end.reason == "OOMKilled" => EndCause::OutOfMemory,
-        // What the kubelet says of containers that were lost with their node or its container engine.
+        // Reasons of the kubelet for containers that were lost with their node or its container engine.
         Some(end) if end.reason == "Unknown" || end.reason == "ContainerStatusUnknown" => {
             EndCause::TakenAway("the container was lost with its node, or with the container engine there".into())
         }
@@ -122,21 +122,21 @@ fn cause(job: &JobView, pods: &[&PodView], last: Option<&ContainerEnd>) -> EndCa
     }
 }
 
-/// Whether a pod was ended from outside, and by what.
+/// The external cause of the end of a pod, if there is one.
 fn taken_away(pod: &PodView) -> Option<EndCause> {
     let on = pod.node.as_deref().unwrap_or("unknown");
     if let Some(reason) = &pod.reason
         && matches!(reason.as_str(), "Evicted" | "NodeLost" | "NodeShutdown" | "Shutdown" | "Terminated")
     {
         let told = pod.message.as_deref().unwrap_or_default().trim().trim_end_matches('.');
-        // What the kubelet says of a limit of the pod's own; when the node itself is short, it speaks of the node.
+        // The kubelet's message for a limit of the pod; for a shortage of the node it names the node.
         if reason == "Evicted" && told.contains("exceed") && told.contains("limit") {
             return Some(EndCause::OutOfDisk(told.to_owned()));
         }
         return Some(EndCause::TakenAway(format!("the node {on} gave its pod up ({reason}: {told})")));
     }
     let (reason, told) = pod.disruption.as_ref()?;
-    // What ended by itself, with words of its own, was not ended by what came upon it meanwhile.
+    // A process that exited on its own, with a message, was not ended by an external cause in the same moment.
     if pod.main.ended.as_ref().is_some_and(|end| !matches!(end.exit_code, 137 | 143)) {
         return None;
     }
@@ -150,14 +150,14 @@ fn taken_away(pod: &PodView) -> Option<EndCause> {
     Some(EndCause::TakenAway(format!("{what} ({reason}: {})", told.trim().trim_end_matches('.'))))
 }
 
-/// What keeps a pod from starting, with what to do. `None` while it is on its way.
+/// The reason why a pod does not start, with the action. `None` while it is starting.
 fn waiting_reason(pod: &PodView) -> Option<Problem> {
     if let Some(message) = &pod.unschedulable {
         return Some(waits("The run can't be placed on a node.", format!("The scheduler says: {message}")).fix(
             "Lower what the deployment asks for (cpu_request, memory_request), or ask the operator for nodes that fit.",
         ));
     }
-    // While a container before it waits, the job's own waits for that, and says nothing else.
+    // While an init container waits, the job's container waits for it and reports nothing else.
     [Some(("the job's container", &pod.main)), pod.init.as_ref().map(|(name, view)| (name.as_str(), view))]
         .into_iter()
         .flatten()
@@ -189,7 +189,7 @@ fn waits(what: &str, why: String) -> Problem {
     Problem::unavailable(what, why).follows("The run waits, and goes on by itself when the reason is gone.")
 }
 
-/// A pod that names something that is not there; `otherwise` is what happened when the node does not say what that is.
+/// A pod refers to a missing object; `otherwise` is the text if the message of the node does not name it.
 fn missing(otherwise: &str, told: &str) -> Problem {
     // "couldn't find key KEY in Secret NAMESPACE/NAME"
     let incomplete_secret = told.split_once(" in Secret ").and_then(|(_, rest)| {
@@ -226,12 +226,12 @@ fn without(named: &str) -> String {
     format!("The {named}, which the run needs, is missing.")
 }
 
-/// What keeps a pod from getting its volumes, by the words of the event that tells it.
+/// The reason why a pod does not get its volumes, by the message of the event.
 pub(crate) fn unmounted(message: &str) -> Problem {
     missing("A volume of the run can't be mounted.", &format!("of the pod: {message}"))
 }
 
-/// What keeps a Job from getting a pod at all, by the words of the event that tells it.
+/// The reason why a Job gets no pod, by the message of the event.
 pub(crate) fn refused(message: &str) -> Problem {
     let lower = message.to_lowercase();
     let (what, fix) = if lower.contains("exceeded quota") || lower.contains("limitrange") || lower.contains("maximum") {
@@ -364,13 +364,13 @@ mod tests {
         assert!(said(disrupted("DeletionByPodGC", running())).contains("node1 was lost"));
         assert!(said(disrupted("EvictionByEvictionAPI", ended(137, "Error"))).contains("evicted"));
         assert!(said(PodView { gone: true, ..pod(1, running()) }).contains("removed"));
-        // An earlier attempt that failed by itself is not how the last one ended.
+        // The end of an earlier attempt is not that of the last one.
         let attempts = [pod(1, ended(1, "Error")), PodView { gone: true, ..pod(5, running()) }];
         assert!(matches!(cause_of(&failed("BackoffLimitExceeded"), &attempts), EndCause::TakenAway(_)));
-        // What fails while its node is emptied has failed by itself.
+        // A process that fails while its node is drained has failed on its own.
         let own = disrupted("EvictionByEvictionAPI", ended(1, "Error"));
         assert_eq!(cause_of(&failed("BackoffLimitExceeded"), &[own]), EndCause::Exited(1));
-        // A limit of its own is not the node's shortage.
+        // A limit of the pod is no shortage of the node.
         let evicted = |message: &str| PodView {
             reason: Some("Evicted".into()),
             message: Some(message.into()),
@@ -401,13 +401,13 @@ mod tests {
         let is_over = |job: &JobView, now| matches!(run_state(job, &[], at(now)), RunState::Ended(_));
         assert!(!is_over(&cancelled, 9), "its first pod may have been made just now");
         assert!(is_over(&cancelled, 13), "the controller would have told of it");
-        // That it was suspended before it was let go says nothing.
+        // Its suspension before the start does not count.
         for (manual, seen, expected) in [(true, 7, false), (true, 8, false), (true, 9, true), (false, 8, true)] {
             let job = JobView { manual, suspension_seen_at: Some(at(seen)), ..cancelled.clone() };
             assert_eq!(is_over(&job, 9), expected, "{manual} {seen}");
         }
         let resumed = JobView { suspended: false, suspension_seen_at: Some(at(9)), ..cancelled };
-        assert!(!is_over(&resumed, 99), "somebody let it go again");
+        assert!(!is_over(&resumed, 99), "it was resumed by others");
     }
 
     #[test]

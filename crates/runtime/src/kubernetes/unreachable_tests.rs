@@ -29,7 +29,7 @@ use super::{
 const RUNS: usize = 1000;
 const TIME: Duration = Duration::from_secs(5);
 
-/// A runtime whose every call fails at once, and how many calls asked for one Job, and for anything else.
+/// A runtime whose every call fails at once, with counters of calls for one Job and of other calls.
 fn unreachable() -> (KubernetesRuntime, Arc<[AtomicUsize; 2]>) {
     let calls: Arc<[AtomicUsize; 2]> = Arc::default();
     let counted = calls.clone();
@@ -86,7 +86,7 @@ async fn a_thousand_runs_ask_nothing_of_an_api_server_that_was_never_reached() {
         async move {
             loop {
                 let _ = runtime.next(&id, &Seen::Submitted).await;
-                // The shortest pause of what follows a run.
+                // The shortest pause of a follower.
                 clock.sleep(Duration::from_millis(500)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! What is kept in memory of the objects of the namespace: what decisions need, and no more.
+//! The parts of objects that are kept in memory: those that decisions need.
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -17,9 +17,9 @@ use super::names;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CronJobView {
     pub(crate) uid: String,
-    /// Moves with the spec.
+    /// Increases with each change of the spec.
     pub(crate) generation: i64,
-    /// Whose it is by its label.
+    /// The data job of its label.
     pub(crate) job_id: Option<JobId>,
 }
 
@@ -39,31 +39,31 @@ impl CronJobView {
     }
 }
 
-/// A Job of ours.
+/// A managed Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct JobView {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) job_id: JobId,
-    /// The generation of the deployment that it was made from.
+    /// The generation of its deployment.
     pub(crate) generation: Option<i64>,
-    /// The tick that it is of; absent for one that a request started.
+    /// Its scheduled time; absent for a manual execution.
     pub(crate) tick: Option<Timestamp>,
     pub(crate) created_at: Timestamp,
-    /// Whether it was started by a request.
+    /// Whether its execution is manual.
     pub(crate) manual: bool,
-    /// When its cancellation was asked for.
+    /// The instant of the requested cancellation.
     pub(crate) cancelled_at: Option<Timestamp>,
     pub(crate) suspended: bool,
-    /// Whether somebody deletes it.
+    /// Whether it is being deleted.
     pub(crate) terminating: bool,
     pub(crate) deadline_seconds: Option<i64>,
-    /// Since when its controller knows that it is suspended.
+    /// The instant since which its controller knows that it is suspended.
     pub(crate) suspension_seen_at: Option<Timestamp>,
     /// Pods that are not over.
     pub(crate) active: i32,
     pub(crate) started_at: Option<Timestamp>,
-    /// How it ended, once it has.
+    /// Its end, once it is over.
     pub(crate) terminal: Option<Terminal>,
 }
 
@@ -71,25 +71,25 @@ pub(crate) struct JobView {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Terminal {
     pub(crate) complete: bool,
-    /// As the controller names it, such as `BackoffLimitExceeded`.
+    /// The reason of the controller, such as `BackoffLimitExceeded`.
     pub(crate) reason: String,
     pub(crate) message: String,
     pub(crate) at: Timestamp,
 }
 
 impl JobView {
-    /// Reads a Job. `None` when it is not one of ours.
+    /// Reads a Job. `None` when it is unmanaged.
     pub(crate) fn of(job: &Job) -> Option<Self> {
         Self::with(job, job_id_of(job)?)
     }
 
-    /// Reads a Job of the job with this id.
+    /// Reads a Job of the data job with this id.
     pub(crate) fn with(job: &Job, job_id: JobId) -> Option<Self> {
         let metadata = &job.metadata;
         let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name));
         let status = job.status.as_ref();
         let spec = job.spec.as_ref();
-        // Failed and Complete come after all pods are gone; FailureTarget and SuccessCriteriaMet before.
+        // Failed and Complete are set after all pods ended; FailureTarget and SuccessCriteriaMet before.
         let terminal = status
             .and_then(|status| status.conditions.as_ref())
             .into_iter()
@@ -115,7 +115,7 @@ impl JobView {
                 .then(|| annotation(names::SCHEDULED_AT).and_then(|text| text.parse().ok()).unwrap_or(created_at)),
             created_at,
             manual,
-            // An annotation of an older version has no instant.
+            // The annotation of an older version contains no instant.
             cancelled_at: annotation(names::CANCELLED).map(|at| at.parse().unwrap_or(created_at)),
             suspended: spec.and_then(|spec| spec.suspend).unwrap_or_default(),
             terminating: metadata.deletion_timestamp.is_some(),
@@ -138,52 +138,52 @@ impl JobView {
     }
 }
 
-/// A pod of a Job of ours.
+/// A pod of a managed Job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodView {
     pub(crate) name: String,
     pub(crate) uid: String,
-    /// The Job that it belongs to.
+    /// Its Job.
     pub(crate) job: String,
     pub(crate) created_at: Timestamp,
     pub(crate) terminating: bool,
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     pub(crate) phase: String,
-    /// Why the pod as a whole failed, such as `Evicted`, or `DeadlineExceeded`.
+    /// The reason for the failure of the whole pod, such as `Evicted`, or `DeadlineExceeded`.
     pub(crate) reason: Option<String>,
     pub(crate) message: Option<String>,
     pub(crate) node: Option<String>,
     /// The job's own container.
     pub(crate) main_name: String,
     pub(crate) main: ContainerView,
-    /// A container before it that failed or waits.
+    /// An init container that failed or waits.
     pub(crate) init: Option<(String, ContainerView)>,
-    /// Why it can't be placed on a node, if it can't.
+    /// The reason why it can't be placed on a node.
     pub(crate) unschedulable: Option<String>,
-    /// Whether its node does not have its volumes and its network ready yet.
+    /// Whether its volumes or its network are not ready on its node.
     pub(crate) unprepared: bool,
-    /// Who ended it from outside, as the cluster names it, and why: `DeletionByPodGC`, `EvictionByEvictionAPI`.
+    /// The external cause of its end, with the reason of the cluster: `DeletionByPodGC`, `EvictionByEvictionAPI`.
     pub(crate) disruption: Option<(String, String)>,
-    /// Whether the object is not in the cluster any more, and this is what was seen of it last.
+    /// Whether the object is no longer in the cluster, and this is its last known state.
     pub(crate) gone: bool,
 }
 
 /// A container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ContainerView {
-    /// Why it waits: reason and message.
+    /// The reason and message while it waits.
     pub(crate) waiting: Option<(String, String)>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) ended: Option<ContainerEnd>,
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContainerEnd {
     pub(crate) exit_code: i32,
     /// Such as `OOMKilled`, `Error` or `Completed`.
     pub(crate) reason: String,
-    /// What it wrote to its termination message file, or what the kubelet says.
+    /// The content of its termination message file, or a message of the kubelet.
     pub(crate) message: Option<String>,
     pub(crate) at: Option<Timestamp>,
 }
@@ -201,7 +201,7 @@ impl From<&ContainerStatus> for ContainerView {
                 .and_then(|running| running.started_at.as_ref())
                 .or(terminated.and_then(|terminated| terminated.started_at.as_ref()))
                 .map(|time| time.0)
-                // A container that was never started has the zero instant here.
+                // The instant is zero for a container that was never started.
                 .filter(|at| *at > Timestamp::UNIX_EPOCH),
             ended: terminated.map(|terminated| ContainerEnd {
                 exit_code: terminated.exit_code,
@@ -214,12 +214,12 @@ impl From<&ContainerStatus> for ContainerView {
 }
 
 impl PodView {
-    /// Reads a pod. `None` when it belongs to no Job.
+    /// Reads a pod. `None` when it has no Job.
     pub(crate) fn of(pod: &Pod) -> Option<Self> {
         let metadata = &pod.metadata;
         let label = |name: &str| metadata.labels.as_ref().and_then(|all| all.get(name));
         let status = pod.status.clone().unwrap_or_default();
-        // The job's container is the first one of the spec; others may be an operator's or a webhook's.
+        // The first container of the spec is the job's; operators or webhooks may add others.
         let main_name = pod
             .spec
             .as_ref()
@@ -268,19 +268,19 @@ impl PodView {
         })
     }
 
-    /// Whether nothing of it runs any more.
+    /// Whether no process of it runs any more.
     pub(crate) fn is_over(&self) -> bool {
         self.gone || matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 }
 
-/// Whose a Job is by our label, or, when that was removed, by the one of its pod template, which is immutable.
+/// The data job of a Job by its label, or, if the label was removed, by that of its immutable pod template.
 pub(crate) fn job_id_of(job: &Job) -> Option<JobId> {
     let pods = || job.spec.as_ref()?.template.metadata.as_ref().and_then(job_id);
     job_id(&job.metadata).or_else(pods)
 }
 
-/// Whose an object is by our label.
+/// The data job of an object by its label.
 pub(crate) fn job_id(metadata: &ObjectMeta) -> Option<JobId> {
     metadata.labels.as_ref()?.get(names::JOB_ID)?.parse().ok().map(JobId)
 }

@@ -1,7 +1,7 @@
-//! The namespace as the API server last told it: three watches, trimmed on arrival, and bells for who waits on them.
+//! The watched state of the namespace: three watches whose objects are reduced on arrival, and notifications of changes.
 //!
-//! What is here may be behind. So it answers only what can do no harm when it is (an object that is as it was written, the
-//! stage of a run); whatever leads to a write is read afresh.
+//! This state may be behind the API server. So it is used only for decisions that are safe then (an unchanged object, the stage
+//! of an execution); decisions that lead to a write read the object again.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -33,21 +33,21 @@ use super::{
     view::{CronJobView, JobView, PodView},
 };
 
-/// How many objects a page of a list has.
+/// The number of objects per page of a list.
 const PAGE: u32 = 500;
 
-/// How long a watch may be silent before the connection is made anew, in seconds. A cluster that went away without a word
-/// is noticed after this time.
+/// How long a watch may be silent before it reconnects, in seconds. A cluster that disappeared silently is noticed after this
+/// time.
 const WATCH_SECONDS: u32 = 60;
 
-/// How long a node may go on saying that a secret is missing which is there: it tries again each two minutes at the latest.
+/// How long a node may report a secret as missing that was recreated: a node retries every two minutes at the latest.
 const NOTIFY_LATER: SignedDuration = SignedDuration::from_mins(3);
 
 /// The objects of the namespace.
 #[derive(Debug, Default)]
 pub(crate) struct Namespace {
     state: Mutex<State>,
-    /// Rings when a list of all objects of a kind is complete.
+    /// Notified when the list of a kind is complete.
     listed: Notify,
     changed: Notify,
 }
@@ -56,17 +56,17 @@ pub(crate) struct Namespace {
 struct State {
     cron_jobs: Objects<CronJobView>,
     jobs: Objects<Arc<JobView>>,
-    /// Pods by the Job that they belong to.
+    /// Pods by their Job.
     pods: Objects<Arc<PodView>>,
     pods_of: HashMap<String, BTreeMap<String, Arc<PodView>>>,
-    /// What was seen last of pods that are gone, by their Job, as long as that is there: a Job that failed says so only after
-    /// a pod that a lost node or an eviction took is removed, and how it ended was in that pod alone.
+    /// The last known state of removed pods by their Job, as long as the Job exists. A Job fails only after a pod was removed with
+    /// a lost node or by an eviction, and only that pod has the outcome.
     gone_of: HashMap<String, BTreeMap<String, Arc<PodView>>>,
-    /// Who waits for news of a Job.
+    /// Notifications of changes of Jobs.
     notifiers: HashMap<String, Arc<Notify>>,
-    /// CronJobs whose secrets somebody removed, as their runs said then, and whether they were made again since.
+    /// CronJobs whose secrets were missing for an execution, and since when the secrets exist again.
     incomplete: HashMap<String, (Timestamp, bool)>,
-    /// What the synchronizer was not told yet: names of CronJobs, and whether there are Jobs that ticks started.
+    /// Changes that were not passed to the synchronizer yet: names of CronJobs, and whether there are new scheduled Jobs.
     news: HashSet<String>,
     news_of_runs: bool,
     recovered: bool,
@@ -76,9 +76,9 @@ struct State {
 #[derive(Debug)]
 struct Objects<T> {
     all: HashMap<String, T>,
-    /// What a list in progress has brought so far.
+    /// The objects of an unfinished list.
     listing: Option<HashMap<String, T>>,
-    /// Whether a list was complete once.
+    /// Whether a list was completed once.
     listed: bool,
 }
 
@@ -89,7 +89,7 @@ impl<T> Default for Objects<T> {
 }
 
 impl<T: Clone + PartialEq> Objects<T> {
-    /// Takes an event in, and names what changed.
+    /// Applies an event, and returns the names of changed objects.
     fn take(&mut self, event: Event<(String, Option<T>)>) -> Vec<String> {
         match event {
             Event::Init => {
@@ -122,7 +122,7 @@ impl<T: Clone + PartialEq> Objects<T> {
 }
 
 impl Namespace {
-    /// Watches the namespace until dropped with the tasks.
+    /// Watches the namespace until the tasks are dropped.
     pub(crate) fn watch(self: &Arc<Self>, client: &kube::Client, namespace: &str, tasks: &mut JoinSet<()>) {
         let config = || watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
         let ours = || config().labels(names::JOB_ID);
@@ -131,7 +131,7 @@ impl Namespace {
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         tasks.spawn(self.clone().follow(
             "CronJobs",
-            // All of them: what has a job's name and is not ours has to be known too.
+            // All of them, because unmanaged objects with a job's name matter too.
             watcher::watcher(cron_jobs, config()).backoff(DefaultBackoff::default()).boxed(),
             |object| (object.metadata.name.clone().unwrap_or_default(), Some(CronJobView::from(object))),
             Self::take_cron_job,
@@ -163,7 +163,7 @@ impl Namespace {
             match event {
                 Ok(event) => {
                     if std::mem::take(&mut failing) {
-                        tracing::info!(kind, "the cluster answers again");
+                        tracing::info!(kind, "the watch of the cluster continues");
                         self.state().recovered = true;
                         self.changed.notify_one();
                     }
@@ -184,7 +184,7 @@ impl Namespace {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(kind, %error, "the cluster can't be watched; what is known of it may be behind");
+                        tracing::warn!(kind, %error, "failed to watch the cluster; its known state may be behind; retrying");
                     }
                 }
             }
@@ -197,7 +197,7 @@ impl Namespace {
 
     fn take_cron_job(&self, event: Event<(String, Option<CronJobView>)>) {
         let mut state = self.state();
-        // What is there at the beginning is no news: whoever begins looks at all of it.
+        // The first list is no change: a new leader reads all of it.
         let is_first = !state.cron_jobs.listed;
         let changed = state.cron_jobs.take(event);
         if !is_first && !changed.is_empty() {
@@ -225,7 +225,7 @@ impl Namespace {
         let mut state = self.state();
         let before = matches!(event, Event::InitDone).then(|| state.pods.all.clone());
         let removed = match &event {
-            // The last that is known of it comes with the news of its end.
+            // The event of its deletion contains its last state.
             Event::Delete((name, last)) => last.clone().or_else(|| state.pods.all.get(name).cloned()),
             Event::Apply((name, None)) => state.pods.all.get(name).cloned(),
             _ => None,
@@ -257,7 +257,7 @@ impl Namespace {
         }
     }
 
-    /// Waits until all kinds were listed once, at most this long.
+    /// Waits until all kinds were listed once, for at most this long.
     pub(crate) async fn listed(&self, clock: &dyn Clock, most: Duration) -> bool {
         let waiting = async {
             loop {
@@ -277,12 +277,12 @@ impl Namespace {
         state.cron_jobs.listed && state.jobs.listed && state.pods.listed
     }
 
-    /// What is known of a CronJob.
+    /// The watched state of a CronJob.
     pub(crate) fn cron_job(&self, name: &str) -> Option<CronJobView> {
         self.state().cron_jobs.all.get(name).cloned()
     }
 
-    /// The CronJobs of ours, by the names that jobs can have.
+    /// The managed CronJobs with valid job names.
     pub(crate) fn deployments(&self) -> Vec<KnownDeployment> {
         let state = self.state();
         let ours = state.cron_jobs.all.iter().filter_map(|(name, seen)| {
@@ -291,7 +291,7 @@ impl Namespace {
         ours.collect()
     }
 
-    /// What is known of a Job and its pods, also of those that are gone.
+    /// The watched state of a Job and its pods, including removed pods.
     pub(crate) fn job(&self, name: &str) -> Option<(Arc<JobView>, Vec<PodView>)> {
         let state = self.state();
         let job = state.jobs.all.get(name)?.clone();
@@ -300,12 +300,12 @@ impl Namespace {
         Some((job, pods))
     }
 
-    /// The pods of a Job, which may be gone itself.
+    /// The pods of a Job; the Job itself may be gone.
     pub(crate) fn pods(&self, job: &str) -> Vec<PodView> {
         self.state().pods_of.get(job).into_iter().flat_map(BTreeMap::values).map(|pod| (**pod).clone()).collect()
     }
 
-    /// Whether the container of a pod is known to have ended, or the pod to be gone.
+    /// Whether the container of a pod has ended, or the pod is gone.
     pub(crate) fn is_over(&self, pod: &PodView) -> bool {
         let state = self.state();
         [&state.pods_of, &state.gone_of].into_iter().any(|pods| {
@@ -314,12 +314,12 @@ impl Namespace {
         })
     }
 
-    /// All Jobs of ours.
+    /// All managed Jobs.
     pub(crate) fn jobs(&self) -> Vec<Arc<JobView>> {
         self.state().jobs.all.values().cloned().collect()
     }
 
-    /// The bell of a Job. It rings after each news of the Job or its pods.
+    /// Returns a notification of changes of a Job and its pods.
     pub(crate) fn notifier(&self, job: &str) -> Notifier<'_> {
         let mut state = self.state();
         Notifier {
@@ -329,8 +329,8 @@ impl Namespace {
         }
     }
 
-    /// Notes that a CronJob lacks a secret that belongs to it, and tells the synchronizer. A node goes on saying so for a while
-    /// after it is there.
+    /// Notes that a CronJob lacks one of its secrets, and notifies the synchronizer. A node reports this for a while after the
+    /// secret exists again.
     pub(crate) fn lacks_secret(&self, cron_job: &str, now: Timestamp) {
         let mut state = self.state();
         state.incomplete.retain(|_, (noted, _)| now.duration_since(*noted) < NOTIFY_LATER);
@@ -341,7 +341,7 @@ impl Namespace {
         }
     }
 
-    /// Whether a CronJob lacks a secret that belongs to it.
+    /// Whether a CronJob lacks one of its secrets.
     pub(crate) fn is_incomplete(&self, cron_job: &str) -> bool {
         self.state().incomplete.get(cron_job).is_some_and(|(_, made_again)| !made_again)
     }
@@ -353,7 +353,7 @@ impl Namespace {
         }
     }
 
-    /// Waits for news that concern the synchronizer, and takes them.
+    /// Waits for changes for the synchronizer, and returns them.
     pub(crate) async fn changes(&self) -> Changes {
         loop {
             let changed = self.changed.notified();
@@ -388,7 +388,7 @@ pub(crate) struct Notifier<'a> {
 }
 
 impl Notifier<'_> {
-    /// Rings for what comes after this call.
+    /// Waits for a change after this call.
     pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
         self.notify.notified()
     }
@@ -397,7 +397,7 @@ impl Notifier<'_> {
 impl Drop for Notifier<'_> {
     fn drop(&mut self) {
         let mut state = self.namespace.state();
-        // The map has one, this one has one: nobody else waits.
+        // Only the map and this value refer to it, so that no other task waits.
         if Arc::strong_count(&self.notify) <= 2 {
             state.notifiers.remove(&self.job);
         }
@@ -406,12 +406,12 @@ impl Drop for Notifier<'_> {
 
 #[cfg(test)]
 impl Namespace {
-    /// Takes in what a watch says of a CronJob.
+    /// Applies an event of the watch of CronJobs.
     pub(crate) fn notify_of_cron_job(&self, name: &str, seen: CronJobView) {
         self.take_cron_job(Event::Apply((name.to_owned(), Some(seen))));
     }
 
-    /// Takes in what a watch says of a Job and of a pod of it; `false` when the pod is gone.
+    /// Applies events of a Job and of a pod of it; `false` when the pod is gone.
     pub(crate) fn notify_of(&self, job: &Job, pod: &Pod, is_there: bool) {
         let name =
             |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| metadata.name.clone().unwrap();

@@ -1,4 +1,4 @@
-//! CronJobs and secrets that others edit, and what is written because of it.
+//! CronJobs and secrets that others edit, and the writes that follow.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -34,7 +34,7 @@ struct Place {
     namespace: Namespace,
     writer: Writer,
     last_applied: Option<LastApplied>,
-    /// Deployments that were accepted, one a minute.
+    /// The number of accepted deployments, one per minute.
     accepted: i64,
 }
 
@@ -81,7 +81,7 @@ impl Place {
         self.is_heard_of();
     }
 
-    /// The watch brings the CronJob as it is.
+    /// Delivers the CronJob by the watch.
     fn is_heard_of(&self) {
         let object: CronJob = serde_json::from_value(self.object()).unwrap();
         self.namespace.notify_of_cron_job(NAME, CronJobView::of(&object.metadata));
@@ -113,7 +113,7 @@ fn is_as_written(observed: &Observed) -> bool {
 async fn a_cron_job_without_the_controllers_time_zone_is_one_in_that_zone() {
     for (zone, expected) in [("Europe/Sofia", true), ("UTC", false)] {
         let mut place = Place::new(zone);
-        // Another Control Service's: it names no time zone.
+        // Another Control Service made it, without a time zone.
         let mut theirs = serde_json::to_value(Place::wanted("image")).unwrap();
         theirs["metadata"] = json!({});
         theirs["spec"]["timeZone"] = Value::Null;
@@ -124,7 +124,7 @@ async fn a_cron_job_without_the_controllers_time_zone_is_one_in_that_zone() {
         place.edit(&json!({"spec": {"timeZone": null}}));
         assert_eq!(is_as_written(&place.observe().await), expected, "{zone}");
         assert_eq!(place.server.writes().len(), adopting);
-        // Another change is written, and is none of the instants at which it runs.
+        // Another change is written, which does not change when it runs.
         place.apply("another").await;
         let of_status = place.server.writes()[adopting..].iter().filter(|write| write.ends_with("/status")).count();
         assert_eq!(of_status, usize::from(!expected), "{zone}: {:?}", place.server.writes());
@@ -166,7 +166,7 @@ async fn a_secret_of_others_under_the_name_of_ours_is_named_and_left_alone() {
     let problem = keep(Some(&token)).await.unwrap_err().into_problem("The secrets were not written.");
     assert!(problem.why.contains("holdfast-token-daily-sales"), "{problem}");
     assert_eq!(problem.fault, model::problem::Fault::Platform);
-    // One that others may fill is theirs.
+    // A secret that others may fill can be unmanaged.
     assert!(!keep(None).await.unwrap());
     let content = Content { data: None, keeps_more: false };
     place.writer.touch_secret(&place.target(), "holdfast-token-daily-sales", content).await.unwrap();

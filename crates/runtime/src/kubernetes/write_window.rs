@@ -1,4 +1,4 @@
-//! Keeps changes of the cluster back that might arrive after another instance leads.
+//! Holds back writes to the cluster that might arrive after another instance leads.
 
 use std::{
     sync::{
@@ -10,23 +10,23 @@ use std::{
 
 use model::clock::SharedClock;
 
-/// Until when changes may be begun. It is closed until [`WriteWindow::open_until`].
+/// The period in which writes may begin. The window is closed until [`WriteWindow::open_until`].
 ///
-/// It keeps an instant of the boot clock, which goes on while machine or process are suspended: whoever wakes up late finds
-/// the window closed before any task had its turn.
+/// Its end is an instant of the boot clock, which continues while the machine or the process is suspended: a process that resumes
+/// late finds the window closed before any task runs.
 #[derive(Debug, Clone)]
 pub(crate) struct WriteWindow {
     clock: SharedClock,
     until_millis: Arc<AtomicU64>,
 }
 
-/// A change was not begun.
+/// A write was held back.
 #[derive(Debug, thiserror::Error)]
 #[error("This instance has not shown for too long that it leads; another one may lead by now.")]
 pub(crate) struct WriteWindowClosed;
 
 impl WriteWindow {
-    /// A closed one.
+    /// A closed window.
     pub(crate) fn new(clock: SharedClock) -> Self {
         Self { clock, until_millis: Arc::default() }
     }
@@ -35,12 +35,12 @@ impl WriteWindow {
         u64::try_from(self.clock.boot().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Lets changes begin until the boot clock shows this instant.
+    /// Allows writes to begin until this instant of the boot clock.
     pub(crate) fn open_until(&self, until: Duration) {
         self.until_millis.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
-    /// Whether a request may be sent: one that changes nothing always.
+    /// Whether a request may be sent. Reads are always allowed.
     pub(crate) fn lets_through<B>(&self, request: http::Request<B>) -> Result<http::Request<B>, WriteWindowClosed> {
         let is_change = !matches!(*request.method(), http::Method::GET | http::Method::HEAD);
         if is_change && self.now_millis() >= self.until_millis.load(Ordering::Acquire) {
@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    /// A boot clock that a test sets.
+    /// A boot clock for tests.
     #[derive(Debug)]
     struct SetClock(Mutex<Duration>);
 
@@ -99,7 +99,7 @@ mod tests {
         assert!(sent("POST"));
         set(1010);
         assert!(sent("GET") && !changes.into_iter().any(sent));
-        // A machine that was suspended between the renewal and this call finds the window closed.
+        // The machine was suspended between the renewal and this call.
         set(1100);
         window.open_until(Duration::from_secs(1020));
         assert!(!changes.into_iter().any(sent));

@@ -1,4 +1,4 @@
-//! What is known of a deployment before anything is done about it: what it is made from, and where to find it.
+//! The inputs of a deployment, and how to find its object.
 
 use model::{
     name::JobId,
@@ -9,14 +9,14 @@ use store::{StoreError, deployments::Work};
 
 use crate::Synchronizer;
 
-/// What a deployment is made from, and the hash of all that goes into it.
+/// The inputs of a deployment, and their hash.
 pub(super) fn inputs_of(sync: &Synchronizer, work: &Work) -> (DeploymentSpec, String) {
     let deployment_spec = sync.deployment_spec(&work.job_name, &work.team, work.team_secret.clone(), &work.deployment);
     let inputs = inputs_hash(&work.deployment, &fingerprint(sync, &deployment_spec));
     (deployment_spec, inputs)
 }
 
-/// The deployment as the runtime finds it.
+/// The deployment as the runtime identifies it.
 pub(super) fn target_of(work: &Work) -> Target {
     Target {
         job_id: work.deployment.job_id,
@@ -27,12 +27,12 @@ pub(super) fn target_of(work: &Work) -> Target {
     }
 }
 
-/// All of the configuration that goes into a deployment.
+/// The part of the configuration that goes into a deployment.
 pub(crate) fn fingerprint(sync: &Synchronizer, deployment_spec: &DeploymentSpec) -> String {
     format!("{}\n{}", sync.runtime.fingerprint(deployment_spec), sync.builder.fingerprint(deployment_spec))
 }
 
-/// Has the loop look at these deployments.
+/// Makes these deployments due.
 pub(super) async fn make_due(sync: &Synchronizer, jobs: &[JobId]) -> Result<(), StoreError> {
     if jobs.is_empty() {
         return Ok(());

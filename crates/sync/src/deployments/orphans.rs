@@ -1,5 +1,6 @@
-//! What this service made and its database does not know: it is told and left alone, and goes when somebody asks for it by
-//! name. After a database was restored from an older backup, or put up empty, that may be the whole fleet.
+//! Orphans: objects that carry the marks of this service but are unknown to its database. They are reported and left alone,
+//! and removed only by name on request: with a database that is empty or restored from an older backup, every deployment is an
+//! orphan.
 
 use std::collections::BTreeSet;
 
@@ -9,16 +10,16 @@ use model::{
 };
 use store::{Db, StoreError};
 
-/// Jobs that are looked up at once.
+/// Jobs per query.
 const PAGE: usize = 500;
 
 /// The most names in a line of the log.
 const NAMED_MAX: usize = 10;
 
-/// What exists of deployments that no row of the database has, by name.
+/// Returns the names of objects of deployments that are in no row of the database.
 ///
 /// # Errors
-/// The outer one when the database fails, the inner one when the place can't be seen.
+/// The outer error if the database fails, the inner one if the runtime can't be read.
 pub async fn orphans(db: &Db, runtime: &dyn Runtime) -> Result<Result<Vec<KnownDeployment>, Problem>, StoreError> {
     let before = match runtime.deployments().await {
         Ok(before) => before,
@@ -34,27 +35,27 @@ pub async fn orphans(db: &Db, runtime: &dyn Runtime) -> Result<Result<Vec<KnownD
     if unknown.is_empty() {
         return Ok(Ok(Vec::new()));
     }
-    // A deployment that is removed loses its object first and its row afterwards: what went meanwhile was no orphan.
+    // The object of a removed deployment is deleted before its row, so an object that is gone by now was no orphan.
     Ok(runtime.deployments().await.map(|now| {
         unknown.retain(|orphan| now.contains(orphan));
         unknown.into_iter().collect()
     }))
 }
 
-/// Tells what was found, once for each change of it.
+/// Logs the orphans, once per change.
 pub(super) fn report(found: &[KnownDeployment], before: &[KnownDeployment]) {
     if found == before {
         return;
     }
     if found.is_empty() {
-        tracing::info!("the database knows all that stands under this service's mark again");
+        tracing::info!("every object with the marks of this service is in the database again");
         return;
     }
     let names: Vec<_> = found.iter().take(NAMED_MAX).map(|orphan| orphan.job_name.as_str()).collect();
     tracing::warn!(
         count = found.len(),
         names = names.join(", "),
-        "this service made what its database does not know. It is left alone, and its schedules go on. `holdfast orphans list` \
-         shows all of it, `holdfast orphans remove` removes what is named"
+        "objects with the marks of this service are not in its database. They are left alone, and their schedules continue. \
+         `holdfast orphans list` lists them, `holdfast orphans remove` removes them by name"
     );
 }

@@ -1,4 +1,4 @@
-//! Which deployments are worked on: those that are due, one key at a time for each and many at once.
+//! The queue of deployments that are due: many are reconciled at once, each by one task at a time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,20 +10,20 @@ use tracing::Instrument;
 use super::reconcile::{Pools, carry_out};
 use crate::{DATABASE_RETRY, PANIC_PAUSE, Pause, Synchronizer, Term};
 
-/// The most looks that are begun before others end, beside those that install or wait for that.
+/// The most reconciliations at once, without those that install or wait for an installation.
 const RECONCILIATIONS_MAX: usize = 1000;
 
-/// The most deployments that install or wait for that before no other look begins.
+/// The most deployments that install or wait for an installation; no other reconciliation begins above it.
 const INSTALLING_MAX: usize = 10_000;
 
-/// The longest pause between two looks for what is due: a bell that another instance rang may not have been heard.
+/// The longest pause between two queries for due deployments, because a notification of another instance may be lost.
 const POLL_MAX: Duration = Duration::from_secs(5);
 
-/// Looks that end within this time are followed by one question for what is due, not by one each: thousands may end at
-/// once.
+/// Reconciliations that end within this time are followed by one query for due deployments, not by one each: thousands may end
+/// at once.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Looks at each deployment that is due until the term is over.
+/// Reconciles each deployment that is due, until the leader epoch is over.
 pub(super) async fn reconcile_due(sync: &Synchronizer, term: &Term) {
     let pools = Arc::new(Pools::new(&sync.options));
     let mut reconciliations: JoinMap<JobId, ()> = JoinMap::new();
@@ -54,7 +54,7 @@ pub(super) async fn reconcile_due(sync: &Synchronizer, term: &Term) {
                     if let Err(error) = end {
                         sync.gauges.panicked("deployment");
                         tracing::error!(%error, job = %job_id, retry_in = ?PANIC_PAUSE, "reconciling a deployment panicked; retrying");
-                        // It keeps its key for so long, so that it can't spin.
+                        // Its key stays occupied for the pause, so that it can't be retried in a loop.
                         let term = term.clone();
                         reconciliations.spawn(job_id, async move {
                             term.pause(PANIC_PAUSE).await;
@@ -68,7 +68,7 @@ pub(super) async fn reconcile_due(sync: &Synchronizer, term: &Term) {
     reconciliations.shutdown().await;
 }
 
-/// The deployments to begin with now, and the pause until the next one is due.
+/// The deployments to reconcile now, and the pause until the next one is due.
 async fn find_due(
     sync: &Synchronizer,
     in_flight: &JoinMap<JobId, ()>,
@@ -77,7 +77,7 @@ async fn find_due(
     let now = sync.clock.now();
     let mut tx = sync.db.read().await?;
     let free = free(in_flight.len(), installing);
-    // Those in flight are due as well.
+    // Deployments that are being reconciled are due as well.
     let limit = i64::try_from(free + in_flight.len()).unwrap_or(i64::MAX);
     let due = store::deployments::due(&mut tx, now, limit).await?;
     let next = store::deployments::next_due(&mut tx, now).await?;
@@ -85,14 +85,14 @@ async fn find_due(
     Ok((due, Pause { until: next, most: POLL_MAX }))
 }
 
-/// How many looks can begin.
+/// How many reconciliations can begin.
 fn free(in_flight: usize, installing: usize) -> usize {
     RECONCILIATIONS_MAX
         .saturating_sub(in_flight.saturating_sub(installing))
         .min((RECONCILIATIONS_MAX + INSTALLING_MAX).saturating_sub(in_flight))
 }
 
-/// Looks at one deployment and does what the plan says. When the database failed, its key rests a moment; no other one does.
+/// Reconciles one deployment. After a failure of the database, only its own key pauses.
 async fn reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) {
     if let Err(error) = try_reconcile(sync, term, pools, job_id).await
         && term.survives(&error)
@@ -108,7 +108,7 @@ async fn try_reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: 
         store::deployments::work(&mut tx, job_id).await?
     };
     let Some(mut work) = work else {
-        // Its last tombstone went while the key was due.
+        // Its last row was removed while the key was due.
         let mut tx = sync.db.write().await?;
         store::deployments::forget(&mut tx, term.epoch, job_id).await?;
         return tx.commit().await;
@@ -116,7 +116,7 @@ async fn try_reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: 
     if work.team_secret.is_none() {
         work.team_secret = sync.team_secret(&work.team).await?;
     }
-    // On each line, whichever lines are wanted.
+    // On each line, at every log level.
     let span = tracing::error_span!(
         "deployment",
         job = %work.job_name,

@@ -1,4 +1,4 @@
-//! Does what the plan says about one deployment, and records what became of it.
+//! Carries out the plan for one deployment, and records the outcome.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,17 +24,17 @@ use tracing::Span;
 use super::inputs::{inputs_of, target_of};
 use crate::{Options, Synchronizer, Term};
 
-/// The pause before a deployment is looked at again that could not be looked at, as if so many tries had failed.
+/// The attempts by which the pause is chosen after a deployment could not be observed.
 const OBSERVE_AGAIN_ATTEMPT: i32 = 5;
 
-/// The pause before a removal is looked at again that was held back.
+/// The pause before a removal that was held back is checked again.
 const HELD_BACK: SignedDuration = SignedDuration::from_secs(60);
 
-/// Looks wait for no installation; installations wait for each other.
+/// Limits of work at the same time. Reconciliations wait for no installation; installations wait for each other.
 pub(super) struct Pools {
     reconciliations: Semaphore,
     installs: Semaphore,
-    /// How many install, or wait for that.
+    /// How many install, or wait for an installation.
     installing: AtomicUsize,
 }
 
@@ -47,12 +47,12 @@ impl Pools {
         }
     }
 
-    /// A place for a look.
+    /// A permit to reconcile.
     pub(super) async fn reconcile(&self) -> Option<SemaphorePermit<'_>> {
         self.reconciliations.acquire().await.ok()
     }
 
-    /// A place for an installation. Who waits for one is no look any more, so that other looks can begin.
+    /// A permit to install. A task that waits for it gives its permit to reconcile back, so that others can begin.
     async fn install(&self, sync: &Synchronizer) -> Installing<'_> {
         self.installing.fetch_add(1, Ordering::Relaxed);
         let mut installing = Installing { pools: self, place: None };
@@ -61,7 +61,7 @@ impl Pools {
         installing
     }
 
-    /// How many install, or wait for that.
+    /// How many install, or wait for an installation.
     pub(super) fn installing(&self) -> usize {
         self.installing.load(Ordering::Relaxed)
     }
@@ -79,7 +79,7 @@ impl Drop for Installing<'_> {
     }
 }
 
-/// Does what the plan says about a deployment.
+/// Plans one deployment and carries the plan out.
 pub(super) async fn carry_out(
     sync: &Synchronizer,
     term: &Term,
@@ -92,9 +92,9 @@ pub(super) async fn carry_out(
     let target = target_of(work);
     let observed = match sync.runtime.observe(&target).await {
         Ok(observed) => observed,
-        // What was reached is no worse for not being seen.
+        // A deployment that can't be observed keeps its status.
         Err(problem) if !work.removed && work.rollout.reached_generation == Some(work.deployment.generation) => {
-            tracing::warn!(%problem, "a deployment can't be looked at now");
+            tracing::warn!(%problem, "a deployment can't be observed; retrying");
             let at = sync.clock.now() + plan::retry_delay(OBSERVE_AGAIN_ATTEMPT, jitter(sync));
             return record(sync, term, work, &Outcome::Unchanged(Some(at))).await;
         }
@@ -104,7 +104,7 @@ pub(super) async fn carry_out(
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
     tracing::debug!(?planned, "planned");
     let restores = plan::restores_deployed(&planned, &work.rollout, &observed);
-    // What waits for its build is planned once more.
+    // A deployment that waits for its build is planned again afterwards.
     if restores || !matches!(planned, Plan::Apply(_)) {
         sync.gauges.planned(&planned);
     }
@@ -117,7 +117,7 @@ pub(super) async fn carry_out(
                 return record(sync, term, work, &Outcome::Restored { last_applied, next }).await;
             }
             Err(problem) => {
-                tracing::warn!(%problem, "the last good version could not be made again yet");
+                tracing::warn!(%problem, "the last good version could not be restored; retrying");
                 let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
                 return record(sync, term, work, &Outcome::Unchanged(Some(at))).await;
             }
@@ -131,7 +131,7 @@ pub(super) async fn carry_out(
         }
         Plan::Nothing | Plan::Blocked(_) => record(sync, term, work, &Outcome::Unchanged(None)).await,
         Plan::Remove if observed != Observed::Missing && sync.holds_removals_back().await? => {
-            tracing::debug!("the removal is held back: so many at once that nobody may have meant it");
+            tracing::debug!("the removal is held back, because too many deployments are to be removed at once");
             record(sync, term, work, &Outcome::Unchanged(Some(sync.clock.now() + HELD_BACK))).await
         }
         Plan::Remove => match sync.runtime.remove(&target).await {
@@ -141,7 +141,7 @@ pub(super) async fn carry_out(
         Plan::Apply(reason) => {
             let ready = match artifact_of(sync, term, work, &deployment_spec).await? {
                 Ok(Made::Waits) => {
-                    tracing::debug!("it waits for its build");
+                    tracing::debug!("waiting for the build");
                     return Ok(());
                 }
                 Ok(Made::Ready(artifact, lock)) => Ok((artifact, lock)),
@@ -159,7 +159,7 @@ pub(super) async fn carry_out(
                 }
                 store::deployments::due_since(&mut tx, job_id).await?
             };
-            // What has to be installed first takes its time elsewhere, and holds up no quick change.
+            // An installation has limits of its own, so that it delays no quick change.
             let mut installing = None;
             if !is_at_hand(sync, &target, &artifact).await {
                 drop(place.take());
@@ -186,7 +186,7 @@ pub(super) async fn carry_out(
                     let outcome = Outcome::Reached { inputs_hash: inputs, artifact, last_applied };
                     record(sync, term, work, &outcome).await?;
                     sync.gauges.reached(due, sync.clock.now());
-                    tracing::info!("reached");
+                    tracing::info!("rolled out");
                     sync.db.notifications().executions.notify_one();
                     sync.db.notifications().schedules.notify_one();
                     Ok(())
@@ -197,7 +197,7 @@ pub(super) async fn carry_out(
     }
 }
 
-/// From when on ticks count. A change counts from its acceptance; what only puts back what was there makes up for nothing.
+/// The instant from which ticks count. A change counts from its acceptance; a mere repair makes up for no missed tick.
 fn ticks_after(work: &Work, reason: Reason, now: jiff::Timestamp) -> jiff::Timestamp {
     let since = work.deployment.schedule_since;
     match reason {
@@ -206,7 +206,7 @@ fn ticks_after(work: &Work, reason: Reason, now: jiff::Timestamp) -> jiff::Times
     }
 }
 
-/// Makes what was reached again, for its runs, while the wanted generation can't be reached.
+/// Recreates the last good version for executions, while the desired generation can't be rolled out.
 async fn restore(
     sync: &Synchronizer,
     work: &Work,
@@ -230,7 +230,7 @@ async fn restore(
     let (Some(deployment), Some(lock)) = (deployment, lock) else {
         return Err(StoreError::Corrupt { what: format!("generation {generation} of the job {}", work.job_name) });
     };
-    tracing::info!(restored = generation, "making the last good version again");
+    tracing::info!(restored = generation, "recreating the last good version");
     let token = match sync.token(&work.job_name, &deployment) {
         Ok(token) => token,
         Err(problem) => return Ok(Err(problem)),
@@ -248,15 +248,15 @@ async fn restore(
     Ok(made)
 }
 
-/// What there is of the artifact of a deployment.
+/// The state of the artifact of a deployment.
 enum Made {
     /// The artifact, and its packages where the runtime installs them.
     Ready(Artifact, Option<Lock>),
-    /// It is being built. The rollout stays due, and is found again when the build has ended.
+    /// The artifact is being built. The rollout stays due, and continues when the build has ended.
     Waits,
 }
 
-/// The artifact that a deployment is to be made of. It is asked for where nobody has built it yet.
+/// Finds the artifact of a deployment, and queues its build if there is none.
 async fn artifact_of(
     sync: &Synchronizer,
     term: &Term,
@@ -302,7 +302,7 @@ async fn ask(sync: &Synchronizer, term: &Term, work: &Work, inputs: &BuildInputs
     Ok(asked)
 }
 
-/// Whether nothing has to be installed before the deployment can be made.
+/// Whether the deployment can be made without an installation.
 async fn is_at_hand(sync: &Synchronizer, target: &Target, artifact: &Artifact) -> bool {
     match artifact {
         Artifact::Image(_) => true,
@@ -334,7 +334,7 @@ async fn roll_out(sync: &Synchronizer, rolling: Rolling) -> Result<(Artifact, Op
     Ok((artifact, last_applied))
 }
 
-/// Records what became of a look. A row that moved meanwhile is still due and looked at again.
+/// Records the outcome of a reconciliation. A row that changed meanwhile stays due.
 async fn record(sync: &Synchronizer, term: &Term, work: &Work, outcome: &Outcome) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
     let recorded = store::deployments::record(&mut tx, term.epoch, work, outcome, sync.clock.now()).await?;
@@ -350,16 +350,16 @@ async fn record_removed(sync: &Synchronizer, term: &Term, work: &Work) -> Result
     store::deployments::record_removed(&mut tx, term.epoch, work).await?;
     tx.commit().await?;
     sync.gauges.removed(work.deployment.job_id, sync.clock.now());
-    tracing::info!("the deployment is removed");
+    tracing::info!("the deployment was removed");
     Ok(())
 }
 
-/// A number from 0 to 1 that spreads what failed together: the low bits of a random identifier.
+/// A number from 0 to 1 that spreads retries of simultaneous failures: the low bits of a random identifier.
 fn jitter(sync: &Synchronizer) -> f64 {
     f64::from(sync.clock.new_id().as_fields().0) / f64::from(u32::MAX)
 }
 
-/// Records a failure: the platform's is tried again later, the user's waits for a change.
+/// Records a failure: a platform error is retried later, a user error waits for a change.
 async fn record_failure(
     sync: &Synchronizer,
     term: &Term,
@@ -378,7 +378,7 @@ async fn record_failure(
     tracing::warn!(%problem, ?retry_at, "not rolled out");
     let outcome = Outcome::Failed { inputs_hash: inputs.to_owned(), problem, retry_at };
     record(sync, term, work, &outcome).await?;
-    // Runs that wait for the first deployment end with it.
+    // Executions that wait for the first deployment fail with it.
     sync.db.notifications().executions.notify_one();
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The full resync: compares every deployment with what exists of it, in case a change was not heard of.
+//! The full resync: compares every deployment with its object, in case a change was not reported.
 
 use model::{
     name::JobName,
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
-/// Deployments that a sweep reads at once.
+/// Deployments per read.
 const SWEEP_PAGE: i64 = 500;
 
-/// At the start of a term and then at its interval: the net below the watch.
+/// Runs at the start of a leader epoch and then at its interval, as a safety net below the watch.
 pub(super) async fn resync_periodically(sync: &Synchronizer, term: &Term, swept: &watch::Sender<Outdated>) {
     let mut orphans = Vec::new();
     loop {
@@ -41,8 +41,8 @@ pub(super) async fn resync_periodically(sync: &Synchronizer, term: &Term, swept:
     }
 }
 
-/// Compares every deployment with what exists of it, and makes due what is out of step; what only the configuration made
-/// so is answered. Nothing is written when all is as it should be.
+/// Compares every deployment with its object, and makes those due that are out of sync. Returns those that differ only by the
+/// configuration. Writes nothing when all are in sync.
 async fn resync(sync: &Synchronizer, term: &Term) -> Result<Outdated, StoreError> {
     let begun = sync.clock.now();
     let (mut after, mut checked, mut out_of_sync) = (None, 0, 0);
@@ -67,7 +67,7 @@ async fn resync(sync: &Synchronizer, term: &Term) -> Result<Outdated, StoreError
     Ok(Outdated { jobs: outdated, fleet: checked })
 }
 
-/// Looks for what stands under this service's mark and has no row; `known` is what was found before.
+/// Looks for objects with the marks of this service that have no row; `known` are those that were found before.
 async fn find_orphans(sync: &Synchronizer, known: &mut Vec<KnownDeployment>) -> Result<(), StoreError> {
     match orphans(&sync.db, &*sync.runtime).await? {
         Ok(found) => {
@@ -75,25 +75,26 @@ async fn find_orphans(sync: &Synchronizer, known: &mut Vec<KnownDeployment>) -> 
             sync.gauges.orphaned(found.len());
             *known = found;
         }
-        Err(problem) => tracing::debug!(%problem, "orphans can't be looked for now"),
+        Err(problem) => tracing::debug!(%problem, "failed to look for orphans; retrying at the next full resync"),
     }
     Ok(())
 }
 
-/// What was found in a comparison.
+/// The result of a comparison.
 pub(crate) struct Found {
     /// How many were made due.
     out_of_sync: usize,
-    /// What is as it was made, by a configuration that is no longer this one. It is not due for that: see [`super::waves`].
+    /// Deployments that a former configuration made and that are otherwise in sync. They wait for a wave: see [`super::waves`].
     outdated: Vec<JobName>,
 }
 
-/// Compares some deployments with what exists of them, and makes due what is out of step by itself.
+/// Compares some deployments with their objects, and makes those due that are out of sync for another reason than the
+/// configuration.
 pub(crate) async fn enqueue_out_of_sync(sync: &Synchronizer, some: &[Work]) -> Result<Found, StoreError> {
     let (mut due, mut outdated) = (Vec::new(), Vec::new());
     for work in some {
         let (_, inputs) = inputs_of(sync, work);
-        // What can't be looked at now is not out of step for that.
+        // A deployment that can't be observed is not out of sync for that reason.
         let Ok(observed) = sync.runtime.observe(&target_of(work)).await else { continue };
         match step(work, &inputs, &observed, sync.clock.now()) {
             Step::Settled => {}
@@ -105,13 +106,13 @@ pub(crate) async fn enqueue_out_of_sync(sync: &Synchronizer, some: &[Work]) -> R
     Ok(Found { out_of_sync: due.len(), outdated })
 }
 
-/// How a deployment and what exists of it go together.
+/// The result of a comparison of one deployment with its object.
 enum Step {
-    /// A look would change nothing.
+    /// They are in sync.
     Settled,
-    /// What exists is as it was made, and the configuration is another one now.
+    /// The object is unchanged, but a former configuration made it.
     Outdated,
-    /// There is something to do.
+    /// They are out of sync.
     Out,
 }
 
@@ -123,7 +124,7 @@ fn step(work: &Work, inputs: &str, observed: &Observed, now: jiff::Timestamp) ->
     }
     match planned {
         Plan::Nothing if !work.removed => Step::Settled,
-        // It is due at its own time.
+        // It is retried at its own time.
         Plan::Wait(_) => Step::Settled,
         Plan::Blocked(problem) if work.rollout.problem.as_ref() == Some(&problem) => Step::Settled,
         Plan::Apply(Reason::Configuration) if matches!(observed, Observed::Present { .. }) => Step::Outdated,

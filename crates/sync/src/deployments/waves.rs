@@ -1,7 +1,7 @@
-//! A changed configuration goes over the fleet in waves: some deployments at a time, and no further when those fail.
+//! Rolls a changed configuration out in waves: some deployments at a time, and no further when most of a wave fails.
 //!
-//! What waits for its wave runs as it was made. A change of its own, its loss or a change by others make it anew at once,
-//! with the configuration of now.
+//! A deployment that waits for its wave keeps its former configuration. It gets the present one at once if it is changed,
+//! deleted or edited by others meanwhile.
 
 use std::time::Duration;
 
@@ -13,36 +13,36 @@ use tokio::sync::watch;
 use super::inputs::{inputs_of, make_due};
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
-/// The share of the fleet in one wave: this part of it.
+/// One wave has this fraction of the fleet: one divided by this number.
 const PART: usize = 20;
 
-/// The most deployments in one wave, which are read at once.
+/// The most deployments in one wave, because they are read at once.
 const WAVE_MAX: usize = 500;
 
-/// The first pause before a wave is looked at, and the longest.
+/// The first and the longest pause before the state of a wave is checked.
 const POLL_MIN: Duration = Duration::from_millis(50);
 const POLL_MAX: Duration = Duration::from_secs(1);
 
-/// What a changed configuration concerns, as a sweep found it.
+/// The deployments that a changed configuration concerns, as the last full resync found them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outdated {
     /// The jobs whose deployments were made by another configuration.
     pub(super) jobs: Vec<JobName>,
-    /// How many deployments there are in all.
+    /// The number of all deployments.
     pub(super) fleet: usize,
 }
 
-/// How many deployments a wave has.
+/// The number of deployments in a wave.
 fn size(fleet: usize) -> usize {
     (fleet / PART).clamp(1, WAVE_MAX)
 }
 
-/// Whether the next wave has to wait: most of this one failed.
+/// Whether the next wave has to wait, because most of this one failed.
 fn stops(failed: usize, wave: usize) -> bool {
     failed * 2 > wave
 }
 
-/// Rolls out what sweeps find, until the term is over.
+/// Rolls out the results of full resyncs, until the leader epoch is over.
 pub(super) async fn run(sync: &Synchronizer, term: &Term, mut swept: watch::Receiver<Outdated>) {
     // The wave that failed.
     let mut failed = Vec::new();
@@ -75,9 +75,8 @@ async fn roll_out(
     if stops(progress(sync, failed).await?.failed, size) {
         tracing::error!(
             left,
-            "the changed configuration is not rolled out any further: most of the last wave failed, and is not well yet. What \
-             is left runs as it was made. See the problems of the rollouts; mend the configuration and start again, or mend \
-             what stands in the way"
+            "the rollout of the changed configuration stopped: most of the last wave failed and still fails. The rest keeps its \
+             former configuration. See the problems of the rollouts, fix the cause or the configuration, and restart"
         );
         return Ok(());
     }
@@ -105,12 +104,12 @@ async fn roll_out(
                 failed = ended.failed,
                 of = wave.len(),
                 left,
-                "most of a wave failed: the changed configuration is not rolled out any further for now"
+                "most of a wave failed; the rollout of the changed configuration stops for now"
             );
             return Ok(());
         }
         if swept.has_changed().unwrap_or(true) {
-            // What is left is in the newer list.
+            // The newer list contains the rest.
             return Ok(());
         }
     }
@@ -118,7 +117,7 @@ async fn roll_out(
     Ok(())
 }
 
-/// How a wave goes.
+/// The progress of a wave.
 #[derive(Default)]
 struct Seen {
     pending: usize,
@@ -141,7 +140,7 @@ async fn progress(sync: &Synchronizer, wave: &[JobName]) -> Result<Seen, StoreEr
         if work.removed || work.rollout.inputs_hash == inputs {
             continue;
         }
-        // Tried, and not again at this moment.
+        // It failed, and waits for its retry.
         if work.rollout.tried_inputs_hash == inputs && due.is_none_or(|due| due > sync.clock.now()) {
             seen.failed += 1;
         } else if due.is_some() {

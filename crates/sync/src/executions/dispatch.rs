@@ -1,4 +1,4 @@
-//! What a run runs: chosen and recorded once, before it is started.
+//! The revision and artifact of an execution: chosen and recorded once, before the start.
 
 use model::{
     execution::{Execution, Status},
@@ -12,7 +12,8 @@ use store::{
 use super::end::{end_unstarted, finish};
 use crate::{Synchronizer, Term};
 
-/// Chooses what a run runs and records it. `None` when it has to wait on, or ended because it never can start.
+/// Chooses the revision and artifact of an execution and records them. `None` when it has to keep waiting, or ended because it
+/// can never start.
 pub(super) async fn dispatch(
     sync: &Synchronizer,
     term: &Term,
@@ -30,7 +31,7 @@ pub(super) async fn dispatch(
         return Ok(None);
     }
     let (Some(generation), Some(artifact)) = (rollout.reached_generation, rollout.artifact) else {
-        // It waits for the first deployment, and fails with it.
+        // The execution waits for the first deployment, and fails with it.
         if let (RolloutStatus::UserError, Some(problem)) = (rollout.status, &rollout.problem) {
             let message = format!("User error. The job's first deployment failed. {problem:#}");
             end_unstarted(sync, term, execution, Status::UserError, &message).await?;
@@ -51,7 +52,7 @@ pub(super) async fn dispatch(
     Ok(stored.then_some(with))
 }
 
-/// Ends a run that was handed over where this service does not look any more. It may have done part of its work.
+/// Ends an execution that was dispatched to a host that the operator gave up. It may have done part of its work.
 pub(super) async fn end_abandoned(sync: &Synchronizer, term: &Term, execution: &Execution) -> Result<(), StoreError> {
     let message = "Platform error. The run was left behind on a machine that the operator gave up, and its result is not \
         known. It is not repeated, because it may have done part of its work; start it again when that is safe.";

@@ -1,4 +1,4 @@
-//! The end of a run: one transaction, and then what is left of it goes.
+//! The end of an execution: one transaction, and then the cleanup in the runtime.
 
 use model::{
     execution::{Execution, Status},
@@ -9,7 +9,7 @@ use store::{StoreError, executions::Ended};
 
 use crate::{Synchronizer, Term};
 
-/// Gives a run of which the runtime has nothing its final status.
+/// Gives an execution that is unknown to the runtime its final status.
 pub(super) async fn end_unstarted(
     sync: &Synchronizer,
     term: &Term,
@@ -21,7 +21,7 @@ pub(super) async fn end_unstarted(
     finish(sync, term, &execution.id, &ended, None).await
 }
 
-/// Gives a run its final status, with its log, in one transaction.
+/// Stores the final status of an execution with its log, in one transaction.
 pub(super) async fn finish(
     sync: &Synchronizer,
     term: &Term,
@@ -37,18 +37,18 @@ pub(super) async fn finish(
     tx.commit().await?;
     if changed {
         sync.gauges.ended(ended.status);
-        tracing::info!(execution = %id, status = ended.status.as_str(), "a run ended");
+        tracing::info!(execution = %id, status = ended.status.as_str(), "an execution ended");
     }
     sync.db.notifications().schedules.notify_one();
     sync.db.notifications().executions.notify_one();
     Ok(())
 }
 
-/// Drops what is left of an execution in the runtime. `false` when that failed: it is dropped later.
+/// Removes the rest of an execution from the runtime. `false` when that failed and is retried later.
 pub(super) async fn forget(sync: &Synchronizer, id: &ExecutionId, job_id: JobId) -> bool {
     let forgotten = sync.runtime.forget(id, job_id).await;
     if let Err(problem) = &forgotten {
-        tracing::warn!(execution = %id, %problem, "what is left of a run could not be removed");
+        tracing::warn!(execution = %id, %problem, "the rest of an execution could not be removed; retrying later");
     }
     forgotten.is_ok()
 }

@@ -1,4 +1,4 @@
-//! Follows one run to its end: asks the runtime, has [`Follower`] decide, and does what it says.
+//! Follows one execution to its end: asks the runtime, has [`Follower`] decide, and carries the decision out.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -23,18 +23,18 @@ use super::{
 };
 use crate::{DATABASE_RETRY, Synchronizer, Term};
 
-/// A run to follow.
+/// An execution to follow.
 #[derive(Debug)]
 pub(super) struct Followed {
-    /// Its row.
+    /// The execution.
     pub(super) execution: Execution,
-    /// What it runs.
+    /// Its revision and artifact.
     pub(super) with: Dispatched,
-    /// It was dispatched just now: the runtime has nothing of it yet.
+    /// Whether it was dispatched just now, so that the runtime does not know it yet.
     pub(super) is_fresh: bool,
 }
 
-/// Follows a run to its end, through failures of the runtime and of the database. It is cancelled when `cancel` is notified.
+/// Follows an execution to its end, through failures of the runtime and of the database. Cancels it when `cancel` is notified.
 pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, cancel: &Notify) {
     let id = &run.execution.id;
     let (fires_ticks, deadline) = (sync.runtime.fires_ticks(), sync.options.start_deadline);
@@ -65,7 +65,7 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
             () = term.over.cancelled() => return,
         };
         if let Err(problem) = &stage {
-            tracing::warn!(%problem, "a run can't be followed at the moment");
+            tracing::warn!(%problem, "failed to follow an execution; retrying");
         }
         let step = follower.decide(stage, sync.clock.now());
         match carry_out(sync, term, run, &mut follower, step).await {
@@ -76,7 +76,7 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
     }
 }
 
-/// Does what was decided. Goes on after a pause, or breaks when the end of the run is stored.
+/// Carries a decision out. Continues after a pause, or breaks when the end of the execution is stored.
 async fn carry_out(
     sync: &Synchronizer,
     term: &Term,
@@ -89,14 +89,14 @@ async fn carry_out(
         Step::Start => {
             let started = start(sync, execution, &run.with, follower).await?;
             if let Err(problem) = &started {
-                tracing::warn!(%problem, "a run could not be started");
+                tracing::warn!(%problem, "an execution could not be started");
             }
             let step = follower.start_ended(started, sync.clock.now());
             // A start leads to no other start.
             return Box::pin(carry_out(sync, term, run, follower, step)).await;
         }
         Step::Restart(pause) => {
-            // What the run needs may be gone: the deployment is looked at again, and made again where it is.
+            // An object that the execution needs may be gone: reconcile the deployment, which recreates it.
             let mut tx = sync.db.write().await?;
             store::deployments::make_due(&mut tx, execution.job_id, sync.clock.now()).await?;
             tx.commit().await?;
@@ -139,7 +139,7 @@ async fn record_end(
     let log = match log {
         Ok(log) => log,
         Err(problem) => {
-            tracing::warn!(%problem, "the log of a run could not be read yet");
+            tracing::warn!(%problem, "failed to read the log of an execution; retrying");
             return Ok(ControlFlow::Continue(follower.log_failed()));
         }
     };
@@ -166,13 +166,13 @@ async fn record_waiting(
     id: &ExecutionId,
     problem: &Problem,
 ) -> Result<(), StoreError> {
-    tracing::warn!(%problem, "a run can't start yet");
+    tracing::warn!(%problem, "an execution can't start yet");
     let mut tx = sync.db.write().await?;
     store::executions::record_waiting(&mut tx, term.epoch, id, &format!("{problem:#}")).await?;
     tx.commit().await
 }
 
-/// Hands a run to the runtime.
+/// Has the runtime start an execution.
 async fn start(
     sync: &Synchronizer,
     execution: &Execution,

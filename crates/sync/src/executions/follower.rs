@@ -1,4 +1,4 @@
-//! What to do next about a run that is followed: a pure state machine, which [`super::follow`] drives.
+//! Decides the next step for an execution that is followed: a pure state machine, which [`super::follow`] drives.
 
 use std::time::Duration;
 
@@ -10,33 +10,33 @@ use model::{
     runtime::{Seen, Stage, Started},
 };
 
-/// The longest pause between two tries of one thing: to start, look at or cancel a run, or to read its log.
+/// The longest pause between two attempts of one operation: to start, observe or cancel an execution, or to read its log.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// What is known of a run that is followed.
+/// The state of an execution that is followed.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub(super) struct Follower {
     submitted_at: Timestamp,
     started_at: Option<Timestamp>,
-    /// How long after its acceptance tries to start it end.
+    /// How long after its acceptance attempts to start it end.
     start_deadline: SignedDuration,
-    /// It was dispatched just now, so that every try to start it is this follower's.
+    /// It was dispatched just now, so that every attempt to start it is this follower's.
     is_fresh: bool,
-    /// The runtime started it by itself at a scheduled time.
+    /// The runtime started it at a scheduled time.
     is_scheduled: bool,
-    /// The runtime was not asked about it yet, and need not be: no start was tried.
+    /// The runtime need not be asked about it, because no start was sent.
     is_untried: bool,
-    /// The runtime was asked to start it, so that it may run whatever was answered.
+    /// A start was sent, so that it may run whatever the runtime answered.
     is_start_sent: bool,
-    /// The runtime answered that it runs.
+    /// The runtime acknowledged the start.
     is_start_acknowledged: bool,
     is_running: bool,
     is_cancelling: bool,
-    /// The end that it gets if nothing of it ran: its start was given up.
+    /// The final status if it never ran, after its start was given up.
     given_up: Option<(Status, String)>,
     seen: Seen,
-    /// From 0 to 1, of each run its own: what failed together is not tried again together.
+    /// From 0 to 1, different for each execution, so that simultaneous failures are not retried together.
     spread: f64,
     starts_failed: u32,
     looks_failed: u32,
@@ -44,23 +44,23 @@ pub(super) struct Follower {
     logs_failed: u32,
 }
 
-/// What to do next about a run.
+/// The next step for an execution.
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
-    /// Hand it to the runtime, and take what came of that to [`Follower::start_ended`].
+    /// Start it, and pass the result to [`Follower::start_ended`].
     Start,
     /// It could not be started: reconcile its deployment, and ask the runtime about it after this pause.
     Restart(Duration),
     /// Record that its process runs.
     Running {
-        /// Since when.
+        /// The instant since which it runs.
         at: Timestamp,
         /// Whether this follower sees it running for the first time.
         is_first: bool,
     },
-    /// Record what keeps it from starting.
+    /// Record the reason why it does not start.
     Held(Problem),
-    /// Its start is given up: cancel it, because it may run although no answer said so, and ask the runtime about it.
+    /// Its start is given up: cancel it, because it may run without an acknowledgement, and ask the runtime about it.
     Cancel,
     /// Ask the runtime about it after this pause.
     Look(Duration),
@@ -68,25 +68,25 @@ pub(super) enum Step {
     End(End),
 }
 
-/// The end of a run.
+/// The end of an execution.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct End {
     /// A final status.
     pub(super) status: Status,
-    /// For people.
+    /// The message of the execution.
     pub(super) message: String,
-    /// When its process was started.
+    /// The start of its process.
     pub(super) started_at: Option<Timestamp>,
-    /// When nothing of it was left.
+    /// The instant from which no process of it was left.
     pub(super) ended_at: Timestamp,
-    /// The runtime knows the run, or did: its log is stored with the end, and what is left of it is dropped afterwards.
+    /// Whether the runtime knows it, or did: then its log is stored with the end, and the rest of it is removed afterwards.
     pub(super) is_known: bool,
-    /// Nobody counted its start yet.
+    /// Whether its start was not counted yet.
     pub(super) is_first: bool,
 }
 
 impl Follower {
-    /// A follower of a run that was dispatched: just now if `is_fresh`. `fires_ticks` is the runtime's, see
+    /// Returns a follower of a dispatched execution; `is_fresh` if that was just now. `fires_ticks` is the runtime's, see
     /// [`model::runtime::Runtime::fires_ticks`].
     pub(super) fn new(
         execution: &Execution,
@@ -116,17 +116,17 @@ impl Follower {
         }
     }
 
-    /// The stage that the runtime need not be asked for: a start that was never tried leaves nothing to find.
+    /// The stage, if it is known without asking the runtime: an execution without a sent start is unknown there.
     pub(super) fn known_stage(&mut self) -> Option<Stage> {
         std::mem::take(&mut self.is_untried).then_some(Stage::Unknown)
     }
 
-    /// What of the run is recorded: the runtime reports what comes after that.
+    /// The recorded stage: the runtime reports later ones.
     pub(super) fn seen(&self) -> &Seen {
         &self.seen
     }
 
-    /// What the runtime reported is recorded.
+    /// Notes that a reported stage was recorded.
     pub(super) fn recorded(&mut self, seen: Seen) {
         self.seen = seen;
     }
@@ -136,23 +136,23 @@ impl Follower {
         self.is_cancelling
     }
 
-    /// The runtime accepted the cancellation.
+    /// Notes that the runtime accepted the cancellation.
     pub(super) fn cancelled(&mut self) {
         self.is_cancelling = true;
     }
 
-    /// The runtime is asked to start it now.
+    /// Notes that a start is sent now.
     pub(super) fn start_sent(&mut self) {
         self.is_start_sent = true;
     }
 
-    /// The runtime did not accept the cancellation: how long to wait before it is asked again.
+    /// Notes that the cancellation failed. Returns the pause before the next attempt.
     pub(super) fn cancel_failed(&mut self) -> Duration {
         self.cancels_failed += 1;
         self.delay(self.cancels_failed)
     }
 
-    /// Decides what follows from the stage that the runtime reported.
+    /// Decides the next step by the stage that the runtime reported.
     pub(super) fn decide(&mut self, stage: Result<Stage, Problem>, now: Timestamp) -> Step {
         if stage.is_ok() {
             self.looks_failed = 0;
@@ -167,7 +167,7 @@ impl Follower {
             }
             Ok(Stage::Ended(end)) => {
                 let (status, message) = match (outcome(&end), self.given_up.take()) {
-                    // Nobody asked for the cancellation but this follower.
+                    // This follower itself asked for the cancellation.
                     ((Status::Cancelled, _), Some(given_up)) => given_up,
                     (ended, _) => ended,
                 };
@@ -182,7 +182,7 @@ impl Follower {
             }
             Ok(Stage::Unknown) if self.is_running => Step::End(End {
                 started_at: self.started_at,
-                // The log that was followed until then may be there.
+                // The log that was followed until then may exist.
                 is_known: true,
                 ..unstarted(
                     Status::PlatformError,
@@ -198,18 +198,18 @@ impl Follower {
                 let (status, message) = self.given_up.take().unwrap_or_else(cancelled);
                 Step::End(unstarted(status, message, now))
             }
-            // It came of a tick and is gone before anybody saw how it ended.
+            // The runtime started it, and it is gone before its end was observed.
             Ok(Stage::Unknown) if self.is_scheduled => Step::End(unstarted(
                 Status::PlatformError,
-                "Platform error. The run of this tick vanished from the cluster before its result was seen: somebody \
-                 removed its Job. Whether it did its work is not known; start the job again when that is safe.",
+                "Platform error. The scheduled execution vanished from the cluster before its result was recorded: its \
+                 Job was deleted. Whether it did its work is not known; start the job again when that is safe.",
                 now,
             )),
             Ok(Stage::Unknown) => Step::Start,
             Err(problem) => {
                 self.looks_failed += 1;
                 let look = Step::Look(self.delay(self.looks_failed - 1));
-                // An execution that may run, or that another instance may have started, is looked at until the runtime answers.
+                // An execution that may run, or that another instance may have started, is observed until the runtime answers.
                 let gives_up = !self.is_running
                     && !self.is_cancelling
                     && self.is_fresh
@@ -224,8 +224,8 @@ impl Follower {
         }
     }
 
-    /// The end of a run whose start did not get through. If one was sent, its answer may be what was lost, so that it is
-    /// cancelled first.
+    /// Ends an execution whose start was not acknowledged. If a start was sent, only its answer may be lost, so that the
+    /// execution is cancelled first.
     fn give_up(&mut self, status: Status, message: String, now: Timestamp) -> Step {
         if !self.is_start_sent {
             return Step::End(unstarted(status, message, now));
@@ -234,7 +234,7 @@ impl Follower {
         Step::Cancel
     }
 
-    /// Decides what follows from a start.
+    /// Decides the next step by the result of a start.
     pub(super) fn start_ended(&mut self, started: Result<Started, Problem>, now: Timestamp) -> Step {
         let problem = match started {
             Ok(Started::Running) => {
@@ -251,7 +251,7 @@ impl Follower {
         };
         self.starts_failed += 1;
         let (status, whose) = match problem.fault {
-            // The first try was refused, so that there is nothing of it. The answer of an earlier one may have been lost.
+            // If the first attempt was rejected, nothing of it exists. Later, an earlier answer may have been lost.
             Fault::User if self.starts_failed == 1 => {
                 return Step::End(unstarted(Status::UserError, format!("User error. {problem:#}"), now));
             }
@@ -262,13 +262,13 @@ impl Follower {
         self.give_up(status, format!("{whose} {problem:#}"), now)
     }
 
-    /// The log of the ended run could not be read: how long to wait before it is tried again.
+    /// Notes that the log of the ended execution could not be read. Returns the pause before the next attempt.
     pub(super) fn log_failed(&mut self) -> Duration {
         self.logs_failed += 1;
         self.delay(self.logs_failed)
     }
 
-    /// The pause after so many failures in a row: it doubles, and each run has its part of the upper half.
+    /// The pause after so many failures in a row. It doubles; its upper half is different for each execution.
     fn delay(&self, failures: u32) -> Duration {
         Duration::from_secs(1 << failures.min(5)).min(RETRY_MAX).mul_f64(0.5 + self.spread / 2.0)
     }
@@ -278,15 +278,15 @@ impl Follower {
     }
 }
 
-/// A number from 0 to 1 that follows from the name of a run.
+/// A number from 0 to 1 that is derived from the name of an execution.
 fn spread(id: &str) -> f64 {
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    // Names that differ in their last digit alone are far apart.
+    // Names that differ only in their last digit give distant numbers.
     let hash = (hash ^ (hash >> 15)).wrapping_mul(0x85eb_ca6b);
     f64::from(hash ^ (hash >> 13)) / f64::from(u32::MAX)
 }
 
-/// The end of a run of which the runtime has nothing.
+/// The end of an execution that is unknown to the runtime.
 fn unstarted(status: Status, message: impl Into<String>, now: Timestamp) -> End {
     End { status, message: message.into(), started_at: None, ended_at: now, is_known: false, is_first: false }
 }

@@ -1,4 +1,5 @@
-//! Which runs are followed: a round looks at every active row.
+//! Which executions are followed. A round reads the identifier of every active execution, and the rest of its row only
+//! while the execution is not followed yet.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,11 +9,11 @@ use std::{
 
 use model::{
     execution::{Execution, Status},
-    name::ExecutionId,
+    name::{ExecutionId, JobName},
 };
 use store::{
     StoreError,
-    executions::{Active, Dispatched},
+    executions::{Active, ActiveId, Dispatched},
 };
 use tokio::{sync::Notify, task::JoinError};
 use tokio_util::task::JoinMap;
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{DATABASE_RETRY, PANIC_PAUSE, Synchronizer, Term};
 
-/// The most active rows that a round looks at.
+/// The most active executions in a round.
 const ACTIVE_MAX: i64 = 20_000;
 
 /// The most executions that wait for others beside the limit of executions at once.
@@ -38,7 +39,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Notifications and ends within this time are followed by one round, not by one each.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Follows every active run until the term is over. The runs themselves go on.
+/// Follows every active execution until the leader epoch is over. The executions themselves continue.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let mut followed = Followers::default();
     let mut strays = Strays::default();
@@ -68,16 +69,38 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
 /// The tasks that follow executions.
 #[derive(Default)]
 struct Followers {
-    /// Notified when an execution is to be cancelled.
-    cancels: HashMap<ExecutionId, Arc<Notify>>,
+    known: HashMap<ExecutionId, Known>,
     tasks: JoinMap<ExecutionId, ()>,
 }
 
+/// The part of a followed execution that rounds need, so that they do not read its row again.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Notified when the execution is to be cancelled.
+    cancel: Arc<Notify>,
+    origin: Origin,
+}
+
+/// Which request an execution comes from. Nothing of it ever changes.
+#[derive(Debug, Clone)]
+struct Origin {
+    job_name: JobName,
+    op_id: String,
+    started_by: String,
+}
+
+impl Origin {
+    fn of(execution: &Execution) -> Self {
+        let Execution { job_name, op_id, started_by, .. } = execution.clone();
+        Self { job_name, op_id, started_by }
+    }
+}
+
 impl Followers {
-    /// A task is over. If it panicked, its execution is followed again after a pause.
+    /// Notes that a task is over. If it panicked, its execution is followed again after a pause.
     fn ended(&mut self, sync: &Synchronizer, term: &Term, id: ExecutionId, ended: Result<(), JoinError>) {
         let Err(error) = ended else {
-            self.cancels.remove(&id);
+            self.known.remove(&id);
             return;
         };
         sync.gauges.panicked("execution");
@@ -89,7 +112,7 @@ impl Followers {
     }
 }
 
-/// Follows what is followed by nobody yet, and has cancelled what is asked to end.
+/// Begins to follow executions that are not followed yet, and cancels those whose cancellation was requested.
 async fn round(
     sync: &Synchronizer,
     term: &Term,
@@ -97,30 +120,39 @@ async fn round(
     strays: &mut Strays,
 ) -> Result<(), StoreError> {
     sync.gauges.executions_checked();
-    record_scheduled(sync, term, &followed.cancels, strays).await?;
-    let (active, left_before) = {
+    record_scheduled(sync, term, &followed.known, strays).await?;
+    let (ids, active, left_before) = {
         let mut tx = sync.db.read().await?;
-        let active = store::executions::active(&mut tx, ACTIVE_MAX).await?;
+        let ids = store::executions::active_ids(&mut tx, ACTIVE_MAX).await?;
+        let is_new = |active: &&ActiveId| !followed.known.contains_key(&active.id);
+        let new: Vec<_> = ids.iter().filter(is_new).map(|active| active.id.clone()).collect();
+        let active = store::executions::active(&mut tx, &new).await?;
         let host = match sync.runtime.host() {
             Some(_) => store::hosts::find(&mut tx).await?,
             None => None,
         };
-        (active, host.map(|host| host.since))
+        (ids, active, host.map(|host| host.since))
     };
+    sync.gauges.beat("executions");
+    let origins: Vec<_> = active.iter().map(|run| Origin::of(&run.execution)).collect();
+    let mut lineage = Vec::with_capacity(ids.len());
+    for (run, origin) in active.iter().zip(&origins) {
+        lineage.push(Lineage { id: &run.execution.id, origin, is_dispatched: run.dispatched.is_some() });
+    }
+    for active in &ids {
+        if let Some(known) = followed.known.get(&active.id) {
+            if active.is_cancelled {
+                known.cancel.notify_one();
+            }
+            lineage.push(Lineage { id: &active.id, origin: &known.origin, is_dispatched: true });
+        }
+    }
     // Executions in progress count before new ones, without those that wait for others.
-    let waiting = waiting_for_children(&active);
     let dispatched = active.iter().filter(|run| run.dispatched.is_some()).count();
-    let mut under_way = dispatched.saturating_sub(waiting.len());
-    let unlisted = followed.cancels.len().saturating_sub(dispatched);
-    for Active { execution, dispatched, epoch } in active {
+    let mut under_way = (followed.known.len() + dispatched).saturating_sub(waiting_for_children(&lineage));
+    for (Active { execution, dispatched, epoch }, origin) in active.into_iter().zip(origins) {
         sync.gauges.beat("executions");
         let cancelled = execution.cancel_requested_at.is_some();
-        if let Some(cancel) = followed.cancels.get(&execution.id) {
-            if cancelled {
-                cancel.notify_one();
-            }
-            continue;
-        }
         let mut is_fresh = false;
         let with = match dispatched {
             Some(_) if left_before.is_some_and(|since| epoch < since) => {
@@ -132,7 +164,7 @@ async fn round(
                 end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await?;
                 continue;
             }
-            None if under_way + unlisted >= sync.runtime.parallel_runs_max() => continue,
+            None if under_way >= sync.runtime.parallel_runs_max() => continue,
             None => match dispatch(sync, term, &execution).await? {
                 Some(with) => {
                     under_way += 1;
@@ -146,7 +178,7 @@ async fn round(
         if cancelled {
             cancel.notify_one();
         }
-        followed.cancels.insert(execution.id.clone(), cancel.clone());
+        followed.known.insert(execution.id.clone(), Known { cancel: cancel.clone(), origin });
         let (sync, term) = (sync.clone(), term.clone());
         let span = span_of(&execution, &with, &term);
         let id = execution.id.clone();
@@ -157,34 +189,38 @@ async fn round(
     Ok(())
 }
 
-/// The dispatched executions that wait for an execution which they started and which is not over. They take no place among
-/// `parallel_runs`: a DAG of jobs that is nested deeper than that limit would wait for itself forever.
+/// An active execution, where its parent and its children are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Lineage<'a> {
+    id: &'a ExecutionId,
+    origin: &'a Origin,
+    is_dispatched: bool,
+}
+
+/// The number of dispatched executions that wait for an execution which they started and which is not over. They take no
+/// place among `parallel_runs`: a DAG of jobs that is nested deeper than that limit would wait for itself forever.
 ///
-/// A child has the operation id of its parent and names the parent's job in `started_by`, as `vdk-dag` sends both. These
-/// are words of a client, so the number is limited.
-fn waiting_for_children(active: &[Active]) -> HashSet<ExecutionId> {
-    let mut by_op_id: HashMap<&str, Vec<&Execution>> = HashMap::new();
-    for run in active.iter().filter(|run| run.dispatched.is_some()) {
-        by_op_id.entry(&run.execution.op_id).or_default().push(&run.execution);
+/// A child has the operation id of its parent and names the parent's job in `started_by`, as `vdk-dag` sends both. A client
+/// chooses these texts, so the number is limited.
+fn waiting_for_children(active: &[Lineage<'_>]) -> usize {
+    let mut by_op_id: HashMap<&str, Vec<&Lineage<'_>>> = HashMap::new();
+    for parent in active.iter().filter(|run| run.is_dispatched) {
+        by_op_id.entry(&parent.origin.op_id).or_default().push(parent);
     }
     let mut waiting = HashSet::new();
     for child in active {
-        let child = &child.execution;
-        for parent in by_op_id.get(child.op_id.as_str()).into_iter().flatten() {
-            let name = parent.job_name.as_str();
-            let mut senders = child.started_by.split('/').skip(1);
-            if waiting.len() < WAITING_MAX
-                && parent.id != child.id
-                && senders.any(|sender| sender.strip_prefix("job:").unwrap_or(sender) == name)
-            {
-                waiting.insert(parent.id.clone());
+        for parent in by_op_id.get(child.origin.op_id.as_str()).into_iter().flatten() {
+            let name = parent.origin.job_name.as_str();
+            let mut senders = child.origin.started_by.split('/').skip(1);
+            if parent.id != child.id && senders.any(|sender| sender.strip_prefix("job:").unwrap_or(sender) == name) {
+                waiting.insert(parent.id);
             }
         }
     }
-    waiting
+    waiting.len().min(WAITING_MAX)
 }
 
-/// What each line about a run has, whichever lines are wanted.
+/// The fields of each log line about an execution, at every log level.
 fn span_of(execution: &Execution, with: &Dispatched, term: &Term) -> Span {
     tracing::error_span!(
         "run",

@@ -1,5 +1,5 @@
-//! Runs that the runtime knows and the rows do not: those of scheduled times get their rows, and what is left of ended ones
-//! goes.
+//! Executions that the runtime knows and the database does not: scheduled ones get their rows, and the rest of ended ones is
+//! removed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,26 +11,26 @@ use store::{
     StoreError,
     executions::{Dispatched, Recorded},
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::task::JoinMap;
 
-use super::end::forget;
+use super::{end::forget, round::Known};
 use crate::{Synchronizer, Term};
 
-/// Ended executions of which the rest is dropped at the same time.
+/// The most ended executions whose rest is removed at the same time.
 const FORGETS_MAX: usize = 8;
 
-/// The pause before the rest of an ended execution is dropped once more.
+/// The pause before a failed removal is retried.
 const FORGET_RETRY: Duration = Duration::from_secs(30);
 
-/// The most ids in a line of the log.
+/// The most identifiers in a log line.
 const NAMED_MAX: usize = 10;
 
-/// Drops what is left of executions whose end is stored, beside the rounds: no start or cancellation waits for it.
+/// Removes the rest of executions whose end is stored, beside the rounds, so that no start or cancellation waits for it.
 pub(super) struct Strays {
     tasks: JoinMap<ExecutionId, ()>,
     places: Arc<Semaphore>,
-    /// The runtime was asked for what it knows in this term.
+    /// Whether the executions of the runtime were listed in this leader epoch.
     were_listed: bool,
 }
 
@@ -41,12 +41,12 @@ impl Default for Strays {
 }
 
 impl Strays {
-    /// Begins to drop what is left of these, but for those that are being dropped already.
+    /// Begins to remove the rest of these, except those that are being removed already.
     fn forget(&mut self, sync: &Synchronizer, over: impl Iterator<Item = (ExecutionId, JobId)>) {
         while let Some((id, ended)) = self.tasks.try_join_next() {
             if let Err(error) = ended {
                 sync.gauges.panicked("removal");
-                tracing::error!(%error, execution = %id, "dropping an ended execution panicked; retrying");
+                tracing::error!(%error, execution = %id, "removing an ended execution panicked; retrying");
             }
         }
         for (id, job_id) in over {
@@ -65,18 +65,18 @@ impl Strays {
         }
     }
 
-    /// Stops at the end of the term.
+    /// Stops at the end of the leader epoch.
     pub(super) async fn stop(mut self) {
         self.tasks.shutdown().await;
     }
 }
 
-/// Gives a row to each run that a tick started where ticks need no service, also to those that ended meanwhile. Where ticks
-/// need the service, the runtime is asked once in a term what is left of ended ones.
+/// Stores each execution that the runtime started at a scheduled time, also if it ended meanwhile. If the runtime starts none,
+/// it is asked only once per leader epoch, about the rest of ended executions.
 pub(super) async fn record_scheduled(
     sync: &Synchronizer,
     term: &Term,
-    followed: &HashMap<ExecutionId, Arc<Notify>>,
+    followed: &HashMap<ExecutionId, Known>,
     strays: &mut Strays,
 ) -> Result<(), StoreError> {
     if strays.were_listed && !sync.runtime.fires_ticks() {
@@ -85,7 +85,7 @@ pub(super) async fn record_scheduled(
     let known = match sync.runtime.runs().await {
         Ok(known) => known,
         Err(problem) => {
-            tracing::debug!(%problem, "runs that ticks started are recorded later");
+            tracing::debug!(%problem, "failed to list scheduled executions; retrying in the next round");
             return Ok(());
         }
     };
@@ -109,13 +109,15 @@ pub(super) async fn record_scheduled(
         tx.commit().await?;
         match recorded {
             Recorded::Known => {}
-            Recorded::Alone => tracing::info!(execution = %id, tick = %run.tick, "a tick started a run"),
+            Recorded::Alone => {
+                tracing::info!(execution = %id, tick = %run.tick, "the runtime started a scheduled execution")
+            }
             Recorded::Beside => {
                 sync.gauges.overlapped();
                 tracing::warn!(
                     execution = %id,
                     tick = %run.tick,
-                    "a tick started a run while another run of the same job is in progress, as far as is known"
+                    "the runtime started a scheduled execution although another one of the job seems to be in progress"
                 );
             }
         }
@@ -123,7 +125,7 @@ pub(super) async fn record_scheduled(
     Ok(())
 }
 
-/// What a run of a tick runs: the generation that it names, or else the one that was reached.
+/// The generation and artifact of a scheduled execution: those that it names, or else the deployed ones.
 async fn ran(sync: &Synchronizer, run: &ScheduledExecution) -> Result<Option<Dispatched>, StoreError> {
     let mut tx = sync.db.read().await?;
     let rollout = store::deployments::rollout(&mut tx, run.job_id).await?.unwrap_or_default();

@@ -1,5 +1,4 @@
-//! What is told to whoever watches the service: [`stages`] what happens, `series` what the rows say of each job, and here
-//! what they say of the whole.
+//! Metrics: [`stages`] counts events, `series` has the metrics of each job, and this file those of the whole service.
 
 mod pulses;
 mod retention;
@@ -33,17 +32,17 @@ use crate::{Synchronizer, Term};
 /// How often the rows are counted.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// How often the series of jobs are read from the rows.
+/// How often the metrics of jobs are read from the rows.
 const JOBS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How much longer the pause between two of these is at least than the reading itself: with more jobs than are read at
-/// once, the series are older and the database has its rest.
+/// The pause between two refreshes takes at least this many times as long as the refresh, so that large fleets do not load the
+/// database all the time.
 const JOBS_REST: u32 = 20;
 
-/// How long the series of jobs are taken for unchanged because the sums over the rows are.
+/// How long the metrics of jobs count as unchanged because the sums over the rows are.
 const JOBS_READ_MAX: Duration = Duration::from_secs(300);
 
-/// How long after a scrape the series of jobs go on being read. Where nobody scrapes, a fleet is not read again and again.
+/// How long after a scrape the metrics of jobs are still refreshed. Without scrapes the rows of jobs are not read.
 const JOBS_SEEN: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,7 +50,7 @@ struct ByStatus {
     status: &'static str,
 }
 
-/// The series of the synchronizer.
+/// The metrics of the synchronizer.
 #[derive(Debug, Clone)]
 pub struct Gauges {
     clock: SharedClock,
@@ -69,12 +68,12 @@ pub struct Gauges {
     pub(crate) retention: Retention,
     series: Series,
     pulses: Pulses,
-    /// Whether anybody can see them: what nobody sees is not read from rows.
+    /// Whether they are published; otherwise no rows are read for them.
     seen: bool,
 }
 
 impl Gauges {
-    /// Makes series that nobody sees.
+    /// Returns metrics that are not published.
     pub fn unseen(clock: SharedClock) -> Self {
         Self {
             deployments: Family::default(),
@@ -96,7 +95,7 @@ impl Gauges {
         }
     }
 
-    /// Makes the series and shows them in `registry`; the mail addresses of jobs only if `with_addresses`.
+    /// Publishes the metrics in `registry`; the mail addresses of jobs only if `with_addresses`.
     pub fn register(registry: &mut Registry, with_addresses: bool, clock: SharedClock) -> Self {
         let series = Series::new(clock.clone(), with_addresses);
         let gauges = Self { seen: true, series, ..Self::unseen(clock) };
@@ -107,43 +106,43 @@ impl Gauges {
         );
         registry.register(
             "holdfast_rollouts_due",
-            "Deployments that the synchronizer has to look at now",
+            "Deployments that are due to be reconciled",
             gauges.rollouts_due.clone(),
         );
         registry.register(
             "holdfast_rollouts_oldest_due_seconds",
-            "For how long the deployment that waits longest has been due",
+            "How long the oldest due deployment has been waiting",
             gauges.oldest_due_seconds.clone(),
         );
         registry.register("holdfast_executions_active", "Executions that are not over", gauges.executions.clone());
         registry.register(
             "holdfast_leader_epoch",
-            "The term under which this instance leads; 0 while another does",
+            "The leader epoch of this instance; 0 while another instance leads",
             gauges.epoch.clone(),
         );
         registry.register(
             "holdfast_configuration_pending",
-            "Deployments that run as a former configuration made them and wait for their wave",
+            "Deployments with a former configuration that wait for their wave",
             gauges.configuration_pending.clone(),
         );
         registry.register(
             "holdfast_configuration_stopped",
-            "Whether the changed configuration is not rolled out any further, for most of a wave failed: 1 or 0",
+            "Whether the rollout of the changed configuration stopped because most of a wave failed: 1 or 0",
             gauges.configuration_stopped.clone(),
         );
         registry.register(
             "holdfast_configuration_differs",
-            "Whether the leader has another configuration than this instance, which follows it: 1 or 0",
+            "Whether the leader has another configuration than this instance: 1 or 0",
             gauges.configuration_differs.clone(),
         );
         registry.register(
             "holdfast_removals_held_back",
-            "Removed deployments whose objects stay for now, because more than the set share of the fleet is to go at once",
+            "Removals that are held back because they exceed the allowed share of all deployments",
             gauges.removals_held_back.clone(),
         );
         registry.register(
             "holdfast_orphans",
-            "Deployments in the cluster under this service's mark that its database does not know",
+            "Deployments in the cluster that carry the marks of this service and are not in its database",
             gauges.orphans.clone(),
         );
         gauges.stages.register(registry);
@@ -152,10 +151,10 @@ impl Gauges {
         gauges
     }
 
-    /// Reads the series of jobs from the rows, as every instance does by itself each few seconds.
+    /// Reads the metrics of jobs from the rows, as every instance does automatically every few seconds.
     ///
     /// # Errors
-    /// When the database fails; then the series stay as they are.
+    /// When the database fails; then the metrics keep their values.
     pub async fn refresh(&self, db: &Db, now: Timestamp) -> Result<(), StoreError> {
         let known = self.series.position(JOBS_READ_MAX);
         let read = {
@@ -170,24 +169,24 @@ impl Gauges {
         Ok(())
     }
 
-    /// A deployment was looked at, and this is to be done.
+    /// Counts a plan for a deployment.
     pub(crate) fn planned(&self, plan: &Plan) {
         self.stages.planned(plan);
     }
 
-    /// Something was applied, or not; it was begun at this time on the boot clock.
+    /// Records the duration of an apply that began at this time on the boot clock.
     pub(crate) fn applied<T>(&self, begun: Duration, applied: &Result<T, Problem>) {
         self.stages.applied(self.clock.boot().saturating_sub(begun), applied.as_ref().err());
     }
 
-    /// What was due is reached.
+    /// Records the duration of a rollout that succeeded.
     pub(crate) fn reached(&self, due: Option<Timestamp>, now: Timestamp) {
         if let Some(due) = due {
             self.stages.reached(due, now);
         }
     }
 
-    /// The outcome of a look was recorded.
+    /// Counts the outcome of a reconciliation.
     pub(crate) fn recorded(&self, job: JobId, outcome: &Outcome, now: Timestamp) {
         let status = match outcome {
             Outcome::Unchanged(_) | Outcome::Restored { .. } => return,
@@ -200,89 +199,89 @@ impl Gauges {
         self.rolled_out(job, status, now);
     }
 
-    /// A deployment is gone.
+    /// Forgets a deployment that was removed.
     pub(crate) fn removed(&self, job: JobId, now: Timestamp) {
         self.rolled_out(job, DeploymentStatus::Success, now);
     }
 
     fn rolled_out(&self, job: JobId, status: DeploymentStatus, now: Timestamp) {
-        // Without a refresh now and then nothing would forget what is gone.
+        // Without a regular refresh, series of removed jobs would stay.
         if self.seen {
             self.series.rolled_out(job, status, now);
         }
     }
 
-    /// The loop that has made no progress for longer than it may, if there is one.
+    /// Returns a loop that has made no progress for longer than allowed, if there is one.
     pub fn stuck_loop(&self) -> Option<&'static str> {
         self.pulses.silent(pulses::SILENCE_MAX)
     }
 
-    /// A loop makes progress.
+    /// Notes that a loop makes progress.
     pub(crate) fn beat(&self, name: &'static str) {
         self.pulses.beat(name);
     }
 
-    /// The loops of a term are over.
+    /// Notes that the loops of a leader epoch are over.
     pub(crate) fn rest(&self) {
         self.pulses.rest();
     }
 
-    /// Deployments that are due were looked for.
+    /// Counts a query for due deployments.
     pub(crate) fn queue_polled(&self, successful: bool) {
         self.beat("deployments");
         self.stages.upstream.queue_polled(successful);
     }
 
-    /// The runs in progress were looked at.
+    /// Counts a round over the executions in progress.
     pub(crate) fn executions_checked(&self) {
         self.beat("executions");
         self.stages.upstream.executions_checked();
     }
 
-    /// The process of a run was started.
+    /// Records the delay of an execution whose process was started.
     pub(crate) fn started(&self, accepted: Timestamp, at: Option<Timestamp>) {
         if let Some(at) = at {
             self.stages.started(accepted, at);
         }
     }
 
-    /// A run ended.
+    /// Counts the end of an execution.
     pub(crate) fn ended(&self, status: Status) {
         self.stages.ended(status);
     }
 
-    /// A tick became a start.
+    /// Records the delay of a scheduled start.
     pub(crate) fn scheduled(&self, tick: Timestamp, now: Timestamp) {
         self.stages.scheduled(tick, now);
     }
 
-    /// Whether the leader has another configuration than this instance.
+    /// Sets whether the leader has another configuration than this instance.
     pub(crate) fn configuration_differs(&self, differs: bool) {
         self.configuration_differs.set(differs.into());
     }
 
-    /// A loop, or a task of one, panicked, and is begun again after a pause.
+    /// Counts a panic of a loop or of a task; it is started again after a pause.
     pub(crate) fn panicked(&self, task: &'static str) {
         self.stages.panicked(task);
     }
 
-    /// A tick started a run beside another one of the same job.
+    /// Counts a scheduled execution that began while another one of the same job was active.
     pub(crate) fn overlapped(&self) {
         self.stages.overlapped();
     }
 
-    /// So many deployments wait for the changed configuration, and whether it goes no further.
+    /// Sets how many deployments wait for the changed configuration, and whether its rollout stopped.
     pub(crate) fn configuration_pending(&self, left: usize, stopped: bool) {
         self.configuration_pending.set(i64::try_from(left).unwrap_or(i64::MAX));
         self.configuration_stopped.set(stopped.into());
     }
 
-    /// So much stands under this service's mark and has no row.
+    /// Sets the number of orphans.
     pub(crate) fn orphaned(&self, count: usize) {
         self.orphans.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// So many removals are held back, of so many deployments.
+    /// Sets how many removals are held back, of how many deployments.
     fn held_back(&self, removals: i64, fleet: i64, most_percent: i64) {
         let before = self.removals_held_back.set(removals);
         if removals > 0 && before == 0 {
@@ -290,21 +289,21 @@ impl Gauges {
                 removals,
                 fleet,
                 most_percent,
-                "so many deployments are to be removed at once that nobody may have meant it. What they run stays as it is until \
-                 they are fewer, or until sync.removals_max_percent is set higher and the service started again"
+                "removals are held back, because too many deployments are to be removed at once; they continue when there are \
+                 fewer, or after a restart with a higher sync.removals_max_percent"
             );
         } else if removals == 0 && before > 0 {
-            tracing::info!("removals are not held back any more");
+            tracing::info!("removals are no longer held back");
         }
     }
 
-    /// A round of cleaning up is over.
+    /// Counts a round of retention.
     pub(crate) fn cleaned_up(&self, successful: bool) {
         self.stages.upstream.cleaned_up(successful.then(|| self.series.count()));
     }
 }
 
-/// Keeps the series of jobs as the rows are, on an instance that leads as on one that does not.
+/// Refreshes the metrics of jobs from the rows, on every instance, whether it leads or not.
 pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToken) {
     if !sync.gauges.seen {
         return;
@@ -316,7 +315,7 @@ pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToke
             () = shutdown.cancelled() => return,
         };
         if let Err(error) = refreshed {
-            tracing::warn!(%error, "the series of jobs could not be read; those of the last time are shown");
+            tracing::warn!(%error, "failed to refresh the metrics of jobs; the former values stay");
         }
         let pause = JOBS_INTERVAL.max(sync.clock.boot().saturating_sub(begun) * JOBS_REST);
         let rest = async {
@@ -330,7 +329,7 @@ pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToke
     }
 }
 
-/// Counts rows until the term is over.
+/// Counts rows until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     sync.gauges.epoch.set(term.epoch.0);
     sync.gauges.stages.leads();
@@ -351,7 +350,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     sync.gauges.epoch.set(0);
     sync.gauges.configuration_pending(0, false);
     sync.gauges.stages.follows();
-    // What it counted gets old, and the next leader counts it.
+    // The next leader counts them.
     sync.gauges.deployments.clear();
     sync.gauges.executions.clear();
     sync.gauges.rollouts_due.set(0);

@@ -9,7 +9,7 @@ use std::{
 use model::clock::SharedClock;
 
 /// How long a loop may be silent. Every loop that reports pauses for seconds at most, and reports between the items of a
-/// long round; what takes longer than this is stuck.
+/// long round; a loop that takes longer than this is stuck.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// When each loop reported last, on the boot clock.
@@ -24,17 +24,17 @@ impl Pulses {
         Self { clock, beats: Arc::default() }
     }
 
-    /// A loop makes progress.
+    /// Notes that a loop makes progress.
     pub(super) fn beat(&self, name: &'static str) {
         self.beats().insert(name, self.clock.boot());
     }
 
-    /// Forgets every loop: those of a term end with it.
+    /// Forgets every loop, because loops end with their leader epoch.
     pub(super) fn rest(&self) {
         self.beats().clear();
     }
 
-    /// The loop that has been silent for longer than this, if there is one.
+    /// Returns a loop that has been silent for longer than this, if there is one.
     pub(super) fn silent(&self, most: Duration) -> Option<&'static str> {
         let now = self.clock.boot();
         self.beats().iter().find(|(_, last)| now.saturating_sub(**last) > most).map(|(name, _)| *name)

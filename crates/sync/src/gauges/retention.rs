@@ -1,4 +1,4 @@
-//! What retention removes, how long it takes the database for it, and how much is stored.
+//! Metrics of retention: removed rows, durations of transactions, and the size of stored logs.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use prometheus_client::{
 /// Upper bounds of the buckets, in seconds.
 const BUCKETS_SECONDS: [f64; 7] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-/// What retention removes in a step of its own.
+/// A kind of rows that retention removes in a step of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Stored logs.
@@ -28,18 +28,18 @@ pub enum Kind {
     IdempotencyKeys,
     /// Builds that failed.
     Builds,
-    /// Schedules that no job has.
+    /// Schedules without a job.
     Schedules,
     /// Audit events.
     AuditEvents,
-    /// Counts of executions that are summed up.
+    /// Counts of executions, which are summed up.
     ExecutionCounts,
-    /// Virtual environments that nothing needs.
+    /// Virtual environments that are not in use.
     Environments,
 }
 
 impl Kind {
-    /// Those of the database, in their order: what is large goes first, and an upload goes after the revisions that name it.
+    /// The kinds in the database, in their order: the largest first, and uploads after the revisions that name them.
     pub(crate) const ROWS: [Self; 10] = [
         Self::Logs,
         Self::Executions,
@@ -76,24 +76,24 @@ impl Kind {
     }
 }
 
-/// What a step of retention did.
+/// The result of a step of retention.
 #[derive(Debug)]
 pub struct Step {
-    /// What it removes.
+    /// The kind that it removes.
     pub kind: Kind,
-    /// Its transactions: how long each had the database, from its beginning to its commit, and how much it removed.
+    /// Its transactions: the duration of each from its beginning to its commit, and the number of removed rows.
     pub transactions: Vec<(Duration, u64)>,
-    /// Whether it failed after these.
+    /// Whether the step failed after these.
     pub failed: bool,
 }
 
 impl Step {
-    /// How much was removed, in what the kind counts.
+    /// The number of removed rows.
     pub fn removed(&self) -> u64 {
         self.transactions.iter().map(|(_, removed)| removed).sum()
     }
 
-    /// How long the longest transaction took.
+    /// The duration of the longest transaction.
     pub fn longest(&self) -> Duration {
         self.transactions.iter().map(|(took, _)| *took).max().unwrap_or_default()
     }
@@ -110,7 +110,7 @@ impl From<Kind> for ByKind {
     }
 }
 
-/// The series of retention.
+/// The metrics of retention.
 #[derive(Debug, Clone)]
 pub(crate) struct Retention {
     removed: Family<ByKind, Counter>,
@@ -129,7 +129,7 @@ impl Default for Retention {
             log_bytes: Gauge::default(),
             log_bytes_max: Gauge::default(),
         };
-        // A counter that is there from the start is one whose first event is seen.
+        // A counter that exists from the start shows its first event as an increase.
         for kind in Kind::all() {
             let _ = retention.failures.get_or_create(&kind.into());
             if kind != Kind::Environments {
@@ -141,7 +141,7 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Shows the series in `registry`.
+    /// Publishes the metrics in `registry`.
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "holdfast_retention_removed",
@@ -173,7 +173,7 @@ impl Retention {
         );
     }
 
-    /// A step of a round is over.
+    /// Records a step.
     pub(crate) fn stepped(&self, step: &Step) {
         self.removed.get_or_create(&step.kind.into()).inc_by(step.removed());
         let histogram = self.transactions.get_or_create(&step.kind.into());
@@ -183,12 +183,12 @@ impl Retention {
         }
     }
 
-    /// A step of a round failed.
+    /// Counts a failed step.
     pub(crate) fn failed(&self, kind: Kind) {
         self.failures.get_or_create(&kind.into()).inc();
     }
 
-    /// So many bytes of logs are stored, of so many that may be.
+    /// Sets the bytes of stored logs, and their limit.
     pub(crate) fn logs_stored(&self, bytes: i64, most_bytes: i64) {
         self.log_bytes.set(bytes);
         self.log_bytes_max.set(most_bytes);

@@ -1,6 +1,6 @@
-//! The series of jobs by which VDK's Control Service is watched, under its names: alert rules and boards go on working.
+//! Metrics of jobs under the names of VDK's Control Service, so that existing alert rules and dashboards continue to work.
 //!
-//! They are made from rows, so every instance shows the same ones; outcomes of rollouts are counted where they happen.
+//! They come from rows, so that every instance shows the same values; only the leader counts outcomes of rollouts.
 
 use std::{
     collections::HashMap,
@@ -19,36 +19,36 @@ use prometheus_client::{
 use store::metrics::{ReadPosition, WatchedJob, WatchedRun};
 use tokio::sync::watch;
 
-/// The label that every series of the reference has, and its value.
+/// The label that every series of upstream has, and its value.
 pub(super) const SERVICE: (&str, &str) = ("service", "data-jobs");
 
-/// How long an outcome is the largest of its summary, which forgets what is older.
+/// How long an outcome counts in its summary.
 const LARGEST_REMEMBERED: SignedDuration = SignedDuration::from_mins(3);
 
-/// The series of jobs.
+/// The metrics of jobs.
 #[derive(Debug, Clone)]
 pub(super) struct Series {
     clock: SharedClock,
     shown: Arc<Mutex<Shown>>,
-    /// When somebody looked last, on the boot clock.
+    /// The last scrape, on the boot clock.
     seen: watch::Sender<Option<Duration>>,
-    /// Whether the mail addresses of jobs are shown.
+    /// Whether mail addresses of jobs are published.
     with_addresses: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shown {
-    /// In the order of their ids. A scrape and a refresh hold no other up: each works on a list of its own.
+    /// In the order of their ids. Scrapes and refreshes do not wait for each other: each works on a list of its own.
     jobs: Arc<Vec<WatchedJob>>,
-    /// When it was read, or found to be as it was read.
+    /// The instant when the list was read, or found to be unchanged.
     at: Option<Timestamp>,
-    /// Of which state of the rows it is, and when all of them were read, on the boot clock.
+    /// The state of the rows that the list shows, and when all of them were read, on the boot clock.
     read: Option<(ReadPosition, Duration)>,
-    /// By the job's id, for a namesake of a deleted job has a history of its own, and by the status.
+    /// By the job's id and by the status. A new job with the name of a deleted one has a history of its own.
     outcomes: HashMap<(JobId, &'static str), Outcomes>,
 }
 
-/// How often a job's rollout ended so, and when the last time.
+/// The number of rollouts of a job with one outcome, and the instant of the last one.
 #[derive(Debug, Clone, Copy)]
 struct Outcomes {
     count: u64,
@@ -60,20 +60,20 @@ impl Series {
         Self { clock, shown: Arc::default(), seen: watch::Sender::default(), with_addresses }
     }
 
-    /// Shows these jobs as they were at an instant, and nothing of any other.
+    /// Replaces the shown jobs by these, which were read at this instant.
     pub(super) fn show(&self, jobs: Vec<WatchedJob>, position: ReadPosition, at: Timestamp) {
         let mut shown = self.shown();
-        // Of a job that is not in the list because it is newer than the list, the outcome is newer too.
+        // The outcome of a job that is newer than the list is newer too.
         shown.outcomes.retain(|(job, _), outcomes| place(&jobs, *job).is_some() || outcomes.last >= at);
         (shown.jobs, shown.at, shown.read) = (Arc::new(jobs), Some(at), Some((position, self.clock.boot())));
     }
 
-    /// At this instant the jobs were still as they are shown.
+    /// Notes that the shown jobs were still up to date at this instant.
     pub(super) fn stays(&self, at: Timestamp) {
         self.shown().at = Some(at);
     }
 
-    /// Of which state of the rows the jobs are shown, unless it was read longer ago than this.
+    /// Returns the shown state of the rows, unless it was read longer ago than this.
     pub(super) fn position(&self, at_most: Duration) -> Option<ReadPosition> {
         let shown = self.shown();
         let (position, read) = shown.read.as_ref()?;
@@ -88,16 +88,16 @@ impl Series {
         outcomes.last = now;
     }
 
-    /// How many jobs are shown.
+    /// The number of shown jobs.
     pub(super) fn count(&self) -> u64 {
         self.shown().jobs.len() as u64
     }
 
-    /// Waits until somebody looks, unless somebody has within this time.
+    /// Waits for a scrape, unless there was one within this time.
     pub(super) async fn until_seen(&self, within: Duration) {
         let is_seen =
             |last: &Option<Duration>| last.is_some_and(|last| self.clock.boot().saturating_sub(last) < within);
-        // It fails when nobody can look any more, and this one can.
+        // It fails only without a receiver, and this one exists.
         let _ = self.seen.subscribe().wait_for(is_seen).await;
     }
 
@@ -106,12 +106,12 @@ impl Series {
     }
 }
 
-/// Where in a list a job is.
+/// The index of a job in a list.
 fn place(jobs: &[WatchedJob], job: JobId) -> Option<usize> {
     jobs.binary_search_by_key(&job, |job| job.id).ok()
 }
 
-/// The value of a termination status, by the reference's table.
+/// The value of a termination status, as in upstream.
 fn termination_value(status: Status) -> i64 {
     match status {
         Status::Succeeded => 0,
@@ -124,7 +124,7 @@ fn termination_value(status: Status) -> i64 {
     }
 }
 
-/// The value of a deployment's status, by the reference's table. `None` where nothing was rolled out.
+/// The value of a deployment's status, as in upstream. `None` before the first rollout.
 fn deployment_value(status: DeploymentStatus) -> Option<i64> {
     match status {
         DeploymentStatus::None => None,
@@ -148,7 +148,7 @@ impl Collector for Series {
         };
         if !jobs.is_empty() {
             info(&mut encoder, &jobs, self.with_addresses)?;
-            let help = "How many minutes after its tick a start may be missing before somebody is told.";
+            let help = "How many minutes a scheduled start may be late before a notification is sent.";
             let mut family =
                 encoder.encode_descriptor("taurus_datajob_notification_delay", help, None, MetricType::Gauge)?;
             for job in &*jobs {
@@ -159,7 +159,7 @@ impl Collector for Series {
         let runs: Vec<(&str, &WatchedRun)> =
             jobs.iter().filter_map(|job| Some((&*job.name, job.run.as_ref()?))).collect();
         if !runs.is_empty() {
-            let help = "How a job's last run stands: 0 success, 1 platform error, 2 submitted, 3 user error, 5 running, \
+            let help = "Status of the job's last execution: 0 success, 1 platform error, 2 submitted, 3 user error, 5 running, \
                         6 cancelled.";
             let mut family =
                 encoder.encode_descriptor("taurus_datajob_termination_status", help, None, MetricType::Gauge)?;
@@ -171,7 +171,7 @@ impl Collector for Series {
         let deployed: Vec<(&str, i64)> =
             jobs.iter().filter_map(|job| Some((&*job.name, deployment_value(job.deployment)?))).collect();
         if !deployed.is_empty() {
-            let help = "How a job's last rollout went: 0 success, 1 platform error, 3 user error.";
+            let help = "Outcome of the job's last rollout: 0 success, 1 platform error, 3 user error.";
             let mut family =
                 encoder.encode_descriptor("taurus_deployment_status_gauge", help, None, MetricType::Gauge)?;
             for (job, value) in &deployed {
@@ -190,7 +190,7 @@ impl Collector for Series {
 }
 
 fn info(encoder: &mut DescriptorEncoder<'_>, jobs: &[WatchedJob], with_addresses: bool) -> fmt::Result {
-    let help = "Whose a job is and who hears of its runs; always 1.";
+    let help = "Team of the job and recipients of its notifications; always 1.";
     let mut family = encoder.encode_descriptor("taurus_datajob_info", help, None, MetricType::Gauge)?;
     for job in jobs {
         if !with_addresses {
@@ -218,22 +218,22 @@ fn info(encoder: &mut DescriptorEncoder<'_>, jobs: &[WatchedJob], with_addresses
     Ok(())
 }
 
-/// A summary without quantiles, said as a histogram without buckets: the library knows no summaries, and the page tells
-/// such a histogram as one.
+/// A summary without quantiles, encoded as a histogram without buckets, because the library has no summaries. The metrics
+/// endpoint turns such a histogram into a summary.
 fn summary(
     encoder: &mut DescriptorEncoder<'_>,
     outcomes: &[([(&str, &str); 3], Outcomes)],
     at: Option<Timestamp>,
 ) -> fmt::Result {
     const NAME: &str = "taurus_deployment_status_summary";
-    let help = "Rollouts of a job that this instance saw the end of, by outcome.";
+    let help = "Rollouts of a job that ended on this instance, by outcome.";
     let mut family = encoder.encode_descriptor(NAME, help, None, MetricType::Histogram)?;
     for (labels, Outcomes { count, .. }) in outcomes {
         #[expect(clippy::cast_precision_loss, reason = "no instance sees so many")]
         let sum = *count as f64;
         family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum, *count, &[], None)?;
     }
-    let help = "Whether a rollout of a job ended so within the last minutes: 1 or 0.";
+    let help = "Whether a rollout of the job had this outcome within the last minutes: 1 or 0.";
     let name = format!("{NAME}_max");
     let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
     for (labels, Outcomes { last, .. }) in outcomes {

@@ -1,4 +1,4 @@
-//! What happens at each stage, counted and timed where it happens: on the instance that leads.
+//! Metrics of each stage of rollouts and executions, measured on the instance that leads.
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
@@ -17,14 +17,14 @@ use prometheus_client::{
 
 use super::series::SERVICE;
 
-/// Upper bounds of the buckets of all that takes from an instant to hours, in seconds.
+/// Upper bounds of the buckets of durations up to hours, in seconds.
 const BUCKETS_SECONDS: [f64; 14] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByPlan {
     result: &'static str,
-    /// Why something is applied; empty for every other result.
+    /// The reason of an apply; empty for other results.
     reason: &'static str,
 }
 
@@ -43,7 +43,7 @@ struct ByTask {
     task: &'static str,
 }
 
-/// The series of the stages.
+/// The metrics of the stages.
 #[derive(Debug, Clone)]
 pub(crate) struct Stages {
     plans: Family<ByPlan, Counter>,
@@ -60,7 +60,7 @@ pub(crate) struct Stages {
     pub(super) upstream: UpstreamCounters,
 }
 
-/// Counters that another Control Service has under these names.
+/// Counters under the names of upstream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct UpstreamCounters {
     watches: Counter,
@@ -88,7 +88,7 @@ impl Default for Stages {
             series_refreshed: Gauge::default(),
             upstream: UpstreamCounters::default(),
         };
-        // A counter that is there from the start is one whose first event is seen.
+        // A counter that exists from the start shows its first event as an increase.
         for result in ["nothing", "wait", "blocked", "remove"] {
             let _ = stages.plans.get_or_create(&ByPlan { result, reason: "" });
         }
@@ -129,63 +129,59 @@ fn apply(reason: Reason) -> ByPlan {
     ByPlan { result: "apply", reason }
 }
 
-/// Clocks of two machines may differ by more than what is measured.
+/// Clocks of two machines may differ by more than the measured duration.
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).max(SignedDuration::ZERO).as_secs_f64()
 }
 
 impl Stages {
-    /// Shows the series in `registry`.
+    /// Publishes the metrics in `registry`.
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "holdfast_plans",
-            "Looks at a deployment by what was found to be done, and why where something is applied",
+            "Plans for deployments by result, and by reason if something is applied",
             self.plans.clone(),
         );
         registry.register_with_unit(
             "holdfast_apply_duration",
-            "How long it took to choose packages and make what runs, without the wait for a turn",
+            "How long it took to choose packages and apply a deployment, without waiting for a permit",
             Unit::Seconds,
             self.applies.clone(),
         );
         registry.register_with_unit(
             "holdfast_rollout_duration",
-            "How long it took from when a deployment was due until it was reached",
+            "How long it took from when a deployment was due until it was rolled out",
             Unit::Seconds,
             self.rollouts.clone(),
         );
         registry.register_with_unit(
             "holdfast_execution_start_delay",
-            "How long it took from an accepted start until its process ran",
+            "How long it took from an accepted start until the process of the execution ran",
             Unit::Seconds,
             self.starts.clone(),
         );
-        registry.register("holdfast_executions_ended", "Runs that ended, by their final status", self.ended.clone());
+        registry.register("holdfast_executions_ended", "Executions that ended, by final status", self.ended.clone());
         registry.register_with_unit(
             "holdfast_tick_delay",
-            "How long after its instant a tick of a schedule became an accepted start",
+            "How long after its scheduled time a start was accepted",
             Unit::Seconds,
             self.ticks.clone(),
         );
         registry.register(
             "holdfast_executions_overlapping",
-            "Runs that a tick started in a cluster while another run of their job was in progress, as far as the rows had it",
+            "Scheduled executions that a cluster started while the database had another active execution of the job",
             self.overlaps.clone(),
         );
         registry.register(
             "holdfast_task_panics",
-            "Loops and tasks of the synchronizer that panicked, by what they worked on; they are begun again after a pause",
+            "Loops and tasks of the synchronizer that panicked, by kind; they are started again after a pause",
             self.panics.clone(),
         );
         registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());
-        registry.register(
-            "holdfast_leader_terms",
-            "Terms of leadership that this instance began",
-            self.acquisitions.clone(),
-        );
+        registry.register("holdfast_leader_terms", "Leader epochs that this instance began", self.acquisitions.clone());
         registry.register_with_unit(
             "holdfast_job_series_refreshed_timestamp",
-            "When the series of jobs were read from the rows, in seconds since 1970; 0 before the first time",
+            "When the metrics of jobs were last read from the database, in seconds since 1970; 0 before the first time",
             Unit::Seconds,
             self.series_refreshed.clone(),
         );
@@ -250,34 +246,26 @@ impl UpstreamCounters {
     fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_label((SERVICE.0.into(), SERVICE.1.into()));
         for (name, help, counter) in [
-            (
-                "taurus_datajob_watch_task_invocations_counter",
-                "Rounds in which the runs in progress were looked at",
-                &self.watches,
-            ),
+            ("taurus_datajob_watch_task_invocations_counter", "Rounds over the executions in progress", &self.watches),
             (
                 "vdk_deploy_datajob_synchronizer_successful_invocations_counter",
-                "Rounds in which deployments that are due were looked for and found",
+                "Queries for due deployments that succeeded",
                 &self.polls,
             ),
             (
                 "vdk_deploy_datajob_synchronizer_failed_invocations_counter",
-                "Rounds in which deployments that are due could not be looked for",
+                "Queries for due deployments that failed",
                 &self.failed_polls,
             ),
-            (
-                "vdk_execution_cleanup_task_datajob_invocations_counter",
-                "Rounds in which what is kept no longer was removed",
-                &self.cleanups,
-            ),
+            ("vdk_execution_cleanup_task_datajob_invocations_counter", "Rounds of retention", &self.cleanups),
             (
                 "vdk_execution_cleanup_task_datajob_successful_deletions_counter",
-                "Jobs that such a round cleaned up, one count a job and round whether or not something went",
+                "Jobs that a round of retention covered, one per job and round whether or not rows were removed",
                 &self.cleaned_jobs,
             ),
             (
                 "vdk_execution_cleanup_task_datajob_failed_deletions_counter",
-                "Rounds of cleaning up that failed before their end",
+                "Rounds of retention that failed",
                 &self.failed_cleanups,
             ),
         ] {

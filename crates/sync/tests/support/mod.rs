@@ -88,7 +88,7 @@ pub enum Method {
     Build,
 }
 
-/// What one call of a method does instead of its usual work.
+/// The behaviour of one call of a method.
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// Nothing happens, and the caller gets this.
@@ -102,7 +102,7 @@ pub enum Answer {
     Panics,
 }
 
-/// What holds up a call until a test opens it.
+/// Holds a call up until the test opens it.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(CancellationToken);
 
@@ -124,9 +124,9 @@ pub struct State {
     pub made: HashMap<JobId, String>,
     pub applied: Vec<(JobId, i64)>,
     pub removed: Vec<JobId>,
-    /// What the next calls of a method do, the first first; then they do their usual work.
+    /// The behaviour of the next calls of a method, in order; later calls do their usual work.
     pub script: HashMap<Method, VecDeque<Answer>>,
-    /// Methods that fail as long as they stand here.
+    /// Methods that fail as long as they are in this map.
     pub failing: HashMap<Method, Problem>,
     /// How often each method was called.
     pub calls: HashMap<Method, usize>,
@@ -144,7 +144,7 @@ pub struct State {
     /// Whether ticks start runs without the service; then these are the ones that they started.
     pub fires_ticks: bool,
     pub scheduled: HashMap<ExecutionId, ScheduledExecution>,
-    /// What starts answer from now on.
+    /// The result of starts from now on.
     pub start_answer: Option<Started>,
     /// The stage of runs that start from now on, if it is another one than running.
     pub start_stage: Option<Stage>,
@@ -205,7 +205,7 @@ impl TestRuntime {
                 }
                 Answer::Waits(gate) => gate.0.cancelled().await,
                 Answer::Works => return Ok(work.await),
-                Answer::Panics => panic!("{method:?} panics as it was told to"),
+                Answer::Panics => panic!("{method:?} panics by its script"),
             }
         }
     }
@@ -404,7 +404,7 @@ impl Drop for BuildInProgress<'_> {
     }
 }
 
-/// What stops an instance, and its task.
+/// The signal that stops an instance, and its task.
 pub type Instance = (CancellationToken, tokio::task::JoinHandle<()>);
 
 /// One instance and all that it works with.
@@ -416,7 +416,7 @@ pub struct Harness {
     pub keys: Arc<KeyRing>,
     /// Part of the configuration of the instances that start from now on.
     pub constraints: String,
-    /// What the operator gives jobs of the instances that start from now on.
+    /// The job options of instances that start from now on.
     pub job_options: JobOptions,
     pub sweep_interval: Duration,
     pub removals_max_percent: i64,
