@@ -11,6 +11,7 @@ use model::{
 };
 use store::{
     Db, Tx,
+    builds::Awaited,
     deployments::{Reached, Request},
 };
 
@@ -135,7 +136,7 @@ pub async fn read(
     }
 }
 
-/// How far what is wanted got: the wanted deployment beside its rollout. Also before the first success, so that a client
+/// How far what is wanted got: the wanted deployment beside its rollout and the build that it waits for. Also before the first success, so that a client
 /// can tell when a deployment is really done, or what stands in its way.
 ///
 /// # Errors
@@ -146,14 +147,15 @@ pub async fn rollout(
     team: &str,
     name: &str,
     deployment_id: &str,
-) -> Result<(Deployment, Rollout), Problem> {
+) -> Result<(Deployment, Rollout, Option<Awaited>), Problem> {
     let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
     check_id(&job, deployment_id)?;
     let deployment = wanted(&mut tx, &job).await?;
     let rollout = store::deployments::rollout(&mut tx, job.id).await?.unwrap_or_default();
-    Ok((deployment, rollout))
+    let build = store::builds::awaited(&mut tx, job.id).await?;
+    Ok((deployment, rollout, build))
 }
 
 /// Removes the deployment, if the job has one. Executions in progress continue; the job, its sources and its history stay.

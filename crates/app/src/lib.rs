@@ -39,6 +39,7 @@ pub(crate) fn json_text(object: &JsonObject) -> String {
 
 pub use store::{
     Db,
+    builds::Awaited,
     deployments::Reached,
     keys::{KeyRing, SecretKey},
 };

@@ -1,16 +1,25 @@
 //! What the settings say of a cluster where jobs run.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use image::prebuilt::{ImageTemplate, Prebuilt};
+use image::{
+    Embedded, EmbeddedOptions,
+    oci::Compression,
+    prebuilt::{ImageTemplate, Prebuilt},
+    registry::{CredentialsFile, Registries, RegistryOptions},
+};
 use model::{
-    build::ArtifactBuilder, clock::SharedClock, deployment::VersionDefaults, python::default_python,
+    build::{ArtifactBuilder, Stored},
+    clock::SharedClock,
+    deployment::VersionDefaults,
+    python::{PythonVersion, default_python},
     resources::Resources,
 };
+use python::Tools;
 use runtime::kubernetes::{self, Connection, KubernetesOptions, KubernetesRuntime, ManifestOptions, Template};
 
-use crate::config::{ContextName, NamespaceName, RegistryName, Settings};
+use crate::config::{CompressionName, ContextName, ImageBuilderName, NamespaceName, RegistryName, Settings};
 
 /// How often a run that failed is tried again in a cluster when the settings do not say, as the reference has it.
 const BACKOFF_LIMIT: u32 = 3;
@@ -24,7 +33,14 @@ const LEASE_MIN_SECONDS: u64 = 10;
 pub(crate) struct ClusterConfig {
     connection: Connection,
     template: Template,
-    image_template: ImageTemplate,
+    images: Images,
+}
+
+/// Where the images of jobs come from.
+#[derive(Debug)]
+enum Images {
+    Prebuilt(ImageTemplate),
+    Embedded(EmbeddedOptions, Arc<Registries>),
 }
 
 /// Reads what the settings name.
@@ -32,23 +48,7 @@ pub(crate) struct ClusterConfig {
 /// # Errors
 /// When there is no way to a cluster, or a setting is missing or wrong.
 pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Result<ClusterConfig> {
-    if settings.image_builder.is_none() {
-        return Err(anyhow!(
-            "With runtime = kubernetes the setting image.builder has to be set. This version takes images that are built \
-             elsewhere: set image.builder = \"prebuilt\" (HOLDFAST_IMAGE_BUILDER=prebuilt), and image.name to the name \
-             under which they are pushed."
-        ));
-    }
-    let form = settings.image_template.as_str();
-    let registry = settings.registry_url.as_ref().map(RegistryName::as_str);
-    if form.contains("{registry}") && registry.is_none() {
-        return Err(anyhow!(
-            "The setting image.name has {{registry}}, and registry_url is not set. Set registry_url \
-             (HOLDFAST_REGISTRY_URL=registry.example.com/jobs), or write the registry into image.name."
-        ));
-    }
-    let image_template = ImageTemplate::parse(&form.replace("{registry}", registry.unwrap_or_default()))
-        .map_err(|problem| anyhow!(problem.sentences().join("\n  ")))?;
+    let images = images(settings, clock)?;
     let template = match &settings.kubernetes_template_file {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -70,7 +70,108 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
         "There is no way to a cluster. Set KUBECONFIG to a file that leads to one and kubernetes.context to its context, or \
          run the service in a pod.",
     )?;
-    Ok(ClusterConfig { connection, template, image_template })
+    Ok(ClusterConfig { connection, template, images })
+}
+
+/// Whether the settings have the service assemble images.
+pub(crate) fn is_embedded(settings: &Settings) -> bool {
+    match settings.image_builder {
+        Some(builder) => builder == ImageBuilderName::Embedded,
+        None => !settings.image_base_images.0.is_empty(),
+    }
+}
+
+/// Reads where the images of jobs come from.
+fn images(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Images> {
+    if settings.image_builder.is_none() && settings.image_base_images.0.is_empty() {
+        return Err(anyhow!(
+            "With runtime = kubernetes, images have to come from somewhere. Set image.base_images \
+             (HOLDFAST_IMAGE_BASE_IMAGES=3.11=registry.example.com/python:3.11) and registry_url, and the service assembles \
+             them; or set image.builder = \"prebuilt\" and image.name to the name under which they are pushed."
+        ));
+    }
+    let form = settings.image_template.as_str();
+    let registry = settings.registry_url.as_ref().map(RegistryName::as_str);
+    if form.contains("{registry}") && registry.is_none() {
+        return Err(anyhow!(
+            "The setting image.name has {{registry}}, and registry_url is not set. Set registry_url \
+             (HOLDFAST_REGISTRY_URL=registry.example.com/jobs), or write the registry into image.name."
+        ));
+    }
+    let name = |registry: Option<&str>| {
+        ImageTemplate::parse(&form.replace("{registry}", registry.unwrap_or_default()))
+            .map_err(|problem| anyhow!(problem.sentences().join("\n  ")))
+    };
+    let pull_name = name(registry)?;
+    if !is_embedded(settings) {
+        return Ok(Images::Prebuilt(pull_name));
+    }
+    let base_images = &settings.image_base_images.0;
+    if base_images.is_empty() {
+        return Err(anyhow!(
+            "With image.builder = \"embedded\", the setting image.base_images has to name a base image for each Python version \
+             (HOLDFAST_IMAGE_BASE_IMAGES=3.11=registry.example.com/python:3.11)."
+        ));
+    }
+    for (version, image) in base_images.iter().filter(|(_, image)| image.base.digest.is_none()) {
+        tracing::warn!(python = %version, base = %image.base,
+            "a base image has no digest: a moved tag changes images when they are built the next time");
+    }
+    let push_name = name(settings.image_registry_push_url.as_ref().map(RegistryName::as_str).or(registry))?;
+    for name in [&pull_name, &push_name] {
+        name.check()
+            .map_err(|why| anyhow!("The setting image.name gives {name}, which is no name of an image: {why}."))?;
+    }
+    let architectures = match settings.image_architectures.0.as_slice() {
+        [] => vec![own_architecture()?.to_owned()],
+        given => given.to_vec(),
+    };
+    let options = EmbeddedOptions {
+        base_images: base_images.iter().map(|(version, image)| (*version, image.base.clone())).collect(),
+        vdk_apart: vdk_images(settings).into_keys().collect(),
+        architectures,
+        push_name,
+        pull_name,
+        compression: match settings.image_compression {
+            CompressionName::Zstd => Compression::Zstd,
+            CompressionName::Gzip => Compression::Gzip,
+        },
+        vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
+        vdk_constraints: String::new(),
+        cache_dir: settings.cache_folder(),
+    };
+    let ca_certificates = match &settings.image_registry_ca_file {
+        Some(path) => Some(
+            std::fs::read(path)
+                .with_context(|| format!("The file {} of image.registry_ca_file can't be read.", path.display()))?,
+        ),
+        None => None,
+    };
+    let registries = Registries::new(RegistryOptions {
+        plain_http: settings.image_registry_plain_http.0.clone(),
+        ca_certificates,
+        credentials: settings.image_registry_credentials_file.clone().map(CredentialsFile),
+        ..RegistryOptions::new(Arc::clone(clock))
+    })
+    .map_err(|why| anyhow!("Registries can't be reached with image.registry_ca_file: {why}."))?;
+    Ok(Images::Embedded(options, Arc::new(registries)))
+}
+
+/// The processor of this program, as images name it.
+fn own_architecture() -> anyhow::Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => Err(anyhow!("Images can't be assembled for {other}. Set image.architectures to amd64 or arm64.")),
+    }
+}
+
+/// The images that bring VDK, by Python version.
+fn vdk_images(settings: &Settings) -> BTreeMap<PythonVersion, String> {
+    let of_base = settings.image_base_images.0.iter();
+    let mut all: BTreeMap<_, _> = of_base.filter_map(|(version, image)| Some((*version, image.vdk.clone()?))).collect();
+    all.extend(settings.kubernetes_vdk_images.0.iter().cloned());
+    all
 }
 
 /// The Python and VDK versions that deployments can have.
@@ -78,13 +179,17 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
 /// # Errors
 /// When the default is not among those on offer.
 pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
-    let offered = settings.kubernetes_python_versions.0.clone();
+    let offered = if is_embedded(settings) {
+        settings.image_base_images.0.keys().copied().collect()
+    } else {
+        settings.kubernetes_python_versions.0.clone()
+    };
     if let Some(wanted) = settings.python_version
         && !offered.contains(&wanted)
     {
         return Err(anyhow!(
-            "The setting python.version is {wanted}, which kubernetes.python_versions does not have. Add it there, or choose \
-             another default."
+            "The setting python.version is {wanted}, which neither image.base_images nor kubernetes.python_versions has. Add it, \
+             or choose another default."
         ));
     }
     let python_version =
@@ -114,14 +219,25 @@ fn vdk_resources(settings: &Settings) -> Resources {
     }
 }
 
+/// What images are assembled with.
+pub(crate) struct Building {
+    /// The installer of packages.
+    pub(crate) tools: Arc<Tools>,
+    /// Sources and locks.
+    pub(crate) stored: Arc<dyn Stored>,
+    /// Constraints for VDK's packages.
+    pub(crate) vdk_constraints: String,
+}
+
 impl ClusterConfig {
     /// Begins to watch the namespace.
     pub(crate) fn open(
         self,
         settings: &Settings,
         has_token: bool,
+        building: Option<Building>,
         clock: SharedClock,
-    ) -> (KubernetesRuntime, Arc<dyn ArtifactBuilder>) {
+    ) -> anyhow::Result<(KubernetesRuntime, Arc<dyn ArtifactBuilder>)> {
         let manifest = ManifestOptions {
             template: self.template,
             resources: Resources {
@@ -131,7 +247,7 @@ impl ClusterConfig {
                 memory_limit_mi: mebibytes(settings.kubernetes_memory_limit_mi.get()),
             },
             vdk_resources: vdk_resources(settings),
-            vdk_images: settings.kubernetes_vdk_images.0.iter().cloned().collect(),
+            vdk_images: vdk_images(settings),
             pull_secrets: settings.kubernetes_pull_secrets.0.clone(),
             pull_policy: settings.kubernetes_pull_policy.as_str().to_owned(),
             read_only_root: settings.kubernetes_read_only_root_filesystem,
@@ -154,7 +270,17 @@ impl ClusterConfig {
             controller_zone: settings.kubernetes_controller_time_zone.as_str().to_owned(),
             clock,
         });
-        (runtime, Arc::new(Prebuilt::new(self.image_template)))
+        let builder: Arc<dyn ArtifactBuilder> = match (self.images, building) {
+            (Images::Prebuilt(name), _) => Arc::new(Prebuilt::new(name)),
+            (Images::Embedded(options, registries), Some(Building { tools, stored, vdk_constraints })) => {
+                let options = EmbeddedOptions { vdk_constraints, ..options };
+                Arc::new(Embedded::new(options, tools, registries, stored))
+            }
+            (Images::Embedded(..), None) => {
+                return Err(anyhow!("Images are assembled, and nothing installs packages."));
+            }
+        };
+        Ok((runtime, builder))
     }
 }
 

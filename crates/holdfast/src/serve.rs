@@ -123,11 +123,12 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
         RuntimeName::Kubernetes => Some(cluster::plan(settings, &clock).await?),
     };
     let local = cluster.is_none();
+    let installs = local || cluster::is_embedded(settings);
     let opening = async {
         tokio::try_join!(
             database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory, &clock),
             async {
-                Ok(if local {
+                Ok(if installs {
                     python::discover(&discovery(&environment, settings, clock.clone())).await
                 } else {
                     Vec::new()
@@ -159,15 +160,9 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     let (auth, issuers) = auth.unzip();
     let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
-    let (backend, builder): (RuntimeBackend, Arc<dyn ArtifactBuilder>) = if let Some(plan) = cluster {
-        let (runtime, builder) = plan.open(settings, token_url.is_some(), clock.clone());
-        tracing::warn!(
-            "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
-        );
-        (RuntimeBackend::Cluster(Arc::new(runtime)), builder)
-    } else {
+    let tools = if installs {
         let program = std::env::current_exe().context("The program's own file can't be found.")?;
-        let tools = Arc::new(Tools::new(ToolsOptions {
+        Some(Arc::new(Tools::new(ToolsOptions {
             cache_dir: settings.cache_folder(),
             uv: settings.uv.clone(),
             index_url: settings.index_url.as_ref().map(|url| url.expose().to_owned()),
@@ -187,7 +182,20 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
             }),
             index_access: package_index::access(settings, &environment, &clock)?,
             clock: clock.clone(),
-        }));
+        })))
+    } else {
+        None
+    };
+    let (backend, builder): (RuntimeBackend, Arc<dyn ArtifactBuilder>) = if let Some(plan) = cluster {
+        let stored = Arc::new(db.clone());
+        let building = tools.map(|tools| cluster::Building { tools, stored, vdk_constraints });
+        let (runtime, builder) = plan.open(settings, token_url.is_some(), building, clock.clone())?;
+        tracing::warn!(
+            "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
+        );
+        (RuntimeBackend::Cluster(Arc::new(runtime)), builder)
+    } else {
+        let tools = tools.context("The local runtime installs packages.")?;
         let options = local_options(&environment, &loaded, &folder, host, interpreters, tools.clone(), clock.clone())?;
         let runtime = LocalRuntime::open(options).map_err(|p| anyhow!(p.sentences().join("\n  ")))?;
         let distribution = settings.vdk_distribution.as_str().to_owned();
@@ -494,6 +502,7 @@ fn covered_files(loaded: &Loaded) -> Vec<PathBuf> {
         settings.database_password_file.clone(),
         settings.auth_webhook_refresh_token_file.clone(),
         settings.vdk_options_file.clone(),
+        settings.image_registry_credentials_file.clone(),
         loaded.file.clone(),
     ];
     files.into_iter().flatten().collect()

@@ -15,15 +15,27 @@ use std::{borrow::Cow, ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use model::{
     BoxFuture, Problem,
+    build::Stored,
     lock::{Lock, ResolutionInputs, Resolver},
 };
-use python::{Interpreter, Tools, Wheels};
+use python::{ImagePlatform, Interpreter, Tools, Wheels};
 
 use crate::requirements;
 
 const RESOLVE_LIMIT: Duration = Duration::from_secs(600);
 const LOCK_MAX_BYTES: u64 = 4 * 1024 * 1024;
 const WHAT: &str = "The packages of the data job could not be resolved.";
+
+/// The locks of an image.
+#[derive(Debug)]
+pub struct ImageLocks {
+    /// VDK's own, where the image has VDK.
+    pub vdk: Option<Lock>,
+    /// All packages of the image; absent where it has none.
+    pub job: Option<Lock>,
+    /// The wheels of VDK that the locks name by their sources.
+    pub wheels: Option<Wheels>,
+}
 
 /// Resolves requirements into locks.
 #[derive(Debug)]
@@ -52,9 +64,50 @@ impl LockResolver {
         let text = if requirements.is_empty() {
             vdk
         } else {
-            self.resolve(inputs, interpreter, &wheels, &requirements, Some(&vdk)).await?
+            self.resolve(inputs, interpreter, Some(&wheels), &requirements, Some(&vdk)).await?
         };
         lock_of(inputs, wheels.portable(&text))
+    }
+
+    /// The locks of an image for a platform: VDK's, unless VDK comes from elsewhere, and the job's, which contains it. A lock
+    /// that `stored` has is taken as it is; the rest is resolved among wheels only. Absent where there are no packages.
+    ///
+    /// # Errors
+    /// As [`Self::lock`]; also the user's when a package has no wheel for the platform.
+    pub async fn image_locks(&self, inputs: &ResolutionInputs, stored: &dyn Stored) -> Result<ImageLocks, Problem> {
+        let requirements = requirements::normalise(&inputs.requirements)?;
+        let interpreter = self.tools.any_interpreter(inputs.python_version)?;
+        let requirement = inputs.vdk_requirement.as_str();
+        let wheels = if requirement.is_empty() {
+            None
+        } else {
+            python::checked(requirement)?;
+            Some(self.tools.wheels_for(interpreter, requirement).await?)
+        };
+        let portable = |text: &str| wheels.as_ref().map_or_else(|| text.to_owned(), |wheels| wheels.portable(text));
+        let mut vdk = None;
+        if let Some(wheels) = &wheels {
+            let alone = ResolutionInputs { requirements: String::new(), ..inputs.clone() };
+            vdk = Some(match stored.lock(&alone.key()).await? {
+                Some(lock) => lock,
+                None => lock_of(&alone, portable(&self.resolve(&alone, interpreter, Some(wheels), "", None).await?))?,
+            });
+        }
+        let job = if requirements.is_empty() {
+            vdk.clone()
+        } else {
+            Some(match stored.lock(&inputs.key()).await? {
+                Some(lock) => lock,
+                None => {
+                    let preferred = vdk.as_ref().zip(wheels.as_ref()).map(|(lock, wheels)| wheels.local(&lock.text));
+                    tracing::info!(python = %inputs.python_version, platform = inputs.platform, "resolving packages");
+                    let text =
+                        self.resolve(inputs, interpreter, wheels.as_ref(), &requirements, preferred.as_deref()).await?;
+                    lock_of(inputs, portable(&text))?
+                }
+            })
+        };
+        Ok(ImageLocks { vdk, job, wheels })
     }
 
     fn interpreter(&self, inputs: &ResolutionInputs) -> Result<&Interpreter, Problem> {
@@ -86,7 +139,7 @@ impl LockResolver {
         if let Some(text) = kept_lock(&kept) {
             return Ok(text);
         }
-        let text = self.resolve(&alone, interpreter, wheels, "", None).await?;
+        let text = self.resolve(&alone, interpreter, Some(wheels), "", None).await?;
         if let Err(error) = files::write_durably(&kept, text.as_bytes()) {
             tracing::warn!(problem = %io(&error), "VDK's lock was not kept");
         }
@@ -97,7 +150,7 @@ impl LockResolver {
         &self,
         inputs: &ResolutionInputs,
         interpreter: &Interpreter,
-        wheels: &Wheels,
+        wheels: Option<&Wheels>,
         requirements: &str,
         preferred: Option<&str>,
     ) -> Result<String, Problem> {
@@ -106,7 +159,14 @@ impl LockResolver {
         for (name, text) in files(inputs, requirements, preferred) {
             write(&at(name), &text)?;
         }
-        let args = arguments(interpreter, wheels);
+        let mut args = arguments(interpreter, wheels);
+        let platform = inputs
+            .platform
+            .as_ref()
+            .map(|platform| ImagePlatform { python_version: inputs.python_version, platform: platform.clone() });
+        if let Some(platform) = &platform {
+            args.extend(platform.arguments());
+        }
         let output = self.tools.pip(WHAT, scratch.path(), &args, RESOLVE_LIMIT).await?;
         if output.success {
             return std::fs::read_to_string(at("lock.txt")).map_err(|e| io(&e));
@@ -115,6 +175,10 @@ impl LockResolver {
         if names.is_empty() {
             return Err(python::of_installer(WHAT, &output));
         }
+        if let Some(platform) = &platform {
+            return Err(python::no_wheel(WHAT, &names, platform));
+        }
+        let Some(wheels) = wheels else { return Err(python::of_installer(WHAT, &output)) };
         if !self.tools.allow_builds() {
             return Err(python::builds_are_off(WHAT, &output, interpreter));
         }
@@ -135,7 +199,7 @@ impl LockResolver {
         for (name, text) in files(inputs, requirements, preferred) {
             sandbox.write(WHAT, name, &text)?;
         }
-        let args = [vec!["pip".into()], arguments(interpreter, wheels)].concat();
+        let args = [vec!["pip".into()], arguments(interpreter, Some(wheels))].concat();
         let output = sandbox.uv(WHAT, args, RESOLVE_LIMIT).await?;
         if !output.success {
             return Err(python::of_installer(WHAT, &output));
@@ -186,11 +250,13 @@ fn files<'a>(
 }
 
 /// The arguments of `uv pip`, which runs in the folder of its [`files()`].
-fn arguments(interpreter: &Interpreter, wheels: &Wheels) -> Vec<OsString> {
+fn arguments(interpreter: &Interpreter, wheels: Option<&Wheels>) -> Vec<OsString> {
     let mut args: Vec<OsString> =
         ["compile", "--generate-hashes", "--no-header", "--no-annotate", "-o", "lock.txt"].map(Into::into).into();
     args.extend(["-c", "constraints.txt", "-b", "build.txt", "vdk.in", "requirements.txt"].map(Into::into));
-    args.extend(["--find-links".into(), wheels.folder().into()]);
+    if let Some(wheels) = wheels {
+        args.extend(["--find-links".into(), wheels.folder().into()]);
+    }
     args.extend(["--python".into(), interpreter.executable.clone().into()]);
     args
 }
@@ -219,6 +285,7 @@ mod tests {
             vdk_requirement: "vdk==1".into(),
             constraints: String::new(),
             requirements: String::new(),
+            platform: None,
         }
     }
 

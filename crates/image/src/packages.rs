@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{
     BoxFuture, Problem,
     artifact::Artifact,
-    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
+    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built, Report},
     lock::{ResolutionInputs, Resolver},
     runtime::DeploymentSpec,
 };
@@ -50,6 +50,7 @@ impl ArtifactBuilder for Packages {
             vdk_requirement: format!("{}=={}", self.vdk_distribution, deployment.vdk_version),
             constraints: self.vdk_constraints.clone(),
             requirements: requirements::normalise(raw)?,
+            platform: None,
         };
         let content = serde_json::to_string(&inputs).map_err(|error| unreadable(&error))?;
         Ok(BuildInputs { key: BuildKey::new(inputs.key().to_string()), content })
@@ -59,11 +60,11 @@ impl ArtifactBuilder for Packages {
         None
     }
 
-    fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
+    fn build<'a>(&'a self, inputs: &'a BuildInputs, _report: Report<'a>) -> BoxFuture<'a, Result<Built, Problem>> {
         Box::pin(async move {
             let inputs: ResolutionInputs = serde_json::from_str(&inputs.content).map_err(|error| unreadable(&error))?;
             let lock = self.resolver.lock(&inputs).await?;
-            Ok(Built { artifact: Artifact::Packages(lock.key.clone()), lock: Some(lock) })
+            Ok(Built { artifact: Artifact::Packages(lock.key.clone()), locks: vec![lock] })
         })
     }
 }
@@ -155,14 +156,14 @@ mod tests {
         let deployment_spec = deployment_spec();
         let request = ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some("requests") };
         let inputs = builder.inputs(&request).unwrap();
-        let built = builder.build(&inputs).await.unwrap();
+        let built = builder.build(&inputs, &|_| ()).await.unwrap();
         let asked = resolver.0.lock().unwrap().pop().unwrap();
         assert_eq!((asked.vdk_requirement.as_str(), asked.constraints.as_str()), ("vdk==1.2", "a<2"));
         assert_eq!(asked.requirements, "requests\n");
-        let lock = built.lock.unwrap();
+        let lock = &built.locks[0];
         assert_eq!(built.artifact, Artifact::Packages(lock.key.clone()));
         assert_eq!(inputs.key.as_str(), lock.key.as_str());
         let other = BuildInputs { content: "{}".into(), ..inputs };
-        assert_eq!(builder.build(&other).await.unwrap_err().fault, Fault::Platform);
+        assert_eq!(builder.build(&other, &|_| ()).await.unwrap_err().fault, Fault::Platform);
     }
 }

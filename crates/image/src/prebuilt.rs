@@ -5,10 +5,12 @@ use std::fmt;
 use model::{
     BoxFuture, Problem,
     artifact::Artifact,
-    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
+    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built, Report},
     name::excerpt,
     runtime::DeploymentSpec,
 };
+
+use crate::oci::Reference;
 
 /// The form of an image's name, with places for what differs from deployment to deployment.
 ///
@@ -51,6 +53,15 @@ impl ImageTemplate {
             return refuse("Without {job} all jobs would have the same image.".into());
         }
         Ok(Self(raw.to_owned()))
+    }
+
+    /// Sees that names of this form are names of images.
+    ///
+    /// # Errors
+    /// Why they are none.
+    pub fn check(&self) -> Result<(), String> {
+        let name = PLACES.iter().fold(self.0.clone(), |name, place| name.replace(&format!("{{{place}}}"), "0"));
+        Reference::parse(&name).map(drop)
     }
 
     /// The name for a deployment.
@@ -107,8 +118,8 @@ impl ArtifactBuilder for Prebuilt {
         Some(Artifact::Image(inputs.content.clone()))
     }
 
-    fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
-        Box::pin(async { Ok(Built { artifact: Artifact::Image(inputs.content.clone()), lock: None }) })
+    fn build<'a>(&'a self, inputs: &'a BuildInputs, _report: Report<'a>) -> BoxFuture<'a, Result<Built, Problem>> {
+        Box::pin(async { Ok(Built { artifact: Artifact::Image(inputs.content.clone()), locks: Vec::new() }) })
     }
 }
 

@@ -180,6 +180,7 @@ impl Harness {
             vdk_requirement: VDK.into(),
             constraints: String::new(),
             requirements: requirements.into(),
+            platform: None,
         };
         LockResolver::new(tools.clone()).lock(&inputs).await
     }
@@ -397,6 +398,7 @@ async fn without_builds_a_package_that_has_no_wheel_is_the_users_and_vdks_own_is
         vdk_requirement: "ownvdk==1.0".into(),
         constraints: String::new(),
         requirements: "fake-vdk\n".into(),
+        platform: None,
     };
     let lock = LockResolver::new(tools.clone()).lock(&inputs).await.unwrap();
     tools.create_environment(&harness.interpreter, &lock, "ownvdk==1.0", &harness.at()).await.unwrap();
@@ -414,6 +416,7 @@ async fn a_lock_that_was_kept_for_other_wheels_is_not_taken() {
         vdk_requirement: "ownvdk==1.0".into(),
         constraints: String::new(),
         requirements: String::new(),
+        platform: None,
     };
     // As a former version left it beside wheels of its own.
     let locks = harness.data().join("cache/locks");

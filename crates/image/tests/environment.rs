@@ -87,6 +87,7 @@ fn inputs(tools: &Tools, requirements: &str) -> ResolutionInputs {
         vdk_requirement: vdk::REQUIREMENT.into(),
         constraints: vdk::CONSTRAINTS.into(),
         requirements: requirements.into(),
+        platform: None,
     }
 }
 

@@ -2,7 +2,14 @@
 
 use std::fmt;
 
-use crate::{BoxFuture, Problem, artifact::Artifact, lock::Lock, runtime::DeploymentSpec};
+use crate::{
+    BoxFuture, Problem,
+    artifact::Artifact,
+    lock::{Lock, LockKey},
+    name::JobId,
+    runtime::DeploymentSpec,
+    source::SourceVersion,
+};
 
 /// Makes what runs are made of: chooses packages, or names or assembles images.
 ///
@@ -28,7 +35,76 @@ pub trait ArtifactBuilder: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// The user's when no artifact can follow from the inputs; the platform's when trying again may help.
-    fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>>;
+    fn build<'a>(&'a self, inputs: &'a BuildInputs, report: Report<'a>) -> BoxFuture<'a, Result<Built, Problem>>;
+
+    /// Whether an artifact that was built is still where runs get it from.
+    ///
+    /// # Errors
+    /// The platform's, when that can't be told now.
+    fn exists<'a>(&'a self, _artifact: &'a Artifact) -> BoxFuture<'a, Result<bool, Problem>> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
+}
+
+/// Takes how far a build is.
+pub type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+/// How far a build is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What it does.
+    pub phase: Phase,
+    /// The bytes that this phase wrote or sent so far.
+    pub bytes: u64,
+}
+
+/// What a build does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It chooses packages.
+    Resolving,
+    /// It writes layers.
+    BuildingLayers,
+    /// It sends layers to the registry.
+    Pushing,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Resolving, Self::BuildingLayers, Self::Pushing];
+
+    /// The value on the wire and in rows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolving => "resolving",
+            Self::BuildingLayers => "building_layers",
+            Self::Pushing => "pushing",
+        }
+    }
+
+    /// Reads the value.
+    pub fn parse(raw: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == raw)
+    }
+}
+
+/// What was stored before and a build needs: sources, and locks of builds before.
+pub trait Stored: Send + Sync + fmt::Debug {
+    /// The archive of a job's source.
+    ///
+    /// # Errors
+    /// The platform's, when it can't be read now.
+    fn source<'a>(
+        &'a self,
+        job_id: JobId,
+        version: &'a SourceVersion,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Problem>>;
+
+    /// A lock.
+    ///
+    /// # Errors
+    /// The platform's, when it can't be read now.
+    fn lock<'a>(&'a self, key: &'a LockKey) -> BoxFuture<'a, Result<Option<Lock>, Problem>>;
 }
 
 /// A deployment whose artifact is asked for.
@@ -77,5 +153,5 @@ pub struct Built {
     /// The artifact. An image's name has the digest where the build decides it.
     pub artifact: Artifact,
     /// The packages that were chosen, to be stored with the artifact.
-    pub lock: Option<Lock>,
+    pub locks: Vec<Lock>,
 }

@@ -11,19 +11,27 @@ use crate::{BoxFuture, Problem, digest, python::PythonVersion};
 pub struct ResolutionInputs {
     /// The minor version of Python that the packages are chosen for.
     pub python_version: PythonVersion,
-    /// The VDK distribution and its version as a requirement, `quickstart-vdk==0.2.1810444937`.
+    /// The VDK distribution and its version as a requirement, `quickstart-vdk==0.2.1810444937`. Empty where VDK comes from
+    /// elsewhere.
     pub vdk_requirement: String,
     /// The operator's constraints, one a line.
     pub constraints: String,
     /// The job's requirements, normalised: one a line, no comments, sorted.
     pub requirements: String,
+    /// The platform of an image that the packages are chosen for, as the installer names it; absent for this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 impl ResolutionInputs {
     /// The key of the lock: SHA-256 over every input, each preceded by its length, in hexadecimal.
     pub fn key(&self) -> LockKey {
         let parts = [&self.python_version.to_string(), &self.vdk_requirement, &self.constraints, &self.requirements];
-        LockKey(hex::encode(digest::of_parts(b"holdfast lock 1", u64::to_le_bytes, parts)))
+        let hash = digest::of_parts(b"holdfast lock 1", u64::to_le_bytes, parts);
+        LockKey(match &self.platform {
+            Some(platform) => hex::encode(digest::of_parts(&hash, u64::to_le_bytes, [platform])),
+            None => hex::encode(hash),
+        })
     }
 }
 

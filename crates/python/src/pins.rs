@@ -1,6 +1,6 @@
 //! The text of a lock: packages, their versions and hashes, and nothing else.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 /// A package of a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,23 @@ pub fn checked_lock(lock: &str) -> Result<String, String> {
         text.push('\n');
     }
     Ok(text)
+}
+
+/// The packages of a lock by their normal names: the version, and the lines of the lock.
+///
+/// # Errors
+/// When it is no lock.
+pub fn packages_of(lock: &str) -> Result<BTreeMap<String, (String, String)>, String> {
+    let mut all = BTreeMap::new();
+    for pin in pins(lock)? {
+        let mut text = format!("{}=={}", pin.name, pin.version);
+        for hash in &pin.hashes {
+            let _ = write!(text, " \\\n    {HASH}{hash}");
+        }
+        text.push('\n');
+        all.insert(normal(pin.name), (pin.version.to_owned(), text));
+    }
+    Ok(all)
 }
 
 pub(crate) fn is_sha256(text: &str) -> bool {

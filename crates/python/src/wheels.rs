@@ -89,7 +89,7 @@ impl Wheels {
     }
 
     /// A lock that allows the wheels here beside the sources that they were made of.
-    pub(crate) fn local(&self, lock: &str) -> String {
+    pub fn local(&self, lock: &str) -> String {
         let by_source: BTreeMap<_, _> =
             self.made.iter().map(|m| (m.source_sha256.as_str(), m.wheel_sha256.as_str())).collect();
         let mut out = String::with_capacity(lock.len());

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use model::{
     Problem,
     artifact::Artifact,
-    build::{BuildInputs, BuildKey, Built},
+    build::{BuildInputs, BuildKey, Built, Phase, Progress},
     name::{JobId, TeamName},
 };
 
@@ -270,7 +270,8 @@ pub async fn next(tx: &mut Tx, limit: i64) -> Result<Vec<BuildInputs>> {
 pub async fn begin(tx: &mut Tx, epoch: Epoch, key: &BuildKey, now: Timestamp) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     let done = on!(tx, c => sqlx::query(
-        "update build set state = 'RUNNING', attempts = attempts + 1, leader_epoch = $2, started_at = $3
+        "update build set state = 'RUNNING', attempts = attempts + 1, leader_epoch = $2, started_at = $3,
+            phase = null, phase_bytes = null
          where build_key = $1 and state = 'QUEUED'",
     )
     .bind(key.as_str())
@@ -280,6 +281,71 @@ pub async fn begin(tx: &mut Tx, epoch: Epoch, key: &BuildKey, now: Timestamp) ->
     .await
     .map(|done| done.rows_affected()))?;
     Ok(done == 1)
+}
+
+/// Records how far a running build is.
+pub async fn progress(tx: &mut Tx, epoch: Epoch, key: &BuildKey, progress: Progress) -> Result<()> {
+    leases::fence(tx, epoch).await?;
+    on!(tx, c => sqlx::query("update build set phase = $2, phase_bytes = $3 where build_key = $1 and state = 'RUNNING'")
+        .bind(key.as_str())
+        .bind(progress.phase.as_str())
+        .bind(i64::try_from(progress.bytes).unwrap_or(i64::MAX))
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
+}
+
+/// A build that a rollout waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Awaited {
+    /// How far it is, once it has begun and reported that.
+    pub progress: Option<Progress>,
+    /// When it was asked for.
+    pub queued_at: Timestamp,
+    /// When it was begun; absent while it waits for its turn.
+    pub started_at: Option<Timestamp>,
+}
+
+#[derive(sqlx::FromRow)]
+struct AwaitedRow {
+    phase: Option<String>,
+    phase_bytes: Option<i64>,
+    queued_at: i64,
+    started_at: Option<i64>,
+}
+
+/// The build that a job's rollout waits for.
+pub async fn awaited(tx: &mut Tx, job_id: JobId) -> Result<Option<Awaited>> {
+    let row: Option<AwaitedRow> = on!(tx, c => sqlx::query_as(
+        "select b.phase, b.phase_bytes, b.queued_at, case when b.state = 'RUNNING' then b.started_at end as started_at
+         from rollout r join build b on b.build_key = r.build_key
+         where r.job_id = $1 and b.state in ('QUEUED', 'RUNNING')",
+    )
+    .bind(job_id.to_string())
+    .fetch_optional(c)
+    .await)?;
+    row.map(|AwaitedRow { phase, phase_bytes: bytes, queued_at, started_at }| {
+        let phase = phase.and_then(|phase| Phase::parse(&phase)).filter(|_| started_at.is_some());
+        let bytes = u64::try_from(bytes.unwrap_or(0)).unwrap_or(0);
+        Ok(Awaited {
+            progress: phase.map(|phase| Progress { phase, bytes }),
+            queued_at: instant(queued_at)?,
+            started_at: instant_opt(started_at)?,
+        })
+    })
+    .transpose()
+}
+
+/// Forgets a build that ended well, because its artifact is not where it was: who asks for it has it built again.
+pub async fn forget(tx: &mut Tx, epoch: Epoch, key: &BuildKey) -> Result<()> {
+    leases::fence(tx, epoch).await?;
+    on!(tx, c => sqlx::query("delete from build where build_key = $1 and state = 'BUILT'")
+        .bind(key.as_str())
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
 }
 
 /// Records the end of a running build, and the lock that it made. The first lock that is stored under a key stays.
@@ -295,7 +361,7 @@ pub async fn finish(
         Ok(built) => ("BUILT", artifact::columns(&built.artifact), None),
         Err(problem) => ("FAILED", (None, None), Some(to_json(problem))),
     };
-    if let Ok(Built { lock: Some(lock), .. }) = result {
+    for lock in result.iter().flat_map(|built| &built.locks) {
         locks::insert(tx, lock, now).await?;
     }
     on!(tx, c => sqlx::query(

@@ -25,6 +25,7 @@ pub mod leases;
 mod like;
 pub mod locks;
 pub mod logs;
+mod material;
 mod meter;
 pub mod metrics;
 mod migrate;

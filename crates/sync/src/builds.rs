@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use model::{
     Problem,
-    build::{BuildInputs, BuildKey, Built},
+    build::{BuildInputs, BuildKey, Built, Progress},
 };
 use store::StoreError;
+use tokio::sync::watch;
 use tokio_util::task::JoinMap;
 use tracing::Instrument;
 
@@ -17,6 +18,9 @@ use crate::{DATABASE_RETRY, Synchronizer, Term};
 
 /// The longest pause between two queries for queued builds.
 const POLL_MAX: Duration = Duration::from_secs(5);
+
+/// How often the progress of a build is recorded.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Builds until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
@@ -95,7 +99,14 @@ async fn begin(sync: &Synchronizer, term: &Term, free: usize) -> Result<Vec<Buil
 async fn build(sync: &Synchronizer, term: &Term, inputs: &BuildInputs) {
     let begun = sync.clock.boot();
     tracing::info!("building");
-    let result = sync.builder.build(inputs).await;
+    let (reported, progress) = watch::channel(None);
+    let report = |now: Progress| {
+        reported.send_replace(Some(now));
+    };
+    let result = tokio::select! {
+        result = sync.builder.build(inputs, &report) => result,
+        () = record_progress(sync, term, &inputs.key, progress) => return,
+    };
     match &result {
         Ok(_) => tracing::info!(seconds = sync.clock.boot().saturating_sub(begun).as_secs_f64(), "built"),
         Err(problem) => {
@@ -104,6 +115,31 @@ async fn build(sync: &Synchronizer, term: &Term, inputs: &BuildInputs) {
         }
     }
     record(sync, term, &inputs.key, result.as_ref()).await;
+}
+
+/// Records how far a build is whenever that changed. Ends with the term.
+async fn record_progress(
+    sync: &Synchronizer,
+    term: &Term,
+    key: &BuildKey,
+    mut progress: watch::Receiver<Option<Progress>>,
+) {
+    while progress.changed().await.is_ok() {
+        let Some(changed) = *progress.borrow_and_update() else { continue };
+        let written = async {
+            let mut tx = sync.db.write().await?;
+            store::builds::progress(&mut tx, term.epoch, key, changed).await?;
+            tx.commit().await
+        };
+        match written.await {
+            Ok(()) => {}
+            Err(error) if term.survives(&error) => {}
+            Err(_) => return,
+        }
+        if !term.pause(PROGRESS_INTERVAL).await {
+            return;
+        }
+    }
 }
 
 /// Records the end of a build, and makes the rollouts due that wait for it.

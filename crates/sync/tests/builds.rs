@@ -46,6 +46,7 @@ fn inputs(harness: &Harness, requirements: &str) -> ResolutionInputs {
         vdk_requirement: format!("vdk=={}", harness.defaults.vdk_version),
         constraints: harness.constraints.clone(),
         requirements: requirements.into(),
+        platform: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod drift;
 mod fencing;
 mod fixture;
 mod history;
+mod images;
 mod in_cluster;
 mod lifecycle;
 mod logs;

@@ -56,7 +56,7 @@ const ONLY: [(&str, &[&str]); 9] = [
     ("sqlx", &["store"]),
     ("sea-query", &["store"]),
     ("kube", &["runtime"]),
-    ("reqwest", &["clients", "e2e"]),
+    ("reqwest", &["clients", "image", "e2e"]),
     ("clap", &["holdfast", "xtask", "e2e"]),
     ("chacha20poly1305", &["store"]),
     ("jsonwebtoken", &["api", "e2e"]),

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use app::{Reached, deployments::Missing};
+use app::{Awaited, Reached, deployments::Missing};
 use axum::{Json, extract::State, http::StatusCode};
+use jiff::Timestamp;
 use model::{
     Problem,
     deployment::{Deployment, DeploymentChange, Mode},
@@ -204,8 +205,47 @@ pub(crate) struct DataJobDeploymentRollout {
     next_try_date: Option<String>,
     /// What stands in the way; null when nothing does.
     problem: Option<RolloutProblem>,
+    /// The build of packages or of an image that the rollout waits for; null when it waits for none.
+    build: Option<RolloutBuild>,
     /// The deployment that is wanted.
     wanted: Wanted,
+}
+
+/// A build that a rollout waits for.
+#[derive(Serialize, ToSchema)]
+struct RolloutBuild {
+    /// `queued`, `running`, or the phase that a running build reported: `resolving`, `building_layers`, `pushing`.
+    #[schema(example = "pushing")]
+    phase: &'static str,
+    /// The bytes that this phase wrote or sent so far.
+    #[schema(minimum = 0, example = 4_194_304)]
+    bytes: u64,
+    /// When the build was asked for.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
+    queued_date: String,
+    /// When the build began; null while it waits for its turn.
+    #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
+    started_date: Option<String>,
+    /// The seconds since the build began, or since it was asked for while it waits.
+    #[schema(minimum = 0, example = 3)]
+    elapsed_seconds: u64,
+}
+
+impl RolloutBuild {
+    fn new(build: Awaited, now: Timestamp) -> Self {
+        let since = build.started_at.unwrap_or(build.queued_at);
+        Self {
+            phase: match (build.progress, build.started_at) {
+                (Some(progress), _) => progress.phase.as_str(),
+                (None, Some(_)) => "running",
+                (None, None) => "queued",
+            },
+            bytes: build.progress.map_or(0, |progress| progress.bytes),
+            queued_date: build.queued_at.to_string(),
+            started_date: build.started_at.map(|at| at.to_string()),
+            elapsed_seconds: u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0),
+        }
+    }
 }
 
 /// What stands in the way, and whose move it is.
@@ -247,8 +287,8 @@ struct Wanted {
     deployed_date: String,
 }
 
-impl From<(Deployment, Rollout)> for DataJobDeploymentRollout {
-    fn from((deployment, rollout): (Deployment, Rollout)) -> Self {
+impl DataJobDeploymentRollout {
+    fn new(deployment: Deployment, rollout: Rollout, build: Option<RolloutBuild>) -> Self {
         let phase = rollout.phase(&deployment);
         Self {
             phase: phase.as_str(),
@@ -266,6 +306,7 @@ impl From<(Deployment, Rollout)> for DataJobDeploymentRollout {
                 countermeasures: p.countermeasures,
                 fault: p.fault,
             }),
+            build,
             wanted: Wanted {
                 job_version: deployment.job_version.to_string(),
                 vdk_version: deployment.vdk_version,
@@ -430,8 +471,9 @@ pub(crate) async fn deployment_rollout_read(
     RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
 ) -> ApiResult<WithEtag<DataJobDeploymentRollout>> {
-    let (wanted, rollout) = app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?;
-    Ok(WithEtag(wanted.etag(), (wanted, rollout).into()))
+    let (wanted, rollout, build) = app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?;
+    let build = build.map(|build| RolloutBuild::new(build, api.clock.now()));
+    Ok(WithEtag(wanted.etag(), DataJobDeploymentRollout::new(wanted, rollout, build)))
 }
 
 /// Changes the deployment.

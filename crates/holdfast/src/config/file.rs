@@ -118,6 +118,19 @@ fn spelled(setting: &Setting) -> String {
     }
 }
 
+/// A table of texts, or of such tables, as JSON.
+fn json(table: &DeTable<'_>) -> Option<serde_json::Value> {
+    let fields = table.iter().map(|(name, value)| {
+        let value = match value.get_ref() {
+            DeValue::String(text) => serde_json::Value::from(text.as_ref()),
+            DeValue::Table(table) => json(table)?,
+            _ => return None,
+        };
+        Some((name.get_ref().to_string(), value))
+    });
+    fields.collect::<Option<serde_json::Map<_, _>>>().map(serde_json::Value::Object)
+}
+
 /// A value as it was written, or why it has the wrong shape.
 fn raw(shape: Shape, value: &DeValue<'_>) -> Result<Raw, &'static str> {
     match (shape, value) {
@@ -135,6 +148,10 @@ fn raw(shape: Shape, value: &DeValue<'_>) -> Result<Raw, &'static str> {
             .collect::<Option<_>>()
             .map(Raw::Parts)
             .ok_or("it must be a list of texts in quotes."),
+        (Shape::Table, DeValue::Table(table)) => {
+            Ok(Raw::Text(json(table).ok_or("it must have texts, or tables of texts.")?.to_string()))
+        }
+        (Shape::Table, _) => Err("it must be a table, such as { \"3.11\" = \"…\" }."),
         (Shape::List, _) => Err("it must be a list: texts in quotes, with commas between them, in brackets."),
     }
 }

@@ -1,8 +1,9 @@
 //! The types of settings that are lists: what is there is valid.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use api::auth::{ALGORITHMS, Algorithm};
+use image::oci::Reference;
 use model::python::PythonVersion;
 use serde_json::Value as Json;
 use url::Url;
@@ -230,6 +231,91 @@ impl Item for Algorithm {
     }
 }
 
+/// Base images by Python version, in Holdfast's form or in that of upstream's chart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BaseImages(pub(crate) BTreeMap<PythonVersion, BaseImage>);
+
+/// A base image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BaseImage {
+    /// Its name.
+    pub(crate) base: Reference,
+    /// The image that brings VDK, where it is not installed into the job's.
+    pub(crate) vdk: Option<String>,
+}
+
+impl BaseImages {
+    fn of_pairs(pairs: &[String]) -> Result<Vec<(String, Json)>, String> {
+        let pair = |text: &String| {
+            let (version, image) =
+                text.split_once('=').ok_or("each entry is a version, an equals sign and an image.".to_owned())?;
+            Ok((version.trim().trim_matches('"').to_owned(), Json::from(image.trim().trim_matches('"'))))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    fn image(version: &str, value: &Json) -> Result<BaseImage, String> {
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        let (base, vdk) = match value {
+            Json::String(base) => (base.clone(), None),
+            Json::Object(fields) => {
+                // Upstream's chart has builderImage as well, which nothing here needs.
+                let known = ["baseImage", "vdkImage", "builderImage"];
+                if let Some(other) = fields.keys().find(|name| !known.contains(&name.as_str())) {
+                    return Err(format!("{version} has {other:?}; there are {}.", known.join(", ")));
+                }
+                (text("baseImage").ok_or_else(|| format!("{version} has no baseImage."))?, text("vdkImage"))
+            }
+            _ => return Err(format!("{version} must have the name of an image, or baseImage and vdkImage.")),
+        };
+        let base = Reference::parse(&base)
+            .map_err(|why| format!("{} is no name of an image: {why}.", model::name::excerpt(&base)))?;
+        Ok(BaseImage { base, vdk })
+    }
+}
+
+impl Value for BaseImages {
+    const SHAPE: Shape = Shape::Table;
+
+    fn kind() -> String {
+        "a table of Python versions with a base image each; in a variable JSON, or `3.11=image` with commas between"
+            .into()
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn parse(raw: &Raw, _: Base<'_>) -> Result<Self, String> {
+        let text = raw.text();
+        let entries: Vec<(String, Json)> = if text.trim_start().starts_with('{') {
+            let map: serde_json::Map<String, Json> =
+                serde_json::from_str(&text).map_err(|error| format!("it is not valid JSON: {error}."))?;
+            map.into_iter().collect()
+        } else {
+            Self::of_pairs(&raw.parts(','))?
+        };
+        let mut all = BTreeMap::new();
+        for (version, value) in entries {
+            let image = Self::image(&version, &value)?;
+            let version: PythonVersion = version.parse().map_err(|problem: model::Problem| problem.why)?;
+            all.insert(version, image);
+        }
+        Ok(Self(all))
+    }
+
+    fn shown(&self) -> Json {
+        let shown = self.0.iter().map(|(version, image)| {
+            let value = match &image.vdk {
+                None => Json::from(image.base.to_string()),
+                Some(vdk) => serde_json::json!({ "baseImage": image.base.to_string(), "vdkImage": vdk }),
+            };
+            (version.to_string(), value)
+        });
+        Json::Object(shown.collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -262,6 +348,34 @@ mod tests {
         assert_eq!(parse::<List<Algorithm>>("RS256, EdDSA").unwrap().0, [Algorithm::RS256, Algorithm::EdDSA]);
         for bad in ["", "none", "HS256", "RS256,HS512", "rs256"] {
             assert!(parse::<List<Algorithm>>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn base_images_are_read_in_three_forms() {
+        let hash = format!("sha256:{}", "a".repeat(64));
+        let plain = format!("3.11=r.example.com/python:3.11@{hash}, 3.12=python:3.12");
+        let images = parse::<BaseImages>(&plain).unwrap();
+        assert_eq!(images.0.len(), 2);
+        let json = serde_json::json!({
+            "3.11": format!("r.example.com/python:3.11@{hash}"),
+            "3.12": { "baseImage": "python:3.12", "builderImage": "builder" },
+        });
+        assert_eq!(parse::<BaseImages>(&json.to_string()), Ok(images));
+        let upstream = r#"{"3.9": {"baseImage": "python:3.9", "vdkImage": "vdk:1"}}"#;
+        let apart = parse::<BaseImages>(upstream).unwrap();
+        assert_eq!(apart.0.values().next().unwrap().vdk.as_deref(), Some("vdk:1"));
+        assert_eq!(parse::<BaseImages>(&apart.shown().to_string()), Ok(apart));
+        for bad in [
+            "3.11",
+            "x=python",
+            "3.11=A b",
+            r#"{"3.11": 1}"#,
+            r#"{"3.11": {"vdkImage": "x"}}"#,
+            "{",
+            r#"{"3.11": {"baseImage": "x", "baseimage": "y"}}"#,
+        ] {
+            assert!(parse::<BaseImages>(bad).is_err(), "{bad}");
         }
     }
 

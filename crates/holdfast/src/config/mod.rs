@@ -28,6 +28,7 @@ pub(crate) use report::markdown;
 pub(crate) use setting::{Group, Setting};
 pub(crate) use table::{SETTINGS, Settings};
 pub(crate) use types::{
-    ClaimName, ContextName, DatabaseUrl, LogFormat, LogsDateFormat, NamespaceName, RegistryName, RuntimeName,
+    ClaimName, CompressionName, ContextName, DatabaseUrl, ImageBuilderName, LogFormat, LogsDateFormat, NamespaceName,
+    RegistryName, RuntimeName,
 };
 pub(crate) use value::{Raw, Shape, Value};

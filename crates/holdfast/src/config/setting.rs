@@ -117,6 +117,7 @@ impl Setting {
         match self.shape {
             Shape::Text => toml::Value::from(self.example).to_string(),
             Shape::Number | Shape::Switch => self.example.into(),
+            Shape::Table => format!("{{ {} }}", self.example),
             Shape::List => toml::Value::from(self.example.split(',').collect::<Vec<_>>()).to_string(),
         }
     }

@@ -258,12 +258,24 @@ one_of!(
 one_of!(
     /// Where the images of jobs come from.
     ImageBuilderName {
+        /// Assembled by this service from a base image, packages and source.
+        Embedded = "embedded",
         /// From elsewhere, under a name of a known form.
         Prebuilt = "prebuilt"
     }
-    refused |other| matches!(other, "embedded" | "job" | "command").then(|| {
-        format!("{other} is not in this version, which takes images that are built elsewhere (prebuilt).")
+    refused |other| matches!(other, "job" | "command").then(|| {
+        format!("{other} is not in this version, which has embedded and prebuilt.")
     })
+);
+
+one_of!(
+    /// How layers of images are compressed.
+    CompressionName {
+        /// Zstandard.
+        Zstd = "zstd",
+        /// For registries and container runtimes that do not know Zstandard.
+        Gzip = "gzip"
+    }
 );
 
 one_of!(
@@ -595,7 +607,7 @@ mod tests {
     fn where_jobs_run_and_what_makes_images_is_one_of_some_words() {
         assert_eq!(parse::<RuntimeName>("kubernetes"), Ok(RuntimeName::Kubernetes));
         assert_eq!(parse::<RuntimeName>("docker"), Err("it must be local or kubernetes.".into()));
-        assert!(parse::<ImageBuilderName>("embedded").unwrap_err().contains("not in this version"));
+        assert!(parse::<ImageBuilderName>("job").unwrap_err().contains("not in this version"));
         for bad in ["", "-a", "A", "a_b", &"a".repeat(64)] {
             assert!(parse::<NamespaceName>(bad).is_err(), "{bad}");
         }

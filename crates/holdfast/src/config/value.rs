@@ -15,6 +15,8 @@ pub(crate) enum Shape {
     Switch,
     /// `["one", "two"]`
     List,
+    /// `{ "one" = "two" }`
+    Table,
 }
 
 /// A value as it was written.

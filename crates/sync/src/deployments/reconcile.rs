@@ -270,7 +270,19 @@ async fn artifact_of(
     };
     let built = match sync.builder.known(&inputs) {
         Some(artifact) => Some(artifact),
-        None => store::builds::built(&mut sync.db.read().await?, &inputs.key).await?,
+        None => {
+            let found = store::builds::built(&mut sync.db.read().await?, &inputs.key).await?;
+            if let Some(artifact) = &found
+                && is_lost(sync, artifact).await
+            {
+                let mut tx = sync.db.write().await?;
+                store::builds::forget(&mut tx, term.epoch, &inputs.key).await?;
+                tx.commit().await?;
+                None
+            } else {
+                found
+            }
+        }
     };
     let artifact = match built {
         Some(artifact) => artifact,
@@ -288,6 +300,23 @@ async fn artifact_of(
         }
     };
     Ok(Ok(Made::Ready(artifact, lock)))
+}
+
+/// Whether an artifact that was built is known to be gone. One that nobody can tell of now is taken as it is: where it runs
+/// may have it.
+async fn is_lost(sync: &Synchronizer, artifact: &Artifact) -> bool {
+    match sync.builder.exists(artifact).await {
+        Ok(exists) => {
+            if !exists {
+                tracing::warn!(?artifact, "an artifact that was built is gone; building it again");
+            }
+            !exists
+        }
+        Err(problem) => {
+            tracing::warn!(%problem, "it is not known whether the artifact still exists; using it");
+            false
+        }
+    }
 }
 
 async fn ask(sync: &Synchronizer, term: &Term, work: &Work, inputs: &BuildInputs) -> Result<Asked, StoreError> {

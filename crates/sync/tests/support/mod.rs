@@ -17,7 +17,7 @@ use model::{
     BoxFuture, Problem,
     access::Caller,
     artifact::{Artifact, LastApplied},
-    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built},
+    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built, Report},
     clock::Clock,
     deployment::{DeploymentChange, VersionDefaults},
     execution::{EndCause, Execution, ExecutionEnd, Status},
@@ -372,6 +372,7 @@ impl ArtifactBuilder for TestBuilder {
             vdk_requirement: format!("vdk=={}", deployment.vdk_version),
             constraints: self.constraints.clone(),
             requirements: request.requirements.unwrap().to_owned(),
+            platform: None,
         };
         Ok(BuildInputs {
             key: BuildKey::new(inputs.key().to_string()),
@@ -383,13 +384,13 @@ impl ArtifactBuilder for TestBuilder {
         None
     }
 
-    fn build<'a>(&'a self, inputs: &'a BuildInputs) -> BoxFuture<'a, Result<Built, Problem>> {
+    fn build<'a>(&'a self, inputs: &'a BuildInputs, _report: Report<'a>) -> BoxFuture<'a, Result<Built, Problem>> {
         Box::pin(async {
             let inputs: ResolutionInputs = serde_json::from_str(&inputs.content).unwrap();
             self.runtime.change(|s| s.built.push(inputs.requirements.clone()));
             let _in_progress = BuildInProgress(&self.runtime);
             let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
-            let built = Built { artifact: Artifact::Packages(lock.key.clone()), lock: Some(lock) };
+            let built = Built { artifact: Artifact::Packages(lock.key.clone()), locks: vec![lock] };
             self.runtime.answer(Method::Build, async { built }).await
         })
     }

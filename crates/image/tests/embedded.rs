@@ -1,0 +1,566 @@
+//! Images of data jobs, assembled with the real installer, a package index and a registry of the tests' own.
+
+#![allow(clippy::disallowed_methods, reason = "it uses the machine's installer")]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{Cursor, Read as _, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use clock::SystemClock;
+use image::{
+    Embedded, EmbeddedOptions,
+    oci::{
+        Compression, Digest, Manifest, Reference,
+        manifest::{CONFIG, LAYER, MANIFEST, canonical},
+    },
+    prebuilt::ImageTemplate,
+    registry::Registries,
+};
+use model::{
+    BoxFuture, Problem,
+    artifact::Artifact,
+    build::{ArtifactBuilder, ArtifactRequest, BuildInputs, Built, Phase, Progress, Stored},
+    deployment::{Deployment, Mode},
+    job::Contacts,
+    lock::{Lock, LockKey},
+    name::{JobId, JobName, TeamName},
+    problem::Fault,
+    resources::Resources,
+    runtime::DeploymentSpec,
+    source::SourceVersion,
+    variables::Variables,
+};
+use python::{Discovery, Interpreter, Tools, ToolsOptions, discover, usual_folders};
+use serde_json::{Value, json};
+use testing::{IndexServer, index};
+use zip::{ZipWriter, write::SimpleFileOptions};
+
+use support::{Act, Registry};
+
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars().filter(|(name, _)| !name.starts_with("UV_") && !name.starts_with("PIP_")).collect()
+}
+
+/// The installer and a Python, from the cache that all tests share.
+async fn machine() -> (PathBuf, Vec<Interpreter>) {
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let home = environment.get("HOME").map(PathBuf::from);
+    let cache = environment.get("HOLDFAST_TEST_CACHE_DIR").map(PathBuf::from);
+    let cache_dir = cache.or_else(|| Some(home.clone()?.join(".cache/holdfast-test"))).expect("HOME");
+    let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
+    let interpreters = discover(&Discovery {
+        search_path: std::env::split_paths(path).chain(usual_folders(home.as_deref())).collect(),
+        home,
+        probe_timeout: std::time::Duration::from_secs(20),
+        memory: Some(cache_dir.join("interpreters.json")),
+        clock: Arc::new(SystemClock),
+    })
+    .await;
+    let options = ToolsOptions { environment, ..options(&cache_dir, &interpreters) };
+    (Tools::new(options).uv().await.unwrap(), interpreters)
+}
+
+fn options(cache: &Path, interpreters: &[Interpreter]) -> ToolsOptions {
+    ToolsOptions {
+        cache_dir: cache.into(),
+        uv: None,
+        index_url: None,
+        environment: environment(),
+        interpreters: interpreters.to_vec(),
+        vdk_constraints: String::new(),
+        allow_builds: false,
+        build_disk_max_mib: 256,
+        sandbox_policy: None,
+        index_access: None,
+        clock: Arc::new(SystemClock),
+    }
+}
+
+/// Sources and locks, as a database keeps them.
+#[derive(Debug, Default)]
+struct Memory {
+    sources: Mutex<BTreeMap<(JobId, String), Vec<u8>>>,
+    locks: Mutex<BTreeMap<LockKey, Lock>>,
+}
+
+impl Stored for Memory {
+    fn source<'a>(
+        &'a self,
+        job_id: JobId,
+        version: &'a SourceVersion,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, Problem>> {
+        let found = self.sources.lock().unwrap().get(&(job_id, version.to_string())).cloned();
+        Box::pin(async { Ok(found) })
+    }
+
+    fn lock<'a>(&'a self, key: &'a LockKey) -> BoxFuture<'a, Result<Option<Lock>, Problem>> {
+        let found = self.locks.lock().unwrap().get(key).cloned();
+        Box::pin(async { Ok(found) })
+    }
+}
+
+/// A registry with a base image, an index with VDK, and a database.
+struct World {
+    registry: Registry,
+    index: IndexServer,
+    memory: Arc<Memory>,
+    uv: PathBuf,
+    interpreters: Vec<Interpreter>,
+    folder: tempfile::TempDir,
+}
+
+/// A service with a cache of its own.
+struct Service {
+    builder: Embedded,
+    cache: PathBuf,
+}
+
+const PYTHON: &str = "3.11";
+
+fn base_layer() -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, content) in [
+        ("usr/bin/python3.11", "python"),
+        ("lib/x86_64-linux-gnu/libc.so.6", "GNU C Library stable release version 2.36."),
+        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+        ("etc/group", "root:x:0:\n"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        header.set_entry_type(tar::EntryType::Regular);
+        archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(Registry::good()).await
+    }
+
+    async fn with(registry: Registry) -> Self {
+        let (uv, interpreters) = machine().await;
+        let index = IndexServer::start(None);
+        let (file, content) = index::wheel_with("fake_vdk", "1.0", "def main():\n    pass\n", Some("vdk"));
+        index.add("fake-vdk", &file, content);
+        let world =
+            Self { registry, index, memory: Arc::default(), uv, interpreters, folder: tempfile::tempdir().unwrap() };
+        world.put_base();
+        world
+    }
+
+    /// Puts the base image into the registry.
+    fn put_base(&self) {
+        let layer = base_layer();
+        let config = canonical(&json!({
+            "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/usr/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer)]},
+        }));
+        let descriptor = |media_type: &str, content: &[u8]| json!({"mediaType": media_type, "digest": Digest::of(content), "size": content.len()});
+        let manifest = canonical(&json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config),
+            "layers": [descriptor(LAYER, &layer)],
+        }));
+        let mut stored = self.registry.stored.lock().unwrap();
+        for blob in [layer, config] {
+            stored.blobs.insert(("base/python".into(), Digest::of(&blob).to_string()), blob);
+        }
+        for version in ["3.11".to_owned(), Digest::of(&manifest).to_string()] {
+            stored.manifests.insert(("base/python".into(), version), manifest.clone());
+        }
+    }
+
+    fn service(&self, name: &str, change: impl FnOnce(&mut EmbeddedOptions)) -> Service {
+        let cache = self.folder.path().join(name);
+        let tools = Arc::new(Tools::new(ToolsOptions {
+            uv: Some(self.uv.clone()),
+            index_url: Some(self.index.url()),
+            environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+            ..options(&cache, &self.interpreters)
+        }));
+        let address = &self.registry.address;
+        let name = ImageTemplate::parse(&format!("{address}/jobs/{{job}}:{{version}}")).unwrap();
+        let mut options = EmbeddedOptions {
+            base_images: [(PYTHON.parse().unwrap(), Reference::parse(&format!("{address}/base/python:3.11")).unwrap())]
+                .into(),
+            vdk_apart: BTreeSet::new(),
+            architectures: vec!["amd64".into()],
+            push_name: name.clone(),
+            pull_name: name,
+            compression: Compression::Zstd,
+            vdk_distribution: "fake-vdk".into(),
+            vdk_constraints: String::new(),
+            cache_dir: cache.clone(),
+        };
+        change(&mut options);
+        let registries = Arc::new(Registries::new(self.registry.options()).unwrap());
+        Service { builder: Embedded::new(options, tools, registries, self.memory.clone()), cache }
+    }
+
+    /// The inputs of a job's image whose source was stored.
+    fn inputs(&self, service: &Service, job: &str, requirements: &str, step: &str) -> Result<BuildInputs, Problem> {
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        zip.start_file(format!("{job}/10_step.py"), SimpleFileOptions::default()).unwrap();
+        zip.write_all(step.as_bytes()).unwrap();
+        let archive = zip.finish().unwrap().into_inner();
+        let version = Digest::of(&archive).hex()[..40].to_owned();
+        let deployment_spec = deployment_spec(job, &version);
+        let id = deployment_spec.deployment.job_id;
+        self.memory.sources.lock().unwrap().insert((id, version), archive);
+        service.builder.inputs(&ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some(requirements) })
+    }
+
+    /// Builds, and stores what a database would.
+    async fn build(&self, service: &Service, inputs: &BuildInputs) -> Result<Built, Problem> {
+        let built = service.builder.build(inputs, &|_| ()).await?;
+        for lock in &built.locks {
+            self.memory.locks.lock().unwrap().entry(lock.key.clone()).or_insert_with(|| lock.clone());
+        }
+        Ok(built)
+    }
+
+    async fn image(&self, service: &Service, job: &str, requirements: &str, step: &str) -> Result<Image, Problem> {
+        let inputs = self.inputs(service, job, requirements, step)?;
+        Ok(self.read(&self.build(service, &inputs).await?))
+    }
+
+    /// The image as a node would have it.
+    fn read(&self, built: &Built) -> Image {
+        let Artifact::Image(name) = &built.artifact else { panic!("{built:?}") };
+        let reference = Reference::parse(name).unwrap();
+        let stored = self.registry.stored.lock().unwrap();
+        let of = |digest: &Digest| stored.blobs[&(reference.repository.clone(), digest.to_string())].clone();
+        let manifest = &stored.manifests[&(reference.repository.clone(), reference.version().to_owned())];
+        let manifest: Manifest = serde_json::from_slice(manifest).unwrap();
+        let mut files = BTreeMap::new();
+        for layer in &manifest.layers {
+            let blob = of(&layer.digest);
+            let bytes =
+                if layer.media_type.ends_with("zstd") { zstd::decode_all(blob.as_slice()).unwrap() } else { blob };
+            let mut archive = tar::Archive::new(bytes.as_slice());
+            for entry in archive.entries().unwrap() {
+                let mut entry = entry.unwrap();
+                let path = entry.path().unwrap().display().to_string();
+                let mut text = entry.link_name().unwrap().map_or(String::new(), |to| format!("-> {}", to.display()));
+                entry.read_to_string(&mut text).unwrap();
+                files.insert(path, text);
+            }
+        }
+        let config = serde_json::from_slice(&of(&manifest.config.digest)).unwrap();
+        Image { name: name.clone(), layers: manifest.layers.into_iter().map(|l| l.digest).collect(), config, files }
+    }
+}
+
+#[derive(Debug)]
+struct Image {
+    name: String,
+    layers: Vec<Digest>,
+    config: Value,
+    files: BTreeMap<String, String>,
+}
+
+fn deployment_spec(job: &str, version: &str) -> DeploymentSpec {
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    let deployment = Deployment {
+        job_id: JobId(uuid::Uuid::from_u128(u128::from(job.bytes().map(u64::from).sum::<u64>()))),
+        generation: 1,
+        job_version: SourceVersion::parse(version).unwrap(),
+        python_version_asked: None,
+        python_version: PYTHON.parse().unwrap(),
+        vdk_version_asked: None,
+        vdk_version: "1.0".into(),
+        enabled: true,
+        mode: Mode::Release,
+        resources: Resources::default(),
+        schedule_cron: None,
+        schedule_since: at,
+        contacts: Contacts::default(),
+        db_default_type: None,
+        enable_execution_notifications: true,
+        deployed_by: "someone".into(),
+        deployed_at: at,
+    };
+    DeploymentSpec {
+        job_name: JobName::parse(job).unwrap(),
+        team: TeamName::parse("a team").unwrap(),
+        deployment,
+        variables: Variables::default(),
+        team_secret: None,
+    }
+}
+
+/// A wheel with these further entries.
+fn hostile_wheel(name: &str, entries: &[(&str, u32)]) -> (String, Vec<u8>) {
+    let (file, content) = index::wheel(name, "1.0");
+    let mut zip = ZipWriter::new_append(Cursor::new(content)).unwrap();
+    for (path, mode) in entries {
+        let options = SimpleFileOptions::default().unix_permissions(*mode);
+        if mode & 0o170_000 == 0o120_000 {
+            zip.add_symlink(*path, "/etc/passwd", options).unwrap();
+        } else {
+            zip.start_file(*path, options).unwrap();
+            zip.write_all(b"evil").unwrap();
+        }
+    }
+    (file, zip.finish().unwrap().into_inner())
+}
+
+#[tokio::test]
+async fn an_image_has_vdk_the_packages_and_the_source_of_the_job() {
+    let world = World::new().await;
+    let (file, content) = index::wheel_with("tool", "2.0", "def main():\n    pass\n", Some("tool"));
+    world.index.add("tool", &file, content);
+    let service = world.service("one", |_| ());
+    let inputs = world.inputs(&service, "sales", "tool", "print(1)").unwrap();
+    let seen = Mutex::new(Vec::<Progress>::new());
+    let report = |progress| seen.lock().unwrap().push(progress);
+    let built = service.builder.build(&inputs, &report).await.unwrap();
+    let image = world.read(&built);
+    let site = "opt/job/lib/python3.11/site-packages";
+    for (path, part) in [
+        ("job/sales/10_step.py".to_owned(), "print(1)"),
+        ("opt/vdk/site/fake_vdk/__init__.py".to_owned(), "def main"),
+        (format!("{site}/tool/__init__.py"), "2.0"),
+        (format!("{site}/zz_holdfast_vdk.pth"), "/opt/vdk/site"),
+        ("opt/job/bin/tool".to_owned(), "#!/opt/job/bin/python3\n"),
+        ("opt/job/bin/vdk".to_owned(), "entry_points"),
+        ("opt/job/bin/python3".to_owned(), "/usr/bin/python3.11"),
+        ("opt/job/pyvenv.cfg".to_owned(), "include-system-site-packages = true"),
+        ("etc/passwd".to_owned(), "job:x:1000:1000::/job:/bin/sh"),
+    ] {
+        assert!(image.files.get(&path).is_some_and(|text| text.contains(part)), "{path}: {:#?}", image.files.keys());
+    }
+    assert!(!image.files.contains_key(&format!("{site}/fake_vdk/__init__.py")), "VDK is in its own layer alone");
+    let run = &image.config["config"];
+    let version = image.config["config"]["Env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find_map(|v| v.as_str()?.strip_prefix("VDK_JOB_GITHASH="));
+    assert_eq!(version.unwrap().len(), 40);
+    for variable in ["HOME=/job", "JOB_NAME=sales", "PATH=/opt/job/bin:/usr/bin"] {
+        assert!(run["Env"].as_array().unwrap().contains(&json!(variable)), "{run}");
+    }
+    assert_eq!((&run["User"], &run["WorkingDir"]), (&json!("1000:1000"), &json!("/job")));
+    assert_eq!(built.locks.len(), 2);
+    let seen = seen.into_inner().unwrap();
+    for phase in Phase::ALL {
+        assert!(seen.iter().any(|progress| progress.phase == phase), "{phase:?}: {seen:?}");
+    }
+    assert!(seen.last().unwrap().bytes > 1000 && seen.last().unwrap().phase == Phase::Pushing, "{seen:?}");
+    assert!(service.builder.exists(&built.artifact).await.unwrap());
+}
+
+#[tokio::test]
+async fn two_services_with_caches_of_their_own_give_one_digest() {
+    let world = World::new().await;
+    for name in ["abc", "xyz"] {
+        let (file, content) = index::wheel(name, "1.0");
+        world.index.add(name, &file, content);
+    }
+    let one = world.image(&world.service("one", |_| ()), "sales", "abc\nxyz\n", "pass").await.unwrap();
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let two = world.image(&world.service("two", |_| ()), "sales", "# other\nxyz\nabc", "pass").await;
+    rustix::process::umask(before);
+    assert_eq!(two.unwrap().name, one.name);
+    let gzip = world.service("three", |options| options.compression = Compression::Gzip);
+    assert_ne!(
+        world.build(&gzip, &world.inputs(&gzip, "sales", "abc\nxyz", "pass").unwrap()).await.unwrap().artifact,
+        Artifact::Image(one.name)
+    );
+}
+
+#[tokio::test]
+async fn a_second_job_with_the_same_requirements_sends_its_source_alone() {
+    let world = World::new().await;
+    let (file, content) = index::wheel("abc", "1.0");
+    world.index.add("abc", &file, content);
+    let service = world.service("one", |_| ());
+    let first = world.image(&service, "sales", "abc", "print(1)").await.unwrap();
+    let asked = world.index.requests().len();
+    let opened = world.registry.stored.lock().unwrap().opened;
+    let second = world.image(&service, "orders", "abc", "print(2)").await.unwrap();
+    assert_eq!(first.layers[..3], second.layers[..3]);
+    assert_ne!(first.layers[3], second.layers[3]);
+    // The source and the configuration.
+    assert_eq!(world.registry.stored.lock().unwrap().opened - opened, 2);
+    assert_eq!(world.index.requests().len(), asked, "the lock was stored");
+    // A changed step is the same.
+    let changed = world.image(&service, "orders", "abc", "print(3)").await.unwrap();
+    assert_eq!(changed.layers[..3], second.layers[..3]);
+}
+
+#[tokio::test]
+async fn a_registry_that_lost_everything_gets_the_same_image_from_what_is_stored() {
+    let world = World::new().await;
+    let (file, content) = index::wheel("abc", "1.0");
+    world.index.add("abc", &file, content);
+    let service = world.service("one", |_| ());
+    let first = world.image(&service, "sales", "abc", "pass").await.unwrap();
+    {
+        let mut stored = world.registry.stored.lock().unwrap();
+        stored.blobs.clear();
+        stored.manifests.clear();
+    }
+    world.put_base();
+    assert!(!service.builder.exists(&Artifact::Image(first.name.clone())).await.unwrap());
+    // A newer version would be chosen without the stored lock.
+    let (file, content) = index::wheel("abc", "2.0");
+    world.index.add("abc", &file, content);
+    for service in [service, world.service("new", |_| ())] {
+        let again = world.image(&service, "sales", "abc", "pass").await.unwrap();
+        assert_eq!(again.name, first.name);
+    }
+}
+
+#[tokio::test]
+async fn two_builds_of_one_job_at_once_write_each_layer_once() {
+    let world = World::new().await;
+    let (file, content) = index::wheel("abc", "1.0");
+    world.index.add("abc", &file, content);
+    let service = world.service("one", |_| ());
+    let inputs = world.inputs(&service, "sales", "abc", "pass").unwrap();
+    let (one, two) = tokio::join!(world.build(&service, &inputs), world.build(&service, &inputs));
+    assert_eq!(one.unwrap().artifact, two.unwrap().artifact);
+    assert_eq!(fs::read_dir(service.cache.join("images/layers")).unwrap().count(), 3);
+}
+
+#[tokio::test]
+async fn no_manifest_is_pushed_before_all_blobs_and_the_next_build_continues() {
+    let mut left = 1;
+    let registry = Registry::with(move |request| {
+        // The configuration is the last blob.
+        if request.method == "PUT" && request.is("PUT", "/jobs/sales/blobs/") {
+            left += 1;
+        }
+        if left == 4 && request.method == "POST" { Act::Answer(403, vec![], String::new()) } else { Act::Pass }
+    });
+    let world = World::with(registry).await;
+    let (file, content) = index::wheel("abc", "1.0");
+    world.index.add("abc", &file, content);
+    let service = world.service("one", |_| ());
+    let inputs = world.inputs(&service, "sales", "abc", "pass").unwrap();
+    let problem = world.build(&service, &inputs).await.unwrap_err();
+    assert_eq!(problem.fault, Fault::Platform, "{problem}");
+    assert_eq!(world.registry.asked("PUT", "/jobs/sales/manifests/"), 0);
+    let sent = world.registry.asked("PUT", "/jobs/sales/blobs/");
+    assert_eq!(sent, 3);
+    let next = world.service("one", |_| ());
+    let error = world.build(&next, &inputs).await.unwrap_err();
+    assert!(error.why.contains("refused access"), "{error}");
+    assert_eq!(world.registry.asked("PUT", "/jobs/sales/blobs/"), sent, "no blob is sent twice");
+}
+
+#[tokio::test]
+async fn a_layer_that_was_changed_in_the_cache_is_written_again() {
+    let world = World::new().await;
+    let service = world.service("one", |_| ());
+    let first = world.image(&service, "sales", "", "pass").await.unwrap();
+    for layer in fs::read_dir(service.cache.join("images/layers")).unwrap().flatten() {
+        let blob = layer.path().join("blob");
+        let bytes = fs::metadata(&blob).unwrap().len();
+        fs::write(&blob, vec![0; usize::try_from(bytes).unwrap()]).unwrap();
+    }
+    world.registry.stored.lock().unwrap().blobs.retain(|(name, _), _| !name.starts_with("jobs/"));
+    let mut problems = 0;
+    let again = loop {
+        match world.image(&service, "sales", "", "pass").await {
+            Ok(image) => break image,
+            Err(problem) => {
+                problems += 1;
+                assert!(problems < 3, "{problem}");
+            }
+        }
+    };
+    assert_eq!((again.name, problems), (first.name, 2));
+}
+
+#[tokio::test]
+async fn wheels_that_escape_overwrite_or_delete_are_refused_and_nothing_outside_is_written() {
+    let world = World::new().await;
+    let service = world.service("one", |_| ());
+    let outside = world.folder.path().join("evil");
+    for (name, entries) in [
+        ("escaping", vec![("../../../../../../evil", 0o644)]),
+        ("absolute", vec![(outside.to_str().unwrap(), 0o644)]),
+        ("of_data", vec![("of_data-1.0.data/data/../../../../../../../evil", 0o644)]),
+        ("linking", vec![("linking/link.py", 0o120_777)]),
+        ("deleting", vec![("deleting/.wh.etc", 0o644)]),
+        ("replacing", vec![("zz_holdfast_vdk.pth", 0o644)]),
+    ] {
+        let (file, content) = hostile_wheel(name, &entries);
+        world.index.add(&name.replace('_', "-"), &file, content);
+        let result = world.image(&service, "sales", name, "pass").await;
+        match result {
+            Err(problem) => assert!(!problem.why.contains("fault of its own"), "{name}: {problem}"),
+            Ok(image) => {
+                let evil: Vec<_> = image.files.iter().filter(|(_, text)| *text == "evil").collect();
+                let site = "opt/job/lib/python3.11/site-packages/";
+                assert!(evil.iter().all(|(path, _)| path.starts_with(site)), "{name}: {evil:?}");
+                assert!(image.files.values().all(|text| text != "-> /etc/passwd"), "{name}");
+            }
+        }
+        assert!(!outside.exists() && !world.folder.path().join("one/evil").exists(), "{name}");
+        assert!(!Path::new("/evil").exists(), "{name}");
+    }
+    let problem = world.image(&service, "sales", "replacing", "pass").await.unwrap_err();
+    assert_eq!(problem.fault, Fault::User, "{problem}");
+    assert!(problem.why.contains("zz_holdfast_vdk.pth, whose name is the service's own"), "{problem}");
+}
+
+#[tokio::test]
+async fn what_the_user_or_the_operator_has_to_change_is_said() {
+    let world = World::new().await;
+    let (file, content) = index::wheel("abc", "1.0");
+    world.index.add("abc", &file, content);
+    let (file, content) = index::source("only_source", "1.0", "");
+    world.index.add("only-source", &file, content);
+    let service = world.service("one", |_| ());
+    for (requirements, part) in [
+        ("abc==9", "abc==9"),
+        ("only-source", "only-source has no wheel for Python 3.11 on x86_64-manylinux_2_36"),
+        ("fake-vdk==2.0", "fake-vdk"),
+    ] {
+        let problem = world.image(&service, "sales", requirements, "pass").await.unwrap_err();
+        assert_eq!(problem.fault, Fault::User, "{problem}");
+        assert!(problem.why.contains(part), "{problem}");
+    }
+    let none = world.service("two", |options| options.base_images.clear());
+    let problem = world.inputs(&none, "sales", "", "pass").unwrap_err();
+    assert!(problem.why.contains("Python 3.11 has no base image"), "{problem}");
+    for (base, part) in [("base/none:1", "no such image"), ("base/python:3.11", "not for arm64")] {
+        let other = world.service("three", |options| {
+            let reference = Reference::parse(&format!("{}/{base}", world.registry.address)).unwrap();
+            options.base_images.insert(PYTHON.parse().unwrap(), reference);
+            if part.contains("arm64") {
+                options.architectures = vec!["arm64".into()];
+            }
+        });
+        let problem = world.image(&other, "sales", "", "pass").await.unwrap_err();
+        assert_eq!(problem.fault, Fault::Platform);
+        assert!(problem.why.contains(part) && problem.countermeasures.contains("image.base_images"), "{problem:#}");
+    }
+}
+
+#[tokio::test]
+async fn with_vdk_apart_the_image_has_the_packages_of_the_job_alone() {
+    let world = World::new().await;
+    let (file, content) = index::wheel("abc", "1.0");
+    world.index.add("abc", &file, content);
+    let service = world.service("one", |options| {
+        options.vdk_apart.insert(PYTHON.parse().unwrap());
+    });
+    for requirements in ["abc", ""] {
+        let image = world.image(&service, "sales", requirements, "pass").await.unwrap();
+        assert!(image.files.keys().all(|path| !path.contains("vdk")), "{:#?}", image.files.keys());
+        let has = image.files.contains_key("opt/job/lib/python3.11/site-packages/abc/__init__.py");
+        assert_eq!(has, !requirements.is_empty());
+    }
+}

@@ -1,0 +1,112 @@
+//! The packages of a lock in a folder, for an image: unpacked, not run, for a Python and a platform that may be another than
+//! this machine's.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use model::{Problem, python::PythonVersion};
+
+use crate::{Interpreter, Tools, fault, wheels::Wheels};
+
+const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
+const WHAT: &str = "The packages of the data job's image could not be installed.";
+
+/// What packages are chosen and unpacked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePlatform {
+    /// The version of the image's Python.
+    pub python_version: PythonVersion,
+    /// The platform as the installer names it, such as `x86_64-manylinux_2_36`.
+    pub platform: String,
+}
+
+impl ImagePlatform {
+    /// The arguments by which the installer chooses for the image.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let version = self.python_version.to_string();
+        ["--python-version", &version, "--python-platform", &self.platform].map(Into::into).into()
+    }
+}
+
+impl Tools {
+    /// The interpreter that the installer runs beside: of the image's version where there is one, else the latest.
+    ///
+    /// # Errors
+    /// The platform's, when this machine has none.
+    pub fn any_interpreter(&self, version: PythonVersion) -> Result<&Interpreter, Problem> {
+        let all = self.interpreters();
+        all.iter().find(|i| i.version == version).or_else(|| all.last()).ok_or_else(|| {
+            Problem::unavailable(WHAT, "The service found no Python, which the installer of packages needs.")
+                .fix("The operator has to install Python 3.9 or later beside the service (`python.search_path`).")
+        })
+    }
+
+    /// Unpacks the wheels of a lock into `folder`, which must be empty. They are links into the cache, so nothing may be
+    /// written there.
+    ///
+    /// # Errors
+    /// The user's when a package has no wheel for the platform; the platform's when the index, the network or the disk fails.
+    pub async fn unpack_for_image(
+        &self,
+        lock: &str,
+        vdk: Option<&Wheels>,
+        platform: &ImagePlatform,
+        folder: &Path,
+    ) -> Result<(), Problem> {
+        crate::pins::pins(lock).map_err(|why| Problem::internal(WHAT, format!("The lock is not valid: {why}.")))?;
+        let interpreter = self.any_interpreter(platform.python_version)?;
+        let scratch = self.scratch().await?;
+        let requirements: PathBuf = scratch.path().join("lock.txt");
+        let local = vdk.map_or_else(|| lock.to_owned(), |wheels| wheels.local(lock));
+        std::fs::write(&requirements, local).map_err(|e| fault::io(WHAT, &requirements, &e))?;
+        let arguments = |offline: bool| {
+            let mut all: Vec<OsString> =
+                ["install", "--no-deps", "--require-hashes", "--link-mode", "hardlink"].map(Into::into).into();
+            all.extend(offline.then(|| "--offline".into()));
+            all.extend(platform.arguments());
+            all.extend(["--python".into(), interpreter.executable.clone().into()]);
+            all.extend(["--target".into(), folder.into()]);
+            if let Some(wheels) = vdk {
+                all.extend(["--find-links".into(), wheels.folder().into()]);
+            }
+            all.extend(["-r".into(), requirements.clone().into()]);
+            all
+        };
+        // What the cache holds needs no network.
+        let mut output = None;
+        for offline in [true, false] {
+            let emptied = std::fs::remove_dir_all(folder).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            });
+            emptied.and_then(|()| std::fs::create_dir_all(folder)).map_err(|e| fault::io(WHAT, folder, &e))?;
+            let tried = self.pip(WHAT, scratch.path(), arguments(offline), INSTALL_LIMIT).await?;
+            if tried.success {
+                return Ok(());
+            }
+            output = Some(tried);
+        }
+        let output = output.ok_or_else(|| Problem::internal(WHAT, "The installer was not run."))?;
+        let names = fault::without_wheels(&output);
+        Err(if names.is_empty() { fault::of_installer(WHAT, &output) } else { no_wheel(WHAT, &names, platform) })
+    }
+}
+
+/// The problem of packages that an image can't have, because nothing is compiled for images.
+pub fn no_wheel(what: &str, names: &[String], platform: &ImagePlatform) -> Problem {
+    Problem::invalid(
+        what,
+        format!(
+            "{} {} no wheel for Python {} on {}. Images are assembled from wheels only.",
+            names.join(", "),
+            if names.len() == 1 { "has" } else { "have" },
+            platform.python_version,
+            platform.platform
+        ),
+    )
+    .follows("Nothing was changed: what was deployed before stays as it is.")
+    .fix("Require versions with wheels for this platform, or have the operator put wheels into the package index.")
+}
