@@ -77,12 +77,13 @@ impl Answer {
         location.to_str().expect("text").rsplit('/').next().unwrap_or_default().to_owned()
     }
 
-    /// The four sentences, each with something in it.
+    /// The four sentences, each with something in it, of a body that has a code as well.
     ///
     /// # Panics
     /// When the body is not one of four sentences.
     pub fn sentences(&self) -> [String; 4] {
         let body = self.json();
+        assert!(body["code"].as_str().is_some_and(|code| !code.is_empty()), "{}: no code in {body}", self.asked);
         ["what", "why", "consequences", "countermeasures"].map(|key| {
             let sentence = body[key].as_str().unwrap_or_default().to_owned();
             assert!(!sentence.trim().is_empty(), "{}: no {key:?} in {body}", self.asked);

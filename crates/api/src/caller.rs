@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use model::{Problem, access::Caller};
+use model::{Problem, access::Caller, problem::Code};
 use tracing::Instrument;
 
 use crate::{
@@ -38,7 +38,13 @@ impl<S: Sync> FromRequestParts<S> for RequestCaller {
         }
         // Every request has a caller; without one no permission can be decided.
         let caller = parts.extensions.get::<Caller>().cloned().ok_or_else(|| {
-            Problem::internal("The request was not carried out.", "The service did not find out who sent it.")
+            Problem::new(
+                Code::CallerUnresolved,
+                "The request failed.",
+                "The service did not determine who sent it: this is a bug in Holdfast.",
+            )
+            .nothing_changed()
+            .fix("The operator finds the details in the log under this operation id.")
         })?;
         Ok(Self(caller))
     }

@@ -11,7 +11,7 @@ use axum::{
 use model::{
     Problem,
     name::excerpt,
-    problem::{Fault, Kind},
+    problem::{Code, Fault, Kind},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -33,30 +33,36 @@ pub(crate) struct ApiError {
     retry_after_seconds: Option<u64>,
 }
 
-/// Four sentences for a person: what stands in the way of a request, and the way out.
+/// Why a request failed, in four sentences for people and a code for programs.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ErrorBody<'a> {
     /// What happened.
-    #[schema(example = "The data job \"daily-sales\" was not found.")]
+    #[schema(example = "The data job \"daily-sales\" was not found in the team \"my-team\".")]
     what: &'a str,
     /// Why it happened.
-    #[schema(example = "The team \"my-team\" has no data job of this name.")]
+    #[schema(example = "Jobs of other teams are not searched.")]
     why: &'a str,
     /// What follows from it.
-    #[schema(example = "Nothing was changed.")]
+    #[schema(example = "The request has no result.")]
     consequences: &'a str,
     /// What to do now.
-    #[schema(example = "Check the name and the team.")]
+    #[schema(example = "List the jobs of a team with `vdk list -t <team>`, or create the job.")]
     countermeasures: &'a str,
+    /// Which problem it is. A code never changes its meaning. All codes are in docs/errors.md.
+    #[schema(value_type = String, example = "job_not_found")]
+    code: Code,
     #[schema(ignore)]
     #[serde(flatten)]
     details: &'a serde_json::Map<String, serde_json::Value>,
 }
 
-impl From<Problem> for ApiError {
-    fn from(problem: Problem) -> Self {
-        let status = match problem.kind {
+/// The status code of the responses with this code.
+pub fn status_of(code: Code) -> StatusCode {
+    match code {
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::MediaTypeUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        code => match code.kind() {
             Kind::Invalid => StatusCode::BAD_REQUEST,
             Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
             Kind::Forbidden => StatusCode::FORBIDDEN,
@@ -68,8 +74,13 @@ impl From<Problem> for ApiError {
             Kind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self::refused(status, problem)
+        },
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self::refused(status_of(problem.code), problem)
     }
 }
 
@@ -94,14 +105,14 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Problem { what, why, consequences, countermeasures, kind, fault } = &*self.problem;
+        let Problem { code, what, why, consequences, countermeasures, kind, fault } = &*self.problem;
         if *fault == Fault::Platform {
-            tracing::warn!(status = self.status.as_u16(), what, why, "a request failed");
+            tracing::warn!(status = self.status.as_u16(), code = code.as_str(), what, why, "a request failed");
         } else {
             // Not why: that may quote the body, and a body may be a secret.
-            tracing::debug!(status = self.status.as_u16(), what, "a request was refused");
+            tracing::debug!(status = self.status.as_u16(), code = code.as_str(), what, "a request was refused");
         }
-        let body = ErrorBody { what, why, consequences, countermeasures, details: &self.details };
+        let body = ErrorBody { what, why, consequences, countermeasures, code: *code, details: &self.details };
         let mut response = (self.status, Json(body)).into_response();
         if matches!(kind, Kind::Overloaded | Kind::Unavailable) {
             response
@@ -118,22 +129,26 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 /// No operation has this address.
 pub(crate) async fn unknown_route(request: Request) -> ApiError {
     ApiError::from(
-        Problem::not_found(
-            format!("The address {} was not found.", excerpt(request.uri().path())),
-            "No operation of this service has it.",
+        Problem::new(
+            Code::RouteNotFound,
+            format!("The path {} was not found.", excerpt(request.uri().path())),
+            "No operation has this path.",
         )
-        .fix("Check the address; the client's --rest-api-url has no path, only scheme, host and port."),
+        .nothing_changed()
+        .fix("Check the path; the client's --rest-api-url has no path, only scheme, host and port."),
     )
 }
 
 /// An operation has this address, but not with this method.
 pub(crate) async fn wrong_method(request: Request) -> Response {
-    let mut response = ApiError::refused(
-        StatusCode::METHOD_NOT_ALLOWED,
-        Problem::invalid(
-            format!("{} {} was not carried out.", request.method(), excerpt(request.uri().path())),
-            "The address exists, but has no operation with this method.",
-        ),
+    let mut response = ApiError::from(
+        Problem::new(
+            Code::MethodNotAllowed,
+            format!("{} {} was rejected.", request.method(), excerpt(request.uri().path())),
+            "The path exists, but has no operation with this method.",
+        )
+        .nothing_changed()
+        .fix("See the methods of the path on /data-jobs/swagger-ui.html."),
     )
     .into_response();
     response.extensions_mut().insert(Unrouted);
@@ -146,8 +161,13 @@ pub(crate) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("without a message"), "a handler panicked");
     ApiError::from(
-        Problem::internal("The request was not carried out.", "The service met a fault of its own.")
-            .fix("Tell the operator of this service; its log has the details under this operation id."),
+        Problem::new(
+            Code::InternalError,
+            "The request failed.",
+            "A handler failed unexpectedly: this is a bug in Holdfast.",
+        )
+        .follows("A change may or may not have been made.")
+        .fix("The operator finds the details in the log under this operation id."),
     )
     .into_response()
 }

@@ -10,11 +10,11 @@ use std::{net::IpAddr, sync::Arc};
 use axum::{
     body::HttpBody,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header, uri::Authority},
+    http::{HeaderMap, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use model::{Problem, name::excerpt};
+use model::{Problem, name::excerpt, problem::Code};
 
 use crate::{
     Api,
@@ -50,50 +50,61 @@ fn check(hosts: &[String], is_page: bool, request: &Request) -> Result<(), ApiEr
     let headers = request.headers();
     // A proxy in front could have decided by the other one (RFC 9112, section 3.2).
     if headers.get_all(header::HOST).iter().count() > 1 {
-        return Err(Problem::invalid("The request was refused.", "It has more than one Host header.").into());
+        return Err(Problem::new(
+            Code::HostHeaderRepeated,
+            "The request was rejected.",
+            "It has more than one Host header.",
+        )
+        .nothing_changed()
+        .fix("Send one Host header.")
+        .into());
     }
     // An address with a host counts before the header; HTTP/2 has only that.
     let host = request.uri().authority().map(Authority::as_str).or(text(headers, &header::HOST)).unwrap_or_default();
     let Some(host) = authority(host) else {
-        return Err(refused("Its Host header is missing or is no host name."));
+        return Err(refused(Code::HostHeaderInvalid, "Its Host header is missing or is no host name."));
     };
     let is_known = is_loopback(&host)
         || hosts.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(host.host()))
         // Scrapers go to the address of each instance. A page that lured a browser here comes with a name.
         || (request.uri().path() == METRICS_PATH && address(&host).is_some());
     if !is_known {
-        return Err(Problem::forbidden(
-            "The request was refused.",
-            format!("This service does not answer to the host name {}.", excerpt(host.host())),
+        return Err(Problem::new(
+            Code::HostNotAllowed,
+            "The request was rejected.",
+            format!("The host name {} is not in the setting `allowed_hosts`.", excerpt(host.host())),
         )
-        .fix("Use the address that the service printed at its start, or have its operator add the name to its hosts.")
+        .follows("Nothing was read or changed.")
+        .fix(format!(
+            "Add {} to `allowed_hosts`, or use the URL that the service printed at its start.",
+            excerpt(host.host())
+        ))
         .into());
     }
     if let Some(origin) = text(headers, &header::ORIGIN)
         && !same_origin(origin, &host)
     {
-        return Err(refused(&format!("It comes from a page of another origin, {}.", excerpt(origin))));
+        return Err(refused(
+            Code::CrossSiteRequest,
+            &format!("It comes from a page of another origin, {}.", excerpt(origin)),
+        ));
     }
     if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") && !(is_page && is_navigation(headers)) {
-        return Err(refused("It comes from a page of another site."));
+        return Err(refused(Code::CrossSiteRequest, "It comes from a page of another site."));
     }
     if !request.method().is_safe() && !request.body().is_end_stream() {
         let given = text(headers, &header::CONTENT_TYPE).unwrap_or_default();
         let essence = given.split(';').next().unwrap_or_default().trim();
         let is_form = request.uri().path() == TOKEN_PATH && essence.eq_ignore_ascii_case(FORM_TYPE);
         if !is_form && !BODY_TYPES.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
-            return Err(ApiError::refused(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                Problem::invalid(
-                    "The request was not carried out.",
-                    format!(
-                        "Its body has the media type {}; this service reads JSON and octet streams.",
-                        excerpt(given)
-                    ),
+            return Err(ApiError::from(
+                Problem::new(
+                    Code::MediaTypeUnsupported,
+                    "The request was rejected.",
+                    format!("Its body has the media type {}.", excerpt(given)),
                 )
-                .fix(
-                    "Send the header \"Content-Type: application/json\", or \"application/octet-stream\" for sources.",
-                ),
+                .nothing_changed()
+                .fix("Send \"Content-Type: application/json\", or \"application/octet-stream\" for sources."),
             ));
         }
     }
@@ -106,9 +117,10 @@ fn is_navigation(headers: &HeaderMap) -> bool {
     says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document")
 }
 
-fn refused(why: &str) -> ApiError {
-    Problem::forbidden("The request was refused.", why)
-        .fix("Send it from a client or a page of this service, to the address that the service printed at its start.")
+fn refused(code: Code, why: &str) -> ApiError {
+    Problem::new(code, "The request was rejected.", why)
+        .follows("Nothing was read or changed.")
+        .fix("Send it from a client, or from a page of the service, to a name in `allowed_hosts`.")
         .into()
 }
 

@@ -14,6 +14,7 @@ use model::{
     access::{Caller, Identity},
     clock::Clock,
     name::excerpt,
+    problem::Code,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -43,10 +44,15 @@ impl From<PathRejection> for BadPath {
 
 impl axum::response::IntoResponse for BadPath {
     fn into_response(self) -> axum::response::Response {
-        ApiError::from(Problem::invalid(
-            "The address of the request can't be read.",
-            format!("{}.", self.0.body_text()),
-        ))
+        ApiError::from(
+            Problem::new(
+                Code::PathUnreadable,
+                "The path of the request can't be read.",
+                format!("{}.", self.0.body_text()),
+            )
+            .nothing_changed()
+            .fix("Percent-encode each path segment as UTF-8."),
+        )
         .into_response()
     }
 }
@@ -79,10 +85,13 @@ impl Query {
         let parsed = |text: &str| match text {
             _ if text.eq_ignore_ascii_case("true") => Ok(true),
             _ if text.eq_ignore_ascii_case("false") => Ok(false),
-            _ => Err(Problem::invalid(
+            _ => Err(Problem::new(
+                Code::QueryParameterInvalid,
                 format!("The parameter {name} is not valid."),
-                format!("It is {}, and must be true or false.", excerpt(text)),
-            )),
+                format!("Its value is {}.", excerpt(text)),
+            )
+            .nothing_changed()
+            .fix(format!("Send {name}=true or {name}=false."))),
         };
         self.text(name).map(parsed).transpose()
     }
@@ -92,10 +101,13 @@ impl Query {
         self.text(name)
             .map(|text| {
                 text.parse().map_err(|_| {
-                    Problem::invalid(
+                    Problem::new(
+                        Code::QueryParameterInvalid,
                         format!("The parameter {name} is not valid."),
-                        format!("It is {}, and must be a whole number.", excerpt(text)),
+                        format!("Its value {} is not a whole number in range.", excerpt(text)),
                     )
+                    .nothing_changed()
+                    .fix("Send a whole number.")
                 })
             })
             .transpose()
@@ -141,16 +153,21 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T
 fn no_list(json: &[u8]) -> Result<&[u8], Problem> {
     if json.trim_ascii_start().starts_with(b"[") {
         let why = "Invalid type: sequence, expected a JSON object.";
-        return Err(Problem::invalid("The request's body is not valid.", why));
+        return Err(Problem::new(Code::BodyInvalid, "The request's body is not valid.", why)
+            .nothing_changed()
+            .fix("Correct this part of the body."));
     }
     Ok(json)
 }
 
 /// Reads a JSON body that may not be blank.
 async fn required_body(request: Request, api: &Api) -> Result<Bytes, ApiError> {
-    json_body(request, api)
-        .await?
-        .ok_or_else(|| Problem::invalid("The request's body is not valid.", "It is empty, and must be JSON.").into())
+    json_body(request, api).await?.ok_or_else(|| {
+        Problem::new(Code::BodyMissing, "The request's body is not valid.", "The body is empty.")
+            .nothing_changed()
+            .fix("Send a JSON body.")
+            .into()
+    })
 }
 
 /// Reads a JSON body, and reserves what its values may take once they are parsed. `None` when it is blank.
@@ -219,7 +236,11 @@ pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserialize
 
 /// Reads JSON, and names the member that is wrong.
 pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let invalid = |why: String| Problem::invalid("The request's body is not valid.", why);
+    let invalid = |why: String| {
+        Problem::new(Code::BodyInvalid, "The request's body is not valid.", why)
+            .nothing_changed()
+            .fix("Correct this part of the body.")
+    };
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -276,11 +297,10 @@ pub(crate) fn max_of(request: &Request, max_bytes: usize) -> Result<usize, ApiEr
 }
 
 pub(crate) fn too_large(max_bytes: usize) -> ApiError {
-    Problem::too_large(
-        "The request was not carried out.",
-        format!("Its body has more than {max_bytes} bytes, the most that fits here."),
-    )
-    .into()
+    Problem::new(Code::BodyTooLarge, "The request was rejected.", format!("Its body has more than {max_bytes} bytes."))
+        .nothing_changed()
+        .fix(format!("Send a body of at most {max_bytes} bytes."))
+        .into()
 }
 
 /// Copies the pieces of a body into one buffer that grows as they arrive. A piece on its own may keep more memory than its
@@ -333,13 +353,25 @@ pub(crate) fn broken_body(error: &axum::Error) -> ApiError {
         if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
             return ApiError::refused(
                 StatusCode::REQUEST_TIMEOUT,
-                Problem::invalid("The request was not carried out.", format!("Its body arrived too slowly: {slow}."))
-                    .fix("Send it again over a faster connection."),
+                Problem::new(
+                    Code::BodyTooSlow,
+                    "The request was rejected.",
+                    format!("Its body arrived too slowly: {slow}."),
+                )
+                .nothing_changed()
+                .fix("Send it again over a faster connection."),
             );
         }
         cause = error.source();
     }
-    Problem::invalid("The request was not carried out.", "Its body ended too early.").into()
+    Problem::new(
+        Code::BodyIncomplete,
+        "The request was rejected.",
+        "The connection ended before the whole body arrived.",
+    )
+    .nothing_changed()
+    .fix("Send it again.")
+    .into()
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ use model::{clock::SharedClock, deployment::VersionDefaults, runtime::Runtime, s
 use tokio::sync::watch;
 
 pub use app::{memory::MemoryBudget, scratch::Scratch};
+pub use error::status_of;
 pub use limits::Limits;
 pub use links::{DateFormat, LogsUrl, Template};
 pub use metrics::{HttpMetrics, MetricsAccess, MetricsPage, MetricsToken, router as metrics_router};

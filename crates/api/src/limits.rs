@@ -24,6 +24,7 @@ use model::{
     Problem,
     access::{Caller, Identity},
     clock::{SharedClock, Timer},
+    problem::Code,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -167,11 +168,13 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
             response.map(|inner| Body::new(PlacedBody { inner, _place: place }))
         }
         Err(_) => ApiError::from(
-            Problem::unavailable(
-                "The request was given up.",
+            Problem::new(
+                Code::RequestTimeout,
+                "The request was cancelled.",
                 format!("It took longer than {} seconds.", limits.timeout.as_secs()),
             )
-            .follows("What it was to change may or may not have been changed."),
+            .follows("A change may or may not have been made.")
+            .fix("Read the resource before you send the request again."),
         )
         .into_response(),
     }
@@ -187,14 +190,16 @@ pub(crate) async fn share(State(api): State<Arc<Api>>, request: Request, next: N
             Ok(own) => own,
             Err(NoPlace::OfPrincipal) => {
                 return ApiError::from(
-                    Problem::overloaded(
-                        "The request was not carried out.",
+                    Problem::new(
+                        Code::TooManyRequestsOfCaller,
+                        "The request was rejected.",
                         format!(
-                            "One caller has too many concurrent requests (limit: half of {requests_max}, `requests_max`)."
+                            "One caller has too many concurrent requests (limit: half of {requests_max}, \
+                            `requests_max`)."
                         ),
                     )
-                    .follows("Nothing was changed.")
-                    .fix("Send fewer requests at once."),
+                    .nothing_changed()
+                    .fix("Send fewer requests at the same time."),
                 )
                 .into_response();
             }
@@ -208,12 +213,13 @@ pub(crate) async fn share(State(api): State<Arc<Api>>, request: Request, next: N
 }
 
 fn pool_exhausted(requests_max: usize) -> ApiError {
-    Problem::overloaded(
-        "The request was not carried out.",
+    Problem::new(
+        Code::TooManyRequests,
+        "The request was rejected.",
         format!("Too many concurrent requests (limit {requests_max}, `requests_max`)."),
     )
-    .follows("Nothing was changed.")
-    .fix("Try again in a few seconds.")
+    .nothing_changed()
+    .fix("Retry in a few seconds.")
     .into()
 }
 

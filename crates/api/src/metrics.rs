@@ -23,11 +23,7 @@ use axum::{
     routing::get,
 };
 use futures::stream;
-use model::{
-    Problem,
-    clock::SharedClock,
-    problem::{Fault, Kind},
-};
+use model::{Problem, clock::SharedClock, problem::Code};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{family::Family, histogram::Histogram},
@@ -122,15 +118,13 @@ impl MetricsAccess {
         if bearer.is_some_and(|given| token.is(given)) {
             return Ok(());
         }
-        Err(Problem {
-            what: "The metrics were not shown.".into(),
-            why: "The request has no valid metrics token.".into(),
-            consequences: "Nothing was read.".into(),
-            countermeasures:
-                "Have the scraper send the token of `metrics_token_file` as \"Authorization: Bearer <token>\".".into(),
-            kind: Kind::Unauthenticated,
-            fault: Fault::User,
-        })
+        Err(Problem::new(
+            Code::MetricsTokenInvalid,
+            "The metrics were not shown.",
+            "The request has no valid metrics token.",
+        )
+        .nothing_returned()
+        .fix("Have the scraper send the token of `metrics_token_file` as \"Authorization: Bearer <token>\"."))
     }
 }
 
@@ -229,7 +223,13 @@ impl MetricsPage {
         });
         match rendering.await {
             Ok(Ok(pieces)) => Ok(pieces),
-            _ => Err(Problem::internal("The metrics were not shown.", "Rendering them failed unexpectedly.")),
+            _ => Err(Problem::new(
+                Code::MetricsFailed,
+                "The metrics were not shown.",
+                "Rendering them failed unexpectedly.",
+            )
+            .nothing_returned()
+            .fix("Scrape again; the operator finds the details in the log.")),
         }
     }
 
@@ -264,9 +264,14 @@ impl MetricsPage {
 )]
 pub(crate) async fn prometheus(state: State<Arc<Api>>, headers: HeaderMap) -> ApiResult<Response> {
     if state.0.metrics_access.has_own_listener {
-        return Err(Problem::not_found("There are no metrics here.", "They have a listener of their own.")
-            .fix("Scrape the address of the setting `metrics_listen`.")
-            .into());
+        return Err(Problem::new(
+            Code::MetricsOnOtherListener,
+            "There are no metrics at this address.",
+            "Metrics have a listener of their own.",
+        )
+        .nothing_returned()
+        .fix("Scrape the address of the setting `metrics_listen`.")
+        .into());
     }
     scrape(state, headers).await
 }
@@ -279,9 +284,10 @@ pub(crate) async fn scrape(State(api): State<Arc<Api>>, headers: HeaderMap) -> A
         return Ok(response);
     }
     let Some(page) = &api.metrics_page else {
-        return Err(
-            Problem::not_found("There are no metrics.", "The operator switched them off (metrics_enabled).").into()
-        );
+        return Err(Problem::new(Code::MetricsDisabled, "There are no metrics.", "Metrics are switched off.")
+            .nothing_returned()
+            .fix("Set `metrics_enabled = true` and restart the service.")
+            .into());
     };
     let format = Format::negotiated(&headers);
     let page = page.rendered(format).await?;

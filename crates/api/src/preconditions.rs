@@ -19,6 +19,7 @@ use model::{
     access::{Caller, Identity},
     name::excerpt,
     preconditions::{EntityTag, IdempotencyKey, PendingIdempotencyKey, Precondition, Preconditions},
+    problem::Code,
 };
 use serde::Serialize;
 
@@ -182,14 +183,16 @@ fn etag(list: &str) -> Option<(Held<'_>, &str)> {
 
 fn precondition(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
     let malformed = |name: &HeaderName, value: &HeaderValue| {
-        Problem::invalid(
-            "The request was not carried out.",
+        Problem::new(
+            Code::EtagHeaderInvalid,
+            "The request was rejected.",
             format!(
-                "{name}: {} is neither * nor a list of at most {ETAGS_MAX} tags.",
+                "{name}: {} is neither * nor a list of at most {ETAGS_MAX} ETags.",
                 excerpt(value.to_str().unwrap_or_default())
             ),
         )
-        .fix("Send the ETag of the answer that you read before.")
+        .nothing_changed()
+        .fix("Send the ETag of the response that you read before.")
     };
     let mut given = None;
     for value in headers.get_all(IF_MATCH) {
@@ -226,14 +229,16 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         || !key.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
         || headers.get_all(IDEMPOTENCY_KEY).iter().count() > 1
     {
-        return Err(Problem::invalid(
-            "The request was not carried out.",
+        return Err(Problem::new(
+            Code::IdempotencyKeyInvalid,
+            "The request was rejected.",
             format!(
-                "idempotency-key: it must be one text of 1 to {} printable ASCII characters without quotes and backslashes.",
+                "idempotency-key must have 1 to {} printable ASCII characters without quotes and backslashes.",
                 IdempotencyKey::KEY_MAX_CHARS
             ),
         )
-        .fix("Make a random UUID for each request, and send the same one when you repeat the request."));
+        .nothing_changed()
+        .fix("Use a random UUID per request, and the same one when you repeat the request."));
     }
     Ok(Some(key.to_owned()))
 }

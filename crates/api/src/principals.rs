@@ -14,6 +14,7 @@ use model::{
     Problem,
     access::{Caller, Identity},
     clock::SharedClock,
+    problem::Code,
 };
 
 use crate::error::ApiError;
@@ -83,12 +84,13 @@ impl Principals {
         let Some(principal) = principal(caller) else { return Ok(()) };
         buckets.take(principal, cost, self.clock.now()).map_err(|retry_after_seconds| {
             let Buckets { what, setting, per_minute, .. } = buckets;
-            let problem = Problem::overloaded(
-                "The request was not carried out.",
-                format!("Too many {what} of one caller in a minute (limit {per_minute}, `{setting}`)."),
+            let problem = Problem::new(
+                Code::RateLimitExceeded,
+                "The request was rejected.",
+                format!("Too many {what} of one caller per minute (limit {per_minute}, `{setting}`)."),
             )
-            .follows("Nothing was changed.")
-            .fix(format!("Try again in {retry_after_seconds} seconds."));
+            .nothing_changed()
+            .fix(format!("Retry in {retry_after_seconds} seconds."));
             ApiError::from(problem).retry_after(retry_after_seconds)
         })
     }

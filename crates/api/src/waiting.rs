@@ -1,7 +1,7 @@
 //! What is answered before the database was reached for the first time.
 
 use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get};
-use model::Problem;
+use model::{Problem, problem::Code};
 use serde_json::json;
 
 use crate::{error::ApiError, probes};
@@ -25,7 +25,12 @@ async fn not_ready() -> impl IntoResponse {
 }
 
 async fn unavailable() -> ApiError {
-    Problem::unavailable("The request was not carried out.", "The service starts, and waits for its database.")
-        .follows("Nothing was changed.")
-        .into()
+    Problem::new(
+        Code::ServiceStarting,
+        "The request was rejected.",
+        "The service is starting and waits for its database.",
+    )
+    .nothing_changed()
+    .fix("Retry in a few seconds; `GET /readyz` reports when the service is ready.")
+    .into()
 }

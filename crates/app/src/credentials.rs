@@ -1,6 +1,6 @@
 //! Read and replace the OAuth application of a team, and find the teams of applications.
 //!
-//! A team is a name here: it has credentials from the first time that somebody stores them, with or without jobs.
+//! A team is a name here: it has credentials as soon as they are stored, with or without jobs.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use model::{
     access::{Action, Caller},
     clock::Clock,
     name::{TeamName, excerpt},
+    problem::Code,
 };
 use store::Db;
 
@@ -57,20 +58,24 @@ pub async fn replace(
         } else {
             continue;
         };
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::OauthCredentialsInvalid,
             format!("The credentials of the team {} were not stored.", excerpt(team.as_str())),
             why,
-        ));
+        )
+        .nothing_changed()
+        .fix("Send clientId and clientSecret as the authorization server issued them."));
     }
     let now = clock.now();
     let mut tx = db.write().await?;
     if !store::credentials::replace(&mut tx, keys, &team, credentials, &caller.user, now).await? {
-        return Err(Problem::conflict(
+        return Err(Problem::new(
+            Code::OauthClientTaken,
             format!("The credentials of the team {} were not stored.", excerpt(team.as_str())),
             format!("Another team has the OAuth application with the client id {}.", excerpt(&credentials.client_id)),
         )
-        .follows("Nothing was changed.")
-        .fix("Give each team an application of its own, or have the other team store another one first."));
+        .nothing_changed()
+        .fix("Use one OAuth application per team, or change the other team's credentials first."));
     }
     store::team_secrets::claim(&mut tx, &team, now).await?;
     store::audit::record_of_team(&mut tx, caller, "team.credentials", &team, now).await?;
@@ -96,11 +101,13 @@ pub async fn client_id(db: &Db, caller: &Caller, team: &str) -> Result<String, P
 /// Invalid for more than [`CLIENT_IDS_MAX`] at once.
 pub async fn teams(db: &Db, _caller: &Caller, client_ids: &[String]) -> Result<Vec<(String, TeamName)>, Problem> {
     if client_ids.len() > CLIENT_IDS_MAX {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::OauthClientsTooMany,
             "The teams were not looked up.",
-            format!("The request has {} client ids; at most {CLIENT_IDS_MAX} are taken.", client_ids.len()),
+            format!("The request has {} client ids (limit {CLIENT_IDS_MAX}).", client_ids.len()),
         )
-        .fix("Ask in several requests."));
+        .nothing_returned()
+        .fix("Split the client ids into several requests."));
     }
     let mut found = store::credentials::teams(&mut db.read().await?, client_ids).await?;
     found.sort_by_key(|(id, _)| client_ids.iter().position(|asked| asked == id));
@@ -117,9 +124,11 @@ pub async fn teams_of(db: &Db, client_id: &str) -> Result<BTreeSet<String>, Prob
 }
 
 fn unknown(team: &str) -> Problem {
-    Problem::not_found(
+    Problem::new(
+        Code::OauthCredentialsNotFound,
         format!("The OAuth credentials of the team {} were not found.", excerpt(team)),
         "None are stored for a team of this name.",
     )
+    .nothing_returned()
     .fix("Check the name of the team, or store its credentials first.")
 }

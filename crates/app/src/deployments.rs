@@ -7,6 +7,7 @@ use model::{
     deployment::{DEFAULT, Deployment, DeploymentChange, JobPart, PRODUCTION, RELEASE, Stamp, VersionDefaults},
     job::DataJob,
     name::excerpt,
+    problem::Code,
     rollout::Rollout,
 };
 use store::{
@@ -66,11 +67,13 @@ pub async fn change(
         && current.as_ref().is_none_or(|current| current.job_version != *version)
         && !store::sources::is_offered(&mut tx, job.id, version).await?
     {
-        return Err(Problem::conflict(
+        return Err(Problem::new(
+            Code::SourceVersionUnknown,
             format!("The data job {} was not deployed.", job.name),
-            format!("No source of the version {version} was uploaded for it, or it was removed since."),
+            format!("No sources of the version {version} are stored for it."),
         )
-        .fix("Upload the sources first and use the version that the upload answers."));
+        .nothing_changed()
+        .fix("Upload the sources, and send the version_sha that the upload returns."));
     }
     let part = JobPart::from(&job.config);
     // Its number is drawn as soon as it is known to differ.
@@ -136,8 +139,8 @@ pub async fn read(
     }
 }
 
-/// How far what is wanted got: the wanted deployment beside its rollout and the build that it waits for. Also before the first success, so that a client
-/// can tell when a deployment is really done, or what stands in its way.
+/// How far what is wanted got: the wanted deployment beside its rollout. Also before the first success, so that a client
+/// can tell when a deployment is rolled out, or which problem prevents it.
 ///
 /// # Errors
 /// NotFound for an unknown job or id, and for a job without a deployment.
@@ -185,7 +188,7 @@ pub async fn remove(
     Ok(())
 }
 
-/// Checks the terms under which a caller changes a deployment: they speak of what is wanted, for that is what changes.
+/// Checks the terms under which a caller changes a deployment: they refer to the desired state, because that is what changes.
 pub(crate) fn check(caller: &Caller, job: &DataJob, wanted: Option<&Deployment>) -> Result<(), Problem> {
     let etag = wanted.map(Deployment::etag);
     caller.preconditions.check(&format!("deployment of the data job {}", job.name), etag.as_ref())
@@ -196,20 +199,24 @@ pub fn check_id(job: &DataJob, deployment_id: &str) -> Result<(), Problem> {
     if [PRODUCTION, RELEASE, DEFAULT].contains(&deployment_id) || deployment_id == job.name.as_str() {
         return Ok(());
     }
-    Err(Problem::not_found(
+    Err(Problem::new(
+        Code::DeploymentIdUnknown,
         format!("The deployment {} of the data job {} was not found.", excerpt(deployment_id), job.name),
         "A data job has one deployment, and its id is \"production\".",
     )
+    .follows("The request has no result.")
     .fix("Use the deployment id \"production\"."))
 }
 
 /// The job has no deployment (yet).
 pub(crate) fn not_deployed(job: &DataJob) -> Problem {
-    Problem::not_found(
+    Problem::new(
+        Code::DeploymentNotFound,
         format!("The data job {} has no deployment.", job.name),
-        "It was never deployed, its deployment was removed, or its first deployment is still on its way.",
+        "It was never deployed, its deployment was removed, or its first rollout has not finished.",
     )
-    .fix("Deploy it first: vdk deploy -n <job> -t <team> -p <folder> -r <reason>.")
+    .follows("The request has no result.")
+    .fix(format!("Deploy it: `vdk deploy -n {} -t {} -p <folder> -r <reason>`.", job.name, job.team))
 }
 
 /// Reads what is wanted of a job's deployment, within a transaction.

@@ -8,6 +8,7 @@ use model::{
     job::DataJob,
     log::LogPart,
     name::{ExecutionId, excerpt},
+    problem::Code,
     runtime::Runtime,
 };
 use store::{
@@ -28,7 +29,7 @@ pub const ARGUMENTS_MAX_BYTES: usize = 100 * 1024;
 /// The most runs that a list answers.
 pub const LIST_MAX: i64 = 1000;
 
-/// What a caller says of a run that it starts.
+/// The request to start an execution.
 #[derive(Debug, Clone, Default)]
 pub struct StartRequest {
     /// Where the start comes from, such as `manual/vdk-control-cli`.
@@ -40,7 +41,7 @@ pub struct StartRequest {
 /// Accepts the start of a job. It is stored when this returns; the synchronizer carries it out.
 ///
 /// # Errors
-/// NotFound for an unknown job, or one without a deployment; Conflict while another run of it is active; Invalid for
+/// NotFound for an unknown job, or one without a deployment; Conflict while another execution of the job is active; Invalid for
 /// arguments that break a rule.
 pub async fn start(
     db: &Db,
@@ -54,18 +55,23 @@ pub async fn start(
     let permit = caller.may(Action::Start, team, name).await?;
     let arguments = request.arguments.as_ref().map(json_text);
     if arguments.as_ref().is_some_and(|a| a.len() > ARGUMENTS_MAX_BYTES) {
-        return Err(Problem::too_large(
+        return Err(Problem::new(
+            Code::ExecutionArgumentsTooLarge,
             format!("The data job {} was not started.", excerpt(name)),
             format!("Its arguments have more than {ARGUMENTS_MAX_BYTES} bytes."),
         )
+        .follows("No execution was created.")
         .fix("Pass large input through a file, a table or the job's properties."));
     }
     let given = request.started_by.as_deref().map(str::trim).filter(|g| !g.is_empty());
     if given.is_some_and(|g| g.len() > 200 || g.chars().any(char::is_control)) {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::ExecutionStartedByInvalid,
             format!("The data job {} was not started.", excerpt(name)),
             "started_by has more than 200 bytes or a control character.",
-        ));
+        )
+        .follows("No execution was created.")
+        .fix("Shorten started_by, or leave it out."));
     }
     let started_by = given.map_or_else(|| caller.user.clone(), |g| format!("{g}/{}", caller.user));
     let now = clock.now();
@@ -86,7 +92,9 @@ pub async fn start(
         scheduled_tick: None,
     };
     let Started::Accepted(id) = store::executions::insert(&mut tx, &new, now).await? else {
-        return Err(already_active(&job.name));
+        drop(tx);
+        let active = store::executions::active_of(&mut db.read().await?, job.id).await?;
+        return Err(already_active(&job.name, active.as_ref()));
     };
     let mut event = event("execution.start", &job, None);
     event.detail = Some(id.to_string());
@@ -115,11 +123,13 @@ async fn find_of(tx: &mut Tx, job: &DataJob, id: &str) -> Result<Execution, Prob
         None => None,
     };
     found.filter(|e| e.job_id == job.id).ok_or_else(|| {
-        Problem::not_found(
+        Problem::new(
+            Code::ExecutionNotFound,
             format!("The execution {} of the data job {} was not found.", excerpt(id), job.name),
-            "The job has no execution of this id, or it ended so long ago that it was cleaned up.",
+            "The job has no execution with this id, or retention removed it (`executions.keep_days`).",
         )
-        .fix("\"vdk execute --list\" shows the executions of the job.")
+        .nothing_returned()
+        .fix(format!("List the executions: `vdk execute --list -n {} -t <team>`.", job.name))
     })
 }
 
@@ -170,11 +180,13 @@ pub async fn cancel(
     let job = find_job(&mut tx, &permit).await?;
     let execution = find_of(&mut tx, &job, id).await?;
     if !store::executions::request_cancel(&mut tx, &execution.id, now).await? {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::ExecutionAlreadyEnded,
             format!("The execution {} was not cancelled.", execution.id),
-            format!("It is over already: {}.", execution.status.as_str().to_lowercase()),
+            format!("It has ended: {}.", execution.status.as_str().to_lowercase()),
         )
-        .fix("Nothing needs to be done; \"vdk execute --show\" tells how it went."));
+        .nothing_changed()
+        .no_action(format!("`vdk execute --show -i {}` shows the result.", execution.id)));
     }
     let mut event = event("execution.cancel", &job, None);
     event.detail = Some(execution.id.to_string());
@@ -212,7 +224,7 @@ pub async fn log(
     if let Some(stored) = LogReader::stored(db, &execution.id, tail_lines).await? {
         return Ok(stored);
     }
-    // What was not handed over yet has no log, wherever it will run.
+    // An execution that was not dispatched yet has no log.
     if execution.status.is_final() || execution.revision.is_none() {
         return Ok(LogReader::empty());
     }
@@ -221,12 +233,13 @@ pub async fn log(
         return Ok(live);
     }
     if are_elsewhere(db, runtime).await? {
-        return Err(Problem::conflict(
+        return Err(Problem::new(
+            Code::ExecutionLogOnAnotherHost,
             format!("The log of the execution {} can't be read here yet.", execution.id),
-            "It is in progress on another machine than this instance of the service.",
+            "The execution is active on another host.",
         )
-        .follows("This instance has the log as soon as the execution is over.")
-        .fix("Wait for its end, or ask an instance on the machine where jobs run."));
+        .follows("The log follows when the execution ends.")
+        .fix("Wait for its end, or ask an instance on the host that runs jobs."));
     }
     // It ended, was stored and forgotten between the two looks.
     Ok(LogReader::stored(db, &execution.id, tail_lines).await?.unwrap_or_else(LogReader::empty))

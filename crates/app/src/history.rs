@@ -8,6 +8,7 @@ use model::{
     deployment::{Deployment, JobPart, Stamp, VersionDefaults},
     difference::Difference,
     job::{DataJob, JobConfig},
+    problem::Code,
 };
 use store::{Db, Tx};
 
@@ -35,7 +36,7 @@ pub struct PageRequest {
 pub struct Page<T> {
     /// Newest first.
     pub content: Vec<T>,
-    /// What to ask the next page with; absent on the last one.
+    /// The start of the next page; absent on the last one.
     pub next_before: Option<i64>,
 }
 
@@ -46,10 +47,13 @@ impl PageRequest {
         const PAGE: i64 = 100;
         let limit = self.limit.unwrap_or(PAGE);
         if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(Problem::invalid(
+            return Err(Problem::new(
+                Code::QueryParameterInvalid,
                 "The history was not read.",
-                format!("limit: it is {limit}; it must be 1 to {PAGE_MAX}."),
-            ));
+                format!("limit is {limit}; it must be 1 to {PAGE_MAX}."),
+            )
+            .nothing_returned()
+            .fix(format!("Send a limit of at most {PAGE_MAX}, and read further pages with before.")));
         }
         Ok((self.before.unwrap_or(i64::MAX), limit + 1))
     }
@@ -104,7 +108,7 @@ pub async fn revision(
     find(&mut tx, &job, generation).await
 }
 
-/// What differs from one generation to another.
+/// The differences between two revisions.
 ///
 /// # Errors
 /// NotFound for an unknown job, deployment or generation.
@@ -155,10 +159,12 @@ pub async fn roll_back(
     check(caller, &job, current.as_ref())?;
     let kept = current.as_ref().is_some_and(|current| current.job_version == old.job_version);
     if !kept && !store::sources::is_offered(&mut tx, job.id, &old.job_version).await? {
-        return Err(Problem::conflict(
-            format!("The deployment was not rolled back to generation {generation}."),
+        return Err(Problem::new(
+            Code::RevisionSourcesRemoved,
+            format!("The deployment was not rolled back to revision {generation}."),
             format!("Its sources, version {}, were removed.", old.job_version),
         )
+        .nothing_changed()
         .fix("Upload the sources again; the same content has the same version."));
     }
     let stamp = Stamp { generation, by: caller.user.clone(), at: now };
@@ -194,15 +200,17 @@ pub async fn roll_back(
 
 async fn find(tx: &mut Tx, job: &DataJob, generation: i64) -> Result<Deployment, Problem> {
     store::revisions::find(tx, job.id, generation).await?.ok_or_else(|| {
-        Problem::not_found(
-            format!("The generation {generation} of the data job {} was not found.", job.name),
-            "Its deployment has no generation of this number.",
+        Problem::new(
+            Code::RevisionNotFound,
+            format!("The revision {generation} of the data job {} was not found.", job.name),
+            "Its deployment has no revision of this number, or it is no longer kept (`revisions.keep`).",
         )
-        .fix("GET …/deployments/production/revisions lists the generations.")
+        .nothing_changed()
+        .fix("`GET …/deployments/production/revisions` lists the revisions.")
     })
 }
 
-/// Who changed what of a job, and by which request. A namesake that was deleted before is not told of.
+/// The audit events of a job: who changed it, and by which request. Those of an earlier, deleted job of the name are left out.
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid for a page of no possible size.

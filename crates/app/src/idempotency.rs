@@ -1,11 +1,11 @@
 //! Requests that a caller gave a name are carried out once: a verb asks first whether its outcome is known, and keeps it in
 //! the transaction of its change.
 
-use model::{Problem, access::Caller};
+use model::{Problem, access::Caller, problem::Code};
 use serde::{Serialize, de::DeserializeOwned};
 use store::{Tx, idempotency::Claim};
 
-/// What came of the same request before, when it has a name and was carried out. Asked first in the transaction.
+/// The outcome of an earlier request with the same idempotency key. Looked up first in the transaction.
 ///
 /// # Errors
 /// Contradictory when the caller gave the name to another request.
@@ -18,16 +18,21 @@ pub(crate) async fn outcome<T: DeserializeOwned>(
     match store::idempotency::claim(tx, &caller.user, idempotency_key, now).await? {
         Claim::First => Ok(None),
         Claim::Repeated(outcome) => serde_json::from_str(&outcome).map(Some).map_err(|_| {
-            Problem::internal(
-                "The request was not repeated.",
-                "What came of it the first time is stored in another form.",
+            Problem::new(
+                Code::IdempotentOutcomeUnreadable,
+                "The outcome of the earlier request can't be returned.",
+                "It is stored in a form that this version does not know.",
             )
+            .follows("This request changed nothing.")
+            .fix("Check whether the change was applied; if not, send it with a new idempotency key.")
         }),
-        Claim::Another => Err(Problem::idempotency_conflict(
-            "The request was not carried out.",
-            "Its idempotency key was sent before, with another request.",
+        Claim::Another => Err(Problem::new(
+            Code::IdempotencyKeyReused,
+            "The request was rejected.",
+            "Its idempotency key was used before, with another request.",
         )
-        .fix("Give each request a key of its own, and repeat a request with nothing changed.")),
+        .nothing_changed()
+        .fix("Use a new key for each request, and repeat a request unchanged.")),
     }
 }
 

@@ -7,6 +7,7 @@ use model::{
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     job::{DataJob, JobConfig},
     name::{JobId, JobName, TeamName, excerpt},
+    problem::Code,
     schedule::Schedule,
 };
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::{find_job, idempotency};
 
 pub use store::jobs::deleted::Deleted;
 
-/// What a caller says of a job that it creates or changes.
+/// The request to create or change a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobDefinition {
     /// The name.
@@ -34,10 +35,13 @@ impl JobDefinition {
         let name = JobName::parse(&self.name)?;
         let team = TeamName::parse(&self.team)?;
         if self.description.len() > DataJob::DESCRIPTION_MAX_BYTES {
-            return Err(Problem::invalid(
+            return Err(Problem::new(
+                Code::JobDescriptionTooLong,
                 "The description of the data job is too long.",
-                format!("It has {} bytes; at most {} fit.", self.description.len(), DataJob::DESCRIPTION_MAX_BYTES),
-            ));
+                format!("It has {} bytes (limit {}).", self.description.len(), DataJob::DESCRIPTION_MAX_BYTES),
+            )
+            .nothing_changed()
+            .fix("Shorten the description."));
         }
         let config = self.config.validated()?;
         if let Some(cron) = &config.schedule_cron {
@@ -70,11 +74,13 @@ pub async fn create(
     admit_team(&mut tx, caller, &job.team, job.id, now).await?;
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
     if !store::jobs::insert(&mut tx, &job, schedule, &caller.user, now).await? {
-        return Err(Problem::conflict(
+        return Err(Problem::new(
+            Code::JobNameTaken,
             format!("The data job {} was not created.", job.name),
-            "A job of this name exists already; names are unique across all teams.",
+            "A job of this name exists; names are unique across all teams.",
         )
-        .fix("Choose another name, or work with the existing job."));
+        .nothing_changed()
+        .fix("Choose another name, or use the existing job."));
     }
     store::audit::record(&mut tx, caller, &event("job.create", &job, None), now).await?;
     idempotency::keep(&mut tx, caller, &job.id.0).await?;
@@ -112,11 +118,13 @@ pub async fn update(
     };
     let (new_name, new_team, description, config) = definition.validated(default_zone)?;
     if new_name.as_str() != name {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::JobNameMismatch,
             format!("The data job {} was not changed.", excerpt(name)),
-            format!("The request's body is about the job {new_name}, and a job can't be renamed."),
+            format!("The body names the job {new_name}, and a job can't be renamed."),
         )
-        .fix("Send the same name in the address and in the body, or create a new job."));
+        .nothing_changed()
+        .fix("Send the same name in the URL and in the body, or create a new job."));
     }
     let now = clock.now();
     let mut tx = db.write().await?;
@@ -142,7 +150,7 @@ pub async fn update(
 }
 
 /// Moves a job to another team with all that belongs to it: deployment, sources, properties, secrets, history. Its
-/// deployment becomes a new generation, because a run is told its team.
+/// deployment becomes a new generation, because an execution gets the name of its team.
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid when the new team's name breaks a rule.
@@ -245,7 +253,7 @@ fn check(caller: &Caller, job: &DataJob) -> Result<(), Problem> {
     caller.preconditions.check(&format!("data job {}", job.name), Some(&job.etag()))
 }
 
-/// What came back with a deleted job.
+/// The result of restoring a deleted job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
     /// The generation that its deployment is now; absent when it has none.
@@ -280,20 +288,24 @@ pub async fn restore(
         _ => None,
     };
     let Some(Deleted { job, generation, .. }) = found else {
-        return Err(Problem::not_found(
-            format!("The data job {} was not brought back.", excerpt(name)),
+        return Err(Problem::new(
+            Code::DeletedJobNotFound,
+            format!("The data job {} was not restored.", excerpt(name)),
             format!("No deleted job of this name is kept for the team {}.", excerpt(team)),
         )
-        .fix("Check the name and the team; GET …/deleted-jobs lists what can be brought back."));
+        .nothing_changed()
+        .fix("Check the name and the team; `GET …/deleted-jobs` lists the jobs that can be restored."));
     };
     admit_team(&mut tx, caller, &job.team, job.id, now).await?;
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
     if !store::jobs::deleted::restore(&mut tx, &job, schedule, now).await? {
-        return Err(Problem::conflict(
-            format!("The data job {} was not brought back.", job.name),
+        return Err(Problem::new(
+            Code::DeletedJobNameTaken,
+            format!("The data job {} was not restored.", job.name),
             "A job of this name exists; names are unique across all teams.",
         )
-        .fix("Delete the present job first, if the former one is to have its name."));
+        .nothing_changed()
+        .fix("Delete the new job first if the deleted one must have its name."));
     }
     let restored = match generation {
         Some(generation) => redeploy(&mut tx, caller, defaults, &job, generation, now).await?,
@@ -318,13 +330,22 @@ async fn redeploy(
 ) -> Result<Restored, Problem> {
     let without = |problem| Ok(Restored { generation: None, problem: Some(problem) });
     let Some(old) = store::revisions::find(tx, job.id, generation).await? else {
-        return without(Problem::conflict("The deployment did not come back.", "Its generation is not kept."));
+        return without(
+            Problem::new(
+                Code::RestoredRevisionMissing,
+                "The deployment was not restored.",
+                "Its revision is no longer kept (`revisions.keep`).",
+            )
+            .follows("The job was restored without a deployment.")
+            .fix(format!("Deploy it: `vdk deploy -n {} -t {} -p <folder> -r <reason>`.", job.name, job.team)),
+        );
     };
     if store::sources::find(tx, job.id, &old.job_version).await?.is_none() {
         let why = format!("Its sources, version {}, were removed.", old.job_version);
         return without(
-            Problem::conflict("The deployment did not come back.", why)
-                .fix("Upload the sources again and deploy them."),
+            Problem::new(Code::RestoredSourcesMissing, "The deployment was not restored.", why)
+                .follows("The job was restored without a deployment.")
+                .fix(format!("Deploy it: `vdk deploy -n {} -t {} -p <folder> -r <reason>`.", job.name, job.team)),
         );
     }
     let drawn = store::jobs::next_generation(tx, &job.name).await?;
@@ -359,10 +380,13 @@ pub async fn deleted(
     caller.may_with_team(Action::Read, team).await?;
     let limit = limit.unwrap_or(PAGE);
     if !(1..=DELETED_PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::QueryParameterInvalid,
             "The deleted jobs were not listed.",
-            format!("limit: it is {limit}; it must be 1 to {DELETED_PAGE_MAX}."),
-        ));
+            format!("limit is {limit}; it must be 1 to {DELETED_PAGE_MAX}."),
+        )
+        .nothing_returned()
+        .fix(format!("Send a limit of at most {DELETED_PAGE_MAX}, and read further pages with next_before.")));
     }
     let Ok(team) = TeamName::parse(team) else { return Ok((Vec::new(), None)) };
     let mut tx = db.read().await?;

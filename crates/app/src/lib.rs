@@ -25,7 +25,7 @@ use model::{
     access::Permit,
     job::DataJob,
     name::{JobName, TeamName, excerpt},
-    problem::Kind,
+    problem::{Code, Kind},
 };
 use store::Tx;
 
@@ -66,11 +66,13 @@ pub(crate) async fn find_job(tx: &mut Tx, permit: &Permit<'_>) -> Result<DataJob
 
 async fn find_by_name(tx: &mut Tx, team: &str, name: &str) -> Result<DataJob, Problem> {
     let unknown = || {
-        Problem::not_found(
+        Problem::new(
+            Code::JobNotFound,
             format!("The data job {} was not found in the team {}.", excerpt(name), excerpt(team)),
-            "No job of this name exists in this team.",
+            "Jobs of other teams are not searched.",
         )
-        .fix("Check the name and the team (\"vdk list -t <team>\" shows a team's jobs), or create the job first.")
+        .follows("The request has no result.")
+        .fix("List the jobs of a team with `vdk list -t <team>`, or create the job.")
     };
     let (Ok(name), Ok(team)) = (JobName::parse(name), TeamName::parse(team)) else { return Err(unknown()) };
     let job = store::jobs::find_for_update(tx, &name).await?;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Problem, clock::SharedClock, log::LogChunk, name::ExecutionId};
+use model::{Problem, clock::SharedClock, log::LogChunk, name::ExecutionId, problem::Code};
 use store::{Db, logs::LogPosition};
 
 use crate::{
@@ -57,7 +57,7 @@ impl LiveLogs {
         read: impl Future<Output = Result<Option<LogChunk>, Problem>>,
     ) -> Result<Option<LogReader>, Problem> {
         let place = self.places.take(principal).await?;
-        // Twice: while a runtime puts the parts of it together. What is larger than the budget is read one at a time.
+        // Twice: while a runtime puts the parts of it together. Logs larger than the budget are read one at a time.
         let bytes = self.log_max_bytes.saturating_mul(2).min(self.memory.total_bytes() / 2);
         let reserved = self.memory.reserve(bytes)?;
         let Some(log) = read.await? else { return Ok(None) };
@@ -75,7 +75,15 @@ impl LiveLogs {
         });
         let (file, bytes) = written
             .await
-            .map_err(|_| Problem::internal("The log was not read.", "Writing it to a temporary file failed."))?
+            .map_err(|_| {
+                Problem::new(
+                    Code::ExecutionLogUnreadable,
+                    "The log was not read.",
+                    "Copying it to a temporary file failed.",
+                )
+                .nothing_returned()
+                .fix("Retry; if it fails again, the operator checks `data_dir`.")
+            })?
             .map_err(|error| unwritten(&error))?;
         Ok(Some(LogReader(Source::File { file: Arc::new(file), position: 0, bytes })))
     }
@@ -127,7 +135,15 @@ impl LogReader {
                     let mut piece = vec![0; most];
                     of.read_exact_at(&mut piece, at).map(|()| piece)
                 });
-                let unread = || Problem::unavailable("The log was not read.", "Its temporary file can't be read.");
+                let unread = || {
+                    Problem::new(
+                        Code::ExecutionLogUnreadable,
+                        "The log was not read to its end.",
+                        "Its temporary file can't be read.",
+                    )
+                    .follows("The log is incomplete.")
+                    .fix("Retry; if it fails again, the operator checks `data_dir`.")
+                };
                 let mut piece = read.await.map_err(|_| unread())?.map_err(|_| unread())?;
                 // The file has whole characters; only the last one of the piece may be cut.
                 let whole = match std::str::from_utf8(&piece) {

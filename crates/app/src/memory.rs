@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model::Problem;
+use model::{Problem, problem::Code};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// One permit of the budget stands for this many bytes.
@@ -106,11 +106,13 @@ impl RequestMemory {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.bytes().saturating_add(bytes) > self.max_bytes {
             let max_mib = self.max_bytes / (1024 * 1024);
-            return Err(Problem::invalid(
-                "The request was not carried out.",
-                format!("Its answer is too large (limit {max_mib} MiB of memory)."),
+            return Err(Problem::new(
+                Code::ResponseTooLarge,
+                "The request was rejected.",
+                format!("Its response is too large (limit {max_mib} MiB of memory)."),
             )
-            .fix("Ask for smaller pages or fewer fields."));
+            .nothing_returned()
+            .fix("Request smaller pages or fewer fields."));
         }
         held.grow(bytes)
     }
@@ -129,15 +131,13 @@ impl MemoryBudget {
     }
 
     fn exhausted(&self) -> Problem {
-        Problem::overloaded(
-            "The request was not carried out.",
-            format!(
-                "The requests in progress use the memory that is set aside for them (limit {} MiB, `memory_budget_mib`).",
-                self.total_mib
-            ),
+        Problem::new(
+            Code::MemoryBudgetExhausted,
+            "The request was rejected.",
+            format!("The requests in progress use all of `memory_budget_mib` ({} MiB).", self.total_mib),
         )
-        .follows("Nothing was changed.")
-        .fix("Try again in a few seconds.")
+        .nothing_changed()
+        .fix("Retry in a few seconds.")
     }
 }
 

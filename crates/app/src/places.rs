@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Problem, clock::SharedClock};
+use model::{Problem, clock::SharedClock, problem::Code};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many places there are, and how long a request waits for one.
@@ -29,7 +29,7 @@ const RESERVED_SHARE: usize = 8;
 ///
 /// A principal has at most half of them, and its further requests wait for its own places first, so that they are not in the
 /// way of others. The last eighth of the places is for principals that have none: so two principals together do not take all
-/// of them, and whoever comes next gets a place.
+/// of them, and the next caller gets a place.
 #[derive(Debug, Clone)]
 pub struct Places {
     limits: PlaceLimits,
@@ -149,9 +149,7 @@ impl Places {
 }
 
 fn overloaded(why: String) -> Problem {
-    Problem::overloaded("The request was not carried out.", why)
-        .follows("Nothing was changed.")
-        .fix("Try again in a few seconds.")
+    Problem::new(Code::NoPlaceFree, "The request was rejected.", why).nothing_changed().fix("Retry in a few seconds.")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use model::{
     access::{Action, Caller},
     clock::Clock,
     name::excerpt,
+    problem::Code,
 };
 use store::Db;
 
@@ -23,8 +24,15 @@ pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<Js
         Err(problem) => return Err(problem),
     };
     match store::properties::find(&mut tx, job.id).await? {
-        Some(text) => serde_json::from_str(&text)
-            .map_err(|_| Problem::internal("The properties were not read.", "Their stored form is damaged.")),
+        Some(text) => serde_json::from_str(&text).map_err(|_| {
+            Problem::new(
+                Code::PropertiesUnreadable,
+                format!("The properties of the data job {} were not read.", excerpt(name)),
+                "Their stored form is damaged.",
+            )
+            .nothing_returned()
+            .fix("Write them again (`vdk properties --overwrite`), or restore a backup of the database.")
+        }),
         None => Ok(JsonObject::new()),
     }
 }
@@ -44,11 +52,13 @@ pub async fn replace(
     let permit = caller.may(Action::ChangeOwn, team, name).await?;
     let content = json_text(properties);
     if content.len() > PROPERTIES_MAX_BYTES {
-        return Err(Problem::too_large(
+        return Err(Problem::new(
+            Code::PropertiesTooLarge,
             format!("The properties of the data job {} were not stored.", excerpt(name)),
-            format!("They have {} bytes; at most {PROPERTIES_MAX_BYTES} fit.", content.len()),
+            format!("They have {} bytes (limit {PROPERTIES_MAX_BYTES}).", content.len()),
         )
-        .fix("Keep state of this size in a table or a file, and only a reference to it in the properties."));
+        .nothing_changed()
+        .fix("Keep large state in a table or a file, and only a reference to it in the properties."));
     }
     let now = clock.now();
     let mut tx = db.write().await?;

@@ -1,8 +1,8 @@
-//! Lists of jobs and runs for GraphQL and pages: one statement a floor, whatever the page holds.
+//! Lists of jobs and runs for GraphQL and pages: one SQL statement per level, for any size of page.
 
 use std::collections::HashMap;
 
-use model::{Problem, access::Caller, execution::Execution, name::JobId};
+use model::{Problem, access::Caller, execution::Execution, name::JobId, problem::Code};
 use store::{CALLERS_READ_SECONDS_MAX, Db, StoreError, deployments::Reached, executions::page_by_job};
 pub use store::{
     executions::{Detail, ExecutionQuery, ExecutionSort},
@@ -12,7 +12,7 @@ pub use store::{
 /// The most jobs or runs on one page.
 pub const PAGE_MAX: i64 = 1000;
 
-/// What a page of jobs is asked to bring along.
+/// The parts that a page of jobs includes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobPageRequest {
     /// Which jobs.
@@ -30,7 +30,7 @@ pub struct JobPageRequest {
 pub struct JobOnPage {
     /// The job and its maintained figures.
     pub summary: JobSummary,
-    /// What runs of it, when that was asked for.
+    /// Its deployment, if it was requested.
     pub deployment: Option<Reached>,
     /// Its runs, when they were asked for.
     pub executions: Vec<Execution>,
@@ -39,7 +39,7 @@ pub struct JobOnPage {
 /// A page and the total.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
-    /// What is on the page.
+    /// The entries of the page.
     pub content: Vec<T>,
     /// How many there are on all pages; absent when not asked for.
     pub total: Option<i64>,
@@ -69,7 +69,7 @@ pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<
 
 async fn read_jobs(db: &Db, request: &JobPageRequest) -> Result<Page<JobOnPage>, StoreError> {
     let mut tx = if is_search(&request.query) { db.read_search().await? } else { db.read().await? };
-    // Who knows how many there are knows how to find them.
+    // A caller that may count them may also find them.
     let total = if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
     let summaries = store::jobs::page_of(&mut tx, &request.query, total).await?;
     let ids: Vec<JobId> = summaries.iter().map(|s| s.job.id).collect();
@@ -123,11 +123,13 @@ fn is_sorted_whole(query: &ExecutionQuery) -> bool {
 /// The problem of a list that could not be read. A list that takes too long is a user error: the client has to ask for less.
 fn too_expensive(error: StoreError) -> Problem {
     match error {
-        StoreError::TooExpensive(_) => Problem::invalid(
-            "The query was not carried out.",
+        StoreError::TooExpensive(_) => Problem::new(
+            Code::QueryTooExpensive,
+            "The query was cancelled.",
             format!("The database took too long for it (limit {CALLERS_READ_SECONDS_MAX} seconds)."),
         )
-        .fix("Ask for less: fewer predicates, a longer text to look for, one team, or smaller pages."),
+        .nothing_returned()
+        .fix("Use fewer or longer filters, one team, or smaller pages."),
         error => error.into(),
     }
 }

@@ -7,9 +7,9 @@ use std::{
     path::PathBuf,
 };
 
-use model::Problem;
+use model::{Problem, problem::Code};
 
-/// The directory of the temporary files. A file in it has no name, so that nobody else can open it, and its bytes are
+/// The directory of the temporary files. A file in it has no name, so that no other process can open it, and its bytes are
 /// released when it is closed, also by a crash.
 #[derive(Debug, Clone)]
 pub struct Scratch {
@@ -41,11 +41,13 @@ impl Scratch {
 
 /// A temporary file could not be written.
 pub fn unwritten(error: &io::Error) -> Problem {
-    Problem::unavailable(
-        "The request was not carried out.",
-        format!("A temporary file of the service can't be written ({error})."),
+    Problem::new(
+        Code::TemporaryFileFailed,
+        "The request failed.",
+        format!("A temporary file in `data_dir` can't be written ({error})."),
     )
-    .follows("Nothing was changed.")
+    .nothing_changed()
+    .fix("Retry; if it fails again, the operator frees space in `data_dir`.")
 }
 
 #[cfg(test)]

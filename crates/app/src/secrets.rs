@@ -5,6 +5,7 @@ use model::{
     access::{Action, Caller},
     clock::Clock,
     name::excerpt,
+    problem::Code,
 };
 use secrecy::{ExposeSecret, SecretString};
 use store::{Db, keys::KeyRing};
@@ -24,8 +25,15 @@ pub async fn read(db: &Db, keys: &KeyRing, caller: &Caller, team: &str, name: &s
         Err(problem) => return Err(problem),
     };
     match store::secrets::find(&mut tx, keys, job.id).await? {
-        Some(text) => serde_json::from_str(text.expose_secret())
-            .map_err(|_| Problem::internal("The secrets were not read.", "Their stored form is damaged.")),
+        Some(text) => serde_json::from_str(text.expose_secret()).map_err(|_| {
+            Problem::new(
+                Code::SecretsUnreadable,
+                format!("The secrets of the data job {} were not read.", excerpt(name)),
+                "Their stored form is damaged.",
+            )
+            .nothing_returned()
+            .fix("Write them again (`vdk secrets --overwrite`), or restore a backup of the database.")
+        }),
         None => Ok(JsonObject::new()),
     }
 }
@@ -47,11 +55,13 @@ pub async fn replace(
     let content = SecretString::from(json_text(secrets));
     let bytes = content.expose_secret().len();
     if bytes > SECRETS_MAX_BYTES {
-        return Err(Problem::too_large(
+        return Err(Problem::new(
+            Code::SecretsTooLarge,
             format!("The secrets of the data job {} were not stored.", excerpt(name)),
-            format!("They have {bytes} bytes; at most {SECRETS_MAX_BYTES} fit."),
+            format!("They have {bytes} bytes (limit {SECRETS_MAX_BYTES})."),
         )
-        .fix("Keep large files elsewhere, and only what opens them here."));
+        .nothing_changed()
+        .fix("Keep large files elsewhere, and only their passwords in the secrets."));
     }
     let now = clock.now();
     let mut tx = db.write().await?;

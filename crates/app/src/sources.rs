@@ -13,6 +13,7 @@ use model::{
     access::{Action, Caller, Permit},
     clock::{Clock, SharedClock},
     name::{JobId, JobName},
+    problem::Code,
     source::{ArchiveLimits, Source, SourceVersion},
 };
 use sha2::{Digest, Sha256};
@@ -95,7 +96,15 @@ impl Receiving {
             self.bytes += bytes.len() as u64;
             Ok::<_, std::io::Error>(self)
         });
-        let failed = |_| Problem::internal("The sources were not stored.", "Writing the upload failed unexpectedly.");
+        let failed = |_| {
+            Problem::new(
+                Code::SourcesStorageFailed,
+                "The sources were not stored.",
+                "Writing the upload failed unexpectedly.",
+            )
+            .nothing_changed()
+            .fix("Upload again; if it fails again, the operator checks `data_dir` and the log.")
+        };
         written.await.map_err(failed)?.map_err(|error| unwritten(&error))
     }
 
@@ -135,10 +144,13 @@ pub async fn begin_upload<'a>(
 ) -> Result<Upload<'a>, Problem> {
     let permit = caller.may(Action::Change, team, name).await?;
     if reason.len() > REASON_MAX_BYTES {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::SourcesReasonTooLong,
             "The sources were not stored.",
             format!("The reason has more than {REASON_MAX_BYTES} bytes."),
-        ));
+        )
+        .nothing_changed()
+        .fix("Shorten the reason."));
     }
     let job = find_job(&mut db.read().await?, &permit).await?;
     Ok(Upload { permit, job: job.name, reason })
@@ -172,7 +184,13 @@ impl Upload<'_> {
             normal.map(|normal| (normal, place))
         });
         let (normal, _place) = work.await.map_err(|_| {
-            Problem::internal("The sources were not stored.", "Reading the archive failed unexpectedly.")
+            Problem::new(
+                Code::SourcesStorageFailed,
+                "The sources were not stored.",
+                "Reading the archive failed unexpectedly.",
+            )
+            .nothing_changed()
+            .fix("Upload again; if it fails again, the operator checks `data_dir` and the log.")
         })??;
         let now = clock.now();
         let source = Source {
@@ -213,7 +231,15 @@ async fn store_archive(tx: &mut store::Tx, normal: &Normal) -> Result<(), Proble
         let read = tokio::task::spawn_blocking(move || archive.read_exact_at(&mut piece, position).map(|()| piece));
         let piece = read
             .await
-            .map_err(|_| Problem::internal("The sources were not stored.", "Reading them again failed."))?
+            .map_err(|_| {
+                Problem::new(
+                    Code::SourcesStorageFailed,
+                    "The sources were not stored.",
+                    "Reading the packed sources failed unexpectedly.",
+                )
+                .nothing_changed()
+                .fix("Upload again; if it fails again, the operator checks `data_dir` and the log.")
+            })?
             .map_err(|error| unwritten(&error))?;
         store::sources::insert_chunk(tx, &normal.archive_hash, chunk, &piece).await?;
         position += piece.len() as u64;
@@ -246,7 +272,13 @@ impl Download {
         let (job, most) = (self.job, DOWNLOAD_PIECE_MAX_BYTES);
         let piece = store::sources::piece(&mut tx, job, &self.version, position, most).await?;
         piece.filter(|piece| !piece.is_empty()).ok_or_else(|| {
-            Problem::not_found("The download ended too early.", "The source was deleted while it was downloaded.")
+            Problem::new(
+                Code::SourcesRemovedDuringDownload,
+                "The download ended too early.",
+                "The sources were removed while they were downloaded.",
+            )
+            .follows("The file is incomplete.")
+            .fix("Upload the sources again: `vdk deploy -p <folder>`.")
         })
     }
 }
@@ -260,11 +292,13 @@ pub async fn download(db: &Db, caller: &Caller, team: &str, name: &str) -> Resul
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
     let latest = store::sources::latest(&mut tx, job.id).await?.ok_or_else(|| {
-        Problem::not_found(
+        Problem::new(
+            Code::SourcesNotFound,
             format!("The data job {} has no sources.", job.name),
-            "Nothing was uploaded for it yet, or it was removed.",
+            "No sources were uploaded, or they were removed.",
         )
-        .fix("Upload them first: vdk deploy -n <job> -t <team> -p <folder> -r <reason>.")
+        .nothing_returned()
+        .fix(format!("Upload them: `vdk deploy -n {} -t {} -p <folder> -r <reason>`.", job.name, job.team))
     })?;
     let bytes = u64::try_from(latest.archive_bytes).unwrap_or_default();
     Ok(Download { db: db.clone(), job: job.id, version: latest.version, bytes })
@@ -285,10 +319,13 @@ pub async fn remove(
 ) -> Result<(), Problem> {
     let permit = caller.may(Action::Change, team, name).await?;
     if reason.len() > REASON_MAX_BYTES {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::SourcesReasonTooLong,
             "The sources were not removed.",
             format!("The reason has more than {REASON_MAX_BYTES} bytes."),
-        ));
+        )
+        .nothing_changed()
+        .fix("Shorten the reason."));
     }
     let now = clock.now();
     let mut tx = db.write().await?;
@@ -304,11 +341,13 @@ pub async fn remove(
 }
 
 fn refused(why: impl Into<String>) -> Problem {
-    Problem::invalid("The sources were not stored.", why)
-        .fix("Pack the job's folder again as a ZIP archive with one top folder (\"vdk deploy -p <folder>\" does).")
+    Problem::new(Code::SourcesInvalid, "The sources were not stored.", why)
+        .nothing_changed()
+        .fix("Pack the job's folder as a ZIP archive with one top folder; `vdk deploy -p <folder>` does.")
 }
 
 fn too_large(why: impl Into<String>) -> Problem {
-    Problem::too_large("The sources were not stored.", why)
+    Problem::new(Code::SourcesTooLarge, "The sources were not stored.", why)
+        .nothing_changed()
         .fix("Leave data, virtual environments and build results out of the job's folder.")
 }

@@ -1,7 +1,7 @@
-//! The short token of a deployed job, for what it needs while it runs.
+//! The short token of a deployed job, valid for the operations that the job needs while it runs.
 
 use jiff::SignedDuration;
-use model::{Problem, access::unknown_caller, clock::Clock, name::JobName};
+use model::{Problem, access::unknown_caller, clock::Clock, name::JobName, problem::Code};
 use secrecy::SecretString;
 pub use store::tokens::Access;
 use store::{
@@ -29,8 +29,8 @@ pub struct Exchanged {
 /// Unauthenticated for anything but a credential that counts.
 pub async fn exchange(db: &Db, keys: &KeyRing, clock: &dyn Clock, credential: &str) -> Result<Exchanged, Problem> {
     let unknown = || {
-        unknown_caller("The refresh token is not the credential of a job that is deployed.")
-            .fix("Deploy the job again; a run gets its credential by itself.")
+        unknown_caller(Code::JobCredentialInvalid, "The refresh token is not the credential of a job that is deployed.")
+            .fix("Deploy the job again; each execution gets its credential automatically.")
     };
     let credential = Credential::read(keys, credential).ok_or_else(unknown)?;
     let found = holder(&mut db.read().await?, &credential).await?;
@@ -40,19 +40,20 @@ pub async fn exchange(db: &Db, keys: &KeyRing, clock: &dyn Clock, credential: &s
     Ok(Exchanged { token: access.seal(keys)?, job_name: access.job_name })
 }
 
-/// Whether a bearer token is one of a job, rather than of an issuer.
+/// Whether a bearer token was issued to a job here, and not by an issuer.
 pub fn is_token_of_a_job(token: &str) -> bool {
     Access::is_one(token)
 }
 
-/// What a short token says, when it counts.
+/// Reads a short token and checks that it is valid.
 ///
 /// # Errors
 /// Unauthenticated for one that was not made here, or has expired.
 pub fn read(keys: &KeyRing, clock: &dyn Clock, token: &str) -> Result<Access, Problem> {
-    let access = Access::read(keys, token).ok_or_else(|| unknown_caller("Its token of a job was not issued here."))?;
+    let access = Access::read(keys, token)
+        .ok_or_else(|| unknown_caller(Code::JobCredentialInvalid, "Its job token was not issued here."))?;
     if access.expires_at <= clock.now() {
-        return Err(unknown_caller("Its token of a job has expired."));
+        return Err(unknown_caller(Code::AccessTokenExpired, "Its job token has expired."));
     }
     Ok(access)
 }

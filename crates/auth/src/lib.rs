@@ -4,7 +4,7 @@
 
 use model::{BoxFuture, Problem, access::AccessRequest};
 
-/// What an authorization service said.
+/// The decision of an authorization service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The user may.
@@ -13,15 +13,15 @@ pub enum Decision {
     Refused {
         /// The service's own code for it.
         code: u16,
-        /// What it says to the user; may be empty.
+        /// The reason for the user; may be empty.
         text: String,
     },
 }
 
-/// A question with what the service is told of the request that it arose from.
+/// A question, with the request that caused it.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthorizationRequest<'a> {
-    /// What is asked.
+    /// The question.
     pub access: AccessRequest<'a>,
     /// The address of the request, without the part after a question mark.
     pub path: &'a str,
@@ -33,7 +33,7 @@ pub struct AuthorizationRequest<'a> {
 
 /// The operator's authorization service itself.
 pub trait Authorizer: Send + Sync + std::fmt::Debug {
-    /// What the service says.
+    /// The decision of the service.
     ///
     /// # Errors
     /// Unavailable when it can't be asked, or does not say yes or no.

@@ -7,7 +7,7 @@ use reqwest::{Client, Response, redirect::Policy};
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A client that follows nobody elsewhere, and gives up in time. The environment has no say in where it goes.
+/// A client without redirects and with time limits. It ignores proxy variables of the environment.
 pub(crate) fn client(timeout: Duration) -> Client {
     Client::builder()
         .redirect(Policy::none())
@@ -31,7 +31,7 @@ pub(crate) async fn body(mut response: Response, max_bytes: usize) -> Result<Vec
     Ok(all)
 }
 
-/// Why a request failed, without the address, which may hold what is not for everybody.
+/// Why a request failed, without the URL, which may hold a secret.
 pub(crate) fn describe(error: &reqwest::Error) -> String {
     let why = if error.is_timeout() {
         "it did not answer in time"

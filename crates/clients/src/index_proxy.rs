@@ -5,7 +5,7 @@
 //! A client with the URL gets packages, never the credentials.
 //!
 //! The proxy is no authenticated client for everything on the index's host: an index is often one API among others
-//! there, some of which return a token or private sources to whoever sends these credentials. A session forwards only
+//! there, some of which return a token or private sources to any client with these credentials. A session forwards only
 //! - project pages, `<index>/<project>/`, and
 //! - files to which such a page linked during the session, with their `.metadata`.
 //!
@@ -342,7 +342,8 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
             }
         }
         () = page_is_overdue => {
-            tracing::warn!(?stall_limit, "a build did not read a page of the package index in time; closed its connection");
+            tracing::warn!(?stall_limit, "a build did not read a page of the package index in time; closed its \
+                    connection");
         }
     }
 }
@@ -543,7 +544,7 @@ impl Shared {
                 if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                     tracing::warn!(index = %self.index.url, %status, "the package index refuses the credentials in index_url");
                 }
-                // What an index says beside the status is for whoever has its credentials.
+                // The body of an index's error response is only for those who have its credentials.
                 return Ok(empty(status));
             }
             return match requested {
@@ -870,7 +871,7 @@ fn empty(status: StatusCode) -> Answer {
     answer
 }
 
-/// An answer of the proxy itself, for whoever reads the installer's output.
+/// A response of the proxy itself, for readers of the installer's output.
 fn text(status: StatusCode, text: String) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed());
     *answer.status_mut() = status;

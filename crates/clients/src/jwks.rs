@@ -3,7 +3,7 @@
 //! A set is read when the first token of its issuer comes, and kept. It is read again in the background when it has grown
 //! old, and at once when a token names a key that it does not have (the issuer changed its keys), but not more often than
 //! the pause allows: who makes up key ids can't make this service ask on and on. While an issuer is down, the keys that
-//! were read last go on to count.
+//! were read last stay valid.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use auth::KeySets;
-use model::{BoxFuture, Problem, clock::SharedClock, name::excerpt};
+use model::{BoxFuture, Problem, clock::SharedClock, name::excerpt, problem::Code};
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,7 +40,7 @@ pub struct Issuer {
 /// How key sets are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Who may issue tokens.
+    /// An issuer of tokens.
     pub issuers: Vec<Issuer>,
     /// How long an issuer may take to answer.
     pub timeout: Duration,
@@ -106,7 +106,7 @@ struct KeySet {
 }
 
 impl Jwks {
-    /// Key sets that nobody has read yet.
+    /// Key sets that were not read yet.
     pub fn new(options: &Options, clock: &SharedClock) -> Self {
         let http = http::client(options.timeout);
         let kept = |issuer: &Issuer| {
@@ -147,7 +147,7 @@ impl Jwks {
             }
         }
         let mut tried = Arc::clone(&kept.reading).lock_owned().await;
-        // Whoever held the lock before may have read what is looked for.
+        // The former holder of the lock may have read the key.
         let fitting = kept.known().map(|known| known.fitting(key_id)).unwrap_or_default();
         if fitting.is_empty() && kept.may_read(tried.as_ref()) {
             kept.read(&mut tried).await;
@@ -184,7 +184,7 @@ impl IssuerKeys {
         tried.is_none_or(|tried| self.clock.boot().saturating_sub(tried.at) >= self.pause)
     }
 
-    /// Reads the set again without anybody waiting for it.
+    /// Reads the set again in the background.
     fn renew(self: &Arc<Self>) {
         let Ok(mut tried) = Arc::clone(&self.reading).try_lock_owned() else { return };
         if self.may_read(tried.as_ref()) {
@@ -193,7 +193,7 @@ impl IssuerKeys {
         }
     }
 
-    /// Reads the set. What was known before stays when that fails.
+    /// Reads the set. If that fails, the former set stays.
     async fn read(&self, tried: &mut OwnedMutexGuard<Option<Tried>>) {
         let failed = match self.fetch().await {
             Ok(keys) => {
@@ -256,9 +256,12 @@ impl IssuerKeys {
     }
 
     fn unavailable(&self, why: &str) -> Problem {
-        Problem::unavailable(
-            "The request was not carried out, because its sender can't be checked at the moment.",
+        Problem::new(
+            Code::IssuerKeysUnavailable,
+            "The request was rejected: its access token can't be checked at the moment.",
             format!("The keys of the issuer {} can't be read: {why}.", excerpt(&self.issuer.name)),
         )
+        .nothing_changed()
+        .fix("Retry; if it persists, the operator checks the connection to the issuer.")
     }
 }

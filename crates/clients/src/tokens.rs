@@ -1,6 +1,6 @@
-//! Access tokens of the service's own, for an outside system that asks who is calling.
+//! Access tokens of the service itself, for external systems that authenticate their callers.
 //!
-//! A refresh token is exchanged for them (RFC 6749, section 6), as the reference does for its webhooks. A token is kept until
+//! A refresh token is exchanged for them (RFC 6749, section 6), as upstream does for its webhooks. A token is kept until
 //! shortly before its end.
 
 use std::time::Duration;
@@ -27,7 +27,7 @@ const KEPT_WITHOUT_END: Duration = Duration::from_secs(60);
 pub struct Options {
     /// The address of the token endpoint.
     pub url: Url,
-    /// What is exchanged there.
+    /// The token that is exchanged.
     pub refresh_token: SecretString,
     /// How long an answer may take.
     pub timeout: Duration,

@@ -1,4 +1,4 @@
-//! The operator's authorization service: a webhook with the body that the reference sends.
+//! The operator's authorization webhook, with the body that upstream sends.
 //!
 //! It says yes with a 2xx and no with a 4xx, whose status and text reach the user. A 5xx is tried once more. Anything else,
 //! no answer among it, is neither: then nobody gets in.
@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use auth::{AuthorizationRequest, Authorizer, Decision};
-use model::{BoxFuture, Problem};
+use model::{BoxFuture, Problem, problem::Code};
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -29,7 +29,7 @@ pub struct Options {
     pub url: String,
     /// How long an answer may take.
     pub timeout: Duration,
-    /// What it gets as the bearer of the question.
+    /// The bearer token of the request to the webhook.
     pub bearer: Bearer,
 }
 
@@ -51,7 +51,7 @@ pub struct Webhook {
     options: Options,
 }
 
-/// A question as the reference puts it.
+/// A question in upstream's form.
 #[derive(Serialize)]
 struct Body<'a> {
     requester_user_id: &'a str,
@@ -82,7 +82,7 @@ impl<'a> Body<'a> {
 }
 
 impl Webhook {
-    /// A service that nobody has spoken to yet.
+    /// A webhook that was not called yet.
     pub fn new(options: Options) -> Self {
         Self { http: http::client(options.timeout), options }
     }
@@ -148,12 +148,15 @@ impl Authorizer for Webhook {
 }
 
 fn unavailable(why: &str) -> Problem {
-    Problem::unavailable(
-        "The request was not carried out, because nobody could say whether its sender may do this.",
-        format!("The authorization service of this installation was asked: {why}."),
+    Problem::new(
+        Code::AuthorizationWebhookUnavailable,
+        "The request was rejected: its permission can't be checked at the moment.",
+        format!("Authorization webhook: {why}."),
     )
+    .nothing_changed()
+    .fix("Retry; if it persists, the operator checks the webhook (`auth.webhook_url`).")
 }
 
 fn nobody_let_in(why: &str) -> Problem {
-    unavailable(&format!("this service got no access token for it, for the token endpoint was asked and {why}"))
+    unavailable(&format!("no access token: the token endpoint failed ({why})"))
 }

@@ -1,6 +1,6 @@
 //! Files that survive a crash, and locks between processes.
 //!
-//! What is written here is private: files have mode 0600, folders 0700.
+//! All files are private: mode 0600 for files, 0700 for folders.
 
 mod durable;
 mod lock;

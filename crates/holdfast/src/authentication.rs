@@ -27,7 +27,7 @@ pub(crate) fn of(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Opt
     if names.is_empty() {
         if !addresses.is_empty() || settings.auth_webhook_url.is_some() {
             bail!(
-                "auth.jwks_urls or auth.webhook_url is set, and auth.issuers is not: nobody would be asked who they are. Set \
+                "auth.jwks_urls or auth.webhook_url is set, and auth.issuers is not: authentication would be off. Set \
                  auth.issuers too, or remove the others."
             );
         }
@@ -133,7 +133,7 @@ fn authorizer(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option
     let Some(url) = &settings.auth_webhook_url else {
         if matches!(bearer, Bearer::Service(_)) {
             bail!(
-                "auth.webhook_token_url is set, and auth.webhook_url is not: there is nobody to send a token to. Set both."
+                "auth.webhook_token_url is set, and auth.webhook_url is not: no webhook would get the token. Set both."
             );
         }
         return Ok(None);
@@ -230,7 +230,7 @@ mod tests {
             (format!("{ISSUER}{webhook}{url}"), "only one is set"),
             (format!("{ISSUER}{webhook}{file}"), "only one is set"),
             (format!("{ISSUER}{webhook}{url}{empty}"), "is empty"),
-            (format!("{ISSUER}{url}{file}"), "nobody to send a token to"),
+            (format!("{ISSUER}{url}{file}"), "no webhook would get the token"),
             (format!("{ISSUER}{webhook}{url}{file}webhook_forward_token = true"), "Remove one of the two"),
             (format!("{ISSUER}{webhook}{insecure_url}{file}"), "without encryption"),
             (

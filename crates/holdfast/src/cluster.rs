@@ -1,4 +1,4 @@
-//! What the settings say of a cluster where jobs run.
+//! The settings of a cluster where jobs run.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,10 +21,10 @@ use runtime::kubernetes::{self, Connection, KubernetesOptions, KubernetesRuntime
 
 use crate::config::{CompressionName, ContextName, ImageBuilderName, NamespaceName, RegistryName, Settings};
 
-/// How often a run that failed is tried again in a cluster when the settings do not say, as the reference has it.
+/// How often a run that failed is tried again in a cluster when the settings do not say, as in upstream.
 const BACKOFF_LIMIT: u32 = 3;
 
-/// The shortest lease: changes are begun for so long after a sign of life that they are over before a follower leads, and
+/// The shortest lease: changes are begun for so long after a lease renewal that they are over before a follower leads, and
 /// that has to be longer than the pause between two signs.
 const LEASE_MIN_SECONDS: u64 = 10;
 

@@ -22,7 +22,7 @@ pub(crate) struct DataFolder {
     _lock: Lock,
 }
 
-/// Who may use a data folder at the same time.
+/// Whether instances share a data folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
     /// One instance: the database is in it.
@@ -70,12 +70,12 @@ impl DataFolder {
         match taken {
             Ok(Some(lock)) => Ok(Self { path, _lock: lock }),
             Ok(None) if how == Use::Alone => bail!(
-                "Another Holdfast uses the data folder {shown}. With SQLite, one instance a folder: stop the other one, or \
-                 choose another folder with --data-dir."
+                "Another Holdfast uses the data folder {shown}. With SQLite, only one instance may use a data folder: stop the \
+                 other one, or choose another folder with --data-dir."
             ),
             Ok(None) => bail!(
-                "Another Holdfast uses the data folder {shown} with SQLite, for itself alone. Stop it, or choose another \
-                 folder with --data-dir."
+                "Another Holdfast with SQLite uses the data folder {shown}. Stop it, or choose another folder with \
+                 --data-dir."
             ),
             Err(error) => Err(error)
                 .with_context(|| format!("The data folder {shown} can't be locked; its file system must offer locks.")),

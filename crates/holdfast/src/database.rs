@@ -22,7 +22,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// How often the same reason is logged.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// Who may use the data folder beside this instance.
+/// Whether other instances may use the data folder.
 pub(crate) fn folder_use(settings: &Settings) -> Use {
     match settings.database_url {
         DatabaseUrl::Sqlite => Use::Alone,
@@ -93,7 +93,7 @@ async fn open_once(settings: &Settings, file: &Path, clock: &SharedClock) -> any
     let DatabaseUrl::Postgres(url) = &settings.database_url else {
         return Ok(Db::open_sqlite(file, Arc::clone(clock)).await);
     };
-    // Read each time: it may be what is wrong, and may be mended meanwhile.
+    // Read each time: it may be the cause, and may be corrected meanwhile.
     let password: Option<SecretString> = settings.database_password()?;
     let whole = url.with_password(password.as_ref());
     let connections = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! The key files of an instance, and the ring that they make.
+//! The encryption key files of an instance, and the key set built from them.
 //!
 //! `secret.key` in the data folder is the first key, made at the first start; `keys/<id>.key` are those of later rotations.
 //! Which of them is written with is said by the database, so that all instances agree.

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
 fn run(invocation: Invocation) -> anyhow::Result<()> {
     let environment = config::ProcessEnvironment::of_process()?;
     match invocation {
+        Invocation::Errors { code } => commands::errors::run(code.as_deref(), &mut std::io::stdout().lock()),
         Invocation::Openapi => {
             // A reader that closed early, such as `head`, has what it wanted.
             let _ = writeln!(std::io::stdout(), "{}", api::openapi_document());

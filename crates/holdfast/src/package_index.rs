@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use clients::index_proxy::{IndexProxy, Session};
-use model::{BoxFuture, Problem, clock::SharedClock};
+use model::{BoxFuture, Problem, clock::SharedClock, problem::Code};
 use python::{IndexAccess, IndexSession};
 
 use crate::config::{ProcessEnvironment, Settings};
@@ -34,10 +34,13 @@ impl IndexAccess for Access {
             let token = format!("{}{}", self.clock.new_id().simple(), self.clock.new_id().simple());
             match self.proxy.open(&token).await {
                 Ok(session) => Ok(Box::new(Open(session)) as Box<dyn IndexSession>),
-                Err(error) => Err(Problem::unavailable(
-                    "The package could not be built.",
+                Err(error) => Err(Problem::new(
+                    Code::PackageIndexProxyFailed,
+                    "The package was not built.",
                     format!("The proxy to the package index can't listen: {error}."),
-                )),
+                )
+                .not_rolled_out()
+                .no_action("Holdfast retries. If it persists, the operator checks the limit of open files.")),
             }
         })
     }

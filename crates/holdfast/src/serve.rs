@@ -1,4 +1,4 @@
-//! `holdfast serve`: opens the data folder, wires the floors together and serves until it is told to stop.
+//! `holdfast serve`: opens the data folder, connects the layers and serves until a signal stops it.
 
 use std::{collections::BTreeMap, io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -69,9 +69,9 @@ const FOR_JOBS: &[&str] = &["TZ", "LC_CTYPE"];
 /// Variables of the installer that jobs don't get: each run has its own.
 const NOT_FOR_JOBS: &[&str] = &["TMPDIR"];
 
-/// Serves until SIGTERM or Ctrl-C. Runs in progress go on.
+/// Serves until SIGTERM or Ctrl-C. Active executions continue.
 pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyhow::Result<()> {
-    // Heard from here on: one that came while nobody listens would be lost.
+    // Signals are received from here on; an earlier one would be lost.
     let mut stop_signals = StopSignals::listen()?;
     let settings = &loaded.settings;
     let clock: SharedClock = Arc::new(SystemClock);
@@ -117,7 +117,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     }
     let listener = listener.into_std()?;
     let file = folder.database();
-    // The way to a cluster is found before anything is waited for: a wrong one is told at once.
+    // The configuration of the cluster is checked before any wait, so that an error is reported immediately.
     let cluster = match settings.runtime {
         RuntimeName::Local => None,
         RuntimeName::Kubernetes => Some(cluster::plan(settings, &clock).await?),
@@ -150,7 +150,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
         let shared = !db.is_exclusive();
         let keys =
             crate::keys::open(folder.path(), &db).await.map_err(|e| if shared { e.context(ONE_KEY) } else { e })?;
-        // Runs in a cluster are seen by every instance.
+        // Every instance sees executions in a cluster.
         (keys, if shared && local { Some(folder.host(&db, &*clock, &startup_lock).await?) } else { None })
     };
     if let Some(host) = &host {
@@ -190,9 +190,6 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
         let stored = Arc::new(db.clone());
         let building = tools.map(|tools| cluster::Building { tools, stored, vdk_constraints });
         let (runtime, builder) = plan.open(settings, token_url.is_some(), building, clock.clone())?;
-        tracing::warn!(
-            "jobs in a cluster are new in this version, and not everything about them is there; see ROADMAP.md"
-        );
         (RuntimeBackend::Cluster(Arc::new(runtime)), builder)
     } else {
         let tools = tools.context("The local runtime installs packages.")?;
@@ -312,7 +309,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     }
 
     tokio::select! {
-        signal = stop_signals.received() => tracing::info!(signal, "stopping; runs in progress go on"),
+        signal = stop_signals.received() => tracing::info!(signal, "stopping; active executions continue"),
         ended = &mut synchronizing => return Err(anyhow!("The synchronizer ended unexpectedly: {ended:?}.")),
     }
     if let Some(manager) = &manager {
@@ -386,8 +383,8 @@ impl RuntimeBackend {
                 let confinement = runtime.confinement();
                 let gaps = if confinement.gaps().is_empty() { "" } else { "; see the warnings" };
                 match confinement.describe() {
-                    Some(layers) => format!("kept out of the data folder by the kernel ({layers}){gaps}"),
-                    None => format!("trusted code: they can read the data folder{gaps}"),
+                    Some(layers) => format!("can't read the data folder: confined by the kernel ({layers}){gaps}"),
+                    None => format!("can read the data folder: run only trusted code{gaps}"),
                 }
             }
             Self::Cluster(runtime) => {
@@ -398,7 +395,7 @@ impl RuntimeBackend {
     }
 }
 
-/// What tells a service to stop. As long as it is there, no signal is lost.
+/// The signals that stop the service. As long as this exists, no signal is lost.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -580,33 +577,33 @@ fn announce(
     writeln!(out, "  database      {}", settings.database_url.shown().as_str().unwrap_or_default())?;
     writeln!(out, "  Python        {} (default {})", listed(&versions.python_versions), versions.python_version)?;
     writeln!(out, "  VDK           {}", versions.vdk_version)?;
-    writeln!(out, "  jobs are      {}", backend.describe())?;
+    writeln!(out, "  jobs          {}", backend.describe())?;
     if matches!(backend, RuntimeBackend::Machine(_)) {
         let built = if settings.allow_builds() {
-            "of wheels; those without one are built as jobs run, without the index's credentials"
+            "wheels; packages without one are built in the sandbox (python.allow_builds)"
         } else {
-            "of wheels alone (python.allow_builds is false)"
+            "wheels only (python.allow_builds is false)"
         };
-        writeln!(out, "  packages are  {built}")?;
+        writeln!(out, "  packages      {built}")?;
     }
     let callers = match settings.auth_issuers.0.len() {
-        0 => "not asked who they are (authentication is off)".to_owned(),
-        count => format!("known by the tokens of {count} issuer{} (auth.issuers)", if count == 1 { "" } else { "s" }),
+        0 => "anyone (authentication is off: auth.issuers is empty)".to_owned(),
+        count => format!("with a token of {count} issuer{} (auth.issuers)", if count == 1 { "" } else { "s" }),
     };
-    writeln!(out, "  callers are   {callers}")?;
+    writeln!(out, "  callers       {callers}")?;
     if let Some(address) = metrics {
         writeln!(out, "  metrics       http://{address}/data-jobs/debug/prometheus")?;
     }
     writeln!(out)?;
     writeln!(
         out,
-        "Next, in another terminal, with the vdk command (pip install quickstart-vdk; README has the details):"
+        "Next, in another terminal, with the vdk client (to install it, see docs/guide.md#install-the-client):"
     )?;
     writeln!(out, "  vdk create -n my-first-job -t my-team -p . -u {url}")?;
     writeln!(out, "  vdk deploy -n my-first-job -t my-team -p my-first-job -r first -u {url}")?;
     writeln!(out, "  vdk execute --start -n my-first-job -t my-team -u {url}")?;
     writeln!(out)?;
-    writeln!(out, "Ctrl-C stops the service; runs in progress go on and are found again.")?;
+    writeln!(out, "Ctrl-C stops the service; active executions continue.")?;
     out.flush()?;
     Ok(())
 }

@@ -18,7 +18,9 @@ pub(crate) fn warnings(environment: &ProcessEnvironment, loaded: &Loaded) -> Vec
     let mut found = Vec::new();
     if authentication::users_have_all_teams(settings) {
         found.push(
-            "every user may read and change the jobs of all teams: neither auth.teams_claim nor auth.webhook_url is set".into(),
+            "every user may read and change the jobs of all teams: neither auth.teams_claim \
+                    nor auth.webhook_url is set"
+                .into(),
         );
     }
     let database = match &settings.database_url {
@@ -76,7 +78,7 @@ fn falls_back_to_plain_text(url: &Url, default_mode: Option<&str>) -> bool {
     !(is_socket || is_loopback || ENCRYPTED.contains(&mode.as_str()))
 }
 
-/// What is said of a file with secrets that others can read. A group that is the only way for this service to read a file
+/// The warning about a file with secrets that others can read. A group that is the only way for this service to read a file
 /// of somebody else, as where Kubernetes mounts secrets, is none of the others.
 fn open_to_others(key: &str, path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;

@@ -17,6 +17,7 @@ use model::{
     BoxFuture, Problem,
     build::Stored,
     lock::{Lock, ResolutionInputs, Resolver},
+    problem::Code,
 };
 use python::{ImagePlatform, Interpreter, Tools, Wheels};
 
@@ -114,15 +115,20 @@ impl LockResolver {
         let all = self.tools.interpreters();
         all.iter().find(|i| i.version == inputs.python_version).ok_or_else(|| {
             let found: Vec<_> = all.iter().map(|i| i.version.to_string()).collect();
-            Problem::unavailable(
+            Problem::new(
+                Code::PythonNotInstalled,
                 WHAT,
                 format!(
-                    "Python {} is not on the machine of this service; there is: {}.",
+                    "Python {} is not installed on the machine of the service; installed: {}.",
                     inputs.python_version,
                     if found.is_empty() { "none".to_owned() } else { found.join(", ") }
                 ),
             )
-            .fix("Deploy with one of those versions, or have the operator of this service install that one.")
+            .not_rolled_out()
+            .fix(format!(
+                "Deploy with an installed version, or ask the operator to install Python {}.",
+                inputs.python_version
+            ))
         })
     }
 
@@ -207,16 +213,24 @@ impl LockResolver {
         // A build hook may have written it: the installer must find packages in it and nothing else.
         let text = sandbox.read(WHAT, "lock.txt", LOCK_MAX_BYTES)?;
         python::checked_lock(&text).map_err(|why| {
-            Problem::invalid(WHAT, format!("A build hook of a required package changed the result: {why}."))
-                .fix("Require packages with wheels, or other versions.")
+            Problem::new(
+                Code::PackageBuildTampered,
+                WHAT,
+                format!("A build hook of a required package changed the result: {why}."),
+            )
+            .not_rolled_out()
+            .fix("Require packages with wheels, or other versions.")
         })
     }
 }
 
 /// A lock for these inputs. One without packages, or with anything else, is refused: it would be stored, and install nothing.
 fn lock_of(inputs: &ResolutionInputs, text: String) -> Result<Lock, Problem> {
-    python::checked_lock(&text)
-        .map_err(|why| Problem::internal(WHAT, format!("The installer's answer is no lock: {why}.")))?;
+    python::checked_lock(&text).map_err(|why| {
+        Problem::new(Code::PackageLockInvalid, WHAT, format!("The installer returned an invalid lock: {why}."))
+            .not_rolled_out()
+            .no_action("Holdfast retries. If it persists, the operator reports a bug with the log.")
+    })?;
     Ok(Lock { key: inputs.key(), python_version: inputs.python_version, text })
 }
 
@@ -266,7 +280,9 @@ fn write(path: &Path, text: &str) -> Result<(), Problem> {
 }
 
 fn io(error: &std::io::Error) -> Problem {
-    Problem::unavailable(WHAT, format!("The file system said: {error}."))
+    Problem::new(Code::PackageCacheFailed, WHAT, format!("A file of the package cache can't be used: {error}."))
+        .not_rolled_out()
+        .no_action("Holdfast retries. If it persists, the operator checks the disk of `cache_dir`.")
 }
 
 impl Resolver for LockResolver {

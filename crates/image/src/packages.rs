@@ -7,6 +7,7 @@ use model::{
     artifact::Artifact,
     build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built, Report},
     lock::{ResolutionInputs, Resolver},
+    problem::Code,
     runtime::DeploymentSpec,
 };
 
@@ -40,10 +41,13 @@ impl ArtifactBuilder for Packages {
     fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
         let deployment = &request.deployment_spec.deployment;
         let raw = request.requirements.ok_or_else(|| {
-            Problem::internal(
-                format!("Generation {} was not rolled out.", deployment.generation),
-                "The source that it names is not in the database.",
+            Problem::new(
+                Code::RolloutSourcesMissing,
+                format!("Revision {} was not rolled out.", deployment.generation),
+                "Its sources are not in the database.",
             )
+            .not_rolled_out()
+            .fix("Upload the sources again and deploy them.")
         })?;
         let inputs = ResolutionInputs {
             python_version: deployment.python_version,
@@ -70,7 +74,13 @@ impl ArtifactBuilder for Packages {
 }
 
 fn unreadable(error: &serde_json::Error) -> Problem {
-    Problem::internal("The packages of the data job were not chosen.", format!("Their inputs can't be read: {error}."))
+    Problem::new(
+        Code::PackageInputsUnreadable,
+        "The packages of the data job were not chosen.",
+        format!("Their stored inputs can't be read: {error}."),
+    )
+    .not_rolled_out()
+    .fix("Deploy again.")
 }
 
 #[cfg(test)]

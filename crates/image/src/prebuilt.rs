@@ -7,6 +7,7 @@ use model::{
     artifact::Artifact,
     build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built, Report},
     name::excerpt,
+    problem::Code,
     runtime::DeploymentSpec,
 };
 
@@ -33,8 +34,9 @@ impl ImageTemplate {
     /// not known.
     pub fn parse(raw: &str) -> Result<Self, Problem> {
         let refuse = |why: String| {
-            Err(Problem::invalid(format!("The image name {} can't be used.", excerpt(raw)), why)
-                .fix("Write it like \"registry.example.com/jobs/{job}:{version}\"."))
+            Err(Problem::new(Code::ImageNameInvalid, format!("The image name {} can't be used.", excerpt(raw)), why)
+                .follows("The service was not started.")
+                .fix("Write `image.name` like \"registry.example.com/jobs/{job}:{version}\"."))
         };
         if raw.is_empty() || raw.len() > MAX_CHARS || raw.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return refuse(format!("It has 1 to {MAX_CHARS} characters, and no blanks."));

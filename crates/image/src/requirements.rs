@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
-use model::{Problem, name::excerpt};
+use model::{Problem, name::excerpt, problem::Code};
 use pep508_rs::{Requirement, VerbatimUrl, VersionOrUrl};
 
 /// Lines of a file.
@@ -20,11 +20,19 @@ const FILE_MAX_BYTES: usize = 64 * 1024;
 pub fn normalise(raw: &str) -> Result<String, Problem> {
     const WHAT: &str = "The job's requirements.txt is too large.";
     if raw.len() > FILE_MAX_BYTES {
-        return Err(Problem::too_large(WHAT, format!("It has {} bytes; {FILE_MAX_BYTES} are allowed.", raw.len())));
+        return Err(Problem::new(
+            Code::RequirementsTooLarge,
+            WHAT,
+            format!("It has {} bytes (limit {FILE_MAX_BYTES}).", raw.len()),
+        )
+        .not_rolled_out()
+        .fix("Remove requirements that other packages install anyway."));
     }
     let raw = raw.strip_prefix('\u{feff}').unwrap_or(raw);
     if raw.lines().count() > LINES_MAX {
-        return Err(Problem::too_large(WHAT, format!("It has more than {LINES_MAX} lines.")));
+        return Err(Problem::new(Code::RequirementsTooLarge, WHAT, format!("It has more than {LINES_MAX} lines."))
+            .not_rolled_out()
+            .fix("Remove requirements that other packages install anyway."));
     }
     let mut all = BTreeSet::new();
     for (number, line) in logical_lines(raw) {
@@ -71,10 +79,12 @@ const PLAIN: &str = "Write the package by its name and version, such as \"reques
 
 fn requirement(number: usize, line: &str) -> Result<String, Problem> {
     let refuse = |why: String, fix: &str| {
-        Err(Problem::invalid(
+        Err(Problem::new(
+            Code::RequirementsInvalid,
             "The job's requirements.txt is not valid.",
             format!("Line {number}, {}: {why}", excerpt(&without_password(line))),
         )
+        .not_rolled_out()
         .fix(fix))
     };
     if line.starts_with('-') {
@@ -101,7 +111,8 @@ fn requirement(number: usize, line: &str) -> Result<String, Problem> {
         Ok(r) => Ok(r.to_string()),
         Err(e) => refuse(
             format!("{}.", e.message.to_string().trim_end_matches('.')),
-            "Write each line as a package, its version and, if need be, a marker: \"requests>=2.31; python_version >= '3.9'\".",
+            "Write each line as a package, its version and, if need be, a marker: \
+                    \"requests>=2.31; python_version >= '3.9'\".",
         ),
     }
 }

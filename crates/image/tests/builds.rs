@@ -387,7 +387,7 @@ async fn without_builds_a_package_that_has_no_wheel_is_the_users_and_vdks_own_is
     let problem = harness.lock(&tools, "evil\n").await.unwrap_err();
     assert_eq!((problem.kind, problem.fault), (Kind::Invalid, Fault::User));
     let why = format!(
-        "evil has no wheel for Python {} on {}, and this service builds no packages (`python.allow_builds` is false).",
+        "evil has no wheel for Python {} on {}, and package builds are off.",
         harness.interpreter.version, harness.interpreter.platform
     );
     assert!(problem.why.starts_with(&why), "{}", problem.why);
@@ -432,7 +432,7 @@ async fn a_lock_that_was_kept_for_other_wheels_is_not_taken() {
     let made = tools.create_environment(&harness.interpreter, &lock, "ownvdk==1.0", &harness.at()).await;
     assert!(harness.at().join("bin/python").exists());
     let missing = made.unwrap_err();
-    assert!(missing.why.contains("there is no command `vdk`"), "{missing}");
+    assert!(missing.why.contains("none of its packages has the command `vdk`"), "{missing}");
     assert_eq!(missing.fault, Fault::Platform);
 }
 

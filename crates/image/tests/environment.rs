@@ -226,7 +226,7 @@ async fn the_same_wheels_made_twice_at_once_are_made_once() {
     let made = one.create_environment(interpreter, &lock, requirement, &at).await;
     assert!(at.join("bin/vdkcli").is_file());
     let missing = made.unwrap_err();
-    assert!(missing.why.contains("there is no command `vdk`"), "{missing}");
+    assert!(missing.why.contains("none of its packages has the command `vdk`"), "{missing}");
 
     drop((one, two));
     assert_eq!(names(&folder.path().join("tmp"), ""), ["lock"], "nothing is left behind");

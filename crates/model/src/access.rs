@@ -10,7 +10,7 @@ use crate::{
     BoxFuture, Problem,
     name::{JobId, TeamName, excerpt},
     preconditions::Preconditions,
-    problem::{Fault, Kind},
+    problem::Code,
 };
 
 /// The one on whose behalf a verb is called.
@@ -26,18 +26,18 @@ pub struct Caller {
     pub op_id: String,
     /// The terms of the request.
     pub preconditions: Preconditions,
-    /// What is known of the caller.
+    /// The identity and the rights of the caller.
     pub identity: Identity,
-    /// Whom to ask beside the rule, when the operator has an authorization service.
+    /// The authorization webhook of the operator, asked in addition to the rule.
     pub authorizer: Option<Arc<dyn RequestAuthorizer>>,
     /// Whether only one team may have jobs, because jobs of several could read each other's data where they run.
     pub one_team: bool,
 }
 
-/// What is known of a caller.
+/// The identity and the rights of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// Authentication is off: nobody is asked, and everybody may do everything.
+    /// Authentication is off: every caller may do everything.
     AuthDisabled,
     /// Authentication is on, and the caller did not say who it is.
     Unauthenticated,
@@ -51,7 +51,7 @@ pub enum Identity {
         /// These teams; empty when the application belongs to none.
         teams: BTreeSet<String>,
     },
-    /// A deployed job, for what it needs while it runs.
+    /// A deployed job, limited to the operations that it needs while it runs.
     Job {
         /// The job.
         id: JobId,
@@ -60,7 +60,7 @@ pub enum Identity {
     },
 }
 
-/// What a caller wants to do.
+/// The operation that a caller requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Find the client id of a team, or the team of a client id. Open to everyone, as other services need it to let
@@ -100,12 +100,12 @@ impl Action {
     }
 }
 
-/// What is asked of an operator's authorization service.
+/// A question to the operator's authorization webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AccessRequest<'a> {
     /// The user's name.
     pub user: &'a str,
-    /// What the user wants to do.
+    /// The operation that the user requests.
     pub action: Action,
     /// With what of which team; absent for a list of all teams.
     pub team: Option<&'a str>,
@@ -120,7 +120,7 @@ pub trait RequestAuthorizer: Send + Sync + std::fmt::Debug {
     /// Whether the user may do it.
     ///
     /// # Errors
-    /// Forbidden, or what else the service says against it; Unavailable when it can't be asked: then nobody gets in.
+    /// Forbidden, or what else the service says against it; Unavailable when it can't be reached: then the request is rejected.
     fn ask<'a>(&'a self, access: &'a AccessRequest<'a>) -> BoxFuture<'a, Result<(), Problem>>;
 }
 
@@ -157,12 +157,15 @@ impl Permit<'_> {
         if self.own.is_none() || self.own == found {
             return Ok(());
         }
-        Err(refused(format!("A token of a job is good for that job alone, and not for {}.", excerpt(self.name))))
+        Err(refused(
+            Code::JobTokenScopeExceeded,
+            format!("The token of a job is valid only for that job, not for {}.", excerpt(self.name)),
+        ))
     }
 }
 
 impl Caller {
-    /// The name that stands for a caller whom nobody asked.
+    /// The name of callers while authentication is off.
     pub const ANONYMOUS: &'static str = "anonymous";
 
     /// A caller when authentication is off.
@@ -260,14 +263,15 @@ pub fn decide(identity: &Identity, action: Action, team: Option<&str>) -> Result
     }
     let teams = match identity {
         Identity::AuthDisabled | Identity::User { teams: None } => return Ok(()),
-        Identity::Unauthenticated => return Err(unknown_caller("It says nothing of who sent it.")),
+        Identity::Unauthenticated => return Err(unknown_caller(Code::AccessTokenMissing, "It has no access token.")),
         Identity::Job { .. } if matches!(action, Action::ReadOwn | Action::ChangeOwn | Action::ListExecutions) => {
             return Ok(());
         }
         Identity::Job { starts_jobs: true, .. } if action.is_for_children() => return Ok(()),
         Identity::Job { .. } => {
             return Err(refused(
-                "A token of a job is good for the job's properties, secrets and list of executions alone.",
+                Code::JobTokenScopeExceeded,
+                "The token of a job is valid only for the job's properties, secrets and list of executions.",
             )
             .fix("Use the token of a user, or of a team's OAuth application."));
         }
@@ -276,10 +280,13 @@ pub fn decide(identity: &Identity, action: Action, team: Option<&str>) -> Result
     match (team, identity) {
         (None, _) => Ok(()),
         (Some(team), _) if teams.contains(team) => Ok(()),
-        (Some(team), Identity::Application { .. }) => {
-            Err(refused(format!("The OAuth application that sent it is not the one of the team {}.", excerpt(team))))
+        (Some(team), Identity::Application { .. }) => Err(refused(
+            Code::TeamPermissionDenied,
+            format!("The OAuth application that sent it is not the one of the team {}.", excerpt(team)),
+        )),
+        (Some(team), _) => {
+            Err(refused(Code::TeamPermissionDenied, format!("You do not belong to the team {}.", excerpt(team))))
         }
-        (Some(team), _) => Err(refused(format!("You do not belong to the team {}.", excerpt(team)))),
     }
 }
 
@@ -291,37 +298,30 @@ pub fn decide_one_team(only: &TeamName, team: &TeamName) -> Result<(), Problem> 
     if only == team {
         return Ok(());
     }
-    Err(Problem::forbidden(
+    Err(Problem::new(
+        Code::TeamNotIsolated,
         format!("The team {} can't have jobs here.", excerpt(team.as_str())),
         format!(
-            "Jobs run as processes of one user of this machine and could read each other's data, and the team {} has jobs \
-             here already.",
+            "The team {} has jobs here, and local jobs of one operating-system user can read each other's data.",
             excerpt(only.as_str())
         ),
     )
-    .fix("Use a service of its own for each team, or have the operator set auth.teams_trust_each_other to true."))
+    .nothing_changed()
+    .fix("Run one service per team, or set `auth.teams_trust_each_other` to true."))
 }
 
-/// A request whose sender is not known.
-pub fn unknown_caller(why: impl Into<String>) -> Problem {
-    Problem {
-        what: "The request was not carried out, because its sender is not known.".into(),
-        why: why.into(),
-        consequences: "Nothing was read and nothing was changed.".into(),
-        countermeasures:
-            "Log in (\"vdk login\") and try again, or send a valid access token as \"Authorization: Bearer \
-                          <token>\"."
-                .into(),
-        kind: Kind::Unauthenticated,
-        fault: Fault::User,
-    }
+/// A request without valid credentials.
+pub fn unknown_caller(code: Code, why: impl Into<String>) -> Problem {
+    Problem::new(code, "The request was rejected: its sender is not known.", why)
+        .follows("Nothing was read or changed.")
+        .fix("Log in (`vdk login`), or send a valid access token as \"Authorization: Bearer <token>\".")
 }
 
-/// A request whose sender is known and may not do this.
-pub fn refused(why: impl Into<String>) -> Problem {
-    Problem::forbidden("The request was refused, because its sender may not do this.", why)
-        .follows("Nothing was read and nothing was changed.")
-        .fix("Check the name of the team, or ask the operator of this service for the permission.")
+/// A request whose sender is known and lacks the permission.
+pub fn refused(code: Code, why: impl Into<String>) -> Problem {
+    Problem::new(code, "The request was rejected: its sender lacks the permission.", why)
+        .follows("Nothing was read or changed.")
+        .fix("Check the name of the team, or ask the operator for the permission.")
 }
 
 #[cfg(test)]
@@ -329,6 +329,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::problem::Kind;
 
     const ACTIONS: [Action; 11] = [
         Action::FindTeam,

@@ -1,8 +1,8 @@
-//! What runs are made of, and what a runtime remembers of what it made.
+//! Artifacts that executions run from, and the state that a runtime keeps of its objects.
 
 use crate::lock::LockKey;
 
-/// What a runtime remembers of an object that it made. Its words are the runtime's own; rows keep them.
+/// The state that a runtime keeps of an object that it created. The content is private to the runtime; rows store it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastApplied(String);
 
@@ -18,7 +18,7 @@ impl LastApplied {
     }
 }
 
-/// What a deployment's runs are made of beside its source.
+/// The artifact that a deployment's executions run from, beside its sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Artifact {
     /// Packages, which are installed where the run is.

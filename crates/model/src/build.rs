@@ -110,7 +110,7 @@ pub trait Stored: Send + Sync + fmt::Debug {
 /// A deployment whose artifact is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct ArtifactRequest<'a> {
-    /// What is known of the deployment.
+    /// The deployment.
     pub deployment_spec: &'a DeploymentSpec,
     /// The requirements of its source; absent when the source is not in the database.
     pub requirements: Option<&'a str>,

@@ -1,6 +1,6 @@
 //! Time, waiting and randomness as parameters, so that a test can hold all three still.
 //!
-//! Two clocks are told apart. The **wall clock** ([`Clock::now`]) says what rows and people mean by an instant; somebody may
+//! There are two clocks. The **wall clock** ([`Clock::now`]) says what rows and people mean by an instant; somebody may
 //! set it. The **boot clock** ([`Clock::boot`]) only goes forward, also while the machine is suspended: limits and pauses go
 //! by it.
 
@@ -102,7 +102,7 @@ impl<F: Future> Future for Timeout<F> {
     }
 }
 
-/// A wait that can be moved, for what is polled by hand.
+/// A wait that can be moved, for futures that are polled by hand.
 pub struct Timer {
     clock: SharedClock,
     at: Duration,

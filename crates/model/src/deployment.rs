@@ -1,9 +1,12 @@
-//! What is wanted of a deployment, what was reached, and how a request changes the former.
+//! The desired state of a deployment, the deployed state, and how a request changes the desired one.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Problem, job::Contacts, name::JobId, python::PythonVersion, resources::Resources, source::SourceVersion};
+use crate::{
+    Problem, job::Contacts, name::JobId, problem::Code, python::PythonVersion, resources::Resources,
+    source::SourceVersion,
+};
 
 /// The id that the stock client uses for a job's only deployment.
 pub const PRODUCTION: &str = "production";
@@ -44,7 +47,7 @@ impl Mode {
     }
 }
 
-/// What is wanted: each field of a deployment at one generation. A revision is this, kept for ever.
+/// The desired state: each field of a deployment at one revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {
     /// The job that it belongs to.
@@ -53,19 +56,19 @@ pub struct Deployment {
     pub generation: i64,
     /// The source that runs.
     pub job_version: SourceVersion,
-    /// What a request asked for; absent where none did: the first deployment takes the service's default, and later ones keep it.
+    /// The value of the request; absent if no request had one: the first deployment takes the service's default, and later ones keep it.
     pub python_version_asked: Option<PythonVersion>,
-    /// What it was resolved to.
+    /// The resolved value.
     pub python_version: PythonVersion,
-    /// What a request asked for; absent where none did: the first deployment takes the service's default, and later ones keep it.
+    /// The value of the request; absent if no request had one: the first deployment takes the service's default, and later ones keep it.
     pub vdk_version_asked: Option<String>,
-    /// What it was resolved to.
+    /// The resolved value.
     pub vdk_version: String,
     /// Whether ticks start runs. A disabled deployment can still be started by hand.
     pub enabled: bool,
     /// Kept and given back.
     pub mode: Mode,
-    /// What a run may use.
+    /// The CPU and memory of an execution.
     pub resources: Resources,
     /// The job's cron expression at this generation.
     pub schedule_cron: Option<String>,
@@ -77,13 +80,13 @@ pub struct Deployment {
     pub db_default_type: Option<String>,
     /// Whether runs are reported, at this generation.
     pub enable_execution_notifications: bool,
-    /// Who asked for this generation.
+    /// The user who requested this revision.
     pub deployed_by: String,
     /// When it was accepted.
     pub deployed_at: Timestamp,
 }
 
-/// What a POST or PATCH of a deployment says; what it does not say stays.
+/// The fields of a POST or PATCH of a deployment. Omitted fields keep their current value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeploymentChange {
     /// The source to run.
@@ -105,13 +108,13 @@ pub struct DeploymentChange {
 pub struct VersionDefaults {
     /// Every Python version that the runtime offers, ascending; never empty when a deployment is accepted.
     pub python_versions: Vec<PythonVersion>,
-    /// The one that a deployment gets when it names none.
+    /// The version of deployments that name none.
     pub python_version: PythonVersion,
     /// The VDK version that a deployment gets when it names none.
     pub vdk_version: String,
 }
 
-/// What of a job goes into its deployment.
+/// The part of a job that becomes part of its deployment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobPart {
     /// Cron expression.
@@ -135,12 +138,12 @@ impl From<&crate::job::JobConfig> for JobPart {
     }
 }
 
-/// Who asks for a change, when, and which generation it becomes.
+/// The user, the time and the revision of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
     /// The generation of the change.
     pub generation: i64,
-    /// Who asks.
+    /// The user.
     pub by: String,
     /// When it is accepted.
     pub at: Timestamp,
@@ -165,24 +168,26 @@ impl Deployment {
         stamp: Stamp,
     ) -> Result<Self, Problem> {
         let Some(job_version) = change.job_version.clone().or_else(|| current.map(|c| c.job_version.clone())) else {
-            return Err(Problem::conflict(
+            return Err(Problem::new(
+                Code::DeploymentVersionMissing,
                 "The deployment was not accepted.",
-                "The job has no deployment yet, and the request names no job_version.",
+                "The job has no deployment yet, and the request has no job_version.",
             )
-            .fix(
-                "Upload the sources first and name the version in the request; \"vdk deploy -p <folder>\" does both.",
-            ));
+            .nothing_changed()
+            .fix("Upload the sources, then send their version; `vdk deploy -p <folder>` does both."));
         };
         let python_version_asked = change.python_version.or(current.and_then(|c| c.python_version_asked));
         let python_version = match change.python_version {
             Some(asked) => {
                 if !defaults.python_versions.contains(&asked) {
                     let offered: Vec<_> = defaults.python_versions.iter().map(ToString::to_string).collect();
-                    return Err(Problem::conflict(
+                    return Err(Problem::new(
+                        Code::PythonVersionUnsupported,
                         "The deployment was not accepted.",
                         format!("Python {asked} is not supported here; supported: {}.", offered.join(", ")),
                     )
-                    .fix("Choose one of the supported versions in config.ini or in the request."));
+                    .nothing_changed()
+                    .fix("Choose a supported version in config.ini or in the request."));
                 }
                 asked
             }
@@ -236,14 +241,16 @@ impl Deployment {
     ) -> Result<Self, Problem> {
         if !defaults.python_versions.contains(&old.python_version) {
             let offered: Vec<_> = defaults.python_versions.iter().map(ToString::to_string).collect();
-            return Err(Problem::conflict(
-                format!("The deployment was not rolled back to generation {}.", old.generation),
+            return Err(Problem::new(
+                Code::RevisionPythonUnsupported,
+                format!("The deployment was not rolled back to revision {}.", old.generation),
                 format!(
-                    "It ran on Python {}, which is not supported here any more; supported: {}.",
+                    "The revision uses Python {}, which is no longer supported here; supported: {}.",
                     old.python_version,
                     offered.join(", ")
                 ),
             )
+            .nothing_changed()
             .fix("Deploy the version of its sources with a supported Python version."));
         }
         let schedule_since = current
@@ -258,7 +265,7 @@ impl Deployment {
         })
     }
 
-    /// What of a job a generation has.
+    /// The part of the job that a revision holds.
     pub fn job_part(&self) -> JobPart {
         JobPart {
             schedule_cron: self.schedule_cron.clone(),
@@ -268,7 +275,7 @@ impl Deployment {
         }
     }
 
-    /// Whether the two want the same, whoever asked and when.
+    /// Whether the two have the same desired state, regardless of user and time.
     pub fn wants_the_same(&self, other: &Self) -> bool {
         let bare = |d: &Self| Self {
             generation: 0,

@@ -16,7 +16,7 @@ pub struct Difference {
 }
 
 impl Deployment {
-    /// What differs from this generation to another, field by field; who asked, when, and the numbers are left out.
+    /// The differences to another revision, field by field, without user, time and number.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         self.fields()
             .into_iter()

@@ -35,6 +35,7 @@ mod tests {
             vdk_requirement: "quickstart-vdk==0.2".into(),
             constraints: "a<2".into(),
             requirements: "b==1".into(),
+            platform: None,
         };
         assert_eq!(inputs.key().as_str(), "80407e3bdf8e0a1a2f15a193ea581fea5345ce13fa86df286c22bb39a2514446");
         assert_eq!(

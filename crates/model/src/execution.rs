@@ -7,12 +7,13 @@ use crate::{
     Problem,
     deployment::Mode,
     name::{ExecutionId, JobId, JobName, TeamName},
+    problem::Code,
     python::PythonVersion,
     resources::Resources,
     source::SourceVersion,
 };
 
-/// Where a run stands.
+/// The status of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
@@ -80,7 +81,7 @@ impl Status {
     }
 }
 
-/// What started a run.
+/// The trigger of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Type {
@@ -116,9 +117,9 @@ pub struct Execution {
     pub job_name: JobName,
     /// The job's team at the time of reading.
     pub team: TeamName,
-    /// What started it.
+    /// Its trigger.
     pub kind: Type,
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
     /// When it was accepted.
     pub submitted_at: Timestamp,
@@ -130,7 +131,7 @@ pub struct Execution {
     pub started_by: String,
     /// The operation id of the request; the execution's own id for a tick.
     pub op_id: String,
-    /// What became of it, for people.
+    /// The result, for people.
     pub message: Option<String>,
     /// The arguments as a JSON object; absent when none were given.
     pub arguments: Option<String>,
@@ -138,7 +139,7 @@ pub struct Execution {
     pub scheduled_tick: Option<Timestamp>,
     /// When its cancellation was asked for.
     pub cancel_requested_at: Option<Timestamp>,
-    /// What it runs; absent until it starts for the first deployment of a job.
+    /// The revision that it runs; absent until it starts for the first deployment of a job.
     pub revision: Option<ExecutionRevision>,
 }
 
@@ -161,9 +162,9 @@ pub struct ExecutionRevision {
     pub enabled: Option<bool>,
     /// The cron expression.
     pub schedule_cron: Option<String>,
-    /// What it may use.
+    /// Its CPU and memory.
     pub resources: Option<Resources>,
-    /// Who deployed it.
+    /// The user who deployed it.
     pub deployed_by: Option<String>,
     /// When.
     pub deployed_at: Option<Timestamp>,
@@ -178,7 +179,7 @@ pub struct ExecutionEnd {
     pub ended_at: Timestamp,
     /// Why it ended.
     pub cause: EndCause,
-    /// What the job wrote to its termination message file, cut at 4 KiB.
+    /// The content of the job's termination message file, cut at 4 KiB.
     pub termination_message: Option<String>,
 }
 
@@ -186,7 +187,7 @@ pub struct ExecutionEnd {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndCause {
-    /// The process ended by itself, with this exit code (128 + the signal's number after a signal).
+    /// The process ended with this exit code (128 + the signal's number after a signal).
     Exited(i32),
     /// It was stopped because its cancellation was asked for.
     Cancelled,
@@ -200,7 +201,7 @@ pub enum EndCause {
     Lost,
     /// The process could not be started, for this reason.
     NotStarted(String),
-    /// What it ran on took it away, as this says: a node that was lost or short of something.
+    /// The node that it ran on was lost or evicted it; the text says which.
     TakenAway(String),
 }
 
@@ -225,7 +226,7 @@ fn termination_status(raw: Option<&str>) -> Option<String> {
 /// The one final status of a run that ended, and a message for people.
 ///
 /// The job's own words decide when it left any; without them the exit code does. A "Success" beside a failing exit code
-/// is not believed: the stock client says so when the job's folder is missing.
+/// is ignored: the `vdk` client reports it when the job's folder is missing.
 pub fn outcome(end: &ExecutionEnd) -> (Status, String) {
     let code = match &end.cause {
         EndCause::Cancelled => return (Status::Cancelled, "Cancelled on request.".into()),
@@ -317,14 +318,21 @@ pub fn outcome(end: &ExecutionEnd) -> (Status, String) {
     }
 }
 
-/// The conflict that a second start of a job meets while a run is active.
-pub fn already_active(job: &JobName) -> Problem {
-    Problem::conflict(
-        format!("The data job {job} was not started."),
-        "Another execution of it is submitted or running, and a job runs once at a time.",
-    )
-    .follows("No execution was created; the active one goes on.")
-    .fix("Wait until it has ended (\"vdk execute --list\" shows it), or cancel it, and start the job again.")
+/// The conflict of a second start while an execution of the job is active. `active` is its id, unless it has just ended.
+pub fn already_active(job: &JobName, active: Option<&ExecutionId>) -> Problem {
+    let (why, fix) = match active {
+        Some(id) => (
+            format!("A job runs once at a time, and its execution {id} is active."),
+            format!("Wait for it, or cancel it: `vdk execute --cancel -i {id}`."),
+        ),
+        None => (
+            "A job runs once at a time, and another execution of it was active.".to_owned(),
+            "Start the job again; `vdk execute --list` shows its executions.".to_owned(),
+        ),
+    };
+    Problem::new(Code::ExecutionAlreadyActive, format!("The data job {job} was not started."), why)
+        .follows("No execution was created; the active one continues.")
+        .fix(fix)
 }
 
 #[cfg(test)]

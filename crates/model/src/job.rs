@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Problem,
     name::{JobId, JobName, TeamName},
+    problem::Code,
 };
 
 /// A data job: what `vdk create` makes and `PUT` of the job changes.
@@ -27,12 +28,12 @@ impl DataJob {
     pub const DESCRIPTION_MAX_BYTES: usize = 10_000;
 }
 
-/// What a job's owner sets beside name, team and description.
+/// The configuration of a job, beside name, team and description.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobConfig {
     /// The database type that `execute_query` uses by default (`VDK_DB_DEFAULT_TYPE`).
     pub db_default_type: Option<String>,
-    /// Who hears of what.
+    /// Notification recipients, by event.
     pub contacts: Contacts,
     /// The cron expression as given; absent or blank means that the job runs by hand only.
     pub schedule_cron: Option<String>,
@@ -60,7 +61,11 @@ impl Default for JobConfig {
 impl JobConfig {
     /// Checks sizes and amounts; the schedule's grammar is [`crate::schedule::Schedule::parse`]'s.
     pub fn validated(mut self) -> Result<Self, Problem> {
-        let refuse = |why: String| Err(Problem::invalid("The configuration of the data job is not valid.", why));
+        let refuse = |why: String| {
+            Err(Problem::new(Code::JobConfigInvalid, "The configuration of the data job is not valid.", why)
+                .nothing_changed()
+                .fix("Correct this field in config.ini and deploy again, or correct it in the request."))
+        };
         if !(0..=525_600).contains(&self.notification_delay_period_minutes) {
             return refuse(format!(
                 "notification_delay_period_minutes is {}; it must be 0 to 525600 (one year).",

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BoxFuture, Problem, digest, python::PythonVersion};
 
-/// What a lock follows from. Two deployments with the same inputs share one lock, and so one environment.
+/// The inputs of a lock. Deployments with the same inputs share one lock, and so one environment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResolutionInputs {
     /// The minor version of Python that the packages are chosen for.
@@ -69,7 +69,7 @@ pub struct Lock {
     pub text: String,
 }
 
-/// Who chooses the packages that follow from a set of inputs.
+/// Resolves a set of inputs to packages.
 pub trait Resolver: Send + Sync + fmt::Debug {
     /// Chooses the packages.
     ///

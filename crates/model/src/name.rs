@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::Problem;
+use crate::{Problem, problem::Code};
 
 /// The name of a data job: 6 to 50 characters, a lower-case letter first, then lower-case letters, digits and hyphens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,7 +30,8 @@ impl JobName {
         } else {
             return Ok(Self(raw.to_owned()));
         };
-        Err(Problem::invalid(format!("The data job name {} is not valid.", excerpt(raw)), why)
+        Err(Problem::new(Code::JobNameInvalid, format!("The data job name {} is not valid.", excerpt(raw)), why)
+            .nothing_changed()
             .fix("Choose a name such as \"daily-sales-report\"."))
     }
 
@@ -62,7 +63,9 @@ impl TeamName {
         } else {
             return Ok(Self(raw.to_owned()));
         };
-        Err(Problem::invalid(format!("The team name {} is not valid.", excerpt(raw)), why))
+        Err(Problem::new(Code::TeamNameInvalid, format!("The team name {} is not valid.", excerpt(raw)), why)
+            .nothing_changed()
+            .fix("Choose a name such as \"Team One\"."))
     }
 
     /// The name as text.

@@ -1,4 +1,4 @@
-//! What to do about one deployment: the heart of the synchronizer, without any effect.
+//! The decision of a reconciliation: what to do about one deployment. It has no side effects.
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
@@ -7,6 +7,7 @@ use crate::{
     Problem,
     deployment::Deployment,
     digest,
+    problem::Code,
     rollout::{Rollout, Status},
     runtime::Observed,
 };
@@ -15,7 +16,7 @@ use crate::{
 /// a lower one than the database has seen must not lead.
 pub const RENDERER_VERSION: i64 = 1;
 
-/// What is wanted.
+/// The desired state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Desired<'a> {
     /// This deployment.
@@ -24,7 +25,7 @@ pub enum Desired<'a> {
     Removed,
 }
 
-/// What to do.
+/// The decision.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
     /// All is as wanted.
@@ -48,9 +49,9 @@ pub enum Reason {
     Changed,
     /// The configuration of the service, or the service itself, changed.
     Configuration,
-    /// What was made is gone.
+    /// The object no longer exists.
     Missing,
-    /// What was made was changed by someone else.
+    /// Another field manager changed the object.
     Drift,
 }
 
@@ -71,23 +72,23 @@ pub fn configuration_hash(texts: impl IntoIterator<Item = String>) -> String {
     hex::encode(digest::of_parts(b"holdfast configuration 1", u64::to_le_bytes, texts))
 }
 
-/// What to do about one deployment.
+/// Decides what to do about one deployment.
 ///
 /// `inputs` is [`inputs_hash`] of what is wanted. A rollout that failed by the platform's fault is tried again when it is
 /// due; one that failed by the user's waits until its inputs change.
 pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Observed, now: Timestamp) -> Plan {
     let deployment = match (desired, observed) {
-        (_, Observed::Unmanaged { owner }) => {
+        (_, Observed::Unmanaged { object, owner }) => {
             return match desired {
                 Desired::Removed => Plan::Nothing,
                 Desired::Deployment(d) => Plan::Blocked(
-                    Problem::conflict(
-                        format!("Generation {} was not rolled out.", d.generation),
-                        format!("Its name is taken by something that this service did not make (owner: {owner})."),
+                    Problem::new(
+                        Code::CronJobUnmanaged,
+                        format!("Revision {} was not rolled out.", d.generation),
+                        format!("The {object} exists and is not managed by Holdfast (owner: {owner})."),
                     )
-                    .follows("What stands there is left alone, and the deployment waits until it is gone.")
-                    .fix("Remove or rename what stands there, or choose another name for the job.")
-                    .of_platform(),
+                    .follows("Holdfast leaves it unchanged, and retries until the name is free.")
+                    .fix(format!("Delete or rename the {object}, or let Holdfast adopt it (`kubernetes.adopt`).")),
                 ),
             };
         }
@@ -112,14 +113,14 @@ pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Ob
 /// So many removals at once are carried out whatever the size of the fleet.
 const REMOVALS_FREE: i64 = 20;
 
-/// Whether so many removals at once are more than somebody may have meant: they wait until the operator raises the share.
+/// Whether the bulk-removal guard holds these removals until the operator raises the limit.
 /// `fleet` is how many deployments there are with those that are to be removed, `most_percent` the share of it.
 pub fn removes_too_much(removals: i64, fleet: i64, most_percent: i64) -> bool {
     removals > REMOVALS_FREE && removals.saturating_mul(100) > fleet.saturating_mul(most_percent)
 }
 
 /// Whether what was reached has to be made again beside the plan: the wanted generation can't be reached (yet), and what
-/// ran until then is gone. The last good version goes on running.
+/// ran until then is gone. The last good version continues to run.
 pub fn restores_deployed(planned: &Plan, rollout: &Rollout, observed: &Observed) -> bool {
     matches!(planned, Plan::Blocked(_) | Plan::Wait(_))
         && rollout.reached_generation.is_some()
@@ -237,7 +238,7 @@ mod tests {
     fn a_user_error_waits_for_a_change_and_a_platform_error_for_its_time() {
         let d = deployment(1);
         let inputs = inputs_hash(&d, "c");
-        let problem = Problem::invalid("a", "b");
+        let problem = Problem::new(Code::PackagesUnresolvable, "a", "b").nothing_changed().fix("Retry.");
         let mut failed = Rollout {
             status: Status::UserError,
             tried_inputs_hash: Some(inputs.clone()),
@@ -266,7 +267,7 @@ mod tests {
         let mut rollout = reached(&old, &a);
         rollout.tried_inputs_hash = Some(b.clone());
         rollout.status = Status::UserError;
-        rollout.problem = Some(Problem::invalid("a", "b"));
+        rollout.problem = Some(Problem::new(Code::PackagesUnresolvable, "a", "b").nothing_changed().fix("Retry."));
         let there = Observed::Present { inputs_hash: a };
         for (observed, again) in [(Observed::Missing, true), (there, false)] {
             let planned = plan(Desired::Deployment(&new), &b, &rollout, &observed, NOW);
@@ -279,7 +280,7 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_never_touched() {
         let d = deployment(1);
-        let foreign = Observed::Unmanaged { owner: "someone".into() };
+        let foreign = Observed::Unmanaged { object: "CronJob daily-sales".into(), owner: "someone".into() };
         let rollout = Rollout::default();
         assert!(matches!(plan(Desired::Deployment(&d), "i", &rollout, &foreign, NOW), Plan::Blocked(_)));
         assert_eq!(plan(Desired::Removed, "i", &rollout, &foreign, NOW), Plan::Nothing);

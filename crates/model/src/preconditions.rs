@@ -2,18 +2,18 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::{Problem, deployment::Deployment, digest, job::DataJob};
+use crate::{Problem, deployment::Deployment, digest, job::DataJob, problem::Code};
 
 /// The terms of a request. The default has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
-    /// What has to hold of the thing that is changed.
+    /// The precondition of the change.
     pub precondition: Option<Precondition>,
-    /// What makes a repetition known for one.
+    /// The idempotency key.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
-/// What has to hold of a thing, or it is not changed.
+/// A precondition (`If-Match`, `If-None-Match`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Precondition {
     /// It exists.
@@ -96,7 +96,7 @@ impl EntityTag {
 }
 
 impl DataJob {
-    /// The version of the job: what its owner set. A namesake has another one.
+    /// The ETag of the job: a hash of all that its owner set. A new job with the same name has another one.
     pub fn etag(&self) -> EntityTag {
         let Self { id, name, team, description, config } = self;
         let config = serde_json::to_vec(config).expect("a configuration has string keys");
@@ -145,18 +145,19 @@ impl Preconditions {
                 return Ok(());
             }
             (Some(Precondition::Matches(_)), Some(current)) => {
-                format!(
-                    "It is not as the request says: somebody changed it since, and its version is \"{}\" now.",
-                    current.as_str()
-                )
+                format!("If-Match failed: its ETag is \"{}\" now.", current.as_str())
             }
-            (Some(Precondition::Absent), Some(_)) => "The request says that it must not exist, and it does.".to_owned(),
+            (Some(Precondition::Absent), Some(_)) => "If-None-Match failed: it exists.".to_owned(),
             (Some(Precondition::Exists | Precondition::Matches(_)), None) => {
-                "The request says that it must exist, and it does not.".to_owned()
+                "If-Match failed: it does not exist.".to_owned()
             }
         };
-        Err(Problem::precondition_failed(format!("The {thing} was not changed."), why)
-            .fix("Read it again, look at what changed, and send the request with the new tag."))
+        Err(Problem::new(Code::PreconditionFailed, format!("The {thing} was not changed."), why).nothing_changed().fix(
+            match current {
+                Some(_) => format!("Read the {thing} again, then retry with its new ETag as If-Match."),
+                None => format!("Read the {thing} again, then retry without If-Match if it is missing on purpose."),
+            },
+        ))
     }
 }
 

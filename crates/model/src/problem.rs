@@ -1,84 +1,147 @@
-//! The error that people read: what happened, why, what follows, what to do, and whose fault it is.
+//! The error that people read: what happened, why, what follows, what to do, and who has to act.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Whose move it is.
+mod code;
+
+pub use code::Code;
+
+/// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// The request or the job has to change; trying again as it is won't help.
+    /// The user: the request or the job has to change. Retrying it unchanged does not help.
     User,
-    /// Something that the service depends on failed; the service tries again by itself.
+    /// The platform: something that Holdfast depends on failed. Holdfast retries automatically.
     Platform,
 }
 
-/// What sort of problem it is. A transport maps it to its own codes; nothing here knows them.
+/// The class of a problem. A transport maps it to its own codes, for example HTTP status codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The input breaks a rule.
     Invalid,
-    /// Nobody is known by the credentials given.
+    /// The request has no valid credentials.
     Unauthenticated,
-    /// The caller is known and may not do this.
+    /// The caller is known and lacks the permission.
     Forbidden,
-    /// The thing named does not exist.
+    /// The resource does not exist.
     NotFound,
-    /// The present state forbids it: a name taken, a run active, a run already over.
+    /// The current state forbids it: a name is taken, an execution is active or has ended.
     Conflict,
-    /// The thing is not as the caller says that it must be.
+    /// A precondition of the request does not hold.
     PreconditionFailed,
-    /// It contradicts what the caller said before.
+    /// The request contradicts an earlier request with the same idempotency key.
     IdempotencyConflict,
-    /// The input is larger than a limit.
+    /// The input exceeds a limit.
     TooLarge,
-    /// More work is waiting than the service takes on.
+    /// The service has more work than it accepts.
     Overloaded,
     /// Something that the service needs can't be reached at the moment.
     Unavailable,
-    /// A fault of the service itself.
+    /// A bug in the service.
     Internal,
 }
 
-/// Four sentences for a person, a [`Kind`] for a machine and a [`Fault`] for both.
+/// A failure in four sentences for people, with a [`Code`] for programs.
 ///
-/// The sentences are the wire format of the API's error body, and are stored with a rollout or an execution that failed.
-/// They never carry a secret. `{}` shows the first two, `{:#}` all of them in one line.
+/// The four sentences and the code are the API's error body, and are stored with a rollout or an execution that failed. They
+/// never hold a secret. `{}` shows the first two sentences, `{:#}` all four on one line.
+///
+/// [`Problem::new`] takes the first two. The third ([`Draft::follows`]) and the fourth ([`Consequence::fix`] or
+/// [`Consequence::no_action`]) have no default, so that each problem says its own:
+///
+/// ```
+/// # use model::problem::{Code, Problem};
+/// let problem = Problem::new(Code::JobNameTaken, "The data job daily-sales was not created.", "The name is taken.")
+///     .follows("Nothing was changed.")
+///     .fix("Choose another name, or use the existing job.");
+/// assert_eq!(problem.code.as_str(), "job_name_taken");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What happened.
+    /// Which problem it is. Rows of earlier versions have none.
+    #[serde(default)]
+    pub code: Code,
+    /// The failure, with the name of the thing that failed.
     pub what: String,
     /// Why it happened.
     pub why: String,
-    /// What follows from it.
+    /// The consequences: the state after the failure.
     pub consequences: String,
-    /// What to do now.
+    /// The way out: the command or the setting that helps.
     pub countermeasures: String,
-    /// What sort of problem it is.
+    /// The class of the problem.
     pub kind: Kind,
-    /// Whose move it is.
+    /// Who has to act.
     pub fault: Fault,
 }
 
-impl Problem {
-    fn of(kind: Kind, fault: Fault, what: impl Into<String>, why: impl Into<String>) -> Self {
-        let (consequences, countermeasures) = match fault {
-            Fault::User => ("Nothing was changed.", "Correct the request and send it again."),
-            Fault::Platform => (
-                "The request was not carried out.",
-                "Try again in a moment; if it goes on, tell the operator of this service.",
-            ),
-        };
-        Self {
-            what: what.into(),
-            why: why.into(),
-            consequences: consequences.into(),
+/// A problem without its third and fourth sentence.
+#[derive(Debug)]
+#[must_use = "a problem needs its third and fourth sentence"]
+pub struct Draft {
+    code: Code,
+    what: String,
+    why: String,
+}
+
+/// A problem without its fourth sentence.
+#[derive(Debug)]
+#[must_use = "a problem needs its fourth sentence"]
+pub struct Consequence(Draft, String);
+
+impl Draft {
+    /// Says what follows: the state after the failure, and what continues.
+    pub fn follows(self, consequences: impl Into<String>) -> Consequence {
+        Consequence(self, consequences.into())
+    }
+
+    /// Says that the request left everything as it was.
+    pub fn nothing_changed(self) -> Consequence {
+        self.follows("Nothing was changed.")
+    }
+
+    /// Says that the request to read something has no result.
+    pub fn nothing_returned(self) -> Consequence {
+        self.follows("No data was returned.")
+    }
+
+    /// Says that the rollout failed and the deployment before it stays in force.
+    pub fn not_rolled_out(self) -> Consequence {
+        self.follows("The current deployment stays in force.")
+    }
+}
+
+impl Consequence {
+    /// Says what to do: the command or the setting that helps.
+    pub fn fix(self, countermeasures: impl Into<String>) -> Problem {
+        let Self(Draft { code, what, why }, consequences) = self;
+        Problem {
+            code,
+            what,
+            why,
+            consequences,
             countermeasures: countermeasures.into(),
-            kind,
-            fault,
+            kind: code.kind(),
+            fault: code.fault(),
         }
+    }
+
+    /// Says that no action is needed, and what Holdfast does: "Holdfast recreates the CronJob and retries."
+    pub fn no_action(self, holdfast: impl fmt::Display) -> Problem {
+        self.fix(format!("No action needed: {holdfast}"))
+    }
+}
+
+impl Problem {
+    /// Begins a problem: what happened, with the name of the thing, and why, with the limit or the cause.
+    #[expect(clippy::new_ret_no_self, reason = "the third and the fourth sentence follow")]
+    pub fn new(code: Code, what: impl Into<String>, why: impl Into<String>) -> Draft {
+        Draft { code, what: what.into(), why: why.into() }
     }
 
     /// The four sentences.
@@ -86,57 +149,7 @@ impl Problem {
         [&self.what, &self.why, &self.consequences, &self.countermeasures]
     }
 
-    /// The input breaks a rule.
-    pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Invalid, Fault::User, what, why)
-    }
-
-    /// The thing named does not exist.
-    pub fn not_found(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::NotFound, Fault::User, what, why)
-    }
-
-    /// The present state forbids it.
-    pub fn conflict(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Conflict, Fault::User, what, why)
-    }
-
-    /// The thing is not as the caller says that it must be.
-    pub fn precondition_failed(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::PreconditionFailed, Fault::User, what, why)
-    }
-
-    /// It contradicts what the caller said before.
-    pub fn idempotency_conflict(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::IdempotencyConflict, Fault::User, what, why)
-    }
-
-    /// The input is larger than a limit.
-    pub fn too_large(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::TooLarge, Fault::User, what, why)
-    }
-
-    /// The caller may not do this.
-    pub fn forbidden(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Forbidden, Fault::User, what, why)
-    }
-
-    /// More work is waiting than the service takes on.
-    pub fn overloaded(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Overloaded, Fault::Platform, what, why)
-    }
-
-    /// Something that the service needs can't be reached at the moment.
-    pub fn unavailable(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Unavailable, Fault::Platform, what, why)
-    }
-
-    /// A fault of the service itself.
-    pub fn internal(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::of(Kind::Internal, Fault::Platform, what, why)
-    }
-
-    /// The same problem as one that passes without a change of what is asked for.
+    /// The same problem as a platform error: it can pass without a change by the user.
     #[must_use]
     pub fn of_platform(mut self) -> Self {
         self.fault = Fault::Platform;
@@ -174,8 +187,26 @@ mod tests {
 
     #[test]
     fn a_problem_is_shown_in_two_sentences_and_in_four_when_all_of_it_is_asked_for() {
-        let problem = Problem::invalid("What.", "Why.").follows("So.").fix("Then.");
+        let problem = Problem::new(Code::JobNotFound, "What.", "Why.").follows("So.").fix("Then.");
         assert_eq!(problem.to_string(), "What. Why.");
         assert_eq!(format!("{problem:#}"), "What. Why. So. Then.");
+    }
+
+    #[test]
+    fn a_problem_has_the_kind_and_the_fault_of_its_code() {
+        let problem =
+            Problem::new(Code::ClusterUnreachable, "What.", "Why.").nothing_changed().no_action("Holdfast retries.");
+        assert_eq!((problem.kind, problem.fault), (Kind::Unavailable, Fault::Platform));
+        assert_eq!(problem.countermeasures, "No action needed: Holdfast retries.");
+    }
+
+    #[test]
+    fn a_problem_that_was_stored_before_there_were_codes_is_read_as_unspecified() {
+        let stored =
+            r#"{"what":"A.","why":"B.","consequences":"C.","countermeasures":"D.","kind":"conflict","fault":"user"}"#;
+        let problem: Problem = serde_json::from_str(stored).unwrap();
+        assert_eq!((problem.code, problem.kind), (Code::Unspecified, Kind::Conflict));
+        let with_code = serde_json::to_value(&problem).unwrap();
+        assert_eq!(with_code["code"], "unspecified");
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Problem, name::excerpt};
+use crate::{Problem, name::excerpt, problem::Code};
 
 /// A minor version of Python, such as 3.11.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,10 +33,12 @@ impl FromStr for PythonVersion {
         raw.split_once('.')
             .and_then(|(major, minor)| Some(Self { major: digits(major)?, minor: digits(minor)? }))
             .ok_or_else(|| {
-                Problem::invalid(
+                Problem::new(
+                    Code::PythonVersionInvalid,
                     format!("The Python version {} is not valid.", excerpt(raw)),
-                    "A Python version is written as major and minor number.",
+                    "A Python version has a major and a minor number.",
                 )
+                .nothing_changed()
                 .fix("Write it like \"3.11\".")
             })
     }
@@ -61,10 +63,13 @@ pub fn vdk_version(raw: &str) -> Result<String, Problem> {
     if raw.len() <= MAX_CHARS && raw.starts_with(|c: char| c.is_ascii_alphanumeric()) && raw.chars().all(plain) {
         return Ok(raw.to_owned());
     }
-    Err(Problem::invalid(
+    Err(Problem::new(
+        Code::VdkVersionInvalid,
         format!("The VDK version {} is not valid.", excerpt(raw)),
-        format!("It has letters, digits and \".\", \"_\", \"-\", \"+\", \"!\" only, at most {MAX_CHARS}."),
-    ))
+        format!("A version has letters, digits and \".\", \"_\", \"-\", \"+\", \"!\" only, at most {MAX_CHARS}."),
+    )
+    .nothing_changed()
+    .fix("Write it like \"0.2.1810444937\", or leave it out."))
 }
 
 /// The Python versions that the machine or the configuration offers, ascending.

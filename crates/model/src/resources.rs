@@ -1,10 +1,10 @@
-//! What a run may use.
+//! CPU and memory of executions.
 
 use serde::{Deserialize, Serialize};
 
-use crate::Problem;
+use crate::{Problem, problem::Code};
 
-/// CPU and memory that a deployment asks for and may not exceed. What is absent takes the operator's default.
+/// CPU and memory that a deployment asks for and may not exceed. Absent amounts are the operator's defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
@@ -27,10 +27,15 @@ impl Resources {
     /// [`crate::problem::Kind::Invalid`] for an amount out of range, [`crate::problem::Kind::Conflict`] for a request above its
     /// limit.
     pub fn validated(self) -> Result<Self, Problem> {
-        let refuse = |why: String| Err(Problem::invalid("The resources are not valid.", why));
+        let refuse = |why: String| {
+            Err(Problem::new(Code::ResourcesInvalid, "The resources are not valid.", why)
+                .nothing_changed()
+                .fix("Send an amount within this range."))
+        };
         // One of the two may be that of the present deployment.
         let exceeds = |why: String| {
-            Err(Problem::conflict("The resources were not changed.", why)
+            Err(Problem::new(Code::ResourceRequestAboveLimit, "The resources were not changed.", why)
+                .nothing_changed()
                 .fix("Send request and limit together, with the request not above the limit."))
         };
         for (name, value) in [("cpu_request", self.cpu_request), ("cpu_limit", self.cpu_limit)] {

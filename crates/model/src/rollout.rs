@@ -1,4 +1,4 @@
-//! How far a deployment got, and what stands in the way.
+//! The progress of rollouts, and the problems that prevent them.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -41,16 +41,16 @@ impl Status {
     }
 }
 
-/// What the synchronizer knows of a deployment: how far it got, and what stands in the way.
+/// The progress of a rollout: the last deployed revision, and the current problem.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rollout {
     /// The generation that runs; absent before the first success.
     pub reached_generation: Option<i64>,
     /// The hash of all that went into what runs: generation, configuration and renderer.
     pub inputs_hash: Option<String>,
-    /// What runs is made of this.
+    /// The artifact of the deployed state.
     pub artifact: Option<Artifact>,
-    /// What the runtime said when it made it.
+    /// The state that the runtime returned for it.
     pub last_applied: Option<LastApplied>,
     /// When it was reached.
     pub reached_at: Option<Timestamp>,
@@ -60,7 +60,7 @@ pub struct Rollout {
     pub tried_inputs_hash: Option<String>,
     /// The generation that the last outcome speaks of.
     pub tried_generation: Option<i64>,
-    /// What stands in the way.
+    /// The problem that prevents it.
     pub problem: Option<Problem>,
     /// Tries of this generation so far.
     pub attempts: i32,
@@ -70,7 +70,7 @@ pub struct Rollout {
     pub row_version: i64,
 }
 
-/// Where a rollout stands.
+/// The phase of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The wanted generation is on its way.
@@ -96,7 +96,7 @@ impl Phase {
 }
 
 impl Rollout {
-    /// Where the rollout of what is wanted stands.
+    /// The phase of the rollout of the desired state.
     pub fn phase(&self, wanted: &Deployment) -> Phase {
         let tried_this = self.tried_generation == Some(wanted.generation);
         match self.status {

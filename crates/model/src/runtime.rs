@@ -1,4 +1,4 @@
-//! What the synchronizer asks of the place where jobs run.
+//! The interface of the synchronizer to the runtime where jobs run.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -57,7 +57,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
     fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String;
 
-    /// What exists of a deployment.
+    /// Observes the objects of a deployment.
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>>;
 
     /// Makes the deployment exist as wanted, so that it can be started. Answers what it needs to know what it made from what
@@ -74,7 +74,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    /// Removes what exists of a deployment. What runs goes on.
+    /// Removes the objects of a deployment. Active executions continue.
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>>;
 
     /// Changes outside of the database may be begun until the boot clock shows this instant: no other instance leads before it.
@@ -91,7 +91,7 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Every run that the runtime knows and that was not forgotten: active ones, and ended ones not yet recorded.
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownExecution>, Problem>>;
 
-    /// Waits until something changed that the loops did not do, and tells what. What exists at the beginning is no news.
+    /// Waits until something changes outside of the loops, and returns the change. Objects that exist at the beginning are no change.
     fn changes(&self) -> BoxFuture<'_, Changes> {
         Box::pin(std::future::pending())
     }
@@ -119,13 +119,13 @@ pub struct Target {
     pub job_name: JobName,
     /// The hash of all that went into what was reached, as the rollout row has it.
     pub inputs_hash: Option<String>,
-    /// What was reached is made of this.
+    /// The artifact of the deployed state.
     pub artifact: Option<Artifact>,
-    /// What the runtime said when it made it.
+    /// The state that the runtime returned for it.
     pub last_applied: Option<LastApplied>,
 }
 
-/// What was found of a deployment.
+/// The observed state of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observed {
     /// Nothing.
@@ -135,14 +135,16 @@ pub enum Observed {
         /// See [`crate::plan::inputs_hash`].
         inputs_hash: String,
     },
-    /// It is there, and somebody changed it.
+    /// The object exists, and another field manager changed it.
     Changed {
         /// Who, as far as it says.
         by: Option<String>,
     },
-    /// Something stands in its place that this service did not make.
+    /// An object of its name exists and is not managed by Holdfast.
     Unmanaged {
-        /// Who made it, as far as it says.
+        /// The kind and the name of the object, for example "CronJob daily-sales".
+        object: String,
+        /// The owner that the object names.
         owner: String,
     },
 }
@@ -166,11 +168,11 @@ pub struct DeploymentSpec {
 /// A deployment to make.
 #[derive(Clone, PartialEq)]
 pub struct ApplyRequest {
-    /// What it is made from.
+    /// The blueprint of its objects.
     pub deployment_spec: DeploymentSpec,
     /// See [`crate::plan::inputs_hash`].
     pub inputs_hash: String,
-    /// What its runs are made of.
+    /// The artifact of its executions.
     pub artifact: Artifact,
     /// Its packages, where they are installed by the runtime.
     pub lock: Option<Lock>,
@@ -197,15 +199,15 @@ impl std::fmt::Debug for ApplyRequest {
 pub struct ExecutionSpec {
     /// Its id.
     pub id: ExecutionId,
-    /// What it runs.
+    /// The blueprint that it runs.
     pub deployment_spec: DeploymentSpec,
-    /// What it is made of beside its source.
+    /// Its artifact, beside its sources.
     pub artifact: Artifact,
     /// Its source as a ZIP archive whose top folder has the job's name; empty when the runtime takes none.
     pub archive: Vec<u8>,
     /// `--arguments` as a JSON object.
     pub arguments: Option<String>,
-    /// Who started it.
+    /// The user or the trigger that started it.
     pub started_by: String,
     /// The operation id of the request.
     pub op_id: String,
@@ -218,7 +220,7 @@ pub struct ExecutionSpec {
     pub backoff_limit: u32,
 }
 
-/// What became of a start.
+/// The result of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
     /// It is on its way.
@@ -244,7 +246,7 @@ pub struct KnownDeployment {
 pub struct KnownExecution {
     /// Its id.
     pub id: ExecutionId,
-    /// Where it comes from, when the runtime started it by itself.
+    /// Its origin, if the runtime started it on schedule.
     pub scheduled: Option<ScheduledExecution>,
 }
 
@@ -261,7 +263,7 @@ pub struct ScheduledExecution {
     pub created_at: jiff::Timestamp,
 }
 
-/// What changed without the loops.
+/// A change outside of the loops.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Names of jobs whose deployment may not be what it was, or whose name was freed.
@@ -272,7 +274,7 @@ pub struct Changes {
     pub recovered: bool,
 }
 
-/// What of a run was seen already.
+/// The last state of an execution that was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     /// It was handed over.

@@ -12,8 +12,8 @@ use jiff::civil::{DateTime, Time};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, ToSpan};
 
-use crate::Problem;
 use crate::name::excerpt;
+use crate::{Problem, problem::Code};
 
 /// A cron expression in a time zone: a rule for when the next run is due.
 ///
@@ -33,7 +33,7 @@ pub struct Schedule {
     rule: Rule,
 }
 
-/// What an expression comes down to.
+/// The parsed form of an expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
     /// The instants at which the wall clock of the zone shows what the five fields ask for.
@@ -81,13 +81,19 @@ impl Schedule {
     /// - `@every` and a duration such as `1h30m`, in the syntax of
     ///   [Go](https://pkg.go.dev/time#ParseDuration), cut to whole seconds and at least one.
     ///
-    /// Before it may stand `TZ=` or `CRON_TZ=`, the name of a time zone and a space.
+    /// It may be preceded by `TZ=` or `CRON_TZ=`, a time zone name and a space.
     ///
     /// [`crate::problem::Kind::Invalid`] says which part is wrong. An expression that is well-formed may still never
     /// come due, such as `0 0 30 2 *`.
     pub fn parse(expression: &str, default_zone: &str) -> Result<Self, Problem> {
         Self::read(expression, default_zone).map_err(|issue| {
-            Problem::invalid(format!("The schedule {} is not valid.", excerpt(expression)), issue.why).fix(issue.fix)
+            Problem::new(
+                Code::ScheduleInvalid,
+                format!("The schedule {} is not valid.", excerpt(expression)),
+                issue.why,
+            )
+            .nothing_changed()
+            .fix(issue.fix)
         })
     }
 
@@ -101,7 +107,7 @@ impl Schedule {
         }
         let (named, text) = split_zone(raw)?;
         let zone_name = match named {
-            // What the reference makes of an absent name and of its own word for "where this runs".
+            // Upstream's meaning of an absent name and of its own name for the local zone.
             Some("") => "UTC",
             Some("Local") | None => default_zone,
             Some(name) => name,
@@ -182,7 +188,7 @@ fn find_zone(name: &str) -> Result<TimeZone, ConfigIssue> {
     let zone = TimeZone::get(name).ok().filter(|zone| !zone.is_unknown());
     let zone = zone.ok_or_else(|| issue(format!("There is no time zone {}.", excerpt(name))))?;
     match zone.iana_name() {
-        // The look-up does not mind the case, and the reference does.
+        // The look-up ignores case, unlike upstream.
         Some(proper) if proper != name => {
             Err(issue(format!("There is no time zone {}; it is written {proper:?}.", excerpt(name))))
         }
@@ -221,7 +227,7 @@ impl Rule {
     }
 }
 
-/// What one of the five fields may hold.
+/// The accepted values of one of the five fields.
 struct Grammar {
     name: &'static str,
     least: u8,
@@ -326,7 +332,7 @@ impl Grammar {
         let first = ends.next().unwrap_or_default();
         let any = matches!(first, "*" | "?");
         let (low, high) = if any {
-            // The reference never looks at what a hyphen after a star leads to.
+            // Upstream ignores the end of a range that begins with a star.
             (i64::from(self.least), i64::from(self.most))
         } else {
             let low = self.number(first)?;
@@ -422,7 +428,7 @@ fn digits(text: &str) -> usize {
 }
 
 /// The nanoseconds in a decimal fraction of a unit. In floating point and without the digits that 63 bits don't hold, so
-/// that it is cut where the reference cuts it.
+/// that it is cut where upstream cuts it.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
 fn part_of(unit: u64, fraction: &str) -> u64 {
     let (mut value, mut scale) = (0_u64, 1.0_f64);
@@ -549,7 +555,7 @@ impl Fields {
 
 /// A second and what the wall clock of a zone shows then.
 ///
-/// Where clocks change, every move below has the effect that the same move has on a `time.Time` of Go in the reference:
+/// Where clocks change, every move below has the effect that the same move has on a `time.Time` of Go in upstream:
 /// the ticks of those days depend on it.
 struct WallClock<'a> {
     zone: &'a TimeZone,
@@ -619,7 +625,7 @@ impl<'a> WallClock<'a> {
             hour => self.wait_until(self.second - hour * Self::HOUR)?,
         }
         if self.second <= before {
-            // The zone skips the whole day, as Samoa did with 30 December 2011. The reference never gets past it.
+            // The zone skips the whole day, as Samoa did with 30 December 2011. Upstream never gets past it.
             self.wait_until(before + 24 * Self::HOUR)?;
         }
         Some(())
@@ -825,7 +831,7 @@ mod tests {
         }
     }
 
-    /// Answers of the reference where clocks change at midnight, by half an hour, or by a day.
+    /// Results of upstream where clocks change at midnight, by half an hour, or by a day.
     #[test]
     fn changes_of_the_clocks_have_the_effects_that_they_have_in_the_reference() {
         for (zone, start, expression, expected) in [

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::Problem;
+use crate::{Problem, problem::Code};
 
 /// The version of a job's source: 40 lower-case hexadecimal digits that follow from its content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,10 +18,13 @@ impl SourceVersion {
         if raw.len() == 40 && raw.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
             return Ok(Self(raw.to_owned()));
         }
-        Err(Problem::invalid(
+        Err(Problem::new(
+            Code::SourceVersionInvalid,
             format!("The job version {} is not valid.", crate::name::excerpt(raw)),
-            "A version is the 40 hexadecimal digits that the upload of the sources answered.",
-        ))
+            "A version has 40 hexadecimal digits.",
+        )
+        .nothing_changed()
+        .fix("Send the version_sha that the upload of the sources returned."))
     }
 
     /// The version as text.
@@ -36,7 +39,7 @@ impl fmt::Display for SourceVersion {
     }
 }
 
-/// What is known of an upload beside its bytes.
+/// The metadata of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Follows from the content.
@@ -45,7 +48,7 @@ pub struct Source {
     pub archive_bytes: i64,
     /// The job's `requirements.txt` as uploaded; empty when it has none.
     pub requirements: String,
-    /// Who uploaded it last.
+    /// The user who uploaded it last.
     pub uploaded_by: String,
     /// When it was uploaded last.
     pub uploaded_at: Timestamp,
@@ -53,7 +56,7 @@ pub struct Source {
     pub reason: String,
 }
 
-/// What an upload may hold. Every number is checked while unpacking, so that a small archive can't grow past it.
+/// The limits of an upload. Each is checked while unpacking, so that a small archive can't grow past it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArchiveLimits {
     /// Bytes of the upload itself.

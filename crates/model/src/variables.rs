@@ -21,7 +21,7 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// All of them, for a process that gets its environment from this service.
+    /// All variables of a process whose environment this service sets.
     pub fn all(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.plain.iter().chain(&self.options).map(|(name, value)| (name.clone(), value.clone()))
     }
@@ -76,7 +76,7 @@ impl Default for PrincipalPattern {
     }
 }
 
-/// What the operator gives every deployed job.
+/// The variables that the operator sets for every deployed job.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct JobOptions {
     /// The address of this service's API as a job reaches it.

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use model::Problem;
+use model::{Problem, problem::Code};
 use sandbox::{Measured, measure_tree};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -99,8 +99,13 @@ impl Tools {
         }
         let new = self.scratch().await?;
         let (wheel, wheel_sha256) = take(&sandbox, pin, new.path()).map_err(|why| {
-            Problem::invalid(what, format!("{} {} did not build: {why}.", pin.name, pin.version))
-                .fix("Require another version of the package.")
+            Problem::new(
+                Code::PackageBuildOutputUnusable,
+                what,
+                format!("{} {} did not build: {why}.", pin.name, pin.version),
+            )
+            .not_rolled_out()
+            .fix("Require another version of the package.")
         })?;
         let made = Provenance { name: pin.name.to_owned(), source_sha256: source.sha256, wheel, wheel_sha256 };
         let folder = self.built_folder(interpreter, pin, &made.source_sha256);
@@ -121,19 +126,25 @@ async fn fetch(
     command.args(["-I", "-c", include_str!("fetch.py"), &wanted.to_string()]);
     let output = sandbox.finish(what, command).await?;
     if output.code == Some(NO_SOURCE) {
-        return Err(Problem::invalid(
+        return Err(Problem::new(
+            Code::PackageSourceMissing,
             what,
             format!(
-                "The index has neither a wheel of {} {} for Python {} on {} nor the source with the hash of the lock.",
+                "The index has neither a wheel of {} {} for Python {} on {} nor the source with the locked hash.",
                 pin.name, pin.version, interpreter.version, interpreter.platform
             ),
         )
+        .not_rolled_out()
         .fix("Require another version of the package."));
     }
     if !output.success {
         return Err(fault::of_platform(what, &output));
     }
-    serde_json::from_str(&output.stdout).map_err(|e| Problem::internal(what, format!("The source was not named: {e}.")))
+    serde_json::from_str(&output.stdout).map_err(|e| {
+        Problem::new(Code::PackageLockInvalid, what, format!("The installer did not name the source: {e}."))
+            .not_rolled_out()
+            .no_action("Holdfast retries. If it persists, the operator reports a bug with the log.")
+    })
 }
 
 /// Copies the one wheel that a build left into `to`, and takes the hash of the copy.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Problem, lock::Lock};
+use model::{Problem, lock::Lock, problem::Code};
 
 use crate::{
     Interpreter, Output, Tools,
@@ -45,16 +45,23 @@ impl Tools {
         at: &Path,
     ) -> Result<(), Problem> {
         if interpreter.version != lock.python_version {
-            return Err(Problem::internal(
+            return Err(Problem::new(
+                Code::PackagePythonMismatch,
                 WHAT,
                 format!(
                     "The packages are for Python {}, the interpreter is {}.",
                     lock.python_version, interpreter.version
                 ),
-            ));
+            )
+            .not_rolled_out()
+            .fix("Deploy again; the operator reports a bug with the log."));
         }
         tracing::info!(lock = %lock.key, python = %interpreter.full_version, "making an environment");
-        let pins = pins(&lock.text).map_err(|why| Problem::internal(WHAT, format!("The lock is not valid: {why}.")))?;
+        let pins = pins(&lock.text).map_err(|why| {
+            Problem::new(Code::PackageLockInvalid, WHAT, format!("The lock is not valid: {why}."))
+                .not_rolled_out()
+                .fix("Deploy again; if it fails again, the operator reports a bug with the log.")
+        })?;
         let vdk = self.wheels_for(interpreter, vdk_requirement).await?;
         let mut built: Vec<Built> = pins.iter().filter_map(|pin| self.built(interpreter, pin)).collect();
         loop {
@@ -123,7 +130,11 @@ impl Tools {
                 break;
             }
         }
-        output.ok_or_else(|| Problem::internal(WHAT, "The installer was not run."))
+        output.ok_or_else(|| {
+            Problem::new(Code::PackageInstallerNotStarted, WHAT, "The installer was not run.")
+                .not_rolled_out()
+                .no_action("Holdfast retries. If it persists, the operator reports a bug with the log.")
+        })
     }
 
     /// Starts the command of VDK once: it has to load all of its plugins, and what Python compiled for it is kept.
@@ -133,14 +144,15 @@ impl Tools {
     async fn try_vdk(&self, interpreter: &Interpreter, at: &Path) -> Result<(), Problem> {
         let vdk = at.join("bin").join("vdk");
         if !vdk.is_file() {
-            return Err(Problem::internal(
+            return Err(Problem::new(
+                Code::VdkCommandMissing,
                 WHAT,
-                "VDK was installed, and there is no command `vdk`: none of its packages has one.",
+                "VDK was installed, but none of its packages has the command `vdk`.",
             )
-            .follows("Nothing was changed: what was deployed before stays as it is.")
+            .not_rolled_out()
             .fix(
-                "Deploy with another VDK version. The operator of this service has to correct `vdk.package` and \
-                 `vdk.version` if every job is affected.",
+                "Deploy with another VDK version; if all jobs fail, the operator corrects \
+                    `vdk.distribution` and `vdk.version`.",
             ));
         }
         let sandbox = self.build_sandbox(WHAT, &[at]).await?;
@@ -156,17 +168,15 @@ impl Tools {
             }
             return Ok(());
         }
-        Err(Problem::invalid(
+        Err(Problem::new(
+            Code::VdkStartFailed,
             WHAT,
-            format!(
-                "VDK does not start among the packages that were installed. It said: {}",
-                fault::last_words(&output)
-            ),
+            format!("VDK does not start with the installed packages: {}", fault::last_words(&output)),
         )
-        .follows("Nothing was changed: what was deployed before stays as it is.")
+        .not_rolled_out()
         .fix(
-            "Remove or change the requirement that the message names, and deploy again; without requirements of your \
-             own, tell the operator of this service.",
+            "Change the requirement that the message names, and deploy again; without own \
+                requirements, ask the operator.",
         ))
     }
 }

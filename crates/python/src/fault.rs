@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use model::Problem;
+use model::{Problem, problem::Code};
 
 use crate::{Interpreter, command::Output};
 
@@ -67,20 +67,20 @@ pub fn without_wheels(output: &Output) -> Vec<String> {
 /// The problem of packages without wheels where nothing is built.
 pub fn builds_are_off(what: &str, output: &Output, interpreter: &Interpreter) -> Problem {
     let names = without_wheels(output);
-    let (has, them) = if names.len() == 1 { ("has", "it") } else { ("have", "them") };
-    Problem::invalid(
+    let has = if names.len() == 1 { "has" } else { "have" };
+    Problem::new(
+        Code::PackageWheelMissing,
         what,
         format!(
-            "{} {has} no wheel for Python {} on {}, and this service builds no packages (`python.allow_builds` is false). \
-             The installer said: {}",
+            "{} {has} no wheel for Python {} on {}, and package builds are off. The installer said: {}",
             names.join(", "),
             interpreter.version,
             interpreter.platform,
             last_words(output)
         ),
     )
-    .follows("Nothing was changed: what was deployed before stays as it is.")
-    .fix(format!("Require versions with wheels, or have the operator put wheels of {them} into the index or allow builds."))
+    .not_rolled_out()
+    .fix("Require versions with wheels, or ask the operator to set `python.allow_builds = true`.")
 }
 
 /// The problem of a package whose build failed.
@@ -89,9 +89,13 @@ pub(crate) fn of_build(what: &str, name: &str, version: &str, output: &Output) -
     if problem.fault == model::problem::Fault::Platform {
         return problem;
     }
-    Problem::invalid(what, format!("{name} {version} did not build. The installer said: {}", last_words(output)))
-        .follows("Nothing was changed: what was deployed before stays as it is.")
-        .fix("Require a version of the package that has a wheel, or that builds in this service's sandbox.")
+    Problem::new(
+        Code::PackageBuildFailed,
+        what,
+        format!("{name} {version} did not build. The installer said: {}", last_words(output)),
+    )
+    .not_rolled_out()
+    .fix("Require a version with a wheel, or one that builds in the sandbox.")
 }
 
 /// The problem behind a failed resolution or installation of a job's packages.
@@ -103,9 +107,9 @@ pub fn of_installer(what: &str, output: &Output) -> Problem {
     if output.code.is_none() || says(&PLATFORM_SIGNS) || !says(&USER_SIGNS) {
         return of_platform(what, output);
     }
-    Problem::invalid(what, format!("The installer said: {}", last_words(output)))
-        .follows("Nothing was changed: what was deployed before stays as it is.")
-        .fix("Correct the job's requirements.txt (or the VDK version asked for) and deploy again.")
+    Problem::new(Code::PackagesUnresolvable, what, format!("The installer said: {}", last_words(output)))
+        .not_rolled_out()
+        .fix("Correct requirements.txt or the VDK version, and deploy again.")
 }
 
 /// A failure of something that the installer depends on.
@@ -114,15 +118,17 @@ pub(crate) fn of_platform(what: &str, output: &Output) -> Problem {
         Some(_) => String::new(),
         None => "The installer was killed. ".to_owned(),
     };
-    Problem::unavailable(what, format!("{ended}The installer said: {}", last_words(output)))
-        .follows("What was deployed before stays as it is; the service tries again by itself.")
-        .fix("Wait; if it goes on, the operator of this service has to look at the package index, the network and the disk.")
+    Problem::new(Code::PackageInstallerFailed, what, format!("{ended}The installer said: {}", last_words(output)))
+        .not_rolled_out()
+        .no_action("Holdfast retries. If it persists, the operator checks the package index, the network and the disk.")
 }
 
 /// A folder that could not be used.
 pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Problem {
     tracing::warn!(path = %path.display(), %error, "{what}");
-    Problem::unavailable(what, format!("The file system said: {error}."))
+    Problem::new(Code::PackageCacheFailed, what, format!("{}: {error}.", path.display()))
+        .not_rolled_out()
+        .no_action("Holdfast retries. If it persists, the operator checks the disk and its permissions.")
 }
 
 /// The end of what a program complained about, without credentials.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use model::Problem;
+use model::{Problem, problem::Code};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sandbox::{LEVELS_MAX, Launcher, Measured, SandboxPolicy, Support, measure_tree};
 use tempfile::TempDir;
@@ -88,7 +88,11 @@ impl Tools {
         let ask = || async {
             let (launcher, sandbox_policy) = (launcher.clone(), sandbox_policy.clone());
             let asked = tokio::task::spawn_blocking(move || launcher.support(&sandbox_policy)).await;
-            asked.map_err(|e| Problem::internal("Package builds could not be confined.", e.to_string()))
+            asked.map_err(|e| {
+                Problem::new(Code::PackageSandboxUnavailable, "Package builds can't be sandboxed.", e.to_string())
+                    .not_rolled_out()
+                    .fix("The operator checks user namespaces and the log, or sets `python.allow_builds = false`.")
+            })
         };
         self.support.get_or_try_init(ask).await.cloned()
     }
@@ -113,7 +117,8 @@ impl BuildSandbox<'_> {
     pub fn read(&self, what: &str, name: &str, max_bytes: u64) -> Result<String, Problem> {
         let read = untrusted::Folder::open(self.path()).and_then(|folder| folder.text(name, max_bytes));
         read.map_err(|e| {
-            Problem::invalid(what, format!("The build left no usable {name}: {e}."))
+            Problem::new(Code::PackageBuildOutputUnusable, what, format!("The build left no usable {name}: {e}."))
+                .not_rolled_out()
                 .fix("Correct the package whose build hooks ran, or require another version of it.")
         })
     }
@@ -130,11 +135,13 @@ impl BuildSandbox<'_> {
         command.args(args);
         match self.ended(what, command).await? {
             Ended::Exited(output) => Ok(output),
-            Ended::TimedOut(limit) => {
-                Err(Problem::invalid(what, format!("A package was not built within {} seconds.", limit.as_secs()))
-                    .follows("Nothing was changed: what was deployed before stays as it is.")
-                    .fix("Require a version of the package that has a wheel."))
-            }
+            Ended::TimedOut(limit) => Err(Problem::new(
+                Code::PackageBuildTimeout,
+                what,
+                format!("A package did not build within {} seconds.", limit.as_secs()),
+            )
+            .not_rolled_out()
+            .fix("Require a version of the package that has a wheel.")),
         }
     }
 
@@ -184,9 +191,8 @@ impl BuildSandbox<'_> {
         let mut ended = tokio::select! {
             ended = command.run() => ended.map_err(|e| not_started(what, &e))?,
             why = self.outgrown(most) => {
-                return Err(Problem::too_large(what, why)
-                    .follows("Nothing was changed: what was deployed before stays as it is.")
-                    .fix("Require a version of the package that has a wheel, or have the operator raise the limit."));
+                return Err(Problem::new(Code::PackageBuildDiskExceeded, what, why).not_rolled_out().fix("Require a version with a wheel, or ask the operator to raise \
+                        `python.build_disk_max_mib`."));
             }
         };
         if let (Some(session), Ended::Exited(output)) = (&self.session, &mut ended) {

@@ -20,6 +20,7 @@ use files::Lock;
 use model::{
     Problem,
     clock::{Clock, SharedClock},
+    problem::Code,
 };
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -221,12 +222,13 @@ impl Tools {
         };
         let named = model::name::excerpt(&wheel.content);
         let _ = tokio::task::spawn_blocking(move || untrusted::remove(&wheel.folder)).await;
-        Err(Problem::too_large(
+        Err(Problem::new(
+            Code::PackageWheelTooLarge,
             what,
-            format!("A wheel with {named} has more than {most} MiB once it is unpacked (`python.build_disk_max_mib`)."),
+            format!("A wheel with {named} has more than {most} MiB when unpacked (`python.build_disk_max_mib`)."),
         )
-        .follows("Nothing was changed: what was deployed before stays as it is.")
-        .fix("Require a smaller version of the package, or have the operator raise the limit."))
+        .not_rolled_out()
+        .fix("Require a smaller version of the package, or ask the operator to raise `python.build_disk_max_mib`."))
     }
 
     /// Waits until a wheel that the installer with this process id unpacks takes too much disk.
@@ -288,21 +290,25 @@ impl Tools {
         if let Some(given) = &self.options.uv {
             return match self.uv_version(given).await {
                 Some(version) if is_known(version) => Ok(given.clone()),
-                Some(version) => Err(Problem::internal(
+                Some(version) => Err(Problem::new(
+                    Code::PackageInstallerUnsupported,
                     "The packages were not installed.",
                     format!(
-                        "The uv that is configured has version {}; it must be {} or later, and before {}.",
+                        "The configured uv has version {}; supported: {} to before {}.",
                         dotted(version),
                         dotted(MINIMUM),
                         dotted(UNKNOWN_FROM)
                     ),
                 )
-                .fix("The operator of this service has to give one of these versions, or leave the setting out.")),
-                None => Err(Problem::internal(
+                .not_rolled_out()
+                .fix("The operator installs a supported version, or removes the setting `uv`.")),
+                None => Err(Problem::new(
+                    Code::PackageInstallerUnsupported,
                     "The packages were not installed.",
-                    "The uv that is configured does not run.",
+                    "The configured uv does not run.",
                 )
-                .fix("The operator of this service has to correct its path, or leave the setting out.")),
+                .not_rolled_out()
+                .fix("The operator corrects the setting `uv`, or removes it.")),
             };
         }
         let search = self.options.environment.get("PATH").map(String::as_str).unwrap_or_default();
@@ -338,8 +344,13 @@ impl Tools {
             return Ok(binary);
         }
         tracing::info!(version = PINNED, "installing uv, once");
-        let mut problem = Problem::unavailable(WHAT, "This machine has no Python to install it with.")
-            .fix("The operator of this service has to install Python 3.8 or later, or uv.");
+        let mut problem = Problem::new(
+            Code::PackageInstallerMissing,
+            WHAT,
+            "This machine has neither uv nor a Python to install it with.",
+        )
+        .not_rolled_out()
+        .fix("The operator installs uv, or Python 3.8 or later.");
         for interpreter in self.options.interpreters.iter().rev() {
             let scratch = self.scratch().await?;
             let made = scratch.path().join("made");
@@ -450,15 +461,20 @@ pub(crate) async fn finish(what: &str, command: Command) -> Result<Output, Probl
 pub(crate) fn finished(what: &str, ended: Ended) -> Result<Output, Problem> {
     match ended {
         Ended::Exited(output) => Ok(output),
-        Ended::TimedOut(limit) => Err(Problem::unavailable(
+        Ended::TimedOut(limit) => Err(Problem::new(
+            Code::PackageInstallerTimeout,
             what,
-            format!("The installer took longer than {} seconds and was stopped.", limit.as_secs()),
-        )),
+            format!("The installer was stopped after {} seconds.", limit.as_secs()),
+        )
+        .not_rolled_out()
+        .no_action("Holdfast retries. If it persists, the operator checks the package index.")),
     }
 }
 
 pub(crate) fn not_started(what: &str, error: &io::Error) -> Problem {
-    Problem::unavailable(what, format!("The installer could not be started: {error}."))
+    Problem::new(Code::PackageInstallerNotStarted, what, format!("The installer could not be started: {error}."))
+        .not_rolled_out()
+        .no_action("Holdfast retries. If it persists, the operator checks the process limits and the log.")
 }
 
 /// Waits for the exclusive lock on a file, which it makes. The lock ends with the value, or with this process.

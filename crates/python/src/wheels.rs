@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use model::Problem;
+use model::{Problem, problem::Code};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -155,7 +155,13 @@ impl Tools {
         }
         self.build_wheels(interpreter, vdk_requirement, &done).await?;
         Wheels::read(&done).ok_or_else(|| {
-            Problem::internal("The wheels of VDK could not be read.", "They were built, and are not in their folder.")
+            Problem::new(
+                Code::VdkWheelsUnreadable,
+                "The wheels of VDK can't be read.",
+                "They were built, but are not in their folder of `cache_dir`.",
+            )
+            .not_rolled_out()
+            .no_action("Holdfast builds them again.")
         })
     }
 
@@ -208,8 +214,11 @@ impl Tools {
                 fault::of_platform(WHAT, &resolved)
             });
         }
-        let sources =
-            sources(&sandbox.read(WHAT, "pylock.toml", LOCK_MAX_BYTES)?).map_err(|why| Problem::internal(WHAT, why))?;
+        let sources = sources(&sandbox.read(WHAT, "pylock.toml", LOCK_MAX_BYTES)?).map_err(|why| {
+            Problem::new(Code::PackageLockInvalid, WHAT, why)
+                .not_rolled_out()
+                .no_action("Holdfast retries. If it persists, the operator checks `vdk.version`.")
+        })?;
         drop(sandbox);
 
         let pins: Vec<Pin<'_>> = sources
@@ -284,10 +293,12 @@ pub fn checked(vdk_requirement: &str) -> Result<(), Problem> {
     {
         return Ok(());
     }
-    Err(Problem::invalid(
+    Err(Problem::new(
+        Code::VdkVersionInvalid,
         format!("The VDK version {} is not valid.", model::name::excerpt(vdk_requirement)),
-        "VDK is asked for by the name and the version of a package.",
+        "VDK is installed by the name and the version of a package.",
     )
+    .not_rolled_out()
     .fix("Write the version like \"0.2.1810444937\", or leave it out."))
 }
 

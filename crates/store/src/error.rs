@@ -1,5 +1,7 @@
 //! Errors of the store, and the problems that callers receive for them.
 
+use model::problem::Code;
+
 /// How long the statements of a caller's read may take: on SQLite all of a transaction together, on PostgreSQL each. The
 /// statement of an abandoned request continues no longer than that.
 pub const CALLERS_READ_SECONDS_MAX: u64 = 10;
@@ -168,67 +170,75 @@ impl From<StoreError> for model::Problem {
         match &error {
             StoreError::Unavailable(cause) => {
                 tracing::warn!(error = %error, %cause, "the database is not available");
-                Self::unavailable("The request was not carried out.", "The database does not answer at the moment.")
-                    .follows("Nothing was changed.")
+                Self::new(Code::DatabaseUnavailable, "The request failed.", "The database does not respond.")
+                    .nothing_changed()
+                    .fix("Retry; if it persists, the operator checks the database and `GET /readyz`.")
             }
-            StoreError::PoolExhausted => Self::overloaded(
-                "The request was not carried out.",
-                "More requests wait for the database than it works on at once.",
+            StoreError::PoolExhausted => Self::new(
+                Code::DatabaseConnectionsExhausted,
+                "The request was rejected.",
+                "All connections to the database are in use (`database_connections`).",
             )
-            .follows("Nothing was changed.")
-            .fix("Try again in a few seconds."),
+            .nothing_changed()
+            .fix("Retry in a few seconds."),
             StoreError::Refused(problem) => problem.clone(),
             StoreError::TooExpensive(cause) => {
-                tracing::warn!(error = %error, %cause, "a statement was given up");
-                Self::overloaded(
-                    "The request was not carried out.",
+                tracing::warn!(error = %error, %cause, "a statement was cancelled");
+                Self::new(
+                    Code::DatabaseStatementTimeout,
+                    "The request was cancelled.",
                     format!("The database took too long for it (limit {CALLERS_READ_SECONDS_MAX} seconds)."),
                 )
-                .follows("Nothing was changed.")
-                .fix("Try again in a few seconds.")
+                .nothing_changed()
+                .fix("Retry in a few seconds.")
             }
             StoreError::Uncertain(cause) => {
-                tracing::warn!(error = %error, %cause, "the database went away during a commit");
-                Self::unavailable(
+                tracing::warn!(error = %error, %cause, "the connection to the database broke during a commit");
+                Self::new(
+                    Code::CommitOutcomeUnknown,
                     "It is not known whether the request was carried out.",
-                    "The database went away while it stored the change.",
+                    "The connection to the database broke during the commit.",
                 )
                 .follows("The change is stored as a whole or not at all.")
-                .fix("Read what the request was to change, and send it again if nothing changed.")
+                .fix("Check whether the change was applied; if not, retry.")
             }
             StoreError::SchemaTooNew { .. } => {
                 tracing::error!(error = %error, "this program is too old for the database");
-                Self::unavailable(
-                    "The request was not carried out.",
-                    "This instance of the service is older than its database's schema.",
+                Self::new(
+                    Code::DatabaseSchemaTooNew,
+                    "The request was rejected.",
+                    "This instance is older than the schema of its database.",
                 )
-                .follows("Nothing was changed.")
-                .fix("Try again in a moment; tell the operator of this service when it goes on.")
+                .nothing_changed()
+                .fix("Retry at another instance; the operator upgrades this one.")
             }
             StoreError::KeyMissing { key_id } => {
                 tracing::error!(key_id, "a key of the secrets is missing");
-                Self::unavailable(
-                    "The request was not carried out.",
-                    format!(
-                        "This instance of the service does not have the key {key_id}, which secrets are encrypted with."
-                    ),
+                Self::new(
+                    Code::EncryptionKeyMissing,
+                    "The request was rejected.",
+                    format!("This instance does not have the encryption key {key_id}."),
                 )
-                .follows("Nothing was changed. What needs no secrets goes on.")
-                .fix(format!("Tell the operator of this service: the file {key_id}.key belongs in its folder of keys."))
+                .follows("Nothing was changed. Requests without secrets continue to work.")
+                .fix(format!("The operator copies {key_id}.key into the folder of keys of this instance."))
             }
-            StoreError::Unstorable => Self::invalid(
-                "The request was not carried out.",
+            StoreError::Unstorable => Self::new(
+                Code::TextUnstorable,
+                "The request was rejected.",
                 "A text in it holds the character U+0000, which can't be stored.",
             )
+            .nothing_changed()
             .fix("Remove the character and send the request again."),
             other => {
                 let cause = std::error::Error::source(other).map(ToString::to_string);
                 tracing::error!(error = %other, cause, "a statement failed");
-                Self::internal(
-                    "The request was not carried out.",
-                    "The service met a fault of its own in the database.",
+                Self::new(
+                    Code::DatabaseError,
+                    "The request failed.",
+                    "The database rejected a statement: this is a bug in Holdfast, or a damaged row.",
                 )
-                .fix("Tell the operator of this service; its log has the details under this operation id.")
+                .nothing_changed()
+                .fix("The operator finds the details in the log under this operation id.")
             }
         }
     }

@@ -127,6 +127,18 @@ pub async fn unsettled(tx: &mut Tx, known: Vec<KnownExecution>) -> Result<Unsett
     Ok(unsettled)
 }
 
+/// The id of a job's active execution.
+pub async fn active_of(tx: &mut Tx, job_id: JobId) -> Result<Option<ExecutionId>> {
+    let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
+        "select e.execution_id from data_job_execution e join data_job j on j.number = e.job_number
+         where j.job_id = $1 and e.status in ('SUBMITTED', 'RUNNING')",
+    )
+    .bind(job_id.to_string())
+    .fetch_optional(c)
+    .await)?;
+    Ok(row.and_then(|(id,)| ExecutionId::parse(&id)))
+}
+
 /// The active executions in the order of their acceptance, at most `limit`. Reads nothing but identifiers and cancellations:
 /// many are active at once, and most of them are followed already.
 pub async fn active_ids(tx: &mut Tx, limit: i64) -> Result<Vec<ActiveId>> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use model::{
     Problem,
     build::{BuildInputs, BuildKey, Built, Progress},
+    problem::Code,
 };
 use store::StoreError;
 use tokio::sync::watch;
@@ -57,10 +58,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
                     tracing::error!(%error, %key, "a build panicked");
                     let (sync, term, of) = (sync.clone(), term.clone(), key.clone());
                     tasks.spawn(key, async move {
-                        let problem = Problem::internal(
-                            "The data job was not built.",
-                            "The service failed with an internal error during the build.",
-                        );
+                        let problem = Problem::new(Code::BuildFailedInternally, "The data job was not built.", "The build stopped because of a bug in Holdfast.").not_rolled_out().no_action("Holdfast retries. The operator finds the details in the log.");
                         record(&sync, &term, &of, Err(&problem)).await;
                     });
                 }

@@ -37,7 +37,13 @@ for_each_database!(
 const LEASE: Duration = Duration::from_secs(15);
 
 fn outage() -> Problem {
-    Problem::unavailable("The packages could not be resolved.", "The index is away.")
+    Problem::new(
+        model::problem::Code::PackageInstallerFailed,
+        "The packages could not be resolved.",
+        "The index is away.",
+    )
+    .nothing_changed()
+    .fix("Retry.")
 }
 
 fn inputs(harness: &Harness, requirements: &str) -> ResolutionInputs {
@@ -152,7 +158,13 @@ async fn a_failed_build_is_the_failure_of_each_deployment_that_waits_for_it(on: 
     let harness = Harness::running(on).await;
     harness.deployed("other-job", None).await;
     let gate = Gate::default();
-    let problem = Problem::invalid("The packages could not be resolved.", "There is no package of that name.");
+    let problem = Problem::new(
+        model::problem::Code::PackagesUnresolvable,
+        "The packages could not be resolved.",
+        "There is no package of that name.",
+    )
+    .nothing_changed()
+    .fix("Retry.");
     harness.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Fails(problem.clone())]);
     let mut jobs = Vec::new();
     for n in 0..3 {
@@ -316,7 +328,12 @@ async fn teams_take_turns_in_the_queue_of_builds(on: Database) {
 
 async fn failed_builds_and_forgotten_ones_go_after_a_day(on: Database) {
     let harness = Harness::running(on).await;
-    harness.runtime.script(Method::Build, [Answer::Fails(Problem::invalid("a", "b"))]);
+    harness.runtime.script(
+        Method::Build,
+        [Answer::Fails(
+            Problem::new(model::problem::Code::PackagesUnresolvable, "a", "b").nothing_changed().fix("Retry."),
+        )],
+    );
     let id = deploy(&harness, "example-job", "package").await;
     harness.until("it failed", async || rollout(&harness, id).await.status == Status::UserError).await;
     harness.deployed("other-job", None).await;

@@ -116,7 +116,10 @@ async fn a_start_after_a_tick_steps_aside_and_says_for_which_run(on: Database) {
 async fn what_keeps_a_run_from_starting_stands_on_its_row_until_it_runs(on: Database) {
     let harness = cluster(on).await;
     let job_id = harness.deployed(NAME, Some("* * * * *")).await;
-    let why = Problem::unavailable("The image can't be pulled.", "There is none.").fix("Push it.");
+    let why =
+        Problem::new(model::problem::Code::PackageInstallerFailed, "The image can't be pulled.", "There is none.")
+            .nothing_changed()
+            .fix("Push it.");
     let id = tick(&harness, job_id, 1, Stage::Held(why));
     recorded(&harness, &id).await;
     harness
@@ -159,7 +162,14 @@ async fn what_others_deleted_is_made_again_when_it_is_heard_of(on: Database) {
 async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
     let harness = cluster(on).await;
     let job_id = harness.deployed(NAME, None).await;
-    harness.runtime.fail(Method::Observe, Some(Problem::unavailable("It can't be seen.", "It does not answer.")));
+    harness.runtime.fail(
+        Method::Observe,
+        Some(
+            Problem::new(model::problem::Code::PackageInstallerFailed, "It can't be seen.", "It does not answer.")
+                .nothing_changed()
+                .fix("Retry."),
+        ),
+    );
     let mut tx = harness.db.write().await.unwrap();
     store::deployments::make_due(&mut tx, job_id, harness.clock.now()).await.unwrap();
     tx.commit().await.unwrap();
@@ -180,7 +190,11 @@ async fn a_place_that_can_not_be_seen_makes_no_deployment_worse(on: Database) {
 async fn what_failed_is_tried_again_within_half_a_minute_when_the_place_answers(on: Database) {
     let harness = cluster(on).await;
     // So many that some failed for long: their next try is minutes away.
-    let problem = || Problem::unavailable("Not made.", "It does not answer.");
+    let problem = || {
+        Problem::new(model::problem::Code::PackageInstallerFailed, "Not made.", "It does not answer.")
+            .nothing_changed()
+            .fix("Retry.")
+    };
     harness.runtime.fail(Method::Apply, Some(problem()));
     let mut jobs = Vec::new();
     for n in 0..16 {

@@ -79,7 +79,12 @@ async fn what_was_made_and_is_gone_is_made_again(on: Database) {
 async fn the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change(on: Database) {
     let mut harness = Harness::running(on).await;
     let id = harness.deployed("example-job", None).await;
-    harness.runtime.script(Method::Apply, [Answer::Fails(Problem::invalid("c", "d"))]);
+    harness.runtime.script(
+        Method::Apply,
+        [Answer::Fails(
+            Problem::new(model::problem::Code::PackagesUnresolvable, "c", "d").nothing_changed().fix("Retry."),
+        )],
+    );
     harness.change("example-job", DeploymentChange { enabled: Some(false), ..DeploymentChange::default() }).await;
     harness.until("the later one failed", async || rollout(&harness, id).await.status == Status::UserError).await;
     harness.stop_instance().await;
@@ -94,7 +99,10 @@ async fn the_last_good_version_is_made_again_while_a_later_one_waits_for_a_chang
 async fn a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change(on: Database) {
     let harness = Harness::running(on).await;
     let id = harness.create("example-job", None).await;
-    let problems = [Problem::unavailable("a", "b"), Problem::invalid("c", "d")];
+    let problems = [
+        Problem::new(model::problem::Code::PackageInstallerFailed, "a", "b").nothing_changed().fix("Retry."),
+        Problem::new(model::problem::Code::PackagesUnresolvable, "c", "d").nothing_changed().fix("Retry."),
+    ];
     harness.runtime.script(Method::Apply, problems.map(Answer::Fails));
     harness.deploy("example-job").await;
     harness.until("it failed", async || rollout(&harness, id).await.status == Status::PlatformError).await;

@@ -55,7 +55,9 @@ async fn a_start_waits_for_the_first_deployment_and_fails_with_it(on: Database) 
     harness.create("example-job", None).await;
     assert_eq!(harness.try_start("example-job").await.unwrap_err().kind, Kind::NotFound);
     harness.runtime.change(|s| s.apply_blocked = true);
-    let problem = Problem::invalid("It does not install.", "No such package.");
+    let problem = Problem::new(model::problem::Code::PackagesUnresolvable, "It does not install.", "No such package.")
+        .nothing_changed()
+        .fix("Retry.");
     harness.runtime.script(Method::Apply, [Answer::Fails(problem)]);
     harness.deploy("example-job").await;
     let id = harness.start("example-job").await;

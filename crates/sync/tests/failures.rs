@@ -40,7 +40,9 @@ for_each_database!(
 const NAME: &str = "example-job";
 
 fn outage() -> Problem {
-    Problem::unavailable("It can't be seen.", "It does not answer.")
+    Problem::new(model::problem::Code::PackageInstallerFailed, "It can't be seen.", "It does not answer.")
+        .nothing_changed()
+        .fix("Retry.")
 }
 
 /// A job that is deployed, with no run yet.
@@ -71,7 +73,14 @@ async fn a_start_that_fails_is_tried_again_and_has_its_deployment_looked_at(on: 
 
 async fn a_start_that_is_refused_ends_the_run_at_once(on: Database) {
     let harness = deployed(on).await;
-    harness.runtime.script(Method::Start, [Answer::Fails(Problem::invalid("It does not start.", "It names no step."))]);
+    harness.runtime.script(
+        Method::Start,
+        [Answer::Fails(
+            Problem::new(model::problem::Code::PackagesUnresolvable, "It does not start.", "It names no step.")
+                .nothing_changed()
+                .fix("Retry."),
+        )],
+    );
     let id = harness.start(NAME).await;
     let run = ended(&harness, &id, Status::UserError).await;
     assert!(run.message.as_ref().unwrap().starts_with("User error. It does not start. It names no step."), "{run:?}");
@@ -209,7 +218,13 @@ async fn a_cancellation_whose_answer_was_lost_ends_the_run_once(on: Database) {
 
 async fn a_held_run_tells_why_and_is_cancelled_before_it_starts(on: Database) {
     let harness = deployed(on).await;
-    let held = Problem::unavailable("The run can't start yet.", "Its image can't be pulled.");
+    let held = Problem::new(
+        model::problem::Code::PackageInstallerFailed,
+        "The run can't start yet.",
+        "Its image can't be pulled.",
+    )
+    .nothing_changed()
+    .fix("Retry.");
     harness.runtime.change(|s| s.start_stage = Some(Stage::Held(held)));
     let id = harness.start(NAME).await;
     harness

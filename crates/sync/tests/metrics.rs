@@ -200,8 +200,20 @@ async fn a_deployment_shows_its_last_outcome_as_long_as_it_is_there(on: Database
     harness.until("it is reached", async || harness.reached("example-job").await.is_some()).await;
     assert_eq!(watched.samples("taurus_deployment_status_gauge").await, gauge(0));
     for (version, problem, value) in [
-        ("1.1", Problem::invalid("It does not install.", "No such package."), 3),
-        ("1.2", Problem::unavailable("It does not install.", "The index is away."), 1),
+        (
+            "1.1",
+            Problem::new(model::problem::Code::PackagesUnresolvable, "It does not install.", "No such package.")
+                .nothing_changed()
+                .fix("Retry."),
+            3,
+        ),
+        (
+            "1.2",
+            Problem::new(model::problem::Code::PackageInstallerFailed, "It does not install.", "The index is away.")
+                .nothing_changed()
+                .fix("Retry."),
+            1,
+        ),
     ] {
         harness.runtime.script(Method::Apply, [Answer::Fails(problem)]);
         let wanted = DeploymentChange { vdk_version: Some(version.into()), ..DeploymentChange::default() };

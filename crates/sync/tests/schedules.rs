@@ -181,7 +181,10 @@ async fn what_was_changed_while_the_clock_was_a_year_ahead_continues_when_it_is_
     reschedule(&harness, "* * * * *").await;
     harness.until("the schedule is deployed", async || harness.reached("example-job").await == Some(2)).await;
     let failing = harness.create("failing-job", None).await;
-    harness.runtime.fail(Method::Apply, Some(Problem::unavailable("a", "b")));
+    harness.runtime.fail(
+        Method::Apply,
+        Some(Problem::new(model::problem::Code::PackageInstallerFailed, "a", "b").nothing_changed().fix("Retry.")),
+    );
     harness.deploy("failing-job").await;
     harness
         .until("its rollout failed", async || {

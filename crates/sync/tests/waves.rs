@@ -62,7 +62,11 @@ async fn a_wave_that_fails_is_the_last_one_until_what_it_touched_is_well(on: Dat
     let mut harness = reconfigured(on).await;
     harness.sweep_interval = Duration::from_millis(100);
     let before = made(&harness);
-    let problem = || Problem::unavailable("It does not install.", "The index is away.");
+    let problem = || {
+        Problem::new(model::problem::Code::PackageInstallerFailed, "It does not install.", "The index is away.")
+            .nothing_changed()
+            .fix("Retry.")
+    };
     harness.runtime.change(|s| s.applied.clear());
     harness.runtime.script(Method::Apply, [problem(), problem()].map(Answer::Fails));
     harness.start_instance();

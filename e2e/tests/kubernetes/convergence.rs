@@ -198,7 +198,7 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
     for name in theirs.keys() {
         wait::until("it is told who has the name", LONGEST, async || {
             let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
-            rollout["problem"].to_string().contains("taken").then_some(())
+            rollout["problem"].to_string().contains("cron_job_unmanaged").then_some(())
         })
         .await;
     }

@@ -55,7 +55,7 @@ async fn a_name_that_somebody_else_has_is_left_alone_until_it_is_free() {
     let version = api.deploy(&job).await;
     let rollout = wait::until("the rollout says why", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
-        rollout["problem"].to_string().contains("taken").then_some(rollout)
+        rollout["problem"].to_string().contains("cron_job_unmanaged").then_some(rollout)
     })
     .await;
     assert_ne!(rollout["phase"], "reached", "{rollout}");

@@ -135,7 +135,7 @@ async fn a_former_leader_is_refused_and_nobody_else() {
     fixture.push(&second, &version);
     wait::until("the rollout says why", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
-        rollout["problem"].to_string().contains("Another instance has led since").then_some(())
+        rollout["problem"].to_string().contains("Another instance became leader later").then_some(())
     })
     .await;
     let after = fixture.object("cronjob", name).expect("a CronJob");

@@ -280,7 +280,7 @@ async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_ti
     // What is no data job's, and what nobody deploys here, is left alone.
     let rollout = wait::until("the rollout says why", LONGEST, async || {
         let rollout = fixture.api().get(&format!("/jobs/{foreign}/deployments/production/rollout")).await.json();
-        rollout["problem"].to_string().contains("taken").then_some(rollout)
+        rollout["problem"].to_string().contains("cron_job_unmanaged").then_some(rollout)
     })
     .await;
     assert_ne!(rollout["phase"], "reached", "{rollout}");

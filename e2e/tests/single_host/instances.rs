@@ -119,7 +119,7 @@ async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_ta
     let id = start(&far.api(), 6).await;
     second.api().log_says(name, &id, "begun").await;
     let [_, why, ..] = far.api().get(&format!("/jobs/{name}/executions/{id}/logs")).await.is(409).sentences();
-    assert!(why.contains("another machine"), "{why}");
+    assert!(why.contains("another host"), "{why}");
 
     // The leader is killed; the other instance of the site goes on, and nothing runs twice.
     first.kill();

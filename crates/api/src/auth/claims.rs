@@ -6,6 +6,7 @@ use model::{
     Problem,
     access::{refused, unknown_caller},
     name::excerpt,
+    problem::Code,
 };
 use serde_json::Value;
 
@@ -53,16 +54,19 @@ impl ClaimRules {
         {
             let given = claims.get(name).and_then(Value::as_str);
             if !given.is_some_and(|given| self.custom_values.iter().any(|value| value == given)) {
-                return Err(refused(format!(
-                    "The claim {} of the access token has no value that counts here.",
-                    excerpt(name)
-                ))
+                return Err(refused(
+                    Code::RoleMissing,
+                    format!("The claim {} of the access token has no value that is accepted here.", excerpt(name)),
+                )
                 .fix("Log in with an account of the right organisation, or ask the operator of this service."));
             }
         }
         if !self.authorized_roles.is_empty() && !self.has_one_of(claims, &self.authorized_roles) {
-            return Err(refused("The access token has none of the roles that may use this service.")
-                .fix("Ask the operator of this service for the role."));
+            return Err(refused(
+                Code::RoleMissing,
+                "The access token has none of the roles that may use this service.",
+            )
+            .fix("Ask the operator of this service for the role."));
         }
         Ok(())
     }
@@ -79,25 +83,32 @@ impl ClaimRules {
             Some(_) => String::new(),
         };
         if name.trim().is_empty() || name.len() > USER_MAX_BYTES {
-            return Err(unknown_caller(format!(
-                "The claim {} of its access token is not the name of a user.",
-                excerpt(&self.user_claim)
-            )));
+            return Err(unknown_caller(
+                Code::AccessTokenInvalid,
+                format!("The claim {} of its access token is not the name of a user.", excerpt(&self.user_claim)),
+            ));
         }
         // Such a name would look like another one in logs and audit events.
         if name.trim() != name || name.chars().any(is_invisible) {
-            return Err(unknown_caller(format!(
-                "The claim {} of its access token begins or ends with a blank, or has control or invisible characters.",
-                excerpt(&self.user_claim)
-            )));
+            return Err(unknown_caller(
+                Code::AccessTokenInvalid,
+                format!(
+                    "The claim {} of its access token begins or ends with a blank, or has control \
+                            or invisible characters.",
+                    excerpt(&self.user_claim)
+                ),
+            ));
         }
         let begins_with = |prefix: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
         if let Some(prefix) = [JOB_PREFIX, APPLICATION_PREFIX].into_iter().find(|prefix| begins_with(prefix)) {
-            return Err(unknown_caller(format!(
-                "The claim {} of its access token begins with \"{prefix}\", which only the names of jobs and applications \
+            return Err(unknown_caller(
+                Code::AccessTokenInvalid,
+                format!(
+                    "The claim {} of its access token begins with \"{prefix}\", which only the names of jobs and applications \
                  do here.",
-                excerpt(&self.user_claim)
-            )));
+                    excerpt(&self.user_claim)
+                ),
+            ));
         }
         Ok(Some(name))
     }
@@ -119,12 +130,15 @@ impl ClaimRules {
 
     /// Nobody is known by the token: it is neither a user's nor a team's.
     pub(super) fn nobody(&self) -> Problem {
-        refused(format!(
-            "The access token is not a user's, for it has no claim {}, and its subject is not the OAuth application of a \
-             team.",
-            excerpt(&self.user_claim)
-        ))
-        .fix("Have the team's OAuth application stored, or tell the operator of this service that users are not known.")
+        refused(
+            Code::UserUnknown,
+            format!(
+                "The access token has no claim {}, so it is not a user's, and its subject is \
+                    not a team's OAuth application.",
+                excerpt(&self.user_claim)
+            ),
+        )
+        .fix("Store the team's OAuth application, or ask the operator to set `auth.user_claim`.")
     }
 
     fn has_one_of(&self, claims: &Claims, roles: &[String]) -> bool {

@@ -21,7 +21,7 @@ pub use jsonwebtoken::Algorithm;
 use model::{
     Problem,
     access::{Caller, Identity, unknown_caller},
-    problem::Kind,
+    problem::{Code, Kind},
 };
 
 use crate::{Api, error::ApiError, seldom::Seldom};
@@ -171,15 +171,16 @@ pub(crate) fn is_open(request: &Request) -> bool {
 fn token(request: &Request) -> Result<&str, Problem> {
     let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
     let (first, second) = (given.next(), given.next());
-    let Some(value) = first else { return Err(unknown_caller("It came without an access token.")) };
+    let Some(value) = first else { return Err(unknown_caller(Code::AccessTokenMissing, "It has no access token.")) };
     let text = value.to_str().ok().filter(|_| second.is_none());
     let parts = text.and_then(|text| text.split_once(' '));
     match parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim()) {
-        Some(token) if token.len() > TOKEN_MAX_BYTES => {
-            Err(unknown_caller(format!("Its access token has more than {TOKEN_MAX_BYTES} bytes.")))
-        }
+        Some(token) if token.len() > TOKEN_MAX_BYTES => Err(unknown_caller(
+            Code::AccessTokenInvalid,
+            format!("Its access token has more than {TOKEN_MAX_BYTES} bytes."),
+        )),
         Some(token) if !token.is_empty() => Ok(token),
-        _ => Err(unknown_caller("Its header Authorization does not hold one bearer token.")),
+        _ => Err(unknown_caller(Code::AccessTokenInvalid, "Its header Authorization does not hold one bearer token.")),
     }
 }
 

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use model::{
     BoxFuture, Problem,
     access::{AccessRequest, RequestAuthorizer, refused},
+    problem::Code,
 };
 use percent_encoding::percent_decode_str;
 use tokio::sync::Mutex;
@@ -86,11 +87,12 @@ impl WebhookAuthorizer {
             Decision::Refused { code, text } => {
                 self.refused_with.store(code, Ordering::Relaxed);
                 let why = if text.is_empty() {
-                    "The authorization service of this installation says no, and not why.".to_owned()
+                    "The authorization webhook denied the request without a reason.".to_owned()
                 } else {
                     text
                 };
-                Err(refused(why).fix("Ask those who keep the permissions of this installation."))
+                Err(refused(Code::AuthorizationDenied, why)
+                    .fix("Ask the team that operates the authorization webhook."))
             }
         }
     }

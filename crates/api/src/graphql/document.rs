@@ -10,9 +10,7 @@ use async_graphql::{
     parser::types::{Directive, ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet},
 };
 use async_graphql_value::Value;
-use model::Problem;
-
-use super::refused;
+use model::{Problem, problem::Code};
 
 /// The most fields, spreads and directives of a document, over all operations and fragments, each fragment as often as it
 /// is spread.
@@ -105,7 +103,9 @@ impl Size {
 }
 
 fn too_large(why: String) -> Problem {
-    refused(why).fix("Ask for fewer fields, smaller pages or fewer pages at once.")
+    Problem::new(Code::GraphqlQueryTooLarge, "The query was rejected.", why)
+        .nothing_returned()
+        .fix("Request fewer fields, smaller pages or fewer pages per query.")
 }
 
 /// Measures a document.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use model::{Problem, clock::SharedClock};
+use model::{Problem, clock::SharedClock, problem::Code};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot},
@@ -26,12 +26,13 @@ pub(super) async fn apart<T: Send + 'static>(
     answering: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ApiError> {
     let Ok(Ok(turn)) = clock.timeout(wait_max, Arc::clone(turns).acquire_owned()).await else {
-        return Err(Problem::overloaded(
-            "The query was not carried out.",
-            format!("Too many large answers are being made (limit {LARGE_ANSWERS_MAX} at the same time)."),
+        return Err(Problem::new(
+            Code::GraphqlLargeResponsesBusy,
+            "The query was rejected.",
+            format!("Too many large responses are being built (limit {LARGE_ANSWERS_MAX})."),
         )
-        .follows("Nothing was changed.")
-        .fix("Try again in a few seconds, or ask for smaller pages.")
+        .nothing_returned()
+        .fix("Retry in a few seconds, or request smaller pages.")
         .into());
     };
     let (mut waiting, waits) = oneshot::channel::<()>();
@@ -63,7 +64,10 @@ pub(super) async fn apart<T: Send + 'static>(
 }
 
 fn stopped() -> ApiError {
-    Problem::unavailable("The query was not carried out.", "The service stops.").into()
+    Problem::new(Code::ServiceStopping, "The query was cancelled.", "The service is shutting down.")
+        .nothing_returned()
+        .fix("Retry in a few seconds.")
+        .into()
 }
 
 #[cfg(test)]

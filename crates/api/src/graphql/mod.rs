@@ -25,7 +25,7 @@ use async_graphql::{
 };
 use axum::{extract::State, response::Response as HttpResponse};
 use jiff::Timestamp;
-use model::{Problem, access::Caller};
+use model::{Problem, access::Caller, problem::Code};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
@@ -175,7 +175,7 @@ fn measure(api: &Api, caller: &Caller, request: &mut Request) -> Result<Size, Ap
     request.variables = variables;
     let Ok(measured) = measured else { return Ok(Size::default()) };
     let size = measured.map_err(|problem| {
-        let errors = serde_json::json!([{ "message": problem.why }]);
+        let errors = serde_json::json!([{ "message": problem.why, "extensions": { "code": problem.code } }]);
         ApiError::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
     })?;
     api.principals.charge_query(caller, size.cost())?;
@@ -196,11 +196,23 @@ async fn carry_out(
     let clock = Arc::clone(&api.clock);
     let turns = Arc::clone(&api.transfers.large_answers);
     let asked = RequestData::new(api, caller, memory.clone());
-    let answering = async move { respond(SCHEMA.execute(request.data(asked)).await, memory) };
+    let answering = async move {
+        let mut response = SCHEMA.execute(request.data(asked)).await;
+        add_codes(&mut response);
+        respond(response, memory)
+    };
     if size.answers <= large::AT_ONCE_MAX {
         return answering.await;
     }
     large::apart(&turns, &clock, large::WAIT_MAX, answering).await?
+}
+
+/// Gives each error the code of its problem, as `extensions.code`.
+fn add_codes(response: &mut Response) {
+    for error in &mut response.errors {
+        let code = error.source::<Problem>().map_or(Code::GraphqlQueryInvalid, |problem| problem.code);
+        error.extensions.get_or_insert_default().set("code", code.as_str());
+    }
 }
 
 /// A page as rows are counted: how many come before it, and how many it has at most.
@@ -231,7 +243,9 @@ impl Window {
 }
 
 fn refused(why: impl Into<String>) -> Problem {
-    Problem::invalid("The query was not carried out.", why)
+    Problem::new(Code::GraphqlQueryInvalid, "The query was rejected.", why)
+        .nothing_returned()
+        .fix("Correct this part of the query; `/data-jobs/graphql` shows the schema.")
 }
 
 /// What the query names, without its name.
@@ -273,11 +287,14 @@ struct DataJobQueryProblem {
     consequences: String,
     /// What to do now.
     countermeasures: String,
+    /// Which problem it is. All codes are in docs/errors.md.
+    #[schema(example = "graphql_query_invalid")]
+    code: String,
     /// Null.
     #[schema(value_type = Option<Object>, required = false)]
     data: Option<Value>,
-    /// Each with `message`, and `locations` and `path` where they are known. Absent when the request did not get as far as
-    /// the query.
+    /// Each with `message` and `extensions.code`, and `locations` and `path` where they are known. Absent if the request
+    /// failed before the query ran.
     #[schema(value_type = Vec<Object>, required = false)]
     errors: Option<Vec<Value>>,
 }
@@ -403,7 +420,6 @@ fn failure(response: &Response) -> ApiError {
     let problem = problem.unwrap_or_else(|| {
         let messages: Vec<_> = response.errors.iter().map(sentence).collect();
         refused(messages.join(" "))
-            .fix("Correct the query; { __schema { types { name fields { name } } } } shows what can be asked.")
     });
     let errors = serde_json::to_value(&response.errors).unwrap_or_default();
     ApiError::from(problem).with("data", serde_json::Value::Null).with("errors", errors)

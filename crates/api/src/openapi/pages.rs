@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
     response::{Html, IntoResponse, Response},
 };
-use model::{Problem, name::excerpt};
+use model::{Problem, name::excerpt, problem::Code};
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
 use zip::ZipArchive;
 
@@ -95,10 +95,12 @@ pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> ApiResult<Respo
         "swagger-ui.css" => "text/css; charset=utf-8",
         "favicon-32x32.png" => "image/png",
         _ => {
-            return Err(Problem::not_found(
+            return Err(Problem::new(
+                Code::PageFileNotFound,
                 format!("The file {} was not found.", excerpt(&file)),
-                "The page of this service has no file of this name.",
+                "The Swagger UI page has no file of this name.",
             )
+            .nothing_returned()
             .fix("Open /data-jobs/swagger-ui.html.")
             .into());
         }
@@ -115,8 +117,15 @@ pub(crate) async fn swagger_ui_file(Path(file): Path<String>) -> ApiResult<Respo
 /// readers share one copy.
 fn vendored(file: &str) -> Result<Bytes, Problem> {
     static UNPACKED: Mutex<BTreeMap<String, Bytes>> = Mutex::new(BTreeMap::new());
-    let damaged =
-        || Problem::internal("The page was not shown.", "A file of Swagger UI within the program is damaged.");
+    let damaged = || {
+        Problem::new(
+            Code::PageFileDamaged,
+            "The page was not shown.",
+            "A file of Swagger UI within the program is damaged.",
+        )
+        .nothing_returned()
+        .fix("Install the program again.")
+    };
     let mut unpacked = UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(content) = unpacked.get(file) {
         return Ok(content.clone());

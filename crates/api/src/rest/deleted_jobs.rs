@@ -5,7 +5,7 @@ use std::sync::Arc;
 use app::jobs::{Deleted, Restored};
 use axum::{Json, extract::State, http::header::LOCATION, response::IntoResponse};
 use jiff::Timestamp;
-use model::{Problem, name::JobId};
+use model::{Problem, name::JobId, problem::Code};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -78,6 +78,9 @@ struct RestoreProblem {
     consequences: String,
     /// What to do now.
     countermeasures: String,
+    /// Which problem it is, as in an error body. All codes are in docs/errors.md.
+    #[schema(value_type = String, example = "restored_sources_missing")]
+    code: Code,
 }
 
 impl From<Deleted> for DeletedDataJob {
@@ -101,7 +104,13 @@ fn before(text: &str) -> Result<(Timestamp, JobId), Problem> {
         Some((at, JobId(id.parse().ok()?)))
     };
     read().ok_or_else(|| {
-        Problem::invalid("The deleted jobs were not listed.", "before: it is not what a page named as next_before.")
+        Problem::new(
+            Code::QueryParameterInvalid,
+            "The deleted jobs were not listed.",
+            "before is not a next_before of an earlier page.",
+        )
+        .nothing_returned()
+        .fix("Send the next_before of the page before, or leave it out.")
     })
 }
 
@@ -170,6 +179,7 @@ pub(crate) async fn data_job_restore(
         why: p.why,
         consequences: p.consequences,
         countermeasures: p.countermeasures,
+        code: p.code,
     });
     Ok(([(LOCATION, location)], Json(DataJobRestored { job_name: name, team, generation, problem })))
 }

@@ -10,7 +10,7 @@ use model::{
     deployment::{Deployment, DeploymentChange, Mode},
     job::DataJob,
     name::excerpt,
-    problem::Fault,
+    problem::{Code, Fault},
     python::{PythonVersion, vdk_version},
     resources::Resources,
     rollout::Rollout,
@@ -259,7 +259,10 @@ struct RolloutProblem {
     consequences: String,
     /// What to do now.
     countermeasures: String,
-    /// Whose move it is.
+    /// Which problem it is, as in an error body. All codes are in docs/errors.md.
+    #[schema(value_type = String, example = "packages_unresolvable")]
+    code: Code,
+    /// Who has to act: `user` (change the job or its deployment) or `platform` (Holdfast retries).
     #[schema(value_type = FaultName)]
     fault: Fault,
 }
@@ -304,6 +307,7 @@ impl DataJobDeploymentRollout {
                 why: p.why,
                 consequences: p.consequences,
                 countermeasures: p.countermeasures,
+                code: p.code,
                 fault: p.fault,
             }),
             build,
@@ -382,10 +386,13 @@ pub(crate) async fn deployment_list(
         .text("mode")
         .map(|raw| {
             Mode::parse(raw).ok_or_else(|| {
-                Problem::invalid(
+                Problem::new(
+                    Code::QueryParameterInvalid,
                     "The deployments were not listed.",
-                    format!("mode: it is {}; known are \"testing\" and \"release\".", excerpt(raw)),
+                    format!("mode {} does not exist.", excerpt(raw)),
                 )
+                .nothing_returned()
+                .fix("Send mode=release or mode=testing, or leave it out.")
             })
         })
         .transpose()?;

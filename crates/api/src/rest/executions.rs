@@ -18,6 +18,7 @@ use model::{
     deployment::{Mode, RELEASE},
     execution::{Execution, Status},
     name::excerpt,
+    problem::Code,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -193,10 +194,12 @@ fn statuses(query: &Query) -> Result<Vec<Status>, Problem> {
         .map(|value| {
             Status::parse(value).ok_or_else(|| {
                 let known: Vec<_> = Status::ALL.iter().map(|s| s.as_str().to_ascii_lowercase()).collect();
-                Problem::not_found(
+                Problem::new(
+                    Code::ExecutionStatusUnknown,
                     "The executions were not listed.",
-                    format!("execution_status: {} is none; known are {}.", excerpt(value), known.join(", ")),
+                    format!("execution_status {} does not exist; known are {}.", excerpt(value), known.join(", ")),
                 )
+                .nothing_returned()
                 .fix("Use one of the known statuses.")
             })
         })
@@ -242,7 +245,8 @@ pub(crate) async fn data_job_execution_list(
     )),
     responses(
         (status = 200, description = "The runs.", body = Vec<DataJobExecution>),
-        (status = 404, description = "The job is unknown or belongs to another team, has no deployment of this id, or there is no such status."),
+        (status = 404, description = "The job is unknown or belongs to another team, has no deployment of this id, \
+                or there is no such status."),
     )
 )]
 pub(crate) async fn data_job_deployment_execution_list(

@@ -12,6 +12,7 @@ use model::{
     Problem,
     job::{Contacts, DataJob, JobConfig},
     name::{JobName, TeamName, excerpt},
+    problem::Code,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -269,15 +270,28 @@ pub(crate) async fn data_job_create(
 ) -> ApiResult<impl IntoResponse> {
     let named = query.text("name");
     let Some(name) = body.job_name.take().or_else(|| named.map(str::to_owned)) else {
-        return Err(Problem::invalid("The data job was not created.", "job_name: it is missing.").into());
+        return Err(Problem::new(
+            Code::JobNameMissing,
+            "The data job was not created.",
+            "The request has no job_name.",
+        )
+        .nothing_changed()
+        .fix("Send job_name in the body.")
+        .into());
     };
     if named.is_some_and(|named| named != name) {
-        let why = format!("job_name: it is {}, and the address says {}.", excerpt(&name), excerpt(named.unwrap_or("")));
-        return Err(Problem::invalid("The data job was not created.", why).fix("Send the same name in both.").into());
+        let why = format!("job_name is {}, and the URL says {}.", excerpt(&name), excerpt(named.unwrap_or("")));
+        return Err(Problem::new(Code::JobNameMismatch, "The data job was not created.", why)
+            .nothing_changed()
+            .fix("Send the same name in both.")
+            .into());
     }
     if let Some(said) = body.team.take().filter(|said| *said != team) {
-        let why = format!("team: it is {}, and the address says {}.", excerpt(&said), excerpt(&team));
-        return Err(Problem::invalid("The data job was not created.", why).fix("Send the same team in both.").into());
+        let why = format!("team is {}, and the URL says {}.", excerpt(&said), excerpt(&team));
+        return Err(Problem::new(Code::JobTeamMismatch, "The data job was not created.", why)
+            .nothing_changed()
+            .fix("Send the same team in both.")
+            .into());
     }
     let job = app::jobs::create(&api.db, &*api.clock, &caller, &api.default_zone, body.definition(name, team)).await?;
     Ok((StatusCode::CREATED, [(LOCATION, links::job(job.team.as_str(), job.name.as_str()))]))
@@ -336,9 +350,14 @@ pub(crate) async fn data_job_update(
             excerpt(&said),
             excerpt(&team)
         );
-        return Err(Problem::invalid(format!("The data job {} was not changed.", excerpt(&name)), why)
-            .fix("Send the job's own team, or none; PUT …/jobs/<job>/team/<new team> moves it.")
-            .into());
+        return Err(Problem::new(
+            Code::JobTeamMismatch,
+            format!("The data job {} was not changed.", excerpt(&name)),
+            why,
+        )
+        .nothing_changed()
+        .fix("Send the job's own team, or none; `PUT …/jobs/<job>/team/<new team>` moves it.")
+        .into());
     }
     let definition = body.definition(new_name, team.clone());
     app::jobs::update(&api.db, &*api.clock, &caller, &api.default_zone, &api.versions, &team, &name, definition)

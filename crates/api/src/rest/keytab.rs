@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
-use model::Problem;
+use model::{Problem, problem::Code};
 
 use super::JobPath;
 use crate::{Api, caller::RequestCaller, error::ApiResult, input::Path, openapi::names::Binary};
@@ -27,11 +27,13 @@ pub(crate) async fn data_job_keytab_download(
 ) -> ApiResult<impl IntoResponse> {
     let job = app::jobs::read(&api.db, &caller, &team, &name).await?;
     if !job.config.generate_keytab {
-        return Err(Problem::not_found(
+        return Err(Problem::new(
+            Code::KeytabDisabled,
             format!("The data job {} has no keytab.", job.name),
             "Its configuration says generate_keytab = false.",
         )
-        .fix("Set generate_keytab to true in the job's config.ini and deploy it, if it needs Kerberos.")
+        .nothing_returned()
+        .fix("Set generate_keytab = true in config.ini and deploy the job if it needs Kerberos.")
         .into());
     }
     Ok(([(CONTENT_TYPE, "application/octet-stream")], Vec::new()))

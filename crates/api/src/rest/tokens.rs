@@ -8,7 +8,10 @@ use axum::{
     extract::{Request, State},
     http::StatusCode,
 };
-use model::{Problem, problem::Kind};
+use model::{
+    Problem,
+    problem::{Code, Kind},
+};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -66,15 +69,21 @@ pub(crate) struct TokenResponse {
 )]
 pub(crate) async fn token_issue(State(api): State<Arc<Api>>, request: Request) -> ApiResult<Json<TokenResponse>> {
     if api.auth.is_none() {
-        return Err(Problem::not_found("No token was issued.", "Authentication is off here, so nobody needs one.")
-            .fix("Leave the token away.")
+        return Err(Problem::new(Code::AuthenticationDisabled, "No token was issued.", "Authentication is off.")
+            .nothing_changed()
+            .fix("Send requests without a token.")
             .into());
     }
     let body = whole_body(&api.memory, request, FORM_MAX_BYTES).await?;
     let part = |name: &str| form_urlencoded::parse(&body).find(|(n, _)| n == name).map(|(_, value)| value);
     if part("grant_type").as_deref() != Some("refresh_token") {
-        let problem = Problem::invalid("No token was issued.", "The only grant_type of this service is refresh_token.")
-            .fix("Log in at your organisation's own token endpoint; this one is for running jobs.");
+        let problem = Problem::new(
+            Code::GrantTypeUnsupported,
+            "No token was issued.",
+            "This endpoint is for running jobs and accepts only grant_type=refresh_token.",
+        )
+        .nothing_changed()
+        .fix("Log in at your organization's token endpoint.");
         return Err(ApiError::from(problem).with("error", "unsupported_grant_type".into()));
     }
     let credential = part("refresh_token").unwrap_or_default();

@@ -141,7 +141,13 @@ async fn a_rollout_tells_how_far_it_got_and_what_stands_in_its_way() {
     assert_eq!(pending["phase"], "pending");
     assert_eq!(pending["reached_generation"], json!(null));
 
-    let problem = model::Problem::invalid("It was not rolled out.", "A package does not exist.");
+    let problem = model::Problem::new(
+        model::problem::Code::PackagesUnresolvable,
+        "It was not rolled out.",
+        "A package does not exist.",
+    )
+    .nothing_changed()
+    .fix("Retry.");
     service.fail("daily-sales", problem.clone()).await;
     let failed = service.get(&rollout).await.ok();
     assert_eq!((&failed["phase"], &failed["status"]), (&json!("failed"), &json!("USER_ERROR")));

@@ -35,7 +35,7 @@ async fn a_run_is_started_followed_and_read_to_its_end() {
     service.pass(60);
     service.end(id, Status::UserError, "one\ntwo\nthree\n").await;
     insta::assert_json_snapshot!("an ended run", service.get(&one).await.ok());
-    assert!(service.delete(&one).await.refused(400).contains("over already"));
+    assert!(service.delete(&one).await.refused(400).contains("has ended"));
 
     for (tail, logs) in [
         ("", "one\ntwo\nthree\n"),

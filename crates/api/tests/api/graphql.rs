@@ -17,7 +17,8 @@ const PATH: &str = "/data-jobs/graphql";
 async fn a_post_is_answered_with_the_names_of_the_query() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
-    let query = "query q($name: String) { jobs(filter: [{property: \"jobName\", pattern: $name}]) { totalItems content { jobName } } }";
+    let query = "query q($name: String) { jobs(filter: [{property: \"jobName\", pattern: \
+            $name}]) { totalItems content { jobName } } }";
     let answer =
         service.post(PATH, json!({"query": query, "variables": {"name": "DAILY*"}, "operationName": "q"})).await;
     assert_eq!(answer.ok(), json!({"data": {"jobs": {"totalItems": 1, "content": [{"jobName": "daily-sales"}]}}}));
@@ -41,6 +42,7 @@ async fn what_is_wrong_with_a_query_is_told_in_its_errors() {
         assert!(body["data"].is_null(), "{body}");
         let message = body["errors"][0]["message"].as_str().unwrap();
         assert!(message.contains(part), "{query}: {message}");
+        assert_eq!(body["errors"][0]["extensions"]["code"], "graphql_query_invalid", "{body}");
     }
     let aliases: Vec<_> = (0..20).map(|n| format!("a{n}: jobs {{ totalItems }}")).collect();
     let why = service.post(PATH, json!({"query": format!("{{ {} }}", aliases.join(" "))})).await.refused(400);

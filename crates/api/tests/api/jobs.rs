@@ -34,7 +34,7 @@ async fn a_job_is_created_read_changed_and_deleted() {
     assert_eq!(created.header("location"), JOB);
     insta::assert_json_snapshot!("a new job", service.get(JOB).await.ok());
 
-    assert!(service.post(JOBS, &body).await.refused(409).contains("exists already"));
+    assert!(service.post(JOBS, &body).await.refused(409).contains("A job of this name exists"));
 
     // The operations page sends the whole object back, with nulls.
     let mut whole = service.get(JOB).await.ok();
@@ -67,7 +67,7 @@ async fn names_and_teams_in_address_and_body_must_agree() {
     let create = async |uri: &str, body: Value| service.post(uri, body).await;
     let why =
         create("/data-jobs/for-team/t1/jobs?name=other-name", json!({"job_name": "daily-sales"})).await.refused(400);
-    assert!(why.starts_with("job_name:"), "{why}");
+    assert!(why.starts_with("job_name "), "{why}");
     assert!(create(JOBS, json!({"job_name": "daily-sales", "team": "t2"})).await.refused(400).starts_with("team:"));
     assert!(create(JOBS, json!({"description": "x"})).await.refused(400).starts_with("job_name:"));
     create("/data-jobs/for-team/t1/jobs?name=daily-sales", json!({})).await.is(201);

@@ -28,10 +28,19 @@ on_each_database!(
 );
 
 /// `vdk list -t t1`, letter by letter.
-pub(crate) const CLI: &str = "{ jobs(pageNumber: 1, pageSize: 100, filter: [{ property: \"config.team\", pattern: \"t1\", sort: ASC }, { property: \"jobName\", sort: ASC }]) { content { jobName config { team description schedule { scheduleCron }  }  deployments { enabled status }  }  }  }";
+pub(crate) const CLI: &str = "{ jobs(pageNumber: 1, pageSize: 100, filter: [{ property: \"config.team\", \
+        pattern: \"t1\", sort: ASC }, { property: \"jobName\", sort: ASC }]) { content \
+        { jobName config { team description schedule { scheduleCron }  }  deployments \
+        { enabled status }  }  }  }";
 
 /// `vdk list -a -mmm`.
-pub(crate) const CLI_MORE: &str = "{ jobs(pageNumber: 1, pageSize: 100, filter: [{ property: \"config.team\", sort: ASC }, { property: \"jobName\", sort: ASC }]) { content { jobName config { team description schedule { scheduleCron }  contacts { notifiedOnJobDeploy notifiedOnJobSuccess notifiedOnJobFailurePlatformError notifiedOnJobFailureUserError } }  deployments { enabled status jobVersion lastDeployedBy lastDeployedDate executions { id type status startTime endTime opId startedBy } }  }  }  }";
+pub(crate) const CLI_MORE: &str = "{ jobs(pageNumber: 1, pageSize: 100, filter: [{ property: \"config.team\", \
+        sort: ASC }, { property: \"jobName\", sort: ASC }]) { content { jobName config \
+        { team description schedule { scheduleCron }  contacts { notifiedOnJobDeploy \
+        notifiedOnJobSuccess notifiedOnJobFailurePlatformError \
+        notifiedOnJobFailureUserError } }  deployments { enabled status jobVersion \
+        lastDeployedBy lastDeployedDate executions { id type status startTime endTime \
+        opId startedBy } }  }  }  }";
 
 /// The operations page's list, as its GraphQL library sends it.
 pub(crate) const PAGE: &str = "query jobsQuery($filter: [Predicate], $search: String, $pageNumber: Int, $pageSize: Int) {\n  jobs(pageNumber: $pageNumber, pageSize: $pageSize, filter: $filter, search: $search) {\n    content {\n      jobName\n      config {\n        team\n        description\n        sourceUrl\n        schedule {\n          scheduleCron\n          nextRunEpochSeconds\n          __typename\n        }\n        contacts {\n          notifiedOnJobSuccess\n          notifiedOnJobDeploy\n          notifiedOnJobFailureUserError\n          notifiedOnJobFailurePlatformError\n          __typename\n        }\n        __typename\n      }\n      deployments {\n        id\n        enabled\n        lastDeployedDate\n        lastDeployedBy\n        lastExecutionStatus\n        lastExecutionTime\n        lastExecutionDuration\n        successfulExecutions\n        failedExecutions\n        jobPythonVersion\n        executions(\n          pageNumber: 1\n          pageSize: 10\n          order: {property: \"startTime\", direction: DESC}\n        ) {\n          id\n          status\n          logsUrl\n          message\n          __typename\n        }\n        __typename\n      }\n      __typename\n    }\n    totalPages\n    totalItems\n    __typename\n  }\n}\n";
@@ -85,7 +94,12 @@ async fn varied_fleet() -> Service {
         .await
         .is(200);
     service.reach("daily-sales").await;
-    service.fail("weekly-report", Problem::invalid("a", "b")).await;
+    service
+        .fail(
+            "weekly-report",
+            Problem::new(model::problem::Code::PackagesUnresolvable, "a", "b").nothing_changed().fix("Retry."),
+        )
+        .await;
     let id = service.execute("t1", "daily-sales").await;
     service.run(&id).await;
     service
@@ -261,7 +275,8 @@ async fn jobs_are_sorted_by_each_property_and_the_last_sort_counts() {
             assert_eq!(names(&body), expected, "{property} {direction}");
         }
     }
-    let query = "{ jobs(filter: [{property: \"config.team\", sort: ASC}, {property: \"jobName\", sort: DESC}]) { content { jobName } } }";
+    let query = "{ jobs(filter: [{property: \"config.team\", sort: ASC}, {property: \
+            \"jobName\", sort: DESC}]) { content { jobName } } }";
     assert_eq!(names(&service.query(&[("query", query)]).await.ok()), ["weekly-report", "daily-sales", "daily-costs"]);
     let query =
         "{ jobs(filter: [{property: \"jobName\", sort: ASC}], pageNumber: 2, pageSize: 2) { content { jobName } } }";
@@ -294,7 +309,8 @@ async fn executions_are_sorted_by_the_value_of_each_property() {
     ] {
         for direction in ["ASC", "DESC"] {
             let query = format!(
-                "{{ executions(order: {{property: \"{property}\", direction: {direction}}}) {{ content {{ {fields} }} }} }}"
+                "{{ executions(order: {{property: \"{property}\", direction: {direction}}}) {{ \
+                        content {{ {fields} }} }} }}"
             );
             let listed = service.query(&[("query", &query)]).await.ok()["data"]["content"].as_array().unwrap().clone();
             assert_eq!(listed.len(), 5);
@@ -355,7 +371,9 @@ async fn executions_are_filtered_and_sorted() {
 
 async fn executions_of_deployments_take_variables_and_one_set_of_arguments() {
     let service = fleet().await;
-    let query = "query($s: [DataJobExecutionStatus], $n: Int) { jobs { content { deployments { executions(filter: {statusIn: $s}, pageSize: $n) { ...run } } } } } fragment run on DataJobExecution { status }";
+    let query = "query($s: [DataJobExecutionStatus], $n: Int) { jobs { content { deployments { \
+            executions(filter: {statusIn: $s}, pageSize: $n) { ...run } } } } } fragment \
+            run on DataJobExecution { status }";
     let variables = r#"{"s": ["SUCCEEDED"], "n": null}"#;
     let body = service.query(&[("query", query), ("variables", variables)]).await.ok();
     assert_eq!(body["data"]["content"][1]["deployments"][0]["executions"], json!([{"status": "SUCCEEDED"}]));

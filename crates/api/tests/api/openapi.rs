@@ -151,7 +151,7 @@ async fn every_operation_of_the_document_is_one_of_the_router() {
         let answer = service.call(Method::from_bytes(method.as_bytes()).unwrap(), &uri, None).await;
         assert_ne!(answer.status, 405, "{method} {path}");
         let body = String::from_utf8_lossy(&answer.bytes).into_owned();
-        assert!(!body.contains("No operation of this service has it."), "{method} {path}: {body}");
+        assert!(!body.contains("No operation has this path."), "{method} {path}: {body}");
         let status = answer.status.as_u16().to_string();
         assert!(operation["responses"].get(&status).is_some(), "{method} {path}: {status} is not in the document");
     }

@@ -170,7 +170,7 @@ impl Answer {
         self.json()
     }
 
-    /// Checks a status and the four sentences, and answers the second.
+    /// Checks a status, the four sentences and the code, and returns the second sentence.
     #[track_caller]
     pub(crate) fn refused(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
@@ -179,6 +179,8 @@ impl Answer {
             let text = body[sentence].as_str().unwrap_or_else(|| panic!("no {sentence}: {body}"));
             assert!(text.ends_with(['.', '"']), "{sentence}: {text}");
         }
+        let code = body["code"].as_str().unwrap_or_else(|| panic!("no code: {body}"));
+        assert!(model::problem::Code::ALL.iter().any(|known| known.as_str() == code), "{body}");
         assert!(!self.header("x-opid").is_empty());
         body["why"].as_str().unwrap().to_owned()
     }

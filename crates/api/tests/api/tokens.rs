@@ -183,7 +183,18 @@ async fn a_retry_of_a_failed_rollout_is_an_audit_event_and_a_repetition_of_a_goo
     again().await;
     service.reach("daily-sales").await;
     assert_eq!(again().await, 0);
-    service.fail("daily-sales", Problem::unavailable("It was not rolled out.", "The cluster is away.")).await;
+    service
+        .fail(
+            "daily-sales",
+            Problem::new(
+                model::problem::Code::PackageInstallerFailed,
+                "It was not rolled out.",
+                "The cluster is away.",
+            )
+            .nothing_changed()
+            .fix("Retry."),
+        )
+        .await;
     assert_eq!(again().await, 1);
 }
 

@@ -1,5 +1,5 @@
 //! The normal form of an upload: one top folder with the job's name, sorted, without times and owners. So the same content
-//! has the same version, whoever zipped it where.
+//! has the same version, regardless of who packed it and where.
 //!
 //! An archive is read twice, each entry in small pieces: the first pass checks every limit and counts, because the version
 //! hashes the length of a file before its content; the second pass hashes and writes. No file of it is ever held in memory.
@@ -13,6 +13,7 @@ use std::{
 use model::{
     Problem,
     name::{JobName, excerpt},
+    problem::Code,
     source::{ArchiveLimits, SourceVersion},
 };
 use sha2::{Digest, Sha256};
@@ -80,7 +81,9 @@ pub(super) fn normalise(
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what results are mapped with")]
 fn packing(error: io::Error) -> Problem {
-    Problem::unavailable("The sources were not stored.", format!("Packing them again failed ({error})."))
+    Problem::new(Code::SourcesPackingFailed, "The sources were not stored.", format!("Packing them failed ({error})."))
+        .nothing_changed()
+        .fix("Upload again; if it fails again, the operator checks `data_dir`.")
 }
 
 /// The first pass: sets the true length of each file, and answers the requirements. What an entry says of its own size is
@@ -152,10 +155,13 @@ fn write(
             writer.write_all(piece).map_err(packing)
         })?;
         if written != bytes {
-            return Err(Problem::internal(
+            return Err(Problem::new(
+                Code::SourcesChanged,
                 "The sources were not stored.",
                 format!("The file {} changed while it was read.", excerpt(path)),
-            ));
+            )
+            .nothing_changed()
+            .fix("Upload again; if it fails again, the operator checks the disk of `data_dir`."));
         }
     }
     let out = writer.finish().map_err(failed)?.into_inner().map_err(|error| packing(error.into_error()))?;

@@ -12,25 +12,25 @@ use crate::{
     database, keys,
 };
 
-/// What to do with the keys.
+/// A task of `holdfast keys`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Show them.
     List,
-    /// Make a new one, or make one that is there the primary one.
+    /// Create a key, or activate an existing one.
     Rotate {
-        /// Which one.
+        /// The id of the key.
         to: Option<String>,
     },
-    /// Remove one that nothing needs.
+    /// Remove a key that no secret needs.
     Remove {
-        /// Which one.
+        /// The id of the key.
         id: String,
     },
 }
 
 impl Task {
-    /// What was asked for, and the arguments that the settings stand in.
+    /// The task, and the arguments that hold the settings.
     pub(super) fn of(matches: &ArgMatches) -> (Self, &ArgMatches) {
         match matches.subcommand() {
             Some(("rotate", matches)) => (Self::Rotate { to: matches.get_one("to").cloned() }, matches),
@@ -46,11 +46,10 @@ impl Task {
 /// The command line of `keys`.
 pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
     Command::new("keys")
-        .about("Show, change and remove the keys that secrets are encrypted with, while the service runs.")
+        .about("List, rotate and remove encryption keys of secrets, while the service runs.")
         .long_about(
-            "Show, change and remove the keys that secrets are encrypted with, while the service runs. Each key is a file in \
-             the data folder; the database says which one is the primary one, that is, which one secrets are encrypted with \
-             from now on.",
+            "List, rotate and remove encryption keys of secrets, while the service runs. Each key is a file in the data \
+             folder; the database names the active one, which encrypts all new secrets.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -65,17 +64,17 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
         ))
         .subcommand(
             with_settings(Command::new("rotate"))
-                .about("Make a new key and encrypt everything with it.")
+                .about("Create a new key and re-encrypt all secrets with it.")
                 .long_about(
-                    "Make a new key and encrypt everything with it. The running service takes it up by itself and encrypts \
-                     what is stored anew in the background; back the new file up at once. Where instances share a database, \
-                     this makes the file only: copy it to every instance, then name it with --to.",
+                    "Create a new key and re-encrypt all secrets with it. The running service finds the new key automatically \
+                     and re-encrypts stored secrets in the background. Back up the new file immediately. If instances share \
+                     a database, this creates only the file: copy it to every instance, then name it with --to.",
                 )
                 .arg(
                     Arg::new("to")
                         .long("to")
                         .value_name("KEY")
-                        .help("Make this key the primary one instead of making a new key; its file must be here"),
+                        .help("Activate this key instead of creating one; its file must be in the data folder"),
                 )
                 .after_help(
                     "Examples:\n  \
@@ -94,7 +93,7 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
         )
 }
 
-/// Does it. The service may run meanwhile, or not.
+/// Carries out the task. The service may be running.
 pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -> anyhow::Result<()> {
     let folder = settings
         .data_dir
@@ -131,37 +130,41 @@ async fn list(folder: &Path, db: &Db) -> anyhow::Result<String> {
     let mut ids: Vec<_> = files.keys().chain(needed.keys()).chain(&active).collect();
     ids.sort();
     ids.dedup();
-    let mut told = format!("{:<16}  {:>8}  {:<34}  FILE\n", "KEY", "SECRETS", "STATE");
+    let mut told = format!("{:<16}  {:>8}  {:<37}  FILE\n", "KEY", "SECRETS", "STATE");
     for id in ids {
         let rows = needed.get(id).copied().unwrap_or(0);
         let state = match (active.as_ref() == Some(id), files.contains_key(id), rows) {
-            (true, true, _) => "primary",
-            (true, false, _) => "primary, its file is missing here",
+            (true, true, _) => "active",
+            (true, false, _) => "active, its file is missing here",
             (false, false, _) => "needed, its file is missing here",
             (false, true, 0) => "not needed",
-            (false, true, _) => "needed until secrets are under the primary one",
+            (false, true, _) => "needed until secrets are re-encrypted",
         };
         let file = files.get(id).map_or_else(|| keys::path(folder, id), |(path, _)| path.clone());
-        let _ = writeln!(told, "{id:<16}  {rows:>8}  {state:<34}  {}", file.display());
+        let _ = writeln!(told, "{id:<16}  {rows:>8}  {state:<37}  {}", file.display());
     }
     Ok(told)
 }
 
 async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<String> {
     if store::keys::active(db).await?.is_none() {
-        bail!("There is no key yet: the service makes the first one at its first start.");
+        bail!("There is no key yet: the service creates the first one at its first start.");
     }
     let mut told = String::new();
     let id = if let Some(id) = to {
         id.to_owned()
     } else {
-        let key = keys::add(folder).context("The new key file can't be made.")?;
-        let _ =
-            writeln!(told, "Made the key {} in {}. Back it up now.", key.id(), keys::path(folder, key.id()).display());
+        let key = keys::add(folder).context("The new key file can't be created.")?;
+        let _ = writeln!(
+            told,
+            "Created the key {} in {}. Back it up now.",
+            key.id(),
+            keys::path(folder, key.id()).display()
+        );
         if !db.is_exclusive() {
             let _ = writeln!(
                 told,
-                "Copy the file to the folder `keys` of the data folder of every instance. When it is everywhere:\n  \
+                "Copy the file to the folder `keys` of the data folder of every instance. When every instance has it:\n  \
                      holdfast keys rotate --to {}",
                 key.id()
             );
@@ -173,38 +176,38 @@ async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<Stri
     let former = store::keys::lock_active(&mut tx).await?.unwrap_or_default();
     // Looked for after the lock, under which keys are removed.
     if !keys::read_all(folder, unfit)?.contains_key(&id) {
-        bail!("There is no file of the key {id} in {}. holdfast keys list shows the keys that are.", folder.display());
+        bail!("There is no file of the key {id} in {}. `holdfast keys list` lists the keys.", folder.display());
     }
     if former == id {
-        return Ok(format!("{told}The key {id} is the primary one already.\n"));
+        return Ok(format!("{told}The key {id} is already active.\n"));
     }
     store::keys::make_active(&mut tx, &id).await?;
     record(&mut tx, "keys.rotate", format!("from {former} to {id}")).await?;
     tx.commit().await?;
     let _ = writeln!(
         told,
-        "Secrets are encrypted with the key {id} from now on. The service encrypts what is stored anew in the background;\n\
-         `holdfast keys list` tells when the key {former} is not needed any more."
+        "New secrets are encrypted with the key {id}. The service re-encrypts stored secrets in the background;\n\
+         `holdfast keys list` shows when the key {former} is no longer needed."
     );
     Ok(told)
 }
 
 async fn remove(folder: &Path, db: &Db, id: &str) -> anyhow::Result<String> {
     let mut tx = db.write().await?;
-    // Who writes a secret holds this row, so that no secret can come to be under the key meanwhile.
+    // Writers of secrets lock this row, so that no secret can be encrypted with the key in the meantime.
     let active = store::keys::lock_active(&mut tx).await?;
     let files = keys::read_all(folder, unfit)?;
     let Some((path, _)) = files.get(id) else {
-        bail!("There is no file of the key {id} in {}. holdfast keys list shows the keys that are.", folder.display());
+        bail!("There is no file of the key {id} in {}. `holdfast keys list` lists the keys.", folder.display());
     };
     if active.as_deref() == Some(id) {
-        bail!("The key {id} is the primary one. Make another one the primary one first: holdfast keys rotate.");
+        bail!("The key {id} is active. Activate another key first: `holdfast keys rotate`.");
     }
     let rows = store::keys::needed_by(&mut tx, id).await?;
     if rows > 0 {
         bail!(
-            "The key {id} is needed: {rows} stored secrets are encrypted with it. The running service encrypts them with the \
-             primary key in the background; try again when holdfast keys list says that the key is not needed."
+            "The key {id} is needed: {rows} stored secrets are encrypted with it. The running service re-encrypts them with \
+             the active key in the background; retry when `holdfast keys list` shows the key as not needed."
         );
     }
     keys::remove(path).with_context(|| format!("The key file {} can't be removed.", path.display()))?;
@@ -253,11 +256,11 @@ mod tests {
         assert!(new != old && told.contains(&new) && told.contains("Back it up"), "{told}");
         let refused = async |id: &str| remove(folder, &db, id).await.unwrap_err().to_string();
         assert!(refused(&old).await.contains("1 stored secrets"));
-        assert!(refused(&new).await.contains("primary"));
+        assert!(refused(&new).await.contains("active"));
         assert!(refused("0123456789abcdef").await.contains("no file"));
         assert!(list(folder, &db).await.unwrap().contains("needed until"));
 
-        // The ring was made before the rotation, and needs no restart.
+        // The key ring was opened before the rotation, and needs no restart.
         let mut tx = db.write().await.unwrap();
         let found = store::secrets::find(&mut tx, &ring, job.id).await.unwrap().unwrap();
         assert_eq!(found.expose_secret(), "correct horse");

@@ -1,6 +1,7 @@
 //! The command line: what people type, and what it means.
 
 pub(crate) mod config;
+pub(crate) mod errors;
 pub(crate) mod keys;
 pub(crate) mod orphans;
 mod record;
@@ -12,7 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{Flags, Group, Raw, SETTINGS, Setting, Shape};
 
-/// What was asked for.
+/// A command with its arguments.
 #[derive(Debug)]
 pub(crate) enum Invocation {
     /// `holdfast serve`
@@ -30,15 +31,20 @@ pub(crate) enum Invocation {
     Keys {
         /// As `serve` has them.
         flags: Flags,
-        /// What to do with the keys.
+        /// The task.
         task: keys::Task,
     },
     /// `holdfast orphans …`
     Orphans {
         /// As `serve` has them.
         flags: Flags,
-        /// What to do with the orphans.
+        /// The task.
         task: orphans::Task,
+    },
+    /// `holdfast errors`
+    Errors {
+        /// The code to explain; all of them without one.
+        code: Option<String>,
     },
     /// `holdfast openapi`
     Openapi,
@@ -82,15 +88,16 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             Ok(Invocation::Orphans { flags: flags(matches), task })
         }
         Some(("take-over-site", matches)) => Ok(Invocation::TakeOver(flags(matches))),
+        Some(("errors", matches)) => Ok(Invocation::Errors { code: errors::asked(matches) }),
         Some(("openapi", _)) => Ok(Invocation::Openapi),
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
         None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command was given")),
     }
 }
 
-/// An error with all its causes, for a person.
+/// An error with all its causes, as it is printed: `error:` first, as clap begins its own.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let mut lines = vec![error.to_string()];
+    let mut lines = vec![format!("error: {error}")];
     lines.extend(error.chain().skip(1).map(|cause| format!("  because: {cause}")));
     lines.join("\n")
 }
@@ -114,7 +121,7 @@ fn command() -> Command {
             with_settings(Command::new("serve"))
                 .about("Start the service: API, pages, synchronizer and runs.")
                 .after_help(
-                    "Every setting can stand in holdfast.toml or in the environment as well; `holdfast config` prints \
+                    "Every setting can also be in holdfast.toml or in the environment; `holdfast config` prints \
                      what is in force.\n\nExamples:\n  \
                      holdfast serve\n  \
                      holdfast serve --data-dir ./data --listen localhost:9000\n  \
@@ -150,8 +157,9 @@ fn command() -> Command {
                      HOLDFAST_LISTEN=localhost:9000 holdfast config",
                 ),
         )
-        .subcommand(keys::command(with_settings))
-        .subcommand(orphans::command(with_settings))
+        .subcommand(keys::command(|command| with_settings_of("keys", command)))
+        .subcommand(orphans::command(|command| with_settings_of("orphans", command)))
+        .subcommand(errors::command())
         .subcommand(
             Command::new("openapi")
                 .about("Print the description of the API as OpenAPI 3.1 (JSON).")
@@ -161,23 +169,42 @@ fn command() -> Command {
 
 /// The command with a flag for each setting.
 fn with_settings(command: Command) -> Command {
+    let name = command.get_name().to_owned();
+    with_settings_of(&name, command)
+}
+
+/// A command with a flag for each setting. `-h` shows the flags that `of` often needs.
+fn with_settings_of(of: &str, command: Command) -> Command {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
         .help("The configuration file [env: HOLDFAST_CONFIG] [default: ./holdfast.toml, or that of the user]");
+    let often = often_used(of);
     command.arg(config).args(
         Group::ALL
             .into_iter()
-            .flat_map(|group| SETTINGS.iter().filter(move |setting| setting.group == group).map(flag)),
+            .flat_map(|group| SETTINGS.iter().filter(move |setting| setting.group == group))
+            .map(move |setting| flag(setting).hide_short_help(!often.contains(&setting.key))),
     )
+}
+
+/// The settings that `-h` shows for a command; `--help` shows all.
+fn often_used(command: &str) -> &'static [&'static str] {
+    match command {
+        "serve" => &["listen", "insecure", "data_dir", "database_url", "runtime", "parallel_runs", "log"],
+        "config" => &["data_dir"],
+        "orphans" => &["data_dir", "database_url", "kubernetes.context", "kubernetes.namespace"],
+        _ => &["data_dir", "database_url"],
+    }
 }
 
 fn flag(setting: &'static Setting) -> Arg {
     let default = setting.default.describe().replace('`', "");
     let arg = Arg::new(setting.key)
         .long(setting.flag)
-        .help(format!("{} [env: {}] [default: {default}]", setting.doc.trim().replace('`', ""), setting.env))
+        .help(format!("{} [env: {}] [default: {default}]", setting.summary().trim().replace('`', ""), setting.env))
+        .long_help(format!("{} [env: {}] [default: {default}]", setting.doc.trim().replace('`', ""), setting.env))
         .help_heading(setting.group.title())
         .value_name(match (setting.shape, setting.unit()) {
             (_, Some("seconds")) => "SECONDS",
@@ -232,7 +259,8 @@ mod tests {
     fn a_flag_stands_for_its_setting() {
         assert_eq!(
             serve(
-                "holdfast serve --listen=localhost:0 --insecure --sync-parallelism 3 --allowed-hosts a --allowed-hosts b"
+                "holdfast serve --listen=localhost:0 --insecure --sync-parallelism 3 \
+                        --allowed-hosts a --allowed-hosts b"
             ),
             [
                 ("listen", "localhost:0".into()),
@@ -283,6 +311,29 @@ mod tests {
         }
         let help = parsed("holdfast --help").unwrap_err().to_string();
         assert!(!help.contains("shim") && !help.contains("confined"));
+    }
+
+    #[test]
+    fn the_short_help_of_each_command_shows_few_settings_and_names_the_long_one() {
+        for (line, shown, most) in [
+            ("holdfast serve -h", "--listen", 8),
+            ("holdfast config -h", "--data-dir", 2),
+            ("holdfast keys list -h", "--database-url", 3),
+            ("holdfast orphans list -h", "--kubernetes-context", 5),
+            ("holdfast take-over-site -h", "--database-url", 3),
+        ] {
+            let help = parsed(line).unwrap_err().to_string();
+            let settings = SETTINGS.iter().filter(|s| help.contains(&format!("--{} ", s.flag))).count();
+            assert!(help.contains(shown) && settings <= most, "{line}: {settings}\n{help}");
+            assert!(help.contains("--help"), "{line}");
+            assert!(help.lines().count() < 45, "{line}: {}", help.lines().count());
+        }
+    }
+
+    #[test]
+    fn an_error_begins_with_a_word_that_tells_it_from_log_lines_and_has_its_causes_below() {
+        let error = anyhow::anyhow!("connection refused").context("the database can't be reached");
+        assert_eq!(describe(&error), "error: the database can't be reached\n  because: connection refused");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `holdfast orphans`: what stands in the cluster under this service's mark and its database does not know.
+//! `holdfast orphans`: CronJobs with the label of Holdfast whose jobs are not in its database.
 
 use std::{fmt::Write as _, io::Write, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
 /// How long one removal may take. It names the very object that was seen, so it can't come too late for another.
 const REMOVAL_MAX: Duration = Duration::from_secs(60);
 
-/// What to do with the orphans.
+/// A task of `holdfast orphans`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Show them.
@@ -36,7 +36,7 @@ pub(crate) enum Task {
 }
 
 impl Task {
-    /// What was asked for, and the arguments that the settings stand in.
+    /// The task, and the arguments that hold the settings.
     pub(super) fn of(matches: &ArgMatches) -> (Self, &ArgMatches) {
         match matches.subcommand() {
             Some(("remove", matches)) => {
@@ -52,11 +52,11 @@ impl Task {
 /// The command line of `orphans`.
 pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
     Command::new("orphans")
-        .about("Show and remove CronJobs that this service made and its database does not know.")
+        .about("List and remove CronJobs of Holdfast whose jobs are not in its database.")
         .long_about(
-            "Show and remove CronJobs that this service made and its database does not know, as after a database was restored \
-             from an older backup. The service leaves them alone, so that a wrong database removes no fleet: their schedules \
-             go on until they are removed here, by name.",
+            "List and remove CronJobs of Holdfast whose jobs are not in its database, for example after a restore of an older \
+             backup. The service never removes them automatically, because the database could be the wrong one: their \
+             schedules stay active until you remove them here, by name.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -65,10 +65,10 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
              holdfast orphans list\n  \
              holdfast orphans remove daily-sales hourly-costs",
         )
-        .subcommand(with_settings(Command::new("list").about("Print the name of each, and the id of the job that it was of.")))
+        .subcommand(with_settings(Command::new("list").about("Print the name of each orphan and the id of its job.")))
         .subcommand(
             with_settings(Command::new("remove"))
-                .about("Remove some of them by name. Their runs in progress go on.")
+                .about("Remove orphans by name. Their active executions continue.")
                 .arg(
                     Arg::new("name")
                         .value_name("NAME")
@@ -80,19 +80,20 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
         )
 }
 
-/// Does it. The service may run meanwhile, or not.
+/// Carries out the task. The service may be running.
 ///
 /// # Errors
-/// When the database or the cluster can't be reached, or something that was named is no orphan; then nothing is removed.
+/// When the database or the cluster can't be reached, or one of the names is not an orphan; then nothing is removed.
 pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -> anyhow::Result<()> {
     if settings.runtime != RuntimeName::Kubernetes {
         bail!(
-            "Only a cluster has orphans, and with this configuration jobs run on this machine. Set runtime = kubernetes."
+            "Orphans exist only in a cluster, and this configuration runs jobs on this \
+                    machine. Set runtime = kubernetes."
         );
     }
     let file = settings.data_dir.join("holdfast.db");
     if matches!(settings.database_url, DatabaseUrl::Sqlite) && !file.exists() {
-        // One that is made now would know no job at all.
+        // A new database would know no job at all.
         bail!("There is no database in {}. Name the right folder with --data-dir.", settings.data_dir.display());
     }
     let clock: SharedClock = Arc::new(SystemClock);
@@ -120,7 +121,7 @@ async fn list(db: &Db, runtime: &KubernetesRuntime, out: &mut dyn Write) -> anyh
     let orphans = find(db, runtime).await?;
     let namespace = &runtime.connection().namespace;
     if orphans.is_empty() {
-        writeln!(out, "None: the database knows each CronJob of this service in the namespace {namespace}.")?;
+        writeln!(out, "None: every CronJob of Holdfast in the namespace {namespace} is in the database.")?;
         return Ok(());
     }
     let mut describe = format!("{:<50}  JOB ID\n", "NAME");
@@ -142,7 +143,7 @@ async fn remove(
         .iter()
         .map(|name| {
             orphans.iter().find(|orphan| orphan.job_name.as_str() == name).with_context(|| {
-                format!("{name} is no orphan. Nothing was removed. holdfast orphans list shows those that are.")
+                format!("{name} is not an orphan. Nothing was removed. `holdfast orphans list` lists the orphans.")
             })
         })
         .collect::<Result<_, _>>()?;
@@ -159,7 +160,7 @@ async fn remove(
         let mut tx = db.write().await?;
         record(&mut tx, "orphans.remove", format!("{job_name}, of the job {job_id}")).await?;
         tx.commit().await?;
-        writeln!(out, "Removed the CronJob {job_name}. Its runs in progress go on.")?;
+        writeln!(out, "Removed the CronJob {job_name}. Its active executions continue.")?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! What operators do, in the audit trail.
+//! Audit events of operators' commands.
 
 use clock::SystemClock;
 use model::{access::Caller, clock::Clock};
 use store::Tx;
 
-/// Who the audit trail says it was.
+/// The user in the audit trail.
 const OPERATOR: &str = "operator";
 
 /// Writes what an operator did into the audit trail.

@@ -17,7 +17,7 @@ use crate::{
     database,
 };
 
-/// The pause between two looks at a leader's signs of life.
+/// The pause between two checks of the leader's lease renewals.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Names this data folder as the site of the runs.
@@ -54,8 +54,8 @@ pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Res
             clock.sleep(LOOK).await;
             if leases::find(&db, SYNCHRONIZER).await? != seen {
                 bail!(
-                    "The site {named} is alive: an instance leads there. Nothing was changed. Stop its instances first; \
-                     then its runs go on there unseen, so end them as well."
+                    "Another instance (host {named}) still renews the lease. Nothing was changed. Stop that instance and its \
+                     running jobs, then run this command again."
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! What the program finds where it is started.
+//! The environment of the process.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, where it was written, and how it is written right.
+//! Errors of the configuration: the place, the cause and the correct form.
 
 use std::{fmt, path::PathBuf};
 
@@ -62,9 +62,9 @@ impl Origin {
 pub(crate) struct ConfigIssue {
     /// Where it is written: a place and, where it is known, a setting.
     pub(crate) place: String,
-    /// What is wrong, without a secret.
+    /// The error, without a secret.
     pub(crate) wrong: String,
-    /// What to do about it.
+    /// The correct form.
     pub(crate) hint: String,
 }
 

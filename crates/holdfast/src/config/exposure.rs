@@ -1,6 +1,6 @@
-//! Whether the service may listen where it is told to.
+//! Whether the service may listen on an address.
 
-use model::Problem;
+use model::{Problem, problem::Code};
 
 use super::types::{Listen, RuntimeName};
 
@@ -31,15 +31,16 @@ pub(crate) fn check_exposure(
     let why = match (callers, runtime) {
         (Callers::Authenticated, RuntimeName::Kubernetes) => return Ok(()),
         (Callers::OfAnyAudience, RuntimeName::Kubernetes) => {
-            return Err(Problem::forbidden(
-                format!("The service does not listen on {address}."),
-                "Other machines may reach this address, and auth.audiences is not set: a token that the issuer made for any \
-                 other service would be accepted here.",
+            return Err(Problem::new(
+                Code::ListenWithoutAudiences,
+                format!("Refusing to listen on {address}."),
+                "Others can reach it, and without auth.audiences a token for any other \
+                    service would be accepted.",
             )
-            .follows("It was not started, and nothing was changed.")
+            .follows("The service was not started.")
             .fix(
-                "Set auth.audiences to the audience that tokens for this service have (\"aud\"), or to [\"*\"] to accept \
-                 tokens for any service.",
+                "Set auth.audiences to the \"aud\" of your tokens, or to [\"*\"] to \
+                    accept any.",
             ));
         }
         (Callers::Unauthenticated, RuntimeName::Kubernetes) => {
@@ -55,13 +56,9 @@ pub(crate) fn check_exposure(
              deploy one job could read the data and the secrets of all."
         }
     };
-    Err(Problem::forbidden(format!("The service does not listen on {address}."), why)
-        .follows("It was not started, and nothing was changed.")
-        .fix(format!(
-            "Leave `listen` at 127.0.0.1:{}, or accept the risk with --insecure (HOLDFAST_INSECURE=true, or insecure = \
-             true in holdfast.toml).",
-            address.port()
-        )))
+    Err(Problem::new(Code::ListenUnsafe, format!("Refusing to listen on {address}."), why)
+        .follows("The service was not started.")
+        .fix(format!("Keep `listen` on 127.0.0.1:{}, or accept the risk with --insecure.", address.port())))
 }
 
 #[cfg(test)]
@@ -95,7 +92,10 @@ mod tests {
             check_exposure(Listen(address.parse().unwrap()), RuntimeName::Kubernetes, callers, insecure)
         };
         let problem = check("0.0.0.0:8092", Callers::OfAnyAudience, false).unwrap_err();
-        assert!(problem.why.contains("auth.audiences is not set"), "{problem}");
+        assert!(
+            problem.code == Code::ListenWithoutAudiences && problem.why.contains("without auth.audiences"),
+            "{problem}"
+        );
         assert!(problem.countermeasures.contains("[\"*\"]"), "{problem}");
         assert!(check("127.0.0.1:8092", Callers::OfAnyAudience, false).is_ok());
         assert!(check("0.0.0.0:8092", Callers::OfAnyAudience, true).is_ok());
@@ -106,9 +106,9 @@ mod tests {
     fn the_refusal_says_what_why_what_follows_and_what_to_do() {
         let listen = Listen("0.0.0.0:8092".parse().unwrap());
         let problem = check_exposure(listen, RuntimeName::Local, Callers::Unauthenticated, false).unwrap_err();
-        assert_eq!(problem.what, "The service does not listen on 0.0.0.0:8092.");
+        assert_eq!(problem.what, "Refusing to listen on 0.0.0.0:8092.");
         assert!(problem.why.contains("without authentication"));
-        assert_eq!(problem.consequences, "It was not started, and nothing was changed.");
+        assert_eq!(problem.consequences, "The service was not started.");
         assert!(problem.countermeasures.contains("127.0.0.1:8092") && problem.countermeasures.contains("--insecure"));
         let problem = check_exposure(listen, RuntimeName::Local, Callers::Authenticated, false).unwrap_err();
         assert!(problem.why.contains("the local runtime"));

@@ -54,7 +54,7 @@ pub(super) fn values(settings: &'static [Setting], path: &Path, text: &str) -> (
         Err(e) => {
             let origin = reading.origin(e.span().map_or(0, |span| span.start));
             let wrong = format!("The file is not valid TOML: {}.", e.message().replace('\n', "; "));
-            let hint = "Texts stand in quotes; numbers, true and false don't.".into();
+            let hint = "Texts are in quotes; numbers, true and false are not.".into();
             reading.issues.push(ConfigIssue { place: origin.to_string(), wrong, hint });
         }
     }

@@ -20,10 +20,10 @@ pub(crate) trait Item {
     type Entry;
     /// The most entries.
     const MAX: usize = usize::MAX;
-    /// What is wrong with a list that has no entry, as a sentence about "it"; `None` where one may be empty.
+    /// The error of an empty list, as a sentence about "it"; `None` if the list may be empty.
     const EMPTY: Option<&'static str> = None;
 
-    /// What the list takes, after "a list of".
+    /// The entries, after "a list of".
     fn kind() -> String;
 
     /// Reads an entry. The error is a sentence about "it".
@@ -110,7 +110,7 @@ texts!(
         } else {
             match url::Host::parse(text) {
                 Ok(host) => return Ok(host.to_string()),
-                Err(_) => "a host name has no port, no blank and no slash; an IPv6 address stands in brackets",
+                Err(_) => "a host name has no port, no blank and no slash; an IPv6 address is in brackets",
             }
         };
         Err(format!("{} is no host name: {why}.", model::name::excerpt(text)))
@@ -209,7 +209,7 @@ impl Item for VdkImage {
     }
 }
 
-/// What is wrong with a list of signatures that is empty or names one that is not safe.
+/// The error of a list of algorithms that is empty or has an unsafe one.
 const SIGNED_WRONG: &str = "it must have one algorithm or more, each by a pair of keys: with a shared secret, or without \
      a signature, anybody could make a token.";
 

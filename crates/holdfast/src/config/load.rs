@@ -12,7 +12,7 @@ use super::{
     value::Raw,
 };
 
-/// What the command line says.
+/// The settings on the command line.
 #[derive(Debug, Default)]
 pub(crate) struct Flags {
     /// The configuration file that it names.
@@ -51,7 +51,7 @@ impl Loaded {
     }
 }
 
-/// Reads defaults, the file, the environment and flags; what comes later wins. All that is wrong is told at once.
+/// Reads defaults, the file, the environment and flags; what comes later wins. All errors are reported at once.
 pub(crate) fn load(environment: &ProcessEnvironment, flags: &Flags) -> Result<Loaded, ConfigError> {
     let mut reader = Reader::new(SETTINGS, environment);
     let file = file::find(environment, flags.config.as_deref());
@@ -98,7 +98,7 @@ mod tests {
         loaded.origins[SETTINGS.iter().position(|s| s.key == key).unwrap()].to_string()
     }
 
-    /// What loading says of this file.
+    /// The result of loading this file.
     fn refused(toml: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(file::NAME), toml).unwrap();

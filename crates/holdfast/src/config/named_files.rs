@@ -1,4 +1,4 @@
-//! What the files that settings name say.
+//! The content of the files that settings name.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Settings {
-    /// The password for PostgreSQL, when it stands in a file of its own.
+    /// The password for PostgreSQL, if it is in a file of its own.
     pub(crate) fn database_password(&self) -> Result<Option<SecretString>, ConfigError> {
         let Some(path) = &self.database_password_file else { return Ok(None) };
         let text = named_file("database_password_file", path)?;
@@ -43,7 +43,7 @@ impl Settings {
         self.vdk_constraints_file.as_deref().map(|path| named_file("vdk.constraints_file", path)).transpose()
     }
 
-    /// What the options file says; nothing when none is set.
+    /// The content of the options file; empty if none is set.
     pub(crate) fn vdk_options(&self) -> Result<VdkOptions, ConfigError> {
         let Some(path) = &self.vdk_options_file else { return Ok(VdkOptions::default()) };
         let text = named_file("vdk.options_file", path)?;

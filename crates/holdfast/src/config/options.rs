@@ -11,8 +11,8 @@ use super::error::{ConfigIssue, Origin};
 
 /// The options of every job and of single ones.
 ///
-/// The file is in the ini format that the reference has: sections in brackets, then lines `NAME = value` (or a colon).
-/// A line that starts with `#` or `;` is a comment. A value is taken as it stands, without the blanks around it: quotes,
+/// The file is in the ini format that upstream uses: sections in brackets, then lines `NAME = value` (or a colon).
+/// A line that starts with `#` or `;` is a comment. A value is used verbatim, without the blanks around it: quotes,
 /// backslashes and `#` inside it are part of it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct VdkOptions {
@@ -58,7 +58,7 @@ impl VdkOptions {
                     let first = *seen.entry((section.to_owned(), Some(name.to_owned()))).or_insert(number);
                     if first != number {
                         return Err(Wrong::new(
-                            format!("{name} stands in [{section}] twice, first in line {first}."),
+                            format!("{name} is in [{section}] twice, first in line {first}."),
                             "Remove one of the two lines.",
                         ));
                     }
@@ -128,7 +128,7 @@ fn read_option<'a>(line: &'a str, section: Option<&'a str>) -> Result<(&'a str, 
     }
     match section {
         Some(section) => Ok((section, name, value)),
-        None => Err(Wrong::new(format!("{name} stands before any section."), "Write [default] above it.")),
+        None => Err(Wrong::new(format!("{name} comes before any section."), "Write [default] above it.")),
     }
 }
 
@@ -168,12 +168,12 @@ mod tests {
     #[test]
     fn an_error_names_the_line_and_no_value() {
         for (text, line, wrong) in [
-            ("A=hunter2", 1, "A stands before any section."),
+            ("A=hunter2", 1, "A comes before any section."),
             ("[default]\nhunter2", 2, "neither a section nor"),
             ("[default]\n\n1A=hunter2", 3, "\"1A\" is no name of a variable"),
             ("[default]\n=hunter2", 2, "\"\" is no name of a variable"),
             ("[default]\nA B=hunter2", 2, "\"A B\" is no name"),
-            ("[default]\nA=hunter2\n#\nA=hunter2", 4, "A stands in [default] twice, first in line 2."),
+            ("[default]\nA=hunter2\n#\nA=hunter2", 4, "A is in [default] twice, first in line 2."),
             ("[job]\nA=1", 1, "[job] is neither [default] nor the name of a job. A name has 6 to 50 characters"),
             ("[default\nA=1", 1, "alone on its line"),
             (&format!("[default]\n{}=hunter2", "A".repeat(254)), 2, "more than 253 bytes"),

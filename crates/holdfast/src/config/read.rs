@@ -10,7 +10,7 @@ use super::{
     value::{Base, Raw, Value},
 };
 
-/// What was found, and what is made of it.
+/// The values that were found, and their parsed form.
 pub(super) struct Reader<'a> {
     settings: &'static [Setting],
     environment: &'a ProcessEnvironment,

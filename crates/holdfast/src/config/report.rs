@@ -73,6 +73,7 @@ fn text(setting: &Setting, value: &Json) -> String {
 /// The page that lists every setting.
 pub(crate) fn markdown() -> String {
     let mut out = String::from(INTRODUCTION);
+    index(&mut out);
     for group in Group::ALL {
         let _ = write!(out, "\n## {}\n", group.title());
         for setting in SETTINGS.iter().filter(|s| s.group == group) {
@@ -80,8 +81,10 @@ pub(crate) fn markdown() -> String {
             let _ = write!(out, "\n### `{key}`\n\n{}\n\n", doc.trim());
             let _ = writeln!(out, "- Variable `{env}`, flag `--{flag}`");
             let unit = setting.unit().map(|unit| format!(", in {unit}")).unwrap_or_default();
-            let _ = writeln!(out, "- Takes {}{unit}", (setting.kind)());
+            let _ = writeln!(out, "- Accepts {}{unit}", (setting.kind)());
             let _ = writeln!(out, "- Default: {}", default_text(setting));
+            let _ = writeln!(out, "- Runtime: {}", setting.applies_to().as_str());
+            let _ = writeln!(out, "- Takes effect {}", setting.takes_effect().as_str());
             if setting.secret {
                 let _ = writeln!(out, "- May hold a secret: shown without it");
             }
@@ -92,28 +95,48 @@ pub(crate) fn markdown() -> String {
     out
 }
 
+/// The index: a line for each setting.
+fn index(out: &mut String) {
+    out.push_str("\n## Index\n\n| setting | default | runtime | description |\n| --- | --- | --- | --- |\n");
+    for group in Group::ALL {
+        for setting in SETTINGS.iter().filter(|s| s.group == group) {
+            let anchor: String =
+                setting.key.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect();
+            let (default, summary) = (default_text(setting), setting.summary().trim().replace('|', "\\|"));
+            let runtime = setting.applies_to().as_str();
+            let _ = writeln!(out, "| [`{}`](#{anchor}) | {default} | {runtime} | {summary} |", setting.key);
+        }
+    }
+}
+
 const INTRODUCTION: &str = "\
 # Configuration
 
 <!-- Made by `cargo run -p holdfast -- config --markdown`; a test compares. -->
 
-Holdfast needs no configuration: `holdfast serve` starts with the defaults on this page. `holdfast config` prints what
-is in force and where each value came from.
+Holdfast needs no configuration: `holdfast serve` starts with the defaults on this page. `holdfast config` prints the
+current values and where each one came from.
 
-A setting has one name, written in three ways: `sync.parallelism` in the file, `HOLDFAST_SYNC_PARALLELISM` in the
-environment, `--sync-parallelism` on the command line. A flag wins over the environment, the environment over the file,
-the file over the default.
+A setting has one name, written in three ways:
 
-- **The file** is the one that `--config` names, else the one that `HOLDFAST_CONFIG` names, else `holdfast.toml` in the
-  folder that the program is started in, else `$XDG_CONFIG_HOME/holdfast/holdfast.toml` (`~/.config/holdfast/`). Only
-  one file is read. A dot in a name stands for a table: `sync.parallelism` is `parallelism` under `[sync]`.
-- **Variables** that are empty count as not set. What a cluster or Docker sets for a service that is called `holdfast`
-  (`HOLDFAST_SERVICE_HOST`, `HOLDFAST_PORT=tcp://…`) is passed over.
-- **Lists** are `[\"one\", \"two\"]` in the file and `one,two` elsewhere.
-- **Paths** may start with `~/`. One that is not absolute is relative to the file that it stands in, or to the folder
-  that the program is started in.
-- **A name that is not on this page is an error**, in the file, as a `HOLDFAST_` variable and as a flag, so that a
-  misspelt setting is never passed over in silence. So is a value that a setting does not take.
+| place | example |
+| --- | --- |
+| file (`holdfast.toml`) | `parallelism = 32` under `[sync]` |
+| environment | `HOLDFAST_SYNC_PARALLELISM=32` |
+| command line | `--sync-parallelism 32` |
+
+A flag overrides the environment, the environment overrides the file, and the file overrides the default. The service
+reads settings only at its start.
+
+- File: the one that `--config` names, else `HOLDFAST_CONFIG`, else `holdfast.toml` in the current folder, else
+  `$XDG_CONFIG_HOME/holdfast/holdfast.toml` (`~/.config/holdfast/`). Only one file is read. A dot in a name stands for a
+  table: `sync.parallelism` is `parallelism` under `[sync]`.
+- Variables: an empty one is the same as none. Variables that Kubernetes or Docker sets for a service named `holdfast`
+  (`HOLDFAST_SERVICE_HOST`, `HOLDFAST_PORT=tcp://…`) are ignored.
+- Lists: `[\"one\", \"two\"]` in the file, `one,two` elsewhere.
+- Paths: may start with `~/`. A relative path is relative to the folder of the file, or to the current folder.
+- Unknown names: an error in the file, as a `HOLDFAST_` variable and as a flag, with a suggestion. So is a value that a
+  setting does not accept.
 ";
 
 fn default_text(setting: &Setting) -> String {
@@ -144,7 +167,10 @@ fn example_file() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, ProcessEnvironment, load};
+    use crate::config::{
+        Flags, ProcessEnvironment, load,
+        setting::{AppliesTo, TakesEffect},
+    };
 
     fn loaded(folder: &std::path::Path, variables: &[(&str, &str)]) -> Loaded {
         let environment = ProcessEnvironment {
@@ -165,6 +191,28 @@ mod tests {
             "docs/configuration.md is not what the program says. Renew it:\n\n    \
              cargo run -p holdfast -- config --markdown > docs/configuration.md\n"
         );
+    }
+
+    #[test]
+    fn the_index_has_a_line_of_moderate_length_for_each_setting_and_each_link_has_a_heading() {
+        let page = markdown();
+        for setting in SETTINGS {
+            let start = format!("| [`{}`](#{}) | ", setting.key, setting.key.replace('.', ""));
+            let line = page.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{start}"));
+            assert!(line.matches(" | ").count() == 3 && setting.summary().len() <= 170, "{line}");
+            assert!(page.contains(&format!("\n### `{}`\n", setting.key)));
+        }
+    }
+
+    #[test]
+    fn a_setting_of_one_runtime_or_with_a_later_effect_is_told_apart() {
+        let of = |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap();
+        let runtimes = |runtime| SETTINGS.iter().filter(|s| s.applies_to() == runtime).count();
+        assert_eq!(runtimes(AppliesTo::Kubernetes), SETTINGS.iter().filter(|s| s.group == Group::Kubernetes).count());
+        assert_eq!(of("parallel_runs").applies_to(), AppliesTo::Local);
+        assert_eq!(of("vdk.version").takes_effect(), TakesEffect::NextDeployment);
+        assert_eq!(of("kubernetes.template_file").takes_effect(), TakesEffect::Rollout);
+        assert_eq!(of("kubernetes.namespace").takes_effect(), TakesEffect::Restart);
     }
 
     #[test]

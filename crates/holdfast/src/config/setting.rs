@@ -1,21 +1,21 @@
-//! What is known of a setting beside its value.
+//! The definition of a setting.
 
 use super::{environment::ProcessEnvironment, value::Shape};
 
-/// What is known of a setting beside its value.
+/// The definition of a setting.
 #[derive(Debug)]
 pub(crate) struct Setting {
-    /// Its key in `holdfast.toml`; a dot stands between the table and the key in it.
+    /// Its key in `holdfast.toml`; a dot separates the table from the key.
     pub(crate) key: &'static str,
     /// Its variable in the environment; see [`variable`].
     pub(crate) env: &'static str,
     /// Its flag without dashes; see [`flag`].
     pub(crate) flag: &'static str,
-    /// What it belongs to.
+    /// The group of the setting.
     pub(crate) group: Group,
-    /// What it is for.
+    /// The description.
     pub(crate) doc: &'static str,
-    /// Its value when nobody sets it.
+    /// The default.
     pub(crate) default: Default,
     /// A value that it takes.
     pub(crate) example: &'static str,
@@ -23,26 +23,76 @@ pub(crate) struct Setting {
     pub(crate) shape: Shape,
     /// Whether it may hold what must not be shown.
     pub(crate) secret: bool,
-    /// What it takes, as part of a sentence.
+    /// The accepted values, as part of a sentence.
     pub(crate) kind: fn() -> String,
 }
 
-/// What a setting belongs to.
+/// The runtimes that a setting applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AppliesTo {
+    /// Every runtime.
+    Both,
+    /// `runtime = "local"`.
+    Local,
+    /// `runtime = "kubernetes"`.
+    Kubernetes,
+}
+
+impl AppliesTo {
+    /// As the index of the document says it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Local => "local",
+            Self::Kubernetes => "Kubernetes",
+        }
+    }
+}
+
+/// When a changed setting takes effect. The service reads settings only at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TakesEffect {
+    /// At the restart.
+    Restart,
+    /// For deployments that are made after the restart.
+    NextDeployment,
+    /// For executions that start after the restart; in a cluster after the rollout of their deployments.
+    NextExecution,
+    /// After the restart, existing deployments are rolled out again.
+    Rollout,
+}
+
+impl TakesEffect {
+    /// As the document says it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Restart => "at restart",
+            Self::NextDeployment => "after restart, for new deployments",
+            Self::NextExecution => {
+                "after restart, for new executions (in Kubernetes, Holdfast rolls existing \
+                        deployments out again in batches)"
+            }
+            Self::Rollout => "after restart, when Holdfast has rolled existing deployments out again (in batches)",
+        }
+    }
+}
+
+/// A group of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Group {
     /// The service as others see it.
     Service,
-    /// Who may call.
+    /// Authentication of callers.
     Authentication,
-    /// What is kept where.
+    /// Files and database.
     Storage,
-    /// What jobs are run with.
+    /// Python and VDK.
     Python,
     /// How jobs run.
     Runs,
     /// The cluster where jobs run.
     Kubernetes,
-    /// What is kept how long.
+    /// Retention.
     Retention,
     /// The loop that makes the runtime follow the database.
     Synchronizer,
@@ -80,7 +130,7 @@ impl Group {
     }
 }
 
-/// The value of a setting that nobody sets.
+/// The default of a setting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Default {
     /// This one.
@@ -112,6 +162,46 @@ impl Setting {
         ["seconds", "days", "bytes", "mib"].into_iter().find(|unit| self.key.ends_with(&format!("_{unit}")))
     }
 
+    /// The runtimes that it applies to.
+    pub(crate) fn applies_to(&self) -> AppliesTo {
+        match (self.group, self.key) {
+            (Group::Python, "vdk.version" | "vdk.options_file" | "vdk.principal_pattern") => AppliesTo::Both,
+            (Group::Python, _) | (_, "parallel_runs" | "cache_dir" | "auth.teams_trust_each_other") => AppliesTo::Local,
+            (Group::Kubernetes, _) => AppliesTo::Kubernetes,
+            _ => AppliesTo::Both,
+        }
+    }
+
+    /// When a change of it takes effect.
+    pub(crate) fn takes_effect(&self) -> TakesEffect {
+        match self.key {
+            "python.version" | "vdk.version" | "kubernetes.python_versions" => TakesEffect::NextDeployment,
+            "vdk.options_file"
+            | "vdk.principal_pattern"
+            | "rest_api_url"
+            | "run.deadline_seconds"
+            | "run.backoff_limit"
+            | "start_deadline_seconds"
+            | "time_zone" => TakesEffect::NextExecution,
+            "vdk.distribution" | "vdk.constraints_file" | "outage_window_seconds" | "image.name" | "registry_url" => {
+                TakesEffect::Rollout
+            }
+            "kubernetes.context"
+            | "kubernetes.namespace"
+            | "kubernetes.adopt"
+            | "kubernetes.ignore_paths"
+            | "kubernetes.controller_time_zone" => TakesEffect::Restart,
+            key if key.starts_with("kubernetes.") => TakesEffect::Rollout,
+            _ => TakesEffect::Restart,
+        }
+    }
+
+    /// The first sentence of its description.
+    pub(crate) fn summary(&self) -> &'static str {
+        let doc = self.doc.trim();
+        doc.find(". ").map_or(doc, |end| &doc[..=end])
+    }
+
     /// Its example as `holdfast.toml` writes it.
     pub(crate) fn example_toml(&self) -> String {
         match self.shape {
@@ -131,7 +221,7 @@ pub(super) const fn or_default(given: &[&'static str], default: Default) -> &'st
     }
 }
 
-/// What the variable of each setting starts with.
+/// The prefix of environment variables.
 pub(crate) const PREFIX: &str = "HOLDFAST_";
 
 /// The variable of the setting with this key, which has `N` bytes with its prefix.

@@ -137,7 +137,7 @@ impl PostgresUrl {
         self.0.expose_secret()
     }
 
-    /// The address with a password that stands elsewhere.
+    /// The URL with a password from a file.
     pub(crate) fn with_password(&self, password: Option<&SecretString>) -> SecretString {
         let Some((mut url, password)) = Url::parse(self.0.expose_secret()).ok().zip(password) else {
             return self.0.clone();
@@ -163,9 +163,7 @@ impl Value for PostgresUrl {
             return Err("it must start with postgres://.".into());
         }
         if !url.has_host() {
-            return Err(
-                "it must name a host; the folder of a socket stands behind it, as ?host=/run/postgresql.".into()
-            );
+            return Err("it must name a host; the folder of a socket follows it, as ?host=/run/postgresql.".into());
         }
         Ok(Self(text.into()))
     }
@@ -391,7 +389,7 @@ impl Value for IndexUrl {
     }
 }
 
-/// What stands for a secret.
+/// The replacement of a secret.
 const HIDDEN: &str = "***";
 
 /// An address without user name, password and query.

@@ -29,7 +29,7 @@ pub(crate) enum Raw {
 }
 
 impl Raw {
-    /// As one text, for a message or for a type that is no list.
+    /// As one text, for messages and for types that are not lists.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
@@ -49,7 +49,7 @@ impl Raw {
     }
 }
 
-/// What a path that is not whole is relative to.
+/// The folder that relative paths are relative to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Base<'a> {
     /// The folder of the file, or the one that the program was started in.
@@ -65,10 +65,10 @@ pub(crate) trait Value: Sized {
     /// Whether it may hold what must not be shown.
     const SECRET: bool = false;
 
-    /// What it takes, as part of a sentence: "a whole number from 1 to 10".
+    /// The accepted values, as part of a sentence: "a whole number from 1 to 10".
     fn kind() -> String;
 
-    /// The value of a setting that nobody set and that has no default.
+    /// The value of a setting that is not set and has no default.
     fn absent() -> Option<Self> {
         None
     }
@@ -208,7 +208,7 @@ impl Value for PathBuf {
             Some(_) => return Err("another user's home folder must be written out.".into()),
             None => base.folder.join(text),
         };
-        // Only for reading well: `..` stays, because a link may stand before it.
+        // Only for reading well: `..` stays, because a link may precede it.
         Ok(path.components().collect())
     }
 

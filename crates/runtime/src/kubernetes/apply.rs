@@ -27,6 +27,7 @@ use model::{
     clock::{Clock, SharedClock},
     deployment::Deployment,
     name::{JobId, JobName},
+    problem::Code,
     runtime::{Observed, Target},
 };
 use serde::{Deserialize, Serialize};
@@ -169,7 +170,10 @@ impl Writer {
         let Some(live) = call(&*self.clock, self.cron_jobs.get_opt(name)).await? else { return Ok(Observed::Missing) };
         Ok(match written {
             _ if !is_managed(&live, target, written.as_ref()) && !self.may_adopt(&live, target) => {
-                Observed::Unmanaged { owner: owner(&live, &target.job_name) }
+                Observed::Unmanaged {
+                    object: format!("CronJob {}", target.job_name),
+                    owner: owner(&live, &target.job_name),
+                }
             }
             Some(written)
                 if written.uid == live.uid().unwrap_or_default()
@@ -222,9 +226,13 @@ impl Writer {
             }
         }
         let why = last.map(|fault| fault.to_string()).unwrap_or_default();
-        Err(Problem::unavailable(what(), format!("Others changed it at the same time, {TRIES} times in a row. {why}"))
-            .follows("This is tried again until it succeeds.")
-            .fix("Ask the operator who else writes this object, and stop one of the two."))
+        Err(Problem::new(
+            Code::CronJobWriteConflict,
+            what(),
+            format!("Others changed it at the same time, {TRIES} times in a row. {why}"),
+        )
+        .not_rolled_out()
+        .no_action("Holdfast retries. If it persists, find and stop the other writer of the CronJob."))
     }
 
     async fn try_apply(
@@ -247,11 +255,13 @@ impl Writer {
             return Ok(Err(name_taken(&target.job_name, &live)));
         }
         if live.metadata.deletion_timestamp.is_some() {
-            return Ok(Err(Problem::unavailable(
+            return Ok(Err(Problem::new(
+                Code::CronJobBeingDeleted,
                 format!("The CronJob {name} was not written."),
-                "Somebody deletes it at this moment, and it is not gone yet.",
+                "The CronJob is being deleted and is not gone yet.",
             )
-            .follows("It is made again as soon as it is gone.")));
+            .follows("The deployment waits.")
+            .no_action("Holdfast recreates the CronJob when it is gone.")));
         }
         let before = spec_of(&live);
         let mut reverts = written.map(|written| written.reverts.clone()).unwrap_or_default();
@@ -470,28 +480,26 @@ fn is_another_services(live: &CronJob, job: &JobName) -> bool {
 }
 
 fn name_taken(job: &JobName, live: &CronJob) -> Problem {
-    Problem::conflict(
+    Problem::new(
+        Code::CronJobUnmanaged,
         format!("The CronJob {job} was not written."),
-        format!("Its name is taken by a CronJob that this service did not make (owner: {}).", owner(live, job)),
+        format!("That CronJob exists and is not managed by Holdfast (owner: {}).", owner(live, job)),
     )
-    .follows("What stands there is left alone, and the deployment waits.")
-    .fix("Remove or rename what stands there, or choose another name for the job.")
+    .follows("Holdfast retries until the name is free.")
+    .fix(format!("Delete or rename the CronJob {job}, or let Holdfast adopt it (`kubernetes.adopt`)."))
 }
 
 fn field_conflict(job: &JobName, field: &str, metadata: &ObjectMeta) -> Problem {
-    Problem::unavailable(
-        format!("The CronJob {job} is not as it was deployed."),
+    Problem::new(
+        Code::CronJobFieldConflict,
+        format!("{field} of the CronJob {job} differs."),
         format!(
-            "Another writer owns {field}: it was put back three times within ten minutes, and is changed again (last \
-             writer: {}).",
-            last_writer(metadata).as_deref().unwrap_or("unknown")
+            "{} keeps changing it; Holdfast reverted it three times in ten minutes.",
+            last_writer(metadata).as_deref().unwrap_or("An unknown field manager")
         ),
     )
-    .follows("The change is left alone for now, and the job runs by it. It is put back when nobody has changed it for a while.")
-    .fix(
-        "Ask the operator to stop the other writer, or to leave the field to it: by the setting kubernetes.ignore_paths, in \
-         which the field is written as a JSON pointer.",
-    )
+    .follows("Holdfast stops reverting it for now.")
+    .fix("Stop that writer, or add the field to `kubernetes.ignore_paths`.")
 }
 
 /// The owner of an object with a job's name, as far as known, and what can be done about it.

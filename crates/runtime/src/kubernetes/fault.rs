@@ -3,7 +3,7 @@
 use std::{future::IntoFuture, time::Duration};
 
 use kube::core::Status;
-use model::{Problem, clock::Clock, deployment::Deployment, resources::Resources};
+use model::{Problem, clock::Clock, deployment::Deployment, problem::Code, resources::Resources};
 
 /// How long a call may take.
 const CALL_TIMEOUT: Duration = model::runtime::CHANGE_MAX;
@@ -90,11 +90,13 @@ impl Fault {
     /// The error of a write of an object that was rendered from this deployment; `what` names the failed operation.
     pub(crate) fn into_problem_of(self, what: impl Into<String>, deployment: &Deployment) -> Problem {
         match &self {
-            Self::Refused(_, status) if is_users(status, deployment) => {
-                Problem::invalid(what, format!("The cluster refuses it as not valid: {}", status.message))
-                    .follows("The last good version, if there is one, continues to run.")
-                    .fix("Change the field that it names in the deployment.")
-            }
+            Self::Refused(_, status) if is_users(status, deployment) => Problem::new(
+                Code::ClusterFieldInvalid,
+                what,
+                format!("The cluster rejects it as invalid: {}", status.message),
+            )
+            .not_rolled_out()
+            .fix("Change the field that the message names in the deployment."),
             _ => self.into_problem(what),
         }
     }
@@ -104,57 +106,63 @@ impl Fault {
         let what = what.into();
         let status = match self {
             Self::Silent(why) => {
-                return Problem::unavailable(what, format!("The cluster's API server can't be reached: {why}"))
-                    .follows("Jobs in the cluster go on by themselves; this is tried again until it succeeds.")
-                    .fix(
-                        "Nothing, when the cluster is known to be away; else ask the operator to check the way to it.",
-                    );
+                return Problem::new(Code::ClusterUnreachable, what, format!("The API server can't be reached: {why}"))
+                    .follows("Jobs in the cluster continue.")
+                    .no_action("Holdfast retries. If it persists, the operator checks the connection to the cluster.");
             }
             Self::Foreign(secret) => {
-                return Problem::unavailable(
+                return Problem::new(
+                    Code::SecretUnmanaged,
                     what,
-                    format!("The secret {secret} is there already, and this service did not make it."),
+                    format!("The Secret {secret} exists and is not managed by Holdfast."),
                 )
-                .follows("The secret is left alone, and this is tried again until its name is free.")
-                .fix(format!("Ask the operator to remove the secret {secret}, or to find out what made it."));
+                .follows("Holdfast leaves it unchanged, and retries until the name is free.")
+                .fix(format!("The operator deletes the Secret {secret}, or finds out who created it."));
             }
             Self::Refused(_, status) => status,
         };
         let message = &status.message;
         let denied_by = denied_by(message);
-        let (why, fix) = match (status.code, denied_by) {
+        let (code, why, fix) = match (status.code, denied_by) {
             (403, _) if message.contains("exceeded quota") => (
+                Code::ClusterQuotaExceeded,
                 format!("It would exceed a quota of the namespace: {message}"),
-                "Ask the operator to raise the quota, or to remove what is not needed.".to_owned(),
+                "The operator raises the quota, or removes objects that are not needed.".to_owned(),
             ),
             (403, _) if message.contains("holdfast-fencing") => (
-                format!("Another instance has led since: {message}"),
-                "Nothing, when another instance leads. If the database was restored from a backup, ask the operator to \
-                 delete the ConfigMap holdfast-epoch, once no instance with the former one is left."
+                Code::LeaderEpochOutdated,
+                format!("Another instance became leader later: {message}"),
+                "No action needed if another instance leads. After a restore of the database, delete the ConfigMap \
+                 holdfast-epoch once no former instance runs."
                     .to_owned(),
             ),
             (_, Some(rule)) => (
+                Code::ClusterAdmissionDenied,
                 format!("{rule} denied it: {message}"),
-                format!("Ask the operator to change {rule} or the template of the CronJobs, so that both fit."),
+                format!("The operator changes {rule} or the CronJob template (`kubernetes.template_file`)."),
             ),
             (400 | 422, None) => (
-                format!("The cluster refuses it as not valid: {message}"),
-                "Ask the operator to correct the template of the CronJobs and the settings under kubernetes.".to_owned(),
+                Code::ClusterObjectInvalid,
+                format!("The cluster rejects it as invalid: {message}"),
+                "The operator corrects `kubernetes.template_file` and the settings under `kubernetes`.".to_owned(),
             ),
             (401 | 403, None) => (
+                Code::ClusterPermissionDenied,
                 format!("The cluster does not allow it: {message}"),
-                "Ask the operator to compare the service's role in the cluster with the one that is documented.".to_owned(),
+                "The operator compares the service's role with deploy/kubernetes/role.yaml.".to_owned(),
             ),
             (404, None) => (
-                format!("It is not there: {message}"),
-                "If the namespace is gone, ask the operator to create it; the service then makes all in it again.".to_owned(),
+                Code::ClusterObjectMissing,
+                format!("An object does not exist: {message}"),
+                "If the namespace is missing, the operator creates it; Holdfast recreates its objects.".to_owned(),
             ),
-            (code, None) => (
-                format!("The cluster's API server answers {code}: {message}"),
-                "Nothing; if it continues, ask the operator to check the cluster.".to_owned(),
+            (status, None) => (
+                Code::ClusterError,
+                format!("The API server returned {status}: {message}"),
+                "No action needed. If it persists, the operator checks the cluster.".to_owned(),
             ),
         };
-        Problem::unavailable(what, why).follows("This is tried again until it succeeds.").fix(fix)
+        Problem::new(code, what, why).follows("Holdfast retries until it succeeds.").fix(fix)
     }
 }
 

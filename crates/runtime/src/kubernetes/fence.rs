@@ -15,7 +15,7 @@ use std::{
 
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, api::PostParams};
-use model::{Problem, clock::SharedClock};
+use model::{Problem, clock::SharedClock, problem::Code};
 
 use super::{
     MANAGER,
@@ -70,7 +70,13 @@ impl Fence {
             }
         }
         let why = last.map(|fault| fault.to_string()).unwrap_or_default();
-        Err(Problem::unavailable(what, format!("Others changed the ConfigMap {CONFIG_MAP} at the same time. {why}")))
+        Err(Problem::new(
+            Code::LeaderEpochWriteConflict,
+            what,
+            format!("Others changed the ConfigMap {CONFIG_MAP} at the same time. {why}"),
+        )
+        .follows("The cluster knows the former epoch.")
+        .no_action("Holdfast retries. If it persists, find the other writer of the ConfigMap."))
     }
 
     /// Writes the epoch, and returns the one that is in the ConfigMap afterwards.
@@ -95,13 +101,14 @@ impl Fence {
 }
 
 fn outdated(epoch: i64, known: i64) -> Problem {
-    Problem::conflict(
-        "The cluster was not told that this instance leads.",
-        format!("Its epoch is {epoch}, and the ConfigMap {CONFIG_MAP} has {known}: another instance has led later."),
+    Problem::new(
+        Code::LeaderEpochOutdated,
+        "The epoch was not published.",
+        format!("Its epoch is {epoch}; the ConfigMap {CONFIG_MAP} has {known}: another instance leads."),
     )
-    .follows("Where the policy of fencing.yaml is in force, the cluster refuses what this instance writes.")
+    .follows("With fencing.yaml, the cluster rejects its writes.")
     .fix(format!(
-        "If the database was restored from a backup, and no instance with the former one is left, delete the ConfigMap \
-         {CONFIG_MAP}."
+        "After a restore of the database, delete the ConfigMap {CONFIG_MAP} once no \
+            former instance runs."
     ))
 }

@@ -41,6 +41,7 @@ use model::{
     lock::LockKey,
     log::{LogChunk, LogPart},
     name::{ExecutionId, JobId, JobName},
+    problem::Code,
     runtime::{
         ApplyRequest, Changes, DeploymentSpec, ExecutionSpec, KnownDeployment, KnownExecution, Observed, Runtime,
         ScheduledExecution, Seen, Stage, Started, Target,
@@ -171,10 +172,13 @@ impl KubernetesRuntime {
     fn image(artifact: &Artifact) -> Result<&str, Problem> {
         match artifact {
             Artifact::Image(name) => Ok(name),
-            Artifact::Packages(_) => Err(Problem::internal(
-                "The deployment was not made.",
-                "It has packages for a machine and no image for a cluster.",
-            )),
+            Artifact::Packages(_) => Err(Problem::new(
+                Code::ArtifactMismatch,
+                "The deployment was not rolled out.",
+                "It has packages for one machine, and no image for a cluster.",
+            )
+            .not_rolled_out()
+            .fix("Deploy again with this runtime.")),
         }
     }
 
@@ -183,7 +187,9 @@ impl KubernetesRuntime {
         if self.namespace.listed(&*self.options.clock, LISTED_MAX).await {
             return Ok(());
         }
-        Err(Problem::unavailable(what, "The cluster's API server can't be reached."))
+        Err(Problem::new(Code::ClusterUnreachable, what, "The API server can't be reached.")
+            .follows("Jobs in the cluster continue.")
+            .no_action("Holdfast retries. If it persists, the operator checks the connection to the cluster."))
     }
 
     /// A Job and its pods from the watch, or read from the API server if the watch has none.
@@ -488,10 +494,13 @@ impl Runtime for KubernetesRuntime {
                     self.forget_secrets(job_id, &name).await.map_err(|fault| fault.into_problem(what()))
                 }
                 Forgotten::Gone(_) | Forgotten::Absent => Ok(()),
-                Forgotten::Running => {
-                    Err(Problem::unavailable(what(), "Its Job still runs, and was cancelled just now.")
-                        .follows("It is removed as soon as it is over."))
-                }
+                Forgotten::Running => Err(Problem::new(
+                    Code::ExecutionStillActive,
+                    what(),
+                    "Its Job still runs, and was cancelled just now.",
+                )
+                .nothing_changed()
+                .no_action("Holdfast removes it after its end.")),
             }
         })
     }

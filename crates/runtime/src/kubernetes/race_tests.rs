@@ -99,7 +99,7 @@ async fn a_job_of_others_that_has_the_name_of_an_execution_is_never_written() {
         server.objects(|objects| objects.put(&path(&run), foreign.clone()));
         let before = server.objects(|objects| objects.get(&path(&run)).unwrap().clone());
         let refused = start(&runner, &run).await.unwrap_err();
-        assert!(refused.why.contains("did not make"), "{refused}");
+        assert!(refused.why.contains("not created by Holdfast"), "{refused}");
         assert!(!runner.cancel(&run.id, job_of(&run)).await.unwrap(), "there is nothing to cancel");
         assert_eq!(runner.forget(&run.id, job_of(&run)).await.unwrap(), Forgotten::Absent);
         assert_eq!(server.objects(|objects| objects.get(&path(&run)).unwrap().clone()), before);

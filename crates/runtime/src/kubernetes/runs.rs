@@ -23,6 +23,7 @@ use model::{
     Problem,
     clock::SharedClock,
     name::{ExecutionId, JobId, JobName},
+    problem::Code,
     runtime::{ExecutionSpec, Started},
     schedule::Schedule,
 };
@@ -114,11 +115,13 @@ impl Runner {
             (self.make(options, run, image, cron_job.uid().unwrap_or_default()).await?, Some(cron_job))
         };
         let Some(job) = job else {
-            return Ok(Err(Problem::unavailable(
-                format!("The run {} was not started.", run.id),
-                "A Job of its name is there that this service did not make, or that somebody deletes.",
+            return Ok(Err(Problem::new(
+                Code::JobObjectUnmanaged,
+                format!("The execution {} was not started.", run.id),
+                format!("The Job {} exists and was not created by Holdfast, or is still being deleted.", run.id),
             )
-            .follows("The start is tried again.")));
+            .follows("The execution waits.")
+            .no_action("Holdfast retries. If it persists, delete that Job.")));
         };
         if !is_suspended(&job) || is_cancelled(&job) {
             // An earlier attempt resumed it already, or it was cancelled since then: follow it to its end.
@@ -145,11 +148,13 @@ impl Runner {
             return Ok(Ok(Started::Skipped { for_run: before.clone() }));
         }
         Ok(Box::pin(self.release(run, read)).await?.then_some(Started::Running).ok_or_else(|| {
-            Problem::unavailable(
-                format!("The run {} was not started.", run.id),
+            Problem::new(
+                Code::JobObjectDeleted,
+                format!("The execution {} was not started.", run.id),
                 "Its Job was deleted before it was resumed.",
             )
-            .follows("The start is tried again.")
+            .follows("The execution waits.")
+            .no_action("Holdfast recreates the Job.")
         }))
     }
 
@@ -527,12 +532,13 @@ fn awaits_scheduled_time(cron_job: &CronJob, now: Timestamp) -> bool {
 }
 
 fn not_deployed(run: &ExecutionSpec) -> Problem {
-    Problem::unavailable(
-        format!("The run {} was not started.", run.id),
-        format!("The CronJob {} is not in the cluster.", run.deployment_spec.job_name),
+    Problem::new(
+        Code::CronJobMissing,
+        format!("The execution {} was not started.", run.id),
+        format!("The CronJob {} does not exist in the cluster.", run.deployment_spec.job_name),
     )
-    .follows("The deployment is made again, and then the start is tried again.")
-    .fix("Nothing.")
+    .follows("The execution waits.")
+    .no_action("Holdfast recreates the CronJob and retries.")
 }
 
 #[cfg(test)]

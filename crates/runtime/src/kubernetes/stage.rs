@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::{
     Problem,
     execution::{EndCause, ExecutionEnd},
+    problem::{Code, Consequence},
 };
 
 use super::view::{ContainerEnd, JobView, PodView};
@@ -153,9 +154,14 @@ fn taken_away(pod: &PodView) -> Option<EndCause> {
 /// The reason why a pod does not start, with the action. `None` while it is starting.
 fn waiting_reason(pod: &PodView) -> Option<Problem> {
     if let Some(message) = &pod.unschedulable {
-        return Some(waits("The run can't be placed on a node.", format!("The scheduler says: {message}")).fix(
-            "Lower what the deployment asks for (cpu_request, memory_request), or ask the operator for nodes that fit.",
-        ));
+        return Some(
+            waits(
+                Code::PodUnschedulable,
+                "The execution can't be placed on a node.",
+                format!("The scheduler says: {message}"),
+            )
+            .fix("Lower cpu_request and memory_request of the deployment, or ask the operator for larger nodes."),
+        );
     }
     // While an init container waits, the job's container waits for it and reports nothing else.
     [Some(("the job's container", &pod.main)), pod.init.as_ref().map(|(name, view)| (name.as_str(), view))]
@@ -168,49 +174,60 @@ fn waiting_reason(pod: &PodView) -> Option<Problem> {
 fn waiting_container(container: &str, reason: &str, message: &str) -> Option<Problem> {
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => Some(
-            waits("The image of the run can't be pulled.", format!("The node says of {container}: {reason}: {message}"))
-                .fix(
-                    "Push the image under the name that the deployment has, or ask the operator to check the secret to pull \
-                     it with.",
-                ),
+            waits(
+                Code::ImageUnavailable,
+                "The image of the execution can't be pulled.",
+                format!("The node says of {container}: {reason}: {message}"),
+            )
+            .fix(
+                "Push the image under this name, or ask the operator to check the pull secret \
+                            (`kubernetes.pull_secrets`).",
+            ),
         ),
-        "CreateContainerConfigError" => {
-            Some(missing("The container of the run can't be configured.", &format!("of {container}: {message}")))
-        }
+        "CreateContainerConfigError" => Some(missing(
+            Code::ContainerConfigInvalid,
+            "The container of the execution can't be configured.",
+            &format!("of {container}: {message}"),
+        )),
         "CreateContainerError" | "RunContainerError" => Some(
-            waits("The container of the run can't be created.", format!("The node says of {container}: {message}"))
-                .fix("Check that the image has what it is started with, and ask the operator what the node says."),
+            waits(
+                Code::ContainerNotCreated,
+                "The container of the execution can't be created.",
+                format!("The node says of {container}: {message}"),
+            )
+            .fix("Check that the image has the command that it is started with, or ask the operator."),
         ),
         _ => None,
     }
 }
 
-fn waits(what: &str, why: String) -> Problem {
-    Problem::unavailable(what, why).follows("The run waits, and goes on by itself when the reason is gone.")
+fn waits(code: Code, what: &str, why: String) -> Consequence {
+    Problem::new(code, what, why).follows("The execution waits, and starts when the cause is gone.")
 }
 
 /// A pod refers to a missing object; `otherwise` is the text if the message of the node does not name it.
-fn missing(otherwise: &str, told: &str) -> Problem {
+fn missing(code: Code, otherwise: &str, told: &str) -> Problem {
     // "couldn't find key KEY in Secret NAMESPACE/NAME"
     let incomplete_secret = told.split_once(" in Secret ").and_then(|(_, rest)| {
         let (_, name) = rest.split([' ', ',', ';']).next()?.split_once('/')?;
         Some(name.trim_end_matches('.'))
     });
     if let Some(name) = incomplete_secret {
-        return waits(&incomplete(name), format!("The node says {told}."))
-            .fix("No action needed for secrets of this service: they are written again. Others are the operator's to complete.");
+        return waits(Code::SecretIncomplete, &incomplete(name), format!("The node says {told}."))
+            .no_action("Holdfast writes its own Secrets again. The operator completes others.");
     }
     let named = ["secret", "configmap"].into_iter().find_map(|kind| {
         let (_, rest) = told.split_once(&format!("{kind} \""))?;
         let (name, rest) = rest.split_once('"')?;
         rest.starts_with(" not found").then(|| format!("{kind} {name}"))
     });
-    let (what, fix) = match named {
-        Some(named) => (without(&named), format!("create the {named}")),
-        None => (otherwise.to_owned(), "create what is missing".to_owned()),
+    let (code, what, fix) = match named {
+        Some(named) => {
+            (Code::PodDependencyMissing, without(&named), format!("Create the {named} in the namespace of the jobs."))
+        }
+        None => (code, otherwise.to_owned(), "The operator checks what the CronJob template refers to.".to_owned()),
     };
-    waits(&what, format!("The node says {told}."))
-        .fix(format!("Ask the operator to {fix} in the namespace of the jobs, or to name another one."))
+    waits(code, &what, format!("The node says {told}.")).fix(fix)
 }
 
 /// Whether a run waits because this secret is missing, or lacks a value.
@@ -219,31 +236,35 @@ pub(crate) fn lacks(problem: &Problem, secret: &str) -> bool {
 }
 
 fn incomplete(secret: &str) -> String {
-    format!("The secret {secret} lacks a value that the run needs.")
+    format!("The secret {secret} lacks a value that the execution needs.")
 }
 
 fn without(named: &str) -> String {
-    format!("The {named}, which the run needs, is missing.")
+    format!("The {named}, which the execution needs, does not exist.")
 }
 
 /// The reason why a pod does not get its volumes, by the message of the event.
 pub(crate) fn unmounted(message: &str) -> Problem {
-    missing("A volume of the run can't be mounted.", &format!("of the pod: {message}"))
+    missing(Code::VolumeNotMounted, "A volume of the execution can't be mounted.", &format!("of the pod: {message}"))
 }
 
 /// The reason why a Job gets no pod, by the message of the event.
 pub(crate) fn refused(message: &str) -> Problem {
     let lower = message.to_lowercase();
-    let (what, fix) = if lower.contains("exceeded quota") || lower.contains("limitrange") || lower.contains("maximum") {
+    let (code, what, fix) = if lower.contains("exceeded quota")
+        || lower.contains("limitrange")
+        || lower.contains("maximum")
+    {
         (
-            "The run would exceed a limit of the namespace.",
-            "Wait until other runs are over, lower what the deployment asks for, or ask the operator to raise the quota.",
+            Code::PodQuotaExceeded,
+            "The execution would exceed a limit of the namespace.",
+            "Wait for other executions, lower the resources of the deployment, or ask the operator to raise the quota.",
         )
     } else {
-        ("The cluster refuses the run.", "Ask the operator which rule of the cluster refuses it.")
+        (Code::PodRejected, "The cluster rejects the execution.", "The operator finds the rule that rejects it.")
     };
-    Problem::unavailable(what, format!("The API server says: {message}"))
-        .follows("The run waits, and goes on by itself when the reason is gone.")
+    Problem::new(code, what, format!("The API server says: {message}"))
+        .follows("The execution waits, and starts when the cause is gone.")
         .fix(fix)
 }
 
@@ -436,7 +457,7 @@ mod tests {
             RunState::Unprepared(unprepared.name.clone(), at(1))
         );
         let problem = unmounted("MountVolume.SetUp failed for volume \"mine\" : secret \"mine-1\" not found");
-        assert!(problem.countermeasures.contains("create the secret mine-1"), "{problem:?}");
+        assert!(problem.countermeasures.contains("Create the secret mine-1"), "{problem:?}");
         assert!(lacks(&problem, "mine-1") && !lacks(&problem, "mine"), "{problem:?}");
         let told = "couldn't find key PASSWORD in Secret jobs/holdfast-options-mine";
         let problem = waiting_container("mine", "CreateContainerConfigError", told).unwrap();

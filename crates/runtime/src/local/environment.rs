@@ -22,6 +22,7 @@ use model::{
     BoxFuture, Problem,
     clock::SharedClock,
     lock::{Lock, LockKey},
+    problem::Code,
     python::PythonVersion,
 };
 use python::Interpreter;
@@ -250,13 +251,14 @@ fn digest(parts: &[&str]) -> String {
 
 fn no_interpreter(python: PythonVersion, offered: &[Interpreter]) -> Problem {
     let offered: Vec<String> = offered.iter().map(|i| i.version.to_string()).collect();
-    Problem::unavailable(
+    Problem::new(
+        Code::PythonNotInstalled,
         format!("The deployment needs Python {python}."),
         format!(
-            "This machine has no Python {python} any more; it has {}.",
+            "This machine has no Python {python}; it has {}.",
             if offered.is_empty() { "none".into() } else { offered.join(", ") }
         ),
     )
-    .follows("The deployment was not changed; it is tried again.")
+    .not_rolled_out()
     .fix(format!("Install Python {python}, or deploy the data job with another python_version."))
 }

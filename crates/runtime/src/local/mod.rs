@@ -38,6 +38,7 @@ use model::{
     lock::LockKey,
     log::{LogChunk, LogPart},
     name::{ExecutionId, JobId},
+    problem::Code,
     runtime::{
         ApplyRequest, DeploymentSpec, ExecutionSpec, KnownExecution, Observed, Runtime, Seen, Stage, Started, Target,
     },
@@ -176,27 +177,38 @@ async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Problem> {
-    blocking_problem(move || Ok(work())).await?.map_err(|e| Problem::unavailable(what, format!("{e}.")))
+    blocking_problem(move || Ok(work())).await?.map_err(|e| {
+        Problem::new(Code::ExecutionFolderFailed, what, format!("{e}."))
+            .follows("The execution keeps its state.")
+            .no_action("Holdfast retries. If it persists, the operator checks `data_dir`.")
+    })
 }
 
 async fn blocking_problem<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(Problem::internal("A task of the local runtime ended early.", e.to_string())))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(Problem::new(
+            Code::LocalRuntimeFailed,
+            "A task of the local runtime ended early.",
+            format!("{e}: this is a bug in Holdfast."),
+        )
+        .follows("The execution keeps its state.")
+        .no_action("Holdfast retries. The log has the details."))
+    })
 }
 
 impl LocalRuntime {
     /// Opens the folder, finding again whatever runs in it.
     pub fn open(options: LocalOptions) -> Result<Self, Problem> {
         let failed = |e: io::Error| {
-            Problem::unavailable(
-                "The local runtime can't use its folder.",
+            Problem::new(
+                Code::DataDirUnusable,
+                "The local runtime can't use its data directory.",
                 format!("{}: {e}.", options.data_dir.display()),
             )
-            .follows("The service does not start.")
-            .fix("Give it a folder that it can write to (HOLDFAST_DATA_DIR).")
+            .follows("The service was not started.")
+            .fix("Set `data_dir` to a folder that the service can write to.")
         };
         files::make_private_folder(&options.data_dir).map_err(failed)?;
         let data_dir = options.data_dir.canonicalize().map_err(failed)?;
@@ -257,10 +269,15 @@ impl LocalRuntime {
             Before::Nothing { cancelled } => cancelled,
         };
         let Artifact::Packages(lock_key) = run.artifact.clone() else { return Err(no_images(what)) };
-        let place = self.environments.present(&lock_key).map_err(|e| Problem::unavailable(&what, format!("{e}.")))?;
+        let place = self.environments.present(&lock_key).map_err(|e| {
+            Problem::new(Code::EnvironmentUnreadable, &what, format!("Its environment can't be read: {e}."))
+                .follows("The execution waits.")
+                .no_action("Holdfast retries. If it persists, the operator checks `data_dir`.")
+        })?;
         let Some(place) = place else {
-            return Err(Problem::unavailable(what, "The environment of its deployment is not there.")
-                .follows("It is started when the environment was made again."));
+            return Err(Problem::new(Code::EnvironmentMissing, what, "The environment of its deployment is missing.")
+                .follows("The execution waits.")
+                .no_action("Holdfast recreates the environment, then starts the execution."));
         };
         let spec = self.spec(run, &folder, place);
         let (runs, run_again) = (self.runs.clone(), run.clone());
@@ -333,7 +350,11 @@ impl LocalRuntime {
 
     /// Starts a supervisor and waits until it, or another, has taken the run over.
     async fn supervise(&self, folder: &RunFolder, what: String) -> Result<(), Problem> {
-        let failed = |why: String| Problem::unavailable(&what, why).follows("It is tried again.");
+        let failed = |why: String| {
+            Problem::new(Code::SupervisorNotStarted, &what, why)
+                .follows("The execution waits.")
+                .no_action("Holdfast retries. If it persists, the operator checks the process limits and the log.")
+        };
         let complaints = OpenOptions::new()
             .append(true)
             .create(true)
@@ -463,7 +484,13 @@ impl LocalRuntime {
             }
             folder.forget().map(|()| true)
         });
-        if removed.await? { Ok(()) } else { Err(Problem::conflict(what, "It has not ended.")) }
+        if removed.await? {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::ExecutionStillActive, what, "It has not ended.")
+                .nothing_changed()
+                .no_action("Holdfast removes it after its end."))
+        }
     }
 }
 
@@ -558,8 +585,13 @@ fn make_way(clock: &dyn Clock, folder: &RunFolder) -> io::Result<Before> {
 /// Makes the run folder under another name and gives it its own when it is whole.
 fn prepare(runs: &Path, to: &RunFolder, run: &ExecutionSpec, spec: &Spec, cancelled: bool) -> Result<(), Problem> {
     let disk = |e: io::Error| {
-        Problem::unavailable(format!("The folder of the execution {} could not be made.", run.id), format!("{e}."))
-            .follows("The run was not started; it is tried again.")
+        Problem::new(
+            Code::ExecutionFolderFailed,
+            format!("The folder of the execution {} was not created.", run.id),
+            format!("{e}."),
+        )
+        .follows("The execution waits.")
+        .no_action("Holdfast retries. If it persists, the operator checks `data_dir`.")
     };
     let new = folder::temporary_folder(runs, folder::NEW_PREFIX).map_err(disk)?;
     let filled = File::open(new.path()).map_err(disk)?;
@@ -631,7 +663,9 @@ fn settle(folder: &RunFolder, clock: &SharedClock) -> io::Result<Settled> {
 }
 
 fn no_images(what: String) -> Problem {
-    Problem::internal(what, "It is made of an image, and this machine runs packages.")
+    Problem::new(Code::ArtifactMismatch, what, "It uses an image, and this machine runs packages.")
+        .nothing_changed()
+        .fix("Deploy again with this runtime.")
 }
 
 /// Connects to a run's supervisor, by way of a descriptor: the address of a socket has at most 107 bytes.
@@ -671,7 +705,9 @@ impl Runtime for LocalRuntime {
             };
             let present = self.environments.present(lock).map_err(|e| {
                 let what = format!("The environment of the data job {} can't be looked at.", target.job_name);
-                Problem::unavailable(what, format!("{e}."))
+                Problem::new(Code::EnvironmentUnreadable, what, format!("{e}."))
+                    .nothing_changed()
+                    .no_action("Holdfast retries. If it persists, the operator checks `data_dir`.")
             })?;
             Ok(present.map_or(Observed::Missing, |_| Observed::Present { inputs_hash: inputs_hash.clone() }))
         })

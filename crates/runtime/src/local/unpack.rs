@@ -7,18 +7,23 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use model::{Problem, name::JobName, source::ArchiveLimits};
+use model::{Problem, name::JobName, problem::Code, source::ArchiveLimits};
 use zip::ZipArchive;
 
 fn refused(job: &JobName, why: impl Into<String>) -> Problem {
-    Problem::invalid(format!("The stored source of the data job {job} can't be unpacked."), why)
-        .follows("The run was not started.")
+    Problem::new(Code::ExecutionSourcesUnusable, format!("The sources of the data job {job} can't be unpacked."), why)
+        .follows("The execution was not started.")
         .fix("Deploy the data job again.")
 }
 
 fn disk(job: &JobName, e: &io::Error) -> Problem {
-    Problem::unavailable(format!("The source of the data job {job} could not be written to disk."), e.to_string())
-        .follows("The run was not started; it is tried again.")
+    Problem::new(
+        Code::ExecutionSourcesNotWritten,
+        format!("The sources of the data job {job} were not written to the disk."),
+        format!("{e}."),
+    )
+    .follows("The execution was not started.")
+    .no_action("Holdfast retries. If it persists, the operator frees space in `data_dir`.")
 }
 
 /// Unpacks `archive`, whose one top folder has the job's name, into `folder`, which is empty.

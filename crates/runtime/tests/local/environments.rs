@@ -58,7 +58,13 @@ async fn a_half_made_environment_is_missing_and_made_anew() {
 async fn an_environment_that_can_not_be_made_leaves_nothing_and_says_why() {
     let harness = Harness::new().await;
     fs::remove_file(environment(&harness).unwrap().join("complete")).unwrap();
-    let why = Problem::invalid("The packages can't be installed.", "One of them is broken.");
+    let why = Problem::new(
+        model::problem::Code::PackagesUnresolvable,
+        "The packages can't be installed.",
+        "One of them is broken.",
+    )
+    .nothing_changed()
+    .fix("Retry.");
     *harness.tools.fails.lock().unwrap() = Some(why.clone());
     assert_eq!(harness.runtime.apply(&target(), &wanted()).await.unwrap_err(), why);
     assert_eq!(environment(&harness), None);

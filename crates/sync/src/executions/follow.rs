@@ -8,6 +8,7 @@ use model::{
     execution::Execution,
     log::LogPart,
     name::ExecutionId,
+    problem::Code,
     runtime::{ExecutionSpec, Seen, Started},
     variables::run_variables,
 };
@@ -181,17 +182,23 @@ async fn start(
 ) -> Result<Result<Started, Problem>, StoreError> {
     let mut tx = sync.db.read().await?;
     let Some(revision) = store::revisions::find(&mut tx, execution.job_id, *generation).await? else {
-        return Ok(Err(Problem::not_found(
-            "The run was not started.",
-            format!("The generation {generation} of its deployment is not kept any more."),
-        )));
+        return Ok(Err(Problem::new(
+            Code::ExecutionRevisionMissing,
+            format!("The execution {} was not started.", execution.id),
+            format!("The revision {generation} of its deployment is no longer kept (`revisions.keep`)."),
+        )
+        .follows("The execution ended.")
+        .fix("Start the job again.")));
     };
     let archive = if sync.runtime.takes_sources() {
         let Some(archive) = store::sources::archive(&mut tx, execution.job_id, &revision.job_version).await? else {
-            return Ok(Err(Problem::not_found(
-                "The run was not started.",
-                "The source that it was to run was removed meanwhile.",
-            )));
+            return Ok(Err(Problem::new(
+                Code::ExecutionSourcesRemoved,
+                format!("The execution {} was not started.", execution.id),
+                format!("Its sources, version {}, were removed while it waited.", revision.job_version),
+            )
+            .follows("The execution ended.")
+            .fix("Deploy the job again, then start it.")));
         };
         archive
     } else {

@@ -351,7 +351,9 @@ mod tests {
     }
 
     fn outage() -> Problem {
-        Problem::unavailable("It can't be seen.", "It does not answer.")
+        Problem::new(model::problem::Code::PackageInstallerFailed, "It can't be seen.", "It does not answer.")
+            .nothing_changed()
+            .fix("Retry.")
     }
 
     /// A step in a word, for tables.
@@ -418,7 +420,17 @@ mod tests {
         for (started, second, expected) in [
             (Ok(Started::Running), 61, "look after 0"),
             (Ok(Started::Skipped { for_run: other }), 1, "SKIPPED"),
-            (Err(Problem::invalid("It does not start.", "It names no step.")), 1, "USER_ERROR"),
+            (
+                Err(Problem::new(
+                    model::problem::Code::PackagesUnresolvable,
+                    "It does not start.",
+                    "It names no step.",
+                )
+                .nothing_changed()
+                .fix("Retry.")),
+                1,
+                "USER_ERROR",
+            ),
             (Err(outage()), 60, "restart after 2"),
             (Err(outage()), 61, "cancel"),
         ] {
