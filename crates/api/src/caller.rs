@@ -1,4 +1,4 @@
-//! Who asks, and under which operation id: the outermost layer, which every response passes.
+//! The caller and the operation id of a request: the outermost layer, which every response passes.
 
 use std::sync::Arc;
 

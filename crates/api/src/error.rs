@@ -33,20 +33,20 @@ pub(crate) struct ApiError {
     retry_after_seconds: Option<u64>,
 }
 
-/// Why a request failed, in four sentences for people and a code for programs.
+/// The error body: the reason why a request failed, the next step, and a code for programs.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ErrorBody<'a> {
-    /// What happened.
+    /// The failure, with the name of the object.
     #[schema(example = "The data job \"daily-sales\" was not found in the team \"my-team\".")]
     what: &'a str,
-    /// Why it happened.
+    /// The cause of the failure.
     #[schema(example = "Jobs of other teams are not searched.")]
     why: &'a str,
-    /// What follows from it.
+    /// The consequences of the failure.
     #[schema(example = "The request has no result.")]
     consequences: &'a str,
-    /// What to do now.
+    /// The next step.
     #[schema(example = "List the jobs of a team with `vdk list -t <team>`, or create the job.")]
     countermeasures: &'a str,
     /// Which problem it is. A code never changes its meaning. All codes are in docs/errors.md.
@@ -123,7 +123,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// What a handler answers.
+/// The result of a handler.
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 /// No operation has this address.

@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 
 use axum::http::{HeaderMap, header::ACCEPT};
 
-/// How series are told as text.
+/// The text formats of series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Prometheus's text format 0.0.4, which every scraper reads.
@@ -17,7 +17,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// What a request prefers; text where it does not say.
+    /// The format that a request prefers; text by default.
     pub(crate) fn negotiated(headers: &HeaderMap) -> Self {
         let (mut text, mut open_metrics) = (0.0_f32, 0.0_f32);
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -44,7 +44,7 @@ impl Format {
         if open_metrics > 0.0 && open_metrics >= text { Self::OpenMetrics } else { Self::Text }
     }
 
-    /// What the answer is called.
+    /// The media type of the response.
     pub(crate) fn media_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",

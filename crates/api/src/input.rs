@@ -1,4 +1,4 @@
-//! What a request brings, read in one way by all operations: each refusal says which part is wrong, and is a 4xx.
+//! The input of requests. Each error is a 4xx that names the invalid part.
 
 use std::{error::Error, fmt, marker::PhantomData, str::FromStr, sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ impl axum::response::IntoResponse for BadPath {
     }
 }
 
-/// The pairs after the question mark. What an operation does not know is ignored.
+/// The query parameters of a URL. Unknown ones are ignored.
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl<S: Sync> FromRequestParts<S> for Query {

@@ -46,7 +46,7 @@ pub use server::{ServerLimits, serve};
 pub use transfers::Transfers;
 pub use waiting::router as waiting_router;
 
-/// What the handlers use.
+/// The state that handlers use.
 #[derive(Debug)]
 pub struct Api {
     /// The rows.
@@ -57,7 +57,7 @@ pub struct Api {
     pub runtime: Arc<dyn Runtime>,
     /// The keys that secrets are encrypted with.
     pub keys: Arc<app::KeyRing>,
-    /// What an upload may hold.
+    /// The limits of an upload.
     pub archive_limits: ArchiveLimits,
     /// The time zone of schedules that name none.
     pub default_zone: String,
@@ -73,13 +73,13 @@ pub struct Api {
     pub api_version: String,
     /// Whether the service is ready for requests; false while it starts and while it stops.
     pub readiness: watch::Receiver<bool>,
-    /// What the metrics endpoint shows; absent when the operator switched it off.
+    /// The series of the metrics endpoint; absent if the operator disabled it.
     pub metrics_page: Option<MetricsPage>,
     /// Where the metrics endpoint is, and who may read it.
     pub metrics_access: MetricsAccess,
     /// The part of the registry that is about requests.
     pub metrics: HttpMetrics,
-    /// How callers are known; absent when authentication is off and nobody is asked.
+    /// The authentication of callers; absent if authentication is off.
     pub auth: Option<auth::Authentication>,
     /// How much is taken on at once.
     pub limits: Limits,

@@ -173,7 +173,7 @@ pub(crate) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
                 "The request was cancelled.",
                 format!("It took longer than {} seconds.", limits.timeout.as_secs()),
             )
-            .follows("A change may or may not have been made.")
+            .follows("The change may or may not have been made.")
             .fix("Read the resource before you send the request again."),
         )
         .into_response(),

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use model::{execution::Execution, job::DataJob, name::ExecutionId};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What stands for itself in an address.
+/// The characters that a URL contains unencoded.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A text as one part of an address.

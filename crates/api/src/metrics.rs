@@ -65,7 +65,7 @@ struct RequestLabels {
     status: u16,
 }
 
-/// What is counted of requests. The count of a histogram is the count of its requests.
+/// The metrics of requests. The count of a histogram is the number of its requests.
 #[derive(Debug, Clone)]
 pub struct HttpMetrics {
     duration: Family<RequestLabels, Histogram, fn() -> Histogram>,

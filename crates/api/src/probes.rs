@@ -18,7 +18,7 @@ use crate::Api;
 /// How long the database may take to answer a probe.
 const PING_TIMEOUT_SECONDS: u64 = 2;
 
-/// The words of the reference's health endpoints.
+/// The statuses of upstream's health endpoints.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 enum Health {
@@ -39,7 +39,7 @@ struct Readiness {
     components: Components,
 }
 
-/// What the service needs.
+/// The dependencies of the service.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReadinessComponents)]
 struct Components {
@@ -53,12 +53,12 @@ struct Components {
     keys: Option<Component>,
 }
 
-/// One thing that the service needs.
+/// A dependency of the service.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReadinessComponent)]
 struct Component {
     status: Health,
-    /// What is in the way; absent when nothing is.
+    /// The problem; absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<&'static str>,
@@ -84,7 +84,7 @@ pub async fn answers(router: axum::Router) -> bool {
     get,
     path = "",
     tag = "Data Jobs Service",
-    responses((status = 200, description = "It lives.", body = Liveness))
+    responses((status = 200, description = "The process is alive.", body = Liveness))
 )]
 pub(crate) async fn livez() -> impl IntoResponse {
     Json(Liveness { status: Health::Up })
@@ -98,8 +98,8 @@ pub(crate) async fn livez() -> impl IntoResponse {
     path = "",
     tag = "Data Jobs Service",
     responses(
-        (status = 200, description = "It is ready.", body = Readiness),
-        (status = 503, description = "It is not; the body says what is in the way.", body = Readiness),
+        (status = 200, description = "The service is ready.", body = Readiness),
+        (status = 503, description = "The service is not ready; the body has the problem.", body = Readiness),
     )
 )]
 pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
@@ -140,7 +140,7 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
 
-/// Whether the service is ready, at the reference's address.
+/// Reports whether the service is ready, at upstream's path.
 ///
 /// The same as `/readyz`.
 #[utoipa::path(
@@ -148,28 +148,28 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     path = "",
     tag = "Data Jobs Service",
     responses(
-        (status = 200, description = "It is ready.", body = Readiness),
-        (status = 503, description = "It is not; the body says what is in the way.", body = Readiness),
+        (status = 200, description = "The service is ready.", body = Readiness),
+        (status = 503, description = "The service is not ready; the body has the problem.", body = Readiness),
     )
 )]
 pub(crate) async fn health(api: State<Arc<Api>>) -> impl IntoResponse {
     readyz(api).await
 }
 
-/// Whether the process lives, at the reference's address.
+/// Reports whether the process is alive, at upstream's path.
 ///
 /// The same as `/livez`.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Service",
-    responses((status = 200, description = "It lives.", body = Liveness))
+    responses((status = 200, description = "The process is alive.", body = Liveness))
 )]
 pub(crate) async fn health_liveness() -> impl IntoResponse {
     livez().await
 }
 
-/// Whether the service is ready, at the reference's second address.
+/// Reports whether the service is ready, at upstream's second path.
 ///
 /// The same as `/readyz`.
 #[utoipa::path(
@@ -177,8 +177,8 @@ pub(crate) async fn health_liveness() -> impl IntoResponse {
     path = "",
     tag = "Data Jobs Service",
     responses(
-        (status = 200, description = "It is ready.", body = Readiness),
-        (status = 503, description = "It is not; the body says what is in the way.", body = Readiness),
+        (status = 200, description = "The service is ready.", body = Readiness),
+        (status = 503, description = "The service is not ready; the body has the problem.", body = Readiness),
     )
 )]
 pub(crate) async fn health_readiness(api: State<Arc<Api>>) -> impl IntoResponse {

@@ -1,4 +1,4 @@
-//! Every route of the service, in one table. Methods and descriptions stand at the handlers.
+//! Every route of the service, in one table. Methods and descriptions are in the handlers.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What clients and people ask for.
+/// The routes of clients and users.
 #[rustfmt::skip]
 pub(crate) fn operations() -> Table {
     let job = "/data-jobs/for-team/{team_name}/jobs/{job_name}";

@@ -1,4 +1,4 @@
-//! What is answered before the database was reached for the first time.
+//! Responses before the first connection to the database.
 
 use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get};
 use model::{Problem, problem::Code};
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{error::ApiError, probes};
 
-/// Lives, is not ready, and asks everybody else to come again.
+/// Serves the probes, and rejects all other requests with 503.
 pub fn router() -> Router {
     Router::new()
         .route("/livez", get(probes::livez))

@@ -6,7 +6,7 @@ use model::{
     clock::Clock,
     deployment::{DEFAULT, Deployment, DeploymentChange, JobPart, PRODUCTION, RELEASE, Stamp, VersionDefaults},
     job::DataJob,
-    name::excerpt,
+    name::{JobName, excerpt},
     problem::Code,
     rollout::Rollout,
 };
@@ -56,7 +56,7 @@ pub async fn change(
     }
     let job = find_job(&mut tx, &permit).await?;
     if let Missing::Refuse { deployment_id } = missing {
-        check_id(&job, deployment_id)?;
+        check_id(&job.name, deployment_id)?;
     }
     let current = store::deployments::find(&mut tx, job.id).await?;
     check(caller, &job, current.as_ref())?;
@@ -132,7 +132,7 @@ pub async fn read(
     deployment_id: &str,
 ) -> Result<(DataJob, Reached), Problem> {
     let (job, reached) = list(db, caller, team, name).await?;
-    check_id(&job, deployment_id)?;
+    check_id(&job.name, deployment_id)?;
     match reached {
         Some(reached) => Ok((job, reached)),
         None => Err(not_deployed(&job)),
@@ -154,7 +154,7 @@ pub async fn rollout(
     let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
-    check_id(&job, deployment_id)?;
+    check_id(&job.name, deployment_id)?;
     let deployment = wanted(&mut tx, &job).await?;
     let rollout = store::deployments::rollout(&mut tx, job.id).await?.unwrap_or_default();
     let build = store::builds::awaited(&mut tx, job.id).await?;
@@ -174,7 +174,7 @@ pub async fn remove(
     let now = clock.now();
     let mut tx = db.write().await?;
     let job = find_job(&mut tx, &permit).await?;
-    check_id(&job, deployment_id)?;
+    check_id(&job.name, deployment_id)?;
     check(caller, &job, store::deployments::find(&mut tx, job.id).await?.as_ref())?;
     let generation = store::jobs::next_generation(&mut tx, &job.name).await?;
     let request = Request { by: &caller.user, op_id: &caller.op_id };
@@ -195,13 +195,13 @@ pub(crate) fn check(caller: &Caller, job: &DataJob, wanted: Option<&Deployment>)
 }
 
 /// Checks the id of a deployment. A job has one; clients call it by each of these names.
-pub fn check_id(job: &DataJob, deployment_id: &str) -> Result<(), Problem> {
-    if [PRODUCTION, RELEASE, DEFAULT].contains(&deployment_id) || deployment_id == job.name.as_str() {
+pub fn check_id(job: &JobName, deployment_id: &str) -> Result<(), Problem> {
+    if [PRODUCTION, RELEASE, DEFAULT].contains(&deployment_id) || deployment_id == job.as_str() {
         return Ok(());
     }
     Err(Problem::new(
         Code::DeploymentIdUnknown,
-        format!("The deployment {} of the data job {} was not found.", excerpt(deployment_id), job.name),
+        format!("The deployment {} of the data job {job} was not found.", excerpt(deployment_id)),
         "A data job has one deployment, and its id is \"production\".",
     )
     .follows("The request has no result.")

@@ -7,20 +7,21 @@ use model::{
     execution::{Execution, Status, Type, already_active},
     job::DataJob,
     log::LogPart,
-    name::{ExecutionId, excerpt},
+    name::{ExecutionId, JobName, excerpt},
     problem::Code,
     runtime::Runtime,
 };
 use store::{
     Db, Tx,
-    executions::{ExecutionQuery, ExecutionSort, NewExecution, Started},
+    executions::{Detail, ExecutionQuery, ExecutionSort, NewExecution, Started},
 };
 
 use crate::{
-    JsonObject, deployments, find_job, idempotency,
+    JsonObject, admit, deployments, find_job, idempotency,
     jobs::event,
     json_text,
     logs::{LiveLogs, LogReader},
+    unknown_job,
 };
 
 /// The largest arguments of a run, in bytes of JSON: they travel on a command line.
@@ -80,7 +81,7 @@ pub async fn start(
         return Ok(id);
     }
     let job = find_job(&mut tx, &permit).await?;
-    deployments::check_id(&job, deployment_id)?;
+    deployments::check_id(&job.name, deployment_id)?;
     deployments::wanted(&mut tx, &job).await?;
     let new = NewExecution {
         job_id: job.id,
@@ -144,22 +145,39 @@ pub async fn list(
     statuses: &[Status],
 ) -> Result<Vec<Execution>, Problem> {
     let permit = caller.may(Action::ListExecutions, team, name).await?;
-    let mut tx = db.read().await?;
-    let job = find_job(&mut tx, &permit).await?;
-    if let Some(id) = deployment_id {
-        deployments::check_id(&job, id)?;
-    }
     let query = ExecutionQuery {
-        jobs: vec![job.id],
+        job_names: vec![name.to_owned()],
         statuses: statuses.to_vec(),
         sort: ExecutionSort::StartTime,
         descending: true,
         limit: LIST_MAX,
+        detail: Detail::Revision,
         ..ExecutionQuery::default()
     };
-    let mut found = store::executions::page(&mut tx, &query).await?;
-    found.reverse();
-    Ok(found)
+    let of_job = if permit.of_team_of().is_some() {
+        // The permission depends on another job.
+        let mut tx = db.read().await?;
+        find_job(&mut tx, &permit).await?;
+        store::executions::page_of_job(&mut tx, &query).await?
+    } else if JobName::parse(name).is_ok() {
+        let mut read = db.read_once();
+        loop {
+            let of_job = store::executions::page_of_job(&mut read.begin().await?, &query).await;
+            if !read.is_again(&of_job) {
+                break of_job?;
+            }
+        }
+    } else {
+        None
+    };
+    let of_job = of_job.filter(|of_job| of_job.team.as_str() == team).ok_or_else(|| unknown_job(team, name));
+    let mut of_job =
+        if permit.of_team_of().is_some() { of_job } else { admit(&permit, of_job, |of_job| of_job.job_id) }?;
+    if let Some(id) = deployment_id {
+        deployments::check_id(&of_job.job_name, id)?;
+    }
+    of_job.executions.reverse();
+    Ok(of_job.executions)
 }
 
 /// Asks for the end of a run. CANCELLED follows when nothing of it is left; a run that ends first keeps its true status.

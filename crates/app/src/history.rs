@@ -84,7 +84,7 @@ pub async fn revisions(
     let (before, limit) = page_request.bounds()?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
-    check_id(&job, deployment_id)?;
+    check_id(&job.name, deployment_id)?;
     let found = store::revisions::page(&mut tx, job.id, before, limit).await?;
     Ok(page(found, limit, |revision| revision.generation))
 }
@@ -104,7 +104,7 @@ pub async fn revision(
     let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
-    check_id(&job, deployment_id)?;
+    check_id(&job.name, deployment_id)?;
     find(&mut tx, &job, generation).await
 }
 
@@ -123,7 +123,7 @@ pub async fn differences(
     let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
     let job = find_job(&mut tx, &permit).await?;
-    check_id(&job, deployment_id)?;
+    check_id(&job.name, deployment_id)?;
     let (from, to) = (find(&mut tx, &job, from).await?, find(&mut tx, &job, to).await?);
     Ok(from.differences(&to))
 }
@@ -153,7 +153,7 @@ pub async fn roll_back(
         return Ok(done);
     }
     let job = find_job(&mut tx, &permit).await?;
-    check_id(&job, deployment_id)?;
+    check_id(&job.name, deployment_id)?;
     let old = find(&mut tx, &job, generation).await?;
     let current = store::deployments::find(&mut tx, job.id).await?;
     check(caller, &job, current.as_ref())?;

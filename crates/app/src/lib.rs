@@ -24,7 +24,7 @@ use model::{
     Problem,
     access::Permit,
     job::DataJob,
-    name::{JobName, TeamName, excerpt},
+    name::{JobId, JobName, TeamName, excerpt},
     problem::{Code, Kind},
 };
 use store::Tx;
@@ -56,25 +56,37 @@ pub(crate) async fn find_job(tx: &mut Tx, permit: &Permit<'_>) -> Result<DataJob
     {
         return found;
     }
+    admit(permit, found, |job| job.id)
+}
+
+/// What was found under the name of a permit, if the permit covers it.
+pub(crate) fn admit<T>(
+    permit: &Permit<'_>,
+    found: Result<T, Problem>,
+    id: impl FnOnce(&T) -> JobId,
+) -> Result<T, Problem> {
     match &found {
-        Ok(job) => permit.covers(Some(job.id))?,
+        Ok(job) => permit.covers(Some(id(job)))?,
         Err(problem) if problem.kind == Kind::NotFound => permit.covers(None)?,
         Err(_) => {}
     }
     found
 }
 
+/// The problem of a job that a team does not have.
+pub(crate) fn unknown_job(team: &str, name: &str) -> Problem {
+    Problem::new(
+        Code::JobNotFound,
+        format!("The data job {} was not found in the team {}.", excerpt(name), excerpt(team)),
+        "Jobs of other teams are not searched.",
+    )
+    .follows("The request has no result.")
+    .fix("List the jobs of a team with `vdk list -t <team>`, or create the job.")
+}
+
 async fn find_by_name(tx: &mut Tx, team: &str, name: &str) -> Result<DataJob, Problem> {
-    let unknown = || {
-        Problem::new(
-            Code::JobNotFound,
-            format!("The data job {} was not found in the team {}.", excerpt(name), excerpt(team)),
-            "Jobs of other teams are not searched.",
-        )
-        .follows("The request has no result.")
-        .fix("List the jobs of a team with `vdk list -t <team>`, or create the job.")
-    };
-    let (Ok(name), Ok(team)) = (JobName::parse(name), TeamName::parse(team)) else { return Err(unknown()) };
-    let job = store::jobs::find_for_update(tx, &name).await?;
-    job.filter(|job| job.team == team).ok_or_else(unknown)
+    let unknown = || unknown_job(team, name);
+    let (Ok(known_name), Ok(known_team)) = (JobName::parse(name), TeamName::parse(team)) else { return Err(unknown()) };
+    let job = store::jobs::find_for_update(tx, &known_name).await?;
+    job.filter(|job| job.team == known_team).ok_or_else(unknown)
 }

@@ -1,10 +1,9 @@
 //! Lists of jobs and runs for GraphQL and pages: one SQL statement per level, for any size of page.
 
-use std::collections::HashMap;
-
-use model::{Problem, access::Caller, execution::Execution, name::JobId, problem::Code};
-use store::{CALLERS_READ_SECONDS_MAX, Db, StoreError, deployments::Reached, executions::page_by_job};
+use model::{Problem, access::Caller, execution::Execution, problem::Code};
+use store::{CALLERS_READ_SECONDS_MAX, Db, StoreError, Tx, jobs::With};
 pub use store::{
+    deployments::{Deployed, DeploymentDetail},
     executions::{Detail, ExecutionQuery, ExecutionSort},
     jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField},
 };
@@ -19,21 +18,10 @@ pub struct JobPageRequest {
     pub query: JobQuery,
     /// Whether to count all that match.
     pub with_total: bool,
-    /// Whether to bring the reached deployments.
-    pub with_deployments: bool,
+    /// How much to bring of the reached deployments.
+    pub deployments: Option<DeploymentDetail>,
     /// Which runs of each job to bring; its `limit` and `offset` count within a job.
     pub executions: Option<ExecutionQuery>,
-}
-
-/// A job on a page.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JobOnPage {
-    /// The job and its maintained figures.
-    pub summary: JobSummary,
-    /// Its deployment, if it was requested.
-    pub deployment: Option<Reached>,
-    /// Its runs, when they were asked for.
-    pub executions: Vec<Execution>,
 }
 
 /// A page and the total.
@@ -52,7 +40,7 @@ impl<T> Page<T> {
 }
 
 /// A page of jobs, of the teams that the caller may read.
-pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<Page<JobOnPage>, Problem> {
+pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<Page<JobSummary>, Problem> {
     let narrowed;
     let request = match caller.may_list().await? {
         None => request,
@@ -67,39 +55,38 @@ pub async fn jobs(db: &Db, caller: &Caller, request: &JobPageRequest) -> Result<
     read_jobs(db, request).await.map_err(too_expensive)
 }
 
-async fn read_jobs(db: &Db, request: &JobPageRequest) -> Result<Page<JobOnPage>, StoreError> {
-    let mut tx = if is_search(&request.query) { db.read_search().await? } else { db.read().await? };
-    // A caller that may count them may also find them.
-    let total = if request.with_total { Some(store::jobs::count(&mut tx, &request.query).await?) } else { None };
-    let summaries = store::jobs::page_of(&mut tx, &request.query, total).await?;
-    let ids: Vec<JobId> = summaries.iter().map(|s| s.job.id).collect();
-    let mut deployments: HashMap<JobId, Reached> = HashMap::new();
-    if request.with_deployments || request.executions.is_some() {
-        for reached in store::deployments::reached(&mut tx, &ids).await? {
-            deployments.insert(reached.deployment.job_id, reached);
-        }
+async fn read_jobs(db: &Db, request: &JobPageRequest) -> Result<Page<JobSummary>, StoreError> {
+    if is_search(&request.query) {
+        return read_jobs_in(&mut db.read_search().await?, request).await;
     }
-    let mut executions: HashMap<JobId, Vec<Execution>> = HashMap::new();
-    if let Some(query) = &request.executions
-        && !ids.is_empty()
-    {
-        let query = ExecutionQuery { jobs: ids, ..query.clone() };
-        for execution in page_by_job(&mut tx, &query).await? {
-            executions.entry(execution.job_id).or_default().push(execution);
-        }
+    if !store::jobs::is_one_statement(&request.query, request.with_total) {
+        return read_jobs_in(&mut db.read().await?, request).await;
     }
-    let content = summaries
-        .into_iter()
-        .map(|summary| {
-            let id = summary.job.id;
-            JobOnPage {
-                summary,
-                deployment: deployments.remove(&id),
-                executions: executions.remove(&id).unwrap_or_default(),
-            }
-        })
-        .collect();
-    Ok(Page { content, total })
+    let mut read = db.read_once();
+    loop {
+        let mut tx = read.begin().await?;
+        let with = With { total: request.with_total, ..with(request) };
+        let page = store::jobs::page_of(&mut tx, &request.query, None, &with).await;
+        if read.is_again(&page) {
+            continue;
+        }
+        let page = page?;
+        // An empty page does not know how many there are.
+        let is_unknown = request.with_total && page.total.is_none();
+        let total = if is_unknown { Some(store::jobs::count(&mut tx, &request.query).await?) } else { page.total };
+        return Ok(Page { content: page.jobs, total });
+    }
+}
+
+async fn read_jobs_in(tx: &mut Tx, request: &JobPageRequest) -> Result<Page<JobSummary>, StoreError> {
+    // The number of all decides how they are found.
+    let total = if request.with_total { Some(store::jobs::count(tx, &request.query).await?) } else { None };
+    let page = store::jobs::page_of(tx, &request.query, total, &with(request)).await?;
+    Ok(Page { content: page.jobs, total })
+}
+
+fn with(request: &JobPageRequest) -> With<'_> {
+    With { deployments: request.deployments, executions: request.executions.as_ref(), total: false }
 }
 
 /// How many rows may come before a page that is not a search: they are passed by one after the other.

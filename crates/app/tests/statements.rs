@@ -1,6 +1,6 @@
 //! A page costs the page: the same few statements whatever is on it.
 
-use app::queries::{self, ExecutionQuery, JobPageRequest, JobQuery, JobSort, Search, SearchField};
+use app::queries::{self, DeploymentDetail, ExecutionQuery, JobPageRequest, JobQuery, JobSort, Search, SearchField};
 use model::{
     access::Caller,
     deployment::{DeploymentChange, VersionDefaults},
@@ -49,7 +49,12 @@ async fn a_request_for_a_page_takes_at_most_five_statements(on: Database) {
     ] {
         for (limit, with_total) in [(1, false), (50, false), (50, true), (1000, true)] {
             let query = JobQuery { limit, ..query.clone() };
-            let request = JobPageRequest { query, with_total, with_deployments: true, executions: Some(runs.clone()) };
+            let request = JobPageRequest {
+                query,
+                with_total,
+                deployments: Some(DeploymentDetail::Whole),
+                executions: Some(runs.clone()),
+            };
             let (page, took) = statements.of(&db, queries::jobs(&db, &caller, &request)).await;
             let page = page.unwrap();
             assert!(!page.content.is_empty() && page.total.is_some() == with_total);

@@ -78,7 +78,8 @@ select j.name || '-' || cast(j.last_execution_start / 60000000 - 60 * k.i as tex
     j.last_execution_start - k.i * cast(3600000000 as bigint) as submitted_at,
     j.last_execution_start - k.i * cast(3600000000 as bigint),
     j.last_execution_end - k.i * cast(3600000000 as bigint), 'scheduled/' || j.name,
-    j.name || '-' || cast(k.i as text), 'Success', j.last_execution_start - k.i * cast(3600000000 as bigint), false, 1, 0
+    j.name || '-' || cast(k.i as text), 'Success', j.last_execution_start - k.i * cast(3600000000 as bigint), false, 1,
+    cast(null as bigint)
 from data_job j join deployment d on d.job_id = j.job_id cross join k
 -- As they come in a life: those of one minute stand together, those of one job do not.
 order by submitted_at;

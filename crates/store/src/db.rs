@@ -7,7 +7,7 @@ use std::{
 };
 
 use model::clock::SharedClock;
-use sqlx::{Connection, PgConnection, Postgres};
+use sqlx::{Connection as _, PgConnection, Postgres, pool::PoolConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
@@ -16,10 +16,13 @@ use crate::{
     meter::Meter,
     migrate,
     notifications::Notifications,
-    postgres::{Pools as PostgresPools, answered},
+    postgres::{Pools as PostgresPools, answered, has_died},
     sqlite::{Pools as SqlitePools, SqliteTx},
     statements::{Statements, Timing},
 };
+
+/// How long the statements of a caller's read may take, unless a [`Db`] has another limit.
+pub(crate) const CALLERS_READ_MAX: Duration = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
 
 /// How long a search waits for others to end before it is refused.
 const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -63,21 +66,29 @@ pub enum Tx {
     Postgres(PostgresTx),
 }
 
-/// A transaction on PostgreSQL.
+/// A transaction on PostgreSQL, or a connection for a single statement.
 #[derive(Debug)]
 pub struct PostgresTx {
     /// Absent while it is committed or dropped alone.
-    tx: Option<sqlx::Transaction<'static, Postgres>>,
+    connection: Option<Connection>,
     writes: bool,
     meter: Option<Arc<dyn Meter>>,
     statements: Statements,
     search: Option<OwnedSemaphorePermit>,
 }
 
+/// Where the statements of a [`PostgresTx`] are sent.
+#[derive(Debug)]
+enum Connection {
+    Transaction(sqlx::Transaction<'static, Postgres>),
+    /// Each statement is a transaction of its own.
+    Statement(PoolConnection<Postgres>),
+}
+
 impl PostgresTx {
-    fn new(tx: sqlx::Transaction<'static, Postgres>, writes: bool, db: &Db) -> Self {
+    fn new(connection: Connection, writes: bool, db: &Db) -> Self {
         let meter = if writes { None } else { db.meter.clone() };
-        Self { tx: Some(tx), writes, meter, statements: db.statements.clone(), search: None }
+        Self { connection: Some(connection), writes, meter, statements: db.statements.clone(), search: None }
     }
 
     pub(crate) fn begin_statement(&self, operation: &'static str) -> Timing {
@@ -85,26 +96,32 @@ impl PostgresTx {
     }
 
     async fn commit(mut self) -> sqlx::Result<()> {
-        match self.tx.take() {
-            Some(tx) => tx.commit().await,
-            None => Ok(()),
+        match self.connection.take() {
+            Some(Connection::Transaction(tx)) => tx.commit().await,
+            Some(Connection::Statement(_)) | None => Ok(()),
         }
     }
 }
 
-const IN_USE: &str = "a transaction is there until it is committed or dropped";
+const IN_USE: &str = "a connection is there until the transaction is committed or dropped";
 
 impl Deref for PostgresTx {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.tx.as_ref().expect(IN_USE)
+        match self.connection.as_ref().expect(IN_USE) {
+            Connection::Transaction(tx) => tx,
+            Connection::Statement(connection) => connection,
+        }
     }
 }
 
 impl DerefMut for PostgresTx {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.tx.as_mut().expect(IN_USE)
+        match self.connection.as_mut().expect(IN_USE) {
+            Connection::Transaction(tx) => tx,
+            Connection::Statement(connection) => connection,
+        }
     }
 }
 
@@ -113,7 +130,7 @@ impl Drop for PostgresTx {
     fn drop(&mut self) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current()
             && let Some(search) = self.search.take()
-            && let Some(mut tx) = self.tx.take()
+            && let Some(Connection::Transaction(mut tx)) = self.connection.take()
         {
             let clock = Arc::clone(self.statements.clock());
             runtime.spawn(async move {
@@ -173,7 +190,7 @@ pub(crate) use metered_rows;
 impl Db {
     /// A database whose schema is up to date; `searches` is how many searches it serves at the same time.
     pub(crate) fn new(pools: Pools, searches: usize, notifications: Notifications, clock: SharedClock) -> Self {
-        let callers_read_max = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
+        let callers_read_max = CALLERS_READ_MAX;
         let searches = Arc::new(Semaphore::new(searches));
         Self {
             pools,
@@ -226,7 +243,9 @@ impl Db {
             match (&self.pools, self.user) {
                 (Pools::Sqlite(pools), _) => Ok(Tx::Sqlite(pools.begin_write(&self.statements).await?)),
                 (Pools::Postgres(pools), User::Callers) => {
-                    Ok(self.postgres_write(pools.begin_callers(WRITE.into()).await?))
+                    let limit = pools.statement_timeout.as_millis();
+                    let begin = format!("{WRITE}; set local statement_timeout = {limit}");
+                    Ok(self.postgres_write(pools.begin_callers(begin).await?))
                 }
                 (Pools::Postgres(pools), User::Loops) => {
                     Ok(self.postgres_write(pools.begin_loops(WRITE.into()).await?))
@@ -247,15 +266,24 @@ impl Db {
                 (Pools::Sqlite(pools), User::Loops) => {
                     return Ok(Tx::Sqlite(pools.begin_loops(&self.statements).await?));
                 }
+                // Connections of callers have this limit.
+                (Pools::Postgres(pools), User::Callers) if self.callers_read_max == CALLERS_READ_MAX => {
+                    pools.begin_callers(READ.into()).await?
+                }
                 (Pools::Postgres(pools), User::Callers) => {
                     let limit = self.callers_read_max.as_millis();
                     pools.begin_callers(format!("{READ}; set local statement_timeout = {limit}")).await?
                 }
                 (Pools::Postgres(pools), User::Loops) => pools.begin_loops(READ.into()).await?,
             };
-            Ok(Tx::Postgres(PostgresTx::new(tx, false, self)))
+            Ok(Tx::Postgres(PostgresTx::new(Connection::Transaction(tx), false, self)))
         })
         .await
+    }
+
+    /// Prepares a read by a single statement, which needs no transaction. On PostgreSQL that saves two of three round trips.
+    pub fn read_once(&self) -> ReadOnce<'_> {
+        ReadOnce { db: self, dead: 0 }
     }
 
     /// Begins a transaction; the wait for a connection counts.
@@ -264,7 +292,7 @@ impl Db {
     }
 
     fn postgres_write(&self, tx: sqlx::Transaction<'static, Postgres>) -> Tx {
-        Tx::Postgres(PostgresTx::new(tx, true, self))
+        Tx::Postgres(PostgresTx::new(Connection::Transaction(tx), true, self))
     }
 
     /// Begins a transaction that only reads, and for whose statements no index may help. A few at the same time, so that
@@ -325,6 +353,60 @@ impl Db {
 /// What depends on a row locks it first, so that each statement may see the newest commit.
 const WRITE: &str = "begin isolation level read committed";
 const READ: &str = "begin isolation level repeatable read read only";
+
+/// A read by a single statement.
+///
+/// Without a transaction the statement is the first to find that a connection broke while it lay idle, so it is sent again
+/// on another one:
+///
+/// ```ignore
+/// let mut read = db.read_once();
+/// let found = loop {
+///     let found = find(&mut read.begin().await?).await;
+///     if !read.is_again(&found) {
+///         break found?;
+///     }
+/// };
+/// ```
+#[derive(Debug)]
+pub struct ReadOnce<'a> {
+    db: &'a Db,
+    /// Connections that broke while they lay idle.
+    dead: u32,
+}
+
+impl ReadOnce<'_> {
+    /// Takes a connection for the statement.
+    pub async fn begin(&self) -> Result<Tx> {
+        let db = self.db;
+        match &db.pools {
+            Pools::Postgres(pools) if db.user == User::Callers && db.callers_read_max == CALLERS_READ_MAX => {
+                let acquiring = async {
+                    let connection = pools.acquire_callers().await?;
+                    Ok(Tx::Postgres(PostgresTx::new(Connection::Statement(connection), false, db)))
+                };
+                db.statements.begin("connection.acquire").of(acquiring).await
+            }
+            _ => db.read().await,
+        }
+    }
+
+    /// Whether the statement has to be sent again, on another connection.
+    pub fn is_again<T>(&mut self, result: &Result<T>) -> bool {
+        let Pools::Postgres(pools) = &self.db.pools else { return false };
+        match result {
+            Err(StoreError::Unavailable(error)) if self.dead < pools.callers_max() && has_died(error) => {
+                self.dead += 1;
+                true
+            }
+            Err(StoreError::Unavailable(_)) => false,
+            _ => {
+                pools.note_answer();
+                false
+            }
+        }
+    }
+}
 
 /// The operation of a commit.
 const COMMIT: &str = "transaction.commit";

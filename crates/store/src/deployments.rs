@@ -7,6 +7,7 @@ use model::{
     deployment::{Deployment, Mode},
     name::{JobId, JobName, TeamName},
     plan,
+    python::PythonVersion,
     resources::Resources,
     rollout::{Rollout, Status},
     source::SourceVersion,
@@ -731,6 +732,84 @@ pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
             })
         })
         .collect()
+}
+
+/// How much of a deployment a page of jobs has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeploymentDetail {
+    /// The members of [`Deployed`] alone.
+    Brief,
+    /// All of it.
+    Whole,
+}
+
+/// A reached deployment on a page of jobs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deployed {
+    /// The last outcome of the rollout, which may speak of a later generation.
+    pub status: Status,
+    /// Whether its schedule starts executions.
+    pub enabled: bool,
+    /// Its Python version.
+    pub python_version: PythonVersion,
+    /// When it was asked for.
+    pub deployed_at: Timestamp,
+    /// Who asked for it.
+    pub deployed_by: String,
+    /// All of it; present if that was asked for.
+    pub whole: Option<Box<Deployment>>,
+}
+
+/// Begins the members of a deployment that are not JSON.
+const BRIEF: char = '+';
+
+/// The reached deployment of a job as `j`, packed into a text: its status, and its content as JSON or a part of that.
+pub(crate) fn of_page(detail: DeploymentDetail) -> String {
+    let content = "(select v.content from deployment_revision v
+        where v.job_id = r.job_id and v.generation = r.reached_generation)";
+    let content = match detail {
+        DeploymentDetail::Whole => content.to_owned(),
+        // The desired deployment is nearly always the reached one, and no JSON.
+        DeploymentDetail::Brief => format!(
+            "case when r.reached_generation = d.generation
+             then '{BRIEF}' || case when d.enabled then '1' else '0' end || ' ' || d.python_version || ' ' || d.deployed_at
+                || ' ' || d.deployed_by
+             else {content} end"
+        ),
+    };
+    format!(
+        "select r.status || ' ' || {content} from rollout r join deployment d on d.job_id = r.job_id
+         where r.job_id = j.job_id and d.removed_at is null and r.reached_generation is not null"
+    )
+}
+
+impl Deployed {
+    pub(crate) fn unpack(packed: &str) -> Result<Self> {
+        let damaged = || corrupt("a reached deployment");
+        let (status, content) = packed.split_once(' ').ok_or_else(damaged)?;
+        let status = Status::parse(status).ok_or_else(|| corrupt("a rollout status"))?;
+        let Some(brief) = content.strip_prefix(BRIEF) else {
+            let whole: Box<Deployment> = from_json("a revision", content)?;
+            return Ok(Self {
+                status,
+                enabled: whole.enabled,
+                python_version: whole.python_version,
+                deployed_at: whole.deployed_at,
+                deployed_by: whole.deployed_by.clone(),
+                whole: Some(whole),
+            });
+        };
+        let mut members = brief.splitn(4, ' ');
+        let mut next = || members.next().ok_or_else(damaged);
+        Ok(Self {
+            status,
+            enabled: next()? == "1",
+            python_version: next()?.parse().map_err(|_| corrupt("a Python version"))?,
+            deployed_at: instant(next()?.parse().map_err(|_| damaged())?)?,
+            deployed_by: next()?.to_owned(),
+            whole: None,
+        })
+    }
 }
 
 /// Forgets a failure, so that the same generation is tried again at once. `false` when there is none: the rollout succeeded.

@@ -22,7 +22,10 @@ use crate::{
     leases::Epoch,
     sql::places,
 };
-pub use list::{ExecutionQuery, ExecutionSort, count, page, page_by_job};
+pub(crate) use list::packed;
+pub use list::{ExecutionQuery, ExecutionSort, count, page, page_by_job, page_of_job};
+pub use packed::OfJob;
+pub(crate) use packed::{unpack, unpacked_bytes};
 pub use row::Detail;
 use row::{COLUMNS, ExecutionRow, REVISION, Revisions, execution_id};
 pub use transitions::{

@@ -19,7 +19,7 @@ use crate::{
     db::{Tx, on},
     error::{Result, corrupt},
 };
-pub use list::{JobSummary, count, page, page_of};
+pub use list::{JobSummary, Page, With, count, is_one_statement, page, page_of};
 pub use query::{DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField};
 use row::{COLUMNS, JobRow, has_contacts};
 pub(crate) use search_index::{complete, python as index_python};

@@ -44,7 +44,7 @@ mod statements;
 pub mod team_secrets;
 pub mod tokens;
 
-pub use db::{Db, PostgresTx, Tx};
+pub use db::{Db, PostgresTx, ReadOnce, Tx};
 pub use error::{CALLERS_READ_SECONDS_MAX, Result, StoreError};
 pub use meter::Meter;
 pub use notifications::{Notifications, Notifier};

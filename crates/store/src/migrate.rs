@@ -99,7 +99,10 @@ async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
     rebuild_invalid_indexes(connection, &applied).await?;
     for migration in POSTGRES.iter().filter(|migration| !applied.contains(&migration.version)) {
         if migration.no_tx {
-            tracing::info!(migration = migration.version, "building an index of the database; writes continue");
+            tracing::info!(
+                migration = migration.version,
+                "building or dropping an index of the database; writes continue"
+            );
         }
         wait_for_locks(connection, if migration.no_tx { CONCURRENT_WAIT_MAX } else { LOCK_WAIT_MAX }).await?;
         POSTGRES.run_to(migration.version, &mut *connection).await?;
@@ -192,16 +195,38 @@ mod tests {
         assert_eq!(names(&SQLITE), names(&POSTGRES));
     }
 
+    /// The name of an index, and what it is of: its table, its columns in any order, and its condition.
+    fn index(statement: &str) -> Option<(&str, (String, BTreeSet<String>, String))> {
+        let (create, of) = statement.split_once(" on ")?;
+        let (table, columns) = of.split_once('(')?;
+        let (columns, condition) = columns.split_once(')')?;
+        let columns = columns.split(',').map(|column| column.trim().to_owned()).collect();
+        Some((create.split(' ').next_back()?, (table.trim().to_owned(), columns, condition.trim().to_owned())))
+    }
+
+    /// The statements of a migration without comments, in lower case, each on one line.
+    fn statements(sql: &str) -> Vec<String> {
+        let code: String =
+            sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+        code.split(';')
+            .map(|statement| statement.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase())
+            .filter(|statement| !statement.is_empty())
+            .collect()
+    }
+
+    /// Whether the migrations have another unique index with the same columns as the one of this name, in any order.
+    fn has_twin(dialect: Dialect, name: &str) -> bool {
+        let migrator: &Migrator = if dialect == Dialect::Postgres { &POSTGRES } else { &SQLITE };
+        let all: Vec<String> = migrator.iter().flat_map(|migration| statements(migration.sql.as_str())).collect();
+        let unique = || all.iter().filter(|one| one.starts_with("create unique index")).filter_map(|one| index(one));
+        let own: Vec<_> = unique().filter(|(other, _)| *other == name).map(|(_, of)| of).collect();
+        unique().any(|(other, of)| other != name && own.contains(&of))
+    }
+
     /// The statements of a migration that break the rules of decision 0090: they would stop requests, or the program before.
     fn objections(dialect: Dialect, sql: &str) -> Vec<String> {
         let contracts = sql.contains("schema.oldest_program");
-        let code: String =
-            sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
-        let statements: Vec<String> = code
-            .split(';')
-            .map(|statement| statement.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase())
-            .filter(|statement| !statement.is_empty())
-            .collect();
+        let statements = statements(sql);
         let no_transaction = sql.starts_with("-- no-transaction");
         let mut new_tables: Vec<&str> = Vec::new();
         let mut found = Vec::new();
@@ -219,7 +244,15 @@ mod tests {
                 {
                     None
                 }
-                ["create", "unique", "index", ..] if !contracts => {
+                ["drop", "index", "concurrently", "if", "exists", name] if has_twin(dialect, name) => {
+                    concurrent += 1;
+                    None
+                }
+                ["drop", "index", name] if dialect == Dialect::Sqlite && has_twin(dialect, name) => None,
+                // Nothing is unique that was not before, if the index has a twin.
+                ["create", "unique", "index", ..]
+                    if !contracts && !index(statement).is_some_and(|(name, _)| has_twin(dialect, name)) =>
+                {
                     Some("it refuses rows that the program before may write")
                 }
                 ["create", "index", ..] | ["create", "unique", "index", ..] if dialect == Dialect::Sqlite => None,
@@ -252,7 +285,8 @@ mod tests {
         }
         if dialect == Dialect::Postgres && (concurrent > 0) != no_transaction {
             found.push(
-                "`-- no-transaction` is the first line where an index is built concurrently, and there alone".into(),
+                "`-- no-transaction` is the first line where an index is built or dropped concurrently, and there alone"
+                    .into(),
             );
         }
         if no_transaction && statements.len() != 1 {
@@ -282,6 +316,7 @@ mod tests {
             "alter table data_job add column a boolean not null default false;",
             "-- no-transaction\n-- Why.\ncreate index concurrently if not exists i on data_job (a);",
             "insert into service_state (name, value) values ('schema.oldest_program', '70'); drop table t;",
+            "-- no-transaction\ndrop index concurrently if exists data_job_execution_tick;",
         ] {
             assert_eq!(objections(Dialect::Postgres, good), Vec::<String>::new(), "{good}");
         }
@@ -299,6 +334,8 @@ mod tests {
             "alter table data_job add constraint c check (a > 0);",
             "update data_job set a = 1;",
             "drop table t;",
+            "drop index data_job_execution_tick;",
+            "-- no-transaction\ndrop index concurrently if exists data_job_execution_slot;",
         ] {
             assert!(!objections(Dialect::Postgres, bad).is_empty(), "{bad}");
         }

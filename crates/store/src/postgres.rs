@@ -13,11 +13,13 @@ use futures::FutureExt;
 use model::clock::{Clock, Elapsed, SharedClock};
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres, Transaction,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::task::AbortHandle;
 
 use crate::{
+    db::CALLERS_READ_MAX,
     error::{Result, StoreError},
     notifications::{self, Notifications},
 };
@@ -77,6 +79,8 @@ pub(crate) struct Pools {
     listen: PgPool,
     tasks: Arc<Tasks>,
     clock: SharedClock,
+    /// How long a statement of a transaction that writes may take.
+    pub(crate) statement_timeout: Duration,
 }
 
 /// Tells a crowd, before a server that answers, from a server that does not.
@@ -98,14 +102,23 @@ impl PoolState {
     }
 
     fn judge<T>(&self, begun: Result<T>) -> Result<T> {
-        match begun {
-            Ok(tx) => {
-                self.began_milliseconds.fetch_max(self.milliseconds(), Ordering::Relaxed);
-                Ok(tx)
-            }
-            Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)) if self.answers() => Err(StoreError::PoolExhausted),
-            Err(error) => Err(error),
+        let begun = self.judge_wait(begun);
+        if begun.is_ok() {
+            self.note_answer();
         }
+        begun
+    }
+
+    /// Judges a wait for a connection, which does not show whether the server answers.
+    fn judge_wait<T>(&self, waited: Result<T>) -> Result<T> {
+        match waited {
+            Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)) if self.answers() => Err(StoreError::PoolExhausted),
+            waited => waited,
+        }
+    }
+
+    fn note_answer(&self) {
+        self.began_milliseconds.fetch_max(self.milliseconds(), Ordering::Relaxed);
     }
 
     fn answers(&self) -> bool {
@@ -129,7 +142,7 @@ impl Pools {
     /// Makes the pools, on a server whose schema is up to date. Connections are made when they are needed.
     pub(crate) fn new(server: &Server, options: &PostgresOptions, clock: &SharedClock) -> (Self, Notifications) {
         let Server { url, direct } = server;
-        let pool = |to: &PgConnectOptions, part: &str, connections: u32| {
+        let pool = |to: &PgConnectOptions, part: &str, connections: u32, statement_timeout: Duration| {
             let to = to.clone().application_name(&format!("{} {part}", options.application_name));
             // A pooler refuses these as parameters of a connection's start, so a statement sets them. Every statement is
             // small, or one of many at once: more processes for one of them are worth nothing, and their prospect makes
@@ -137,7 +150,7 @@ impl Pools {
             let session = format!(
                 "set statement_timeout = {}; set lock_timeout = {}; set idle_in_transaction_session_timeout = {};
                  set max_parallel_workers_per_gather = 0",
-                options.statement_timeout.as_millis(),
+                statement_timeout.as_millis(),
                 options.lock_timeout.as_millis(),
                 options.idle_in_transaction_timeout.as_millis()
             );
@@ -152,10 +165,12 @@ impl Pools {
                 .test_before_acquire(false)
                 .connect_lazy_with(to)
         };
-        let callers = pool(url, "api", options.callers);
-        let loops = pool(url, "sync", options.loops);
-        let lease = pool(direct, "lease", 1);
-        let listen = pool(direct, "listen", 1);
+        let statement_timeout = options.statement_timeout;
+        // Most of what callers ask for is a read. A transaction that writes sets its own limit.
+        let callers = pool(url, "api", options.callers, CALLERS_READ_MAX);
+        let loops = pool(url, "sync", options.loops, statement_timeout);
+        let lease = pool(direct, "lease", 1, statement_timeout);
+        let listen = pool(direct, "listen", 1, statement_timeout);
 
         let (notifications, pending) = Notifications::across_instances();
         let notifying = tokio::spawn(notifications::notify(callers.clone(), pending, Arc::clone(clock)));
@@ -164,7 +179,22 @@ impl Pools {
         let pool_state =
             PoolState { clock: Arc::clone(clock), opened: clock.boot(), began_milliseconds: AtomicU64::new(0) };
         let (pool_state, clock) = (Arc::new(pool_state), Arc::clone(clock));
-        (Self { callers, pool_state, loops, lease, listen, tasks, clock }, notifications)
+        (Self { callers, pool_state, loops, lease, listen, tasks, clock, statement_timeout }, notifications)
+    }
+
+    /// Takes a connection for statements without a transaction.
+    pub(crate) async fn acquire_callers(&self) -> Result<PoolConnection<Postgres>> {
+        self.pool_state.judge_wait(answered(&*self.clock, self.callers.acquire()).await.map_err(Into::into))
+    }
+
+    /// The most connections for callers.
+    pub(crate) fn callers_max(&self) -> u32 {
+        self.callers.options().get_max_connections()
+    }
+
+    /// Notes that the server answered a statement of a caller.
+    pub(crate) fn note_answer(&self) {
+        self.pool_state.note_answer();
     }
 
     pub(crate) async fn begin_callers(&self, statement: String) -> Result<Transaction<'static, Postgres>> {
@@ -215,7 +245,7 @@ async fn begin(clock: &dyn Clock, pool: &PgPool, statement: &str) -> Result<Tran
 }
 
 /// Whether a connection broke, as opposed to one that could not be made.
-fn has_died(error: &sqlx::Error) -> bool {
+pub(crate) fn has_died(error: &sqlx::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     match error {
         sqlx::Error::Io(e) => matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof),

@@ -54,6 +54,11 @@ impl Writer {
         Self { dialect, statement: Statement::default() }
     }
 
+    /// The dialect that it writes.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// Writes a part as it is.
     pub(crate) fn text(&mut self, text: &str) {
         self.statement.sql.push_str(text);

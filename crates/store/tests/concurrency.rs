@@ -281,6 +281,32 @@ async fn a_listener_that_lost_its_connection_comes_back() {
 }
 
 #[tokio::test]
+async fn a_read_by_a_single_statement_is_sent_again_when_its_connection_died_idle() {
+    let (_fresh, one, two) = two_instances().await;
+    let idle = (two.read().await.unwrap(), two.read().await.unwrap(), two.read().await.unwrap());
+    drop(idle);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut tx = one.read().await.unwrap();
+    raw(
+        &mut tx,
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where application_name = 'holdfast api' and datname = current_database() and pid <> pg_backend_pid()",
+    )
+    .await;
+    drop(tx);
+    let (mut read, mut sent) = (two.read_once(), 0);
+    let count = loop {
+        let count = jobs::count(&mut read.begin().await.unwrap(), &jobs::JobQuery::default()).await;
+        sent += 1;
+        if !read.is_again(&count) {
+            break count.unwrap();
+        }
+    };
+    assert_eq!(count, 0);
+    assert!((4..=6).contains(&sent), "once for each connection that died, and once more: {sent}");
+}
+
+#[tokio::test]
 async fn a_database_that_is_down_is_told_soon_and_used_again_as_soon_as_it_is_up() {
     let server = Server::start();
     let fresh = Fresh::on(&server);

@@ -4,15 +4,16 @@ mod support;
 
 use jiff::Timestamp;
 use model::{
-    execution::{Execution, Status},
+    execution::{Execution, Status, Type},
     job::DataJob,
     name::JobName,
     rollout::Status as DeploymentStatus,
 };
 use store::{
     Db, Tx, counts,
+    deployments::{self, Deployed, DeploymentDetail, Reached},
     executions::{self, Detail, ExecutionQuery, ExecutionSort},
-    jobs::{self, DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField},
+    jobs::{self, DeploymentFilter, JobQuery, JobSort, Measure, Search, SearchField, With},
     retention,
 };
 use support::{job, raw, team};
@@ -28,6 +29,8 @@ for_each_database!(
     a_text_is_compared_as_a_whole_however_long_it_is,
     rows_of_an_older_program_are_completed_at_the_next_start,
     runs_of_a_page_of_jobs_are_the_newest_of_each,
+    a_page_of_jobs_brings_along_what_other_statements_find,
+    executions_have_their_revision_where_neighbours_have_another_one,
     runs_of_a_page_of_jobs_are_in_the_order_of_the_list_of_each_job,
     runs_are_sorted_by_each_property_and_counted_without_those_of_deleted_jobs,
     runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts,
@@ -156,8 +159,8 @@ async fn a_page_is_the_same_whether_its_jobs_are_found_or_met_along_the_order(on
             for descending in [false, true] {
                 let all = JobQuery { sort, descending, limit: 1000, ..filter.clone() };
                 // Up to a thousand are found and sorted; the second number says that there are more.
-                let found = names(jobs::page_of(&mut tx, &all, Some(1000)).await.unwrap());
-                let met = names(jobs::page_of(&mut tx, &all, Some(2000)).await.unwrap());
+                let found = names(jobs::page_of(&mut tx, &all, Some(1000), &With::default()).await.unwrap().jobs);
+                let met = names(jobs::page_of(&mut tx, &all, Some(2000), &With::default()).await.unwrap().jobs);
                 assert_eq!(found, met, "{all:?}");
                 assert_eq!(i64::try_from(found.len()), Ok(count), "{all:?}");
                 let second = JobQuery { limit: 7, offset: 7, ..all.clone() };
@@ -184,7 +187,7 @@ async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
     let found = async |tx: &mut Tx, query: &JobQuery| -> Vec<jobs::JobSummary> {
         let count = jobs::count(tx, query).await.unwrap();
         let all = JobQuery { limit: 10_000, ..query.clone() };
-        let page = jobs::page_of(tx, &all, Some(count)).await.unwrap();
+        let page = jobs::page_of(tx, &all, Some(count), &With::default()).await.unwrap().jobs;
         assert_eq!(i64::try_from(page.len()), Ok(count), "{all:?}");
         page
     };
@@ -215,7 +218,8 @@ async fn pages_of_many_found_jobs_follow_each_other_by_name(on: Database) {
                 let page = JobQuery { limit: 50, offset, ..query.clone() };
                 let count = i64::try_from(expected.len()).ok();
                 let part = usize::try_from(offset).unwrap()..expected.len().min(usize::try_from(offset).unwrap() + 50);
-                assert_eq!(names(jobs::page_of(&mut tx, &page, count).await.unwrap()), expected[part], "{page:?}");
+                let found = jobs::page_of(&mut tx, &page, count, &With::default()).await.unwrap().jobs;
+                assert_eq!(names(found), expected[part], "{page:?}");
             }
         }
     }
@@ -424,18 +428,137 @@ async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
     let less = async |tx: &mut Tx, detail| {
         executions::page_by_job(tx, &ExecutionQuery { detail, ..second.clone() }).await.unwrap()
     };
-    let revision = |run: &Execution| Execution { arguments: None, ..run.clone() };
+    let revision =
+        |run: &Execution| Execution { arguments: None, scheduled_tick: None, cancel_requested_at: None, ..run.clone() };
     assert_eq!(less(&mut tx, Detail::Revision).await, whole.iter().map(revision).collect::<Vec<_>>());
-    let run = |run: &Execution| Execution {
-        arguments: None,
-        revision: None,
-        scheduled_tick: None,
-        cancel_requested_at: None,
-        ..run.clone()
-    };
+    let run = |run: &Execution| Execution { revision: None, ..revision(run) };
     assert_eq!(less(&mut tx, Detail::Run).await, whole.iter().map(run).collect::<Vec<_>>());
     let outcome = |one: &Execution| Execution { started_by: String::new(), ..run(one) };
     assert_eq!(less(&mut tx, Detail::Outcome).await, whole.iter().map(outcome).collect::<Vec<_>>());
+    let status = |one: &Execution| Execution {
+        kind: Type::Manual,
+        op_id: String::new(),
+        submitted_at: Timestamp::UNIX_EPOCH,
+        started_at: None,
+        ended_at: None,
+        ..outcome(one)
+    };
+    assert_eq!(less(&mut tx, Detail::Status).await, whole.iter().map(status).collect::<Vec<_>>());
+}
+
+async fn a_page_of_jobs_brings_along_what_other_statements_find(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    for statement in VARIED {
+        raw(&mut tx, statement.into()).await;
+    }
+    // The desired deployments of some jobs are not the reached ones, and others were removed.
+    let newer =
+        "update deployment set generation = 2, enabled = not enabled, python_version = '3.9', deployed_by = 'next'
+        where job_id like '%3'";
+    let removed = "update deployment set removed_at = 1 where job_id like '%4'";
+    let alike = "update deployment set deployed_by = 'user ' || substr(job_id, 33, 4), deployed_at = 1730419200000000
+        + 1000000 * cast(substr(job_id, 36, 1) as integer) where job_id not like '%3'";
+    for statement in [newer, removed, alike] {
+        raw(&mut tx, statement.into()).await;
+    }
+    let runs = ExecutionQuery { descending: true, limit: 3, detail: Detail::Outcome, ..ExecutionQuery::default() };
+    let search = Search { text: "sales".into(), fields: vec![SearchField::Name, SearchField::Description] };
+    let filters = [
+        JobQuery::default(),
+        JobQuery { names: vec!["daily*".into()], ..JobQuery::default() },
+        JobQuery { search: Some(search), ..JobQuery::default() },
+    ];
+    let mut seen = [0; 2];
+    for filter in filters {
+        for sort in SORTS {
+            for (descending, offset) in [(false, 0), (true, 7)] {
+                let query = JobQuery { sort, descending, offset, limit: 9, ..filter.clone() };
+                let alone = jobs::page(&mut tx, &query).await.unwrap();
+                let ids: Vec<_> = alone.iter().map(|job| job.job.id).collect();
+                let executions = ExecutionQuery { jobs: ids.clone(), ..runs.clone() };
+                let executions = executions::page_by_job(&mut tx, &executions).await.unwrap();
+                let reached = deployments::reached(&mut tx, &ids).await.unwrap();
+                for detail in [DeploymentDetail::Brief, DeploymentDetail::Whole] {
+                    let with = With { deployments: Some(detail), executions: Some(&runs), total: true };
+                    let page = jobs::page_of(&mut tx, &query, None, &with).await.unwrap();
+                    let all = jobs::count(&mut tx, &JobQuery::default()).await.unwrap();
+                    assert_eq!(page.total, Some(all), "{query:?}");
+                    assert_eq!(page.jobs.iter().map(|job| job.job.id).collect::<Vec<_>>(), ids, "{query:?}");
+                    for job in &page.jobs {
+                        let own = executions.iter().filter(|run| run.job_id == job.job.id);
+                        assert!(own.eq(&job.executions), "{job:?}");
+                        let reached = reached.iter().find(|reached| reached.deployment.job_id == job.job.id);
+                        let deployed = reached.map(|Reached { deployment, status }| Deployed {
+                            status: *status,
+                            enabled: deployment.enabled,
+                            python_version: deployment.python_version,
+                            deployed_at: deployment.deployed_at,
+                            deployed_by: deployment.deployed_by.clone(),
+                            whole: job.deployed.as_ref().and_then(|deployed| deployed.whole.clone()),
+                        });
+                        assert_eq!(job.deployed, deployed, "{query:?}");
+                        let whole = job.deployed.as_ref().and_then(|deployed| deployed.whole.as_deref());
+                        seen[usize::from(whole.is_some())] += 1;
+                        if detail == DeploymentDetail::Whole {
+                            assert_eq!(whole, reached.map(|reached| &reached.deployment));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen.iter().all(|seen| *seen > 100), "{seen:?}");
+}
+
+async fn executions_have_their_revision_where_neighbours_have_another_one(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    fill(&db).await;
+    let mut tx = db.write().await.unwrap();
+    let second = "insert into deployment_revision (job_id, generation, content, created_at, created_by)
+        select job_id, 2, replace(content, '0.3.1466514302', '0.4'), created_at, created_by from deployment_revision";
+    raw(&mut tx, second.into()).await;
+    // Of the executions of a job: revision 1 twice, 2, one of their own twice, 2 again, and none.
+    let own = "'{\"vdk_version\":\"0.5\"}'";
+    for (place, values) in [
+        (2, "generation = 2"),
+        (3, &*format!("revision = {own}")),
+        (4, &*format!("revision = {own}, generation = 2")),
+        (5, "generation = 2"),
+        (6, "generation = null"),
+        (7, "generation = null"),
+    ] {
+        let sql = format!("update data_job_execution set {values} where op_id = 'daily-sales-000000-{place}'");
+        raw(&mut tx, sql).await;
+    }
+    for sort in [ExecutionSort::StartTime, ExecutionSort::JobVersion] {
+        for descending in [true, false] {
+            let query = ExecutionQuery {
+                job_names: vec!["daily-sales-000000".into()],
+                sort,
+                descending,
+                limit: 8,
+                ..ExecutionQuery::default()
+            };
+            let alone = executions::page(&mut tx, &query).await.unwrap();
+            let mut versions: Vec<_> =
+                alone.iter().map(|run| run.revision.as_ref().and_then(|it| it.vdk_version.clone())).collect();
+            let packed = executions::page_of_job(&mut tx, &query).await.unwrap().unwrap();
+            assert_eq!(packed.executions, alone, "{sort:?}");
+            versions.sort();
+            versions.dedup();
+            let expected = [None, Some("0.3.1466514302"), Some("0.4"), Some("0.5")];
+            assert_eq!(versions.iter().map(Option::as_deref).collect::<Vec<_>>(), expected, "{sort:?}");
+        }
+    }
+    let unknown = ExecutionQuery { job_names: vec!["unknown".into()], limit: 8, ..ExecutionQuery::default() };
+    assert_eq!(executions::page_of_job(&mut tx, &unknown).await.unwrap(), None);
+    let idle = ExecutionQuery { job_names: vec!["report-orders-000009".into()], limit: 8, ..ExecutionQuery::default() };
+    let idle = executions::page_of_job(&mut tx, &idle).await.unwrap();
+    assert!(idle.is_none_or(|job| job.executions.is_empty()));
 }
 
 async fn runs_of_a_page_of_jobs_are_in_the_order_of_the_list_of_each_job(on: Database) {

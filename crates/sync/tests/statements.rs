@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use app::queries::{ExecutionQuery, JobPageRequest, JobQuery};
+use app::queries::{DeploymentDetail, ExecutionQuery, JobPageRequest, JobQuery};
 use jiff::SignedDuration;
 use model::{
     clock::Clock,
@@ -69,13 +69,13 @@ async fn a_page_of_a_list_takes_five_statements_at_most_whatever_it_holds(on: Da
     let request = JobPageRequest {
         query: JobQuery { limit: 50, ..JobQuery::default() },
         with_total: true,
-        with_deployments: true,
+        deployments: Some(DeploymentDetail::Whole),
         executions: Some(ExecutionQuery { limit: 10, descending: true, ..ExecutionQuery::default() }),
     };
     let (page, took) = statements.of(&harness.db, app::queries::jobs(&harness.db, &caller, &request)).await;
     let page = page.unwrap();
     assert_eq!((page.content.len(), page.total), (JOBS, Some(50)));
-    assert!(page.content.iter().all(|job| job.deployment.is_some() && job.executions.len() == 10));
+    assert!(page.content.iter().all(|job| job.deployed.is_some() && job.executions.len() == 10));
     println!("{on:?}: a page of {JOBS} jobs with total, deployments and 10 executions each: {took:?}");
     assert!((1..=5).contains(&took.len()), "{took:?}");
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{ALGORITHMS, Authentication};
 
-/// What a token says.
+/// The claims of a token.
 pub(super) type Claims = Map<String, Value>;
 
 /// The most keys that a signature is tried with, when a token does not name its key.
@@ -76,8 +76,8 @@ pub(super) async fn verified<'a>(
     Ok((issuer, genuine.claims))
 }
 
-/// Refuses a header that asks for what is not understood here, or names another kind of token. RFC 7515 (4.1.11) has a
-/// token with a critical extension refused by whoever does not know the extension, and none is known here.
+/// Refuses a header that asks for what is not understood here, or names another kind of token. RFC 7515 (4.1.11)
+/// requires that a token with an unknown critical extension is rejected, and none is known here.
 fn check_header(token: &str) -> Result<(), Problem> {
     let unreadable = || unknown_caller(Code::AccessTokenInvalid, "Its access token is not a signed JSON Web Token.");
     let (head, _) = token.split_once('.').ok_or_else(unreadable)?;

@@ -1,4 +1,4 @@
-//! What the claims of a token mean: the reference's model, and teams.
+//! The meaning of a token's claims: upstream's model, and teams.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ const USER_MAX_BYTES: usize = 200;
 /// The most teams that count of a token: each is a value of a statement.
 const TEAMS_MAX: usize = 500;
 
-/// What the reference puts in front of each authority.
+/// Upstream's prefix of each authority.
 const AUTHORITY_PREFIX: &str = "SCOPE_";
 
 /// Where authorities are when the operator names no claim.
@@ -44,7 +44,7 @@ pub struct ClaimRules {
 }
 
 impl ClaimRules {
-    /// Checks what everybody needs who calls.
+    /// Checks the authorities that every caller needs.
     ///
     /// # Errors
     /// Forbidden: the caller is known, and has no business here.
@@ -133,8 +133,8 @@ impl ClaimRules {
         refused(
             Code::UserUnknown,
             format!(
-                "The access token has no claim {}, so it is not a user's, and its subject is \
-                    not a team's OAuth application.",
+                "The access token is not a user's, because it has no claim {}, and its subject is not the OAuth application of \
+                 a team.",
                 excerpt(&self.user_claim)
             ),
         )

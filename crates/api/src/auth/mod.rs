@@ -1,5 +1,5 @@
-//! Who calls: a bearer token becomes a caller, and what the caller may do is asked of the rule in `model::access` by every
-//! verb. Authentication is off unless the operator says who issues tokens.
+//! Authentication: a bearer token becomes a caller, and every verb checks the caller's permission by the rule in `model::access`.
+//! Authentication is off unless the operator configures an issuer of tokens.
 
 mod bearer;
 mod claims;
@@ -35,8 +35,8 @@ const APPLICATION_PREFIX: &str = "application:";
 /// The longest token.
 const TOKEN_MAX_BYTES: usize = 16 * 1024;
 
-/// Routes that everybody may call, beside the probes: what they say may be known to strangers, or they ask for proof of
-/// their own. The reference has the same ones open.
+/// Routes that need no token, beside the probes: their content is public, or they check a credential of their own. Upstream has the
+/// same open routes.
 const OPEN: [(Method, &str); 5] = [
     (Method::GET, "/"),
     (Method::GET, "/data-jobs/graphql"),
@@ -72,11 +72,11 @@ pub struct Authentication {
     pub algorithms: Vec<Algorithm>,
     /// How far clocks may differ, in seconds.
     pub leeway_seconds: i64,
-    /// What the claims mean.
+    /// The meaning of the claims.
     pub claims: ClaimRules,
     /// The keys of the issuers.
     pub keys: Arc<dyn KeySets>,
-    /// Whom to ask beside the rule.
+    /// The operator's authorization service, beside the rule.
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// Whether only one team may have jobs here.
     pub one_team: bool,
@@ -233,7 +233,7 @@ impl Authentication {
     }
 }
 
-/// Says how to be known, by RFC 6750, where nobody is.
+/// The header that asks for authentication, by RFC 6750.
 fn with_challenge(mut response: Response, with_token: bool) -> Response {
     let challenge = match (response.status(), with_token) {
         (StatusCode::UNAUTHORIZED, false) => "Bearer realm=\"holdfast\"",

@@ -23,12 +23,12 @@ pub(super) struct WebhookAuthorizer {
     method: String,
     token: Token,
     refused_with: AtomicU16,
-    /// What was asked last, and what came of it: the lists of one query put the same question. It is held while the service
-    /// is asked, so that they put it once.
+    /// The last question and its result, because the lists of one query ask the same question. The lock is held while the
+    /// service is asked, so that they ask once.
     last: Mutex<Option<(Asked, Result<(), Problem>)>>,
 }
 
-/// What tells one question of a request from another.
+/// The parts of a question that differ within a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
     changes: bool,
@@ -73,7 +73,7 @@ impl WebhookAuthorizer {
     }
 
     async fn ask_service(&self, access: &AccessRequest<'_>) -> Result<(), Problem> {
-        // A list names no team of its own; the address has one, as the reference tells it.
+        // A list has no team; upstream sends the team of the path.
         let in_path = team_in(&self.path);
         let team = access.team.or(in_path.as_deref());
         let authorization = AuthorizationRequest {

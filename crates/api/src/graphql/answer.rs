@@ -1,10 +1,15 @@
 //! The answer as bytes: they are part of the request's memory until they are sent.
 
-use std::{convert::Infallible, io, mem};
+use std::{
+    convert::Infallible,
+    io::{self, Write},
+    mem,
+};
 
 use app::memory::RequestMemory;
+use async_graphql::Value;
 use axum::{
-    body::{Body, Bytes},
+    body::{Body as HttpBody, Bytes},
     http::{HeaderValue, header},
     response::Response,
 };
@@ -12,20 +17,53 @@ use futures::stream;
 use model::Problem;
 use serde::Serialize;
 
+use super::resolve::Parts;
+
 /// The bytes that are handed to the connection at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// JSON in chunks, each reserved before it is written.
-struct Chunks<'a> {
+/// Bytes in chunks, each reserved before it is written.
+pub(super) struct Chunks<'a> {
     memory: &'a RequestMemory,
     full: Vec<Bytes>,
     last: Vec<u8>,
     refused: Option<Problem>,
 }
 
-impl io::Write for Chunks<'_> {
+impl<'a> Chunks<'a> {
+    pub(super) fn new(memory: &'a RequestMemory) -> Self {
+        Self { memory, full: Vec::new(), last: Vec::new(), refused: None }
+    }
+
+    /// Adds chunks that were written separately.
+    fn append(&mut self, chunks: Vec<Bytes>) {
+        let last = mem::take(&mut self.last);
+        self.full.push(last.into());
+        self.full.extend(chunks);
+    }
+
+    /// All that was written.
+    ///
+    /// # Errors
+    /// As [`RequestMemory::add`], when there was too little for all of it.
+    pub(super) fn finish(mut self) -> Result<Vec<Bytes>, Problem> {
+        match self.refused {
+            Some(problem) => Err(problem),
+            None => {
+                self.full.push(self.last.into());
+                self.full.retain(|chunk| !chunk.is_empty());
+                Ok(self.full)
+            }
+        }
+    }
+}
+
+impl Write for Chunks<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.last.len() == self.last.capacity() {
+            if self.refused.is_some() {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
             if let Err(problem) = self.memory.add(CHUNK_BYTES) {
                 self.refused = Some(problem);
                 return Err(io::ErrorKind::OutOfMemory.into());
@@ -43,28 +81,63 @@ impl io::Write for Chunks<'_> {
     }
 }
 
-/// A body of JSON as a response.
-///
-/// # Errors
-/// As [`RequestMemory::add`].
-pub(super) fn json(body: &impl Serialize, memory: RequestMemory) -> Result<Response, Problem> {
-    let mut chunks = Chunks { memory: &memory, full: Vec::new(), last: Vec::new(), refused: None };
-    let written = serde_json::to_writer(&mut chunks, body);
-    if let Some(problem) = chunks.refused {
-        return Err(problem);
+/// The JSON of an answer.
+pub(super) struct Body<'a> {
+    chunks: Chunks<'a>,
+    parts: &'a Parts,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn new(memory: &'a RequestMemory, parts: &'a Parts) -> Self {
+        Self { chunks: Chunks::new(memory), parts }
     }
-    written.expect("answers have string keys and finite numbers");
-    let Chunks { mut full, last, .. } = chunks;
-    full.push(last.into());
-    let length: usize = full.iter().map(Bytes::len).sum();
-    let body = Body::from_stream(stream::unfold((full.into_iter(), memory), |(mut chunks, memory)| async move {
-        let chunk = chunks.find(|chunk| !chunk.is_empty())?;
-        Some((Ok::<_, Infallible>(chunk), (chunks, memory)))
-    }));
-    let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
-    Ok(response)
+
+    /// Writes JSON as it is.
+    pub(super) fn raw(&mut self, json: &str) {
+        // An error stays in the chunks.
+        let _ = self.chunks.write_all(json.as_bytes());
+    }
+
+    /// Writes a value as JSON.
+    pub(super) fn json(&mut self, value: &impl Serialize) {
+        let _ = serde_json::to_writer(&mut self.chunks, value);
+    }
+
+    /// Writes a value of the library, with the parts in place of their placeholders.
+    pub(super) fn value(&mut self, value: &Value) {
+        match value {
+            Value::Binary(part) => self.chunks.append(self.parts.take(part).unwrap_or_default()),
+            Value::Object(members) => {
+                self.raw("{");
+                for (place, (name, value)) in members.iter().enumerate() {
+                    self.raw(if place > 0 { "," } else { "" });
+                    self.json(name);
+                    self.raw(":");
+                    self.value(value);
+                }
+                self.raw("}");
+            }
+            value => self.json(value),
+        }
+    }
+
+    /// The response with this body.
+    ///
+    /// # Errors
+    /// As [`RequestMemory::add`].
+    pub(super) fn response(self, memory: RequestMemory) -> Result<Response, Problem> {
+        let chunks = self.chunks.finish()?;
+        let length: usize = chunks.iter().map(Bytes::len).sum();
+        let body =
+            HttpBody::from_stream(stream::unfold((chunks.into_iter(), memory), |(mut chunks, memory)| async move {
+                let chunk = chunks.next()?;
+                Some((Ok::<_, Infallible>(chunk), (chunks, memory)))
+            }));
+        let mut response = Response::new(body);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        Ok(response)
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +152,13 @@ mod tests {
     async fn an_answer_holds_its_memory_until_it_is_sent() {
         let budget = MemoryBudget::new(1);
         let value = json!({"text": "\u{1}".repeat(50_000), "more": "x".repeat(10)});
-        let response = json(&value, budget.for_request(usize::MAX)).unwrap();
+        let parts = Parts::default();
+        let json = |memory: RequestMemory| {
+            let mut body = Body::new(&memory, &parts);
+            body.json(&value);
+            body.response(memory.clone())
+        };
+        let response = json(budget.for_request(usize::MAX)).unwrap();
         let held = 1024 * 1024 - budget.free_bytes();
         assert!((300_000..400_000).contains(&held), "{held}");
         let length = response.headers()[header::CONTENT_LENGTH].clone();
@@ -87,7 +166,7 @@ mod tests {
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&bytes).unwrap(), value);
         assert_eq!(length, bytes.len().to_string());
         assert_eq!(budget.free_bytes(), 1024 * 1024);
-        let refused = json(&value, budget.for_request(200_000)).unwrap_err();
+        let refused = json(budget.for_request(200_000)).unwrap_err();
         assert!(refused.why.contains("too large"), "{refused}");
         assert_eq!(budget.free_bytes(), 1024 * 1024);
     }

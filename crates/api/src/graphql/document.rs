@@ -3,7 +3,7 @@
 //! The GraphQL library validates a fragment as often as it is spread, so a few hundred bytes can expand to billions of
 //! fields. Here each fragment is measured once, and its size is added wherever it is spread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_graphql::{
     Positioned, Value as ConstValue, Variables,
@@ -114,6 +114,34 @@ fn too_large(why: String) -> Problem {
 /// Invalid when it is larger than a limit, or its fragments spread each other in a circle.
 pub(super) fn measure(document: &ExecutableDocument, variables: &Variables) -> Result<Size, Problem> {
     Ruler::new(document, variables).measure()
+}
+
+/// Whether the library has to merge what is selected of pages: two fields of an operation, or of a page, have one name in the
+/// answer. The document was measured, so that its fragments end.
+pub(super) fn merges(document: &ExecutableDocument) -> bool {
+    document.operations.iter().any(|(_, operation)| {
+        let pages = fields(document, &operation.node.selection_set.node);
+        repeats(&pages) || pages.iter().any(|page| repeats(&fields(document, &page.selection_set.node)))
+    })
+}
+
+fn repeats(fields: &[&Field]) -> bool {
+    let mut names = HashSet::new();
+    !fields.iter().all(|field| names.insert(&field.response_key().node))
+}
+
+/// The fields of a set, those of fragments included.
+fn fields<'a>(document: &'a ExecutableDocument, set: &'a SelectionSet) -> Vec<&'a Field> {
+    let of_one = |selected: &'a Positioned<Selection>| match &selected.node {
+        Selection::Field(field) => vec![&field.node],
+        Selection::InlineFragment(fragment) => fields(document, &fragment.node.selection_set.node),
+        Selection::FragmentSpread(spread) => document
+            .fragments
+            .get(&spread.node.fragment_name.node)
+            .map(|fragment| fields(document, &fragment.node.selection_set.node))
+            .unwrap_or_default(),
+    };
+    set.items.iter().flat_map(of_one).collect()
 }
 
 /// The size of a variable's value, and its number if it is one.
@@ -351,6 +379,19 @@ mod tests {
         assert_eq!(asked.introspected, 1 + 1 + 40 * (1 + 1 + 12));
         assert_eq!(asked.answers, asked.introspected + 21);
         assert_eq!(size("{ jobs { totalItems } }").introspected, 0);
+    }
+
+    #[test]
+    fn pages_that_are_selected_twice_under_one_name_are_merged() {
+        for (merged, query) in [
+            (false, "{ jobs { content { jobName jobName } totalItems } executions { totalItems } }"),
+            (false, "{ jobs { content { jobName } c: content { jobName } } j: jobs { totalItems } }"),
+            (true, "{ jobs { content { jobName } content { config { team } } } }"),
+            (true, "{ jobs { content { jobName } ...a } } fragment a on DataJobPage { ... { content { jobName } } }"),
+            (true, "{ jobs { totalItems } jobs { content { jobName } } }"),
+        ] {
+            assert_eq!(merges(&parse_query(query).unwrap()), merged, "{query}");
+        }
     }
 
     #[test]

@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 
 use app::queries::{self, Detail, ExecutionQuery, ExecutionSort};
-use async_graphql::{
-    Context, Enum, InputObject, InputType, Lookahead, Name, Pos, SelectionField, SimpleObject, Value,
-    resolver_utils::enum_value,
-};
+use async_graphql::{Context, Enum, InputObject, InputType, Lookahead, Name, Pos, SelectionField, SimpleObject, Value};
 use jiff::Timestamp;
 use model::{
     Problem,
@@ -18,7 +15,7 @@ use super::{
     DateTime, Direction, RequestData, Window,
     document::{EXECUTIONS_DEFAULT, NESTED_DEFAULT},
     refused,
-    resolve::{Eager, Meter, ResolveSync, Rfc3339, Selection, resolve},
+    resolve::{Eager, Rfc3339, ready_names, resolve},
     types::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
 };
 use crate::Api;
@@ -45,7 +42,7 @@ const SORTS: [(&str, ExecutionSort); 15] = [
     ("lastDeployedBy", ExecutionSort::DeployedBy),
 ];
 
-/// Where a run stands.
+/// The status of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "Status")]
 pub(super) enum DataJobExecutionStatus {
@@ -58,7 +55,7 @@ pub(super) enum DataJobExecutionStatus {
     PlatformError,
 }
 
-/// What started a run.
+/// The kind of start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "Type")]
 pub(super) enum DataJobExecutionType {
@@ -66,7 +63,7 @@ pub(super) enum DataJobExecutionType {
     Scheduled,
 }
 
-/// Which executions. What is absent, null or an empty list does not filter.
+/// A filter of executions. An absent field, null and an empty list do not filter.
 #[derive(Debug, Clone, PartialEq, InputObject)]
 pub(super) struct DataJobExecutionFilter {
     start_time_gte: Option<DateTime>,
@@ -78,7 +75,7 @@ pub(super) struct DataJobExecutionFilter {
     end_time_lte: Option<DateTime>,
 }
 
-/// In which order.
+/// The order of executions.
 #[derive(Debug, Clone, PartialEq, Eq, InputObject)]
 pub(super) struct DataJobExecutionOrder {
     property: Option<String>,
@@ -93,7 +90,7 @@ pub(super) struct DataJobExecutionResponse {
     total_items: Option<i64>,
 }
 
-/// A run of a job.
+/// An execution of a job.
 #[derive(Clone, SimpleObject)]
 pub(super) struct DataJobExecution {
     id: Option<String>,
@@ -110,7 +107,7 @@ pub(super) struct DataJobExecution {
     deployment: Option<Box<DataJobExecutionDeployment>>,
 }
 
-/// What a run runs; only the id as long as that is not settled.
+/// The deployment of an execution. Before the revision is known it has the id alone.
 #[derive(Clone, Default, SimpleObject)]
 struct DataJobExecutionDeployment {
     id: Option<String>,
@@ -156,17 +153,7 @@ resolve!(DataJobExecutionDeployment {
     "status": status,
 });
 
-impl ResolveSync for DataJobExecutionStatus {
-    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
-        enum_value(*self)
-    }
-}
-
-impl ResolveSync for DataJobExecutionType {
-    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
-        enum_value(*self)
-    }
-}
+ready_names!(DataJobExecutionStatus, DataJobExecutionType);
 
 /// The objects here with the fields that are answered.
 #[cfg(test)]
@@ -176,7 +163,7 @@ pub(super) const FIELDS: &[(&str, &[&str])] = &[
 ];
 
 impl DataJobExecution {
-    /// What is answered of a run that was read with this detail.
+    /// The fields of an execution that was read with this detail.
     pub(super) fn new(api: &Api, run: Execution, detail: Detail, now: Timestamp) -> Self {
         let logs_url = api.logs_url.as_ref().map(|template| template.of_execution(&run, now));
         let id = || Some(RELEASE.to_owned());
@@ -208,7 +195,7 @@ impl DataJobExecution {
             started_by: Some(run.started_by),
             message: run.message,
             op_id: Some(run.op_id),
-            // The reference answers an empty text where no template is set.
+            // Upstream returns an empty text without a template.
             logs_url: Some(logs_url.unwrap_or_default()),
             deployment,
         }
@@ -231,7 +218,7 @@ pub(super) async fn page(
     if !asked.field("content").exists() {
         query.limit = 0;
     }
-    query.detail = detail(&asked.field("content"));
+    query.detail = detail(api, &asked.field("content"));
     let _turn = turn.lock().await;
     let page = queries::executions(db, caller, &query, with_total).await?;
     let now = api.clock.now();
@@ -291,19 +278,25 @@ fn distinct(list: &str, names: Option<Vec<Option<String>>>) -> Result<Vec<String
     Ok(names.into_iter().collect())
 }
 
-/// What of runs is selected.
-pub(super) fn detail(runs: &Lookahead<'_>) -> Detail {
-    if runs.field("deployment").exists() {
+/// The detail that the selected fields of executions need.
+pub(super) fn detail(api: &Api, runs: &Lookahead<'_>) -> Detail {
+    let is_selected = |name: &&str| runs.field(name).exists();
+    if is_selected(&"deployment") {
         Detail::Revision
-    } else if runs.field("startedBy").exists() {
+    } else if is_selected(&"startedBy") {
         Detail::Run
-    } else {
+    } else if ["type", "startTime", "endTime", "opId"].iter().any(is_selected)
+        // The template may name them.
+        || api.logs_url.is_some() && is_selected(&"logsUrl")
+    {
         Detail::Outcome
+    } else {
+        Detail::Status
     }
 }
 
-/// What the selections of a deployment's executions ask for; `None` when there is none. They are read ahead, so that the
-/// runs of all deployments on a page come in one statement.
+/// The query of the executions of deployments; `None` if they are not selected. The arguments are read ahead, so that one statement
+/// reads the executions of all deployments on a page.
 pub(super) fn nested(selections: &[SelectionField<'_>], detail: Detail) -> Result<Option<ExecutionQuery>, Problem> {
     let mut asked = None;
     for selection in selections {

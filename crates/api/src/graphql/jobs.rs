@@ -1,12 +1,14 @@
 //! Data jobs in GraphQL.
 
 use app::queries::{
-    DeploymentFilter, Detail, JobOnPage, JobPageRequest, JobQuery, JobSort, Measure, Search, SearchField,
+    DeploymentDetail, DeploymentFilter, Detail, JobPageRequest, JobQuery, JobSort, JobSummary, Measure, Search,
+    SearchField,
 };
 use async_graphql::{ComplexObject, Context, InputObject, Lookahead, SimpleObject};
 use jiff::Timestamp;
 use model::{
     Problem,
+    deployment::Deployment,
     execution::Status as ExecutionStatus,
     glob::{Glob, GlobPart},
     name::excerpt,
@@ -29,7 +31,7 @@ const PATTERN_MAX_CHARS: usize = 200;
 /// The most wildcards in a pattern: each may try every place of a text.
 const WILDCARDS_MAX: usize = 8;
 
-/// What can be said of a property.
+/// A property of jobs in predicates.
 #[derive(Clone, Copy)]
 struct Property {
     name: &'static str,
@@ -46,7 +48,7 @@ const PROPERTIES: [Property; 16] = [
     property("jobName", Some(JobSort::Name), Filter::Name),
     property("config.team", Some(JobSort::Team), Filter::Team),
     property("config.description", Some(JobSort::Description), Filter::Description),
-    // The reference takes these two and does nothing with them.
+    // Upstream accepts these two and ignores them.
     property("config.sourceUrl", None, Filter::Ignored),
     property("config.schedule.scheduleCron", None, Filter::Ignored),
     property("config.schedule.nextRunEpochSeconds", Some(JobSort::NextRun), Filter::Range(Measure::NextRun)),
@@ -103,7 +105,10 @@ const SEARCHED: [(&[&str], Option<SearchField>); 11] = [
     (&["deployments", "lastExecutionDuration"], None),
 ];
 
-/// A filter, a sort, or both. What is null does neither.
+/// The fields of a deployment that [`app::queries::Deployed`] has only with the whole deployment.
+const WHOLE_DEPLOYMENT: [&str; 6] = ["contacts", "jobVersion", "mode", "resources", "schedule", "vdkVersion"];
+
+/// A filter, a sort, or both. A null pattern does not filter, and a null sort does not sort.
 #[derive(Debug, Clone, InputObject)]
 pub(super) struct Predicate {
     property: Option<String>,
@@ -127,7 +132,7 @@ struct DataJob {
     deployments: Option<Vec<Option<DataJobDeployment>>>,
 }
 
-/// What its owner configured.
+/// The configuration of a job.
 #[derive(SimpleObject)]
 struct DataJobConfig {
     team: Option<String>,
@@ -139,7 +144,7 @@ struct DataJobConfig {
     logs_url: Option<String>,
 }
 
-/// What runs of a job.
+/// The reached deployment of a job.
 #[derive(SimpleObject)]
 #[graphql(complex)]
 struct DataJobDeployment {
@@ -166,7 +171,7 @@ struct DataJobDeployment {
 
 #[ComplexObject]
 impl DataJobDeployment {
-    /// Its runs, the latest first unless an order is given. They came with the page, chosen by these arguments.
+    /// The executions of the job, the latest first unless an order is given.
     async fn executions(
         &self,
         #[graphql(name = "pageNumber")] _page_number: Option<i32>,
@@ -220,30 +225,31 @@ pub(super) const FIELDS: &[(&str, &[&str])] = &[
 ];
 
 impl DataJob {
-    fn new(api: &Api, on_page: JobOnPage, of_runs: Detail, now: Timestamp) -> Self {
-        let JobOnPage { summary, deployment, executions } = on_page;
+    fn new(api: &Api, summary: JobSummary, of_runs: Detail, now: Timestamp) -> Self {
         let job = summary.job;
-        let deployment = deployment.map(|reached| {
-            let deployed = reached.deployment;
+        let deployment = summary.deployed.map(|deployed| {
+            let whole = deployed.whole.as_deref();
+            let schedule =
+                |whole: &Deployment| DataJobSchedule::with_next_run(whole.schedule_cron.clone(), summary.next_run);
             DataJobDeployment {
                 id: Some(job.name.to_string()),
                 enabled: Some(deployed.enabled),
-                contacts: Some(DataJobContacts::from(&deployed.contacts)),
-                job_version: Some(deployed.job_version.to_string()),
+                contacts: whole.map(|whole| DataJobContacts::from(&whole.contacts)),
+                job_version: whole.map(|whole| whole.job_version.to_string()),
                 job_python_version: Some(deployed.python_version.to_string()),
                 last_deployed_date: Some(Rfc3339(deployed.deployed_at)),
                 last_deployed_by: Some(deployed.deployed_by),
-                mode: Some(deployed.mode.as_str().into()),
-                resources: Some(deployed.resources.into()),
-                schedule: Some(DataJobSchedule::with_next_run(deployed.schedule_cron, summary.next_run)),
-                vdk_version: Some(deployed.vdk_version),
-                status: Some(reached.status.into()),
+                mode: whole.map(|whole| whole.mode.as_str().into()),
+                resources: whole.map(|whole| whole.resources.into()),
+                schedule: whole.map(schedule),
+                vdk_version: whole.map(|whole| whole.vdk_version.clone()),
+                status: Some(deployed.status.into()),
                 last_execution_status: summary.last_execution_status.map(Into::into),
                 last_execution_time: summary.last_execution_end.map(Rfc3339),
                 last_execution_duration: summary.last_execution_duration_seconds,
                 successful_executions: Some(summary.successful_executions),
                 failed_executions: Some(summary.failed_executions),
-                runs: executions.into_iter().map(|run| DataJobExecution::new(api, run, of_runs, now)).collect(),
+                runs: summary.executions.into_iter().map(|run| DataJobExecution::new(api, run, of_runs, now)).collect(),
             }
         });
         Self {
@@ -277,7 +283,7 @@ pub(super) async fn page(
     let with_total = asked.field("totalItems").exists() || asked.field("totalPages").exists();
     let deployments = asked.field("content").field("deployments");
     let runs = deployments.field("executions");
-    let executions = executions::nested(&runs.selection_fields(), executions::detail(&runs))?;
+    let executions = executions::nested(&runs.selection_fields(), executions::detail(api, &runs))?;
     let rows = window.limit * (1 + executions.as_ref().map_or(0, |runs| runs.limit));
     if usize::try_from(rows).is_ok_and(|rows| rows > ROWS_MAX) {
         return Err(refused(format!("The page has too many jobs and executions (limit {ROWS_MAX})."))
@@ -297,7 +303,10 @@ pub(super) async fn page(
     query.limit = if asked.field("content").exists() { window.limit } else { 0 };
     query.offset = window.offset;
     let of_runs = executions.as_ref().map_or(Detail::default(), |runs| runs.detail);
-    let request = JobPageRequest { query, with_total, with_deployments: deployments.exists(), executions };
+    let is_whole = WHOLE_DEPLOYMENT.iter().any(|name| deployments.field(name).exists());
+    let detail = if is_whole { DeploymentDetail::Whole } else { DeploymentDetail::Brief };
+    let deployments = deployments.exists().then_some(detail);
+    let request = JobPageRequest { query, with_total, deployments, executions };
     let _turn = turn.lock().await;
     let page = app::queries::jobs(db, caller, &request).await?;
     let now = api.clock.now();
@@ -308,7 +317,7 @@ pub(super) async fn page(
     })
 }
 
-/// A search looks at the fields that are selected, as in the reference; where none of them can be looked at, it finds all.
+/// A search compares the selected fields, as in upstream. If none of them can be searched, it finds all jobs.
 fn searched(content: &Lookahead<'_>, text: String) -> Option<Search> {
     let is_selected = |path: &[&str]| match path {
         [name] => content.field(name).exists(),

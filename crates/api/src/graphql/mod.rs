@@ -40,6 +40,7 @@ use crate::{
 use document::Size;
 use executions::{DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionResponse};
 use jobs::{DataJobPage, Predicate};
+use resolve::Parts;
 
 /// The longest query, and the longest variables.
 const TEXT_MAX_BYTES: usize = 32 * 1024;
@@ -56,7 +57,7 @@ const MEMORY_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How many predicates the pages of a request may have.
 const PREDICATES_MAX: usize = 16;
 
-/// What is asked when the address has no query.
+/// The query of a URL without one.
 const DEFAULT_QUERY: &str = "{ jobs(pageNumber: 1, pageSize: 20, filter: []) { content { jobName config { team description \
      schedule { scheduleCron } } } totalPages totalItems } }";
 
@@ -78,7 +79,7 @@ struct Query;
 
 #[Object]
 impl Query {
-    /// A page of data jobs. Of several sorts among the predicates, the last one counts.
+    /// A page of data jobs. If several predicates sort, the last one applies.
     async fn jobs(
         &self,
         ctx: &Context<'_>,
@@ -105,7 +106,7 @@ impl Query {
     }
 }
 
-/// Which way a list is sorted.
+/// The direction of a sort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 enum Direction {
     /// Smallest first.
@@ -114,7 +115,7 @@ enum Direction {
     Desc,
 }
 
-/// An instant as RFC 3339 writes it.
+/// An instant in the format of RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct DateTime(Timestamp);
 
@@ -135,7 +136,7 @@ impl ScalarType for DateTime {
     }
 }
 
-/// What the resolvers of a request use.
+/// The context of a request's resolvers.
 struct RequestData {
     api: Arc<Api>,
     caller: Caller,
@@ -145,12 +146,25 @@ struct RequestData {
     /// Held while a page is read: pages are read one after the other.
     turn: Mutex<()>,
     predicates: AtomicUsize,
+    /// The parts of the answer that are written already.
+    parts: Arc<Parts>,
+    /// Whether a page is selected twice under one name.
+    merges: bool,
 }
 
 impl RequestData {
     fn new(api: Arc<Api>, caller: Caller, memory: RequestMemory) -> Self {
         let db = api.db.metered(Arc::new(memory.clone()));
-        Self { api, caller, db, memory, turn: Mutex::default(), predicates: AtomicUsize::default() }
+        Self {
+            api,
+            caller,
+            db,
+            memory,
+            turn: Mutex::default(),
+            predicates: AtomicUsize::default(),
+            parts: Arc::default(),
+            merges: false,
+        }
     }
 
     fn of<'a>(ctx: &Context<'a>) -> &'a Self {
@@ -187,7 +201,7 @@ async fn carry_out(
     api: Arc<Api>,
     caller: Caller,
     mut request: Request,
-    respond: fn(Response, RequestMemory) -> ApiResult<HttpResponse>,
+    respond: fn(Response, &Parts, RequestMemory) -> ApiResult<HttpResponse>,
 ) -> ApiResult<HttpResponse> {
     let size = measure(&api, &caller, &mut request)?;
     let memory = api.memory.for_request(MEMORY_MAX_BYTES);
@@ -195,11 +209,13 @@ async fn carry_out(
     memory.add(size.introspected.saturating_mul(resolve::VALUE_BYTES))?;
     let clock = Arc::clone(&api.clock);
     let turns = Arc::clone(&api.transfers.large_answers);
-    let asked = RequestData::new(api, caller, memory.clone());
+    let merges = request.parsed_query().is_ok_and(|document| document::merges(document));
+    let asked = RequestData { merges, ..RequestData::new(api, caller, memory.clone()) };
+    let parts = Arc::clone(&asked.parts);
     let answering = async move {
         let mut response = SCHEMA.execute(request.data(asked)).await;
         add_codes(&mut response);
-        respond(response, memory)
+        respond(response, &parts, memory)
     };
     if size.answers <= large::AT_ONCE_MAX {
         return answering.await;
@@ -248,66 +264,66 @@ fn refused(why: impl Into<String>) -> Problem {
         .fix("Correct this part of the query; `/data-jobs/graphql` shows the schema.")
 }
 
-/// What the query names, without its name.
+/// The page of a query, without the query's name.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "for the document; the answer is made by hand")]
 struct DataJobQueryResponse {
-    /// The page that the query asks for.
+    /// The requested page.
     data: DataJobPageBody,
-    /// Empty.
+    /// An empty list.
     #[schema(value_type = Vec<Object>, max_items = 0)]
     errors: Vec<Value>,
 }
 
-/// A page of jobs or runs.
+/// A page of jobs or executions.
 #[derive(ToSchema)]
 #[schema(as = DataJobPage, rename_all = "camelCase")]
 #[expect(dead_code, reason = "for the document; the answer is made by hand")]
 struct DataJobPageBody {
-    /// The jobs or runs, each with the fields that the query selects; null when it selects none of them.
+    /// The jobs or executions, each with the selected fields; null if the query selects none.
     #[schema(value_type = Option<Vec<Object>>)]
     content: Option<Vec<Value>>,
-    /// How many there are on all pages; 0 when the query does not ask for it.
+    /// The number of jobs or executions on all pages; 0 if the query does not select it.
     #[schema(minimum = 0)]
     total_items: i64,
-    /// How many pages there are; 0 when the query does not ask for it.
+    /// The number of pages; 0 if the query does not select it.
     #[schema(minimum = 0)]
     total_pages: i64,
 }
 
-/// Why a query was not carried out: the four sentences, and the errors as GraphQL clients know them.
+/// The error of a query: the error body, and the errors in GraphQL's format.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "for the document; the answer is made by hand")]
 struct DataJobQueryProblem {
-    /// What happened.
+    /// The failure, with the name of the object.
     what: String,
-    /// Why it happened.
+    /// The cause of the failure.
     why: String,
-    /// What follows from it.
+    /// The consequences of the failure.
     consequences: String,
-    /// What to do now.
+    /// The next step.
     countermeasures: String,
-    /// Which problem it is. All codes are in docs/errors.md.
+    /// The code of the problem. All codes are in docs/errors.md.
     #[schema(example = "graphql_query_invalid")]
     code: String,
-    /// Null.
+    /// Always null.
     #[schema(value_type = Option<Object>, required = false)]
     data: Option<Value>,
-    /// Each with `message` and `extensions.code`, and `locations` and `path` where they are known. Absent if the request
-    /// failed before the query ran.
+    /// The errors of the query, each with `message` and `extensions.code`, and with `locations` and `path` if known. Absent if
+    /// the request failed before its query was parsed.
     #[schema(value_type = Vec<Object>, required = false)]
     errors: Option<Vec<Value>>,
 }
 
-/// Finds jobs or runs by a GraphQL query.
+/// Finds jobs or executions by a GraphQL query.
 ///
-/// The answer is the page that the query names (`jobs` or `executions`), without that name around it. Filters, sorts, search
-/// and paging are arguments of the query; `/data-jobs/graphql` has a page to explore the schema, and answers the same
-/// queries in the shape that GraphQL clients know. Limits: 32768 bytes of query and of variables; 20 levels; 2000 fields,
+/// The response has the page of the query (`jobs` or `executions`) without that name. Filters, sorts, search
+/// and paging are arguments of the query; `/data-jobs/graphql` has a page to explore the schema, and
+/// serves the same queries in the standard format of GraphQL. Limits: 32768 bytes of query and of variables; 20 levels; 2000 fields,
 /// fragments counted wherever they are spread; 3 pages with 16 predicates in all; 1000 items a page, and 12000 jobs and
 /// executions in all; 64 MiB of memory; 10 seconds for the database.
 ///
-/// The team in the address does not matter: filter by `config.team` in the query.
+/// The team in the path has no effect: filter by `config.team` in the query.
 #[utoipa::path(
     get,
     path = "",
@@ -315,15 +331,15 @@ struct DataJobQueryProblem {
     params(
         (
             "query" = Option<String>, Query, format = "graphql", max_length = 32768,
-            description = "The query; absent asks for the first 20 jobs with team, description and schedule.",
+            description = "The query; an absent one returns the first 20 jobs with team, description and schedule.",
             example = "{ jobs(pageNumber: 1, pageSize: 20, filter: [{ property: \"config.team\", pattern: \"my-team\" }, \
                        { property: \"jobName\", sort: ASC }]) { content { jobName config { team schedule { scheduleCron } } } \
                        totalItems totalPages } }",
         ),
         (
             "operation_name" = Option<String>, Query,
-            description = "Which of several operations in the query to carry out. `operationName` is read as well. With one \
-                           operation it does not matter.",
+            description = "The operation to execute, if the query has several. `operationName` is accepted as well. With one \
+                           operation this parameter has no effect.",
         ),
         (
             "variables" = Option<String>, Query, format = "json-object", max_length = 32768,
@@ -335,7 +351,7 @@ struct DataJobQueryProblem {
         (status = 200, description = "The page.", body = DataJobQueryResponse),
         (
             status = 400,
-            description = "The query is not valid, or larger than a limit; `errors` has the places.",
+            description = "The query is not valid, or exceeds a limit; `errors` has the positions.",
             body = DataJobQueryProblem
         ),
     )
@@ -349,11 +365,15 @@ pub(crate) async fn jobs_query(
     // Nothing of the schema is for those who may not list, either.
     caller.may_list().await?;
     let request = request(&parameters)?;
-    carry_out(api, caller, request, |response, memory| {
-        if response.errors.is_empty() {
-            return Ok(answer::json(&Answered { data: page_of(response.data), errors: [] }, memory)?);
+    carry_out(api, caller, request, |response, parts, memory| {
+        if !response.errors.is_empty() {
+            return Err(failure(&response));
         }
-        Err(failure(&response))
+        let mut body = answer::Body::new(&memory, parts);
+        body.raw("{\"data\":");
+        body.value(&page_of(response.data));
+        body.raw(",\"errors\":[]}");
+        Ok(body.response(memory.clone())?)
     })
     .await
 }
@@ -380,7 +400,7 @@ fn check_length(name: &str, text: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The name chooses among several operations only; with one, the reference runs that, whatever it is called.
+/// The name selects one of several operations. Upstream executes a single operation whatever its name is.
 fn named_operation(mut request: Request, name: Option<&str>) -> Request {
     if let Some(name) = name
         && let Ok(document) = request.parsed_query()
@@ -391,20 +411,13 @@ fn named_operation(mut request: Request, name: Option<&str>) -> Request {
     request
 }
 
-/// The answer to a query without errors.
-#[derive(Serialize)]
-struct Answered {
-    data: Value,
-    errors: [(); 0],
-}
-
 /// The page itself, without the query's name, and with totals even where they were not asked for.
 fn page_of(data: Value) -> Value {
     let Value::Object(mut root) = data else { return Value::Null };
     let named = ["jobs", "executions"].into_iter().find(|name| root.contains_key(*name)).map(Name::new);
     let mut page = match named.or_else(|| root.keys().filter(|name| !name.starts_with("__")).min().cloned()) {
         Some(name) => root.swap_remove(&name).unwrap_or_default(),
-        // What is asked of the schema alone is a page of nothing, too.
+        // A query of the schema alone returns an empty page.
         None => Value::Object(root),
     };
     if let Value::Object(members) = &mut page {
@@ -425,7 +438,7 @@ fn failure(response: &Response) -> ApiError {
     ApiError::from(problem).with("data", serde_json::Value::Null).with("errors", errors)
 }
 
-/// What an error says and where, on one line. The parser draws a picture of the place above its message.
+/// The message and the position of an error, on one line. The parser draws the position above its message.
 fn sentence(error: &ServerError) -> String {
     let message = error.message.rsplit("\n  = ").next().unwrap_or_default().trim().trim_end_matches('.');
     match error.locations.first() {

@@ -21,7 +21,7 @@ use crate::{
     input::JsonBody,
 };
 
-/// A request as GraphQL clients send it. What else they send (extensions) is ignored.
+/// A request in GraphQL's standard format. Further fields, such as extensions, are ignored.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object", rename_all = "camelCase")]
 pub(crate) struct GraphqlRequest {
@@ -35,18 +35,18 @@ pub(crate) struct GraphqlRequest {
     /// The values of the query's variables; at most 32768 bytes.
     #[schema(value_type = Option<Object>)]
     variables: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Which of several operations in the query to carry out.
+    /// The operation to execute, if the query has several.
     operation_name: Option<String>,
 }
 
-/// What GraphQL clients know as a response.
+/// A response in GraphQL's standard format.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "for the document; the library makes the answer")]
 struct GraphqlResponse {
-    /// What the query asked for, by its names; null when it was not carried out.
+    /// The result of the query; null if it was not executed.
     #[schema(value_type = Option<Object>, required = false)]
     data: Option<serde_json::Value>,
-    /// What is wrong, each with `message`, and `locations` and `path` where they are known; absent when nothing is.
+    /// The errors of the query, each with `message`, and with `locations` and `path` if known; absent if there are none.
     #[schema(value_type = Vec<Object>, required = false)]
     errors: Option<Vec<serde_json::Value>>,
 }
@@ -77,17 +77,27 @@ pub(crate) async fn graphql(
     check_length("variables", &serde_json::to_string(&variables).unwrap_or_default())?;
     let request = Request::new(body.query).variables(Variables::from_json(variables.into()));
     let named = body.operation_name.as_deref().filter(|name| !name.is_empty());
-    carry_out(api, caller, named_operation(request, named), |response, memory| {
+    carry_out(api, caller, named_operation(request, named), |response, parts, memory| {
         let mut problems = response.errors.iter().filter_map(|error| error.source::<Problem>());
         match problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem)) {
             Some(problem) => Err(ApiError::from(problem.clone())),
-            None => Ok(answer::json(&response, memory)?),
+            None => {
+                let mut body = answer::Body::new(&memory, parts);
+                body.raw("{\"data\":");
+                body.value(&response.data);
+                if !response.errors.is_empty() {
+                    body.raw(",\"errors\":");
+                    body.json(&response.errors);
+                }
+                body.raw("}");
+                Ok(body.response(memory.clone())?)
+            }
         }
     })
     .await
 }
 
-/// What the page may do: talk to this service, and nothing else. Its script and style are in it.
+/// The content security policy of the page: requests to this service only, with the page's own script and style.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -1,72 +1,87 @@
-//! Answers that are there at once.
+//! Parts of a response that need no waiting.
 //!
-//! A page has thousands of fields, and all of them are known when its rows are read. The library would wait for each of
-//! them by itself, which costs more than reading the rows; here a selection is read once and walked for each object.
+//! A page has thousands of fields, and all of them are known when its rows are read. The library would resolve each field in a
+//! future of its own and create a value of it, which costs more than reading the rows. Here a selection is read once, and the JSON
+//! of each object is written in its order. The library's response contains a placeholder for the text, see [`Parts`].
 
 use std::{
     borrow::Cow,
-    cell::{Cell, OnceCell},
     collections::HashMap,
+    io::Write,
+    sync::{Mutex, PoisonError},
 };
 
-use app::memory::RequestMemory;
 use async_graphql::{
     ContextSelectionSet, Name, OutputType, Positioned, ServerResult, Value,
-    indexmap::IndexMap,
     parser::types::{Field, FragmentDefinition, Selection as Selected, SelectionSet},
     registry::Registry,
+    resolver_utils::EnumType,
 };
+use axum::body::Bytes;
 use jiff::Timestamp;
-use model::Problem;
+use serde::Serialize;
 
-use super::RequestData;
+use super::{RequestData, answer::Chunks};
 
-/// Memory of a value: itself, and its place in a list or an object.
+/// Memory of a value of the library: itself, and its place in a list or an object.
 pub(super) const VALUE_BYTES: usize = 128;
 
-/// The bytes that are counted before they are reserved.
-const STEP_BYTES: usize = 32 * 1024;
+/// How many times more memory values take than their JSON.
+const VALUES_TO_JSON: usize = 8;
 
-/// Counts the bytes of an answer while it is made. Once they are too many, the rest of the answer is null.
-pub(super) struct Meter<'a> {
-    memory: &'a RequestMemory,
-    pending_bytes: Cell<usize>,
-    refused: OnceCell<Problem>,
-}
+/// The JSON of a part of an answer. Once it is too large, nothing more is written.
+pub(super) struct Json<'a>(Chunks<'a>);
 
-impl<'a> Meter<'a> {
-    pub(super) fn new(memory: &'a RequestMemory) -> Self {
-        Self { memory, pending_bytes: Cell::new(0), refused: OnceCell::new() }
+impl Json<'_> {
+    fn raw(&mut self, text: &str) {
+        // An error stays in the chunks.
+        let _ = self.0.write_all(text.as_bytes());
     }
 
-    /// Counts so many values with the bytes of their texts. `false` when they are too many.
-    fn holds(&self, values: usize, text_bytes: usize) -> bool {
-        let pending_bytes = self.pending_bytes.get() + values * VALUE_BYTES + text_bytes;
-        self.pending_bytes.set(pending_bytes);
-        pending_bytes < STEP_BYTES && self.refused.get().is_none() || self.reserve()
+    pub(super) fn null(&mut self) {
+        self.raw("null");
     }
 
-    fn reserve(&self) -> bool {
-        if self.refused.get().is_some() {
-            return false;
+    /// Writes the name of an enumeration's value.
+    pub(super) fn name<T: EnumType>(&mut self, value: T) {
+        let item = T::items().iter().find(|item| item.value == value).expect("the derived list has all values");
+        self.string(item.name);
+    }
+
+    fn value(&mut self, value: &impl Serialize) {
+        let _ = serde_json::to_writer(&mut self.0, value);
+    }
+
+    fn string(&mut self, text: &str) {
+        if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+            return self.value(&text);
         }
-        match self.memory.add(self.pending_bytes.take()) {
-            Ok(()) => true,
-            Err(problem) => {
-                let _ = self.refused.set(problem);
-                false
-            }
-        }
-    }
-
-    /// Why the answer is not whole.
-    pub(super) fn refused(self) -> Option<Problem> {
-        self.reserve();
-        self.refused.into_inner()
+        self.raw("\"");
+        self.raw(text);
+        self.raw("\"");
     }
 }
 
-/// What is selected of an object: the key of the answer, the field, and what is selected below it.
+/// The parts of an answer that are written already. A binary value, which the schema does not have, stands for each.
+#[derive(Default)]
+pub(super) struct Parts(Mutex<Vec<Vec<Bytes>>>);
+
+impl Parts {
+    fn add(&self, part: Vec<Bytes>) -> Value {
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.push(part);
+        Value::Binary(Bytes::copy_from_slice(&(parts.len() - 1).to_ne_bytes()))
+    }
+
+    /// The part that a value stands for.
+    pub(super) fn take(&self, value: &Bytes) -> Option<Vec<Bytes>> {
+        let index = usize::from_ne_bytes(value.as_ref().try_into().ok()?);
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.get_mut(index).map(std::mem::take)
+    }
+}
+
+/// The selected fields of an object, each with its key in the response and its own selection.
 #[derive(Debug, Default)]
 pub(super) struct Selection(Vec<(Name, Name, Selection)>);
 
@@ -77,8 +92,8 @@ impl Selection {
         selection
     }
 
-    /// Adds a set. Fragments are of the object's own type, for there are neither interfaces nor unions here. What is
-    /// selected twice under one key is one field with all that is selected below it.
+    /// Adds a set. Fragments have the object's own type, because the schema has neither interfaces nor unions. A field that is
+    /// selected twice under one key is one field with the selections of both.
     fn add(&mut self, set: &SelectionSet, fragments: &HashMap<Name, Positioned<FragmentDefinition>>) {
         for selected in &set.items {
             match &selected.node {
@@ -103,25 +118,37 @@ impl Selection {
         }
     }
 
-    /// The answer of an object with this name, field by field.
-    pub(super) fn object(&self, type_name: &str, meter: &Meter<'_>, field: impl Fn(&str, &Self) -> Value) -> Value {
-        if self.0.is_empty() || !meter.holds(self.0.len(), 0) {
-            return Value::Null;
+    /// Writes an object with this name, field by field.
+    pub(super) fn object(
+        &self,
+        type_name: &str,
+        json: &mut Json<'_>,
+        mut field: impl FnMut(&str, &Self, &mut Json<'_>),
+    ) {
+        if self.0.is_empty() {
+            return json.raw("null");
         }
-        let mut object = IndexMap::with_capacity(self.0.len());
+        let mut before = "{\"";
         for (key, name, below) in &self.0 {
-            let value =
-                if name == "__typename" { Value::String(type_name.into()) } else { field(name.as_str(), below) };
-            object.insert(key.clone(), value);
+            json.raw(before);
+            // Names of GraphQL have nothing that JSON escapes.
+            json.raw(key);
+            json.raw("\":");
+            if name == "__typename" {
+                json.string(type_name);
+            } else {
+                field(name.as_str(), below, json);
+            }
+            before = ",\"";
         }
-        Value::Object(object)
+        json.raw("}");
     }
 }
 
-/// What can be answered without waiting.
+/// A value that can be written without waiting.
 pub(super) trait ResolveSync {
-    /// The answer to a selection; scalars have none.
-    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value;
+    /// Writes the answer to a selection; scalars have none.
+    fn answer(&self, selection: &Selection, json: &mut Json<'_>);
 }
 
 /// Has the fields of an object answered from its members, under the names that the schema has.
@@ -131,12 +158,12 @@ macro_rules! resolve {
             fn answer(
                 &self,
                 selection: &$crate::graphql::resolve::Selection,
-                meter: &$crate::graphql::resolve::Meter<'_>,
-            ) -> async_graphql::Value {
-                selection.object(stringify!($object), meter, |name, below| match name {
-                    $($name => self.$member.answer(below, meter),)+
-                    _ => async_graphql::Value::Null,
-                })
+                json: &mut $crate::graphql::resolve::Json<'_>,
+            ) {
+                selection.object(stringify!($object), json, |name, below, json| match name {
+                    $($name => self.$member.answer(below, json),)+
+                    _ => json.null(),
+                });
             }
         }
 
@@ -150,40 +177,59 @@ macro_rules! resolve {
 pub(super) use resolve;
 
 impl ResolveSync for String {
-    fn answer(&self, _: &Selection, meter: &Meter<'_>) -> Value {
-        if meter.holds(0, self.len()) { Value::String(self.clone()) } else { Value::Null }
+    fn answer(&self, _: &Selection, json: &mut Json<'_>) {
+        json.string(self);
     }
 }
 
 macro_rules! scalars {
     ($($scalar:ty),+) => {
         $(impl ResolveSync for $scalar {
-            fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
-                Value::from(*self)
+            fn answer(&self, _: &Selection, json: &mut Json<'_>) {
+                json.value(self);
             }
         })+
     };
 }
 scalars!(bool, i32, i64, f64);
 
+/// Has an enumeration answered by the names that the schema has.
+macro_rules! ready_names {
+    ($($object:ident),+) => {
+        $(impl $crate::graphql::resolve::ResolveSync for $object {
+            fn answer(&self, _: &$crate::graphql::resolve::Selection, json: &mut $crate::graphql::resolve::Json<'_>) {
+                json.name(*self);
+            }
+        })+
+    };
+}
+pub(super) use ready_names;
+
 impl<T: ResolveSync> ResolveSync for Option<T> {
-    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value {
-        self.as_ref().map_or(Value::Null, |present| present.answer(selection, meter))
+    fn answer(&self, selection: &Selection, json: &mut Json<'_>) {
+        match self {
+            Some(present) => present.answer(selection, json),
+            None => json.null(),
+        }
     }
 }
 
 impl<T: ResolveSync> ResolveSync for Box<T> {
-    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value {
-        T::answer(self, selection, meter)
+    fn answer(&self, selection: &Selection, json: &mut Json<'_>) {
+        T::answer(self, selection, json);
     }
 }
 
 impl<T: ResolveSync> ResolveSync for Vec<T> {
-    fn answer(&self, selection: &Selection, meter: &Meter<'_>) -> Value {
-        if !meter.holds(self.len(), 0) {
-            return Value::Null;
+    fn answer(&self, selection: &Selection, json: &mut Json<'_>) {
+        json.raw("[");
+        for (place, element) in self.iter().enumerate() {
+            if place > 0 {
+                json.raw(",");
+            }
+            element.answer(selection, json);
         }
-        Value::List(self.iter().map(|element| element.answer(selection, meter)).collect())
+        json.raw("]");
     }
 }
 
@@ -192,8 +238,9 @@ impl<T: ResolveSync> ResolveSync for Vec<T> {
 pub(super) struct Rfc3339(pub(super) Timestamp);
 
 impl ResolveSync for Rfc3339 {
-    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
-        Value::String(self.0.to_string())
+    fn answer(&self, _: &Selection, json: &mut Json<'_>) {
+        // An error stays in the chunks.
+        let _ = write!(json.0, "\"{}\"", self.0);
     }
 }
 
@@ -228,23 +275,41 @@ impl<T: OutputType + ResolveSync> OutputType for Eager<T> {
     }
 
     async fn resolve(&self, ctx: &ContextSelectionSet<'_>, field: &Positioned<Field>) -> ServerResult<Value> {
-        let meter = Meter::new(&ctx.data_unchecked::<RequestData>().memory);
-        let answer = self.0.answer(&Selection::of(ctx), &meter);
-        match meter.refused() {
-            None => Ok(answer),
-            Some(problem) => Err(async_graphql::Error::new_with_source(problem).into_server_error(field.pos)),
+        let asked = ctx.data_unchecked::<RequestData>();
+        let mut json = Json(Chunks::new(&asked.memory));
+        self.0.answer(&Selection::of(ctx), &mut json);
+        let failed = |problem| async_graphql::Error::new_with_source(problem).into_server_error(field.pos);
+        let part = json.0.finish().map_err(failed)?;
+        if !asked.merges {
+            return Ok(asked.parts.add(part));
         }
+        // The library merges what is selected twice under one name.
+        let text = part.concat();
+        asked.memory.add(text.len().saturating_mul(VALUES_TO_JSON)).map_err(failed)?;
+        Ok(serde_json::from_slice(&text).expect("it is JSON"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use app::memory::MemoryBudget;
     use async_graphql::parser::{
         parse_schema,
         types::{TypeKind, TypeSystemDefinition},
     };
 
+    use super::*;
     use crate::graphql::{executions, jobs, types};
+
+    #[test]
+    fn texts_are_escaped_as_json_has_it() {
+        let memory = MemoryBudget::new(1).for_request(usize::MAX);
+        for text in ["", "plain", "grüße \u{1F600}", "a \"quote\"", "C:\\path", "line\nfeed\t\u{1}\u{1f}\u{7f}"] {
+            let mut json = Json(Chunks::new(&memory));
+            json.string(text);
+            assert_eq!(json.0.finish().unwrap().concat(), serde_json::to_vec(text).unwrap(), "{text:?}");
+        }
+    }
 
     #[test]
     fn each_field_of_the_schema_is_answered() {

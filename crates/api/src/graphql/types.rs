@@ -1,12 +1,12 @@
 //! Objects that are parts of jobs and of executions.
 
-use async_graphql::{Enum, SimpleObject, Value, resolver_utils::enum_value};
+use async_graphql::{Enum, SimpleObject};
 use jiff::Timestamp;
 use model::{job::Contacts, resources::Resources, rollout::Status};
 
-use super::resolve::{Meter, ResolveSync, Selection, resolve};
+use super::resolve::{ready_names, resolve};
 
-/// When it runs.
+/// The schedule of a job.
 #[derive(Clone, SimpleObject)]
 pub(super) struct DataJobSchedule {
     schedule_cron: Option<String>,
@@ -14,18 +14,18 @@ pub(super) struct DataJobSchedule {
 }
 
 impl DataJobSchedule {
-    /// A schedule whose next run is not told.
+    /// A schedule without its next scheduled time.
     pub(super) fn new(schedule_cron: Option<String>) -> Self {
         Self { schedule_cron, next_run_epoch_seconds: None }
     }
 
-    /// A schedule with its next run. Clients know -1 for none, and not null.
+    /// A schedule with its next scheduled time. Clients expect -1 for none, and not null.
     pub(super) fn with_next_run(schedule_cron: Option<String>, next_run: Option<Timestamp>) -> Self {
         Self { schedule_cron, next_run_epoch_seconds: Some(next_run.map_or(-1, Timestamp::as_second)) }
     }
 }
 
-/// Who hears of what.
+/// The mail addresses of notifications.
 #[derive(Clone, SimpleObject)]
 #[expect(clippy::struct_field_names, reason = "the names on the wire")]
 pub(super) struct DataJobContacts {
@@ -47,7 +47,7 @@ impl From<&Contacts> for DataJobContacts {
     }
 }
 
-/// What a run may use.
+/// The resources of an execution.
 #[derive(Clone, SimpleObject)]
 pub(super) struct DataJobResources {
     cpu_limit: Option<f64>,
@@ -105,11 +105,7 @@ resolve!(DataJobResources {
     "netBandwitdthLimit": net_bandwidth_limit,
 });
 
-impl ResolveSync for DataJobDeploymentStatus {
-    fn answer(&self, _: &Selection, _: &Meter<'_>) -> Value {
-        enum_value(*self)
-    }
-}
+ready_names!(DataJobDeploymentStatus);
 
 /// The objects here with the fields that are answered.
 #[cfg(test)]

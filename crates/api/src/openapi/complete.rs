@@ -1,5 +1,5 @@
-//! What many operations have in common, said once: parts of the address, the operation id, and the answers that come from
-//! the layers around a handler.
+//! The parts that many operations have in common: path parameters, the operation id, and the responses of the layers around a
+//! handler.
 
 use serde_json::{Value, json};
 use utoipa::openapi::{
@@ -15,37 +15,32 @@ use super::links;
 /// The media type of what the service says about itself and its things.
 const JSON: &str = "application/json";
 
-/// What may come from the layers around a handler or from its input, unless the handler says it better: status, name in the
-/// document, and text.
+/// Responses of the layers around a handler, and for its input: status, name in the OpenAPI document, and text. A handler's own
+/// description takes precedence.
 const REFUSALS: [(u16, &str, &str); 11] = [
     (400, "Invalid", "A part of the request can't be read or breaks a rule; the body names it."),
     (401, "Unauthenticated", "Authentication is on, and the request has no valid bearer token."),
     (403, "Forbidden", "The caller may not do this, or the request names a foreign host or origin."),
-    (
-        408,
-        "BodyTooSlow",
-        "The body did not arrive in time; the answer says which limit it missed. Nothing was changed.",
-    ),
+    (408, "BodyTooSlow", "The body did not arrive in time; the response names the limit. Nothing was changed."),
     (
         414,
         "AddressTooLong",
-        "The address has more than 64 KiB. No body and no operation id: no operation saw the request.",
+        "The URL is longer than 64 KiB. The response has no body and no operation id, because no operation received the request.",
     ),
     (
         431,
         "HeadTooLarge",
-        "The address and the headers have more than 128 KiB together. No body and no operation id: no operation saw the \
-         request.",
+        "URL and headers together are longer than 128 KiB. The response has no body and no operation id, because no \
+         operation received the request.",
     ),
-    (413, "TooLarge", "The body is larger than what this operation takes; the answer says how much fits."),
+    (413, "TooLarge", "The body is larger than the limit of this operation; the response names the limit."),
     (415, "WrongMediaType", "The body's media type is neither `application/json` nor `application/octet-stream`."),
-    (429, "Overloaded", "More requests are in progress than the service takes on at once. Nothing was changed."),
-    (500, "Internal", "A fault of the service itself; its log has the details under the operation id."),
-    (503, "Unavailable", "Something that the service needs, such as its database, can't be reached at the moment."),
+    (429, "Overloaded", "Too many requests are in progress. Nothing was changed."),
+    (500, "Internal", "An internal error of the service; its log has the details under the operation id."),
+    (503, "Unavailable", "A dependency of the service, such as its database, can't be reached at the moment."),
 ];
 
-/// The statuses of an address that is too long, or of one that is so with all headers. Such requests never reach the
-/// service's own layers.
+/// The statuses of a URL that is too long, alone or with all headers. Such requests never reach the service's own layers.
 const ADDRESS_TOO_LONG: [&str; 2] = ["414", "431"];
 
 /// `*`, or a list of at most 64 entity tags (RFC 9110) with or without quotes, as [`crate::preconditions`] reads it.
@@ -78,12 +73,12 @@ const CONDITIONAL: [&str; 7] = [
 /// The operation that can be asked to change nothing that exists.
 const ONLY_FIRST: &str = "deploymentUpdate";
 
-/// What stands around the operations of a table.
+/// The layers around the operations of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layers {
-    /// Who may call from where, and how much is taken on at once.
+    /// Checks of callers and hosts, and limits of concurrent requests.
     Guarded,
-    /// Nothing: anybody may ask at any time.
+    /// None: every client may send requests at any time.
     Open,
 }
 
@@ -129,24 +124,24 @@ fn preconditions(operation: &mut Operation) {
             "A tag, or several, that the caller has: when one is still right, the answer is 304.",
             text(),
         ));
-        refused.push((304, "Nothing is new: the caller has this version."));
+        refused.push((304, "Not modified: the client has this version."));
         if let Some(RefOr::T(response)) = operation.responses.responses.get_mut("200") {
-            response.headers.insert("ETag".into(), header("Which version this is.", text()));
+            response.headers.insert("ETag".into(), header("The version of the resource.", text()));
         }
     }
     if CONDITIONAL.contains(&&*id) {
         accepted.push((
             "If-Match",
-            "The `ETag` of the job, or for a deployment that of its rollout, as the caller read it; several, or `*` for any. \
-             The change is made only when it is still right.",
+            "The `ETag` of the job, or of the rollout for a deployment, as the client read it. Several tags or `*` are possible. \
+             The change is made only if one of the tags is current.",
             text().pattern(Some(ENTITY_TAGS)).examples([json!("*")]),
         ));
-        refused.push((412, "It is not as the headers of the request say that it must be. Nothing was changed."));
+        refused.push((412, "A precondition of the request's headers does not hold. Nothing was changed."));
     }
     if id == ONLY_FIRST {
         accepted.push((
             "If-None-Match",
-            "`*`: only when there is no deployment yet. Other tags mean nothing here.",
+            "`*` requires that there is no deployment yet. Other tags have no effect.",
             text().pattern(Some(ENTITY_TAGS)).examples([json!("*")]),
         ));
     }
@@ -165,7 +160,7 @@ pub(super) fn idempotency(operation: &mut Operation) {
         operation,
         "Idempotency-Key",
         "A name for the request, 1 to 255 printable ASCII characters, such as a random UUID. A repetition within 24 hours \
-         is answered alike and changes nothing.",
+         gets the same response and changes nothing.",
         text().pattern(Some(IDEMPOTENCY_KEY)),
     );
     let mut response = ResponseBuilder::new()
@@ -208,7 +203,7 @@ fn parameters(parts: &[&str], operation: &mut Operation) {
             None => RefOr::T(part(name)),
         });
     }
-    // What comes in an address is text and never null; a member that may be left out is not required.
+    // Parameters of a URL are text and never null; an optional one is not required.
     for parameter in given.iter_mut() {
         if let RefOr::T(parameter) = parameter {
             json_content(parameter);
@@ -232,9 +227,9 @@ fn parameters(parts: &[&str], operation: &mut Operation) {
             .parameter_in(ParameterIn::Header)
             .required(Required::False)
             .description(Some(
-                "An operation id of the caller's choice, 1 to 100 printable ASCII characters. It comes back in the answer \
-                 and stands in the service's log, in audit events and in what the request started. Absent or unfit, the \
-                 service makes one.",
+                "An operation id of the client's choice, 1 to 100 printable ASCII characters. The response, the service's \
+                 log, audit events and executions that the request started contain this id. The service generates one if \
+                 the header is absent or not valid.",
             ))
             .schema(Some(text()))
             .build(),
@@ -262,7 +257,7 @@ fn json_content(parameter: &mut Parameter) {
     }
 }
 
-/// The part of an address with this name.
+/// The path parameter with this name.
 fn part(name: &str) -> Parameter {
     let whole_number = || {
         ObjectBuilder::new()
@@ -275,7 +270,7 @@ fn part(name: &str) -> Parameter {
         "team_name" => ("The team that owns the job, percent-encoded; spaces are fine.", storable(), json!("my-team")),
         "job_name" => ("The name of the data job.", storable(), json!("my-first-job")),
         "new_team" => (
-            "The team that is to own the job: 1 to 100 characters without slashes and control characters, no white space \
+            "The new team of the job: 1 to 100 characters without slashes and control characters, no white space \
              at its ends.",
             text().min_length(Some(1)).max_length(Some(100)).pattern(Some(
                 r"^[^\s\u0000-\u001f\u007f-\u009f/\\]([^\u0000-\u001f\u007f-\u009f/\\]{0,98}[^\s\u0000-\u001f\u007f-\u009f/\\])?$",
@@ -283,12 +278,12 @@ fn part(name: &str) -> Parameter {
             json!("other-team"),
         ),
         "deployment_id" => (
-            "The id of the deployment. A job has one: it answers to `production` and to the job's name.",
+            "The id of the deployment. A job has one deployment, with the ids `production` and the job's name.",
             text(),
             json!("production"),
         ),
         "execution_id" => (
-            "The id of the run, as the `Location` of its start has it at its end.",
+            "The id of the execution: the last segment of the `Location` in the response to its start.",
             text(),
             json!("my-first-job-1710000000"),
         ),
@@ -307,14 +302,14 @@ fn part(name: &str) -> Parameter {
         .build()
 }
 
-/// Gives an answer the headers that all have, and a refusal its body.
+/// Gives a response the headers that all have, and an error its body.
 fn answer(status: &str, response: &mut Response) {
     if ADDRESS_TOO_LONG.contains(&status) {
         return;
     }
     response.headers.insert("X-OPID".into(), header("The operation id of the request.", text()));
     if status == UNCHANGED {
-        response.headers.insert("ETag".into(), header("Which version it is.", text()));
+        response.headers.insert("ETag".into(), header("The version of the resource.", text()));
     }
     let refused = !status.starts_with('2') && status != UNCHANGED;
     if refused && response.content.is_empty() {
@@ -324,7 +319,7 @@ fn answer(status: &str, response: &mut Response) {
     let whole = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
     match status {
         "429" | "503" => {
-            let seconds = header("After how many seconds to try again.", whole());
+            let seconds = header("The number of seconds after which to retry.", whole());
             response.headers.insert("Retry-After".into(), seconds);
         }
         "401" => {

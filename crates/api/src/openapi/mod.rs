@@ -83,15 +83,15 @@ pub(crate) fn document(parts: impl IntoIterator<Item = Table>) -> OpenApi {
 fn tags() -> Vec<Tag> {
     [
         ("Data Jobs", "Create, find, read, change, move and delete data jobs."),
-        ("Data Jobs Sources", "The folder of a job: up as a ZIP archive, and down again."),
+        ("Data Jobs Sources", "Upload and download the source of a job as a ZIP archive."),
         (
             "Data Jobs Deployment",
-            "What of a job runs, how far a change of it got, what it was before, and the way back.",
+            "Deploy a job, follow the rollout, read and compare former generations, and roll back.",
         ),
-        ("Data Jobs Execution", "Runs of a job: start, list, read, cancel, logs."),
-        ("Data Jobs Properties", "What a job keeps between its runs."),
+        ("Data Jobs Execution", "Start, list, read and cancel executions of a job, and read their logs."),
+        ("Data Jobs Properties", "Properties that a job keeps between its executions."),
         ("Data Jobs Secrets", "Secrets of a job, and the OAuth application of a team. Stored encrypted."),
-        ("Data Jobs Service", "The service itself: what it offers, this document, pages, probes and metrics."),
+        ("Data Jobs Service", "The service: its description, the OpenAPI document, pages, probes and metrics."),
     ]
     .into_iter()
     .map(|(name, text)| TagBuilder::new().name(name).description(Some(text)).build())

@@ -1,9 +1,9 @@
-//! Sets of words on the wire, for the document: the model reads and writes them, and a test holds the two together.
+//! Enumerations of the OpenAPI document. The model reads and writes their values; a test compares both.
 #![expect(dead_code, reason = "the document reads the names, nothing makes a value")]
 
 use utoipa::ToSchema;
 
-/// What a deployment is for. It is kept and given back, and changes nothing else.
+/// The mode of a deployment; stored and returned without effect.
 #[derive(ToSchema)]
 #[schema(as = DataJobMode, rename_all = "snake_case")]
 pub(crate) enum DataJobMode {
@@ -11,7 +11,7 @@ pub(crate) enum DataJobMode {
     Release,
 }
 
-/// How far a run is, or how it ended: `submitted` and `running` may change, all others are final.
+/// The status of an execution: `submitted` and `running` may change, all others are final.
 #[derive(ToSchema)]
 #[schema(as = DataJobExecutionStatus, rename_all = "snake_case")]
 pub(crate) enum ExecutionStatus {
@@ -24,7 +24,7 @@ pub(crate) enum ExecutionStatus {
     PlatformError,
 }
 
-/// Who started a run: somebody by hand, or the schedule.
+/// The kind of start: by a user, or by the schedule.
 #[derive(ToSchema)]
 #[schema(as = DataJobExecutionType, rename_all = "snake_case")]
 pub(crate) enum ExecutionType {
@@ -42,7 +42,7 @@ pub(crate) enum RolloutStatus {
     UserError,
 }
 
-/// Where a rollout stands: on its way, reached, tried again after a fault of the platform, or waiting for a change.
+/// The phase of a rollout: in progress, reached, to be retried after a platform error, or waiting for a change.
 #[derive(ToSchema)]
 #[schema(as = DataJobRolloutPhase, rename_all = "snake_case")]
 pub(crate) enum RolloutPhase {
@@ -52,7 +52,7 @@ pub(crate) enum RolloutPhase {
     Failed,
 }
 
-/// Whose move it is: the user's, whose request or job has to change, or the platform's, which tries again by itself.
+/// The party that has to act: the user, who has to change a request or the job, or the platform, which retries automatically.
 #[derive(ToSchema)]
 #[schema(as = Fault, rename_all = "snake_case")]
 pub(crate) enum FaultName {

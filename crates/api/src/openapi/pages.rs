@@ -18,7 +18,7 @@ use zip::ZipArchive;
 
 use crate::{error::ApiResult, input::Path, limits::Shared};
 
-/// What the page may do: run its own script and talk to this service. Swagger UI styles its elements in place.
+/// The content security policy of the page: its own script, and requests to this service. Swagger UI styles its elements inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

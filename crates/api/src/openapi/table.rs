@@ -73,7 +73,7 @@ impl Table {
         }
     }
 
-    /// The operations of an address. What says `path = ""` at a handler is this address.
+    /// The operations of a path. Handlers with `path = ""` get this path.
     pub(crate) fn at(mut self, address: &str, (schemas, paths, methods): UtoipaMethodRouter<Arc<Api>>) -> Self {
         let described = self.document.paths.paths.entry(address.to_owned()).or_default();
         for (_, mut item) in paths.paths {

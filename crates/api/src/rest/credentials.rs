@@ -14,7 +14,7 @@ use crate::{
     input::{JsonBody, JsonList, Path},
 };
 
-/// What a team stores. It has no `Debug`: it holds a secret.
+/// The application that a team stores. The type has no `Debug`, because it contains a secret.
 #[derive(Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object", rename_all = "camelCase")]
 pub(crate) struct OauthCredentials {
@@ -26,7 +26,7 @@ pub(crate) struct OauthCredentials {
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
     )]
     client_id: String,
-    /// Its secret: not blank, without control characters.
+    /// The secret of the application: not blank, without control characters.
     #[schema(
         min_length = 1,
         max_length = 10000,
@@ -58,7 +58,7 @@ pub(crate) struct OauthTeamCredentials {
     /// The id of the application.
     #[schema(example = "my-team-jobs")]
     client_id: String,
-    /// Its secret.
+    /// The secret of the application.
     #[schema(example = "wJalrXUtnFEMI")]
     client_secret: String,
 }
@@ -70,7 +70,7 @@ pub(crate) struct OauthTeamClientId {
     /// The team.
     #[schema(example = "my-team")]
     team_name: String,
-    /// The id of its application.
+    /// The id of the team's application.
     #[schema(example = "my-team-jobs")]
     client_id: String,
 }
@@ -98,8 +98,7 @@ pub(crate) async fn oauth_credentials_get(
 
 /// Stores the OAuth application of a team.
 ///
-/// In place of any before it. A team has one from the first time that somebody stores it, with or without jobs. The secret
-/// is encrypted before it is stored.
+/// The application replaces the previous one. The team needs no jobs. The secret is encrypted before it is stored.
 #[utoipa::path(
     put,
     path = "",
@@ -147,7 +146,7 @@ pub(crate) async fn client_id_get(
 
 /// Finds the teams of OAuth applications.
 ///
-/// In the order of the question; ids that belong to no team are left out.
+/// The result has the order of the request. Ids that belong to no team are omitted.
 #[utoipa::path(
     post,
     path = "",
@@ -155,7 +154,7 @@ pub(crate) async fn client_id_get(
     request_body(
         content = inline(ClientIds), description = "Ids of applications, at most 1000.", example = json!(["my-team-jobs"]),
     ),
-    responses((status = 200, description = "Those that are known.", body = Vec<OauthTeamClientId>))
+    responses((status = 200, description = "The ids that belong to a team, each with its team.", body = Vec<OauthTeamClientId>))
 )]
 pub(crate) async fn get_team_ids_for_client_ids(
     State(api): State<Arc<Api>>,

@@ -1,4 +1,4 @@
-//! Jobs that were deleted and can be brought back: additions to the public API.
+//! Deleted jobs that can be restored: additions to the public API.
 
 use std::sync::Arc;
 
@@ -18,29 +18,29 @@ use crate::{
     links,
 };
 
-/// A job that was deleted and can be brought back.
+/// A deleted job that can be restored.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DeletedDataJob {
-    /// The name that it had.
+    /// The name of the job.
     #[schema(example = "my-first-job")]
     job_name: String,
-    /// The team that it belonged to.
+    /// The team of the job.
     #[schema(example = "my-team")]
     team: String,
-    /// Free text for people.
+    /// Free text.
     description: String,
-    /// When it was deleted.
+    /// The time of the deletion.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     deleted_date: String,
-    /// Who deleted it; null when that was not kept.
+    /// The user who deleted the job; null if unknown.
     #[schema(example = "anonymous")]
     deleted_by: Option<String>,
-    /// The generation of the deployment that it had; null without one.
+    /// The generation of the job's deployment; null if it had none.
     #[schema(example = 3)]
     generation: Option<i64>,
 }
 
-/// Deleted jobs, the last one first.
+/// Deleted jobs, the latest deletion first.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DeletedDataJobPage {
     /// The jobs.
@@ -50,33 +50,33 @@ pub(crate) struct DeletedDataJobPage {
     next_before: Option<String>,
 }
 
-/// What came back.
+/// The result of a restoration.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobRestored {
     /// The job's name.
     #[schema(example = "my-first-job")]
     job_name: String,
-    /// The team that owns it.
+    /// The team that owns the job.
     #[schema(example = "my-team")]
     team: String,
-    /// The generation that its deployment is now; null when it has none.
+    /// The new generation of the deployment; null if the job has none.
     #[schema(example = 4)]
     generation: Option<i64>,
-    /// Why its deployment did not come back; null when it did, or there was none.
+    /// The reason why the deployment was not restored; null if it was, or if there was none.
     problem: Option<RestoreProblem>,
 }
 
-/// Why a deployment did not come back.
+/// The reason why a deployment was not restored.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobRestoreProblem)]
 struct RestoreProblem {
-    /// What happened.
+    /// The failure, with the name of the object.
     what: String,
-    /// Why it happened.
+    /// The cause of the failure.
     why: String,
-    /// What follows from it.
+    /// The consequences of the failure.
     consequences: String,
-    /// What to do now.
+    /// The next step.
     countermeasures: String,
     /// Which problem it is, as in an error body. All codes are in docs/errors.md.
     #[schema(value_type = String, example = "restored_sources_missing")]
@@ -96,7 +96,7 @@ impl From<Deleted> for DeletedDataJob {
     }
 }
 
-/// Where a page begins, as the page before said it.
+/// The beginning of a page, from the previous page.
 fn before(text: &str) -> Result<(Timestamp, JobId), Problem> {
     let read = || {
         let (micros, id) = text.split_once('.')?;
@@ -114,9 +114,9 @@ fn before(text: &str) -> Result<(Timestamp, JobId), Problem> {
     })
 }
 
-/// Lists the deleted jobs of a team that can be brought back.
+/// Lists the deleted jobs of a team that can be restored.
 ///
-/// The last one first. A deleted job is kept for some days, which the operator of the service sets.
+/// The latest deletion comes first. The operator of the service sets for how many days a deleted job is kept.
 #[utoipa::path(
     get,
     path = "",
@@ -125,11 +125,11 @@ fn before(text: &str) -> Result<(Timestamp, JobId), Problem> {
         (
             "before" = Option<String>, Query,
             pattern = "^([0-9]{1,17}\\.[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})?$",
-            description = "Only what was deleted before the last one of a page: `next_before` of that page.",
+            description = "Only jobs that were deleted before the last one of a page: `next_before` of that page.",
         ),
         (
             "limit" = Option<i64>, Query, minimum = 1, maximum = 1000, example = 100,
-            description = "How many entries at most; 100 by default.",
+            description = "The maximum number of entries; 100 by default.",
         ),
     ),
     responses((status = 200, description = "A page of deleted jobs.", body = DeletedDataJobPage))
@@ -148,18 +148,18 @@ pub(crate) async fn data_job_deleted_list(
     }))
 }
 
-/// Brings a deleted data job back.
+/// Restores a deleted data job.
 ///
-/// With its properties, secrets, source, history and deployment; the schedule counts from now. Of several that had the name,
-/// the last one comes back.
+/// Properties, secrets, source, history and deployment are restored; scheduled times before the restoration are not run. Of several
+/// deleted jobs with this name, the latest is restored.
 #[utoipa::path(
     post,
     path = "",
     tag = "Data Jobs",
     responses(
         (
-            status = 200, description = "It is back.", body = DataJobRestored,
-            headers(("Location" = String, description = "The address of the job."))
+            status = 200, description = "The job was restored.", body = DataJobRestored,
+            headers(("Location" = String, description = "The URL of the job."))
         ),
         (status = 404, description = "No deleted job of this name is kept for this team."),
         (status = 409, description = "A job of this name exists, in this team or another."),

@@ -1,4 +1,4 @@
-//! Deployments as JSON. What is answered is the reached state; what is asked for becomes true later, hence 202.
+//! Deployments as JSON. A read returns the reached deployment. A change is accepted with 202 and rolled out afterwards.
 
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ use crate::{
     preconditions::WithEtag,
 };
 
-/// A change of a deployment on the wire. What only the service says (id, schedule, by whom, when) is read and left aside,
-/// for clients send whole objects back.
+/// A change of a deployment on the wire. Fields that only the service sets (id, schedule, user, time) are accepted and ignored,
+/// because clients send whole objects back.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 #[schema(as = DataJobDeploymentChange, example = json!({
@@ -41,78 +41,79 @@ use crate::{
     "resources": { "memory_limit": 512 }
 }))]
 pub(crate) struct DataJobDeploymentBody {
-    /// The VDK version to run it with: a version of the package index. Absent or blank follows the service's default.
+    /// The VDK version of executions: a version of the package index. Absent or blank follows the service's default.
     #[schema(max_length = 100, pattern = "^([A-Za-z0-9][A-Za-z0-9._+!-]*)?$", example = "0.2.1810444937")]
     vdk_version: Option<String>,
-    /// The source to run: the 40 hexadecimal digits that the upload answered. Needed by the first deployment.
+    /// The source version: the 40 hexadecimal digits that the upload returned. Required for the first deployment.
     #[schema(pattern = "^([0-9a-f]{40})?$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: Option<String>,
-    /// The Python version to run it with, one of those that `info` names.
+    /// The Python version of executions, one of those that `info` lists.
     #[schema(pattern = r"^([0-9]{1,3}\.[0-9]{1,3})?$", example = "3.11")]
     python_version: Option<String>,
-    /// Kept and given back.
+    /// The mode; stored and returned without effect.
     #[schema(value_type = Option<DataJobMode>)]
     mode: Option<Mode>,
-    /// Whether the schedule starts runs; one by hand starts either way. The first deployment is enabled by default.
+    /// Whether the schedule starts executions. Manual executions start in either case. The first deployment is enabled by
+    /// default.
     enabled: Option<bool>,
-    /// What a run may use.
+    /// The resources of an execution.
     #[serde(default, deserialize_with = "crate::input::object")]
     resources: Option<ResourcesChange>,
-    /// Read and left aside: the schedule is the job's.
+    /// Ignored: the schedule belongs to the job.
     #[serde(rename = "schedule", default, deserialize_with = "crate::input::object")]
     _schedule: Option<DataJobScheduleDefinition>,
-    /// Read and left aside: a job has one deployment.
+    /// Ignored: a job has one deployment.
     #[serde(rename = "id")]
     #[schema(value_type = Option<serde_json::Value>)]
     _id: Option<IgnoredAny>,
-    /// Read and left aside: the service says it.
+    /// Ignored: the service sets this field.
     #[serde(rename = "deployed_by")]
     #[schema(value_type = Option<serde_json::Value>)]
     _deployed_by: Option<IgnoredAny>,
-    /// Read and left aside: the service says it.
+    /// Ignored: the service sets this field.
     #[serde(rename = "deployed_date")]
     #[schema(value_type = Option<serde_json::Value>)]
     _deployed_date: Option<IgnoredAny>,
 }
 
-/// What a run is to use. What is absent stays as it is; a request is not above its limit.
+/// The resources of an execution in a change. Omitted fields keep their current value. A request must not exceed its limit.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 #[schema(as = DataJobResourcesChange)]
 struct ResourcesChange {
-    /// CPU set aside, in cores.
+    /// The CPU request, in cores.
     #[schema(exclusive_minimum = 0, maximum = 1024, example = 0.5)]
     cpu_request: Option<f64>,
-    /// CPU at most, in cores.
+    /// The CPU limit, in cores.
     #[schema(exclusive_minimum = 0, maximum = 1024, example = 1.0)]
     cpu_limit: Option<f64>,
-    /// Memory set aside, in MiB.
+    /// The memory request, in MiB.
     #[schema(minimum = 1, maximum = 16_777_216, example = 256)]
     #[serde(default, deserialize_with = "crate::input::whole_number")]
     memory_request: Option<i32>,
-    /// Memory at most, in MiB.
+    /// The memory limit, in MiB.
     #[schema(minimum = 1, maximum = 16_777_216, example = 512)]
     #[serde(default, deserialize_with = "crate::input::whole_number")]
     memory_limit: Option<i32>,
 }
 
-/// What a run may use. What is absent has the operator's default.
+/// The resources of an execution. An absent field means the operator's default.
 #[derive(Default, Serialize, ToSchema)]
 #[schema(as = DataJobResources)]
 pub(crate) struct ResourcesBody {
-    /// CPU set aside, in cores.
+    /// The CPU request, in cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = 0.5)]
     cpu_request: Option<f64>,
-    /// CPU at most, in cores.
+    /// The CPU limit, in cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = 1.0)]
     cpu_limit: Option<f64>,
-    /// Memory set aside, in MiB.
+    /// The memory request, in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = 256)]
     memory_request: Option<i32>,
-    /// Memory at most, in MiB.
+    /// The memory limit, in MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = 512)]
     memory_limit: Option<i32>,
@@ -140,74 +141,74 @@ impl From<Resources> for ResourcesBody {
     }
 }
 
-/// The deployment that runs.
+/// The reached deployment.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentStatus {
     /// The id of the deployment: the job's name. In a URL, `production`, `release` and `default` name it too.
     #[schema(example = "my-first-job")]
     id: String,
-    /// The VDK version that it runs with.
+    /// The VDK version of executions.
     #[schema(example = "0.2.1810444937")]
     vdk_version: String,
-    /// The source that it runs.
+    /// The source version of executions.
     #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
-    /// The Python version that it runs with.
+    /// The Python version of executions.
     #[schema(example = "3.11")]
     python_version: String,
-    /// What it is for.
+    /// The mode of the deployment.
     #[schema(value_type = DataJobMode)]
     mode: &'static str,
-    /// Whether the schedule starts runs.
+    /// Whether the schedule starts executions.
     enabled: bool,
-    /// Who hears of what.
+    /// The mail addresses of notifications.
     contacts: ContactsBody,
-    /// When it runs by itself.
+    /// The schedule.
     schedule: ScheduleBody,
-    /// What a run may use.
+    /// The resources of an execution.
     resources: ResourcesBody,
-    /// When it was asked for.
+    /// The time of the request for this deployment.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     last_deployed_date: String,
-    /// Who asked for it.
+    /// The user who requested this deployment.
     #[schema(example = "anonymous")]
     last_deployed_by: String,
-    /// The last outcome of the rollout, which may speak of a later change than the one that runs.
+    /// The last outcome of the rollout, which may be that of a later change than the reached one.
     #[schema(value_type = RolloutStatus)]
     status: &'static str,
 }
 
-/// How far what is wanted got.
+/// The progress of the desired deployment.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentRollout {
-    /// Where it stands. `reached` says that what is wanted runs.
+    /// The phase of the rollout. `reached` means that the desired deployment is deployed.
     #[schema(value_type = RolloutPhase)]
     phase: &'static str,
-    /// The generation that is wanted.
+    /// The desired generation.
     #[schema(minimum = 1, example = 3)]
     wanted_generation: i64,
-    /// The generation that runs; null before the first success.
+    /// The reached generation; null before the first success.
     #[schema(minimum = 1, example = 2)]
     reached_generation: Option<i64>,
-    /// When that was reached; null before the first success.
+    /// The time when that generation was reached; null before the first success.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     reached_date: Option<String>,
     /// The last outcome.
     #[schema(value_type = RolloutStatus)]
     status: &'static str,
-    /// The hash of all that went into what runs; null before the first success.
+    /// The hash of all inputs of the reached deployment; null before the first success.
     deployment_version_hash: Option<String>,
-    /// How often the wanted generation was tried.
+    /// The number of attempts at the desired generation.
     #[schema(minimum = 0)]
     attempts: i32,
-    /// When it is tried again, after a fault of the platform; null otherwise.
+    /// The time of the next attempt after a platform error; null otherwise.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     next_try_date: Option<String>,
-    /// What stands in the way; null when nothing does.
+    /// The problem that prevents the rollout; null if there is none.
     problem: Option<RolloutProblem>,
-    /// The build of packages or of an image that the rollout waits for; null when it waits for none.
+    /// The build of packages or of an image that the rollout waits for; null if there is none.
     build: Option<RolloutBuild>,
-    /// The deployment that is wanted.
+    /// The desired deployment.
     wanted: Wanted,
 }
 
@@ -248,18 +249,18 @@ impl RolloutBuild {
     }
 }
 
-/// What stands in the way, and whose move it is.
+/// A problem that prevents a rollout, and who has to act.
 #[derive(Serialize, ToSchema)]
 struct RolloutProblem {
-    /// What happened.
+    /// The failure, with the name of the object.
     what: String,
-    /// Why it happened.
+    /// The cause of the failure.
     why: String,
-    /// What follows from it.
+    /// The consequences of the failure.
     consequences: String,
-    /// What to do now.
+    /// The next step.
     countermeasures: String,
-    /// Which problem it is, as in an error body. All codes are in docs/errors.md.
+    /// The code of the problem, as in an error body. All codes are in docs/errors.md.
     #[schema(value_type = String, example = "packages_unresolvable")]
     code: Code,
     /// Who has to act: `user` (change the job or its deployment) or `platform` (Holdfast retries).
@@ -267,25 +268,25 @@ struct RolloutProblem {
     fault: Fault,
 }
 
-/// The wanted deployment.
+/// The desired deployment.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobDeploymentWanted)]
 struct Wanted {
-    /// The source to run.
+    /// The source version of executions.
     #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
-    /// The VDK version to run it with.
+    /// The VDK version of executions.
     #[schema(example = "0.2.1810444937")]
     vdk_version: String,
-    /// The Python version to run it with.
+    /// The Python version of executions.
     #[schema(example = "3.11")]
     python_version: String,
-    /// Whether the schedule starts runs.
+    /// Whether the schedule starts executions.
     enabled: bool,
-    /// Who asked for it.
+    /// The user who requested this deployment.
     #[schema(example = "anonymous")]
     deployed_by: String,
-    /// When it was asked for.
+    /// The time of the request for this deployment.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     deployed_date: String,
 }
@@ -362,7 +363,7 @@ impl DataJobDeploymentBody {
 
 /// Lists the deployment of a data job.
 ///
-/// The one that runs, in a list: empty before the first success. `…/rollout` tells how far a wanted one is.
+/// The list has the reached deployment, and is empty before the first success. `…/rollout` reports the progress of a desired one.
 #[utoipa::path(
     get,
     path = "",
@@ -399,25 +400,25 @@ pub(crate) async fn deployment_list(
     let (job, reached) = app::deployments::list(&api.db, &caller, &team, &name).await?;
     let listed = reached
         .filter(|r| mode.is_none_or(|mode| r.deployment.mode == mode))
-        .filter(|_| query.text("deployment_id").is_none_or(|id| app::deployments::check_id(&job, id).is_ok()));
+        .filter(|_| query.text("deployment_id").is_none_or(|id| app::deployments::check_id(&job.name, id).is_ok()));
     Ok(Json(listed.map(|reached| DataJobDeploymentStatus::new(&job, reached)).into_iter().collect()))
 }
 
 /// Deploys a data job, or changes its deployment.
 ///
-/// What is absent stays as it is. The change is stored when this answers, and runs when its rollout is reached. The same
-/// request again makes no generation, but lets a rollout that failed be tried again.
+/// Omitted fields keep their current value. The response means that the change is stored; executions use it once its rollout is
+/// reached. The same request again creates no generation, but retries a failed rollout.
 #[utoipa::path(
     post,
     path = "",
     tag = "Data Jobs Deployment",
     params((
         "send_notification" = Option<bool>, Query,
-        description = "Whether the outcome is mailed to the contacts; true by default.",
+        description = "Whether the contacts get a mail about the outcome; true by default.",
     )),
-    request_body(content = Option<DataJobDeploymentBody>, description = "What to change; without a body nothing is."),
+    request_body(content = Option<DataJobDeploymentBody>, description = "The change. An absent body changes nothing."),
     responses(
-        (status = 202, description = "It is stored."),
+        (status = 202, description = "The change was accepted. The rollout starts within seconds."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
         (
             status = 409,
@@ -440,9 +441,9 @@ pub(crate) async fn deployment_update(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Reads the deployment that runs.
+/// Reads the reached deployment.
 ///
-/// Not found before the first success.
+/// Returns 404 before the first success.
 #[utoipa::path(
     get,
     path = "",
@@ -461,9 +462,10 @@ pub(crate) async fn deployment_read(
     Ok(WithEtag(reached.deployment.etag(), DataJobDeploymentStatus::new(&job, reached)))
 }
 
-/// Reads how far the wanted deployment is.
+/// Reads the progress of the desired deployment.
 ///
-/// Also before the first success: a deployment is done when `phase` is `reached`, and `problem` says what stands in its way.
+/// The rollout can be read before the first success. A deployment is finished when `phase` is `reached`; `problem` describes a
+/// failure.
 #[utoipa::path(
     get,
     path = "",
@@ -485,14 +487,15 @@ pub(crate) async fn deployment_rollout_read(
 
 /// Changes the deployment.
 ///
-/// What is absent stays as it is. The change is stored when this answers, and runs when its rollout is reached.
+/// Omitted fields keep their current value. The response means that the change is stored; executions use it once its rollout is
+/// reached.
 #[utoipa::path(
     patch,
     path = "",
     tag = "Data Jobs Deployment",
-    request_body(content = Option<DataJobDeploymentBody>, description = "What to change; without a body nothing is."),
+    request_body(content = Option<DataJobDeploymentBody>, description = "The change. An absent body changes nothing."),
     responses(
-        (status = 202, description = "It is stored."),
+        (status = 202, description = "The change was accepted. The rollout starts within seconds."),
         (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
         (
             status = 409,
@@ -522,7 +525,7 @@ pub(crate) async fn deployment_patch(
     path = "",
     tag = "Data Jobs Deployment",
     responses(
-        (status = 202, description = "It is stored."),
+        (status = 202, description = "The change was accepted. The rollout starts within seconds."),
         (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
     )
 )]

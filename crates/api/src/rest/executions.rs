@@ -1,4 +1,4 @@
-//! Runs as JSON: start, list, read, cancel, logs.
+//! Executions as JSON: start, list, read, cancel, logs.
 
 use std::sync::Arc;
 
@@ -38,12 +38,12 @@ use crate::{
 /// Bytes of a log that become one piece of JSON text.
 const LOG_PIECE_BYTES: usize = 32 * 1024;
 
-/// How a run is started.
+/// The start of an execution.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 #[schema(example = json!({ "started_by": "manual/vdk-control-cli", "args": { "day": "2024-03-09" } }))]
 pub(crate) struct DataJobExecutionRequest {
-    /// Where the start comes from; the user's name is put behind it.
+    /// The origin of the start; the service appends the user's name.
     #[schema(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "manual/vdk-control-cli")]
     started_by: Option<String>,
     /// Arguments for the job's steps, at most 100 KiB (102400 bytes) as JSON; numbers are kept digit by digit.
@@ -51,49 +51,49 @@ pub(crate) struct DataJobExecutionRequest {
     args: Option<JsonObject>,
 }
 
-/// A run.
+/// An execution.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobExecution {
-    /// The id of the run: the job's name and a number.
+    /// The id of the execution: the job's name and a number.
     #[schema(pattern = "^[a-z][a-z0-9-]{0,62}$", example = "my-first-job-1710000000")]
     id: String,
-    /// The job.
+    /// The name of the job.
     #[schema(example = "my-first-job")]
     job_name: String,
-    /// How far it is, or how it ended.
+    /// The status of the execution.
     #[schema(value_type = ExecutionStatus)]
     status: String,
-    /// Who started it.
+    /// The kind of start.
     #[serde(rename = "type")]
     #[schema(value_type = ExecutionType)]
     kind: String,
-    /// When it began to run; when it was accepted, as long as it does not run.
+    /// The start time; until the start, the time of the request.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     start_time: String,
-    /// When it ended; absent until then.
+    /// The end time; absent before the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime, example = "2024-03-09T16:00:12Z")]
     end_time: Option<String>,
-    /// Where the start came from, and the user.
+    /// The origin of the start, and the user.
     #[schema(example = "manual/vdk-control-cli/anonymous")]
     started_by: String,
-    /// Where its log can be looked at, when the operator keeps logs elsewhere; absent otherwise.
+    /// The URL of the log, if the operator stores logs elsewhere; absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     logs_url: Option<String>,
-    /// What is to be said of its status; absent as long as there is nothing.
+    /// A message about the status; absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "Success")]
     message: Option<String>,
-    /// The operation id of the request that started it.
+    /// The operation id of the request that started the execution.
     #[schema(example = "5f3c9a0d1b2e4f67")]
     op_id: String,
-    /// What it runs.
+    /// The deployment of the execution.
     deployment: DataJobDeployment,
 }
 
-/// What a run runs. The object is always there, for clients look into it without asking; only the id is as long as the rest is
-/// not settled.
+/// The deployment of an execution. The object is always present, because clients read its fields without a check. Before the
+/// revision is known it has the id alone.
 #[derive(Serialize, ToSchema)]
 struct DataJobDeployment {
     /// Always `release`.
@@ -104,52 +104,52 @@ struct DataJobDeployment {
     revision: Option<Revision>,
 }
 
-/// The revision that an execution runs; nothing as long as that is not settled. Of an execution that another service
-/// recorded, only the known fields are there.
+/// The revision of an execution; absent until it is known. An execution that another service recorded has the known fields
+/// only.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobExecutionRevision)]
 struct Revision {
-    /// The VDK version that it runs with.
+    /// The VDK version of the execution.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "0.2.1810444937")]
     vdk_version: Option<String>,
-    /// The source that it runs.
+    /// The source version of the execution.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: Option<String>,
-    /// The Python version that it runs with.
+    /// The Python version of the execution.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "3.11")]
     python_version: Option<String>,
-    /// What it is for.
+    /// The mode of the deployment.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = DataJobMode)]
     mode: Option<&'static str>,
-    /// Whether the schedule starts runs.
+    /// Whether the schedule starts executions.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     enabled: Option<bool>,
-    /// Who asked for the deployment.
+    /// The user who requested the deployment.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "anonymous")]
     deployed_by: Option<String>,
-    /// When it was asked for.
+    /// The time of the request for the deployment.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime, example = "2024-03-09T16:00:00Z")]
     deployed_date: Option<String>,
-    /// When the job runs by itself.
+    /// The schedule of the job.
     #[schema(required = false)]
     schedule: ScheduleBody,
-    /// What a run may use.
+    /// The resources of the execution.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     resources: Option<ResourcesBody>,
 }
 
-/// The log of a run.
+/// The log of an execution.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobExecutionLogs {
-    /// The text; of a very long log the beginning and the end.
+    /// The text of the log; a very long log has its beginning and its end.
     logs: String,
 }
 
@@ -183,8 +183,7 @@ impl DataJobExecution {
     }
 }
 
-/// The statuses asked for, repeated or with commas between them; none means any. A status that does not exist is not
-/// found, as clients of the reference know it.
+/// The requested statuses, repeated or separated by commas; none means any. An unknown status is 404, as upstream returns it.
 fn statuses(query: &Query) -> Result<Vec<Status>, Problem> {
     query
         .all("execution_status")
@@ -206,19 +205,19 @@ fn statuses(query: &Query) -> Result<Vec<Status>, Problem> {
         .collect()
 }
 
-/// Lists the runs of a data job.
+/// Lists the executions of a data job.
 ///
-/// Newest first, at most 1000.
+/// The newest 1000 at most, the newest last.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Execution",
     params((
         "execution_status" = Option<Vec<ExecutionStatus>>, Query,
-        description = "Only runs in one of these statuses, repeated or with commas between them; absent means any.",
+        description = "Only executions in one of these statuses, repeated or separated by commas; absent means any.",
     )),
     responses(
-        (status = 200, description = "The runs.", body = Vec<DataJobExecution>),
+        (status = 200, description = "The executions.", body = Vec<DataJobExecution>),
         (status = 404, description = "The job is unknown or belongs to another team, or there is no such status."),
     )
 )]
@@ -232,21 +231,20 @@ pub(crate) async fn data_job_execution_list(
     Ok(Json(runs.into_iter().map(|run| DataJobExecution::new(&api, run)).collect()))
 }
 
-/// Lists the runs of a deployment.
+/// Lists the executions of a deployment.
 ///
-/// Newest first, at most 1000.
+/// The newest 1000 at most, the newest last.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Execution",
     params((
         "execution_status" = Option<Vec<ExecutionStatus>>, Query,
-        description = "Only runs in one of these statuses, repeated or with commas between them; absent means any.",
+        description = "Only executions in one of these statuses, repeated or separated by commas; absent means any.",
     )),
     responses(
-        (status = 200, description = "The runs.", body = Vec<DataJobExecution>),
-        (status = 404, description = "The job is unknown or belongs to another team, has no deployment of this id, \
-                or there is no such status."),
+        (status = 200, description = "The executions.", body = Vec<DataJobExecution>),
+        (status = 404, description = "The job is unknown or belongs to another team, has no deployment of this id, or there is no such status."),
     )
 )]
 pub(crate) async fn data_job_deployment_execution_list(
@@ -261,19 +259,20 @@ pub(crate) async fn data_job_deployment_execution_list(
 
 /// Starts a data job.
 ///
-/// It is stored as a run when this answers, and runs as soon as there is room. One run of a job at a time.
+/// The response means that the execution is stored. The execution starts as soon as there is capacity. A job has one active
+/// execution at a time.
 #[utoipa::path(
     post,
     path = "",
     tag = "Data Jobs Execution",
-    request_body(content = Option<DataJobExecutionRequest>, description = "How to start it; may be left out."),
+    request_body(content = Option<DataJobExecutionRequest>, description = "The start of the execution; optional."),
     responses(
         (
-            status = 202, description = "It is stored.",
-            headers(("Location" = String, description = "The address of the run; its last part is the run's id."))
+            status = 202, description = "The execution was accepted.",
+            headers(("Location" = String, description = "The URL of the execution; its last segment is the id of the execution."))
         ),
         (status = 404, description = "The job is unknown or belongs to another team, or has no deployment."),
-        (status = 409, description = "A run of the job is active."),
+        (status = 409, description = "An execution of the job is active."),
     )
 )]
 pub(crate) async fn data_job_execution_start(
@@ -289,14 +288,14 @@ pub(crate) async fn data_job_execution_start(
     Ok((StatusCode::ACCEPTED, [(LOCATION, links::execution(&team, &name, &run))]))
 }
 
-/// Reads a run.
+/// Reads an execution.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Execution",
     responses(
-        (status = 200, description = "The run.", body = DataJobExecution),
-        (status = 404, description = "The job is unknown or belongs to another team, or has no run of this id."),
+        (status = 200, description = "The execution.", body = DataJobExecution),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no execution of this id."),
     )
 )]
 pub(crate) async fn data_job_execution_read(
@@ -308,17 +307,17 @@ pub(crate) async fn data_job_execution_read(
     Ok(Json(DataJobExecution::new(&api, run)))
 }
 
-/// Cancels a run.
+/// Cancels an execution.
 ///
-/// It is `cancelled` when nothing of it is left; a run that ends first keeps its true status.
+/// The status becomes `cancelled` when all its processes have ended. An execution that ends before keeps its own status.
 #[utoipa::path(
     delete,
     path = "",
     tag = "Data Jobs Execution",
     responses(
-        (status = 200, description = "Its end is asked for."),
-        (status = 400, description = "It is over already."),
-        (status = 404, description = "The job is unknown or belongs to another team, or has no run of this id."),
+        (status = 200, description = "The cancellation was accepted."),
+        (status = 400, description = "The execution has ended already."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no execution of this id."),
     )
 )]
 pub(crate) async fn data_job_execution_cancel(
@@ -330,21 +329,21 @@ pub(crate) async fn data_job_execution_cancel(
     Ok(StatusCode::OK)
 }
 
-/// Reads the log of a run.
+/// Reads the log of an execution.
 ///
-/// What there is so far, of a run in progress.
+/// An execution in progress has the log so far.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Execution",
     params((
         "tail_lines" = Option<i64>, Query,
-        description = "Only so many of its last lines; 0, the default, and less mean all of it.", example = 100,
+        description = "The number of last lines to return; 0, the default, and negative numbers return the whole log.", example = 100,
     )),
     responses(
         (status = 200, description = "The log.", body = DataJobExecutionLogs),
-        (status = 404, description = "The job is unknown or belongs to another team, or has no run of this id."),
-        (status = 409, description = "The run is in progress on another machine than the instance that was asked."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no execution of this id."),
+        (status = 409, description = "The execution is in progress on another machine than this instance."),
     )
 )]
 pub(crate) async fn data_job_logs_download(

@@ -24,46 +24,46 @@ use crate::{
 /// The team, the job, the deployment and a generation in a path.
 type RevisionPath = Path<(String, String, String, i64)>;
 
-/// A generation of a deployment, whole. It never changes.
+/// A generation of a deployment. A generation never changes.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentRevision {
-    /// Counts the accepted changes of what belongs to the job's name.
+    /// The number of the generation: accepted changes under the job's name are counted.
     #[schema(minimum = 1, example = 3)]
     generation: i64,
-    /// The source.
+    /// The source version.
     #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
     /// The Python version.
     #[schema(example = "3.11")]
     python_version: String,
-    /// What the request asked for; null follows the service's default of that time.
+    /// The version in the request; null followed the service's default of that time.
     #[schema(example = "3.11")]
     python_version_asked: Option<String>,
     /// The VDK version.
     #[schema(example = "0.2.1810444937")]
     vdk_version: String,
-    /// What the request asked for; null follows the service's default of that time.
+    /// The version in the request; null followed the service's default of that time.
     #[schema(example = "0.2.1810444937")]
     vdk_version_asked: Option<String>,
-    /// Whether the schedule starts runs.
+    /// Whether the schedule starts executions.
     enabled: bool,
-    /// What it is for.
+    /// The mode of the deployment.
     #[schema(value_type = DataJobMode)]
     mode: &'static str,
-    /// What a run may use.
+    /// The resources of an execution.
     resources: ResourcesBody,
-    /// When the job runs by itself.
+    /// The schedule.
     schedule: ScheduleBody,
-    /// Who hears of what.
+    /// The mail addresses of notifications.
     contacts: ContactsBody,
     /// The type of database that the job's SQL runs on by default; null when there is none.
     db_default_type: Option<String>,
-    /// Whether runs are reported.
+    /// Whether notifications about executions are sent.
     enable_execution_notifications: bool,
-    /// Who asked for it.
+    /// The user who requested this generation.
     #[schema(example = "anonymous")]
     deployed_by: String,
-    /// When it was asked for.
+    /// The time of the request for this generation.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     deployed_date: String,
 }
@@ -78,7 +78,7 @@ pub(crate) struct RevisionPage {
     next_before: Option<i64>,
 }
 
-/// What differs from one generation to another.
+/// The differences between two generations.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobDeploymentDiff)]
 pub(crate) struct RevisionDiff {
@@ -88,7 +88,7 @@ pub(crate) struct RevisionDiff {
     /// The second.
     #[schema(example = 2)]
     to: i64,
-    /// What differs, field by field; who asked and when is left out.
+    /// The fields that differ, without the user and the time of the request.
     #[schema(value_type = Vec<FieldChange>)]
     changes: Vec<Difference>,
 }
@@ -98,42 +98,42 @@ pub(crate) struct RevisionDiff {
 #[schema(as = DataJobDeploymentChangedField)]
 #[expect(dead_code, reason = "for the document; the model makes the value")]
 struct FieldChange {
-    /// Its name, with a dot before the name of a part.
+    /// The name of the field, with a dot before the name of a part.
     #[schema(example = "resources.memory_limit")]
     field: String,
-    /// Its value in the first generation: any JSON.
+    /// The value in the first generation: any JSON.
     from: serde_json::Value,
-    /// Its value in the second: any JSON.
+    /// The value in the second generation: any JSON.
     to: serde_json::Value,
 }
 
-/// Who changed what, and by which request.
+/// An audit event: a change, its user and its request.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobAuditEvent)]
 struct AuditEvent {
-    /// Ascends with time.
+    /// The number of the event; later events have larger numbers.
     #[schema(example = 17)]
     id: i64,
-    /// When.
+    /// The time of the change.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
     date: String,
-    /// Who.
+    /// The user.
     #[schema(example = "anonymous")]
     by: String,
     /// The operation id of the request.
     #[schema(example = "5f3c9a0d1b2e4f67")]
     op_id: String,
-    /// What, such as `job.create`, `job.update`, `job.move`, `deployment.change`, `deployment.rollback`, `sources.upload` or
-    /// `execution.start`.
+    /// The kind of change, such as `job.create`, `job.update`, `job.move`, `deployment.change`, `deployment.rollback`,
+    /// `sources.upload` or `execution.start`.
     #[schema(example = "deployment.change")]
     action: String,
     /// The team of the job at that time.
     #[schema(example = "my-team")]
     team: Option<String>,
-    /// The generation that it became; null where none did.
+    /// The generation that the change created; null if it created none.
     #[schema(example = 3)]
     generation: Option<i64>,
-    /// What else is to be said of it, such as the id of a run.
+    /// Further detail, such as the id of an execution.
     detail: Option<String>,
 }
 
@@ -190,7 +190,7 @@ fn page_request(query: &Query) -> ApiResult<PageRequest> {
 
 /// Lists the generations of a deployment.
 ///
-/// Newest first, also of a deployment that was removed since.
+/// The newest generation comes first. The generations of a removed deployment are kept.
 #[utoipa::path(
     get,
     path = "",
@@ -198,11 +198,11 @@ fn page_request(query: &Query) -> ApiResult<PageRequest> {
     params(
         (
             "before" = Option<i64>, Query,
-            description = "Only what is older than the entry of this number: `next_before` of the page before.",
+            description = "Only entries older than the entry with this number: `next_before` of the previous page.",
         ),
         (
             "limit" = Option<i64>, Query, minimum = 1, maximum = 1000, example = 100,
-            description = "How many entries at most; 100 by default.",
+            description = "The maximum number of entries; 100 by default.",
         ),
     ),
     responses(
@@ -245,7 +245,7 @@ pub(crate) async fn deployment_revision_read(
     path = "",
     tag = "Data Jobs Deployment",
     responses(
-        (status = 200, description = "What differs.", body = RevisionDiff),
+        (status = 200, description = "The differences.", body = RevisionDiff),
         (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
     )
 )]
@@ -258,18 +258,18 @@ pub(crate) async fn deployment_revision_diff(
     Ok(Json(RevisionDiff { from, to, changes }))
 }
 
-/// Makes an old generation the wanted one again.
+/// Rolls back to an old generation.
 ///
-/// As a new generation: source, versions, switch, resources, and what it had of the job, which the job takes back too. A
-/// deployment that was removed comes back that way.
+/// The rollback creates a new generation with the source, versions, enabled flag, resources and job configuration of the old one.
+/// The job gets that configuration too. A rollback also restores a removed deployment.
 #[utoipa::path(
     post,
     path = "",
     tag = "Data Jobs Deployment",
     responses(
-        (status = 202, description = "It is stored."),
+        (status = 202, description = "The change was accepted. The rollout starts within seconds."),
         (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
-        (status = 409, description = "Its source was removed, or its Python version is not on offer any more."),
+        (status = 409, description = "The source of that generation was removed, or its Python version is no longer available."),
     )
 )]
 pub(crate) async fn deployment_rollback(
@@ -282,9 +282,9 @@ pub(crate) async fn deployment_rollback(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Lists who changed what of a data job.
+/// Lists the audit events of a data job.
 ///
-/// Newest first. A namesake that was deleted before is not told of.
+/// The newest event comes first. Events of a deleted job that had the same name are not listed.
 #[utoipa::path(
     get,
     path = "",
@@ -292,11 +292,11 @@ pub(crate) async fn deployment_rollback(
     params(
         (
             "before" = Option<i64>, Query,
-            description = "Only what is older than the entry of this number: `next_before` of the page before.",
+            description = "Only entries older than the entry with this number: `next_before` of the previous page.",
         ),
         (
             "limit" = Option<i64>, Query, minimum = 1, maximum = 1000, example = 100,
-            description = "How many entries at most; 100 by default.",
+            description = "The maximum number of entries; 100 by default.",
         ),
     ),
     responses(

@@ -1,4 +1,4 @@
-//! What this service offers.
+//! The version of the service, and the Python versions of deployments.
 
 use std::sync::Arc;
 
@@ -8,25 +8,25 @@ use utoipa::ToSchema;
 
 use crate::{Api, caller::RequestCaller, error::ApiResult, input::Path};
 
-/// What this service offers.
+/// The version of the service, and the Python versions of deployments.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobApiInfo {
     /// The version of the service.
     #[schema(example = "0.1.0")]
     api_version: String,
-    /// The Python versions that a deployment may name, ascending.
+    /// The Python versions that a deployment may have, ascending.
     #[schema(example = json!(["3.10", "3.11"]))]
     supported_python_versions: Vec<String>,
 }
 
-/// What this service offers.
+/// Describes this service.
 ///
-/// Its version and the Python versions that a deployment may have, the same for every team.
+/// The response has the version and the Python versions of deployments, the same for every team.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Service",
-    responses((status = 200, description = "What is on offer.", body = DataJobApiInfo))
+    responses((status = 200, description = "The description of the service.", body = DataJobApiInfo))
 )]
 pub(crate) async fn info(
     State(api): State<Arc<Api>>,

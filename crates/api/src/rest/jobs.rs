@@ -27,7 +27,7 @@ use crate::{
     preconditions::WithEtag,
 };
 
-/// A data job as a request describes it. A member that is null is one that is absent.
+/// A data job in a request. A null field counts as an absent one.
 #[derive(Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 #[schema(example = json!({
@@ -35,39 +35,39 @@ use crate::{
     "config": { "schedule": { "schedule_cron": "0 6 * * *" }, "contacts": {} }
 }))]
 pub(crate) struct DataJobDefinition {
-    /// The name: 6 to 50 characters of a-z, 0-9 and hyphens, a letter first. Unique across all teams. On a change it is that of
-    /// the address; on a creation it may stand in the query instead.
+    /// The name: 6 to 50 characters of a-z, 0-9 and hyphens, a letter first. Unique across all teams. A change requires the name
+    /// in the path; a creation may have the name in the query instead.
     #[schema(min_length = 6, max_length = 50, pattern = "^[a-z][a-z0-9-]{5,49}$", example = "my-first-job")]
     job_name: Option<String>,
-    /// Free text for people. Absent means empty.
+    /// Free text. Absent means empty.
     #[schema(max_length = 10000, pattern = r"^[^\u0000]*$")]
     description: Option<String>,
-    /// Absent means the defaults.
+    /// Schedule, contacts and flags. Absent means the defaults.
     #[serde(default, deserialize_with = "crate::input::object")]
     config: Option<DataJobConfigDefinition>,
-    /// The team that owns it: that of the address, or absent.
+    /// The team that owns the job: the team in the path, or absent.
     #[schema(example = "my-team")]
     team: Option<String>,
 }
 
-/// What a job's owner sets beside name, team and description. What is absent has its default.
+/// The configuration of a job: all but name, team and description. An absent field has its default.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 struct DataJobConfigDefinition {
     /// The type of database that the job's SQL runs on by default; blank means none.
     #[schema(max_length = 100, pattern = r"^[^\u0000]*$", example = "sqlite")]
     db_default_type: Option<String>,
-    /// Who hears of what.
+    /// The mail addresses of notifications.
     #[serde(default, deserialize_with = "crate::input::object")]
     contacts: Option<DataJobContactsDefinition>,
-    /// When it runs by itself.
+    /// The schedule.
     #[serde(default, deserialize_with = "crate::input::object")]
     schedule: Option<DataJobScheduleDefinition>,
     /// Whether a Kerberos keytab is offered for download; true by default.
     generate_keytab: Option<bool>,
-    /// Whether runs are reported at all; true by default.
+    /// Whether notifications about executions are sent; true by default.
     enable_execution_notifications: Option<bool>,
-    /// How long after its time a missing start is reported, in minutes; 240 by default.
+    /// The delay after a scheduled time before a missing execution is reported, in minutes; 240 by default.
     #[schema(minimum = 0, maximum = 525_600, example = 240)]
     #[serde(default, deserialize_with = "crate::input::whole_number")]
     notification_delay_period_minutes: Option<i32>,
@@ -78,16 +78,16 @@ struct DataJobConfigDefinition {
 #[serde(expecting = "a JSON object")]
 #[expect(clippy::struct_field_names, reason = "the names on the wire")]
 struct DataJobContactsDefinition {
-    /// A run ended with a user error.
+    /// Addresses for executions that ended with a user error.
     #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_failure_user_error: Option<Vec<String>>,
-    /// A run ended with a platform error.
+    /// Addresses for executions that ended with a platform error.
     #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_failure_platform_error: Option<Vec<String>>,
-    /// A run ended well.
+    /// Addresses for executions that succeeded.
     #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_success: Option<Vec<String>>,
-    /// A deployment succeeded or failed.
+    /// Addresses for the outcome of deployments.
     #[schema(value_type = Option<Vec<MailAddress>>, max_items = 100)]
     notified_on_job_deploy: Option<Vec<String>>,
 }
@@ -98,12 +98,12 @@ struct DataJobContactsDefinition {
 #[expect(dead_code, reason = "for the document; the model checks the text")]
 struct MailAddress(String);
 
-/// When a job runs by itself.
+/// The schedule of a job.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(expecting = "a JSON object")]
 pub(crate) struct DataJobScheduleDefinition {
-    /// A cron expression of five fields (minute, hour, day of month, month, day of week), or a word such as `@daily`; a time zone
-    /// may stand before it, as in `TZ=Europe/Berlin 0 6 * * *`. Absent or blank: by hand only.
+    /// A cron expression of five fields (minute, hour, day of month, month, day of week), or a word such as `@daily`. A time
+    /// zone may precede the expression, as in `TZ=Europe/Berlin 0 6 * * *`. Absent or blank means manual executions only.
     #[schema(format = "cron", example = "0 6 * * *")]
     schedule_cron: Option<String>,
 }
@@ -115,17 +115,17 @@ pub(crate) struct DataJobBody {
     /// The name.
     #[schema(pattern = "^[a-z][a-z0-9-]{5,49}$", example = "my-first-job")]
     job_name: String,
-    /// Free text for people.
+    /// Free text.
     #[schema(example = "Counts the orders of yesterday.")]
     description: String,
     /// Schedule, contacts and flags.
     config: ConfigBody,
-    /// The team that owns it.
+    /// The team that owns the job.
     #[schema(example = "my-team")]
     team: String,
 }
 
-/// What a job's owner sets beside name, team and description.
+/// The configuration of a job: all but name, team and description.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobConfig)]
 struct ConfigBody {
@@ -133,15 +133,15 @@ struct ConfigBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "sqlite")]
     db_default_type: Option<String>,
-    /// Who hears of what.
+    /// The mail addresses of notifications.
     contacts: ContactsBody,
-    /// When it runs by itself.
+    /// The schedule.
     schedule: ScheduleBody,
     /// Whether a Kerberos keytab is offered for download.
     generate_keytab: bool,
-    /// Whether runs are reported at all.
+    /// Whether notifications about executions are sent.
     enable_execution_notifications: bool,
-    /// How long after its time a missing start is reported, in minutes.
+    /// The delay after a scheduled time before a missing execution is reported, in minutes.
     #[schema(minimum = 0, maximum = 525_600, example = 240)]
     notification_delay_period_minutes: i32,
 }
@@ -151,21 +151,21 @@ struct ConfigBody {
 #[schema(as = DataJobContacts)]
 #[expect(clippy::struct_field_names, reason = "the names on the wire")]
 pub(crate) struct ContactsBody {
-    /// A run ended with a user error.
+    /// Addresses for executions that ended with a user error.
     notified_on_job_failure_user_error: Vec<String>,
-    /// A run ended with a platform error.
+    /// Addresses for executions that ended with a platform error.
     notified_on_job_failure_platform_error: Vec<String>,
-    /// A run ended well.
+    /// Addresses for executions that succeeded.
     notified_on_job_success: Vec<String>,
-    /// A deployment succeeded or failed.
+    /// Addresses for the outcome of deployments.
     notified_on_job_deploy: Vec<String>,
 }
 
-/// When a job runs by itself. The object is always there: clients look into it without asking.
+/// The schedule of a job. The object is always present, because clients read its fields without a check.
 #[derive(Default, Serialize, ToSchema)]
 #[schema(as = DataJobSchedule)]
 pub(crate) struct ScheduleBody {
-    /// The cron expression as given; absent when the job runs by hand only.
+    /// The cron expression as given; absent if the job has manual executions only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "0 6 * * *")]
     pub(crate) schedule_cron: Option<String>,
@@ -243,20 +243,20 @@ impl DataJobDefinition {
 
 /// Creates a data job.
 ///
-/// It has no source and no deployment yet. Name and team may stand in the body too, and then say the same as the address.
+/// A new job has no source and no deployment. If the body has a name or a team, they must equal those in the query and the path.
 #[utoipa::path(
     post,
     path = "",
     tag = "Data Jobs",
     params((
         "name" = Option<String>, Query, example = "my-first-job",
-        description = "The name of the job; it may stand in the body instead. Where both have it, they must agree.",
+        description = "The name of the job. The body may have the name instead; if both have one, they must be equal.",
     )),
     request_body = DataJobDefinition,
     responses(
         (
-            status = 201, description = "It is created.",
-            headers(("Location" = String, description = "The address of the job."))
+            status = 201, description = "The job was created.",
+            headers(("Location" = String, description = "The URL of the job."))
         ),
         (status = 409, description = "A job of this name exists already, in this team or another."),
     )
@@ -318,15 +318,15 @@ pub(crate) async fn data_job_read(
 
 /// Replaces description and configuration of a data job.
 ///
-/// What the body leaves out has its default again. A change of schedule, contacts or flags becomes a generation of the
-/// deployment. Name and team can't be changed here.
+/// Omitted fields return to their defaults. A change of schedule, contacts or flags creates a generation of the deployment. This
+/// operation changes neither name nor team.
 #[utoipa::path(
     put,
     path = "",
     tag = "Data Jobs",
     request_body = DataJobDefinition,
     responses(
-        (status = 200, description = "It is changed, or was as asked."),
+        (status = 200, description = "The job has this configuration."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
     )
 )]
@@ -367,13 +367,14 @@ pub(crate) async fn data_job_update(
 
 /// Deletes a data job with all that belongs to it.
 ///
-/// Deployment, source, properties and secrets go along; runs in progress are cancelled. A new job of the name inherits nothing.
+/// Deployment, source, properties and secrets are deleted too, and executions in progress are cancelled. A new job with the same
+/// name inherits nothing.
 #[utoipa::path(
     delete,
     path = "",
     tag = "Data Jobs",
     responses(
-        (status = 200, description = "It is deleted."),
+        (status = 200, description = "The job was deleted."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
     )
 )]
@@ -388,13 +389,13 @@ pub(crate) async fn data_job_delete(
 
 /// Moves a data job to another team.
 ///
-/// With all that belongs to it: deployment, source, properties, secrets and history.
+/// Deployment, source, properties, secrets and history move with the job.
 #[utoipa::path(
     put,
     path = "",
     tag = "Data Jobs",
     responses(
-        (status = 200, description = "It is moved, or was there already."),
+        (status = 200, description = "The job belongs to this team."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
     )
 )]

@@ -10,14 +10,14 @@ use crate::{Api, caller::RequestCaller, error::ApiResult, input::Path, openapi::
 
 /// Downloads the Kerberos keytab of a job.
 ///
-/// Zero bytes where the service has no Kerberos, which clients take for success.
+/// The file is empty if the service has no Kerberos; clients accept that.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs",
     responses(
         (status = 200, description = "The keytab.", body = inline(Binary), content_type = "application/octet-stream"),
-        (status = 404, description = "The job is unknown, belongs to another team, or says `generate_keytab: false`."),
+        (status = 404, description = "The job is unknown, belongs to another team, or has `generate_keytab: false`."),
     )
 )]
 pub(crate) async fn data_job_keytab_download(

@@ -1,4 +1,4 @@
-//! The operations of the public API, a noun a file.
+//! The operations of the public API, one file per noun.
 
 pub(crate) mod credentials;
 pub(crate) mod deleted_jobs;

@@ -1,4 +1,4 @@
-//! The properties of a job. The deployment in the address means nothing: the client sends the word TODO.
+//! The properties of a job. The deployment in the path has no meaning: the client sends the word TODO.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::{
 
 /// Reads the properties of a job.
 ///
-/// A job that does not exist has none, and its name need not fit: a job that runs on somebody's own machine reads them too.
-/// The deployment in the address means nothing.
+/// An unknown job has no properties, and its name is not validated, because jobs on a developer's machine read properties too. The
+/// deployment in the path has no meaning.
 #[utoipa::path(
     get,
     path = "",
@@ -36,8 +36,8 @@ pub(crate) async fn data_job_properties_read(
 
 /// Replaces the properties of a job.
 ///
-/// All of them: what the body leaves out is gone. At most 1 MiB (1048576 bytes) as JSON; numbers are kept digit by digit.
-/// The deployment in the address means nothing.
+/// Properties that the body omits are deleted. The limit is 1 MiB (1048576 bytes) of JSON; numbers are kept digit by digit. The
+/// deployment in the path has no meaning.
 #[utoipa::path(
     put,
     path = "",
@@ -47,7 +47,7 @@ pub(crate) async fn data_job_properties_read(
         example = json!({"last_day": "2024-03-09", "rows": 120}),
     ),
     responses(
-        (status = 204, description = "They are stored."),
+        (status = 204, description = "The properties were stored."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
     )
 )]

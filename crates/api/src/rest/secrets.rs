@@ -1,4 +1,4 @@
-//! The secrets of a job. The deployment in the address means nothing: the client sends the word TODO.
+//! The secrets of a job. The deployment in the path has no meaning: the client sends the word TODO.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::{
 
 /// Reads the secrets of a job.
 ///
-/// A job that does not exist has none, and its name need not fit: a job that runs on somebody's own machine reads them too.
-/// The deployment in the address means nothing.
+/// An unknown job has no secrets, and its name is not validated, because jobs on a developer's machine read secrets too. The
+/// deployment in the path has no meaning.
 #[utoipa::path(
     get,
     path = "",
@@ -38,8 +38,8 @@ pub(crate) async fn data_job_secrets_read(
 
 /// Replaces the secrets of a job.
 ///
-/// All of them: what the body leaves out is gone. At most 1 MiB (1048576 bytes) as JSON; numbers are kept digit by digit. They are encrypted before they are stored.
-/// The deployment in the address means nothing.
+/// Secrets that the body omits are deleted. The limit is 1 MiB (1048576 bytes) of JSON; numbers are kept digit by digit. The service
+/// encrypts secrets before it stores them. The deployment in the path has no meaning.
 #[utoipa::path(
     put,
     path = "",
@@ -49,7 +49,7 @@ pub(crate) async fn data_job_secrets_read(
         example = json!({"last_day": "2024-03-09", "rows": 120}),
     ),
     responses(
-        (status = 202, description = "They are stored."),
+        (status = 202, description = "The secrets were stored."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
     )
 )]

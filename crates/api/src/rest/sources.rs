@@ -35,28 +35,28 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// The version of an upload.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobVersion {
-    /// 40 hexadecimal digits that follow from the content: the same content has the same version.
+    /// The version: 40 hexadecimal digits that depend on the content alone.
     #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     version_sha: String,
 }
 
 /// Uploads the source of a job.
 ///
-/// The body is a ZIP archive with one top folder, whatever its name: at most 32 MiB (33554432 bytes) unless the operator says
-/// otherwise, 256 MiB unpacked, 10000 files and folders, 2 MiB of the archive's directory, 1 MiB of requirements.txt, 32
-/// folders deep, paths of 1024 bytes. Links, absolute paths and names that differ in case only are refused. The answer is
-/// the version to deploy.
+/// The body is a ZIP archive with one top folder, whatever its name: at most 32 MiB (33554432 bytes) unless the operator sets
+/// another limit, 256 MiB unpacked, 10000 files and folders, 2 MiB of the archive's directory, 1 MiB of requirements.txt, 32
+/// folders deep, paths of 1024 bytes. Links, absolute paths and names that differ in case only are rejected. The response
+/// has the version to deploy.
 #[utoipa::path(
     post,
     path = "",
     tag = "Data Jobs Sources",
     params((
         "reason" = Option<String>, Query, max_length = 1000, pattern = r"^[^\u0000]*$",
-        description = "Why it is uploaded, for the history.", example = "first version",
+        description = "The reason for the upload, recorded in the history.", example = "first version",
     )),
     request_body(content = inline(Binary), content_type = "application/octet-stream", description = "The archive."),
     responses(
-        (status = 200, description = "It is stored, and this is its version.", body = DataJobVersion),
+        (status = 200, description = "The version of the stored upload.", body = DataJobVersion),
         (status = 404, description = "The job is unknown, or belongs to another team."),
     )
 )]
@@ -170,17 +170,17 @@ pub(crate) async fn data_job_sources_download(
 
 /// Removes the uploads of a job.
 ///
-/// What is deployed goes on and runs as before; nothing that was removed can be deployed again.
+/// The deployed version continues to run. A removed version can no longer be deployed.
 #[utoipa::path(
     delete,
     path = "",
     tag = "Data Jobs Sources",
     params((
         "reason" = Option<String>, Query, max_length = 1000, pattern = r"^[^\u0000]*$",
-        description = "Why they are removed, for the history.", example = "cleaned up",
+        description = "The reason for the removal, recorded in the history.", example = "cleaned up",
     )),
     responses(
-        (status = 200, description = "They are removed, or there were none."),
+        (status = 200, description = "The job has no uploads, except the deployed version."),
         (status = 404, description = "The job is unknown, or belongs to another team."),
     )
 )]

@@ -1,4 +1,4 @@
-//! Where a running job exchanges what it was given for a short token, by OAuth's rule (RFC 6749, section 6).
+//! The endpoint where a running job exchanges its credential for a short-lived token (OAuth, RFC 6749, section 6).
 
 use std::sync::Arc;
 
@@ -26,35 +26,35 @@ use crate::{
 /// The largest request for a token.
 const FORM_MAX_BYTES: usize = 8 * 1024;
 
-/// What is exchanged, as OAuth names its parts.
+/// A request for a token, with OAuth's field names.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "for the document; the form is read part by part")]
 pub(crate) struct TokenRequest {
     /// Always `refresh_token`.
     #[schema(example = "refresh_token")]
     grant_type: String,
-    /// The credential that a run has in `VDK_API_TOKEN`.
+    /// The credential that an execution has in `VDK_API_TOKEN`.
     #[schema(example = "hfc1.0123456789abcdef.00")]
     refresh_token: String,
 }
 
-/// A token, as OAuth names its parts.
+/// A token, with OAuth's field names.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TokenResponse {
-    /// The token, for the header Authorization.
+    /// The token to send in the header Authorization.
     access_token: String,
     /// Always `Bearer`.
     #[schema(example = "Bearer")]
     token_type: &'static str,
-    /// For how many seconds it counts.
+    /// The number of seconds until the token expires.
     #[schema(example = 900)]
     expires_in: i64,
 }
 
-/// Exchanges the credential of a deployed job for a short token.
+/// Exchanges the credential of a deployed job for a short-lived token.
 ///
-/// A running job does this by itself. The token is good for the properties, the secrets and the list of executions of that
-/// job alone.
+/// The client in a running job calls this automatically. The token is valid for the properties, the secrets and the list of
+/// executions of that job alone.
 #[utoipa::path(
     post,
     path = "",
@@ -63,7 +63,7 @@ pub(crate) struct TokenResponse {
     request_body(content = TokenRequest, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "A token.", body = TokenResponse),
-        (status = 400, description = "The grant is not one that counts. `error` says so as OAuth does."),
+        (status = 400, description = "The credential is not valid. `error` has OAuth's code."),
         (status = 404, description = "Authentication is off."),
     )
 )]

@@ -1,4 +1,4 @@
-//! Who may do what: every operation for every kind of caller, each cell asserted.
+//! Permissions: every operation for every kind of caller, each cell asserted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -59,7 +59,7 @@ const CALLERS: [&str; 14] = [
     "the user, signed by a stranger",
 ];
 
-/// What the rule says, a letter a caller in the order of [`CALLERS`]: `y` yes, `u` 401, `f` 403.
+/// The rule, one letter per caller in the order of [`CALLERS`]: `y` yes, `u` 401, `f` 403.
 const OF_THE_TEAM: &str = "ufyyyfffuuuuuu";
 const OF_THE_JOB: &str = "ufyyyfyfuuuuuu";
 const OF_TWO_TEAMS: &str = "uffyffffuuuuuu";
@@ -269,7 +269,7 @@ async fn populate(service: &Service, issuer: &Issuer, key: &Key, started: bool) 
     (id, version)
 }
 
-/// What is otherwise than a row says.
+/// The differences from a row.
 async fn wrong_cells(auth: Authentication, issuer: &Issuer, key: &Key, operation: &Operation) -> Vec<String> {
     let service = service(auth).await;
     let (id, version) = populate(&service, issuer, key, operation.uri.contains("{id}")).await;
@@ -506,7 +506,7 @@ async fn an_issuer_may_change_its_keys_and_may_be_down() {
     issuer.down(false);
     service.get(JOB).await.refused(404);
     issuer.down(true);
-    // What was read goes on to count; what was not is not known to be wrong.
+    // Keys that were read stay valid; an unknown key is not known to be wrong.
     service.get(JOB).await.refused(404);
     service.with_token(&token(&new)).get(JOB).await.refused(503);
     issuer.down(false);
@@ -591,7 +591,7 @@ async fn a_job_gets_a_token_as_long_as_its_deployment_counts() {
     service.with_token(&credential).get(&properties).await.refused(401);
     assert_eq!(service.exchange(&token).await.json()["error"], "invalid_grant");
 
-    // A newer deployment takes its place; what was reached, and a run that goes on with it, keep theirs.
+    // A newer deployment replaces the desired one; the reached deployment and its active execution keep theirs.
     service.with_token(&admin);
     let id = service.execute("t1", "daily-sales").await;
     service.run(&id).await;
@@ -604,7 +604,7 @@ async fn a_job_gets_a_token_as_long_as_its_deployment_counts() {
     answer.refused(400);
     assert_eq!(answer.json()["error"], "invalid_grant");
 
-    // A deleted job has nothing, and a namesake inherits nothing.
+    // A deleted job has nothing, and a new job with the same name inherits nothing.
     service.delete(JOB).await;
     service.deploy("t1", "daily-sales").await;
     service.exchange(&credential).await.refused(400);

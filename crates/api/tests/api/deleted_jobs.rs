@@ -34,7 +34,7 @@ async fn a_deleted_job_comes_back_whole_and_a_namesake_has_nothing_of_it() {
     service.post(RESTORE, "").await.refused(404);
     service.delete(JOB).await.is(200);
 
-    // A namesake, also of another team, takes nothing and stands in the way.
+    // A new job with the same name, also of another team, inherits nothing and prevents the restoration.
     service.create("t2", "daily-sales").await;
     let other = "/data-jobs/for-team/t2/jobs/daily-sales";
     assert_eq!(service.get(&format!("{other}/deployments/TODO/properties")).await.ok(), json!({}));

@@ -52,7 +52,7 @@ async fn absent_members_stay_and_a_version_update_does_not_enable() {
     let deployment = service.get(ONE).await.ok();
     assert_eq!(deployment["vdk_version"], "2.0");
 
-    // What was read can be sent back.
+    // A deployment that was read can be sent back.
     service.post(LIST, deployment).await.is(202);
     service
         .patch(&format!("{LIST}/daily-sales"), json!({"resources": {"cpu_limit": 2, "memory_limit": 500}}))

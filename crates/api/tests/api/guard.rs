@@ -1,4 +1,4 @@
-//! What a browser may send, and what it may not.
+//! Requests that a browser may send, and those that it may not.
 
 use axum::{
     body::Body,

@@ -71,7 +71,7 @@ async fn a_rollback_brings_an_old_generation_back_whole_with_its_schedule() {
     let job = service.get(JOB).await.ok();
     assert_eq!(job["config"]["schedule"], json!({}));
     assert_eq!(job["config"]["contacts"]["notified_on_job_success"], json!([]));
-    // What is wanted already makes no generation.
+    // A change to the desired state itself creates no generation.
     service.post(&format!("{REVISIONS}/{first}/rollback"), "").await.is(202);
     assert_eq!(service.get(REVISIONS).await.ok()["revisions"][0]["generation"], json!(newest));
 

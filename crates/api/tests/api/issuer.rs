@@ -43,7 +43,7 @@ impl Key {
     }
 }
 
-/// What the endpoint answers at the moment.
+/// The current response of the endpoint.
 #[derive(Default)]
 struct Shown {
     keys: Vec<Value>,

@@ -1,4 +1,4 @@
-//! The document says what the interface of the reference has, and what the router has, no more and no less.
+//! The document says what upstream's interface has, and what the router has, no more and no less.
 
 use std::collections::{BTreeMap, BTreeSet};
 

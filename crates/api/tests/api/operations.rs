@@ -1,4 +1,4 @@
-//! What operators rely on: operation ids, probes, metrics, limits.
+//! Guarantees for operators: operation ids, probes, metrics, limits.
 
 use axum::{
     body::Body,

@@ -73,14 +73,14 @@ async fn a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved()
     with(&service, Method::PUT, JOB, &[("if-match", bare.trim_matches('"'))], &job).await.is(200);
     with(&service, Method::PUT, JOB, &[("if-match", first.trim_matches('"'))], &job).await.refused(412);
 
-    // What the caller has is not sent again.
+    // A version that the client has is not sent again.
     let held = tag(&service, JOB).await;
     let unchanged =
         with(&service, Method::GET, JOB, &[("if-none-match", &format!("W/{held}, \"x\""))], &Value::Null).await;
     unchanged.is(304);
     assert_eq!(unchanged.header("etag"), held);
     with(&service, Method::GET, JOB, &[("if-none-match", &first)], &Value::Null).await.ok();
-    // A namesake is another job.
+    // A new job with the same name is another job.
     service.delete(JOB).await.is(200);
     service.create("t1", "daily-sales").await;
     with(&service, Method::DELETE, JOB, &[("if-match", &held)], &Value::Null).await.refused(412);
@@ -103,7 +103,7 @@ async fn a_deployment_is_changed_only_by_who_knows_what_is_wanted() {
     let off = json!({"enabled": false});
     with(&service, Method::PATCH, ONE, &[("if-match", &pending)], &off).await.is(202);
 
-    // Who read what runs did not see the change that is on its way.
+    // A client that read the reached deployment did not see the change in progress.
     assert_eq!(tag(&service, ONE).await, running);
     for (method, uri, body) in [
         (Method::PATCH, ONE.to_owned(), json!({"vdk_version": "9.1"})),
@@ -176,7 +176,7 @@ async fn a_request_that_is_repeated_with_its_key_is_carried_out_once_and_answere
     assert_ne!(service.get(ROLLOUT).await.ok()["wanted_generation"], wanted);
     assert_eq!(service.get(ROLLOUT).await.ok()["wanted"]["vdk_version"], "9.2");
 
-    // What was refused under a key was not done; a key is known for a day.
+    // A request that was rejected under a key had no effect; a key is valid for a day.
     service.pass(24 * 3600 + 1);
     let next = keyed("start-1", RUNS, start).await;
     next.is(202);

@@ -49,7 +49,7 @@ use testing::{Database, Fresh};
 use tower::ServiceExt;
 use uuid::Uuid;
 
-/// A clock that goes when it is told to, and counts its identifiers.
+/// A clock that a test advances, and that counts its identifiers.
 #[derive(Debug)]
 pub(crate) struct TestClock {
     seconds: AtomicI64,
@@ -75,7 +75,7 @@ impl Clock for TestClock {
     }
 }
 
-/// A clock that goes by itself.
+/// A clock that follows the system's.
 pub(crate) fn system_clock() -> SharedClock {
     Arc::new(SystemClock)
 }
@@ -233,7 +233,7 @@ pub(crate) struct Service {
     pub(crate) runtime: Arc<TestRuntime>,
     pub(crate) ready: tokio::sync::watch::Sender<bool>,
     pub(crate) keys: Arc<KeyRing>,
-    /// What requests come with as their bearer token.
+    /// The bearer token of requests.
     pub(crate) bearer: Mutex<Option<String>>,
     pub(crate) memory: MemoryBudget,
     pub(crate) metrics: HttpMetrics,
@@ -245,7 +245,7 @@ pub(crate) struct Service {
 const PRINCIPAL_LIMITS: PrincipalLimits =
     PrincipalLimits { uploads_per_minute: 1200, starts_per_minute: 6000, query_cost_per_minute: 20_000_000 };
 
-/// What a test wants otherwise.
+/// The options that a test changes.
 #[derive(Default)]
 pub(crate) struct Wish {
     pub(crate) requests_max: Option<usize>,

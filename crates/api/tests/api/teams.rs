@@ -31,7 +31,7 @@ async fn a_job_moves_to_another_team_with_all_that_belongs_to_it() {
     assert_eq!(service.get(&format!("{MOVED}/deployments/TODO/secrets")).await.ok(), json!({"s": "x"}));
     assert_eq!(service.get(&format!("{MOVED}/executions")).await.ok()[0]["id"], json!(run));
     assert_eq!(service.get(&format!("{MOVED}/sources")).await.status, 200);
-    // What runs goes on, and a run is told its new team from the next rollout on.
+    // Active executions continue; executions get the new team from the next rollout on.
     assert_eq!(service.get(&format!("{MOVED}/deployments")).await.ok().as_array().unwrap().len(), 1);
     let after = service.get(&format!("{MOVED}/deployments/production/rollout")).await.ok();
     assert!(after["wanted_generation"].as_i64() > before["wanted_generation"].as_i64(), "{after}");

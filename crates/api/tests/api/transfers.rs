@@ -57,7 +57,7 @@ async fn a_source_of_several_rows_comes_back_byte_by_byte_and_says_its_length_be
     let mut stored = zip::ZipArchive::new(Cursor::new(&answer.bytes)).unwrap();
     stored.by_name("daily-sales/noise").unwrap().read_to_end(&mut again).unwrap();
     assert!(again == content);
-    // What was downloaded is the same version, and stored once.
+    // An upload of the downloaded archive is the same version, and stored once.
     assert_eq!(upload(&service, answer.bytes.clone()).await.ok(), version);
     assert_eq!(service.get(&format!("{JOB}/sources")).await.bytes, answer.bytes);
 }

@@ -1,4 +1,4 @@
-//! The operator's authorization service, as a real server that is told what to say.
+//! The operator's authorization service, as a real server with scripted responses.
 
 use std::{
     collections::VecDeque,
@@ -34,7 +34,7 @@ on_each_database!(
     with_a_refresh_token_it_is_asked_with_a_token_of_the_services_own,
 );
 
-/// What the server says next, and what it was asked.
+/// The server's next responses, and the requests that it received.
 #[derive(Default)]
 struct Script {
     says: VecDeque<(u16, &'static str)>,
@@ -169,7 +169,7 @@ async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
         assert_eq!(scene.service.post("/data-jobs/graphql", json!({ "query": lists })).await.status, status);
         assert_eq!(scene.asked().len(), 1);
     }
-    // What was refused was not done.
+    // A rejected request had no effect.
     scene.says(&[(403, "No.")]);
     scene.service.delete(JOB).await.refused(403);
     scene.service.get(JOB).await.ok();
@@ -193,7 +193,7 @@ async fn it_is_asked_for_users_alone_and_not_for_what_the_rule_refuses() {
     assert_eq!(scene.asked(), Vec::<Value>::new());
 }
 
-/// A token endpoint that gives what it is told to give, and keeps what it was sent.
+/// A token endpoint with scripted responses that records its requests.
 async fn token_endpoint(answers: &[(u16, &'static str)]) -> (Tokens, Arc<Mutex<Vec<String>>>) {
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let answers: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(answers.iter().copied().collect()));
@@ -240,7 +240,7 @@ async fn with_a_refresh_token_it_is_asked_with_a_token_of_the_services_own() {
     scene.says(&[]);
     scene.service.get(JOB).await.ok();
     assert_eq!(sent(), ["Bearer fourth"]);
-    // Without a token nobody is asked, and nobody gets in.
+    // Without a token the webhook is not called, and the request is rejected.
     scene.says(&[(401, ""), (401, "")]);
     for why in ["status 400", "is not JSON with an `access_token`"] {
         let told = scene.service.get(JOB).await.refused(503);

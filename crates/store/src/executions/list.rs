@@ -6,13 +6,13 @@ use model::{
     name::JobId,
 };
 use sea_query::{
-    BinOper, CommonTableExpression, Condition, Expr, ExprTrait, Func, IntoTableRef, NullOrdering, Order, Query,
-    SelectStatement, UnionType,
+    BinOper, CommonTableExpression, Condition, Expr, ExprTrait, Func, IntoTableRef, NullOrdering, Order,
+    OrderedStatement, Query, SelectStatement, UnionType, WindowStatement,
 };
 
 use super::{
-    packed::{PackedRow, members},
-    row::{COLUMNS, Detail, ExecutionRow, REVISION, Revisions, executions},
+    packed::{OfJob, PackedRow, members},
+    row::{COLUMNS, Detail, ExecutionRow, REVISION, executions},
 };
 use crate::{
     codec::micros,
@@ -206,6 +206,11 @@ impl ExecutionQuery {
         !self.statuses.is_empty() && self.statuses.iter().all(|status| !status.is_final())
     }
 
+    /// Whether all executions are sorted by status.
+    fn is_by_status(&self) -> bool {
+        self.sort == ExecutionSort::Status && self.statuses.is_empty() && !self.names_jobs()
+    }
+
     /// The conditions on runs; an index of statuses may be used if `by_status`.
     fn of_runs(&self, dialect: Dialect, by_status: bool) -> Condition {
         let statuses = self.statuses.iter().map(|status| status.as_str().to_owned()).collect();
@@ -296,12 +301,16 @@ impl ExecutionQuery {
     /// Sorts runs: what is absent comes last.
     fn order(&self, select: &mut SelectStatement, keys: Vec<(Expr, bool)>) {
         for (key, is_optional) in keys {
-            let order = if self.descending { Order::Desc } else { Order::Asc };
-            if is_optional {
-                select.order_by_expr_with_nulls(key, order, NullOrdering::Last);
-            } else {
-                select.order_by_expr(key, order);
-            }
+            self.order_by(select, key, is_optional);
+        }
+    }
+
+    fn order_by(&self, ordered: &mut impl OrderedStatement, key: Expr, is_optional: bool) {
+        let order = if self.descending { Order::Desc } else { Order::Asc };
+        if is_optional {
+            ordered.order_by_expr_with_nulls(key, order, NullOrdering::Last);
+        } else {
+            ordered.order_by_expr(key, order);
         }
     }
 
@@ -326,13 +335,20 @@ pub async fn page(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>>
     let jobs_first = dialect == Dialect::Postgres && query.names_teams_of_few_jobs(tx).await?;
     let is_turned =
         dialect == Dialect::Postgres && query.sort == ExecutionSort::EndTime && query.descending && !query.names_jobs();
-    // Turned round, the index of ends has first what has to come last.
-    let parts: &[Part] = if is_turned { &[Part::Ended, Part::All] } else { &[Part::All] };
+    let parts: &[Part] = if is_turned {
+        // Turned round, the index of ends has first what has to come last.
+        &[Part::Ended, Part::All]
+    } else if query.is_by_status() {
+        &[Part::FirstStatuses, Part::All]
+    } else {
+        &[Part::All]
+    };
     for part in parts {
         let Statement { sql, values } = Statement::of(dialect, &statement(query, dialect, jobs_first, *part));
         let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, ExecutionRow>(sqlx::AssertSqlSafe(sql)), values))?;
         let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == query.limit);
-        if *part == Part::All || is_full || query.ended_from.or(query.ended_until).is_some() {
+        let has_all = *part == Part::Ended && query.ended_from.or(query.ended_until).is_some();
+        if *part == Part::All || is_full || has_all {
             return executions(rows);
         }
     }
@@ -345,6 +361,8 @@ enum Part {
     All,
     /// Those that are over.
     Ended,
+    /// In an order of statuses, those with a status that comes before [`Status::Succeeded`]: they have an index.
+    FirstStatuses,
 }
 
 /// The statement of a page.
@@ -381,12 +399,17 @@ fn statement(query: &ExecutionQuery, dialect: Dialect, jobs_first: bool, part: P
                 .add(column("k.generation").equals(("e", "generation")));
             select.left_join("keys".into_table_ref().alias("k"), same);
         }
-        select.and_where_option((part == Part::Ended).then(|| column("e.ended_at").is_not_null()));
+        select.and_where_option(match part {
+            Part::All => None,
+            Part::Ended => Some(column("e.ended_at").is_not_null()),
+            Part::FirstStatuses if query.descending => Some(Expr::cust(AFTER_SUCCEEDED)),
+            Part::FirstStatuses => Some(Expr::cust(BEFORE_SUCCEEDED)),
+        });
         query.order(&mut select, keys());
         query.window(&mut select);
         select
     };
-    let is_by_status = query.sort == ExecutionSort::Status && query.statuses.is_empty() && !query.names_jobs();
+    let is_by_status = query.is_by_status() && part == Part::All;
     let mut page = if is_by_status || query.is_of_several_jobs() {
         // All that are found are sorted: of those that don't come onto the page only what an index has is read.
         let ids = if is_by_status {
@@ -445,11 +468,15 @@ fn of_each_status(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
         select.limit(rows(query.limit) + rows(query.offset));
         Query::select().column("execution_id").from_subquery(select, "part").to_owned()
     };
-    part("e.status < 'SUCCEEDED' and e.status <> 'SUCCEEDED'", ExecutionSort::Status)
+    part(BEFORE_SUCCEEDED, ExecutionSort::Status)
         .union(UnionType::All, part("e.status = 'SUCCEEDED'", ExecutionSort::StartTime))
-        .union(UnionType::All, part("e.status > 'SUCCEEDED' and e.status <> 'SUCCEEDED'", ExecutionSort::Status))
+        .union(UnionType::All, part(AFTER_SUCCEEDED, ExecutionSort::Status))
         .to_owned()
 }
+
+/// The statuses on both sides of [`Status::Succeeded`], which their index leaves out.
+const BEFORE_SUCCEEDED: &str = "e.status < 'SUCCEEDED' and e.status <> 'SUCCEEDED'";
+const AFTER_SUCCEEDED: &str = "e.status > 'SUCCEEDED' and e.status <> 'SUCCEEDED'";
 
 /// A member of every revision. There are many executions of each, and its JSON is read once.
 fn revision_keys(member: &str, dialect: Dialect) -> SelectStatement {
@@ -470,59 +497,103 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
     if query.limit <= 0 {
         return Ok(Vec::new());
     }
-    let Statement { sql, values } = Statement::of(tx.dialect(), &by_job(query, tx.dialect()));
-    let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), values))?;
-    let (mut executions, mut revisions) = (Vec::new(), Revisions::default());
-    for row in rows {
-        row.unpack(query.detail, &mut revisions, &mut executions)?;
+    let mut executions = Vec::new();
+    for row in packed_rows(tx, query).await? {
+        executions.extend(row.unpack(query.detail)?.executions);
     }
     Ok(executions)
 }
 
-fn by_job(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
+/// One page of the executions of a live job. `None` when there is no such job.
+pub async fn page_of_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Option<OfJob>> {
+    let row = packed_rows(tx, query).await?.pop();
+    row.map(|row| row.unpack(query.detail)).transpose()
+}
+
+async fn packed_rows(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<PackedRow>> {
+    let jobs = Query::select()
+        .columns(["job_id", "name", "team"].map(|name| ("j", name)))
+        .expr_as(packed(query, tx.dialect()), "runs")
+        .from_as("data_job", "j")
+        .cond_where(query.live_jobs())
+        .to_owned();
+    let Statement { sql, values } = Statement::of(tx.dialect(), &jobs);
+    Ok(metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), values))?)
+}
+
+/// The executions of a job as `j` that a query finds, packed into one text. What the query says of jobs does not matter.
+pub(crate) fn packed(query: &ExecutionQuery, dialect: Dialect) -> Expr {
     // Runs of one job share its name and team.
     let sort = match query.sort {
         ExecutionSort::JobName | ExecutionSort::Team => ExecutionSort::Id,
         sort => sort,
     };
+    let keys = sort.keys(dialect, Revised::Stored);
+    // Sort keys have names on SQLite: an order can't look into other tables from within a subquery there.
+    let names: Vec<_> = match dialect {
+        Dialect::Postgres => keys.clone(),
+        Dialect::Sqlite => keys
+            .iter()
+            .enumerate()
+            .map(|(place, (_, is_optional))| (Expr::cust(format!("key_{place}")), *is_optional))
+            .collect(),
+    };
+    let members = members(query.detail);
+    let has_revisions = query.detail >= Detail::Revision;
     let mut runs = Query::select();
-    runs.expr_as(Expr::cust(members(query.detail)), "run")
-        .from_as("data_job_execution", "e")
+    if has_revisions {
+        runs.expr(Expr::cust("e.*"));
+    } else {
+        runs.expr_as(Expr::cust(members.clone()), "run");
+    }
+    if dialect == Dialect::Sqlite {
+        for (place, (key, _)) in keys.into_iter().enumerate() {
+            runs.expr_as(key, format!("key_{place}"));
+        }
+    }
+    runs.from_as("data_job_execution", "e")
         .and_where(column("e.job_number").equals(("j", "number")))
         .cond_where(query.of_runs_on_page(dialect));
-    let keys = sort.keys(dialect, Revised::Stored);
-    let packed = match dialect {
+    query.order(&mut runs, names.clone());
+    query.window(&mut runs);
+    if has_revisions {
+        let mut order = WindowStatement::new();
+        for (key, is_optional) in names.clone() {
+            query.order_by(&mut order, key, is_optional);
+        }
+        let generation = Expr::cust("lag(case when e.revision is null then e.generation end)");
+        let beside = Query::select()
+            .expr(Expr::cust("e.*"))
+            .expr_window_as(generation, order, "generation_before")
+            .from_subquery(runs, "e")
+            .to_owned();
+        runs = Query::select();
+        runs.expr_as(Expr::cust(members), "run").from_subquery(beside, "e");
+        if dialect == Dialect::Sqlite {
+            for place in 0..names.len() {
+                runs.expr_as(Expr::cust(format!("e.key_{place}")), format!("key_{place}"));
+            }
+        }
+    }
+    match dialect {
         // The array of a subquery is in its order.
         Dialect::Postgres => {
-            query.order(&mut runs, keys);
-            query.window(&mut runs);
             Expr::cust_with_expr("array_to_string(array $1, '')", Expr::SubQuery(None, Box::new(runs.into())))
         }
         Dialect::Sqlite => {
-            // Sort keys have names: an order can't look into other tables from within a subquery.
-            let (mut names, mut order) = (Vec::new(), Vec::new());
-            for (place, (key, is_optional)) in keys.into_iter().enumerate() {
-                runs.expr_as(key, format!("key_{place}"));
-                names.push((Expr::cust(format!("key_{place}")), is_optional));
+            let mut order = Vec::new();
+            for (place, (_, is_optional)) in names.into_iter().enumerate() {
                 if is_optional {
                     // Absent values come last. An aggregate takes no `nulls last`.
                     order.push(format!("p.key_{place} is null"));
                 }
                 order.push(format!("p.key_{place}{}", if query.descending { " desc" } else { "" }));
             }
-            query.order(&mut runs, names);
-            query.window(&mut runs);
             let aggregate = format!("string_agg(p.run, '' order by {})", order.join(", "));
-            let runs = Query::select().expr(Expr::cust(aggregate)).from_subquery(runs, "p").to_owned();
-            Expr::SubQuery(None, Box::new(runs.into()))
+            let list = Query::select().expr(Expr::cust(aggregate)).from_subquery(runs, "p").to_owned();
+            Expr::SubQuery(None, Box::new(list.into()))
         }
-    };
-    Query::select()
-        .columns(["job_id", "name", "team"].map(|name| ("j", name)))
-        .expr_as(packed, "runs")
-        .from_as("data_job", "j")
-        .cond_where(query.live_jobs())
-        .to_owned()
+    }
 }
 
 /// How many runs a query finds on all pages.

@@ -6,9 +6,10 @@
 
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use model::{
     execution::{Execution, Status, Type},
-    name::{JobName, TeamName},
+    name::{JobId, JobName, TeamName},
 };
 
 use super::row::{Detail, REVISION, Revisions, execution_id};
@@ -22,31 +23,39 @@ use crate::{
 const UNPACKED_RUN_BYTES: usize = 512;
 
 /// The fewest bytes of a packed execution.
-const PACKED_RUN_BYTES_MIN: usize = 64;
+const PACKED_RUN_BYTES_MIN: usize = 24;
 
-/// An expression that packs a run as `e` of a job as `j`.
+/// Stands for the revision of the execution before.
+const SAME: char = '=';
+
+/// An expression that packs a run as `e` of a job as `j`. With the revision, `e.generation_before` is the generation of the
+/// execution before, if that one refers to its revision.
 pub(super) fn members(detail: Detail) -> String {
     let word = |name: &str| format!("{name} || ' '");
     let number = |name: &str| format!("coalesce({name} || ' ', '~')");
     let text = |name: &str| format!("coalesce(octet_length({name}) || ':' || {name}, '~')");
-    let mut members = vec![
-        word("e.execution_id"),
-        word("e.type"),
-        word("e.status"),
-        text("e.op_id"),
-        word("e.submitted_at"),
-        number("e.started_at"),
-        number("e.ended_at"),
-        text("e.message"),
-    ];
+    let mut members = vec![word("e.execution_id"), word("e.status"), text("e.message")];
+    if detail >= Detail::Outcome {
+        members.extend([
+            word("e.type"),
+            text("e.op_id"),
+            word("e.submitted_at"),
+            number("e.started_at"),
+            number("e.ended_at"),
+        ]);
+    }
     if detail >= Detail::Run {
         members.push(text("e.started_by"));
     }
     if detail >= Detail::Revision {
-        members.extend([number("e.scheduled_tick"), number("e.cancel_requested_at"), text(REVISION)]);
+        // Most executions in a row have one revision. It is looked up and sent once.
+        members.push(format!(
+            "case when e.revision is null and e.generation = e.generation_before then '{SAME}' else {} end",
+            text(REVISION)
+        ));
     }
     if detail >= Detail::Whole {
-        members.push(text("e.arguments"));
+        members.extend([number("e.scheduled_tick"), number("e.cancel_requested_at"), text("e.arguments")]);
     }
     members.join(" || ")
 }
@@ -62,53 +71,89 @@ pub(super) struct PackedRow {
 
 impl RowBytes for PackedRow {
     fn text_bytes(&self) -> usize {
-        let runs = self.runs.as_ref().map_or(0, |runs| runs.len() / PACKED_RUN_BYTES_MIN + 1);
-        runs * UNPACKED_RUN_BYTES
-            + bytes_of([Some(&self.job_id), Some(&self.name), Some(&self.team), self.runs.as_ref()])
+        unpacked_bytes(self.runs.as_deref()) + bytes_of([Some(&self.job_id), Some(&self.name), Some(&self.team)])
     }
 }
 
+/// Memory of packed executions and of what becomes of them.
+pub(crate) fn unpacked_bytes(packed: Option<&str>) -> usize {
+    packed.map_or(0, |packed| packed.len() + (packed.len() / PACKED_RUN_BYTES_MIN + 1) * UNPACKED_RUN_BYTES)
+}
+
 impl PackedRow {
-    pub(super) fn unpack(self, detail: Detail, revisions: &mut Revisions, into: &mut Vec<Execution>) -> Result<()> {
-        let Some(runs) = self.runs else { return Ok(()) };
+    pub(super) fn unpack(self, detail: Detail) -> Result<OfJob> {
         let job_id = codec::job_id(&self.job_id)?;
         let job_name = JobName::parse(&self.name).map_err(|_| corrupt("a job name"))?;
         let team = TeamName::parse(&self.team).map_err(|_| corrupt("a team name"))?;
-        let mut members = Members(&runs);
-        while !members.0.is_empty() {
-            let mut run = Execution {
-                id: execution_id(members.word()?)?,
-                job_id,
-                job_name: job_name.clone(),
-                team: team.clone(),
-                kind: Type::parse(members.word()?).ok_or_else(|| corrupt("an execution type"))?,
-                status: Status::parse(members.word()?).ok_or_else(|| corrupt("an execution status"))?,
-                op_id: members.text()?.unwrap_or_default().to_owned(),
-                submitted_at: instant(members.number()?.ok_or_else(damaged)?)?,
-                started_at: instant_opt(members.number()?)?,
-                ended_at: instant_opt(members.number()?)?,
-                message: members.text()?.map(str::to_owned),
-                started_by: String::new(),
-                arguments: None,
-                scheduled_tick: None,
-                cancel_requested_at: None,
-                revision: None,
-            };
-            if detail >= Detail::Run {
-                members.text()?.unwrap_or_default().clone_into(&mut run.started_by);
-            }
-            if detail >= Detail::Revision {
-                run.scheduled_tick = instant_opt(members.number()?)?;
-                run.cancel_requested_at = instant_opt(members.number()?)?;
-                run.revision = revisions.parse(members.text()?)?;
-            }
-            if detail >= Detail::Whole {
-                run.arguments = members.text()?.map(str::to_owned);
-            }
-            into.push(run);
-        }
-        Ok(())
+        let executions = unpack(self.runs.as_deref(), (job_id, &job_name, &team), detail)?;
+        Ok(OfJob { job_id, job_name, team, executions })
     }
+}
+
+/// A job and a page of its executions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OfJob {
+    /// The job.
+    pub job_id: JobId,
+    /// Its name.
+    pub job_name: JobName,
+    /// Its team.
+    pub team: TeamName,
+    /// The executions.
+    pub executions: Vec<Execution>,
+}
+
+/// The packed executions of a job; absent when it has none.
+pub(crate) fn unpack(
+    packed: Option<&str>,
+    (job_id, job_name, team): (JobId, &JobName, &TeamName),
+    detail: Detail,
+) -> Result<Vec<Execution>> {
+    let (mut runs, mut revisions, mut last_revision) = (Vec::new(), Revisions::default(), None);
+    let mut members = Members(packed.unwrap_or_default());
+    while !members.0.is_empty() {
+        let mut run = Execution {
+            id: execution_id(members.word()?)?,
+            job_id,
+            job_name: job_name.clone(),
+            team: team.clone(),
+            kind: Type::Manual,
+            status: Status::parse(members.word()?).ok_or_else(|| corrupt("an execution status"))?,
+            message: members.text()?.map(str::to_owned),
+            op_id: String::new(),
+            submitted_at: Timestamp::UNIX_EPOCH,
+            started_at: None,
+            ended_at: None,
+            started_by: String::new(),
+            arguments: None,
+            scheduled_tick: None,
+            cancel_requested_at: None,
+            revision: None,
+        };
+        if detail >= Detail::Outcome {
+            run.kind = Type::parse(members.word()?).ok_or_else(|| corrupt("an execution type"))?;
+            members.text()?.unwrap_or_default().clone_into(&mut run.op_id);
+            run.submitted_at = instant(members.number()?.ok_or_else(damaged)?)?;
+            run.started_at = instant_opt(members.number()?)?;
+            run.ended_at = instant_opt(members.number()?)?;
+        }
+        if detail >= Detail::Run {
+            members.text()?.unwrap_or_default().clone_into(&mut run.started_by);
+        }
+        if detail >= Detail::Revision {
+            if !members.skip(SAME) {
+                last_revision = revisions.parse(members.text()?)?;
+            }
+            run.revision.clone_from(&last_revision);
+        }
+        if detail >= Detail::Whole {
+            run.scheduled_tick = instant_opt(members.number()?)?;
+            run.cancel_requested_at = instant_opt(members.number()?)?;
+            run.arguments = members.text()?.map(str::to_owned);
+        }
+        runs.push(run);
+    }
+    Ok(runs)
 }
 
 fn damaged() -> StoreError {
@@ -144,7 +189,11 @@ impl<'a> Members<'a> {
     }
 
     fn skip_absent(&mut self) -> bool {
-        let rest = self.0.strip_prefix('~');
+        self.skip('~')
+    }
+
+    fn skip(&mut self, sign: char) -> bool {
+        let rest = self.0.strip_prefix(sign);
         self.0 = rest.unwrap_or(self.0);
         rest.is_some()
     }

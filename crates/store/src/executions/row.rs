@@ -16,6 +16,8 @@ use crate::{
 /// The fields of an execution that are read; fewer cost less where there are many. The others are absent, or an empty text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
+    /// Identifier, status and message. The others are those of an execution that was just accepted in 1970.
+    Status,
     /// Identity, outcome and times: identifiers, type, status, times, message.
     Outcome,
     /// All but what it runs and its arguments.

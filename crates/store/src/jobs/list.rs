@@ -1,7 +1,12 @@
 //! Pages of live jobs.
 
 use jiff::Timestamp;
-use model::{execution::Status as ExecutionStatus, glob::Glob, job::DataJob, rollout::Status as DeploymentStatus};
+use model::{
+    execution::{Execution, Status as ExecutionStatus},
+    glob::Glob,
+    job::DataJob,
+    rollout::Status as DeploymentStatus,
+};
 use sea_query::{
     CommonTableExpression, Condition, Expr, ExprTrait, Func, IntoTableRef, NullOrdering, Order, Query, SelectStatement,
     UnionType, WithClause,
@@ -15,10 +20,12 @@ use super::{
 use crate::{
     codec::instant_opt,
     db::{Tx, metered_rows, on},
+    deployments::{self, Deployed, DeploymentDetail},
     dialect::Dialect,
-    error::{Result, StoreError, corrupt},
+    error::{Result, corrupt},
+    executions::{self, ExecutionQuery, unpacked_bytes},
     like::{LikePattern, containing},
-    meter::RowBytes,
+    meter::{RowBytes, bytes_of_json},
     sql::{Statement, Writer, any_of, bind_all, column, like, rows},
 };
 
@@ -45,6 +52,30 @@ pub struct JobSummary {
     pub successful_executions: i64,
     /// Executions that failed, by whosever fault.
     pub failed_executions: i64,
+    /// The reached deployment, if it was asked for.
+    pub deployed: Option<Deployed>,
+    /// A page of its executions, if it was asked for.
+    pub executions: Vec<Execution>,
+}
+
+/// What a page of jobs has beside the jobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct With<'a> {
+    /// The reached deployments, with so much of each.
+    pub deployments: Option<DeploymentDetail>,
+    /// A page of the executions of each job. What the query says of jobs does not matter.
+    pub executions: Option<&'a ExecutionQuery>,
+    /// The number of jobs on all pages, which is known without counting.
+    pub total: bool,
+}
+
+/// A page of jobs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<JobSummary>,
+    /// How many there are on all pages; absent if it was not asked for, and on an empty page.
+    pub total: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -60,20 +91,26 @@ struct SummaryRow {
     last_execution_duration_seconds: Option<i64>,
     successful_executions: i64,
     failed_executions: i64,
+    deployed: Option<String>,
+    runs: Option<String>,
+    total: Option<i64>,
 }
 
 impl RowBytes for SummaryRow {
     fn text_bytes(&self) -> usize {
-        self.job.text_bytes()
+        self.job.text_bytes() + self.deployed.as_deref().map_or(0, bytes_of_json) + unpacked_bytes(self.runs.as_deref())
     }
 }
 
-impl TryFrom<SummaryRow> for JobSummary {
-    type Error = StoreError;
-
-    fn try_from(row: SummaryRow) -> Result<Self> {
-        Ok(Self {
-            job: row.job.try_into()?,
+impl SummaryRow {
+    fn summary(self, with: &With<'_>) -> Result<JobSummary> {
+        let row = self;
+        let job = DataJob::try_from(row.job)?;
+        let detail = with.executions.map(|executions| executions.detail).unwrap_or_default();
+        Ok(JobSummary {
+            executions: executions::unpack(row.runs.as_deref(), (job.id, &job.name, &job.team), detail)?,
+            deployed: row.deployed.as_deref().map(Deployed::unpack).transpose()?,
+            job,
             deployment_status: DeploymentStatus::parse(&row.deployment_status)
                 .ok_or_else(|| corrupt("a deployment status"))?,
             deployment_enabled: row.deployment_enabled,
@@ -407,7 +444,8 @@ impl JobQuery {
     }
 }
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
+    "number",
     "job_id",
     "name",
     "team",
@@ -442,13 +480,22 @@ fn join_schedules(select: &mut SelectStatement) -> &mut SelectStatement {
 
 /// One page of the jobs that a query finds.
 pub async fn page(tx: &mut Tx, query: &JobQuery) -> Result<Vec<JobSummary>> {
-    page_of(tx, query, None).await
+    Ok(page_of(tx, query, None, &With::default()).await?.jobs)
 }
 
-/// One page of the jobs that a query finds; `found` is how many it finds in all, where that is known.
-pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>) -> Result<Vec<JobSummary>> {
+/// Whether a page is read by a single statement: nothing has to be counted to decide how, and the total is known. A page whose
+/// order is turned round may take a second statement, which reads all of it again.
+pub fn is_one_statement(query: &JobQuery, with_total: bool) -> bool {
+    // No dialect has more to count.
+    let decision = strategy::decide(query, Dialect::Postgres, Counts::default());
+    matches!(decision, Decision::Take(_)) && query.pythons.is_empty() && (!with_total || query.is_open(false))
+}
+
+/// One page of the jobs that a query finds, with what belongs to them, in the statement that finds them. `found` is how many it
+/// finds in all, where that is known.
+pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>, with: &With<'_>) -> Result<Page> {
     if query.limit <= 0 || found.is_some_and(|found| found <= query.offset) {
-        return Ok(Vec::new());
+        return Ok(Page::default());
     }
     let dialect = tx.dialect();
     let mut counts = Counts { total: found, ..Counts::default() };
@@ -464,14 +511,43 @@ pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>) -> Resul
     let is_turned = strategy == Strategy::ScanOrder && query.is_turned(dialect);
     let parts: &[Part] = if is_turned { &[Part::Present, Part::All] } else { &[Part::All] };
     for part in parts {
-        let statement = statement(query, dialect, strategy, pythons.as_deref(), *part).storable()?;
-        let Statement { sql, values } = statement;
+        let mut writer = Writer::new(dialect);
+        with.write(&mut writer, |writer| write(writer, query, strategy, pythons.as_deref(), *part));
+        let Statement { sql, values } = writer.finish().storable()?;
         let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, SummaryRow>(sqlx::AssertSqlSafe(sql)), values))?;
         if *part == Part::All || i64::try_from(rows.len()).is_ok_and(|rows| rows == query.limit) {
-            return rows.into_iter().map(JobSummary::try_from).collect();
+            let total = rows.first().and_then(|row| row.total);
+            let jobs = rows.into_iter().map(|row| row.summary(with)).collect::<Result<_>>()?;
+            return Ok(Page { jobs, total });
         }
     }
-    Ok(Vec::new())
+    Ok(Page::default())
+}
+
+impl With<'_> {
+    /// Writes the statement of a page together with what belongs to its jobs.
+    fn write(&self, writer: &mut Writer, page: impl FnOnce(&mut Writer)) {
+        // Read first, in its order: no more than the jobs of the page are looked at for the rest.
+        writer.text("with p as materialized (");
+        page(writer);
+        writer.text(") select j.*, ");
+        match self.deployments {
+            Some(detail) => writer.text(&format!("({})", deployments::of_page(detail))),
+            None => writer.text("cast(null as text)"),
+        }
+        writer.text(" as deployed, ");
+        match self.executions.filter(|query| query.limit > 0) {
+            Some(query) => {
+                let executions = executions::packed(query, writer.dialect());
+                writer.text("(");
+                writer.select(&Query::select().expr(executions).to_owned());
+                writer.text(")");
+            }
+            None => writer.text("cast(null as text)"),
+        }
+        let total = if self.total { format!("({TOTAL})") } else { "cast(null as bigint)".into() };
+        writer.text(&format!(" as runs, {total} as total from p j"));
+    }
 }
 
 /// Which jobs of a list are read.
@@ -482,28 +558,23 @@ enum Part {
     Present,
 }
 
-/// The statement of a page.
-fn statement(
-    query: &JobQuery,
-    dialect: Dialect,
-    strategy: Strategy,
-    pythons: Option<&[String]>,
-    part: Part,
-) -> Statement {
+/// Writes the statement of a page.
+fn write(writer: &mut Writer, query: &JobQuery, strategy: Strategy, pythons: Option<&[String]>, part: Part) {
+    let dialect = writer.dialect();
     // Names are found in their order.
     let by_name = query.sort == JobSort::Name && query.is_open(true);
     let of_conditions = if by_name { Strategy::FilterThenSort } else { strategy };
     match (strategy, query.sort) {
-        (Strategy::WordsByName, _) => Statement::of(dialect, &words_by_name(query, dialect)),
+        (Strategy::WordsByName, _) => writer.select(&words_by_name(query, dialect)),
         (Strategy::ScanOrder, JobSort::NextRun) => {
-            along_schedules(query, dialect, &query.conditions(dialect, of_conditions, pythons))
+            along_schedules(writer, query, &query.conditions(dialect, of_conditions, pythons));
         }
         _ => {
             let mut conditions = query.conditions(dialect, of_conditions, pythons);
             if part == Part::Present {
                 conditions = conditions.add(query.sort.key(dialect, true).0.is_not_null());
             }
-            Statement::of(dialect, &sorted(query, dialect, strategy, conditions, part))
+            writer.select(&sorted(query, dialect, strategy, conditions, part));
         }
     }
 }
@@ -557,7 +628,7 @@ fn sorted(
 ///
 /// How many of the latter come before the page is known to the statement alone, and the builder takes a number for an
 /// offset but no expression: so the two parts are put together here.
-fn along_schedules(query: &JobQuery, dialect: Dialect, conditions: &Condition) -> Statement {
+fn along_schedules(writer: &mut Writer, query: &JobQuery, conditions: &Condition) {
     let (limit, offset) = (rows(query.limit), rows(query.offset));
     let order = query.order();
     let of_schedules = |select: &mut SelectStatement| {
@@ -590,7 +661,6 @@ fn along_schedules(query: &JobQuery, dialect: Dialect, conditions: &Condition) -
     before.limit(offset);
 
     let direction = if query.descending { "desc" } else { "asc" };
-    let mut writer = Writer::new(dialect);
     writer.text("select * from (select * from (");
     writer.select(&scheduled);
     writer.text(") a union all select * from (");
@@ -604,7 +674,6 @@ fn along_schedules(query: &JobQuery, dialect: Dialect, conditions: &Condition) -
          order by part, next_tick {direction} nulls last, schedule_id {direction} nulls last, name {direction}
          limit {limit}"
     ));
-    writer.finish()
 }
 
 /// The Python versions that a query is about.
@@ -628,12 +697,13 @@ async fn probe(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
     number(tx, Statement::of(tx.dialect(), &count).storable()?).await
 }
 
+/// The number of all live jobs, which the database keeps count of.
+const TOTAL: &str = "select cast(coalesce(sum(jobs), 0) as bigint) from job_count";
+
 /// How many jobs a query finds on all pages.
 pub async fn count(tx: &mut Tx, query: &JobQuery) -> Result<i64> {
     if query.is_open(false) {
-        // All of them, which the database keeps count of.
-        let sql = "select cast(coalesce(sum(jobs), 0) as bigint) from job_count".to_owned();
-        return number(tx, Statement { sql, values: Vec::new() }).await;
+        return number(tx, Statement { sql: TOTAL.into(), values: Vec::new() }).await;
     }
     let mut found = rows_found(query, tx.dialect());
     found.expr(Func::count(Expr::cust("*")));
