@@ -207,8 +207,8 @@ pub async fn withdraw(
 /// Since when a rollout is due: `due_at` is 0 when a look was asked for at once, whichever clock the leader has.
 const DUE_SINCE: &str = "case when r.due_at = 0 then coalesce(r.asked_at, 0) else r.due_at end";
 
-/// Asks the synchronizer to look at a deployment at once. A look that is in progress is followed by another one: what it finds
-/// may be older than the reason to ask, so that it is not recorded. `now` is for the order of those that wait, and for metrics.
+/// Asks the synchronizer to reconcile a deployment at once, and once more if that is in progress: its result may be older than
+/// the reason to ask. `now` is for the order of those that wait, and for metrics.
 pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query("update rollout set row_version = row_version + 1 where job_id = $1")
         .bind(job_id.to_string())
@@ -530,8 +530,11 @@ pub enum Outcome {
     Unchanged(Option<Timestamp>),
 }
 
-/// Records what became of a look at generation `generation` of a deployment, under a term of leadership and against the
-/// row that was read. A change that came meanwhile stays due. `false` when the row had moved.
+/// Records the outcome of reconciling a deployment, under the leader's epoch and against the rollout row that was read.
+///
+/// The deployment stays due if a request or [`make_due`] came in the meantime. What was written to the runtime
+/// ([`Outcome::Reached`], [`Outcome::Restored`]) is a fact and is recorded in any case: without its mark the next comparison takes
+/// the object for a foreign one and writes it once more. Other outcomes are discarded then, and `false` is returned.
 pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, now: Timestamp) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     crate::jobs::lock(tx, work.deployment.job_id).await?;
@@ -542,21 +545,24 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
         Outcome::Failed { retry_at, .. } => *retry_at,
         Outcome::Unchanged(at) | Outcome::Restored { next: at, .. } => *at,
     };
-    let unchanged = on!(tx, c => sqlx::query(
+    let is_written = matches!(outcome, Outcome::Reached { .. } | Outcome::Restored { .. });
+    let recorded = on!(tx, c => sqlx::query(
         "update rollout set leader_epoch = $2, row_version = row_version + 1,
-            due_at = case when (select generation from deployment d where d.job_id = rollout.job_id) = $3
+            due_at = case when row_version = $5
+                    and (select generation from deployment d where d.job_id = rollout.job_id) = $3
                 then cast($4 as bigint) else due_at end
-         where job_id = $1 and row_version = $5 and leader_epoch <= $2",
+         where job_id = $1 and (row_version = $5 or $6) and leader_epoch <= $2",
     )
     .bind(&job_id)
     .bind(epoch.0)
     .bind(generation)
     .bind(due.map(micros))
     .bind(work.rollout.row_version)
+    .bind(is_written)
     .execute(c)
     .await
     .map(|done| done.rows_affected()))?;
-    if unchanged == 0 {
+    if recorded == 0 {
         return Ok(false);
     }
     match outcome {

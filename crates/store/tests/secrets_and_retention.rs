@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use model::{
     access::Caller,
-    artifact::Artifact,
+    artifact::{Artifact, Mark},
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     execution::{ExecutionRevision, Status, Type},
     job::DataJob,
@@ -37,6 +37,7 @@ for_each_database!(
     removed_sources_go_when_nothing_needs_them,
     audit_events_are_deleted_by_their_age_and_the_request_of_a_deployment_stays,
     a_look_that_began_before_a_deployment_was_asked_for_leaves_it_due,
+    an_object_that_was_written_is_recorded_although_its_deployment_became_due_meanwhile,
     an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it,
     a_teams_secret_is_encrypted_and_bound_to_its_row,
     a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_meanwhile,
@@ -172,6 +173,35 @@ async fn a_look_that_began_before_a_deployment_was_asked_for_leaves_it_due(on: D
     let work = deployments::work(&mut tx, job.id).await.unwrap().unwrap();
     assert!(deployments::record(&mut tx, epoch, &work, &looked, NOW).await.unwrap());
     assert_eq!(deployments::due(&mut tx, NOW, 9).await.unwrap(), []);
+}
+
+async fn an_object_that_was_written_is_recorded_although_its_deployment_became_due_meanwhile(on: Database) {
+    let fresh = on.fresh();
+    let db = fresh.open().await;
+    let job = job(1, "example-job");
+    insert(&db, &job).await;
+    let epoch = leases::take(&db, leases::SYNCHRONIZER, "one", None).await.unwrap().unwrap();
+    let mut tx = db.write().await.unwrap();
+    upload(&mut tx, &job, "a").await;
+    deploy(&mut tx, &job, "a").await;
+    let mark = |text: &str| Some(Mark::new(text.into()));
+    let reached = deployments::Outcome::Reached {
+        inputs_hash: "inputs".into(),
+        artifact: Artifact::Image("image".into()),
+        mark: mark("first"),
+    };
+    let restored = deployments::Outcome::Restored { mark: mark("second"), next: None };
+    for (written, expected) in [(reached, "first"), (restored, "second")] {
+        let work = deployments::work(&mut tx, job.id).await.unwrap().unwrap();
+        deployments::make_due(&mut tx, job.id, NOW).await.unwrap();
+        assert!(deployments::record(&mut tx, epoch, &work, &written, NOW).await.unwrap());
+        let rollout = deployments::rollout(&mut tx, job.id).await.unwrap().unwrap();
+        assert_eq!(rollout.mark, mark(expected));
+        assert_eq!(deployments::due(&mut tx, NOW, 9).await.unwrap(), [job.id], "and compared once more");
+        let work = deployments::work(&mut tx, job.id).await.unwrap().unwrap();
+        assert!(deployments::record(&mut tx, epoch, &work, &deployments::Outcome::Unchanged(None), NOW).await.unwrap());
+        assert_eq!(deployments::due(&mut tx, NOW, 9).await.unwrap(), []);
+    }
 }
 
 async fn an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it(on: Database) {

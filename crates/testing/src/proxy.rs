@@ -85,6 +85,8 @@ struct State {
     /// What logs of pods say, when the proxy answers for their nodes.
     log: Option<String>,
     counts: BTreeMap<(String, String), u64>,
+    /// Those of `counts` that the server answered with 409.
+    conflicts: BTreeMap<(String, String), u64>,
 }
 
 impl Shared {
@@ -209,9 +211,24 @@ impl Proxy {
         counts
     }
 
-    /// Begins to count anew.
+    /// The writes that changed an object: [`Self::writes`] without those that the server rejected with 409 because another client
+    /// had written the object first.
+    pub fn accepted_writes(&self) -> BTreeMap<(String, String), u64> {
+        let mut counts = self.writes();
+        for (request, conflicts) in &self.shared.state().conflicts {
+            if let Some(count) = counts.get_mut(request) {
+                *count -= conflicts;
+            }
+        }
+        counts.retain(|_, count| *count > 0);
+        counts
+    }
+
+    /// Sets all counts to zero.
     pub fn reset(&self) {
-        self.shared.state().counts.clear();
+        let mut state = self.shared.state();
+        state.counts.clear();
+        state.conflicts.clear();
     }
 }
 
@@ -257,9 +274,10 @@ async fn answer(
     connections: &tokio::sync::Mutex<Connections>,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
+    let kind = kind(request.method(), request.uri());
     let (delay, log) = {
         let mut state = shared.state();
-        *state.counts.entry(kind(request.method(), request.uri())).or_default() += 1;
+        *state.counts.entry(kind.clone()).or_default() += 1;
         (state.delay, state.log.clone())
     };
     tokio::time::sleep(delay).await;
@@ -282,7 +300,12 @@ async fn answer(
     let connections = &mut *connections;
     let slot = if has_credentials { &mut connections.as_sent } else { &mut connections.as_identity };
     match forward(&shared.upstream, slot, has_credentials, request).await {
-        Ok(answer) => answer.map(http_body_util::BodyExt::boxed),
+        Ok(answer) => {
+            if answer.status() == StatusCode::CONFLICT {
+                *shared.state().conflicts.entry(kind).or_default() += 1;
+            }
+            answer.map(http_body_util::BodyExt::boxed)
+        }
         Err(why) => failed(StatusCode::BAD_GATEWAY, &format!("the API server does not answer: {why}")),
     }
 }

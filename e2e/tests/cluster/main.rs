@@ -203,7 +203,12 @@ async fn a_proxy_counts_what_is_asked_and_cuts_a_watch_in_the_middle() {
     let counted =
         [("GET", 2), ("POST", 1), ("WATCH", 1)].map(|(method, count)| ((method.to_owned(), path.clone()), count));
     assert_eq!(proxy.counts(), BTreeMap::from(counted));
-    assert_eq!(proxy.writes(), BTreeMap::from([(("POST".to_owned(), path), 1)]));
+    let posts = |count: u64| BTreeMap::from([(("POST".to_owned(), path.clone()), count)]);
+    assert_eq!(proxy.writes(), posts(1));
+
+    // A write that the server rejects with a conflict changes nothing.
+    assert_eq!(http.post(&maps).json(&map).send().await.expect("an answer").status(), 409);
+    assert_eq!((proxy.writes(), proxy.accepted_writes()), (posts(2), posts(1)));
 
     // A cut ends the watch with an error, and nothing gets through until it is restored.
     proxy.cut();

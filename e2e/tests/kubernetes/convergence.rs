@@ -234,8 +234,10 @@ async fn what_others_do_to_many_at_once_is_put_back_and_nothing_else_is_written(
     wait::until("all are as they were", LONGEST, async || (specs(&cron_jobs(&fixture)) == wanted).then_some(())).await;
     two_sweeps(&fixture).await;
     let cron_job = "/apis/batch/v1/namespaces/{namespace}/cronjobs/{name}";
+    // The controller manager starts a Job of the schedule that is to be reverted, and notes that in the CronJob's status: a
+    // write of the service that comes in between is rejected and repeated.
     let of = |method: &str, path: &str| {
-        proxy.writes().get(&(method.to_owned(), path.to_owned())).copied().unwrap_or_default()
+        proxy.accepted_writes().get(&(method.to_owned(), path.to_owned())).copied().unwrap_or_default()
     };
     let (edits, deletions) = (edited - edited / 3, edited / 3);
     assert_eq!(of("PUT", cron_job), edits as u64, "one write an edit: {:?}", proxy.writes());
@@ -448,7 +450,7 @@ async fn a_webhook_that_adds_a_field_to_each_write_makes_no_loop() {
     }
     two_sweeps(&fixture).await;
     let replaced = ("PUT".to_owned(), "/apis/batch/v1/namespaces/{namespace}/cronjobs/{name}".to_owned());
-    assert_eq!(proxy.writes().get(&replaced), Some(&2), "one write an edit: {:?}", proxy.writes());
+    assert_eq!(proxy.accepted_writes().get(&replaced), Some(&2), "one write an edit: {:?}", proxy.writes());
     nothing_is_written(&fixture, &proxy).await;
 }
 
