@@ -21,6 +21,7 @@ use model::{
     build::{ArtifactBuilder, ArtifactRequest, BuildInputs, BuildKey, Built, Phase, Progress, Report, Stored},
     lock::ResolutionInputs,
     name::JobId,
+    problem::Code,
     python::PythonVersion,
     runtime::DeploymentSpec,
     source::SourceVersion,
@@ -157,10 +158,12 @@ impl Embedded {
     fn base_of(&self, version: PythonVersion) -> Result<&Reference, Problem> {
         self.options.base_images.get(&version).ok_or_else(|| {
             let offered: Vec<String> = self.options.base_images.keys().map(ToString::to_string).collect();
-            Problem::invalid(
+            Problem::new(
+                Code::ImageBaseMissing,
                 WHAT,
                 format!("Python {version} has no base image; there are base images for {}.", offered.join(", ")),
             )
+            .not_rolled_out()
             .fix("Deploy with one of those versions, or have the operator set `image.base_images`.")
         })
     }
@@ -323,9 +326,11 @@ impl Embedded {
         let key = self::key(&common, &["source", &content.job, &content.version]);
         let make = async {
             let version = SourceVersion::parse(&content.version)?;
-            let archive = self.stored.source(content.job_id, &version).await?.ok_or_else(|| {
-                Problem::internal(WHAT, format!("The source {version} is not in the database any more."))
-            })?;
+            let archive = self
+                .stored
+                .source(content.job_id, &version)
+                .await?
+                .ok_or_else(|| sources_missing(&version.to_string()))?;
             let mut layer = Layer::of_owner(content::JOB_USER);
             content::source(&mut layer, archive, &content.job).map_err(|error| not_packed(&error))?;
             Ok((layer, None))
@@ -505,9 +510,7 @@ impl ArtifactBuilder for Embedded {
     fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem> {
         let deployment_spec = request.deployment_spec;
         let deployment = &deployment_spec.deployment;
-        let raw = request.requirements.ok_or_else(|| {
-            Problem::internal(WHAT, format!("The source {} is not in the database.", deployment.job_version))
-        })?;
+        let raw = request.requirements.ok_or_else(|| sources_missing(&deployment.job_version.to_string()))?;
         let content = Content {
             format: FORMAT,
             job: deployment_spec.job_name.to_string(),
@@ -533,8 +536,13 @@ impl ArtifactBuilder for Embedded {
         Box::pin(async move {
             let content: Content = serde_json::from_str(&inputs.content).map_err(|error| unreadable(&error))?;
             if content.format != FORMAT || content.compression != self.options.compression.fingerprint() {
-                return Err(Problem::unavailable(WHAT, "It was asked for by another version of this service.")
-                    .fix("No action needed: the service asks for it again."));
+                return Err(Problem::new(
+                    Code::ImageBuildOutdated,
+                    WHAT,
+                    "The build was requested by another version of Holdfast.",
+                )
+                .not_rolled_out()
+                .no_action("Holdfast requests the build again."));
             }
             self.build_image(&content, report).await
         })
@@ -588,8 +596,14 @@ fn base(digest: Digest, note: BaseNote, repository: Repository) -> Base {
 fn names(content: &Content) -> Result<Name, Problem> {
     let read = |name: &str| {
         Reference::parse(name).map_err(|why| {
-            Problem::internal(WHAT, format!("The image name {} can't be used: {why}.", model::name::excerpt(name)))
-                .fix("The operator has to correct `image.name`, for example to \"{registry}/{job}:{version}\".")
+            Problem::new(
+                Code::ImageNameInvalid,
+                WHAT,
+                format!("The image name {} is not valid: {why}.", model::name::excerpt(name)),
+            )
+            .not_rolled_out()
+            .fix("The operator corrects `image.name`, for example to \"{registry}/{job}:{version}\".")
+            .of_platform()
         })
     };
     Ok(Name { push: read(&content.push)?, pull: read(&content.pull)? })
@@ -634,7 +648,11 @@ fn own_packages(vdk: &str, job: &str) -> Result<String, Problem> {
         if lock.is_empty() {
             return Ok(BTreeMap::new());
         }
-        python::packages_of(lock).map_err(|why| Problem::internal(WHAT, format!("A stored lock is not valid: {why}.")))
+        python::packages_of(lock).map_err(|why| {
+            Problem::new(Code::PackageLockInvalid, WHAT, format!("A stored lock is not valid: {why}."))
+                .not_rolled_out()
+                .fix("Deploy again; if it fails again, the operator reports a bug with the log.")
+        })
     };
     let (vdk, job) = (read(vdk)?, read(job)?);
     let own = job.iter().filter(|(name, (version, _))| vdk.get(*name).is_none_or(|(other, _)| other != version));
@@ -711,27 +729,46 @@ fn make_room(layers: &Path, bytes: u64) -> std::io::Result<()> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Problem::internal(WHAT, format!("The service met a fault of its own: {error}.")))
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Problem::new(
+            Code::BuildFailedInternally,
+            WHAT,
+            format!("The build stopped because of a bug in Holdfast: {error}."),
+        )
+        .not_rolled_out()
+        .no_action("Holdfast retries. The operator finds the details in the log.")
+    })
+}
+
+fn sources_missing(version: &str) -> Problem {
+    Problem::new(Code::RolloutSourcesMissing, WHAT, format!("The sources {version} are not in the database."))
+        .not_rolled_out()
+        .fix("Upload the sources again and deploy them.")
 }
 
 fn unusable_base(name: &str, why: &str) -> Problem {
-    Problem::unavailable(WHAT, format!("The base image {name} can't be used: {why}."))
-        .follows("What was deployed before stays as it is.")
-        .fix("The operator has to correct `image.base_images`.")
+    Problem::new(Code::ImageBaseUnusable, WHAT, format!("The base image {name} can't be used: {why}."))
+        .not_rolled_out()
+        .fix("The operator corrects `image.base_images`; Holdfast retries.")
 }
 
 fn not_packed(error: &ContentError) -> Problem {
     match error {
-        ContentError::Refused(why) => Problem::invalid(WHAT, format!("Something can't be part of an image: {why}."))
-            .follows("Nothing was changed: what was deployed before stays as it is.")
-            .fix("Change the requirement or the file that is named, and deploy again."),
-        ContentError::Io(error) => Problem::unavailable(WHAT, format!("A layer was not written: {error}."))
-            .fix("No action needed if it passes. Else the operator has to look at the disk of `cache_dir`."),
+        ContentError::Refused(why) => {
+            Problem::new(Code::ImageContentRejected, WHAT, format!("A file can't be part of an image: {why}."))
+                .not_rolled_out()
+                .fix("Change the requirement or the file that is named, and deploy again.")
+        }
+        ContentError::Io(error) => {
+            Problem::new(Code::ImageLayerNotWritten, WHAT, format!("A layer was not written: {error}."))
+                .not_rolled_out()
+                .no_action("Holdfast retries. If it persists, the operator checks the disk of `cache_dir`.")
+        }
     }
 }
 
 fn unreadable(error: &serde_json::Error) -> Problem {
-    Problem::internal(WHAT, format!("Its inputs can't be read: {error}."))
+    Problem::new(Code::ImageBuildUnreadable, WHAT, format!("The inputs of the build can't be read: {error}."))
+        .not_rolled_out()
+        .fix("The operator reports a bug with the log.")
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Problem, python::PythonVersion};
+use model::{Problem, problem::Code, python::PythonVersion};
 
 use crate::{Interpreter, Tools, fault, wheels::Wheels};
 
@@ -39,8 +39,9 @@ impl Tools {
     pub fn any_interpreter(&self, version: PythonVersion) -> Result<&Interpreter, Problem> {
         let all = self.interpreters();
         all.iter().find(|i| i.version == version).or_else(|| all.last()).ok_or_else(|| {
-            Problem::unavailable(WHAT, "The service found no Python, which the installer of packages needs.")
-                .fix("The operator has to install Python 3.9 or later beside the service (`python.search_path`).")
+            Problem::new(Code::PythonNotInstalled, WHAT, "No Python was found, which the package installer needs.")
+                .not_rolled_out()
+                .fix("The operator installs Python 3.9 or later, or adds its folder to `python.search_path`.")
         })
     }
 
@@ -56,7 +57,11 @@ impl Tools {
         platform: &ImagePlatform,
         folder: &Path,
     ) -> Result<(), Problem> {
-        crate::pins::pins(lock).map_err(|why| Problem::internal(WHAT, format!("The lock is not valid: {why}.")))?;
+        crate::pins::pins(lock).map_err(|why| {
+            Problem::new(Code::PackageLockInvalid, WHAT, format!("The lock is not valid: {why}."))
+                .not_rolled_out()
+                .fix("Deploy again; if it fails again, the operator reports a bug with the log.")
+        })?;
         let interpreter = self.any_interpreter(platform.python_version)?;
         let scratch = self.scratch().await?;
         let requirements: PathBuf = scratch.path().join("lock.txt");
@@ -89,7 +94,11 @@ impl Tools {
             }
             output = Some(tried);
         }
-        let output = output.ok_or_else(|| Problem::internal(WHAT, "The installer was not run."))?;
+        let output = output.ok_or_else(|| {
+            Problem::new(Code::PackageInstallerNotStarted, WHAT, "The installer was not run.")
+                .not_rolled_out()
+                .no_action("Holdfast retries. If it persists, the operator reports a bug with the log.")
+        })?;
         let names = fault::without_wheels(&output);
         Err(if names.is_empty() { fault::of_installer(WHAT, &output) } else { no_wheel(WHAT, &names, platform) })
     }
@@ -97,7 +106,8 @@ impl Tools {
 
 /// The problem of packages that an image can't have, because nothing is compiled for images.
 pub fn no_wheel(what: &str, names: &[String], platform: &ImagePlatform) -> Problem {
-    Problem::invalid(
+    Problem::new(
+        Code::ImagePackageWithoutWheel,
         what,
         format!(
             "{} {} no wheel for Python {} on {}. Images are assembled from wheels only.",
@@ -107,6 +117,6 @@ pub fn no_wheel(what: &str, names: &[String], platform: &ImagePlatform) -> Probl
             platform.platform
         ),
     )
-    .follows("Nothing was changed: what was deployed before stays as it is.")
-    .fix("Require versions with wheels for this platform, or have the operator put wheels into the package index.")
+    .not_rolled_out()
+    .fix("Require versions with wheels for this platform, or have the operator add wheels to the package index.")
 }

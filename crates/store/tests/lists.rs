@@ -447,12 +447,10 @@ async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
 }
 
 async fn a_page_of_jobs_brings_along_what_other_statements_find(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
     for statement in VARIED {
-        raw(&mut tx, statement.into()).await;
+        raw(&mut tx, statement).await;
     }
     // The desired deployments of some jobs are not the reached ones, and others were removed.
     let newer =
@@ -462,7 +460,7 @@ async fn a_page_of_jobs_brings_along_what_other_statements_find(on: Database) {
     let alike = "update deployment set deployed_by = 'user ' || substr(job_id, 33, 4), deployed_at = 1730419200000000
         + 1000000 * cast(substr(job_id, 36, 1) as integer) where job_id not like '%3'";
     for statement in [newer, removed, alike] {
-        raw(&mut tx, statement.into()).await;
+        raw(&mut tx, statement).await;
     }
     let runs = ExecutionQuery { descending: true, limit: 3, detail: Detail::Outcome, ..ExecutionQuery::default() };
     let search = Search { text: "sales".into(), fields: vec![SearchField::Name, SearchField::Description] };
@@ -514,13 +512,11 @@ async fn a_page_of_jobs_brings_along_what_other_statements_find(on: Database) {
 }
 
 async fn executions_have_their_revision_where_neighbours_have_another_one(on: Database) {
-    let fresh = on.fresh();
-    let db = fresh.open().await;
-    fill(&db).await;
+    let (_fresh, db) = filled(on).await;
     let mut tx = db.write().await.unwrap();
     let second = "insert into deployment_revision (job_id, generation, content, created_at, created_by)
         select job_id, 2, replace(content, '0.3.1466514302', '0.4'), created_at, created_by from deployment_revision";
-    raw(&mut tx, second.into()).await;
+    raw(&mut tx, second).await;
     // Of the executions of a job: revision 1 twice, 2, one of their own twice, 2 again, and none.
     let own = "'{\"vdk_version\":\"0.5\"}'";
     for (place, values) in [

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use model::{
     access::Caller,
-    artifact::{Artifact, Mark},
+    artifact::{Artifact, LastApplied},
     deployment::{Deployment, DeploymentChange, JobPart, Stamp, VersionDefaults},
     execution::{ExecutionRevision, Status, Type},
     job::DataJob,
@@ -184,19 +184,19 @@ async fn an_object_that_was_written_is_recorded_although_its_deployment_became_d
     let mut tx = db.write().await.unwrap();
     upload(&mut tx, &job, "a").await;
     deploy(&mut tx, &job, "a").await;
-    let mark = |text: &str| Some(Mark::new(text.into()));
+    let last_applied = |text: &str| Some(LastApplied::new(text.into()));
     let reached = deployments::Outcome::Reached {
         inputs_hash: "inputs".into(),
         artifact: Artifact::Image("image".into()),
-        mark: mark("first"),
+        last_applied: last_applied("first"),
     };
-    let restored = deployments::Outcome::Restored { mark: mark("second"), next: None };
+    let restored = deployments::Outcome::Restored { last_applied: last_applied("second"), next: None };
     for (written, expected) in [(reached, "first"), (restored, "second")] {
         let work = deployments::work(&mut tx, job.id).await.unwrap().unwrap();
         deployments::make_due(&mut tx, job.id, NOW).await.unwrap();
         assert!(deployments::record(&mut tx, epoch, &work, &written, NOW).await.unwrap());
         let rollout = deployments::rollout(&mut tx, job.id).await.unwrap().unwrap();
-        assert_eq!(rollout.mark, mark(expected));
+        assert_eq!(rollout.last_applied, last_applied(expected));
         assert_eq!(deployments::due(&mut tx, NOW, 9).await.unwrap(), [job.id], "and compared once more");
         let work = deployments::work(&mut tx, job.id).await.unwrap().unwrap();
         assert!(deployments::record(&mut tx, epoch, &work, &deployments::Outcome::Unchanged(None), NOW).await.unwrap());

@@ -212,6 +212,7 @@ fn flag(setting: &'static Setting) -> Arg {
             (_, Some("bytes")) => "BYTES",
             (Shape::Number, _) => "NUMBER",
             (Shape::List, _) => "LIST",
+            (Shape::Table, _) => "TABLE",
             (Shape::Switch, _) => "true|false",
             (Shape::Text, _) => "VALUE",
         });
@@ -219,7 +220,7 @@ fn flag(setting: &'static Setting) -> Arg {
         Shape::Text => arg,
         Shape::Number => arg.allow_negative_numbers(true),
         Shape::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Shape::List => arg.action(ArgAction::Append),
+        Shape::List | Shape::Table => arg.action(ArgAction::Append),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use model::{Problem, clock::Clock};
+use model::{Problem, clock::Clock, problem::Code};
 use reqwest::{
     Response, StatusCode,
     header::{HeaderMap, RETRY_AFTER},
@@ -91,24 +91,28 @@ impl RegistryError {
     pub fn problem(&self, what: &str) -> Problem {
         let Self { registry, repository, doing, fault } = self;
         let why = format!("The registry {registry} failed in {repository}, {doing}: {fault}.");
-        let fix = match fault {
-            Fault::Refused { .. } => {
-                "The operator has to give this service credentials that may pull and push there \
-                 (`image.registry_credentials_file`)."
+        let (code, fix) = match fault {
+            Fault::Refused { .. } => (
+                Code::RegistryAccessDenied,
+                "The operator sets credentials that may pull and push there (`image.registry_credentials_file`).",
+            ),
+            Fault::Busy { status: 429, .. } => {
+                (Code::RegistryUnreachable, "No action needed: Holdfast retries when the registry allows it.")
             }
-            Fault::Busy { status: 429, .. } => "No action needed: the service tries again when the registry allows it.",
             Fault::Busy { status: 507, .. } | Fault::Rejected { status: 413, .. } => {
-                "The operator has to make room in the registry, or raise its quota."
+                (Code::RegistryFull, "The operator makes room in the registry, or raises its quota.")
             }
-            Fault::Disk(_) => "The operator has to make room in the service's cache folder (`cache_dir`).",
-            Fault::Unreachable(_) | Fault::Busy { .. } => {
-                "No action needed: the service tries again by itself. If it goes on, the operator has to look at the registry."
-            }
-            Fault::Rejected { .. } | Fault::Answer(_) => {
-                "The operator has to check that the address is that of a registry (`registry_url`, `image.base_images`)."
-            }
+            Fault::Disk(_) => (Code::ImageLayerNotWritten, "The operator makes room in the folder `cache_dir`."),
+            Fault::Unreachable(_) | Fault::Busy { .. } => (
+                Code::RegistryUnreachable,
+                "No action needed: Holdfast retries. If it persists, the operator checks the registry.",
+            ),
+            Fault::Rejected { .. } | Fault::Answer(_) => (
+                Code::RegistryResponseInvalid,
+                "The operator checks that `registry_url` and `image.base_images` name registries.",
+            ),
         };
-        Problem::unavailable(what, why).follows("What was deployed before stays as it is.").fix(fix)
+        Problem::new(code, what, why).not_rolled_out().fix(fix)
     }
 }
 

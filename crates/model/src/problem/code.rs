@@ -124,11 +124,11 @@ codes! {
     /// The header `If-Match` or `If-None-Match` is not `*` or a list of ETags.
     EtagHeaderInvalid = "etag_header_invalid", Invalid, User, "Send the `ETag` of the response that you read before.";
     /// The resource is not in the state that `If-Match` or `If-None-Match` requires. Nothing was changed.
-    PreconditionFailed = "precondition_failed", Stale, User, "Read the resource again, and retry with its new `ETag`.";
+    PreconditionFailed = "precondition_failed", PreconditionFailed, User, "Read the resource again, and retry with its new `ETag`.";
     /// The header `idempotency-key` has the wrong form.
     IdempotencyKeyInvalid = "idempotency_key_invalid", Invalid, User, "Send a random UUID for each request.";
     /// The idempotency key was used before, with another request.
-    IdempotencyKeyReused = "idempotency_key_reused", Contradictory, User, "Use a new key for each request; repeat a request unchanged.";
+    IdempotencyKeyReused = "idempotency_key_reused", IdempotencyConflict, User, "Use a new key for each request; repeat a request unchanged.";
     /// The stored outcome of a request with this idempotency key can't be read.
     IdempotentOutcomeUnreadable = "idempotent_outcome_unreadable", Internal, Platform, "Read the resource, then retry with a new key if nothing changed.";
     /// The response needs more memory than one request may use.
@@ -443,6 +443,30 @@ codes! {
     ArtifactMismatch = "artifact_mismatch", Internal, Platform, "Deploy again.";
     /// The environment of a deployment can't be read from the disk.
     EnvironmentUnreadable = "environment_unreadable", Unavailable, Platform, "The operator checks the disk and the permissions of the data directory.";
+}
+"Images of data jobs" {
+    /// The deployment's Python version has no base image in `image.base_images`.
+    ImageBaseMissing = "image_base_missing", Invalid, User, "Deploy with a Python version that has a base image; the operator sets `image.base_images`.";
+    /// A package has no wheel for the platform of the image. Images are assembled from wheels only.
+    ImagePackageWithoutWheel = "image_package_without_wheel", Invalid, User, "Require a version of the package with a wheel for this platform.";
+    /// A file of the sources or of a package can't be part of an image, for example a link out of its folder.
+    ImageContentRejected = "image_content_rejected", Invalid, User, "Change the file or the requirement that is named, and deploy again.";
+    /// The base image can't be used: it is not in the registry, is for another platform, or has no Python.
+    ImageBaseUnusable = "image_base_unusable", Unavailable, Platform, "The operator corrects `image.base_images`.";
+    /// A layer of an image could not be written to the cache folder.
+    ImageLayerNotWritten = "image_layer_not_written", Unavailable, Platform, "The operator checks the disk of `cache_dir`.";
+    /// A build was requested by another version of Holdfast.
+    ImageBuildOutdated = "image_build_outdated", Unavailable, Platform, "No action needed: Holdfast requests the build again.";
+    /// The inputs of a stored build can't be read.
+    ImageBuildUnreadable = "image_build_unreadable", Internal, Platform, "The operator reports the bug with the log.";
+    /// The registry rejects the service's credentials, or they may not pull or push there.
+    RegistryAccessDenied = "registry_access_denied", Unavailable, Platform, "The operator corrects the credentials in `image.registry_credentials_file`.";
+    /// The registry has no room for a layer, or its quota is exhausted.
+    RegistryFull = "registry_full", Unavailable, Platform, "The operator makes room in the registry, or raises its quota.";
+    /// The registry does not answer, is too busy, or limits the rate of requests.
+    RegistryUnreachable = "registry_unreachable", Unavailable, Platform, "No action needed: Holdfast retries. If it persists, the operator checks the registry.";
+    /// The registry rejected a request, or its response is not that of a registry.
+    RegistryResponseInvalid = "registry_response_invalid", Unavailable, Platform, "The operator checks `registry_url` and `image.base_images`.";
 }
 "Executions that do not start or are not seen" {
     /// The CronJob of the deployment does not exist.
