@@ -1,4 +1,4 @@
-//! Read and replace the OAuth application of a team, and find the teams of applications.
+//! Reads and replaces the OAuth application of a team, and finds the teams of applications.
 //!
 //! A team is a name here: it has credentials as soon as they are stored, with or without jobs.
 
@@ -19,7 +19,7 @@ pub use store::credentials::Credentials;
 /// The longest client id and the longest client secret, in bytes.
 pub const PART_MAX_BYTES: usize = 10_000;
 
-/// The most client ids in one question.
+/// The most client ids per request.
 pub const CLIENT_IDS_MAX: usize = 1000;
 
 /// The application of a team, with its secret.
@@ -33,7 +33,7 @@ pub async fn read(db: &Db, keys: &KeyRing, caller: &Caller, team: &str) -> Resul
     found.ok_or_else(|| unknown(team.as_str()))
 }
 
-/// Stores the application of a team in place of any before it. Its secret is encrypted before it reaches the database.
+/// Stores or replaces the application of a team. Its secret is encrypted before it reaches the database.
 ///
 /// # Errors
 /// Invalid when the team, the client id or the secret breaks a rule, Conflict when another team has the client id.
@@ -94,7 +94,7 @@ pub async fn client_id(db: &Db, caller: &Caller, team: &str) -> Result<String, P
     found.ok_or_else(|| unknown(team.as_str()))
 }
 
-/// The teams of client ids, in the order of the question; those that belong to no team are left out. Open to everyone, as
+/// The teams of client ids, in the order of the request; those without a team are left out. Open to everyone, as
 /// [`client_id`] is.
 ///
 /// # Errors
@@ -114,7 +114,7 @@ pub async fn teams(db: &Db, _caller: &Caller, client_ids: &[String]) -> Result<V
     Ok(found)
 }
 
-/// The teams whose OAuth application has this client id: what a token that was issued to it stands for.
+/// The teams whose OAuth application has this client id: the teams of its tokens.
 pub async fn teams_of(db: &Db, client_id: &str) -> Result<BTreeSet<String>, Problem> {
     if client_id.is_empty() || client_id.len() > PART_MAX_BYTES {
         return Ok(BTreeSet::new());

@@ -188,10 +188,16 @@ pub async fn remove(
     Ok(())
 }
 
-/// Checks the terms under which a caller changes a deployment: they refer to the desired state, because that is what changes.
+/// Checks the preconditions of a change of a deployment. They refer to the desired state, whose ETag is that of the rollout.
 pub(crate) fn check(caller: &Caller, job: &DataJob, wanted: Option<&Deployment>) -> Result<(), Problem> {
     let etag = wanted.map(Deployment::etag);
-    caller.preconditions.check(&format!("deployment of the data job {}", job.name), etag.as_ref())
+    let checked = caller.preconditions.check(&format!("deployment of the data job {}", job.name), etag.as_ref());
+    checked.map_err(|problem| match etag {
+        Some(_) => problem.fix(
+            "Read `…/deployments/production/rollout` again, then retry with its ETag (not that of the deployment).",
+        ),
+        None => problem,
+    })
 }
 
 /// Checks the id of a deployment. A job has one; clients call it by each of these names.

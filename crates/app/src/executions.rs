@@ -1,4 +1,4 @@
-//! Start, show and cancel runs, and read their logs.
+//! Starts, shows and cancels executions, and reads their logs.
 
 use model::{
     Problem,
@@ -24,26 +24,26 @@ use crate::{
     unknown_job,
 };
 
-/// The largest arguments of a run, in bytes of JSON: they travel on a command line.
+/// The largest arguments of an execution, in bytes of JSON: they are passed on a command line.
 pub const ARGUMENTS_MAX_BYTES: usize = 100 * 1024;
 
-/// The most runs that a list answers.
+/// The most executions in a list.
 pub const LIST_MAX: i64 = 1000;
 
 /// The request to start an execution.
 #[derive(Debug, Clone, Default)]
 pub struct StartRequest {
-    /// Where the start comes from, such as `manual/vdk-control-cli`.
+    /// The origin of the start, for example `manual/vdk-control-cli`.
     pub started_by: Option<String>,
     /// `--arguments` for the job.
     pub arguments: Option<JsonObject>,
 }
 
-/// Accepts the start of a job. It is stored when this returns; the synchronizer carries it out.
+/// Accepts a manual execution. The execution is stored when this returns; the synchronizer starts it.
 ///
 /// # Errors
-/// NotFound for an unknown job, or one without a deployment; Conflict while another execution of the job is active; Invalid for
-/// arguments that break a rule.
+/// NotFound for an unknown job or a missing deployment; Conflict while another execution of the job is active; TooLarge or
+/// Invalid for arguments that break a rule.
 pub async fn start(
     db: &Db,
     clock: &dyn Clock,
@@ -106,7 +106,7 @@ pub async fn start(
     Ok(id)
 }
 
-/// Reads a run of a job.
+/// Reads an execution of a job.
 pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str, id: &str) -> Result<Execution, Problem> {
     let permit = caller.may(Action::ReadExecution, team, name).await?;
     let mut tx = db.read().await?;
@@ -134,8 +134,8 @@ async fn find_of(tx: &mut Tx, job: &DataJob, id: &str) -> Result<Execution, Prob
     })
 }
 
-/// The newest executions of a job in these statuses (none means any), at most [`LIST_MAX`], the newest last: `vdk-dag` takes
-/// the last one for the latest.
+/// The newest executions of a job in these statuses (none means any), at most [`LIST_MAX`], the newest last, because
+/// `vdk-dag` uses the last one as the latest.
 pub async fn list(
     db: &Db,
     caller: &Caller,
@@ -180,7 +180,8 @@ pub async fn list(
     Ok(of_job.executions)
 }
 
-/// Asks for the end of a run. CANCELLED follows when nothing of it is left; a run that ends first keeps its true status.
+/// Cancels an execution. Its status becomes CANCELLED when no process of it is left; an execution that ends first keeps its
+/// own status.
 ///
 /// # Errors
 /// NotFound for an unknown run; Invalid when it is over already.
@@ -214,14 +215,14 @@ pub async fn cancel(
     Ok(())
 }
 
-/// Whether runs are where this instance does not see them: it carries out requests, and never leads.
+/// Whether executions are on another host than this instance, which then serves requests and never leads.
 pub async fn are_elsewhere(db: &Db, runtime: &dyn Runtime) -> Result<bool, Problem> {
     let Some(here) = runtime.host() else { return Ok(false) };
     let mut tx = db.read().await?;
     Ok(store::hosts::find(&mut tx).await?.is_some_and(|host| host.id != here))
 }
 
-/// The log of an execution, or its last lines: from the database once it is over, from where it runs until then.
+/// The log of an execution, or its last lines: from the database after its end, from the runtime before.
 ///
 /// # Errors
 /// NotFound for an unknown execution; Conflict while it is in progress on another machine; Overloaded while too many logs
@@ -259,6 +260,6 @@ pub async fn log(
         .follows("The log follows when the execution ends.")
         .fix("Wait for its end, or ask an instance on the host that runs jobs."));
     }
-    // It ended, was stored and forgotten between the two looks.
+    // It ended, was stored and removed between the two reads.
     Ok(LogReader::stored(db, &execution.id, tail_lines).await?.unwrap_or_else(LogReader::empty))
 }

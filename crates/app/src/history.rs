@@ -1,5 +1,4 @@
-//! What happened to a job: the generations of its deployment, what differs between two, the way back to one, and who
-//! changed what.
+//! The history of a job: the revisions of its deployment, the differences between two, rollbacks, and audit events.
 
 use model::{
     Problem,
@@ -25,13 +24,13 @@ pub const PAGE_MAX: i64 = 1000;
 /// Which part of a history, newest first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PageRequest {
-    /// Only what is older than the entry of this number; absent begins at the newest.
+    /// Only entries older than this one; absent starts at the newest.
     pub before: Option<i64>,
-    /// How many entries at most.
+    /// The most entries.
     pub limit: Option<i64>,
 }
 
-/// Entries, and where the next page begins.
+/// Entries, and the start of the next page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
     /// Newest first.
@@ -41,9 +40,9 @@ pub struct Page<T> {
 }
 
 impl PageRequest {
-    /// The bounds, with one entry more than the page has, which tells whether there is a next one.
+    /// The bounds, with one entry more than the page, to find out whether there is a next page.
     fn bounds(self) -> Result<(i64, i64), Problem> {
-        /// Entries on a page when the caller does not say.
+        /// The default number of entries on a page.
         const PAGE: i64 = 100;
         let limit = self.limit.unwrap_or(PAGE);
         if !(1..=PAGE_MAX).contains(&limit) {
@@ -68,7 +67,7 @@ fn page<T>(mut content: Vec<T>, fetched_max: i64, number: impl Fn(&T) -> i64) ->
     Page { content, next_before }
 }
 
-/// The generations of a job's deployment, also of one that was removed since.
+/// The revisions of a job's deployment, also of a removed one.
 ///
 /// # Errors
 /// NotFound for an unknown job or deployment; Invalid for a page of no possible size.
@@ -89,7 +88,7 @@ pub async fn revisions(
     Ok(page(found, limit, |revision| revision.generation))
 }
 
-/// One generation of a job's deployment.
+/// One revision of a job's deployment.
 ///
 /// # Errors
 /// NotFound for an unknown job, deployment or generation.
@@ -128,14 +127,14 @@ pub async fn differences(
     Ok(from.differences(&to))
 }
 
-/// Makes an old generation the wanted one again, as a new generation: source, versions, switch and resources, and what it
-/// had of the job (schedule, contacts, flags), which the job takes back too. A removed deployment comes back that way.
+/// Creates a new revision from an old one: sources, versions, enabled flag, resources, schedule, contacts and flags. Schedule,
+/// contacts and flags are also written back to the job. A removed deployment is restored that way.
 ///
-/// A rollback to what is wanted already makes no generation, but lets a rollout that failed be tried again.
+/// A rollback to the current desired state creates no revision, but retries a failed rollout.
 ///
 /// # Errors
 /// NotFound for an unknown job, deployment or generation; Conflict when its sources were removed, or its Python version is
-/// not offered any more.
+/// no longer offered.
 pub async fn roll_back(
     db: &Db,
     clock: &dyn Clock,
@@ -210,7 +209,7 @@ async fn find(tx: &mut Tx, job: &DataJob, generation: i64) -> Result<Deployment,
     })
 }
 
-/// The audit events of a job: who changed it, and by which request. Those of an earlier, deleted job of the name are left out.
+/// The audit events of a job: user, request and change. Those of an earlier, deleted job with the same name are left out.
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid for a page of no possible size.

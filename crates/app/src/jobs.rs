@@ -96,8 +96,8 @@ pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<Da
     find_job(&mut tx, &permit).await
 }
 
-/// Changes a job. What its deployment shows of it (schedule, contacts, flags, team) becomes a new generation of the
-/// deployment in the same transaction.
+/// Changes a job. A changed schedule, contact, flag or team becomes a new revision of the deployment in the same
+/// transaction.
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid when the definition breaks a rule or names another job.
@@ -150,7 +150,7 @@ pub async fn update(
 }
 
 /// Moves a job to another team with all that belongs to it: deployment, sources, properties, secrets, history. Its
-/// deployment becomes a new generation, because an execution gets the name of its team.
+/// deployment becomes a new revision, because an execution gets the name of its team.
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid when the new team's name breaks a rule.
@@ -188,7 +188,7 @@ pub async fn move_to_team(
     Ok(())
 }
 
-/// Refuses jobs of a second team where only one may have some, and gives the team the name of its secret.
+/// Rejects jobs of a second team if only one may have jobs, and reserves the name of the team's Secret.
 async fn admit_team(
     tx: &mut Tx,
     caller: &Caller,
@@ -205,7 +205,7 @@ async fn admit_team(
     Ok(())
 }
 
-/// Makes a generation of the deployment where the change of the job shows in it.
+/// Creates a revision of the deployment if the change of the job affects it.
 async fn follow(
     tx: &mut Tx,
     caller: &Caller,
@@ -227,8 +227,8 @@ async fn follow(
     Ok(Some(generation))
 }
 
-/// Deletes a job with its deployment, properties and secrets. Its active runs are cancelled. What it was stays as a
-/// tombstone for some days; a new job of the name inherits nothing.
+/// Deletes a job with its deployment, properties and secrets. Its active executions are cancelled. It can be
+/// restored for some days (`deleted_jobs_keep_days`); a new job with the same name inherits nothing.
 pub async fn delete(db: &Db, clock: &dyn Clock, caller: &Caller, team: &str, name: &str) -> Result<(), Problem> {
     let permit = caller.may(Action::Change, team, name).await?;
     let now = clock.now();
@@ -248,7 +248,7 @@ pub async fn delete(db: &Db, clock: &dyn Clock, caller: &Caller, team: &str, nam
     Ok(())
 }
 
-/// Checks the terms under which a caller changes a job.
+/// Checks the preconditions of a change of a job.
 fn check(caller: &Caller, job: &DataJob) -> Result<(), Problem> {
     caller.preconditions.check(&format!("data job {}", job.name), Some(&job.etag()))
 }
@@ -256,15 +256,15 @@ fn check(caller: &Caller, job: &DataJob) -> Result<(), Problem> {
 /// The result of restoring a deleted job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
-    /// The generation that its deployment is now; absent when it has none.
+    /// The new revision of its deployment; absent without a deployment.
     pub generation: Option<i64>,
-    /// Why its deployment did not come back although it had one.
+    /// Why its deployment was not restored.
     pub problem: Option<Problem>,
 }
 
-/// Brings the job back that was deleted last under this name in this team, with its properties, secrets, sources and
-/// history. Its deployment comes back as it was, as a new generation whose schedule counts from now: no tick of the
-/// meantime fires. Where that can't be had any more, the job comes back without it.
+/// Restores the latest deleted job with this name in this team, with its properties, secrets, sources and history. Its
+/// deployment becomes a new revision whose schedule starts now, so scheduled times before are not caught up. If the
+/// deployment can't be restored, the job is restored without it.
 ///
 /// # Errors
 /// NotFound when none is kept; Conflict when a live job has the name.
@@ -319,7 +319,7 @@ pub async fn restore(
     Ok(restored)
 }
 
-/// Makes a generation the wanted one again after its job came back.
+/// Deploys a revision again after its job was restored.
 async fn redeploy(
     tx: &mut Tx,
     caller: &Caller,
@@ -363,11 +363,11 @@ async fn redeploy(
 /// The most deleted jobs on one page.
 pub const DELETED_PAGE_MAX: i64 = 1000;
 
-/// The jobs of a team that were deleted and can be brought back, the last one first, those before `before`; and where the
+/// The jobs of a team that were deleted and can be restored, the latest first, those before `before`; and where the
 /// next page begins, if there is one.
 ///
 /// # Errors
-/// Invalid for a page of no possible size.
+/// Invalid for an impossible page size.
 pub async fn deleted(
     db: &Db,
     caller: &Caller,
@@ -375,7 +375,7 @@ pub async fn deleted(
     before: Option<(jiff::Timestamp, JobId)>,
     limit: Option<i64>,
 ) -> Result<(Vec<Deleted>, Option<(jiff::Timestamp, JobId)>), Problem> {
-    /// Jobs on a page when the caller does not say.
+    /// The default number of jobs on a page.
     const PAGE: i64 = 100;
     caller.may_with_team(Action::Read, team).await?;
     let limit = limit.unwrap_or(PAGE);

@@ -1,8 +1,8 @@
-//! Verbs on request: each public function is one thing that a caller may ask for.
+//! Operations on request: each public function is one operation of the API.
 //!
-//! A verb takes the caller and the two or three things that it uses, checks the input's meaning, and makes its change, the
-//! revision and the audit event in one transaction. It never speaks to the place where jobs run: a start, a cancellation
-//! and a deployment are rows, and the synchronizer follows them. Only the log of a run in progress is asked of the runtime.
+//! An operation takes the caller and its dependencies, validates the input, and writes the change, the revision and the audit
+//! event in one transaction. It never calls the runtime: a start, a cancellation and a deployment are rows, and the
+//! synchronizer carries them out. Only the log of an active execution is read from the runtime.
 
 pub mod credentials;
 pub mod deployments;
@@ -29,7 +29,7 @@ use model::{
 };
 use store::Tx;
 
-/// A JSON object whose values are kept as they were written: a number that no machine type holds comes back digit by digit.
+/// A JSON object that keeps the text of its values, so that large numbers are returned digit by digit.
 pub type JsonObject = std::collections::BTreeMap<String, Box<serde_json::value::RawValue>>;
 
 /// The object as JSON text.
@@ -44,8 +44,8 @@ pub use store::{
     keys::{KeyRing, SecretKey},
 };
 
-/// The job that a permit is for, within a transaction. One that writes keeps it as it is until its end; a verb asks for it
-/// before it does anything else.
+/// The job that a permit is for, within a transaction. A writing transaction locks the job until its end; an
+/// operation locks it first.
 ///
 /// # Errors
 /// [`model::problem::Kind::NotFound`] when there is none, also when the name belongs to a job of another team.

@@ -1,4 +1,4 @@
-//! The memory budget: how many bytes the requests of this process may hold at once, over all of them.
+//! The memory budget: the bytes that all requests of this process may hold together.
 //!
 //! Request bodies, archives that are being read, and rows of a response that is being built draw on it. A request that
 //! would exceed it is rejected as overload, before the memory is allocated.
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use model::{Problem, problem::Code};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// One permit of the budget stands for this many bytes.
+/// The bytes per permit of the budget.
 const UNIT_BYTES: usize = 1024;
 
 /// Limits the bytes that all requests of this process hold at once. Clones share one budget.
@@ -25,7 +25,7 @@ impl MemoryBudget {
         Self { units: Arc::new(Semaphore::new(units)), total_mib }
     }
 
-    /// A reservation of no bytes, to be grown as they come.
+    /// An empty reservation that grows as bytes arrive.
     pub fn reservation(&self) -> Reservation {
         Reservation { budget: self.clone(), held: None, bytes: 0 }
     }
@@ -134,7 +134,7 @@ impl MemoryBudget {
         Problem::new(
             Code::MemoryBudgetExhausted,
             "The request was rejected.",
-            format!("The requests in progress use all of `memory_budget_mib` ({} MiB).", self.total_mib),
+            format!("The requests in progress use all of `memory_budget_mib` (limit {} MiB).", self.total_mib),
         )
         .nothing_changed()
         .fix("Retry in a few seconds.")

@@ -1,4 +1,4 @@
-//! Places for expensive work: how much of it is in progress at once, and how much of that one principal may have.
+//! Places limit expensive work: how much is in progress at once, and the share of one principal.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use model::{Problem, clock::SharedClock, problem::Code};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How many places there are, and how long a request waits for one.
+/// The number of places, and how long a request waits for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlaceLimits {
     /// The work, as a plural: "uploads".
@@ -22,14 +22,14 @@ pub struct PlaceLimits {
     pub wait_max: Duration,
 }
 
-/// One place of so many stays free for principals that have none, and at least one.
+/// One place in this many is reserved for principals without a place, at least one.
 const RESERVED_SHARE: usize = 8;
 
 /// Places that are taken in the order of the requests. Clones share the places.
 ///
-/// A principal has at most half of them, and its further requests wait for its own places first, so that they are not in the
-/// way of others. The last eighth of the places is for principals that have none: so two principals together do not take all
-/// of them, and the next caller gets a place.
+/// A principal has at most half of them. Its further requests wait for its own places first, so that they do not delay
+/// others. The last eighth of the places is reserved for principals without a place, so that two principals can't take all of
+/// them.
 #[derive(Debug, Clone)]
 pub struct Places {
     limits: PlaceLimits,
@@ -110,10 +110,10 @@ impl Places {
         })
     }
 
-    /// A place if there is one at once.
+    /// A place, if one is free now.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The limit that is reached.
     pub fn try_take(&self, principal: Option<&str>) -> Result<Place, NoPlace> {
         let own = match principal.map(|principal| self.of(principal)) {
             Some(own) => Some(own.try_acquire_owned().map_err(|_| NoPlace::OfPrincipal)?),
@@ -125,7 +125,7 @@ impl Places {
         Ok(Place { _own: own, _of_all: of_all.ok_or(NoPlace::OfAll)? })
     }
 
-    /// Whether a permit of a principal is the only one that it has. Without principals every request counts as the first.
+    /// Whether a permit of a principal is the only one that it has. Without principals, every request is treated as the first.
     fn is_first(&self, own: Option<&OwnedSemaphorePermit>) -> bool {
         own.is_none_or(|own| own.semaphore().available_permits() + 1 == self.most_of_one())
     }
@@ -135,7 +135,7 @@ impl Places {
         (self.limits.at_once_max / 2).max(1)
     }
 
-    /// The places of one principal. Principals without a request in progress are forgotten when a new one comes.
+    /// The places of one principal. Principals without a request in progress are removed when a new one arrives.
     fn of(&self, principal: &str) -> Arc<Semaphore> {
         let mut all = self.by_principal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = all.get(principal) {

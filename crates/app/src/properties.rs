@@ -1,4 +1,4 @@
-//! Read and replace the properties of a job.
+//! Reads and replaces the properties of a job.
 
 use model::{
     Problem,
@@ -14,7 +14,7 @@ use crate::{JsonObject, find_job, jobs::event, json_text};
 /// The largest properties of a job, in bytes of JSON.
 pub const PROPERTIES_MAX_BYTES: usize = 1024 * 1024;
 
-/// The properties of a job. A job that does not exist has none: `vdk run` of a job that was never created reads them too.
+/// The properties of a job. An unknown job has none, so that `vdk run` works before `vdk create`.
 pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
     let permit = caller.may(Action::ReadOwn, team, name).await?;
     let mut tx = db.read().await?;
@@ -31,7 +31,7 @@ pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<Js
                 "Their stored form is damaged.",
             )
             .nothing_returned()
-            .fix("Write them again (`vdk properties --overwrite`), or restore a backup of the database.")
+            .fix("Write them again (`vdk properties --overwrite-all-job-properties <file>`), or restore a backup of the database.")
         }),
         None => Ok(JsonObject::new()),
     }

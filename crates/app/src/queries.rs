@@ -1,4 +1,4 @@
-//! Lists of jobs and runs for GraphQL and pages: one SQL statement per level, for any size of page.
+//! Lists of jobs and executions for GraphQL and pages: one SQL statement per level, for any size of page.
 
 use model::{Problem, access::Caller, execution::Execution, problem::Code};
 use store::{CALLERS_READ_SECONDS_MAX, Db, StoreError, Tx, jobs::With};
@@ -8,7 +8,7 @@ pub use store::{
     jobs::{DeploymentFilter, JobQuery, JobSort, JobSummary, Measure, Search, SearchField},
 };
 
-/// The most jobs or runs on one page.
+/// The most jobs or executions on one page.
 pub const PAGE_MAX: i64 = 1000;
 
 /// The parts that a page of jobs includes.
@@ -29,7 +29,7 @@ pub struct JobPageRequest {
 pub struct Page<T> {
     /// The entries of the page.
     pub content: Vec<T>,
-    /// How many there are on all pages; absent when not asked for.
+    /// The total of all pages; absent if it was not requested.
     pub total: Option<i64>,
 }
 
@@ -89,10 +89,10 @@ fn with(request: &JobPageRequest) -> With<'_> {
     With { deployments: request.deployments, executions: request.executions.as_ref(), total: false }
 }
 
-/// How many rows may come before a page that is not a search: they are passed by one after the other.
+/// The largest offset of a page that is not a search, because the database reads the rows before a page.
 const PASSED_MAX: i64 = 100_000;
 
-/// Whether texts of all jobs may have to be looked at.
+/// Whether the texts of all jobs may have to be searched.
 fn is_search(query: &JobQuery) -> bool {
     query.search.is_some()
         || !query.descriptions.is_empty()
@@ -100,14 +100,14 @@ fn is_search(query: &JobQuery) -> bool {
         || query.offset > PASSED_MAX
 }
 
-/// Whether all executions may have to be sorted, for lack of an index of the order.
+/// Whether all executions may have to be sorted, because no index has the order.
 fn is_sorted_whole(query: &ExecutionQuery) -> bool {
     use ExecutionSort::{EndTime, Id, StartTime, Status};
     let by_index = matches!(query.sort, StartTime | EndTime | Status | Id);
     !by_index && query.jobs.is_empty() && query.job_names.is_empty() || query.offset > PASSED_MAX
 }
 
-/// The problem of a list that could not be read. A list that takes too long is a user error: the client has to ask for less.
+/// The problem of a list that could not be read. A list that takes too long is a user error: the client must request less.
 fn too_expensive(error: StoreError) -> Problem {
     match error {
         StoreError::TooExpensive(_) => Problem::new(
@@ -121,7 +121,7 @@ fn too_expensive(error: StoreError) -> Problem {
     }
 }
 
-/// A page of runs, of the teams that the caller may read.
+/// A page of executions, of the teams that the caller may read.
 pub async fn executions(
     db: &Db,
     caller: &Caller,

@@ -1,4 +1,4 @@
-//! Read and replace the secrets of a job.
+//! Reads and replaces the secrets of a job.
 
 use model::{
     Problem,
@@ -15,7 +15,7 @@ use crate::{JsonObject, find_job, jobs::event, json_text};
 /// The largest secrets of a job, in bytes of JSON.
 pub const SECRETS_MAX_BYTES: usize = 1024 * 1024;
 
-/// The secrets of a job. A job that does not exist has none, as with its properties.
+/// The secrets of a job. An unknown job has none, as with properties.
 pub async fn read(db: &Db, keys: &KeyRing, caller: &Caller, team: &str, name: &str) -> Result<JsonObject, Problem> {
     let permit = caller.may(Action::ReadOwn, team, name).await?;
     let mut tx = db.read().await?;
@@ -32,7 +32,7 @@ pub async fn read(db: &Db, keys: &KeyRing, caller: &Caller, team: &str, name: &s
                 "Their stored form is damaged.",
             )
             .nothing_returned()
-            .fix("Write them again (`vdk secrets --overwrite`), or restore a backup of the database.")
+            .fix("Write them again (`vdk secrets --overwrite-all-job-secrets <file>`), or restore a backup of the database.")
         }),
         None => Ok(JsonObject::new()),
     }

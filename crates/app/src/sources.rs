@@ -1,7 +1,7 @@
-//! Upload and download the source of a job.
+//! Uploads and downloads the sources of jobs.
 //!
-//! An upload lies in a temporary file from its first byte on, and is stored in a normal form ([`normal`]). Only a few are
-//! received and processed at once ([`Uploads`]). The bytes go into the database and come out of it in pieces.
+//! An upload is written to a temporary file, and stored in a normal form ([`normal`]). Only a few are received and processed
+//! at once ([`Uploads`]). The bytes are written to and read from the database in pieces.
 
 mod directory;
 mod normal;
@@ -40,10 +40,10 @@ const WAITING_MAX: usize = 256;
 /// How long an upload waits for a place.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The most bytes of a download that one read of the database answers.
+/// The most bytes of a download per read of the database.
 const DOWNLOAD_PIECE_MAX_BYTES: usize = 128 * 1024;
 
-/// How many uploads are in progress, and where their bytes are. Clones share the places.
+/// Limits the uploads in progress, and knows the folder of their bytes. Clones share the places.
 #[derive(Debug, Clone)]
 pub struct Uploads {
     scratch: Scratch,
@@ -65,7 +65,7 @@ impl Uploads {
         }
     }
 
-    /// Waits until the body of an upload may be read, and answers the empty file that takes it.
+    /// Waits until the body of an upload may be read, and returns the empty file for it.
     ///
     /// # Errors
     /// Overloaded if too many uploads wait, or no place becomes free in time.
@@ -75,7 +75,7 @@ impl Uploads {
     }
 }
 
-/// The file that takes the body of an upload, and its place among the uploads.
+/// The file for the body of an upload, and its place among the uploads.
 #[derive(Debug)]
 pub struct Receiving {
     file: File,
@@ -115,7 +115,7 @@ impl Receiving {
     }
 }
 
-/// An upload whose bytes are all there.
+/// A complete upload.
 #[derive(Debug)]
 pub struct Received {
     file: File,
@@ -123,7 +123,7 @@ pub struct Received {
     place: Place,
 }
 
-/// An upload that its caller may make, checked before its body is read.
+/// A permitted upload, checked before its body is read.
 #[derive(Debug)]
 pub struct Upload<'a> {
     permit: Permit<'a>,
@@ -157,7 +157,7 @@ pub async fn begin_upload<'a>(
 }
 
 impl Upload<'_> {
-    /// Stores the upload and answers its version, which follows from the content. `caller` is the one of
+    /// Stores the upload and returns its version, a hash of the content. `caller` is the one of
     /// [`begin_upload`], with the preconditions of the request complete.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ impl Upload<'_> {
         let processing = uploads.processed.take(principal).await?;
         let out = uploads.scratch.file()?;
         let (job, limits, memory) = (self.job, *limits, memory.clone());
-        // The places go with the work: a request that is given up does not end it.
+        // The places move into the task, because a cancelled request does not stop it.
         let work = tokio::task::spawn_blocking(move || {
             let normal = normalise(&job, (file, bytes), &limits, &memory, out);
             drop(processing);
@@ -248,7 +248,7 @@ async fn store_archive(tx: &mut store::Tx, normal: &Normal) -> Result<(), Proble
     Ok(())
 }
 
-/// The archive of a source, to be read in pieces. No connection is held between two of them.
+/// The archive of sources, read in pieces. No connection is held between two of them.
 #[derive(Debug)]
 pub struct Download {
     db: Db,
@@ -304,8 +304,8 @@ pub async fn download(db: &Db, caller: &Caller, team: &str, name: &str) -> Resul
     Ok(Download { db: db.clone(), job: job.id, version: latest.version, bytes })
 }
 
-/// Removes the uploads of a job. What is deployed goes on, and runs as before; nothing removed can be deployed again, and
-/// its bytes go when nothing that is deployed needs them.
+/// Removes the uploads of a job. The current deployment continues to work. Removed sources can't be deployed again, and
+/// their bytes are deleted when no deployment needs them.
 ///
 /// # Errors
 /// NotFound for an unknown job; Invalid for a reason that is too long.

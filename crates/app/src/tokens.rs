@@ -10,10 +10,10 @@ use store::{
     tokens::{Credential, holder},
 };
 
-/// How long a short token counts.
+/// How long a short token is valid.
 pub const TOKEN_SECONDS: i64 = 900;
 
-/// A short token, and for whom it is.
+/// A short token, and the job that it was issued to.
 #[derive(Debug)]
 pub struct Exchanged {
     /// The token.
@@ -22,11 +22,11 @@ pub struct Exchanged {
     pub job_name: JobName,
 }
 
-/// Exchanges the credential of a deployment for a short token. The credential counts as long as the deployment does: it
-/// ends with the job, and with the last run after a newer deployment took its place.
+/// Exchanges the credential of a deployment for a short token. The credential is valid as long as the
+/// deployment: until the job is deleted, or until the last execution ends after a newer deployment.
 ///
 /// # Errors
-/// Unauthenticated for anything but a credential that counts.
+/// Unauthenticated for anything but a valid credential.
 pub async fn exchange(db: &Db, keys: &KeyRing, clock: &dyn Clock, credential: &str) -> Result<Exchanged, Problem> {
     let unknown = || {
         unknown_caller(Code::JobCredentialInvalid, "The refresh token is not the credential of a job that is deployed.")
@@ -48,7 +48,7 @@ pub fn is_token_of_a_job(token: &str) -> bool {
 /// Reads a short token and checks that it is valid.
 ///
 /// # Errors
-/// Unauthenticated for one that was not made here, or has expired.
+/// Unauthenticated for one that was not issued here, or has expired.
 pub fn read(keys: &KeyRing, clock: &dyn Clock, token: &str) -> Result<Access, Problem> {
     let access = Access::read(keys, token)
         .ok_or_else(|| unknown_caller(Code::JobCredentialInvalid, "Its job token was not issued here."))?;

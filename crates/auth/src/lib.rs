@@ -1,17 +1,17 @@
-//! What the API asks other services about the sender of a request: an operator's authorization service and the issuers of
-//! tokens. The API asks through these traits, and `clients` implements them. The rules themselves are in
-//! [`model::access`], which knows nothing of HTTP.
+//! Traits for questions to other services about the sender of a request: the operator's authorization webhook and the
+//! issuers of tokens. The API calls them, and `clients` implements them. The rules themselves are in [`model::access`],
+//! which is independent of HTTP.
 
 use model::{BoxFuture, Problem, access::AccessRequest};
 
 /// The decision of an authorization service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The user may.
+    /// The user has the permission.
     Allowed,
-    /// The user may not.
+    /// The user lacks the permission.
     Refused {
-        /// The service's own code for it.
+        /// The status of the webhook.
         code: u16,
         /// The reason for the user; may be empty.
         text: String,
@@ -23,20 +23,20 @@ pub enum Decision {
 pub struct AuthorizationRequest<'a> {
     /// The question.
     pub access: AccessRequest<'a>,
-    /// The address of the request, without the part after a question mark.
+    /// The path of the request.
     pub path: &'a str,
     /// The method of the request.
     pub method: &'a str,
-    /// The token that the request came with.
+    /// The token of the request.
     pub token: &'a str,
 }
 
-/// The operator's authorization service itself.
+/// The operator's authorization webhook.
 pub trait Authorizer: Send + Sync + std::fmt::Debug {
-    /// The decision of the service.
+    /// Asks for a decision.
     ///
     /// # Errors
-    /// Unavailable when it can't be asked, or does not say yes or no.
+    /// Unavailable if it can't be reached, or does not decide.
     fn authorize<'a>(&'a self, authorization: &'a AuthorizationRequest<'a>)
     -> BoxFuture<'a, Result<Decision, Problem>>;
 }
@@ -47,7 +47,7 @@ pub trait KeySets: Send + Sync + std::fmt::Debug {
     /// when the token names none. Empty when the issuer has no such key.
     ///
     /// # Errors
-    /// Unavailable when the keys were never read and can't be read now.
+    /// Unavailable if the keys were never read and can't be read now.
     fn keys<'a>(
         &'a self,
         issuer: &'a str,

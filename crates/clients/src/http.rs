@@ -1,10 +1,10 @@
-//! How outside systems are spoken to.
+//! The HTTP client for external systems.
 
 use std::time::Duration;
 
 use reqwest::{Client, Response, redirect::Policy};
 
-/// How long a connection may take to come about.
+/// The time limit for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A client without redirects and with time limits. It ignores proxy variables of the environment.
@@ -19,7 +19,7 @@ pub(crate) fn client(timeout: Duration) -> Client {
         .expect("the platform's certificate verifier and these settings make a client")
 }
 
-/// The whole body, when it has at most `max_bytes`.
+/// The whole body, if it has at most `max_bytes`.
 pub(crate) async fn body(mut response: Response, max_bytes: usize) -> Result<Vec<u8>, String> {
     let mut all = Vec::new();
     while let Some(part) = response.chunk().await.map_err(|error| describe(&error))? {

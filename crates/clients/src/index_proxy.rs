@@ -4,13 +4,13 @@
 //! session of this proxy: a random port of 127.0.0.1 and a random token in the path, valid while the session lives.
 //! A client with the URL gets packages, never the credentials.
 //!
-//! The proxy is no authenticated client for everything on the index's host: an index is often one API among others
+//! The proxy does not give access to everything on the index's host: an index is often one API among others
 //! there, some of which return a token or private sources to any client with these credentials. A session forwards only
 //! - project pages, `<index>/<project>/`, and
 //! - files to which such a page linked during the session, with their `.metadata`.
 //!
-//! Links to other hosts stay as they are, and a redirect to another origin is left to the installer: credentials go to
-//! the index's own origin alone.
+//! Links to other hosts are unchanged, and the installer follows redirects to other origins itself: credentials are sent only
+//! to the index's own origin.
 //!
 //! A build hook can request large project pages without reading them. A rewritten page therefore keeps its permit until
 //! its last byte left the process: one page per session, two over all sessions. A client that does not read loses its
@@ -120,7 +120,7 @@ impl fmt::Debug for IndexProxy {
 }
 
 impl IndexProxy {
-    /// The proxy to the index at `url`; none where no proxy is needed, because the URL has no credentials.
+    /// The proxy to the index at `url`; `None` if the URL has no credentials, so that no proxy is needed.
     ///
     /// `environment` names the proxies on the way to the index (`HTTPS_PROXY` and its relatives). Certificates are the
     /// machine's, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` of this process name.
@@ -190,7 +190,7 @@ impl IndexProxy {
     }
 }
 
-/// Makes a proxy of a URL.
+/// Parses the URL of a proxy.
 type Make = fn(&str) -> reqwest::Result<Proxy>;
 
 /// A client that follows no redirects, by the proxies of the environment that it is given.
@@ -438,7 +438,7 @@ impl Drop for Stalling {
 #[derive(Clone)]
 struct IsPage;
 
-/// The right to hold a project page in memory.
+/// The permit to hold a project page in memory.
 struct PagePermit {
     _of_session: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,

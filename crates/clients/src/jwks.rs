@@ -1,9 +1,8 @@
 //! The public keys of token issuers, by their JSON Web Key Sets.
 //!
-//! A set is read when the first token of its issuer comes, and kept. It is read again in the background when it has grown
-//! old, and at once when a token names a key that it does not have (the issuer changed its keys), but not more often than
-//! the pause allows: who makes up key ids can't make this service ask on and on. While an issuer is down, the keys that
-//! were read last stay valid.
+//! A set is read at the first token of its issuer, and cached. It is read again in the background when it is old, and
+//! immediately when a token names an unknown key (the issuer changed its keys), but not more often than the pause allows, so
+//! that made-up key ids can't cause many requests. While an issuer is down, the keys that were read last stay valid.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -19,13 +18,13 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::http;
 
-/// The largest answer of an issuer.
+/// The largest response of an issuer.
 const ANSWER_MAX_BYTES: usize = 256 * 1024;
 
 /// The most keys that an issuer has.
 const KEYS_MAX: usize = 100;
 
-/// The kinds of keys that can verify a signature and can be public. A shared secret is none.
+/// The types of public keys. A shared secret is not one.
 const KINDS: [&str; 3] = ["RSA", "EC", "OKP"];
 
 /// An issuer of tokens.
@@ -33,25 +32,25 @@ const KINDS: [&str; 3] = ["RSA", "EC", "OKP"];
 pub struct Issuer {
     /// As tokens name it in `iss`.
     pub name: String,
-    /// The address of its key set; without one it is discovered by OpenID Connect's rule.
+    /// The URL of its key set; without one, OpenID Connect discovery is used.
     pub jwks_url: Option<String>,
 }
 
-/// How key sets are kept.
+/// Issuers and limits of the key sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// An issuer of tokens.
     pub issuers: Vec<Issuer>,
-    /// How long an issuer may take to answer.
+    /// The time limit of a response.
     pub timeout: Duration,
-    /// After how long a set is read again.
+    /// The age at which a set is read again.
     pub renew_after: Duration,
-    /// How long it takes at least from one reading to the next.
+    /// The shortest pause between two reads.
     pub pause: Duration,
 }
 
 impl Options {
-    /// With what is usual for everything but the issuers.
+    /// The default limits for these issuers.
     pub fn new(issuers: Vec<Issuer>) -> Self {
         Self {
             issuers,
@@ -76,7 +75,7 @@ struct IssuerKeys {
     clock: SharedClock,
     pause: Duration,
     known: RwLock<Option<Known>>,
-    /// Held by the one who reads; what came of the last time is in it.
+    /// Locked during a read; holds the outcome of the last one.
     reading: Arc<Mutex<Option<Tried>>>,
 }
 
@@ -122,7 +121,7 @@ impl Jwks {
         Self { issuers: options.issuers.iter().map(kept).collect(), renew_after: options.renew_after }
     }
 
-    /// Reads the set of every issuer, to tell the operator early of one that can't be read.
+    /// Reads the set of every issuer, so that an unreadable one is logged early.
     pub async fn warm_up(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for kept in &self.issuers {
@@ -197,7 +196,7 @@ impl IssuerKeys {
     async fn read(&self, tried: &mut OwnedMutexGuard<Option<Tried>>) {
         let failed = match self.fetch().await {
             Ok(keys) => {
-                tracing::debug!(issuer = self.issuer.name, keys = keys.len(), "the keys of an issuer were read");
+                tracing::debug!(issuer = self.issuer.name, keys = keys.len(), "read the keys of an issuer");
                 let known = Known { keys: keys.into(), read_at: self.clock.boot() };
                 *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
                 None
@@ -249,7 +248,7 @@ impl IssuerKeys {
         let response = self.http.get(address).header("accept", "application/json").send().await;
         let response = response.map_err(|error| http::describe(&error))?;
         if response.status() != reqwest::StatusCode::OK {
-            return Err(format!("it answered with status {}", response.status().as_u16()));
+            return Err(format!("it returned status {}", response.status().as_u16()));
         }
         let bytes = http::body(response, ANSWER_MAX_BYTES).await?;
         serde_json::from_slice(&bytes).map_err(|_| "the answer is not what it should be".to_owned())

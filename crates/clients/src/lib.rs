@@ -1,10 +1,8 @@
-//! Outside systems, one a file: the key sets of token issuers, the operator's authorization service, and the token endpoint
-//! that lets this service in there.
+//! External systems, one per file: the key sets of token issuers, the operator's authorization webhook, its token endpoint,
+//! and a proxy to the package index for programs that must not have its credentials.
 //!
-//! So is the way to a package index for programs that must not have its credentials.
-//!
-//! Their addresses are the operator's alone, and still nothing that they answer is trusted: no redirect is followed, an
-//! answer has a size and a time, and what does not come in time is an error of the platform.
+//! The operator configures their URLs, but their responses are not trusted: redirects are not followed, responses have limits
+//! of size and time, and a timeout is a platform error.
 
 mod http;
 pub mod index_proxy;

@@ -1,7 +1,7 @@
 //! Access tokens of the service itself, for external systems that authenticate their callers.
 //!
-//! A refresh token is exchanged for them (RFC 6749, section 6), as upstream does for its webhooks. A token is kept until
-//! shortly before its end.
+//! A refresh token is exchanged for them (RFC 6749, section 6), as upstream does for its webhooks. A token is reused until
+//! shortly before it expires.
 
 use std::time::Duration;
 
@@ -13,23 +13,23 @@ use tokio::sync::Mutex;
 
 use crate::http;
 
-/// The largest answer of a token endpoint.
+/// The largest response of a token endpoint.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
-/// How long before its end a token is not used any more.
+/// How long before its expiry a token is replaced.
 const RENEW_EARLY: Duration = Duration::from_secs(60);
 
-/// How long a token is kept whose end is not told.
+/// The lifetime of a token without `expires_in`.
 const KEPT_WITHOUT_END: Duration = Duration::from_secs(60);
 
-/// Where tokens come from, and what for.
+/// The token endpoint and its limits.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The address of the token endpoint.
+    /// The URL of the token endpoint.
     pub url: Url,
     /// The token that is exchanged.
     pub refresh_token: SecretString,
-    /// How long an answer may take.
+    /// The time limit of a response.
     pub timeout: Duration,
 }
 
@@ -57,15 +57,15 @@ struct Answer {
 }
 
 impl Tokens {
-    /// None has been got yet.
+    /// A source without a token.
     pub fn new(options: Options, clock: SharedClock) -> Self {
         Self { http: http::client(options.timeout), options, clock, known: Mutex::new(None) }
     }
 
-    /// The token to send now. One that `refused` names is not given again: it counts no more, whatever its end says.
+    /// The current token. The one in `refused` is not returned again, because it was rejected before its expiry.
     ///
     /// # Errors
-    /// Why there is none, as part of a sentence. It has nothing of the tokens.
+    /// The reason, as part of a sentence, without any token.
     pub(crate) async fn get(&self, refused: Option<&SecretString>) -> Result<SecretString, String> {
         let mut known = self.known.lock().await;
         let is_refused =
@@ -88,7 +88,7 @@ impl Tokens {
         let response = request.send().await.map_err(|error| http::describe(&error))?;
         let status = response.status();
         if status != StatusCode::OK {
-            return Err(format!("it answered with status {}", status.as_u16()));
+            return Err(format!("it returned status {}", status.as_u16()));
         }
         let bytes = http::body(response, ANSWER_MAX_BYTES).await?;
         // The library's own words could have a part of the answer.

@@ -1,7 +1,7 @@
 //! The operator's authorization webhook, with the body that upstream sends.
 //!
-//! It says yes with a 2xx and no with a 4xx, whose status and text reach the user. A 5xx is tried once more. Anything else,
-//! no answer among it, is neither: then nobody gets in.
+//! A 2xx allows the request. A 4xx denies it, and its status and text reach the user. A 5xx is retried once. In all other
+//! cases, also without a response, the request is rejected with 503.
 
 use std::time::Duration;
 
@@ -13,38 +13,38 @@ use serde::Serialize;
 
 use crate::{http, tokens::Tokens};
 
-/// How often a question is put again after a 5xx.
+/// Retries after a 5xx.
 const RETRIES_ON_5XX: usize = 1;
 
-/// The largest answer.
+/// The largest response.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
-/// How much of an answer's text reaches the user.
+/// The longest text of a response that reaches the user.
 const TEXT_MAX_CHARS: usize = 2000;
 
-/// Where the service is, and what it may have.
+/// The webhook, its limits and its credentials.
 #[derive(Debug)]
 pub struct Options {
-    /// The address that questions are posted to.
+    /// The URL of the webhook.
     pub url: String,
-    /// How long an answer may take.
+    /// The time limit of a response.
     pub timeout: Duration,
     /// The bearer token of the request to the webhook.
     pub bearer: Bearer,
 }
 
-/// Whose token a question comes with.
+/// The token that is sent to the webhook.
 #[derive(Debug)]
 pub enum Bearer {
-    /// Nobody's.
+    /// No token.
     None,
     /// The token of the user that the question is about.
     User,
-    /// One of this service's own.
+    /// A token of the service.
     Service(Box<Tokens>),
 }
 
-/// The authorization service.
+/// The authorization webhook.
 #[derive(Debug)]
 pub struct Webhook {
     http: Client,
@@ -130,7 +130,7 @@ impl Webhook {
             return Ok(Decision::Allowed);
         }
         if !status.is_client_error() {
-            return Err(unavailable(&format!("it answered with status {}", status.as_u16())));
+            return Err(unavailable(&format!("it returned status {}", status.as_u16())));
         }
         let bytes = http::body(response, ANSWER_MAX_BYTES).await.map_err(|why| unavailable(&why))?;
         let text = String::from_utf8_lossy(&bytes).trim().chars().take(TEXT_MAX_CHARS).collect();

@@ -8,7 +8,7 @@ use model::{BoxFuture, clock::Clock};
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
-/// The shortest time after which a wait looks at the boot clock again.
+/// The shortest interval at which a wait checks the boot clock.
 const CHECK_MIN: Duration = Duration::from_secs(1);
 
 /// The clocks of the machine and its random numbers: what production uses.
@@ -16,7 +16,7 @@ const CHECK_MIN: Duration = Duration::from_secs(1);
 pub struct SystemClock;
 
 impl SystemClock {
-    /// Keeps this thread waiting for so long; for programs without an asynchronous runtime.
+    /// Blocks this thread; for programs without an asynchronous runtime.
     pub fn block_for(self, time: Duration) {
         std::thread::sleep(time);
     }
@@ -33,9 +33,9 @@ impl Clock for SystemClock {
         Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
     }
 
-    /// The runtime's timers stand still while the machine is suspended. So a wait looks at the boot clock again after a
-    /// quarter of what is left, and not more often than once per second: after a suspension it ends late by a quarter of
-    /// what was left at most, and idle waits cost nothing.
+    /// The runtime's timers stop while the machine is suspended. So a wait checks the boot clock again after a quarter of the
+    /// remaining time, at most once per second. After a suspension it is late by at most a quarter of the remaining time, and
+    /// idle waits cost nothing.
     fn sleep_until_boot(&self, at: Duration) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             loop {

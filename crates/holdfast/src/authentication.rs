@@ -1,4 +1,4 @@
-//! Authentication, as the configuration has it.
+//! Authentication, by the configuration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,10 +17,10 @@ use url::{Host, Url};
 
 use crate::config::{Callers, RuntimeName, Settings};
 
-/// The entry of `auth.audiences` that says that tokens for any service count.
+/// The entry of `auth.audiences` that accepts tokens for any service.
 const ANY_AUDIENCE: &str = "*";
 
-/// Authentication and the key sets behind it; nothing when no issuer is set.
+/// Authentication and its key sets; `None` if no issuer is set.
 pub(crate) fn of(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option<(Authentication, Arc<Jwks>)>> {
     let names = &settings.auth_issuers.0;
     let addresses = &settings.auth_jwks_urls.0;
@@ -36,7 +36,7 @@ pub(crate) fn of(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Opt
     if !addresses.is_empty() && addresses.len() != names.len() {
         bail!(
             "auth.issuers has {} entries and auth.jwks_urls has {}. Set as many of both, in the same order, or leave \
-             auth.jwks_urls out: then each issuer says itself where its keys are.",
+             auth.jwks_urls out: then the keys are found through the configuration of each issuer.",
             names.len(),
             addresses.len()
         );
@@ -50,8 +50,8 @@ pub(crate) fn of(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Opt
         && !settings.insecure
     {
         bail!(
-            "The keys of an issuer would be read from {unsafe_} without encryption, and whoever sits between could let \
-             anybody in. Use https, or accept the risk with --insecure."
+            "The keys of an issuer would be read from {unsafe_} without encryption, so an attacker on the network could forge \
+             tokens. Use https, or accept the risk with --insecure."
         );
     }
     let keys = Arc::new(Jwks::new(&jwks::Options::new(issuers), clock));
@@ -79,12 +79,12 @@ pub(crate) fn of(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Opt
     Ok(Some((auth, keys)))
 }
 
-/// Whether the operator says that tokens count whatever service they were issued for.
+/// Whether tokens for any service are accepted.
 pub(crate) fn any_audience(settings: &Settings) -> bool {
     settings.auth_audiences.0.iter().any(|audience| audience == ANY_AUDIENCE)
 }
 
-/// Which callers are admitted; input of the check of the address.
+/// The admitted callers, for the check of the address.
 pub(crate) fn callers(settings: &Settings) -> Callers {
     if settings.auth_issuers.0.is_empty() {
         Callers::Unauthenticated
@@ -95,7 +95,7 @@ pub(crate) fn callers(settings: &Settings) -> Callers {
     }
 }
 
-/// Whether nothing limits an authenticated user to some teams: neither the token nor the authorization service.
+/// Whether authenticated users are not limited to teams: neither by the token nor by the webhook.
 pub(crate) fn users_have_all_teams(settings: &Settings) -> bool {
     !settings.auth_issuers.0.is_empty()
         && settings.auth_teams_claim.is_none()
@@ -103,7 +103,7 @@ pub(crate) fn users_have_all_teams(settings: &Settings) -> bool {
         && !is_one_team(settings)
 }
 
-/// The operator's authorization service; nothing when none is set.
+/// The operator's authorization webhook; `None` if none is set.
 fn authorizer(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option<Arc<dyn Authorizer>>> {
     let timeout = Duration::from_secs(settings.auth_webhook_timeout_seconds.get());
     let bearer = match (&settings.auth_webhook_token_url, settings.webhook_refresh_token()?) {
@@ -111,11 +111,11 @@ fn authorizer(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option
             bail!("The file that auth.webhook_refresh_token_file names is empty. Put the refresh token in it.")
         }
         (Some(_), Some(_)) if settings.auth_webhook_forward_token => bail!(
-            "auth.webhook_forward_token is true and auth.webhook_token_url is set: the authorization service can't get the \
-             user's token and this service's as well. Remove one of the two."
+            "auth.webhook_forward_token is true and auth.webhook_token_url is set: the webhook can't get \
+             both the user's token and the service's. Remove one of the two."
         ),
         (Some(url), Some(_)) if !is_safe(url.as_str()) && !settings.insecure => bail!(
-            "auth.webhook_token_url is {}, where the refresh token would go without encryption. Use https, or accept the risk \
+            "auth.webhook_token_url is {}, to which the refresh token would be sent without encryption. Use https, or accept the risk \
              with --insecure.",
             url.as_str()
         ),
@@ -126,8 +126,8 @@ fn authorizer(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option
         (None, None) if settings.auth_webhook_forward_token => Bearer::User,
         (None, None) => Bearer::None,
         _ => bail!(
-            "Of auth.webhook_token_url and auth.webhook_refresh_token_file only one is set. Set both, or remove it: without a \
-             pair of them no access token can be had."
+            "Of auth.webhook_token_url and auth.webhook_refresh_token_file only one is set. Set both, or remove it: \
+             an access token needs both."
         ),
     };
     let Some(url) = &settings.auth_webhook_url else {
@@ -140,15 +140,15 @@ fn authorizer(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Option
     };
     if !is_safe(url.as_str()) && !settings.insecure {
         bail!(
-            "auth.webhook_url is {}, which would be asked without encryption: whoever sits between could let anybody in, and \
-             read the tokens that are sent. Use https, or accept the risk with --insecure.",
+            "auth.webhook_url is {}, without encryption: an attacker on the network could allow any request and read tokens. \
+             Use https, or accept the risk with --insecure.",
             url.as_str()
         );
     }
     Ok(Some(Arc::new(Webhook::new(webhook::Options { url: url.as_str().to_owned(), timeout, bearer }))))
 }
 
-/// Refuses to start where jobs of several teams could read each other although callers are asked who they are.
+/// Rejects a start with authentication on if jobs of several teams could read each other's data.
 pub(crate) async fn check_teams(settings: &Settings, db: &Db) -> anyhow::Result<()> {
     if settings.auth_issuers.0.is_empty() || !is_one_team(settings) {
         return Ok(());

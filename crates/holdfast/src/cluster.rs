@@ -21,14 +21,14 @@ use runtime::kubernetes::{self, Connection, KubernetesOptions, KubernetesRuntime
 
 use crate::config::{CompressionName, ContextName, ImageBuilderName, NamespaceName, RegistryName, Settings};
 
-/// How often a run that failed is tried again in a cluster when the settings do not say, as in upstream.
+/// The default number of retries of a failed execution in a cluster, as in upstream.
 const BACKOFF_LIMIT: u32 = 3;
 
-/// The shortest lease: changes are begun for so long after a lease renewal that they are over before a follower leads, and
-/// that has to be longer than the pause between two signs.
+/// The shortest lease. Changes are started only for a part of the lease after a renewal, so that they end before a follower
+/// leads; this part must be longer than the interval of renewals.
 const LEASE_MIN_SECONDS: u64 = 10;
 
-/// A cluster that the settings lead to, before anything is asked of it.
+/// The configured cluster, before the first request to it.
 #[derive(Debug)]
 pub(crate) struct ClusterConfig {
     connection: Connection,
@@ -37,16 +37,16 @@ pub(crate) struct ClusterConfig {
 }
 
 /// Where the images of jobs come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Images {
     Prebuilt(ImageTemplate),
     Embedded(EmbeddedOptions, Arc<Registries>),
 }
 
-/// Reads what the settings name.
+/// Reads the settings of the cluster and the files that they name.
 ///
 /// # Errors
-/// When there is no way to a cluster, or a setting is missing or wrong.
+/// When no cluster is configured, or a setting is missing or wrong.
 pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Result<ClusterConfig> {
     let images = images(settings, clock)?;
     let template = match &settings.kubernetes_template_file {
@@ -59,7 +59,7 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
     };
     if settings.lease_seconds.get() < LEASE_MIN_SECONDS {
         return Err(anyhow!(
-            "With a lease of {} seconds changes of the cluster could arrive after another instance leads. Set lease_seconds to \
+            "With a lease of {} seconds, a change of the cluster could arrive after another instance became leader. Set lease_seconds to \
              {LEASE_MIN_SECONDS} or more.",
             settings.lease_seconds.get()
         ));
@@ -67,8 +67,7 @@ pub(crate) async fn plan(settings: &Settings, clock: &SharedClock) -> anyhow::Re
     let context = settings.kubernetes_context.as_ref().map(ContextName::as_str);
     let namespace = settings.kubernetes_namespace.as_ref().map(NamespaceName::as_str);
     let connection = kubernetes::connect(Arc::clone(clock), context, namespace).await.context(
-        "There is no way to a cluster. Set KUBECONFIG to a file that leads to one and kubernetes.context to its context, or \
-         run the service in a pod.",
+        "No cluster is configured. Set KUBECONFIG and, if needed, kubernetes.context, or run the service in a pod.",
     )?;
     Ok(ClusterConfig { connection, template, images })
 }
@@ -177,7 +176,7 @@ fn vdk_images(settings: &Settings) -> BTreeMap<PythonVersion, String> {
 /// The Python and VDK versions that deployments can have.
 ///
 /// # Errors
-/// When the default is not among those on offer.
+/// If the default is not one of the offered versions.
 pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
     let offered = if is_embedded(settings) {
         settings.image_base_images.0.keys().copied().collect()
@@ -193,7 +192,7 @@ pub(crate) fn versions(settings: &Settings) -> anyhow::Result<VersionDefaults> {
         ));
     }
     let python_version =
-        default_python(&offered, settings.python_version).context("kubernetes.python_versions names none.")?;
+        default_python(&offered, settings.python_version).context("kubernetes.python_versions is empty.")?;
     Ok(VersionDefaults {
         python_versions: offered,
         python_version,
@@ -238,6 +237,22 @@ impl ClusterConfig {
         building: Option<Building>,
         clock: SharedClock,
     ) -> anyhow::Result<(KubernetesRuntime, Arc<dyn ArtifactBuilder>)> {
+        let images = self.images.clone();
+        let builder: Arc<dyn ArtifactBuilder> = match (images, building) {
+            (Images::Prebuilt(name), _) => Arc::new(Prebuilt::new(name)),
+            (Images::Embedded(options, registries), Some(Building { tools, stored, vdk_constraints })) => {
+                let options = EmbeddedOptions { vdk_constraints, ..options };
+                Arc::new(Embedded::new(options, tools, registries, stored))
+            }
+            (Images::Embedded(..), None) => {
+                return Err(anyhow!("Images are assembled, and nothing installs packages."));
+            }
+        };
+        Ok((self.open_runtime(settings, has_token, clock), builder))
+    }
+
+    /// Begins to watch the namespace.
+    pub(crate) fn open_runtime(self, settings: &Settings, has_token: bool, clock: SharedClock) -> KubernetesRuntime {
         let manifest = ManifestOptions {
             template: self.template,
             resources: Resources {
@@ -260,7 +275,7 @@ impl ClusterConfig {
             outage_window_seconds: settings.outage_window_seconds.get(),
             default_zone: settings.time_zone.as_str().to_owned(),
         };
-        let runtime = KubernetesRuntime::open(KubernetesOptions {
+        KubernetesRuntime::open(KubernetesOptions {
             connection: self.connection,
             manifest,
             logs_folder: settings.cache_folder().join("logs"),

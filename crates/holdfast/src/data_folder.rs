@@ -1,4 +1,4 @@
-//! The folder that holds what is not in a database server: the keys, environments, runs, and SQLite's file.
+//! The data folder: encryption keys, environments, local executions, and SQLite's file.
 
 use std::{
     fs::{self, DirBuilder},
@@ -15,7 +15,7 @@ use store::Db;
 
 use crate::modes;
 
-/// The data folder, held until it is dropped.
+/// The data folder, locked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct DataFolder {
     path: PathBuf,
@@ -27,37 +27,37 @@ pub(crate) struct DataFolder {
 pub(crate) enum Use {
     /// One instance: the database is in it.
     Alone,
-    /// Instances that share a database elsewhere.
+    /// Several instances: the database is a server.
     Together,
 }
 
-/// The turn of one instance to make what a folder or a database lacks, until it is dropped.
+/// The lock under which one instance initializes a folder or a database, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct StartupLock {
     _lock: Lock,
 }
 
-/// What the file `host` says.
+/// The content of the file `host`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Host {
     /// The id of this folder.
     host: String,
-    /// The id of the database whose runs are in it.
+    /// The id of the database whose executions are in it.
     database: String,
 }
 
 impl DataFolder {
-    /// Makes the folder where there is none, and takes it.
+    /// Creates the folder if it is missing, and locks it.
     ///
     /// # Errors
-    /// When another instance has it that does not share it, or when it can't be made or written to.
+    /// If another instance uses it exclusively, or if it can't be created or written to.
     pub(crate) fn open(path: &Path, how: Use) -> anyhow::Result<Self> {
         let shown = path.display();
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .with_context(|| format!("The data folder {shown} can't be made. Choose another with --data-dir."))?;
+            .with_context(|| format!("The data folder {shown} can't be created. Choose another with --data-dir."))?;
         let path = path.canonicalize().with_context(|| format!("The data folder {shown} can't be reached."))?;
         modes::make_private(&path).with_context(|| format!("The data folder {shown} can't be made private."))?;
         let lock = path.join("lock");
@@ -92,7 +92,7 @@ impl DataFolder {
         self.path.join("holdfast.db")
     }
 
-    /// Waits until no other instance of this folder makes what is missing. Instances that start together take turns.
+    /// Waits until no other instance initializes this folder.
     pub(crate) async fn startup_lock(&self) -> anyhow::Result<StartupLock> {
         let path = self.path.join("turn.lock");
         let locked = tokio::task::spawn_blocking(move || Lock::exclusive(&path));
@@ -112,7 +112,7 @@ impl DataFolder {
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let known: Host = serde_json::from_str(&text)
-                    .with_context(|| format!("The file {shown} can't be read. Put it back from a backup."))?;
+                    .with_context(|| format!("The file {shown} can't be read. Restore it from a backup."))?;
                 if known.database != database {
                     bail!(
                         "The data folder {} holds the runs of another database (its id is {}, and this one's is \
@@ -127,7 +127,7 @@ impl DataFolder {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let fresh = Host { host: clock.new_id().to_string(), database };
                 files::write_durably(&path, format!("{}\n", serde_json::to_string(&fresh)?).as_bytes())
-                    .with_context(|| format!("The file {shown} can't be made."))?;
+                    .with_context(|| format!("The file {shown} can't be created."))?;
                 Ok(fresh.host)
             }
             Err(error) => Err(error).with_context(|| format!("The file {shown} can't be read.")),

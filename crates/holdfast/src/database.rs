@@ -1,4 +1,4 @@
-//! Opens the database that the settings name, and waits for a server that is not there yet.
+//! Opens the configured database, and waits for a server that is not available yet.
 
 use std::{error::Error, net::TcpListener as StdListener, path::Path, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     data_folder::Use,
 };
 
-/// The first pause before the server is tried again, and the longest.
+/// The first and the longest pause between attempts to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// How often the same reason is logged.
@@ -33,17 +33,17 @@ pub(crate) fn folder_use(settings: &Settings) -> Use {
 /// Opens the database: SQLite's `file`, or the server that the settings name.
 ///
 /// # Errors
-/// When it can't be reached, can't be used, or refuses this user.
+/// If it can't be reached or used, or rejects the user.
 pub(crate) async fn open(settings: &Settings, file: &Path) -> anyhow::Result<Db> {
     let clock: SharedClock = Arc::new(SystemClock);
     open_once(settings, file, &clock).await?.with_context(|| describe(settings, file))
 }
 
-/// Opens the database. A server that can't be reached is waited for; until then `listener` answers that the service is
-/// not ready.
+/// Opens the database, and waits for a server that can't be reached. Until then, `listener` responds that the service is not
+/// ready.
 ///
 /// # Errors
-/// When waiting would not help: a database that can't be used, or that refuses this user.
+/// If waiting would not help: the database can't be used, or rejects the user.
 pub(crate) async fn open_or_wait(
     settings: &Settings,
     file: &Path,

@@ -1,7 +1,7 @@
 //! The encryption key files of an instance, and the key set built from them.
 //!
-//! `secret.key` in the data folder is the first key, made at the first start; `keys/<id>.key` are those of later rotations.
-//! Which of them is written with is said by the database, so that all instances agree.
+//! `secret.key` in the data folder is the first key, created at the first start; `keys/<id>.key` are those of later rotations.
+//! The database names the active key, so that all instances agree.
 
 use std::{
     collections::BTreeMap,
@@ -23,23 +23,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::modes;
 
-/// How often the folder and the database are looked at for a key that came.
+/// How often the folder and the database are checked for a new key.
 const WATCH_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The most key files that are read.
 const FILES_MAX: usize = 100;
 
-/// The key that was made at the first start.
+/// The file of the key from the first start.
 fn first(folder: &Path) -> PathBuf {
     folder.join("secret.key")
 }
 
-/// Where the keys of later rotations are.
+/// The folder of the keys of later rotations.
 fn later(folder: &Path) -> PathBuf {
     folder.join("keys")
 }
 
-/// Where a key of a rotation is.
+/// The file of a key of a rotation.
 pub(crate) fn path(folder: &Path, id: &str) -> PathBuf {
     later(folder).join(format!("{id}.key"))
 }
@@ -74,10 +74,10 @@ pub(crate) fn read_all(
     Ok(keys)
 }
 
-/// The keys of this instance: the first one is made where database and folder know none.
+/// The keys of this instance. The first one is created if neither the database nor the folder has a key.
 ///
 /// # Errors
-/// When the primary key is gone or is another one than the database says, or when a file can't be used.
+/// When the active key is missing or is not the one in the database, or when a file can't be used.
 pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>> {
     let mut unfit = None;
     let mut keys = read_all(folder, |path, error| {
@@ -92,13 +92,13 @@ pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>>
     if keys.is_empty() {
         if let Some(known) = known {
             bail!(
-                "The key file {shown} is gone, and there is none in {}. The secrets in the database are encrypted with the \
-                 key {known}, and nobody can read them without it. Put the file back from a backup.",
+                "The key file {shown} is missing, and {} has none. The secrets in the database are encrypted with the key \
+                 {known} and can't be read without it. Restore the file from a backup.",
                 later(folder).display()
             );
         }
         let key = make(&first(folder), &SecretKey::generate())
-            .with_context(|| format!("The key file {shown} can't be made."))?;
+            .with_context(|| format!("The key file {shown} can't be created."))?;
         keys.insert(key.id().to_owned(), (first(folder), key));
     }
     let mine = keys.values().find(|(path, _)| *path == first(folder)).or_else(|| keys.values().next());
@@ -109,7 +109,7 @@ pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>>
     if !keys.contains_key(&active) {
         bail!(
             "The key file {shown} holds the key {mine}, but the secrets in the database are encrypted with the key \
-             {active}. Put the right file back, as {}; without it they can't be read.",
+             {active}. Restore the right file as {}; without it they can't be read.",
             path(folder, &active).display()
         );
     }
@@ -132,7 +132,7 @@ pub(crate) async fn open(folder: &Path, db: &Db) -> anyhow::Result<Arc<KeyRing>>
     Ok(Arc::new(KeyRing::new(Box::new(source), active)))
 }
 
-/// Notices keys that come and go, and which one is the primary one, until the service stops.
+/// Watches for new and removed keys, and for a change of the active key, until the service stops.
 pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, clock: SharedClock, stop: CancellationToken) {
     let mut missing = None;
     loop {
@@ -142,15 +142,15 @@ pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, clock: Sh
         }
         let (came, went) = ring.reload();
         for id in came {
-            tracing::info!(key = id, "a key file came");
+            tracing::info!(key = id, "found a new key file");
         }
         for id in went {
-            tracing::info!(key = id, "a key file went");
+            tracing::info!(key = id, "a key file was removed");
         }
         // While the database does not answer, nothing is written with any key.
         let Ok(Some(active)) = store::keys::active(&db).await else { continue };
         if ring.set_active(&active) {
-            tracing::info!(key = active, "secrets are encrypted with another key from now on");
+            tracing::info!(key = active, "the active encryption key changed");
         }
         let lacks = ring.lacks_active();
         if lacks && missing.as_ref() != Some(&active) {
@@ -158,7 +158,7 @@ pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, clock: Sh
             tracing::error!(
                 key = active,
                 file = %file.display(),
-                "the file of the primary key is missing here: secrets under other keys are read, and none is stored"
+                "the file of the active encryption key is missing: secrets under other keys can be read, but no secret can be stored"
             );
         }
         missing = lacks.then_some(active);
@@ -188,7 +188,7 @@ fn read(path: &Path) -> anyhow::Result<Option<SecretKey>> {
     }
 }
 
-/// Makes the file of a new key in the folder.
+/// Creates the file of a new key.
 pub(crate) fn add(folder: &Path) -> anyhow::Result<SecretKey> {
     let bytes = SecretKey::generate();
     let path = path(folder, SecretKey::new(bytes).id());
@@ -197,13 +197,13 @@ pub(crate) fn add(folder: &Path) -> anyhow::Result<SecretKey> {
     Ok(make(&path, &bytes)?)
 }
 
-/// Has a key on disk, whole, before anything is encrypted with it.
+/// Writes a key durably before it is used.
 fn make(path: &Path, bytes: &[u8; 32]) -> std::io::Result<SecretKey> {
     files::write_durably(path, format!("{}\n", hex::encode(bytes)).as_bytes())?;
     Ok(SecretKey::new(*bytes))
 }
 
-/// Removes a key file for good.
+/// Deletes a key file.
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
     fs::remove_file(path)?;
     path.parent().map_or(Ok(()), files::sync_folder)

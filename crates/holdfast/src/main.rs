@@ -19,7 +19,7 @@ use std::{io::Write, process::ExitCode};
 use commands::{Hidden, Invocation};
 
 fn main() -> ExitCode {
-    // Every run of the local runtime waits for its supervisor, so nothing is set up before it.
+    // Every local execution waits for its supervisor, so nothing is set up before it.
     match commands::hidden(std::env::args_os()) {
         Some(Hidden::Shim(arguments)) => return runtime::local::shim::main(arguments.into_iter()),
         Some(Hidden::Confined(arguments)) => return sandbox::main(arguments),
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match run(invocation) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nothing can be done about a closed standard error.
+            // A closed standard error can't be reported.
             let _ = writeln!(std::io::stderr(), "{}", commands::describe(&error));
             ExitCode::from(2)
         }
@@ -41,7 +41,7 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
     match invocation {
         Invocation::Errors { code } => commands::errors::run(code.as_deref(), &mut std::io::stdout().lock()),
         Invocation::Openapi => {
-            // A reader that closed early, such as `head`, has what it wanted.
+            // A reader such as `head` may close the pipe early.
             let _ = writeln!(std::io::stdout(), "{}", api::openapi_document());
             Ok(())
         }

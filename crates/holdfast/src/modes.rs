@@ -1,8 +1,8 @@
 //! Keeps the service's files private: mode 0600 for files, 0700 for folders.
 //!
-//! A local job runs as the service's user. Where the kernel has no user namespaces, it can change the modes of files that it
-//! can neither read nor write, and so open them to other users or close them to the service. Modes are therefore restored,
-//! not just checked.
+//! A local job runs as the service's user. Without user namespaces it can change the modes of files that it can
+//! neither read nor write, and so expose them to other users or lock the service out. Modes are therefore restored, not just
+//! checked.
 
 use std::{
     fs,
@@ -15,10 +15,10 @@ use std::{
 use model::clock::SharedClock;
 use tokio_util::sync::CancellationToken;
 
-/// How often modes are looked at while jobs may change them.
+/// The interval of checks while jobs may change modes.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The service's own files and folders, those that contain others first.
+/// The service's files and folders, parent folders first.
 #[derive(Debug, Clone)]
 pub(crate) struct Private {
     data: PathBuf,
@@ -32,16 +32,16 @@ const FILES: &[&str] =
     &["secret.key", "holdfast.db", "holdfast.db-wal", "holdfast.db-shm", "lock", "turn.lock", "site"];
 
 impl Private {
-    /// Makes the cache folder where there is none.
+    /// Creates the cache folder if it is missing.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// If it can't be created.
     pub(crate) fn new(data: &Path, cache: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(cache)?;
         Ok(Self { data: data.to_owned(), cache: cache.to_owned() })
     }
 
-    /// Restores the mode of each file and folder, with a warning. Returns how many there were.
+    /// Restores the mode of each file and folder, with a warning. Returns the number of restored modes.
     pub(crate) fn repair(&self) -> usize {
         let mut paths = vec![self.data.clone(), self.cache.clone()];
         paths.extend(FOLDERS.iter().chain(FILES).map(|name| self.data.join(name)));
@@ -68,12 +68,12 @@ impl Private {
     }
 }
 
-/// Makes a file or folder of this user private, with a warning where it was not. Says whether it was changed.
+/// Makes a file or folder of this user private, with a warning if it was not. Returns whether it was changed.
 ///
-/// Those of other users stay as they are: a volume of a pod belongs to root and is open to the pod's group.
+/// Files of other users are unchanged: a volume of a pod belongs to root and is open to the pod's group.
 ///
 /// # Errors
-/// When the mode is wrong and can't be changed.
+/// If the mode is wrong and can't be changed.
 pub(crate) fn make_private(path: &Path) -> io::Result<bool> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -96,7 +96,7 @@ pub(crate) fn make_private(path: &Path) -> io::Result<bool> {
         path = %path.display(),
         mode = format!("{mode:o}"),
         restored = format!("{wanted:o}"),
-        "a file of the service had a mode that others could use; it was restored"
+        "restored the mode of a file that other users could access"
     );
     Ok(true)
 }

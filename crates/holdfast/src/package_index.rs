@@ -1,4 +1,4 @@
-//! How package builds reach an index with credentials: through the loopback proxy of [`clients`].
+//! Access of package builds to an index with credentials, through the loopback proxy of [`clients`].
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ struct Access {
     clock: SharedClock,
 }
 
-/// The access for the index of the settings; none where it has no credentials.
+/// The access to the configured index; `None` if its URL has no credentials.
 pub(crate) fn access(
     settings: &Settings,
     environment: &ProcessEnvironment,

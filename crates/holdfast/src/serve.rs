@@ -41,32 +41,32 @@ use crate::{
     watchdog::Manager,
 };
 
-/// Open files that the service needs beside its connections: databases, logs, runs and calls to other services.
+/// Open files that the service needs beside its connections: databases, logs, executions and calls to other services.
 const OTHER_FILES: usize = 512;
 
 /// The most connections to the metrics endpoint, when it has a listener of its own.
 const METRICS_CONNECTIONS_MAX: usize = 64;
 
-/// How long a request may take.
+/// The time limit of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long connections of the database may take to close at the end.
+/// The time limit for closing database connections at the end.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// How long an interpreter may take to say what it is.
+/// Time limit for an interpreter to report its version.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is said above the reason when the key of a database that instances share can't be used.
+/// The message if the encryption key of a shared database can't be used; the cause follows it.
 const ONE_KEY: &str = "The secrets of this database can't be read here. Instances that share a database share its key files: \
                        copy `secret.key` and the folder `keys` from the data folder of one that works.";
 
 /// The version of the public API that `info` answers.
 const API_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Variables that jobs get of the service's environment beside those of the installer.
+/// Variables of the service's environment that jobs get, beside those of the installer.
 const FOR_JOBS: &[&str] = &["TZ", "LC_CTYPE"];
 
-/// Variables of the installer that jobs don't get: each run has its own.
+/// Variables of the installer that jobs don't get, because each execution has its own.
 const NOT_FOR_JOBS: &[&str] = &["TMPDIR"];
 
 /// Serves until SIGTERM or Ctrl-C. Active executions continue.
@@ -81,7 +81,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     for warning in crate::warnings::warnings(&environment, &loaded) {
         tracing::warn!("{warning}");
     }
-    runtime::local::harden_process().context("This process can't be kept from being read by others.")?;
+    runtime::local::harden_process().context("This process can't be protected from reads by other processes.")?;
     let connections_max = connections_max(settings);
     let server_limits = ServerLimits::new(connections_max);
     let memory = MemoryBudget::new(settings.memory_budget_mib.count());
@@ -94,7 +94,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
 
     let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
     let private = Private::new(folder.path(), &settings.cache_folder())
-        .with_context(|| format!("The cache folder {} can't be made.", settings.cache_folder().display()))?;
+        .with_context(|| format!("The cache folder {} can't be created.", settings.cache_folder().display()))?;
     private.repair();
     let listener = listen(settings.listen.0, "--listen").await?;
     let metrics_listener = match settings.metrics_listen {
@@ -106,7 +106,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     let (routers, router_now) = watch::channel(api::waiting_router());
     let (watched, gauges_now) = watch::channel(None::<sync::gauges::Gauges>);
     if let Some(manager) = &manager {
-        // A database that is away is waited for, so the manager does not wait for it.
+        // The service waits for its database; the service manager does not.
         manager.ready("opening the database");
         let (manager, clock) = (Arc::clone(manager), clock.clone());
         tokio::spawn(async move {
@@ -139,13 +139,13 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     let (db, interpreters) = tokio::select! {
         opened = opening => opened?,
         signal = stop_signals.received() => {
-            tracing::info!(signal, "stopping before the database was reached");
+            tracing::info!(signal, "stopping while waiting for the database");
             return Ok(());
         }
     };
     let listener = TcpListener::from_std(listener)?;
     let (keys, host) = {
-        // Instances that start together must not make two keys.
+        // Instances that start together must not create two keys.
         let startup_lock = folder.startup_lock().await?;
         let shared = !db.is_exclusive();
         let keys =
@@ -228,7 +228,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     watched.send_replace(Some(synchronizer.gauges.clone()));
     let metrics = HttpMetrics::register(&mut registry);
     let scratch = Scratch::new(folder.path().join("tmp"))
-        .with_context(|| format!("The folder tmp in {} can't be made.", folder.path().display()))?;
+        .with_context(|| format!("The folder tmp in {} can't be created.", folder.path().display()))?;
     let (requests_max, log_max_bytes) = (settings.requests_max.count(), settings.log_max_bytes.count());
     let transfers = Transfers::new(&scratch, &memory, &clock, requests_max, log_max_bytes);
     let principal_limits = PrincipalLimits {
@@ -316,30 +316,33 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
         manager.stopping();
     }
     let _ = ready.send(false);
-    // The loops stop at once, so that another instance can lead; requests in progress have their grace period.
+    // The loops stop immediately, so that another instance can lead; requests in progress get the grace period.
     serving_stop.cancel();
     stop.cancel();
     let grace = settings.shutdown_grace_seconds.seconds();
-    // Tasks that did not end within the grace period are aborted: they hold connections of the database.
+    // Tasks that did not end within the grace period are aborted, because they hold connections to the database.
     let unfinished = [serving.abort_handle(), synchronizing.abort_handle(), watching_keys.abort_handle()];
     let (served, synchronized) = tokio::join!(clock.timeout(grace, serving), clock.timeout(grace, synchronizing));
     for task in unfinished {
         task.abort();
     }
     if served.is_err() {
-        tracing::warn!(grace_seconds = grace.as_secs(), "requests that took longer than the grace period were cut off");
+        tracing::warn!(
+            grace_seconds = grace.as_secs(),
+            "cancelled the requests that took longer than the grace period"
+        );
     }
     if synchronized.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "the synchronizer did not stop within the grace period");
     }
     if clock.timeout(CLOSE_MAX, db.close()).await.is_err() {
-        tracing::warn!(limit_seconds = CLOSE_MAX.as_secs(), "connections of the database were left open");
+        tracing::warn!(limit_seconds = CLOSE_MAX.as_secs(), "closed with open connections to the database");
     }
     tracing::info!("stopped");
     Ok(())
 }
 
-/// How many connections there may be: as many as the settings say, unless the limit of open files allows for fewer.
+/// The limit of connections: `connections_max`, or fewer if the limit of open files requires it.
 fn connections_max(settings: &Settings) -> usize {
     let wanted = settings.connections_max.count();
     let Some(open_files) = python::raise_open_files().and_then(|files| usize::try_from(files).ok()) else {
@@ -358,7 +361,7 @@ fn connections_max(settings: &Settings) -> usize {
 
 async fn listen(at: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(at).await.with_context(|| {
-        format!("The address {at} can't be listened on. Choose another with {flag}, or port 0 for any free one.")
+        format!("Can't listen on {at}. Choose another address with {flag}, or port 0 for a free port.")
     })
 }
 
@@ -376,7 +379,7 @@ impl RuntimeBackend {
         }
     }
 
-    /// For people: where jobs are, and what keeps them apart.
+    /// A description for people: where jobs run, and how they are isolated.
     fn describe(&self) -> String {
         match self {
             Self::Machine(runtime) => {
@@ -406,7 +409,7 @@ impl StopSignals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for one, and names it.
+    /// Waits for a signal and returns its name.
     async fn received(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -435,7 +438,7 @@ fn versions(settings: &Settings, interpreters: &[Interpreter]) -> anyhow::Result
         && !offered.contains(&wanted)
     {
         return Err(anyhow!(
-            "The setting python.version asks for Python {wanted}, which was not found. Found: {}. Install it, or add its \
+            "Python {wanted} (setting python.version) was not found. Found: {}. Install it, or add its \
              folder to python.search_path.",
             listed(&offered)
         ));
@@ -505,8 +508,8 @@ fn covered_files(loaded: &Loaded) -> Vec<PathBuf> {
     files.into_iter().flatten().collect()
 }
 
-/// What jobs get of the service's environment: how to find programs, time and language, and the way to the network. Calls
-/// to this machine never take a proxy, or a job could not reach this service.
+/// The variables of the service's environment that jobs get: search path, time zone, language and proxies. Requests to this
+/// machine never use a proxy, because a job must reach the service.
 fn job_environment(environment: &ProcessEnvironment) -> BTreeMap<String, String> {
     let mut variables = environment.for_tools();
     variables.retain(|name, _| !NOT_FOR_JOBS.contains(&name.as_str()));
@@ -560,7 +563,7 @@ fn sync_options(
     }
 }
 
-/// The start-up message for the person who started it: where it is, what it has, what to type next.
+/// Prints the start-up message: addresses, main settings and the next commands.
 fn announce(
     address: SocketAddr,
     metrics: Option<SocketAddr>,
@@ -570,7 +573,7 @@ fn announce(
     backend: &RuntimeBackend,
 ) -> anyhow::Result<()> {
     let url = format!("http://{address}");
-    // In one write: a program that reads its log finds the whole message as soon as it finds the first line.
+    // One write, so that a program that reads the log finds the whole message with the first line.
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     writeln!(out, "Holdfast listens on {url}")?;
     writeln!(out, "  data folder   {}", folder.path().display())?;

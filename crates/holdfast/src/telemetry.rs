@@ -9,7 +9,7 @@ use crate::config::LogFormat;
 /// Sends log lines to standard error.
 ///
 /// # Errors
-/// When the filter has a mistake, which the error names.
+/// If the filter is not valid.
 pub(crate) fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         anyhow::anyhow!("The log filter {filter:?} is not valid ({error}). Write it like \"info,sync=debug\".")
@@ -19,8 +19,8 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
         LogFormat::Text => {
             registry.with(fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_target(false)).init();
         }
-        // What a line is about (its request, deployment or run) is in its `span`; only statements of the
-        // database, at the level debug, are within another.
+        // The request, deployment or execution of a line is in its `span`. Only statements of the database, at the level
+        // debug, are in a nested span.
         LogFormat::Json => {
             registry.with(fmt::layer().json().with_writer(stderr).flatten_event(true).with_span_list(false)).init();
         }

@@ -1,4 +1,4 @@
-//! Settings that work and are a risk: each is logged at the start.
+//! Warnings about settings that work but are a risk, logged at the start.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -38,7 +38,7 @@ pub(crate) fn warnings(environment: &ProcessEnvironment, loaded: &Loaded) -> Vec
         if url.password().is_some() || url.query_pairs().any(|(name, _)| name.contains("password")) {
             match loaded.origin(key) {
                 Some(Origin::Flag(flag)) => found.push(format!(
-                    "the password in {flag} shows in the list of processes of this machine: set {key} in the configuration \
+                    "the password in {flag} is visible in the list of processes of this machine: set {key} in the configuration \
                      file or in its environment variable"
                 )),
                 Some(Origin::File { path, .. }) => found.extend(open_to_others(key, path)),
@@ -78,8 +78,8 @@ fn falls_back_to_plain_text(url: &Url, default_mode: Option<&str>) -> bool {
     !(is_socket || is_loopback || ENCRYPTED.contains(&mode.as_str()))
 }
 
-/// The warning about a file with secrets that others can read. A group that is the only way for this service to read a file
-/// of somebody else, as where Kubernetes mounts secrets, is none of the others.
+/// The warning about a file with secrets that others can read. The group of a file with another owner, as Kubernetes
+/// mounts secrets, does not count as others if the service reads the file through it.
 fn open_to_others(key: &str, path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
     let is_own = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == metadata.uid());

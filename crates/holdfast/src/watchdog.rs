@@ -1,7 +1,7 @@
 //! Reports to a service manager (sd_notify): the service is up, stops, or makes progress.
 //!
-//! The watchdog is fed by a task between those that answer requests, after a probe through the router was answered by another
-//! task and while no loop is stuck. A thread of its own would feed it although nothing else moves.
+//! A task on the runtime of the requests feeds the watchdog, after another task answered a probe through the router and while
+//! no loop is stuck. A separate thread would feed it although the rest of the process hangs.
 //!
 //! The protocol is one datagram. A library for it would read the environment, which only `ProcessEnvironment` does.
 
@@ -68,17 +68,17 @@ impl Manager {
         }
     }
 
-    /// The service listens; what it still waits for is in `status`.
+    /// Reports that the service listens; `status` says what it waits for.
     pub(crate) fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// The service stops.
+    /// Reports that the service stops.
     pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=stopping");
     }
 
-    /// Feeds the watchdog as long as requests are answered and no loop is stuck. Never ends.
+    /// Feeds the watchdog while requests are answered and no loop is stuck. Never ends.
     pub(crate) async fn feed(
         &self,
         clock: &dyn Clock,
@@ -94,7 +94,7 @@ impl Manager {
             let answered = matches!(clock.timeout(every, probe).await, Ok(Ok(true)));
             match (answered, stuck_loop()) {
                 (true, None) => self.tell("WATCHDOG=1"),
-                (false, _) => tracing::error!("a liveness probe from within was not answered"),
+                (false, _) => tracing::error!("the service did not answer its own liveness probe"),
                 (true, Some(name)) => tracing::error!(name, "a loop of the synchronizer makes no progress"),
             }
             clock.sleep(every).await;

@@ -97,15 +97,15 @@ impl LockResolver {
         let job = if requirements.is_empty() {
             vdk.clone()
         } else {
-            Some(match stored.lock(&inputs.key()).await? {
-                Some(lock) => lock,
-                None => {
-                    let preferred = vdk.as_ref().zip(wheels.as_ref()).map(|(lock, wheels)| wheels.local(&lock.text));
-                    tracing::info!(python = %inputs.python_version, platform = inputs.platform, "resolving packages");
-                    let text =
-                        self.resolve(inputs, interpreter, wheels.as_ref(), &requirements, preferred.as_deref()).await?;
-                    lock_of(inputs, portable(&text))?
-                }
+            let known = stored.lock(&inputs.key()).await?;
+            Some(if let Some(lock) = known {
+                lock
+            } else {
+                let preferred = vdk.as_ref().zip(wheels.as_ref()).map(|(lock, wheels)| wheels.local(&lock.text));
+                tracing::info!(python = %inputs.python_version, platform = inputs.platform, "resolving packages");
+                let text =
+                    self.resolve(inputs, interpreter, wheels.as_ref(), &requirements, preferred.as_deref()).await?;
+                lock_of(inputs, portable(&text))?
             })
         };
         Ok(ImageLocks { vdk, job, wheels })

@@ -154,7 +154,7 @@ mod tests {
         assert_ne!(inputs("abc==1").key, inputs("abc==2").key);
         let missing =
             builder.inputs(&ArtifactRequest { deployment_spec: &deployment_spec, requirements: None }).unwrap_err();
-        assert_eq!((missing.fault, missing.what.as_str()), (Fault::Platform, "Generation 7 was not rolled out."));
+        assert_eq!((missing.fault, missing.what.as_str()), (Fault::Platform, "Revision 7 was not rolled out."));
         let wrong = ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some("-r other.txt") };
         assert_eq!(builder.inputs(&wrong).unwrap_err().fault, Fault::User);
     }

@@ -1,8 +1,9 @@
-//! Who asks, and what that one may do. Every verb takes the caller and asks it first, so that no transport can forget to.
+//! Callers and their permissions. Every operation takes the caller and checks it first, so that no transport can omit the
+//! check.
 //!
-//! The rule ([`decide`]) is pure: a standing, an action and a team. What an operator's own authorization service says comes
-//! after it, through [`RequestAuthorizer`], and never within a transaction. A [`Permit`] is the proof that both agreed; a job can't be
-//! looked up without one.
+//! The rule ([`decide`]) is pure: a standing, an action and a team. The operator's authorization webhook is asked after it,
+//! through [`RequestAuthorizer`], and never within a transaction. A [`Permit`] is the proof that both agreed; a job can't be looked up
+//! without one.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,18 +14,18 @@ use crate::{
     problem::Code,
 };
 
-/// The one on whose behalf a verb is called.
+/// The caller of an operation.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The user's name, as it is recorded in `deployed_by`, `started_by` and the audit trail. Two callers who could be told
-    /// apart have different names.
+    /// The user's name, as it is recorded in `deployed_by`, `started_by` and the audit trail. Different callers have
+    /// different names.
     pub user: String,
     /// A key for limits per caller: the issuer and the name for users and applications, the id for jobs. It is not for
     /// people, and does not depend on how many issuers there are.
     pub principal: String,
-    /// The operation id (`X-OPID`) that ties the request, its log lines and what it caused together.
+    /// The operation id (`X-OPID`) that links the request, its log lines and its effects.
     pub op_id: String,
-    /// The terms of the request.
+    /// The preconditions and the idempotency key of the request.
     pub preconditions: Preconditions,
     /// The identity and the rights of the caller.
     pub identity: Identity,
@@ -39,7 +40,7 @@ pub struct Caller {
 pub enum Identity {
     /// Authentication is off: every caller may do everything.
     AuthDisabled,
-    /// Authentication is on, and the caller did not say who it is.
+    /// Authentication is on, and the request has no credentials.
     Unauthenticated,
     /// A user who was authenticated.
     User {
@@ -107,20 +108,20 @@ pub struct AccessRequest<'a> {
     pub user: &'a str,
     /// The operation that the user requests.
     pub action: Action,
-    /// With what of which team; absent for a list of all teams.
+    /// The team; absent for a list of all teams.
     pub team: Option<&'a str>,
-    /// The team that it has afterwards, when it moves.
+    /// The new team, if the job moves.
     pub new_team: Option<&'a str>,
-    /// With which job; absent when it is about a team or a list.
+    /// The job; absent for a team or a list.
     pub job: Option<&'a str>,
 }
 
-/// The operator's authorization service, as one request asks it.
+/// The operator's authorization webhook, for one request.
 pub trait RequestAuthorizer: Send + Sync + std::fmt::Debug {
     /// Whether the user may do it.
     ///
     /// # Errors
-    /// Forbidden, or what else the service says against it; Unavailable when it can't be reached: then the request is rejected.
+    /// Forbidden, or another rejection of the webhook; Unavailable if the webhook can't be reached.
     fn ask<'a>(&'a self, access: &'a AccessRequest<'a>) -> BoxFuture<'a, Result<(), Problem>>;
 }
 
@@ -144,15 +145,15 @@ impl Permit<'_> {
         self.name
     }
 
-    /// The job whose token was sent, when the permit is good for every job of that job's team.
+    /// The job whose token was sent, if the permit is valid for every job of its team.
     pub fn of_team_of(&self) -> Option<JobId> {
         self.own.filter(|_| self.of_team)
     }
 
-    /// Whether it is good for the job that was found under this name; `None` when no such job was found.
+    /// Whether it is valid for the job that was found under this name; `None` if no job was found.
     ///
     /// # Errors
-    /// Forbidden for a job that asks for another job, or for one that does not exist: it learns nothing of others.
+    /// Forbidden for a job that requests another job, whether or not that job exists.
     pub fn covers(&self, found: Option<JobId>) -> Result<(), Problem> {
         if self.own.is_none() || self.own == found {
             return Ok(());
@@ -181,7 +182,7 @@ impl Caller {
         }
     }
 
-    /// A caller of whom nothing is known: what a request starts as.
+    /// An unauthenticated caller: the initial state of a request.
     pub fn unauthenticated(op_id: impl Into<String>) -> Self {
         Self { identity: Identity::Unauthenticated, ..Self::anonymous(op_id) }
     }
@@ -189,7 +190,7 @@ impl Caller {
     /// Asks for permission to do something with a job.
     ///
     /// # Errors
-    /// Unauthenticated, Forbidden, or what the operator's authorization service says.
+    /// Unauthenticated, Forbidden, or a rejection of the authorization webhook.
     pub async fn may<'a>(&self, action: Action, team: &'a str, name: &'a str) -> Result<Permit<'a>, Problem> {
         decide(&self.identity, action, Some(team))?;
         self.ask(action, Some(team), None, Some(name)).await?;
@@ -200,7 +201,7 @@ impl Caller {
         Ok(Permit { team, name, own, of_team: starts_jobs && action.is_for_children() })
     }
 
-    /// Asks for permission to change a job so that it belongs to `new_team` afterwards. Both teams count.
+    /// Asks for permission to change a job so that it belongs to `new_team` afterwards. Both teams need the permission.
     ///
     /// # Errors
     /// As [`Caller::may`].
@@ -220,7 +221,7 @@ impl Caller {
         self.ask(action, Some(team), None, None).await
     }
 
-    /// Asks for permission to list, and answers the teams that the list is limited to; `None` when it isn't.
+    /// Asks for permission to list, and returns the teams that the list is limited to; `None` when it isn't.
     ///
     /// # Errors
     /// As [`Caller::may`].
@@ -252,8 +253,9 @@ impl Caller {
 
 /// Decides whether a caller of this standing may do this with what belongs to this team.
 ///
-/// The team that is named counts, before anything is looked up: what belongs to a foreign team is refused whether or not it
-/// exists, so nobody learns of it. `None` is a question about all teams, whose answer is limited to those of the caller.
+/// The decision uses the team of the request, before anything is looked up. A request for another team is rejected whether
+/// or not the job exists, so that its existence stays hidden. `None` stands for all teams; the result is then limited to those
+/// of the caller.
 ///
 /// # Errors
 /// Unauthenticated for a stranger, Forbidden for a caller that is known and may not.
@@ -293,7 +295,7 @@ pub fn decide(identity: &Identity, action: Action, team: Option<&str>) -> Result
 /// Decides whether a team may have jobs beside another one, where only one team may.
 ///
 /// # Errors
-/// Forbidden, with a way out.
+/// Forbidden.
 pub fn decide_one_team(only: &TeamName, team: &TeamName) -> Result<(), Problem> {
     if only == team {
         return Ok(());

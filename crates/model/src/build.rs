@@ -11,24 +11,24 @@ use crate::{
     source::SourceVersion,
 };
 
-/// Makes what runs are made of: chooses packages, or names or assembles images.
+/// Builds artifacts of executions: resolves packages, or names or assembles images.
 ///
-/// The same inputs lead to the same artifact. A build that is dropped before its end leaves nothing that counts, and may be
-/// begun again with the same inputs, by another instance as well.
+/// The same inputs lead to the same artifact. A cancelled build leaves no result, and may be repeated with the same inputs,
+/// also by another instance.
 pub trait ArtifactBuilder: Send + Sync + fmt::Debug {
-    /// The name of the builder. Rows of builds name it, so that no other builder takes them up.
+    /// The name of the builder. Rows of builds have it, so that no other builder continues them.
     fn name(&self) -> &'static str;
 
-    /// The configuration of the builder that goes into a deployment. A changed one deploys anew.
+    /// The part of the builder's configuration that affects deployments. If it changes, they are rolled out again.
     fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String;
 
-    /// The inputs that the artifact of a deployment follows from.
+    /// The inputs of the artifact of a deployment.
     ///
     /// # Errors
-    /// The user's when the deployment asks for what can't be read or is not allowed.
+    /// A user error if the deployment's requirements can't be read or are not allowed.
     fn inputs(&self, request: &ArtifactRequest<'_>) -> Result<BuildInputs, Problem>;
 
-    /// The artifact, when it follows from its inputs without a build.
+    /// The artifact, if it needs no build.
     fn known(&self, inputs: &BuildInputs) -> Option<Artifact>;
 
     /// Builds the artifact.
@@ -107,7 +107,7 @@ pub trait Stored: Send + Sync + fmt::Debug {
     fn lock<'a>(&'a self, key: &'a LockKey) -> BoxFuture<'a, Result<Option<Lock>, Problem>>;
 }
 
-/// A deployment whose artifact is asked for.
+/// A request for the artifact of a deployment.
 #[derive(Debug, Clone, Copy)]
 pub struct ArtifactRequest<'a> {
     /// The deployment.
@@ -116,12 +116,12 @@ pub struct ArtifactRequest<'a> {
     pub requirements: Option<&'a str>,
 }
 
-/// All that a build needs.
+/// The inputs of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildInputs {
     /// The key of the build.
     pub key: BuildKey,
-    /// The inputs in words of the builder's own; rows keep them.
+    /// The inputs, in the builder's own format; rows store them.
     pub content: String,
 }
 

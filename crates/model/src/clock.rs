@@ -1,7 +1,6 @@
-//! Time, waiting and randomness as parameters, so that a test can hold all three still.
+//! Time, waiting and randomness as parameters, so that tests control all three.
 //!
-//! There are two clocks. The **wall clock** ([`Clock::now`]) says what rows and people mean by an instant; somebody may
-//! set it. The **boot clock** ([`Clock::boot`]) only goes forward, also while the machine is suspended: limits and pauses go
+//! There are two clocks. The **wall clock** ([`Clock::now`]) is the time that rows and people use; it can be set. The **boot clock** ([`Clock::boot`]) only goes forward, also while the machine is suspended: limits and pauses go
 //! by it.
 
 use std::{
@@ -61,8 +60,8 @@ impl dyn Clock + '_ {
         self.sleep_until_boot(self.boot().saturating_add(time)).await;
     }
 
-    /// Waits until the wall clock shows at least `at`. It is looked at again every [`WALL_CHECK`], so that a clock that
-    /// somebody sets is noticed.
+    /// Waits until the wall clock shows at least `at`. The clock is checked every [`WALL_CHECK`], so that a
+    /// clock that was set is noticed.
     pub async fn sleep_until(&self, at: Timestamp) {
         while let Ok(left) = Duration::try_from(at.duration_since(self.now()))
             && !left.is_zero()

@@ -8,16 +8,16 @@ use crate::{
     source::SourceVersion,
 };
 
-/// The id that the stock client uses for a job's only deployment.
+/// The id that the `vdk` client uses for the only deployment of a job.
 pub const PRODUCTION: &str = "production";
 
-/// The id that the deployment of an execution has.
+/// The id of the deployment of an execution.
 pub const RELEASE: &str = "release";
 
 /// The id that upstream's operations page uses where it knows none.
 pub const DEFAULT: &str = "default";
 
-/// The wire's `mode`. One deployment a job exists; the value is kept and given back.
+/// The wire's `mode`. A job has one deployment; the value is stored and returned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -56,29 +56,31 @@ pub struct Deployment {
     pub generation: i64,
     /// The source that runs.
     pub job_version: SourceVersion,
-    /// The value of the request; absent if no request had one: the first deployment takes the service's default, and later ones keep it.
+    /// The value of the latest request that had one; absent if none had: then the service's default at the first deployment
+    /// is kept.
     pub python_version_asked: Option<PythonVersion>,
     /// The resolved value.
     pub python_version: PythonVersion,
-    /// The value of the request; absent if no request had one: the first deployment takes the service's default, and later ones keep it.
+    /// The value of the latest request that had one; absent if none had: then the service's default at the first deployment
+    /// is kept.
     pub vdk_version_asked: Option<String>,
     /// The resolved value.
     pub vdk_version: String,
-    /// Whether ticks start runs. A disabled deployment can still be started by hand.
+    /// Whether the schedule is enabled. Manual executions of a disabled deployment are allowed.
     pub enabled: bool,
-    /// Kept and given back.
+    /// Stored and returned.
     pub mode: Mode,
     /// The CPU and memory of an execution.
     pub resources: Resources,
-    /// The job's cron expression at this generation.
+    /// The job's cron expression at this revision.
     pub schedule_cron: Option<String>,
-    /// From when the schedule (with `enabled`) is in force: no tick before it fires.
+    /// When the schedule (with `enabled`) took effect: no earlier scheduled time starts an execution.
     pub schedule_since: Timestamp,
-    /// The job's contacts at this generation.
+    /// The job's contacts at this revision.
     pub contacts: Contacts,
-    /// `VDK_DB_DEFAULT_TYPE` of the job at this generation.
+    /// `VDK_DB_DEFAULT_TYPE` of the job at this revision.
     pub db_default_type: Option<String>,
-    /// Whether runs are reported, at this generation.
+    /// Whether notifications are sent, at this revision.
     pub enable_execution_notifications: bool,
     /// The user who requested this revision.
     pub deployed_by: String,
@@ -97,7 +99,7 @@ pub struct DeploymentChange {
     pub vdk_version: Option<String>,
     /// Whether ticks start runs.
     pub enabled: Option<bool>,
-    /// Kept and given back.
+    /// Stored and returned.
     pub mode: Option<Mode>,
     /// Amounts to change; those absent stay.
     pub resources: Option<Resources>,

@@ -1,4 +1,4 @@
-//! One run of a data job, from the accepted start to its one final status.
+//! Executions of data jobs, from the accepted start to the one final status.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,19 +17,19 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
-    /// Accepted and stored; nothing runs yet.
+    /// Accepted and stored; no process runs yet.
     Submitted,
     /// The job's process was started.
     Running,
-    /// It ended well.
+    /// It succeeded.
     Succeeded,
-    /// It was stopped on request, and nothing of it is left.
+    /// It was cancelled, and no process of it is left.
     Cancelled,
-    /// It stepped aside for another active run.
+    /// It did not run, because another execution of the job was active.
     Skipped,
-    /// The job's own code, configuration or requirements failed it.
+    /// It failed because of the job's code, configuration or requirements.
     UserError,
-    /// The service, or something that it depends on, failed it.
+    /// It failed because of the service or something that the service depends on.
     PlatformError,
 }
 
@@ -63,12 +63,12 @@ impl Status {
         Self::ALL.into_iter().find(|s| s.as_str().eq_ignore_ascii_case(raw))
     }
 
-    /// Whether it can never change any more.
+    /// Whether it is final.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Submitted | Self::Running)
     }
 
-    /// The statuses from which this one may be entered.
+    /// The statuses that may precede this one.
     pub fn may_follow(self) -> &'static [Self] {
         match self {
             Self::Submitted => &[],
@@ -87,7 +87,7 @@ impl Status {
 pub enum Type {
     /// A request.
     Manual,
-    /// A tick of its schedule.
+    /// Its schedule.
     Scheduled,
 }
 
@@ -106,10 +106,10 @@ impl Type {
     }
 }
 
-/// One run. It refers to the revision that it runs, which never changes, so that its history outlives later deployments.
+/// An execution. It refers to an immutable revision, so that its history outlives later deployments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Execution {
-    /// Unique for ever.
+    /// The id; never reused.
     pub id: ExecutionId,
     /// The job.
     pub job_id: JobId,
@@ -125,30 +125,30 @@ pub struct Execution {
     pub submitted_at: Timestamp,
     /// When the job's process was started.
     pub started_at: Option<Timestamp>,
-    /// When nothing of it was left.
+    /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// `<given>/<user>` for a request, `scheduled/runtime` for a tick.
+    /// `<given>/<user>` for a request, `scheduled/runtime` for a scheduled execution.
     pub started_by: String,
-    /// The operation id of the request; the execution's own id for a tick.
+    /// The operation id of the request; the execution's own id for a scheduled one.
     pub op_id: String,
     /// The result, for people.
     pub message: Option<String>,
     /// The arguments as a JSON object; absent when none were given.
     pub arguments: Option<String>,
-    /// The tick that started it.
+    /// The scheduled time that started it.
     pub scheduled_tick: Option<Timestamp>,
-    /// When its cancellation was asked for.
+    /// When its cancellation was requested.
     pub cancel_requested_at: Option<Timestamp>,
     /// The revision that it runs; absent until it starts for the first deployment of a job.
     pub revision: Option<ExecutionRevision>,
 }
 
-/// The revision that an execution runs. Each field is absent when it is not known: an execution of another service may have been recorded with
-/// a part of its revision.
+/// The revision that an execution runs. Unknown fields are absent: an execution of another service may have been recorded
+/// with a part of its revision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExecutionRevision {
-    /// The generation of the deployment.
+    /// The number of the revision.
     pub generation: Option<i64>,
     /// The source.
     pub job_version: Option<SourceVersion>,
@@ -158,7 +158,7 @@ pub struct ExecutionRevision {
     pub vdk_version: Option<String>,
     /// The wire's mode.
     pub mode: Option<Mode>,
-    /// Whether ticks were on.
+    /// Whether the schedule was enabled.
     pub enabled: Option<bool>,
     /// The cron expression.
     pub schedule_cron: Option<String>,
@@ -166,16 +166,16 @@ pub struct ExecutionRevision {
     pub resources: Option<Resources>,
     /// The user who deployed it.
     pub deployed_by: Option<String>,
-    /// When.
+    /// The time of the deployment.
     pub deployed_at: Option<Timestamp>,
 }
 
-/// How a run ended, as the runtime saw it.
+/// The end of an execution, as the runtime observed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutionEnd {
     /// When the job's process was started; absent when it never was.
     pub started_at: Option<Timestamp>,
-    /// When nothing of it was left.
+    /// When it ended.
     pub ended_at: Timestamp,
     /// Why it ended.
     pub cause: EndCause,
@@ -183,13 +183,13 @@ pub struct ExecutionEnd {
     pub termination_message: Option<String>,
 }
 
-/// Why a run ended.
+/// The cause of an end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndCause {
     /// The process ended with this exit code (128 + the signal's number after a signal).
     Exited(i32),
-    /// It was stopped because its cancellation was asked for.
+    /// It was cancelled.
     Cancelled,
     /// It was stopped because it ran longer than this many seconds.
     DeadlineExceeded(u64),
@@ -205,7 +205,7 @@ pub enum EndCause {
     TakenAway(String),
 }
 
-/// The words that VDK says of an end; old releases of it write one of them as plain text.
+/// The words of VDK for an end; old releases write one of them as plain text.
 const TERMINATION_WORDS: [&str; 4] = ["Success", "User error", "Platform error", "Skipped"];
 
 /// The `status` in the JSON object of VDK's termination message, or the message itself where it is one of VDK's words. Any
@@ -223,7 +223,7 @@ fn termination_status(raw: Option<&str>) -> Option<String> {
     serde_json::from_str::<Message>(text).ok().map(|m| m.status)
 }
 
-/// The one final status of a run that ended, and a message for people.
+/// The final status of an ended execution, and a message for people.
 ///
 /// The job's own words decide when it left any; without them the exit code does. A "Success" beside a failing exit code
 /// is ignored: the `vdk` client reports it when the job's folder is missing.

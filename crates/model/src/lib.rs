@@ -1,8 +1,8 @@
-//! Nouns, rules and the shapes that the floors share.
+//! Resources, rules and types that all layers share.
 //!
-//! Everything here is pure: no input or output, no clock, no randomness, no runtime. What may change the world is a
-//! trait ([`runtime::Runtime`], [`clock::Clock`]) that a higher crate implements. A module is a noun, and the same noun
-//! has the same file name in every other crate.
+//! Everything here is pure: no input or output, no clock, no randomness, no runtime. Side effects are traits
+//! ([`runtime::Runtime`], [`clock::Clock`]) that a higher crate implements. A module is a resource, and the same resource has
+//! the same file name in every other crate.
 
 pub mod access;
 pub mod artifact;

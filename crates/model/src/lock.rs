@@ -14,9 +14,9 @@ pub struct ResolutionInputs {
     /// The VDK distribution and its version as a requirement, `quickstart-vdk==0.2.1810444937`. Empty where VDK comes from
     /// elsewhere.
     pub vdk_requirement: String,
-    /// The operator's constraints, one a line.
+    /// The operator's constraints, one per line.
     pub constraints: String,
-    /// The job's requirements, normalised: one a line, no comments, sorted.
+    /// The job's requirements, normalised: one per line, no comments, sorted.
     pub requirements: String,
     /// The platform of an image that the packages are chosen for, as the installer names it; absent for this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ impl fmt::Display for LockKey {
 /// Every package of an environment, pinned, with its hashes: VDK's and the job's in one set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
-    /// The key of what it follows from.
+    /// The key of its inputs.
     pub key: LockKey,
     /// The minor version of Python that it is for.
     pub python_version: PythonVersion,

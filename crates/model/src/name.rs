@@ -74,13 +74,13 @@ impl TeamName {
     }
 }
 
-/// The key of a data job that outlives renames of its team and never comes back after a deletion.
+/// The key of a data job that outlives renames of its team and is never reused after a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub Uuid);
 
-/// The id of an execution: `<job>-<epoch seconds>` for a start by hand, `<job>-<epoch minutes of the tick>` for a
-/// scheduled one; taken ids count up.
+/// The id of an execution: `<job>-<epoch seconds>` for a manual execution, `<job>-<epoch minutes>`
+/// for a scheduled one; a suffix makes it unique.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ExecutionId(String);
@@ -95,12 +95,12 @@ impl ExecutionId {
         fits.then(|| Self(raw.to_owned()))
     }
 
-    /// The id of a start by hand in this second, counted up by `taken`.
+    /// The id of a manual execution in this second, increased by `taken`.
     pub fn manual(job: &JobName, epoch_seconds: i64, taken: i64) -> Self {
         Self(format!("{job}-{}", epoch_seconds + taken))
     }
 
-    /// The id of the run that a tick starts, as the CronJob controller names it.
+    /// The id of a scheduled execution, as the CronJob controller names it.
     pub fn scheduled(job: &JobName, tick_epoch_seconds: i64) -> Self {
         Self(format!("{job}-{}", tick_epoch_seconds.div_euclid(60)))
     }
@@ -121,6 +121,17 @@ macro_rules! display_as_text {
     )*};
 }
 display_as_text!(JobName, TeamName, JobId, ExecutionId);
+
+macro_rules! into_text {
+    ($($name:ident),*) => {$(
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+    )*};
+}
+into_text!(JobName, TeamName, ExecutionId);
 
 /// A user's text in quotes, shortened, fit for an error message.
 pub fn excerpt(raw: &str) -> String {

@@ -110,17 +110,17 @@ pub fn plan(desired: Desired<'_>, inputs: &str, rollout: &Rollout, observed: &Ob
     }
 }
 
-/// So many removals at once are carried out whatever the size of the fleet.
+/// Removals up to this number are always carried out.
 const REMOVALS_FREE: i64 = 20;
 
 /// Whether the bulk-removal guard holds these removals until the operator raises the limit.
-/// `fleet` is how many deployments there are with those that are to be removed, `most_percent` the share of it.
+/// `fleet` counts all deployments, including those pending removal; `most_percent` is the limit.
 pub fn removes_too_much(removals: i64, fleet: i64, most_percent: i64) -> bool {
     removals > REMOVALS_FREE && removals.saturating_mul(100) > fleet.saturating_mul(most_percent)
 }
 
-/// Whether what was reached has to be made again beside the plan: the wanted generation can't be reached (yet), and what
-/// ran until then is gone. The last good version continues to run.
+/// Whether the deployed revision must be recreated in addition to the plan: the desired revision can't be rolled out (yet),
+/// and the objects of the deployed one are missing. The last good version continues to run.
 pub fn restores_deployed(planned: &Plan, rollout: &Rollout, observed: &Observed) -> bool {
     matches!(planned, Plan::Blocked(_) | Plan::Wait(_))
         && rollout.reached_generation.is_some()

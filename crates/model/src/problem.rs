@@ -8,7 +8,7 @@ mod code;
 
 pub use code::Code;
 
-/// Who has to act.
+/// The party that has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
@@ -76,7 +76,7 @@ pub struct Problem {
     pub countermeasures: String,
     /// The class of the problem.
     pub kind: Kind,
-    /// Who has to act.
+    /// The party that has to act.
     pub fault: Fault,
 }
 

@@ -9,18 +9,18 @@ use crate::{
     deployment::Deployment,
 };
 
-/// The last outcome of a rollout, in the words of the public API.
+/// The last outcome of a rollout, with the names of the public API.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Status {
-    /// Nothing was reached or failed yet.
+    /// No attempt has ended yet.
     #[default]
     None,
-    /// The wanted generation was reached.
+    /// The desired revision was rolled out.
     Success,
-    /// The service could not reach it and tries again.
+    /// The rollout failed, and the service retries.
     PlatformError,
-    /// It can't be reached as it is; a change is needed.
+    /// The rollout failed, and needs a change by the user.
     UserError,
 }
 
@@ -44,42 +44,42 @@ impl Status {
 /// The progress of a rollout: the last deployed revision, and the current problem.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rollout {
-    /// The generation that runs; absent before the first success.
+    /// The deployed revision; absent before the first success.
     pub reached_generation: Option<i64>,
-    /// The hash of all that went into what runs: generation, configuration and renderer.
+    /// The hash of the inputs of the deployed state: revision, configuration and renderer.
     pub inputs_hash: Option<String>,
     /// The artifact of the deployed state.
     pub artifact: Option<Artifact>,
     /// The state that the runtime returned for it.
     pub last_applied: Option<LastApplied>,
-    /// When it was reached.
+    /// When it was rolled out.
     pub reached_at: Option<Timestamp>,
     /// The last outcome.
     pub status: Status,
-    /// The inputs that the last outcome speaks of.
+    /// The inputs of the last outcome.
     pub tried_inputs_hash: Option<String>,
-    /// The generation that the last outcome speaks of.
+    /// The revision of the last outcome.
     pub tried_generation: Option<i64>,
     /// The problem that prevents it.
     pub problem: Option<Problem>,
-    /// Tries of this generation so far.
+    /// Attempts of this revision.
     pub attempts: i32,
-    /// When the next try is due, after a platform error.
+    /// When the next attempt is due, after a platform error.
     pub retry_at: Option<Timestamp>,
-    /// Counts every write of this row; a write names the count that it read.
+    /// The version of this row (optimistic locking).
     pub row_version: i64,
 }
 
 /// The phase of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// The wanted generation is on its way.
+    /// The rollout of the desired revision is in progress.
     Pending,
-    /// The wanted generation runs.
+    /// The desired revision is deployed.
     Reached,
-    /// The platform failed it, and it is tried again.
+    /// The platform failed; Holdfast retries.
     Retrying,
-    /// It can't be reached as it is, and waits for a change.
+    /// The rollout failed, and waits for a change by the user.
     Failed,
 }
 

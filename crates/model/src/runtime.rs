@@ -13,63 +13,63 @@ use crate::{
     variables::Variables,
 };
 
-/// How long one change outside of the database takes at most, from when it is begun. A lease has to be longer.
+/// Time limit of one change outside of the database. A lease must be longer.
 pub const CHANGE_MAX: Duration = Duration::from_secs(5);
 
 /// A place where jobs run: processes of this machine, or a cluster.
 ///
-/// Every method may be called again with the same arguments and then changes nothing. An error is a [`Problem`] whose
-/// fault says whether trying again helps.
+/// Every method is idempotent: a second call with the same arguments changes nothing. An error is a [`Problem`] whose fault
+/// says whether a retry helps.
 pub trait Runtime: Send + Sync + std::fmt::Debug {
-    /// The name of the runtime as configuration writes it.
+    /// The name of the runtime in the configuration.
     fn name(&self) -> &'static str;
 
-    /// The place whose runs it sees, when another instance of the service may see others.
+    /// The host whose executions it sees, if other instances of the service may see others.
     fn host(&self) -> Option<&str> {
         None
     }
 
-    /// Whether ticks start runs without the service; if not, the synchronizer's tick loop does.
+    /// Whether the runtime starts scheduled executions; if not, the synchronizer's schedule loop does.
     fn fires_ticks(&self) -> bool;
 
-    /// How many runs it takes at once; the rest wait as SUBMITTED.
+    /// The number of concurrent executions; further ones wait as SUBMITTED.
     fn parallel_runs_max(&self) -> usize;
 
-    /// Whether a run is started with its source; if not, the source is in the image.
+    /// Whether an execution is started with its sources; if not, the sources are in the image.
     fn takes_sources(&self) -> bool {
         true
     }
 
-    /// Whether runs get the secret with their team's OAuth application, so that the team needs a name for it.
+    /// Whether executions get the Secret with their team's OAuth application, so that the team needs a name for it.
     fn mounts_team_secrets(&self) -> bool {
         false
     }
 
-    /// Begins a term of leadership: from the call on, what is written names its epoch. Done when the place knows that it is to
-    /// refuse what names an earlier one, if it can.
+    /// Begins to lead: from now on, writes carry this epoch. Returns when the cluster rejects writes with an earlier epoch, if
+    /// it can.
     fn lead(&self, _epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Ends a term of leadership: what was kept in memory or in files for its runs goes. The runs themselves continue.
+    /// Stops leading: drops the state of executions in memory and files. The executions continue.
     fn resign(&self) {}
 
-    /// A fingerprint of all of the configuration that goes into this deployment. A changed one deploys anew.
+    /// A fingerprint of the configuration that is part of this deployment. If it changes, the deployment is rolled out again.
     fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String;
 
     /// Observes the objects of a deployment.
     fn observe<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Observed, Problem>>;
 
-    /// Makes the deployment exist as wanted, so that it can be started. Answers what it needs to know what it made from what
-    /// others made of it.
+    /// Applies the desired state, so that the deployment can be started. Returns the state that tells later changes by others
+    /// from its own.
     fn apply<'a>(
         &'a self,
         target: &'a Target,
         request: &'a ApplyRequest,
     ) -> BoxFuture<'a, Result<Option<LastApplied>, Problem>>;
 
-    /// Everything that exists of deployments and says of itself that this service made it, whether or not a row knows it.
-    /// Nothing where a deployment is its row alone.
+    /// All objects of deployments that carry the label of this service, with or without a row in the database. Empty if
+    /// deployments have no objects.
     fn deployments(&self) -> BoxFuture<'_, Result<Vec<KnownDeployment>, Problem>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
@@ -77,47 +77,48 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes the objects of a deployment. Active executions continue.
     fn remove<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<(), Problem>>;
 
-    /// Changes outside of the database may be begun until the boot clock shows this instant: no other instance leads before it.
-    /// Zero: none any more. An instant and not a duration, because the caller may be suspended between computing it and
-    /// calling this. A runtime on one machine, which one instance has to itself, need not care.
+    /// Allows changes outside of the database until the boot clock reaches this instant: no other instance leads before it. Zero
+    /// allows none. It is an instant, because the caller may be suspended between computing it and calling this. A runtime that
+    /// belongs to one instance ignores it.
     fn may_write_until(&self, _until: Duration) {}
 
-    /// Starts a run. Done when its supervisor has taken it over; from then on it survives the service.
+    /// Starts an execution. Returns when its supervisor owns it; from then on it survives the service.
     fn start<'a>(&'a self, run: &'a ExecutionSpec) -> BoxFuture<'a, Result<Started, Problem>>;
 
-    /// Asks a run of a job to end. Its end shows in [`Runtime::next`].
+    /// Cancels an execution. [`Runtime::next`] reports its end.
     fn cancel<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>>;
 
-    /// Every run that the runtime knows and that was not forgotten: active ones, and ended ones not yet recorded.
+    /// Every execution that the runtime knows: active ones, and ended ones that were not recorded yet.
     fn runs(&self) -> BoxFuture<'_, Result<Vec<KnownExecution>, Problem>>;
 
-    /// Waits until something changes outside of the loops, and returns the change. Objects that exist at the beginning are no change.
+    /// Waits until something changes outside of the loops, and returns the change. Objects that exist at the
+    /// beginning are no change.
     fn changes(&self) -> BoxFuture<'_, Changes> {
         Box::pin(std::future::pending())
     }
 
-    /// Waits for the next stage of a run: from `seen` to running, from running to its end.
+    /// Waits for the next stage of an execution: from `seen` to running, from running to its end.
     fn next<'a>(&'a self, id: &'a ExecutionId, seen: &'a Seen) -> BoxFuture<'a, Result<Stage, Problem>>;
 
-    /// A part of the log of a run so far; no more than that is read. `None` when the runtime knows no such run.
+    /// A part of the current log of an execution; only this part is read. `None` for an unknown execution.
     fn log<'a>(&'a self, id: &'a ExecutionId, part: LogPart) -> BoxFuture<'a, Result<Option<LogChunk>, Problem>>;
 
-    /// Drops what is left of a run of a job whose end and log are stored. A run that is not over is asked to end, and an error
-    /// says that this has to be called again.
+    /// Removes the data of an execution whose end and log are stored. An active execution is cancelled, and the error says that
+    /// this must be called again.
     fn forget<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>>;
 
-    /// Drops what no deployment needs any more: `keep` are the locks in use.
+    /// Removes environments that no deployment needs: `keep` are the locks in use.
     fn clean_up<'a>(&'a self, keep: &'a [LockKey]) -> BoxFuture<'a, Result<(), Problem>>;
 }
 
-/// Which deployment is meant.
+/// The identity of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The job.
     pub job_id: JobId,
     /// The job's name.
     pub job_name: JobName,
-    /// The hash of all that went into what was reached, as the rollout row has it.
+    /// The hash of the inputs of the deployed state, from the rollout row.
     pub inputs_hash: Option<String>,
     /// The artifact of the deployed state.
     pub artifact: Option<Artifact>,
@@ -128,16 +129,16 @@ pub struct Target {
 /// The observed state of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observed {
-    /// Nothing.
+    /// No object exists.
     Missing,
-    /// It is there, made from inputs of this hash.
+    /// The object exists, with inputs of this hash.
     Present {
         /// See [`crate::plan::inputs_hash`].
         inputs_hash: String,
     },
     /// The object exists, and another field manager changed it.
     Changed {
-        /// Who, as far as it says.
+        /// The field manager, if known.
         by: Option<String>,
     },
     /// An object of its name exists and is not managed by Holdfast.
@@ -149,23 +150,23 @@ pub enum Observed {
     },
 }
 
-/// All that the rows and the operator say of a deployment, before anything is made of it.
+/// All inputs of a deployment from the database and the configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeploymentSpec {
     /// The job's name.
     pub job_name: JobName,
     /// The job's team.
     pub team: TeamName,
-    /// Every field.
+    /// The desired state.
     pub deployment: Deployment,
-    /// The environment variables that are the same for each of its runs; see [`crate::variables::variables`].
+    /// The environment variables that all its executions share; see [`crate::variables::variables`].
     pub variables: Variables,
     /// The name of the secret with the team's OAuth application, where the runtime mounts it; see
     /// [`Runtime::mounts_team_secrets`].
     pub team_secret: Option<String>,
 }
 
-/// A deployment to make.
+/// A deployment to apply.
 #[derive(Clone, PartialEq)]
 pub struct ApplyRequest {
     /// The blueprint of its objects.
@@ -174,12 +175,12 @@ pub struct ApplyRequest {
     pub inputs_hash: String,
     /// The artifact of its executions.
     pub artifact: Artifact,
-    /// Its packages, where they are installed by the runtime.
+    /// Its packages, if the runtime installs them.
     pub lock: Option<Lock>,
-    /// The variables by which its runs are known to this service; see [`crate::variables::token_variables`]. They are
+    /// The variables with the credential of its executions; see [`crate::variables::token_variables`]. They are
     /// secrets.
     pub token: BTreeMap<String, String>,
-    /// Ticks before this instant are not made up for.
+    /// Scheduled times before this instant are not caught up.
     pub ticks_after: jiff::Timestamp,
 }
 
@@ -194,7 +195,7 @@ impl std::fmt::Debug for ApplyRequest {
     }
 }
 
-/// A run to start.
+/// An execution to start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExecutionSpec {
     /// Its id.
@@ -203,7 +204,7 @@ pub struct ExecutionSpec {
     pub deployment_spec: DeploymentSpec,
     /// Its artifact, beside its sources.
     pub artifact: Artifact,
-    /// Its source as a ZIP archive whose top folder has the job's name; empty when the runtime takes none.
+    /// Its sources as a ZIP archive whose top folder has the job's name; empty if the runtime needs none.
     pub archive: Vec<u8>,
     /// `--arguments` as a JSON object.
     pub arguments: Option<String>,
@@ -211,23 +212,23 @@ pub struct ExecutionSpec {
     pub started_by: String,
     /// The operation id of the request.
     pub op_id: String,
-    /// The environment variables of this run, beside those of the blueprint; see [`crate::variables::run_variables`]. Some
+    /// The environment variables of this execution, beside those of the blueprint; see [`crate::variables::run_variables`]. Some
     /// are secrets.
     pub variables: BTreeMap<String, String>,
-    /// How long it may take, in seconds.
+    /// The time limit in seconds.
     pub deadline_seconds: u64,
-    /// How often it is tried again after a failure.
+    /// The number of retries after a failure.
     pub backoff_limit: u32,
 }
 
 /// The result of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
-    /// It is on its way.
+    /// The start was accepted.
     Running,
-    /// Another run of the job, which a tick started, came first; nothing of this one runs.
+    /// A scheduled execution of the job was first; this one does not run.
     Skipped {
-        /// That run.
+        /// The scheduled execution.
         for_run: ExecutionId,
     },
 }
@@ -241,7 +242,7 @@ pub struct KnownDeployment {
     pub job_id: JobId,
 }
 
-/// A run that a runtime knows.
+/// An execution that a runtime knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownExecution {
     /// Its id.
@@ -250,36 +251,36 @@ pub struct KnownExecution {
     pub scheduled: Option<ScheduledExecution>,
 }
 
-/// A run that a tick started without this service.
+/// A scheduled execution that the runtime started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduledExecution {
     /// The job.
     pub job_id: JobId,
-    /// The generation that it runs, as far as it says.
+    /// The revision that it runs, if known.
     pub generation: Option<i64>,
-    /// The tick.
+    /// The scheduled time.
     pub tick: jiff::Timestamp,
-    /// When it was made.
+    /// The time of its creation.
     pub created_at: jiff::Timestamp,
 }
 
 /// A change outside of the loops.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Names of jobs whose deployment may not be what it was, or whose name was freed.
+    /// Names of jobs whose objects may have changed, or whose name became free.
     pub deployments: Vec<String>,
-    /// Whether there are runs that ticks started.
+    /// Whether there are new scheduled executions.
     pub runs: bool,
-    /// Whether the place answers again after it did not.
+    /// Whether the runtime responds again after an outage.
     pub recovered: bool,
 }
 
 /// The last state of an execution that was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// It was handed over.
+    /// It was dispatched.
     Submitted,
-    /// Something keeps it from starting.
+    /// A problem prevents its start.
     Held(Problem),
     /// Its process was started.
     Running,
@@ -296,15 +297,15 @@ impl Seen {
     }
 }
 
-/// A stage of a run.
+/// A stage of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
-    /// Something keeps it from starting.
+    /// A problem prevents its start.
     Held(Problem),
     /// Its process was started at this instant.
     Running(jiff::Timestamp),
-    /// Nothing of it is left.
+    /// It ended.
     Ended(ExecutionEnd),
-    /// The runtime knows no such run: it was never handed over, or its folder was removed.
+    /// The runtime does not know it: it was never dispatched, or its folder was removed.
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! The environment variables that a job is run with.
+//! The environment variables of executions.
 
 use std::collections::BTreeMap;
 
@@ -79,9 +79,9 @@ impl Default for PrincipalPattern {
 /// The variables that the operator sets for every deployed job.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct JobOptions {
-    /// The address of this service's API as a job reaches it.
+    /// The URL of the API as jobs reach it.
     pub rest_api_url: String,
-    /// Where a job exchanges its credential for a token; absent when authentication is off.
+    /// The URL where a job exchanges its credential for a token; absent when authentication is off.
     pub token_url: Option<String>,
     /// The form of the Kerberos principals of jobs.
     pub principal_pattern: PrincipalPattern,
@@ -121,7 +121,7 @@ impl JobOptions {
 /// The client's options for a token, which it takes with and without `VDK_` in front.
 const TOKEN_OPTIONS: [&str; 2] = ["API_TOKEN", "API_TOKEN_AUTHORIZATION_URL"];
 
-/// The variables by which a job is known to this service: its credential, and where it exchanges it for a token. None when
+/// The variables with a job's credential and the URL where the job exchanges it for a token. None when
 /// authentication is off, or when the operator's options give the job a token.
 pub fn token_variables(
     options: &JobOptions,
@@ -140,8 +140,8 @@ pub fn token_variables(
     Ok(variables)
 }
 
-/// The environment variables that a deployed job expects and that are the same for each run, beside those that depend on
-/// where it runs (folders, files). The last of system, options file and job configuration wins. `keyed_hash` hashes a text
+/// The environment variables that a deployed job expects and that all executions share, beside those that depend on
+/// the runtime (folders, files). The last of system, options file and job configuration wins. `keyed_hash` hashes a text
 /// with a key of this service.
 pub fn variables(
     options: &JobOptions,
@@ -193,9 +193,9 @@ pub fn variables(
     Variables { plain, options: of_options, options_hash }
 }
 
-/// The environment variables of one run; the operator's options and the deployment go over them.
+/// The environment variables of one execution; the operator's options and the deployment override them.
 ///
-/// `VDK_EXECUTION_ID` is set as well as `VDK_ATTEMPT_ID`: the stock client skips its own run when the id that it makes of
+/// `VDK_EXECUTION_ID` is set as well as `VDK_ATTEMPT_ID`: the `vdk` client skips its own run when the id that it makes of
 /// the attempt does not start with the execution's.
 pub fn run_variables(execution: &ExecutionId, op_id: &str) -> BTreeMap<String, String> {
     BTreeMap::from([

@@ -195,8 +195,11 @@ mod tests {
         assert_eq!(names(&SQLITE), names(&POSTGRES));
     }
 
-    /// The name of an index, and what it is of: its table, its columns in any order, and its condition.
-    fn index(statement: &str) -> Option<(&str, (String, BTreeSet<String>, String))> {
+    /// What an index is of: its table, its columns in any order, and its condition.
+    type IndexOf = (String, BTreeSet<String>, String);
+
+    /// The name of an index, and what it is of.
+    fn index(statement: &str) -> Option<(&str, IndexOf)> {
         let (create, of) = statement.split_once(" on ")?;
         let (table, columns) = of.split_once('(')?;
         let (columns, condition) = columns.split_once(')')?;

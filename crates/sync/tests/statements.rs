@@ -98,6 +98,11 @@ async fn rows_of_followed_executions_are_not_read_again_by_each_round(on: Databa
     const FOLLOWED: usize = 12;
     let statements = Statements::heard().await;
     let harness = Harness::running(on).await;
+    harness.runtime.change(|s| {
+        s.parallel_runs_max = 2 * FOLLOWED;
+        // As in a cluster, each round compares the executions of the runtime with their rows.
+        s.fires_ticks = true;
+    });
     for n in 0..=FOLLOWED {
         harness.deployed(&format!("example-job-{n:02}"), None).await;
     }
@@ -122,6 +127,7 @@ async fn rows_of_followed_executions_are_not_read_again_by_each_round(on: Databa
     println!("{on:?}: {took:?}");
     let (rounds, ids) = rows_of("select execution_id, cancel_requested_at");
     assert!(rounds >= 1 && ids > FOLLOWED as u64, "{took:?}");
+    assert_eq!(rows_of("select e.execution_id, e.status,").1, 0, "{took:?}");
     // The whole row of the new one, by one round.
     assert_eq!(rows_of("select e.execution_id, j.job_id").1, 1, "{took:?}");
 }

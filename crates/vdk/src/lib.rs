@@ -1,4 +1,4 @@
-//! The VDK release that Holdfast is tried with: what is installed when nothing else is asked for.
+//! The VDK release that Holdfast is tested with, and the default that it installs.
 
 macro_rules! distribution {
     () => {

@@ -132,7 +132,10 @@ async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_ta
     let lost = start(&far.api(), 600).await;
     second.api().log_says(name, &lost, "begun").await;
     let refused = far.command(&["take-over-site"]);
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("is alive"), "{refused:?}");
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("still renews the lease"),
+        "{refused:?}"
+    );
     second.kill();
     let taken = far.command(&["take-over-site"]);
     assert!(taken.status.success() && String::from_utf8_lossy(&taken.stdout).contains("other site: 1"), "{taken:?}");
@@ -181,15 +184,15 @@ async fn a_key_is_rotated_while_instances_run_and_the_one_that_was_forgotten_say
     let (listed, list) = said(&near, &["list"]);
     let state = |key: &str| list.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
     assert!(listed && state(&id).contains("not needed"), "{list}");
-    let former = list.lines().find(|line| line.contains(" primary ")).and_then(|l| l.split_whitespace().next());
-    let former = former.expect("the primary key").to_owned();
+    let former = list.lines().find(|line| line.contains(" active ")).and_then(|l| l.split_whitespace().next());
+    let former = former.expect("the active key").to_owned();
     let (done, told) = said(&far, &["rotate", "--to", &id]);
     assert!(!done && told.contains("There is no file"), "{told}");
 
     // Far is forgotten: it goes on with everything that does not need the key.
     let (done, told) = said(&near, &["rotate", "--to", &id]);
     assert!(done && told.contains(&id), "{told}");
-    wait::until("the new key is the primary one here", wait::SOON, async || {
+    wait::until("the new key is active here", wait::SOON, async || {
         (store(&near, "two").await.status.is_success()).then_some(())
     })
     .await;
@@ -200,7 +203,7 @@ async fn a_key_is_rotated_while_instances_run_and_the_one_that_was_forgotten_say
         (keys_of(&far).await.as_deref() == Some("DOWN")).then_some(())
     })
     .await;
-    assert!(far.log().contains("the file of the primary key is missing here"), "{}", far.log());
+    assert!(far.log().contains("the file of the active encryption key is missing"), "{}", far.log());
     let _ = far.api().get(&format!("/jobs/{JOB}")).await.ok();
     assert_eq!(keys_of(&near).await, None);
 

@@ -39,7 +39,7 @@ async fn files_of_the_service_are_private_and_a_start_makes_them_private_again()
     let modes = || FILES.map(|name| mode(&data.join(name)));
     assert_eq!((mode(&data), modes()), (0o700, [0o600; 4]));
 
-    says(&service, &["jobs are      kept out of the data folder by the kernel ("]).await;
+    says(&service, &["jobs          can't read the data folder: confined by the kernel ("]).await;
     service.kill();
     for name in FILES {
         set(&data.join(name), 0o644);
@@ -47,7 +47,7 @@ async fn files_of_the_service_are_private_and_a_start_makes_them_private_again()
     set(&data, 0o755);
     service.start_again();
     assert_eq!((mode(&data), modes()), (0o700, [0o600; 4]));
-    says(&service, &["secret.key", "it was restored"]).await;
+    says(&service, &["secret.key", "restored the mode of a file"]).await;
 }
 
 #[tokio::test]
@@ -81,5 +81,5 @@ exec unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_user_namespaces && echo 0 > 
         assert!(Instant::now() < deadline, "the modes were not restored");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(service.log().contains("it was restored"), "{}", service.log());
+    assert!(service.log().contains("restored the mode of a file"), "{}", service.log());
 }

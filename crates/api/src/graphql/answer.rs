@@ -35,6 +35,16 @@ impl<'a> Chunks<'a> {
         Self { memory, full: Vec::new(), last: Vec::new(), refused: None }
     }
 
+    /// Writes bytes; an error stays in the chunks.
+    #[inline]
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        if bytes.len() <= self.last.capacity() - self.last.len() {
+            self.last.extend_from_slice(bytes);
+        } else {
+            let _ = self.write_all(bytes);
+        }
+    }
+
     /// Adds chunks that were written separately.
     fn append(&mut self, chunks: Vec<Bytes>) {
         let last = mem::take(&mut self.last);
@@ -47,14 +57,12 @@ impl<'a> Chunks<'a> {
     /// # Errors
     /// As [`RequestMemory::add`], when there was too little for all of it.
     pub(super) fn finish(mut self) -> Result<Vec<Bytes>, Problem> {
-        match self.refused {
-            Some(problem) => Err(problem),
-            None => {
-                self.full.push(self.last.into());
-                self.full.retain(|chunk| !chunk.is_empty());
-                Ok(self.full)
-            }
+        if let Some(problem) = self.refused {
+            return Err(problem);
         }
+        self.full.push(self.last.into());
+        self.full.retain(|chunk| !chunk.is_empty());
+        Ok(self.full)
     }
 }
 
@@ -94,8 +102,7 @@ impl<'a> Body<'a> {
 
     /// Writes JSON as it is.
     pub(super) fn raw(&mut self, json: &str) {
-        // An error stays in the chunks.
-        let _ = self.chunks.write_all(json.as_bytes());
+        self.chunks.put(json.as_bytes());
     }
 
     /// Writes a value as JSON.

@@ -186,9 +186,9 @@ impl DataJobExecution {
             })),
         };
         Self {
-            id: Some(run.id.to_string()),
+            id: Some(run.id.into()),
             kind: Some(run.kind.into()),
-            job_name: Some(run.job_name.to_string()),
+            job_name: Some(run.job_name.into()),
             status: Some(run.status.into()),
             start_time: Some(Rfc3339(run.started_at.unwrap_or(run.submitted_at))),
             end_time: run.ended_at.map(Rfc3339),

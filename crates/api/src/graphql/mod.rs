@@ -209,7 +209,7 @@ async fn carry_out(
     memory.add(size.introspected.saturating_mul(resolve::VALUE_BYTES))?;
     let clock = Arc::clone(&api.clock);
     let turns = Arc::clone(&api.transfers.large_answers);
-    let merges = request.parsed_query().is_ok_and(|document| document::merges(document));
+    let merges = request.parsed_query().is_ok_and(document::merges);
     let asked = RequestData { merges, ..RequestData::new(api, caller, memory.clone()) };
     let parts = Arc::clone(&asked.parts);
     let answering = async move {

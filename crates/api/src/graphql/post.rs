@@ -79,20 +79,19 @@ pub(crate) async fn graphql(
     let named = body.operation_name.as_deref().filter(|name| !name.is_empty());
     carry_out(api, caller, named_operation(request, named), |response, parts, memory| {
         let mut problems = response.errors.iter().filter_map(|error| error.source::<Problem>());
-        match problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem)) {
-            Some(problem) => Err(ApiError::from(problem.clone())),
-            None => {
-                let mut body = answer::Body::new(&memory, parts);
-                body.raw("{\"data\":");
-                body.value(&response.data);
-                if !response.errors.is_empty() {
-                    body.raw(",\"errors\":");
-                    body.json(&response.errors);
-                }
-                body.raw("}");
-                Ok(body.response(memory.clone())?)
-            }
+        if let Some(problem) = problems.find(|problem| problem.fault == Fault::Platform || is_about_the_caller(problem))
+        {
+            return Err(ApiError::from(problem.clone()));
         }
+        let mut body = answer::Body::new(&memory, parts);
+        body.raw("{\"data\":");
+        body.value(&response.data);
+        if !response.errors.is_empty() {
+            body.raw(",\"errors\":");
+            body.json(&response.errors);
+        }
+        body.raw("}");
+        Ok(body.response(memory.clone())?)
     })
     .await
 }

@@ -33,9 +33,9 @@ const VALUES_TO_JSON: usize = 8;
 pub(super) struct Json<'a>(Chunks<'a>);
 
 impl Json<'_> {
+    #[inline]
     fn raw(&mut self, text: &str) {
-        // An error stays in the chunks.
-        let _ = self.0.write_all(text.as_bytes());
+        self.0.put(text.as_bytes());
     }
 
     pub(super) fn null(&mut self) {

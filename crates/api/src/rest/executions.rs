@@ -168,8 +168,8 @@ impl DataJobExecution {
             resources: revision.resources.map(Into::into),
         });
         Self {
-            id: run.id.to_string(),
-            job_name: run.job_name.to_string(),
+            id: run.id.into(),
+            job_name: run.job_name.into(),
             status: run.status.as_str().to_ascii_lowercase(),
             kind: run.kind.as_str().to_ascii_lowercase(),
             start_time: run.started_at.unwrap_or(run.submitted_at).to_string(),

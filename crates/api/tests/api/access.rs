@@ -438,8 +438,8 @@ async fn without_a_claim_for_teams_users_are_not_limited_to_any() {
         (json!({"org": "o2"}), "The claim \"org\""),
         (json!({"org": null}), "The claim \"org\""),
         (json!({"scope": "walk"}), "none of the roles"),
-        (json!({"username": null, "sub": "client:unknown"}), "not the OAuth application of a team"),
-        (json!({"username": null}), "not the OAuth application of a team"),
+        (json!({"username": null, "sub": "client:unknown"}), "not a team's OAuth application"),
+        (json!({"username": null}), "not a team's OAuth application"),
     ] {
         let answer = service.with_token(&user(more)).get(JOB).await;
         assert!(answer.refused(403).contains(why));

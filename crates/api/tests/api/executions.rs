@@ -26,7 +26,7 @@ async fn a_run_is_started_followed_and_read_to_its_end() {
     assert_eq!(started.header("location"), format!("{RUNS}/{id}"));
     let one = format!("{RUNS}/{id}");
     insta::assert_json_snapshot!("a submitted run", service.get(&one).await.ok());
-    assert!(service.post(START, "{}").await.refused(409).contains("Another execution"));
+    assert!(service.post(START, "{}").await.refused(409).contains("its execution daily-sales-1710000000 is active"));
 
     service.pass(2);
     service.run(id).await;

@@ -111,7 +111,11 @@ async fn a_deployment_is_changed_only_by_who_knows_what_is_wanted() {
         (Method::POST, format!("{ONE}/revisions/1/rollback"), Value::Null),
         (Method::DELETE, ONE.to_owned(), Value::Null),
     ] {
-        with(&service, method, &uri, &[("if-match", &running)], &body).await.refused(412);
+        let answer = with(&service, method, &uri, &[("if-match", &running)], &body).await;
+        answer.refused(412);
+        let body = answer.json();
+        assert_eq!(body["code"], "precondition_failed");
+        assert!(body["countermeasures"].as_str().unwrap().contains("production/rollout"), "{body}");
     }
     assert_eq!(service.get(ROLLOUT).await.ok()["wanted"]["enabled"], false);
     let wanted = tag(&service, ROLLOUT).await;

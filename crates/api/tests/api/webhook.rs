@@ -134,7 +134,7 @@ async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
         (&[(200, "")][..], 200, "", 1),
         (&[(204, "")], 200, "", 1),
         (&[(403, "Ann may not read on Sundays.")], 403, "Ann may not read on Sundays.", 1),
-        (&[(404, "")], 404, "says no, and not why", 1),
+        (&[(404, "")], 404, "without a reason", 1),
         (&[(418, "A teapot.")], 418, "A teapot.", 1),
         (&[(500, ""), (200, "")], 200, "", 2),
         (&[(503, ""), (401, "Not you.")], 401, "Not you.", 2),

@@ -86,8 +86,8 @@ fn packing(error: io::Error) -> Problem {
         .fix("Upload again; if it fails again, the operator checks `data_dir`.")
 }
 
-/// The first pass: sets the true length of each file, and answers the requirements. What an entry says of its own size is
-/// not believed.
+/// The first pass: measures each file, and returns the requirements. The sizes in the headers of entries are ignored,
+/// because they may be wrong.
 fn measure(
     zip: &mut Archive,
     entries: &mut BTreeMap<String, Entry>,

@@ -6,14 +6,14 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::config::{Flags, ProcessEnvironment, load, markdown};
 
-/// How to print.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// A table for people.
     Text,
-    /// For machines.
+    /// JSON.
     Json,
-    /// The page `docs/configuration.md`: every setting, but no value of this machine.
+    /// The page `docs/configuration.md`: every setting, without values of this machine.
     Markdown,
 }
 
@@ -40,7 +40,7 @@ impl Format {
     }
 }
 
-/// Prints the settings. The files that they name are read as well, so that what `serve` would refuse shows here.
+/// Prints the settings. The files that they name are read as well, so that it reports the errors that `serve` would report.
 pub(crate) fn run(
     environment: &ProcessEnvironment,
     flags: &Flags,
@@ -53,7 +53,7 @@ pub(crate) fn run(
         Format::Json => format!("{:#}\n", load(environment, flags)?.checked()?.as_json()),
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader such as `head` that has seen enough is no failure.
+        // A reader such as `head` may close the pipe early.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

@@ -42,7 +42,7 @@ pub(super) fn command() -> Command {
         .after_help("Examples:\n  holdfast errors cron_job_unmanaged\n  holdfast errors > docs/errors.md")
 }
 
-/// The code that was asked for.
+/// The code to explain.
 pub(super) fn asked(matches: &ArgMatches) -> Option<String> {
     matches.get_one::<String>("code").cloned()
 }
@@ -54,7 +54,7 @@ pub(crate) fn run(code: Option<&str>, out: &mut dyn Write) -> anyhow::Result<()>
         Some(code) => explained(code)?,
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader such as `head` that has seen enough is no failure.
+        // A reader such as `head` may close the pipe early.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
@@ -101,7 +101,7 @@ fn action(code: Code) -> &'static str {
     }
 }
 
-/// The status of responses with this code; none for what happens without a request.
+/// The HTTP status of responses with this code; `None` for problems without a request.
 fn status(code: Code) -> Option<u16> {
     let is_asynchronous = code.group().starts_with("Rollouts")
         || code.group().starts_with("Executions that")
@@ -115,7 +115,7 @@ mod tests {
 
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-    /// The sources of every crate without the file that defines the codes.
+    /// Appends the sources of a folder, without tests and the file that defines the codes.
     fn sources(folder: &std::path::Path, all: &mut String) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

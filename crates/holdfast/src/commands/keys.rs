@@ -1,4 +1,4 @@
-//! `holdfast keys`: the keys that secrets are encrypted with.
+//! `holdfast keys`: the encryption keys of secrets.
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write, path::Path};
 
@@ -15,7 +15,7 @@ use crate::{
 /// A task of `holdfast keys`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Show them.
+    /// List the keys.
     List,
     /// Create a key, or activate an existing one.
     Rotate {
@@ -117,7 +117,7 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
 #[expect(clippy::needless_pass_by_value, reason = "the form in which keys are read")]
 fn unfit(path: &Path, error: anyhow::Error) {
     let mut stderr = std::io::stderr();
-    // Nothing can be done about a closed standard error.
+    // A closed standard error can't be reported.
     let _ = writeln!(stderr, "The key file {} can't be used: {error:#}", path.display());
 }
 
@@ -174,7 +174,7 @@ async fn rotate(folder: &Path, db: &Db, to: Option<&str>) -> anyhow::Result<Stri
     };
     let mut tx = db.write().await?;
     let former = store::keys::lock_active(&mut tx).await?.unwrap_or_default();
-    // Looked for after the lock, under which keys are removed.
+    // Read under the lock, because keys are removed under it.
     if !keys::read_all(folder, unfit)?.contains_key(&id) {
         bail!("There is no file of the key {id} in {}. `holdfast keys list` lists the keys.", folder.display());
     }

@@ -1,4 +1,4 @@
-//! The command line: what people type, and what it means.
+//! The command line.
 
 pub(crate) mod config;
 pub(crate) mod errors;
@@ -22,21 +22,21 @@ pub(crate) enum Invocation {
     TakeOver(Flags),
     /// `holdfast config`
     Config {
-        /// As `serve` would have them.
+        /// The settings, as for `serve`.
         flags: Flags,
-        /// How to print.
+        /// The output format.
         format: config::Format,
     },
     /// `holdfast keys …`
     Keys {
-        /// As `serve` has them.
+        /// The settings, as for `serve`.
         flags: Flags,
         /// The task.
         task: keys::Task,
     },
     /// `holdfast orphans …`
     Orphans {
-        /// As `serve` has them.
+        /// The settings, as for `serve`.
         flags: Flags,
         /// The task.
         task: orphans::Task,
@@ -50,18 +50,18 @@ pub(crate) enum Invocation {
     Openapi,
 }
 
-/// Commands for the service's own use, with their arguments.
+/// Internal commands, with their arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Hidden {
-    /// `holdfast shim`: supervises one run of the local runtime.
+    /// `holdfast shim`: supervises one local execution.
     Shim(Vec<OsString>),
-    /// `holdfast confined`: confines itself and becomes another program.
+    /// `holdfast confined`: enters the sandbox and executes another program.
     Confined(Vec<OsString>),
 }
 
-/// The hidden command, when one was asked for.
+/// The internal command, if the arguments name one.
 ///
-/// It is looked for before anything else is set up, because every run waits for it.
+/// Checked before anything else is set up, because every execution waits for it.
 pub(crate) fn hidden(args: impl IntoIterator<Item = OsString>) -> Option<Hidden> {
     let mut args = args.into_iter().skip(1);
     match args.next()?.to_str()? {
@@ -71,7 +71,7 @@ pub(crate) fn hidden(args: impl IntoIterator<Item = OsString>) -> Option<Hidden>
     }
 }
 
-/// Reads the command line, the program's name first. The error holds what to print, also for `--help` and `--version`;
+/// Reads the command line, the program's name first. The error holds the output, also of `--help` and `--version`;
 /// [`clap::Error::exit`] does that.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
     let matches = command().try_get_matches_from(args)?;
@@ -217,7 +217,7 @@ fn flag(setting: &'static Setting) -> Arg {
             (Shape::Text, _) => "VALUE",
         });
     match setting.shape {
-        Shape::Text => arg,
+        Shape::Text | Shape::Table => arg,
         Shape::Number => arg.allow_negative_numbers(true),
         Shape::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Shape::List | Shape::Table => arg.action(ArgAction::Append),

@@ -20,17 +20,17 @@ use crate::{
     database,
 };
 
-/// How long one removal may take. It names the very object that was seen, so it can't come too late for another.
+/// Time limit of one removal. The request has the uid of the object, so a late one can't remove another object.
 const REMOVAL_MAX: Duration = Duration::from_secs(60);
 
 /// A task of `holdfast orphans`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Show them.
+    /// List the orphans.
     List,
-    /// Remove these.
+    /// Remove orphans.
     Remove {
-        /// By name.
+        /// Their names.
         names: Vec<String>,
     },
 }
@@ -87,8 +87,8 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
 pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -> anyhow::Result<()> {
     if settings.runtime != RuntimeName::Kubernetes {
         bail!(
-            "Orphans exist only in a cluster, and this configuration runs jobs on this \
-                    machine. Set runtime = kubernetes."
+            "Orphans exist only in a cluster, and this configuration runs jobs on this machine. \
+             Set runtime = kubernetes."
         );
     }
     let file = settings.data_dir.join("holdfast.db");

@@ -21,7 +21,7 @@ pub(crate) struct ProcessEnvironment {
 }
 
 impl ProcessEnvironment {
-    /// Those of this process.
+    /// The environment of this process.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn of_process() -> io::Result<Self> {
         Ok(Self {
@@ -50,7 +50,7 @@ impl ProcessEnvironment {
             .collect()
     }
 
-    /// The folder for data that has to last.
+    /// The folder for persistent data.
     pub(crate) fn data_folder(&self) -> Option<String> {
         self.of_user("XDG_DATA_HOME", ".local/share")
     }

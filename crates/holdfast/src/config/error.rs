@@ -7,7 +7,7 @@ use super::setting::Setting;
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Nobody set it.
+    /// The default.
     Default,
     /// A line of `holdfast.toml`.
     File {
@@ -57,7 +57,7 @@ impl Origin {
     }
 }
 
-/// One thing that is wrong.
+/// One error of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigIssue {
     /// Where it is written: a place and, where it is known, a setting.
@@ -69,7 +69,7 @@ pub(crate) struct ConfigIssue {
 }
 
 impl ConfigIssue {
-    /// A value that a setting does not take. `why` is a sentence about "it".
+    /// A value that a setting does not accept. `why` is a sentence about "it".
     pub(crate) fn value(setting: &Setting, origin: &Origin, given: Option<&str>, why: &str) -> Self {
         let wrong = match given {
             Some(given) if !setting.secret => format!("{} is not accepted: {why}", model::name::excerpt(given)),
@@ -82,7 +82,7 @@ impl ConfigIssue {
         }
     }
 
-    /// A name that none of `settings` has. `spelled` writes a setting as the place where the name was found writes it.
+    /// A name that none of `settings` has. `spelled` writes a setting in the form of the place where the name was found.
     pub(crate) fn unknown(
         settings: &[Setting],
         origin: &Origin,
@@ -99,7 +99,7 @@ impl ConfigIssue {
     }
 }
 
-/// Everything that is wrong, told at once.
+/// All errors of the configuration, reported at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigError(pub(crate) Vec<ConfigIssue>);
 
@@ -124,9 +124,9 @@ fn normal(name: &str) -> String {
     name.strip_prefix("holdfast_").unwrap_or(&name).to_owned()
 }
 
-/// The setting that was probably meant.
+/// The setting with the most similar name.
 fn closest<'a>(settings: &'a [Setting], name: &str) -> Option<&'a Setting> {
-    /// From 0 (nothing in common) to 1 (equal); below this, a suggestion would only puzzle.
+    /// From 0 (nothing in common) to 1 (equal); below this, a suggestion would only confuse.
     const ALIKE_ENOUGH: f64 = 0.84;
     // A right key in a wrong table.
     let alone = name.rsplit_once('.').map(|(_, key)| key);

@@ -7,17 +7,17 @@ use super::types::{Listen, RuntimeName};
 /// Which callers are admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Callers {
-    /// Everybody: authentication is off.
+    /// All callers: authentication is off.
     Unauthenticated,
-    /// Those with a token of an issuer, whatever service the token was issued for, and the operator did not say so.
+    /// Callers with a token for any service, because `auth.audiences` is not set.
     OfAnyAudience,
-    /// Those with a token for this service, or for any service where the operator said so.
+    /// Callers with a token for one of `auth.audiences`.
     Authenticated,
 }
 
-/// Refuses an address that other machines can reach, when those who call from there could do harm.
+/// Rejects an address that other machines can reach, if callers from there could do harm.
 ///
-/// `callers` says who may call.
+/// `callers` are the admitted callers.
 pub(crate) fn check_exposure(
     listen: Listen,
     runtime: RuntimeName,
@@ -44,16 +44,16 @@ pub(crate) fn check_exposure(
             ));
         }
         (Callers::Unauthenticated, RuntimeName::Kubernetes) => {
-            "Other machines may reach this address, and without authentication everyone who does could run code in the \
-             cluster and read what jobs keep secret."
+            "Other machines can reach it, and without authentication each of them could run code in the cluster and read \
+             the secrets of jobs."
         }
         (Callers::Unauthenticated, RuntimeName::Local) => {
-            "Other machines may reach this address, and without authentication everyone who does could run code on this \
-             machine and read what jobs keep secret."
+            "Other machines can reach it, and without authentication each of them could run code on this machine and read \
+             the secrets of jobs."
         }
         (Callers::OfAnyAudience | Callers::Authenticated, RuntimeName::Local) => {
-            "Other machines may reach this address, and the local runtime runs every job as the same user: whoever may \
-             deploy one job could read the data and the secrets of all."
+            "Other machines can reach it, and the local runtime runs every job as the same user: a user who may deploy one \
+             job could read the data and the secrets of all."
         }
     };
     Err(Problem::new(Code::ListenUnsafe, format!("Refusing to listen on {address}."), why)

@@ -17,10 +17,10 @@ use super::{
 /// The name of the file.
 pub(crate) const NAME: &str = "holdfast.toml";
 
-/// No file that configuration names is larger.
+/// The largest file that the configuration may name.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-/// Which file is read: the one that was named, or the first of the usual ones that exists.
+/// The file to read: the named one, or the first of the usual ones that exists.
 pub(super) fn find(environment: &ProcessEnvironment, named: Option<&Path>) -> Option<PathBuf> {
     let named = named.or_else(|| environment.variable("HOLDFAST_CONFIG").map(Path::new));
     if let Some(named) = named {
@@ -46,7 +46,7 @@ pub(super) fn text(path: &Path) -> Result<String, String> {
 /// A value that was found, and where.
 pub(super) type Found = (&'static Setting, Raw, Origin);
 
-/// The values that a file has for `settings`, and what is wrong with it.
+/// The values of a file for `settings`, and its errors.
 pub(super) fn values(settings: &'static [Setting], path: &Path, text: &str) -> (Vec<Found>, Vec<ConfigIssue>) {
     let mut reading = Reading { settings, path, text, found: Vec::new(), issues: Vec::new() };
     match DeTable::parse(text) {
@@ -100,7 +100,7 @@ impl Reading<'_> {
         }
     }
 
-    /// A table that no setting is in: each key of it is told of, because each may be meant for another table.
+    /// Reports each key of an unknown table, because each may belong to another table.
     fn unknown_table(&mut self, key: &str, table: &DeTable<'_>) {
         for name in table.keys() {
             let origin = self.origin(name.span().start);

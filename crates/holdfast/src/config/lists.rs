@@ -1,4 +1,4 @@
-//! The types of settings that are lists: what is there is valid.
+//! The types of settings that are lists. A parsed value is valid.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -10,11 +10,11 @@ use url::Url;
 
 use super::value::{Base, Raw, Shape, Value};
 
-/// A list of what `T` reads.
+/// A list of entries that `T` reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct List<T: Item>(pub(crate) Vec<T::Entry>);
 
-/// What the entries of a [`List`] are.
+/// The type of the entries of a [`List`].
 pub(crate) trait Item {
     /// An entry.
     type Entry;
@@ -32,7 +32,7 @@ pub(crate) trait Item {
     /// An entry as it is written.
     fn written(entry: &Self::Entry) -> String;
 
-    /// Brings the entries into order.
+    /// Sorts the entries.
     fn arrange(_: &mut Vec<Self::Entry>) {}
 }
 
@@ -68,7 +68,7 @@ impl<T: Item> Value for List<T> {
 /// The most entries of a list about callers.
 const WORDS_MAX: usize = 100;
 
-/// What a list of texts is of; `$read` checks a text and gives it its normal form.
+/// Defines a type of text entries; `$read` checks a text and returns its normal form.
 macro_rules! texts {
     ($(#[$doc:meta])* $name:ident, $kind:literal, at most $max:expr, $read:expr) => {
         $(#[$doc])*
@@ -128,7 +128,7 @@ texts!(
 );
 
 texts!(
-    /// Addresses of issuers of tokens, exactly as they are written: the slash at the end of one counts.
+    /// URLs of token issuers, verbatim: a trailing slash is significant.
     IssuerUrl, "URLs with https or http", at most WORDS_MAX, |text| {
         let url = Url::parse(text).map_err(|e| format!("an entry is not a URL ({e})."))?;
         if !matches!(url.scheme(), "https" | "http") {
@@ -141,7 +141,7 @@ texts!(
     }
 );
 
-/// Folders to look in, in this order.
+/// Folders to search, in this order.
 impl Item for PathBuf {
     type Entry = Self;
 
@@ -180,7 +180,7 @@ impl Item for PythonVersion {
     }
 }
 
-/// Images by Python version; of two for one version, the last.
+/// Images by Python version. If a version has two, the last one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VdkImage {}
 
@@ -213,7 +213,7 @@ impl Item for VdkImage {
 const SIGNED_WRONG: &str = "it must have one algorithm or more, each by a pair of keys: with a shared secret, or without \
      a signature, anybody could make a token.";
 
-/// How tokens may be signed.
+/// Signature algorithms of tokens.
 impl Item for Algorithm {
     type Entry = Self;
     const EMPTY: Option<&'static str> = Some(SIGNED_WRONG);

@@ -1,4 +1,4 @@
-//! From all sources to [`Settings`].
+//! Loads [`Settings`] from all sources.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ impl Loaded {
         self.origins.get(SETTINGS.iter().position(|setting| setting.key == key)?)
     }
 
-    /// The same, when the files that settings name can be read as well.
+    /// Checks that the files that settings name can be read, too.
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
         let issues = [
             self.settings.database_password().err(),
@@ -51,7 +51,7 @@ impl Loaded {
     }
 }
 
-/// Reads defaults, the file, the environment and flags; what comes later wins. All errors are reported at once.
+/// Reads defaults, the file, the environment and flags; later sources override earlier ones. All errors are reported at once.
 pub(crate) fn load(environment: &ProcessEnvironment, flags: &Flags) -> Result<Loaded, ConfigError> {
     let mut reader = Reader::new(SETTINGS, environment);
     let file = file::find(environment, flags.config.as_deref());

@@ -1,9 +1,9 @@
 //! The configuration: the one place that reads flags, the environment and `holdfast.toml`.
 //!
 //! [`table`] declares every setting once; the flags, the variables, the keys of the file, `holdfast config` and
-//! `docs/configuration.md` all follow from it. A value is parsed where it comes in, to a type that can't hold a wrong
-//! one, and everything else takes [`Settings`] or a part of it as a parameter. To add a setting, add its lines to the
-//! table and renew the page.
+//! `docs/configuration.md` are derived from it. A value is parsed on input, to a type that holds only valid values, and
+//! everything else takes [`Settings`] or a part of it as a parameter. To add a setting, add its lines to the
+//! table and regenerate the page.
 
 mod environment;
 mod error;

@@ -19,7 +19,7 @@ impl Settings {
         Ok(Some(text.trim_end_matches(['\n', '\r']).into()))
     }
 
-    /// The refresh token for the authorization service's token endpoint, when one is set.
+    /// The refresh token for the token endpoint of the webhook, if one is set.
     pub(crate) fn webhook_refresh_token(&self) -> Result<Option<SecretString>, ConfigError> {
         let Some(path) = &self.auth_webhook_refresh_token_file else { return Ok(None) };
         let text = named_file("auth.webhook_refresh_token_file", path)?;

@@ -30,7 +30,7 @@ impl fmt::Debug for VdkOptions {
     }
 }
 
-/// The longest name of an option: in a cluster it is a key of a secret.
+/// The longest name of an option: in a cluster it is a key of a Secret.
 const NAME_MAX_BYTES: usize = 253;
 
 /// The section for every job.

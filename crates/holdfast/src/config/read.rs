@@ -22,18 +22,18 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader that found nothing yet.
+    /// A reader without values.
     pub(super) fn new(settings: &'static [Setting], environment: &'a ProcessEnvironment) -> Self {
         let found = settings.iter().map(|_| None).collect();
         Self { settings, environment, found, issues: Vec::new(), origins: Vec::with_capacity(settings.len()) }
     }
 
-    /// Where each value came from, in the order of the settings, and all that is wrong.
+    /// The origin of each value, in the order of the settings, and all errors.
     pub(super) fn finish(self) -> (Vec<Origin>, Vec<ConfigIssue>) {
         (self.origins, self.issues)
     }
 
-    /// Takes a value, which replaces one that was found before.
+    /// Adds a value, which replaces an earlier one.
     pub(super) fn put(&mut self, setting: &'static Setting, raw: Raw, origin: Origin) {
         let at = self.settings.iter().position(|s| s.key == setting.key);
         if let Some(place) = at.and_then(|at| self.found.get_mut(at)) {
@@ -41,7 +41,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes the values of a file.
+    /// Adds the values of a file.
     pub(super) fn file(&mut self, path: &Path) {
         match file::text(path) {
             Ok(text) => {
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes the values of the environment.
+    /// Adds the values of the environment.
     pub(super) fn environment(&mut self) {
         for (name, value) in &self.environment.variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
@@ -128,8 +128,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether Kubernetes or Docker set this variable to tell of a service that is called "holdfast" or starts with it:
-/// `HOLDFAST_SERVICE_HOST`, `HOLDFAST_PORT=tcp://…`, `HOLDFAST_WEB_PORT_80_TCP_ADDR`. Nobody typed it.
+/// Whether Kubernetes or Docker set this variable for a service whose name is or starts with "holdfast":
+/// `HOLDFAST_SERVICE_HOST`, `HOLDFAST_PORT=tcp://…`, `HOLDFAST_WEB_PORT_80_TCP_ADDR`.
 fn is_service_link(name: &str, value: &str) -> bool {
     let words: Vec<_> = name.split('_').collect();
     let ends_with = |end: &[&str]| words.ends_with(end);

@@ -17,11 +17,11 @@ pub(crate) struct Setting {
     pub(crate) doc: &'static str,
     /// The default.
     pub(crate) default: Default,
-    /// A value that it takes.
+    /// A valid value.
     pub(crate) example: &'static str,
     /// How it is written.
     pub(crate) shape: Shape,
-    /// Whether it may hold what must not be shown.
+    /// Whether it may hold a secret.
     pub(crate) secret: bool,
     /// The accepted values, as part of a sentence.
     pub(crate) kind: fn() -> String,
@@ -39,7 +39,7 @@ pub(crate) enum AppliesTo {
 }
 
 impl AppliesTo {
-    /// As the index of the document says it.
+    /// The text in the index of the document.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Both => "both",
@@ -63,7 +63,7 @@ pub(crate) enum TakesEffect {
 }
 
 impl TakesEffect {
-    /// As the document says it.
+    /// The text in the document.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Restart => "at restart",
@@ -80,7 +80,7 @@ impl TakesEffect {
 /// A group of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// The service as others see it.
+    /// Addresses, limits and links.
     Service,
     /// Authentication of callers.
     Authentication,
@@ -94,14 +94,14 @@ pub(crate) enum Group {
     Kubernetes,
     /// Retention.
     Retention,
-    /// The loop that makes the runtime follow the database.
+    /// The loops of the leader.
     Synchronizer,
     /// The service's own log and its metrics.
     Telemetry,
 }
 
 impl Group {
-    /// In this order they are listed.
+    /// All groups, in the order of the document.
     pub(crate) const ALL: [Self; 9] = [
         Self::Service,
         Self::Authentication,
@@ -135,13 +135,13 @@ impl Group {
 pub(crate) enum Default {
     /// This one.
     Text(&'static str),
-    /// None; where something else takes its place, this says what.
+    /// No value; the text says what applies instead.
     Absent(&'static str),
-    /// It follows from the machine.
+    /// A value that depends on the machine.
     Computed {
-        /// As text; without one, the setting has to be set.
+        /// The value as text; without one, the setting must be set.
         of: fn(&ProcessEnvironment) -> Option<String>,
-        /// How it follows.
+        /// How it is computed, in words.
         told: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! The types of single settings: what is there is valid.
+//! The types of single settings. A parsed value is valid.
 
 use std::{
     fmt,
@@ -92,7 +92,7 @@ macro_rules! one_of {
     (@refuse) => { |_| None };
 }
 
-/// The address to listen on. Port 0 takes a free one.
+/// The address to listen on. Port 0 takes a free port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Listen(pub(crate) SocketAddr);
 
@@ -118,7 +118,7 @@ impl Value for Listen {
     }
 }
 
-/// Where the rows are.
+/// The database.
 #[derive(Debug, Clone)]
 pub(crate) enum DatabaseUrl {
     /// In an SQLite file of the data folder.
@@ -127,12 +127,12 @@ pub(crate) enum DatabaseUrl {
     Postgres(PostgresUrl),
 }
 
-/// The address of a database on a PostgreSQL server. It may hold a password, which is not shown.
+/// The URL of a PostgreSQL database. It may hold a password, which is not shown.
 #[derive(Debug, Clone)]
 pub(crate) struct PostgresUrl(SecretString);
 
 impl PostgresUrl {
-    /// The address with the password that it may hold.
+    /// The URL with its password, if it has one.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -279,11 +279,11 @@ one_of!(
 one_of!(
     /// When the nodes of a cluster pull an image.
     PullPolicy {
-        /// When they have none of that name.
+        /// If they have no image of this name.
         IfNotPresent = "IfNotPresent",
-        /// Before each run.
+        /// Before each execution.
         Always = "Always",
-        /// Never: they have it.
+        /// Never: the nodes have it.
         Never = "Never"
     }
 );
@@ -336,7 +336,7 @@ one_of!(
     LogFormat {
         /// For people.
         Text = "text",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json"
     }
 );
@@ -357,12 +357,12 @@ impl Value for PythonVersion {
     }
 }
 
-/// The address of a package index. It may hold a user name and a password, which are not shown.
+/// The URL of a package index. It may hold a user name and a password, which are not shown.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexUrl(SecretString);
 
 impl IndexUrl {
-    /// The address with its credentials.
+    /// The URL with its credentials.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -392,7 +392,7 @@ impl Value for IndexUrl {
 /// The replacement of a secret.
 const HIDDEN: &str = "***";
 
-/// An address without user name, password and query.
+/// A URL without user name, password and query.
 fn redacted(mut url: Url) -> String {
     // Both fail only for addresses that can't have credentials.
     if !url.username().is_empty() || url.password().is_some() {
@@ -409,7 +409,7 @@ fn redacted(mut url: Url) -> String {
 }
 
 checked_text!(
-    /// The address of a web service, without a slash at its end.
+    /// The URL of a web service, without a trailing slash.
     HttpUrl,
     "a URL with http or https",
     |text| {
@@ -478,7 +478,7 @@ checked_text!(
 );
 
 checked_text!(
-    /// Which lines go to the service's own log.
+    /// The filter of the service's log.
     LogFilter,
     "a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or directives by part, with commas",
     |text| {
@@ -487,7 +487,7 @@ checked_text!(
     }
 );
 
-/// The address of a page, with names in braces to fill in.
+/// The URL of a page, with names in braces that are replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UrlTemplate<P>(pub(crate) Template, PhantomData<P>);
 
@@ -497,7 +497,7 @@ pub(crate) trait Placeholders {
     const NAMES: &'static [&'static str];
 }
 
-/// The names in the address of a run's log.
+/// The names in the URL of an execution's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OfExecution;
 
@@ -505,7 +505,7 @@ impl Placeholders for OfExecution {
     const NAMES: &'static [&'static str] = Template::OF_EXECUTION;
 }
 
-/// The names in the address of a job's source.
+/// The names in the URL of a job's sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OfJob;
 

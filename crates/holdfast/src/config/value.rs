@@ -52,9 +52,9 @@ impl Raw {
 /// The folder that relative paths are relative to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Base<'a> {
-    /// The folder of the file, or the one that the program was started in.
+    /// The folder of the file, or the current folder.
     pub(crate) folder: &'a Path,
-    /// What `~/` stands for.
+    /// The home folder, for paths that begin with `~/`.
     pub(crate) home: Option<&'a Path>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Base<'a> {
 pub(crate) trait Value: Sized {
     /// How it is written.
     const SHAPE: Shape;
-    /// Whether it may hold what must not be shown.
+    /// Whether it may hold a secret.
     const SECRET: bool = false;
 
     /// The accepted values, as part of a sentence: "a whole number from 1 to 10".
@@ -76,7 +76,7 @@ pub(crate) trait Value: Sized {
     /// Reads it. The error is a sentence about "it", and doesn't repeat the value.
     fn parse(raw: &Raw, base: Base<'_>) -> Result<Self, String>;
 
-    /// As people may see it.
+    /// The value without secrets, for people.
     fn shown(&self) -> Json;
 }
 
@@ -127,17 +127,17 @@ impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
         self.0
     }
 
-    /// The number as a count of things in memory.
+    /// The number as `usize`.
     pub(crate) fn count(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
-    /// The number as a signed one, as databases have them.
+    /// The number as `i64`, for the database.
     pub(crate) fn signed(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// The time that it says, when its unit is seconds.
+    /// The number as a time, if its unit is seconds.
     pub(crate) fn seconds(self) -> std::time::Duration {
         std::time::Duration::from_secs(self.0)
     }
@@ -164,7 +164,7 @@ impl<const MIN: u64, const MAX: u64> Value for Whole<MIN, MAX> {
     }
 }
 
-/// A whole number within limits that may be less than zero. The name of the setting ends in its unit.
+/// A whole number within limits that may be negative. The name of the setting ends in its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Signed<const MIN: i64, const MAX: i64>(pub(crate) i64);
 

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
@@ -137,7 +138,7 @@ fn serve(mut connection: TcpStream, stored: &Mutex<Stored>, script: &Mutex<Scrip
     let mut body = vec![0; length];
     let (status, headers, content) = match act {
         Act::Silence => {
-            std::thread::sleep(Duration::from_secs(20));
+            SystemClock.block_for(Duration::from_secs(20));
             return;
         }
         Act::BreakAfter(bytes) => {
@@ -157,7 +158,7 @@ fn serve(mut connection: TcpStream, stored: &Mutex<Stored>, script: &Mutex<Scrip
     };
     let mut head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n", content.len());
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     let _ = connection.write_all(format!("{head}\r\n").as_bytes());
     if request.method != "HEAD" {

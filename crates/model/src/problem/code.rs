@@ -494,7 +494,7 @@ codes! {
     /// The cluster rejects the pod.
     PodRejected = "pod_rejected", Unavailable, Platform, "The operator finds the rule that rejects it.";
     /// Data of an execution can't be removed because it has not ended.
-    ExecutionStillActive = "execution_still_active", Unavailable, Platform, "No action needed: Holdfast removes it after its end.";
+    ExecutionStillActive = "execution_still_active", Conflict, Platform, "No action needed: Holdfast removes it after its end.";
     /// The revision of a waiting execution is not kept any more.
     ExecutionRevisionMissing = "execution_revision_missing", NotFound, User, "Start the job again.";
     /// The sources of a waiting execution were removed.

@@ -20,6 +20,7 @@ mod names;
 mod position;
 #[cfg(test)]
 mod race_tests;
+mod reduced;
 mod runs;
 mod stage;
 #[cfg(test)]

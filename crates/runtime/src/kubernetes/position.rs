@@ -301,8 +301,8 @@ mod tests {
         let (mut position, mut text) = (Position::default(), Vec::new());
         position.stream().take(b"1970-01-01T00:00:10.5Z begun, and g", &mut text);
         assert_eq!(position.since(), Some(Timestamp::from_second(9).unwrap()));
-        position.stream().take(b"1970-01-01T00:00:10.5Z begun, and continues\n", &mut text);
-        assert_eq!(text, b"begun, and continues\n");
+        position.stream().take(b"1970-01-01T00:00:10.5Z begun, and goes on\n", &mut text);
+        assert_eq!(text, b"begun, and goes on\n");
     }
 
     #[test]

@@ -30,6 +30,7 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     names,
+    reduced::Reduced,
     view::{CronJobView, JobView, PodView},
 };
 
@@ -127,8 +128,8 @@ impl Namespace {
         let config = || watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
         let ours = || config().labels(names::JOB_ID);
         let cron_jobs: Api<PartialObjectMeta<CronJob>> = Api::namespaced(client.clone(), namespace);
-        let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let jobs: Api<Reduced<Job>> = Api::namespaced(client.clone(), namespace);
+        let pods: Api<Reduced<Pod>> = Api::namespaced(client.clone(), namespace);
         tasks.spawn(self.clone().follow(
             "CronJobs",
             // All of them, because unmanaged objects with a job's name matter too.
@@ -139,13 +140,13 @@ impl Namespace {
         tasks.spawn(self.clone().follow(
             "Jobs",
             watcher::watcher(jobs, ours()).backoff(DefaultBackoff::default()).boxed(),
-            |object| (object.metadata.name.clone().unwrap_or_default(), JobView::of(object).map(Arc::new)),
+            |Reduced(job)| (job.metadata.name.clone().unwrap_or_default(), JobView::of(job).map(Arc::new)),
             Self::take_job,
         ));
         tasks.spawn(self.clone().follow(
             "Pods",
             watcher::watcher(pods, ours()).backoff(DefaultBackoff::default()).boxed(),
-            |object| (object.metadata.name.clone().unwrap_or_default(), PodView::of(object).map(Arc::new)),
+            |Reduced(pod)| (pod.metadata.name.clone().unwrap_or_default(), PodView::of(pod).map(Arc::new)),
             Self::take_pod,
         ));
     }

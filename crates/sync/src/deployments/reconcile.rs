@@ -268,20 +268,19 @@ async fn artifact_of(
         Ok(inputs) => inputs,
         Err(problem) => return Ok(Err(problem)),
     };
-    let built = match sync.builder.known(&inputs) {
-        Some(artifact) => Some(artifact),
-        None => {
-            let found = store::builds::built(&mut sync.db.read().await?, &inputs.key).await?;
-            if let Some(artifact) = &found
-                && is_lost(sync, artifact).await
-            {
-                let mut tx = sync.db.write().await?;
-                store::builds::forget(&mut tx, term.epoch, &inputs.key).await?;
-                tx.commit().await?;
-                None
-            } else {
-                found
-            }
+    let built = if let Some(artifact) = sync.builder.known(&inputs) {
+        Some(artifact)
+    } else {
+        let found = store::builds::built(&mut sync.db.read().await?, &inputs.key).await?;
+        if let Some(artifact) = &found
+            && is_lost(sync, artifact).await
+        {
+            let mut tx = sync.db.write().await?;
+            store::builds::forget(&mut tx, term.epoch, &inputs.key).await?;
+            tx.commit().await?;
+            None
+        } else {
+            found
         }
     };
     let artifact = match built {

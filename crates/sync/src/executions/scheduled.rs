@@ -83,7 +83,8 @@ pub(super) async fn record_scheduled(
         return Ok(());
     }
     let known = match sync.runtime.runs().await {
-        Ok(known) => known,
+        // A followed execution has its row, and its follower removes the rest of it.
+        Ok(known) => known.into_iter().filter(|run| !followed.contains_key(&run.id)).collect(),
         Err(problem) => {
             tracing::debug!(%problem, "failed to list scheduled executions; retrying in the next round");
             return Ok(());
@@ -93,7 +94,7 @@ pub(super) async fn record_scheduled(
         let mut tx = sync.db.read().await?;
         store::executions::unsettled(&mut tx, known).await?
     };
-    strays.forget(sync, unsettled.over.into_iter().filter(|(id, _)| !followed.contains_key(id)));
+    strays.forget(sync, unsettled.over.into_iter());
     if !std::mem::replace(&mut strays.were_listed, true) && !unsettled.unknown.is_empty() {
         let names: Vec<_> = unsettled.unknown.iter().take(NAMED_MAX).map(ExecutionId::as_str).collect();
         tracing::warn!(
