@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handler_without_a_caller_fails_and_a_request_begins_as_a_stranger_s() {
+    async fn a_handler_without_a_caller_fails_and_a_request_begins_unauthenticated() {
         let handler =
             async |RequestCaller(caller): RequestCaller| assert_eq!(caller.identity, Identity::Unauthenticated);
         assert_eq!(asked(Router::new().route("/", get(handler))).await, StatusCode::INTERNAL_SERVER_ERROR);

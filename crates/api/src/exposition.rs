@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scraper_gets_what_it_prefers_and_everybody_else_plain_text() {
+    fn a_scraper_gets_what_it_prefers_and_all_others_plain_text() {
         for (accept, format) in [
             (&[][..], Format::Text),
             (&["*/*"], Format::Text),

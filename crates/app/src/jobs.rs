@@ -255,7 +255,7 @@ fn check(caller: &Caller, job: &DataJob) -> Result<(), Problem> {
 
 /// The result of restoring a deleted job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restored {
+pub struct Undeleted {
     /// The new revision of its deployment; absent without a deployment.
     pub generation: Option<i64>,
     /// Why its deployment was not restored.
@@ -268,7 +268,7 @@ pub struct Restored {
 ///
 /// # Errors
 /// NotFound when none is kept; Conflict when a live job has the name.
-pub async fn restore(
+pub async fn undelete(
     db: &Db,
     clock: &dyn Clock,
     caller: &Caller,
@@ -276,12 +276,12 @@ pub async fn restore(
     defaults: &VersionDefaults,
     team: &str,
     name: &str,
-) -> Result<Restored, Problem> {
+) -> Result<Undeleted, Problem> {
     caller.may(Action::Change, team, name).await?;
     let now = clock.now();
     let mut tx = db.write().await?;
-    if let Some(restored) = idempotency::outcome(&mut tx, caller, now).await? {
-        return Ok(restored);
+    if let Some(undeleted) = idempotency::outcome(&mut tx, caller, now).await? {
+        return Ok(undeleted);
     }
     let found = match (TeamName::parse(team), JobName::parse(name)) {
         (Ok(team), Ok(name)) => store::jobs::deleted::newest(&mut tx, &team, &name).await?,
@@ -298,7 +298,7 @@ pub async fn restore(
     };
     admit_team(&mut tx, caller, &job.team, job.id, now).await?;
     let schedule = ensure_schedule(&mut tx, &job.config, default_zone, now).await?;
-    if !store::jobs::deleted::restore(&mut tx, &job, schedule, now).await? {
+    if !store::jobs::deleted::undelete(&mut tx, &job, schedule, now).await? {
         return Err(Problem::new(
             Code::DeletedJobNameTaken,
             format!("The data job {} was not restored.", job.name),
@@ -307,16 +307,16 @@ pub async fn restore(
         .nothing_changed()
         .fix("Delete the new job first if the deleted one must have its name."));
     }
-    let restored = match generation {
+    let undeleted = match generation {
         Some(generation) => redeploy(&mut tx, caller, defaults, &job, generation, now).await?,
-        None => Restored { generation: None, problem: None },
+        None => Undeleted { generation: None, problem: None },
     };
-    store::audit::record(&mut tx, caller, &event("job.restore", &job, restored.generation), now).await?;
-    idempotency::keep(&mut tx, caller, &restored).await?;
+    store::audit::record(&mut tx, caller, &event("job.undelete", &job, undeleted.generation), now).await?;
+    idempotency::keep(&mut tx, caller, &undeleted).await?;
     tx.commit().await?;
     db.notifications().deployments.notify_one();
     db.notifications().schedules.notify_one();
-    Ok(restored)
+    Ok(undeleted)
 }
 
 /// Deploys a revision again after its job was restored.
@@ -327,8 +327,8 @@ async fn redeploy(
     job: &DataJob,
     generation: i64,
     now: jiff::Timestamp,
-) -> Result<Restored, Problem> {
-    let without = |problem| Ok(Restored { generation: None, problem: Some(problem) });
+) -> Result<Undeleted, Problem> {
+    let without = |problem| Ok(Undeleted { generation: None, problem: Some(problem) });
     let Some(old) = store::revisions::find(tx, job.id, generation).await? else {
         return without(
             Problem::new(
@@ -354,7 +354,7 @@ async fn redeploy(
         Ok(wanted) => {
             store::revisions::insert(tx, &wanted, now).await?;
             store::deployments::replace(tx, &wanted, &caller.op_id, now).await?;
-            Ok(Restored { generation: Some(drawn), problem: None })
+            Ok(Undeleted { generation: Some(drawn), problem: None })
         }
         Err(problem) => without(problem),
     }

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_works_both_are_done_and_the_error_of_either_is_told() {
+    fn of_two_works_both_are_done_and_the_error_of_either_is_reported() {
         let (one, other) = (Work::new("one"), Work::new("other"));
         let (say, heard) = mpsc::channel();
         // Neither could end if they were done one after the other.

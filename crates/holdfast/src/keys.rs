@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_file_that_comes_is_in_the_ring_without_a_restart() {
+    async fn a_new_key_file_is_used_without_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open_sqlite(&dir.path().join("holdfast.db"), Arc::new(clock::SystemClock)).await.unwrap();
         let ring = open(dir.path(), &db).await.unwrap();

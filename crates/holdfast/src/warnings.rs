@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn users_who_may_change_the_jobs_of_all_teams_are_told_of() {
+    fn users_who_may_change_the_jobs_of_all_teams_are_reported() {
         let auth = "runtime = \"kubernetes\"\n[auth]\nissuers = [\"https://id.example.com\"]\n";
         assert!(told(&[], auth, &[])[0].contains("auth.teams_claim"));
         for limit in ["teams_claim = \"groups\"", "webhook_url = \"https://a.example\""] {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_on_the_command_line_is_told_of_and_not_repeated() {
+    fn a_password_on_the_command_line_is_reported_and_not_repeated() {
         let index = ("index_url", "https://me:hunter2@index.example/simple");
         let all = told(&[], "", &[index]);
         assert!(all.len() == 1 && all[0].contains("--index-url") && !all[0].contains("hunter2"), "{all:?}");
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_to_another_machine_that_may_be_in_plain_text_is_told_of() {
+    fn a_connection_to_another_machine_that_may_be_in_plain_text_is_reported() {
         for (url, mode, is_told) in [
             ("postgres://db.example/x", "", true),
             ("postgres://db.example/x?sslmode=prefer", "", true),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn files_with_secrets_that_others_can_read_are_told_of() {
+    fn files_with_secrets_that_others_can_read_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("options.ini");
         fs::write(&file, "[default]\nPASSWORD = hunter2\n").unwrap();

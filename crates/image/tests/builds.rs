@@ -349,7 +349,7 @@ async fn a_hostile_build_gets_packages_and_neither_secrets_nor_a_way_to_the_serv
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vdk_starts_within_the_walls_and_its_compiled_files_are_kept() {
+async fn vdk_starts_in_the_sandbox_and_its_compiled_files_are_kept() {
     let harness = Harness::new().await;
     if !has_sandbox(&harness) {
         return;

@@ -391,7 +391,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_rollback_is_the_old_generation_whole_and_fires_no_past_tick() {
+    fn a_rollback_is_the_old_revision_whole_and_starts_no_past_tick() {
         let first =
             merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
         let change = DeploymentChange { enabled: Some(false), vdk_version: Some("9".into()), ..Default::default() };

@@ -51,9 +51,9 @@ impl Deployment {
         } = self;
         let mut fields = vec![
             ("job_version", json!(job_version)),
-            ("python_version_asked", json!(python_version_asked)),
+            ("python_version_requested", json!(python_version_asked)),
             ("python_version", json!(python_version)),
-            ("vdk_version_asked", json!(vdk_version_asked)),
+            ("vdk_version_requested", json!(vdk_version_asked)),
             ("vdk_version", json!(vdk_version)),
             ("enabled", json!(enabled)),
             ("mode", json!(mode)),
@@ -87,7 +87,7 @@ mod tests {
     };
 
     #[test]
-    fn two_generations_differ_field_by_field_and_not_by_who_asked() {
+    fn two_revisions_differ_field_by_field_and_not_by_their_requester() {
         let first =
             merge(None, &DeploymentChange { job_version: Some(version('a')), ..Default::default() }, 1).unwrap();
         let change = DeploymentChange {

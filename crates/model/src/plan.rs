@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_good_version_is_made_again_while_a_later_one_waits() {
+    fn the_last_good_version_is_recreated_while_a_later_one_waits() {
         let (old, new) = (deployment(1), deployment(2));
         let (a, b) = (inputs_hash(&old, "c"), inputs_hash(&new, "c"));
         let mut rollout = reached(&old, &a);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_never_touched() {
+    fn unmanaged_objects_are_never_touched() {
         let d = deployment(1);
         let foreign = Observed::Unmanaged { object: "CronJob daily-sales".into(), owner: "someone".into() };
         let rollout = Rollout::default();

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_changes_with_what_it_stands_for_and_is_known_with_what_was_shown_beside_it() {
+    fn an_etag_changes_with_its_version_and_is_known_with_what_was_shown_beside_it() {
         let etag = job(1, "a").etag();
         assert_eq!(etag, job(1, "a").etag());
         assert!(etag != job(1, "b").etag() && etag != job(2, "a").etag());
@@ -208,7 +208,7 @@ mod tests {
         let is = |held: &str| preconditions(Precondition::Matches(vec!["x".into(), held.to_owned()]));
         assert_eq!(is(etag.as_str()).check("job", Some(&etag)), Ok(()));
         assert_eq!(is(etag.for_representation(b"pending").as_str()).check("job", Some(&etag)), Ok(()));
-        assert!(etag.for_representation(b"pending") != etag.for_representation(b"reached"));
+        assert!(etag.for_representation(b"pending") != etag.for_representation(b"rolled_out"));
         for (preconditions, current) in [
             (is(job(1, "b").etag().as_str()), Some(&etag)),
             (is(""), Some(&etag)),

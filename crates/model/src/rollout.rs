@@ -76,7 +76,7 @@ pub enum Phase {
     /// The rollout of the desired revision is in progress.
     Pending,
     /// The desired revision is deployed.
-    Reached,
+    RolledOut,
     /// The platform failed; Holdfast retries.
     Retrying,
     /// The rollout failed, and waits for a change by the user.
@@ -88,7 +88,7 @@ impl Phase {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
-            Self::Reached => "reached",
+            Self::RolledOut => "rolled_out",
             Self::Retrying => "retrying",
             Self::Failed => "failed",
         }
@@ -100,7 +100,7 @@ impl Rollout {
     pub fn phase(&self, wanted: &Deployment) -> Phase {
         let tried_this = self.tried_generation == Some(wanted.generation);
         match self.status {
-            Status::Success if self.reached_generation == Some(wanted.generation) => Phase::Reached,
+            Status::Success if self.reached_generation == Some(wanted.generation) => Phase::RolledOut,
             Status::PlatformError if tried_this => Phase::Retrying,
             Status::UserError if tried_this => Phase::Failed,
             _ => Phase::Pending,

@@ -833,7 +833,7 @@ mod tests {
 
     /// Results of upstream where clocks change at midnight, by half an hour, or by a day.
     #[test]
-    fn changes_of_the_clocks_have_the_effects_that_they_have_in_the_reference() {
+    fn changes_of_the_clocks_have_the_same_effects_as_upstream() {
         for (zone, start, expression, expected) in [
             // Midnight of 4 November is skipped, and the day with it.
             ("America/Sao_Paulo", "2018-11-02T00:00:00Z", "0 0 * * *", ["11-02T03:00", "11-03T03:00", "11-05T02:00"]),

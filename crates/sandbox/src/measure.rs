@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_that_are_nested_too_deep_are_told() {
+    fn folders_that_are_nested_too_deep_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let nest = |name: &str, levels: usize| {
             let tree = folder.path().join(name);

@@ -339,7 +339,7 @@ fn files_and_processes_of_the_same_user_are_out_of_reach() {
 
 /// Without this layer the attack succeeds: the test above would not notice a victim that nobody can reach anyway.
 #[test]
-fn without_walls_the_same_attempts_succeed() {
+fn without_a_sandbox_the_same_attempts_succeed() {
     // The kernel spares processes of root from root without capabilities.
     for user in users().into_iter().filter(|user| *user != 0) {
         let harness = Harness::new(user);
@@ -470,7 +470,7 @@ main(); print("worked")
 }
 
 #[test]
-fn where_user_namespaces_are_forbidden_the_other_layers_remain_and_the_gap_is_told() {
+fn where_user_namespaces_are_forbidden_the_other_layers_remain_and_the_gap_is_reported() {
     let harness = Harness::new(geteuid().as_raw());
     if !harness.support().namespaces.is_enforced() {
         return;

@@ -17,7 +17,7 @@ use sqlx::{PgPool, postgres::PgListener};
 use tokio::sync::Notify;
 
 /// The channel of notifications.
-const CHANNEL: &str = "holdfast_wake";
+const CHANNEL: &str = "holdfast_notifications";
 
 /// The pause after a notification, in which others gather.
 const GATHER: Duration = Duration::from_millis(50);
@@ -136,7 +136,7 @@ pub(crate) struct PendingNotifications {
 }
 
 /// What a leader says that steps down.
-pub(crate) const NOTIFY_RELEASED: &str = "select pg_notify('holdfast_wake', '0 8')";
+pub(crate) const NOTIFY_RELEASED: &str = "select pg_notify('holdfast_notifications', '0 8')";
 
 /// Tells other instances what was rung here.
 pub(crate) async fn notify(pool: PgPool, pending: Arc<PendingNotifications>, clock: SharedClock) {

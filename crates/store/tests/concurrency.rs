@@ -25,13 +25,13 @@ use testing::{Database, Fresh, Server, for_each_database};
 use tokio::time::{Instant, timeout};
 
 for_each_database!(
-    a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known,
+    a_host_that_is_given_up_leads_no_more_and_what_ran_there_is_known,
     a_schema_that_only_a_newer_program_can_serve_is_refused_by_name,
     every_text_means_the_same,
     a_text_that_only_one_of_them_could_hold_is_refused,
 );
 
-async fn a_site_that_is_given_up_leads_no_more_and_what_ran_there_is_known(on: Database) {
+async fn a_host_that_is_given_up_leads_no_more_and_what_ran_there_is_known(on: Database) {
     let fresh = on.empty();
     let db = fresh.open().await;
     let lead = async |holder: &str, host: &str| {
@@ -227,11 +227,11 @@ async fn a_leader_that_froze_within_a_write_holds_up_the_next_for_a_bounded_time
 }
 
 #[tokio::test]
-async fn a_bell_is_heard_in_every_instance_and_told_once_a_moment() {
+async fn a_notification_reaches_every_instance_once_per_moment() {
     let (fresh, one, two) = two_instances().await;
     let pool = sqlx::PgPool::connect(fresh.url()).await.unwrap();
     let mut listener = sqlx::postgres::PgListener::connect_with(&pool).await.unwrap();
-    listener.listen("holdfast_wake").await.unwrap();
+    listener.listen("holdfast_notifications").await.unwrap();
     // Listeners ring once when they are there.
     timeout(Duration::from_secs(5), two.notifications().executions.notified()).await.unwrap();
     timeout(Duration::from_secs(5), two.notifications().deployments.notified()).await.unwrap();
@@ -307,7 +307,7 @@ async fn a_read_by_a_single_statement_is_sent_again_when_its_connection_died_idl
 }
 
 #[tokio::test]
-async fn a_database_that_is_down_is_told_soon_and_used_again_as_soon_as_it_is_up() {
+async fn a_database_that_is_down_is_reported_soon_and_used_again_as_soon_as_it_is_up() {
     let server = Server::start();
     let fresh = Fresh::on(&server);
     let db = fresh.open().await;
@@ -364,7 +364,7 @@ async fn callers_that_take_all_connections_stop_no_loop_and_no_lease() {
 }
 
 #[tokio::test]
-async fn a_crowd_before_a_database_that_answers_is_told_so() {
+async fn an_exhausted_pool_of_a_database_that_answers_is_reported() {
     let fresh = Database::Postgresql.empty();
     let options =
         PostgresOptions { callers: 1, acquire_timeout: Duration::from_millis(300), ..PostgresOptions::default() };

@@ -313,7 +313,7 @@ async fn the_number_of_all_jobs_follows_every_change(on: Database) {
     check(&mut tx, JOBS + 1).await;
     assert!(jobs::delete(&mut tx, new.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
     check(&mut tx, JOBS).await;
-    assert!(jobs::deleted::restore(&mut tx, &new, None, Timestamp::UNIX_EPOCH).await.unwrap());
+    assert!(jobs::deleted::undelete(&mut tx, &new, None, Timestamp::UNIX_EPOCH).await.unwrap());
     check(&mut tx, JOBS + 1).await;
     jobs::update(&mut tx, &new, None, Timestamp::UNIX_EPOCH).await.unwrap();
     assert!(jobs::delete(&mut tx, new.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());

@@ -21,7 +21,7 @@ for_each_database!(
     readers_of_callers_hold_up_no_loop,
     closing_waits_for_no_statement,
     a_few_searches_at_the_same_time_leave_connections_to_other_reads,
-    the_hardest_search_that_is_allowed_ends_at_its_limit_and_holds_up_nobody,
+    the_hardest_search_that_is_allowed_ends_at_its_limit_and_delays_no_other,
 );
 
 /// Far longer than any test.
@@ -213,7 +213,7 @@ async fn fill(db: &Db, count: u128) {
     tx.commit().await.unwrap();
 }
 
-async fn the_hardest_search_that_is_allowed_ends_at_its_limit_and_holds_up_nobody(on: Database) {
+async fn the_hardest_search_that_is_allowed_ends_at_its_limit_and_delays_no_other(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     fill(&db, 300).await;

@@ -26,7 +26,7 @@ use testing::{Database, for_each_database};
 for_each_database!(
     a_name_is_unique_among_live_jobs_and_free_after_a_deletion,
     what_was_committed_is_there_after_the_file_is_opened_again,
-    a_leader_whose_term_is_over_writes_nothing,
+    a_leader_whose_epoch_is_over_writes_nothing,
     a_program_with_an_older_renderer_does_not_lead_after_a_newer_one,
     a_final_status_never_changes_and_is_counted_once,
     a_start_of_an_unknown_job_is_no_start_beside_another,
@@ -88,7 +88,7 @@ async fn what_was_committed_is_there_after_the_file_is_opened_again(on: Database
     assert_eq!(found, Some(job(1, "example-job")));
 }
 
-async fn a_leader_whose_term_is_over_writes_nothing(on: Database) {
+async fn a_leader_whose_epoch_is_over_writes_nothing(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let job = job(1, "example-job");
@@ -376,7 +376,7 @@ async fn an_audit_event_is_part_of_the_change(on: Database) {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_as_such_and_over_when_there_is_room() {
+async fn a_full_disk_is_reported_and_over_when_there_is_room() {
     let fresh = Database::Sqlite.fresh();
     let db = fresh.open().await;
     assert!(insert(&db, &job(1, "example-job")).await);

@@ -40,8 +40,8 @@ for_each_database!(
     an_object_that_was_written_is_recorded_although_its_deployment_became_due_meanwhile,
     an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it,
     a_teams_secret_is_encrypted_and_bound_to_its_row,
-    a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_meanwhile,
-    without_the_primary_key_nothing_is_stored_and_what_is_under_another_one_is_read,
+    a_rotation_that_stops_in_the_middle_continues_and_every_secret_is_read_meanwhile,
+    without_the_active_key_nothing_is_stored_and_what_is_under_another_one_is_read,
     the_name_of_a_request_is_known_for_a_day_and_swept_after_it,
     a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_after_its_days,
 );
@@ -316,7 +316,7 @@ async fn make_active(db: &Db, number: u8) {
     tx.commit().await.unwrap();
 }
 
-async fn a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_meanwhile(on: Database) {
+async fn a_rotation_that_stops_in_the_middle_continues_and_every_secret_is_read_meanwhile(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let (one, both, new) = (ring(&[1]), ring(&[1, 2]), ring(&[2]));
@@ -368,7 +368,7 @@ async fn a_rotation_that_stops_in_the_middle_goes_on_and_every_secret_is_read_me
     assert_eq!(read_secret(&db, &new, &all[4]).await.unwrap(), "example-job-5");
 }
 
-async fn without_the_primary_key_nothing_is_stored_and_what_is_under_another_one_is_read(on: Database) {
+async fn without_the_active_key_nothing_is_stored_and_what_is_under_another_one_is_read(on: Database) {
     let fresh = on.fresh();
     let db = fresh.open().await;
     let (old, new) = (ring(&[1]), ring(&[2]));
@@ -464,7 +464,7 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     assert_eq!((found.job.id, found.generation), (old.id, Some(wanted.generation)));
     tx.commit().await.unwrap();
     let mut tx = db.write().await.unwrap();
-    assert!(!jobs::deleted::restore(&mut tx, &old, None, NOW).await.unwrap());
+    assert!(!jobs::deleted::undelete(&mut tx, &old, None, NOW).await.unwrap());
     drop(tx);
 
     let before = Timestamp::from_second(1).unwrap();
@@ -478,7 +478,7 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     assert_eq!(jobs::deleted::newest(&mut tx, &old.team, &old.name).await.unwrap(), None);
     assert_eq!(jobs::deleted::page(&mut tx, &old.team, None, 10).await.unwrap(), []);
     raw(&mut tx, "update data_job set name = 'a-free-name' where deleted_at is null").await;
-    assert!(!jobs::deleted::restore(&mut tx, &old, None, NOW).await.unwrap());
+    assert!(!jobs::deleted::undelete(&mut tx, &old, None, NOW).await.unwrap());
     drop(tx);
     let mut parts = Vec::new();
     while parts.last() != Some(&Part::Rest) {

@@ -28,7 +28,7 @@ for_each_database!(
     a_build_that_a_platform_failed_is_repeated_with_its_rollout,
     a_build_that_panics_fails_and_holds_up_no_other,
     an_interrupted_build_is_aborted_and_taken_up_by_the_next_leader,
-    a_build_that_nobody_waits_for_any_more_is_not_begun,
+    a_build_that_is_not_needed_any_more_is_not_begun,
     a_lock_of_an_older_program_needs_no_build,
     teams_take_turns_in_the_queue_of_builds,
     failed_builds_and_forgotten_ones_go_after_a_day,
@@ -262,7 +262,7 @@ async fn a_leader_that_another_replaced_aborts_its_build_and_records_nothing_of_
     task.await.unwrap();
 }
 
-async fn a_build_that_nobody_waits_for_any_more_is_not_begun(on: Database) {
+async fn a_build_that_is_not_needed_any_more_is_not_begun(on: Database) {
     let harness = Harness::running(on).await;
     let gate = Gate::default();
     harness.runtime.script(Method::Build, [Answer::Waits(gate.clone()), Answer::Waits(gate.clone())]);

@@ -16,14 +16,14 @@ use testing::{Database, for_each_database};
 for_each_database!(
     a_run_that_a_tick_started_has_a_row_and_its_true_end,
     a_tick_that_ran_while_the_service_was_down_is_recorded_when_it_is_back,
-    a_run_of_a_tick_that_is_gone_before_it_was_seen_is_told_as_vanished,
+    a_run_of_a_tick_that_is_gone_before_it_was_seen_is_reported_as_vanished,
     a_start_after_a_tick_steps_aside_and_says_for_which_run,
-    what_keeps_a_run_from_starting_stands_on_its_row_until_it_runs,
-    what_others_deleted_is_made_again_when_it_is_heard_of,
+    what_keeps_a_run_from_starting_is_on_its_row_until_it_runs,
+    what_others_deleted_is_recreated_when_it_is_heard_of,
     a_place_that_can_not_be_seen_makes_no_deployment_worse,
     what_failed_is_tried_again_within_half_a_minute_when_the_place_answers,
     the_next_tick_moves_on_although_the_cluster_starts_the_runs,
-    runs_of_unknown_jobs_are_left_alone_and_recorded_for_nobody,
+    runs_of_unknown_jobs_are_left_alone_and_not_recorded,
     the_credential_of_a_run_beside_another_one_is_valid_while_it_runs,
 );
 
@@ -91,7 +91,7 @@ async fn a_tick_that_ran_while_the_service_was_down_is_recorded_when_it_is_back(
     assert_eq!(harness.executions(NAME).await.len(), 3);
 }
 
-async fn a_run_of_a_tick_that_is_gone_before_it_was_seen_is_told_as_vanished(on: Database) {
+async fn a_run_of_a_tick_that_is_gone_before_it_was_seen_is_reported_as_vanished(on: Database) {
     let harness = cluster(on).await;
     let job_id = harness.deployed(NAME, Some("* * * * *")).await;
     let id = tick(&harness, job_id, 1, Stage::Running(harness.clock.now()));
@@ -113,7 +113,7 @@ async fn a_start_after_a_tick_steps_aside_and_says_for_which_run(on: Database) {
     assert!(harness.execution(NAME, &id).await.message.unwrap().contains(first.as_str()));
 }
 
-async fn what_keeps_a_run_from_starting_stands_on_its_row_until_it_runs(on: Database) {
+async fn what_keeps_a_run_from_starting_is_on_its_row_until_it_runs(on: Database) {
     let harness = cluster(on).await;
     let job_id = harness.deployed(NAME, Some("* * * * *")).await;
     let why =
@@ -134,7 +134,7 @@ async fn what_keeps_a_run_from_starting_stands_on_its_row_until_it_runs(on: Data
     assert_eq!(harness.execution(NAME, &id).await.message, None);
 }
 
-async fn what_others_deleted_is_made_again_when_it_is_heard_of(on: Database) {
+async fn what_others_deleted_is_recreated_when_it_is_heard_of(on: Database) {
     let harness = cluster(on).await;
     let job_id = harness.deployed(NAME, None).await;
     let heard = |harness: &Harness| {
@@ -242,7 +242,7 @@ async fn the_next_tick_moves_on_although_the_cluster_starts_the_runs(on: Databas
     assert!(harness.executions(NAME).await.is_empty());
 }
 
-async fn runs_of_unknown_jobs_are_left_alone_and_recorded_for_nobody(on: Database) {
+async fn runs_of_unknown_jobs_are_left_alone_and_not_recorded(on: Database) {
     let harness = cluster(on).await;
     let job_id = harness.deployed(NAME, Some("* * * * *")).await;
     let at = harness.clock.now();

@@ -17,15 +17,15 @@ use testing::{Database, for_each_database};
 
 for_each_database!(
     an_accepted_deployment_is_reached_and_then_left_alone,
-    what_was_made_and_is_gone_is_made_again,
-    the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change,
+    what_was_made_and_is_gone_is_recreated,
+    the_last_good_version_is_recreated_while_a_later_one_waits_for_a_change,
     a_platform_error_is_tried_again_and_a_user_error_waits_for_a_change,
     a_change_during_a_rollout_is_not_lost,
     a_change_accepted_by_an_instance_whose_clock_is_ahead_is_carried_out_at_once,
     slow_installations_hold_up_no_quick_change,
-    a_namesake_starts_above_every_generation_before_it_and_inherits_nothing,
+    a_new_job_with_the_same_name_starts_above_every_revision_before_it_and_inherits_nothing,
     removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed,
-    removals_of_what_is_gone_already_wait_for_nobody,
+    removals_of_what_is_gone_already_do_not_wait,
     a_run_gets_its_own_teams_secret_and_a_hash_of_its_options_that_needs_the_key,
 );
 
@@ -67,7 +67,7 @@ async fn a_change_accepted_by_an_instance_whose_clock_is_ahead_is_carried_out_at
     harness.until("it is reached", async || harness.reached("example-job").await.is_some()).await;
 }
 
-async fn what_was_made_and_is_gone_is_made_again(on: Database) {
+async fn what_was_made_and_is_gone_is_recreated(on: Database) {
     let mut harness = Harness::running(on).await;
     let id = harness.deployed("example-job", None).await;
     harness.stop_instance().await;
@@ -76,7 +76,7 @@ async fn what_was_made_and_is_gone_is_made_again(on: Database) {
     harness.until("it is recreated", async || harness.runtime.change(|s| s.made.contains_key(&id))).await;
 }
 
-async fn the_last_good_version_is_made_again_while_a_later_one_waits_for_a_change(on: Database) {
+async fn the_last_good_version_is_recreated_while_a_later_one_waits_for_a_change(on: Database) {
     let mut harness = Harness::running(on).await;
     let id = harness.deployed("example-job", None).await;
     harness.runtime.script(
@@ -153,7 +153,7 @@ async fn slow_installations_hold_up_no_quick_change(on: Database) {
     assert_eq!(harness.runtime.change(|s| s.applied.len()), 3);
 }
 
-async fn a_namesake_starts_above_every_generation_before_it_and_inherits_nothing(on: Database) {
+async fn a_new_job_with_the_same_name_starts_above_every_revision_before_it_and_inherits_nothing(on: Database) {
     let harness = Harness::running(on).await;
     let first = harness.deployed("example-job", None).await;
     let run = harness.start("example-job").await;
@@ -233,7 +233,7 @@ async fn removals_of_a_large_part_of_the_fleet_wait_until_they_are_allowed(on: D
     assert_eq!(harness.runtime.change(|s| s.made.len()), 11);
 }
 
-async fn removals_of_what_is_gone_already_wait_for_nobody(on: Database) {
+async fn removals_of_what_is_gone_already_do_not_wait(on: Database) {
     let mut harness = mostly_removed(on).await;
     harness.runtime.change(|s| s.made.clear());
     harness.start_instance();

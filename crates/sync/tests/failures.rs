@@ -14,7 +14,7 @@ use support::{Answer, Gate, Harness, Method};
 use testing::{Database, for_each_database};
 
 for_each_database!(
-    a_start_that_fails_is_tried_again_and_has_its_deployment_looked_at,
+    a_start_that_fails_is_retried_and_has_its_deployment_reconciled,
     a_start_that_is_refused_ends_the_run_at_once,
     a_start_that_fails_until_its_deadline_ends_the_run,
     a_start_whose_answer_was_lost_is_followed_and_not_repeated,
@@ -28,7 +28,7 @@ for_each_database!(
     a_held_run_tells_why_and_is_cancelled_before_it_starts,
     an_end_waits_for_its_log,
     an_end_stays_when_its_rest_can_not_be_dropped,
-    a_follower_that_panics_holds_up_nobody_and_is_replaced_after_a_pause,
+    a_follower_that_panics_delays_no_other_and_is_replaced_after_a_pause,
     a_slow_deletion_of_an_ended_run_holds_up_no_start_and_no_cancellation,
     a_slow_start_holds_up_no_other_run,
     runs_that_can_not_be_listed_are_recorded_later,
@@ -61,7 +61,7 @@ fn starts(harness: &Harness) -> usize {
     harness.runtime.change(|s| s.started.len())
 }
 
-async fn a_start_that_fails_is_tried_again_and_has_its_deployment_looked_at(on: Database) {
+async fn a_start_that_fails_is_retried_and_has_its_deployment_reconciled(on: Database) {
     let harness = deployed(on).await;
     harness.runtime.script(Method::Start, [Answer::Fails(outage())]);
     let looks = harness.runtime.calls(Method::Observe);
@@ -269,7 +269,7 @@ async fn an_end_stays_when_its_rest_can_not_be_dropped(on: Database) {
     assert_eq!(harness.execution(NAME, &id).await.status, Status::Succeeded);
 }
 
-async fn a_follower_that_panics_holds_up_nobody_and_is_replaced_after_a_pause(on: Database) {
+async fn a_follower_that_panics_delays_no_other_and_is_replaced_after_a_pause(on: Database) {
     let harness = deployed(on).await;
     harness.deployed("other-job", None).await;
     harness.runtime.script(Method::Next, [Answer::Panics]);

@@ -68,7 +68,7 @@ async fn a_killed_leader_is_replaced_within_the_lease_and_writes_nothing_afterwa
 }
 
 #[tokio::test]
-async fn a_leader_that_is_told_to_stop_is_replaced_within_a_second() {
+async fn a_leader_that_is_asked_to_stop_is_replaced_within_a_second() {
     let harness = Harness::new(Database::Postgresql).await;
     let lease = Duration::from_secs(15);
     let mut instances = Vec::new();
@@ -210,7 +210,7 @@ async fn a_change_accepted_by_one_instance_wakes_the_leader_in_another() {
 }
 
 #[tokio::test]
-async fn with_the_database_down_everything_waits_and_goes_on_by_itself() {
+async fn with_the_database_down_everything_waits_and_continues_automatically() {
     let server = Server::start();
     let harness = Harness::on(Fresh::on(&server)).await;
     let mut instances = Vec::new();

@@ -24,7 +24,7 @@ use testing::{Database, for_each_database};
 
 for_each_database!(
     a_job_shows_its_owner_its_contacts_and_its_delay_from_its_creation_on,
-    a_run_shows_its_status_by_the_reference_s_values_until_the_next_one_is_accepted,
+    a_run_shows_its_status_by_upstreams_values_until_the_next_one_is_accepted,
     a_run_that_stepped_aside_leaves_the_status_of_the_one_before,
     a_deployment_shows_its_last_outcome_as_long_as_it_is_there,
     a_deleted_job_takes_its_series_along,
@@ -142,7 +142,7 @@ async fn a_job_shows_its_owner_its_contacts_and_its_delay_from_its_creation_on(o
     assert_eq!(watched.samples("taurus_datajob_info{").await, info("another team", "", "", ""));
 }
 
-async fn a_run_shows_its_status_by_the_reference_s_values_until_the_next_one_is_accepted(on: Database) {
+async fn a_run_shows_its_status_by_upstreams_values_until_the_next_one_is_accepted(on: Database) {
     let watched = Watched::start(on).await;
     let harness = &watched.harness;
     harness.create("example-job", None).await;
@@ -310,9 +310,9 @@ async fn each_stage_is_counted_and_timed(on: Database) {
 
     let all = samples(&watched.registry, "");
     let has = |sample: &str| assert!(all.iter().any(|line| line == sample), "{sample} is not in {all:#?}");
-    has(r#"holdfast_plans_total{result="apply",reason="new"} 1"#);
-    has(r#"holdfast_plans_total{result="apply",reason="drift"} 0"#);
-    has(r#"holdfast_plans_total{result="blocked",reason=""} 0"#);
+    has(r#"holdfast_reconciliations_total{result="apply",reason="new"} 1"#);
+    has(r#"holdfast_reconciliations_total{result="apply",reason="drift"} 0"#);
+    has(r#"holdfast_reconciliations_total{result="blocked",reason=""} 0"#);
     has(r#"holdfast_apply_duration_seconds_count{outcome="done"} 1"#);
     has(r#"holdfast_apply_duration_seconds_count{outcome="user_error"} 0"#);
     has("holdfast_rollout_duration_seconds_sum 20.0");
@@ -321,10 +321,10 @@ async fn each_stage_is_counted_and_timed(on: Database) {
     has(r#"holdfast_executions_ended_total{status="USER_ERROR"} 1"#);
     has(r#"holdfast_executions_ended_total{status="CANCELLED"} 0"#);
     has("holdfast_execution_start_delay_seconds_count 2");
-    has("holdfast_tick_delay_seconds_sum 1.0");
-    has("holdfast_tick_delay_seconds_count 1");
+    has("holdfast_schedule_delay_seconds_sum 1.0");
+    has("holdfast_schedule_delay_seconds_count 1");
     has("holdfast_leader 1");
-    has("holdfast_leader_terms_total 1");
+    has("holdfast_leader_acquisitions_total 1");
     for counter in ["taurus_datajob_watch_task_invocations", "vdk_deploy_datajob_synchronizer_successful_invocations"] {
         let line = samples(&watched.registry, &format!("{counter}_counter_total{{service=\"data-jobs\"}} ")).remove(0);
         assert!(!line.ends_with(" 0"), "{line}");
@@ -339,7 +339,7 @@ async fn each_stage_is_counted_and_timed(on: Database) {
     task.await.unwrap();
     assert_eq!(
         samples(&watched.registry, "holdfast_leader"),
-        ["holdfast_leader_epoch 0", "holdfast_leader 0", "holdfast_leader_terms_total 1"]
+        ["holdfast_leader_epoch 0", "holdfast_leader 0", "holdfast_leader_acquisitions_total 1"]
     );
 }
 

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 
 for_each_database!(
     of_starts_in_three_instances_at_one_instant_exactly_one_is_accepted,
-    secrets_follow_a_rotation_while_writes_go_on,
+    secrets_follow_a_rotation_while_writes_continue,
     a_request_with_a_key_that_three_instances_get_at_one_instant_is_carried_out_once,
     of_changes_that_know_the_same_state_one_is_accepted,
     of_three_who_bring_a_job_back_one_does,
@@ -512,7 +512,7 @@ async fn whatever_meets_nothing_waits_in_a_circle_and_no_row_contradicts_another
     assert!(outcomes.contains("SUCCEEDED") && outcomes.contains("CANCELLED"), "{outcomes}");
 }
 
-async fn secrets_follow_a_rotation_while_writes_go_on(on: Database) {
+async fn secrets_follow_a_rotation_while_writes_continue(on: Database) {
     const JOBS: usize = 40;
     let mut harness = Harness::new(on).await;
     let keys = || vec![SecretKey::new([1; 32]), SecretKey::new([2; 32])];
@@ -639,7 +639,7 @@ async fn of_three_who_bring_a_job_back_one_does(on: Database) {
                     let definition = Harness::definition(&name, None);
                     return app::jobs::create(&db, &*clock, &caller, "UTC", definition).await.map(drop);
                 }
-                app::jobs::restore(&db, &*clock, &caller, "UTC", &defaults, TEAM, &name).await.map(drop)
+                app::jobs::undelete(&db, &*clock, &caller, "UTC", &defaults, TEAM, &name).await.map(drop)
             })
         })
         .await;

@@ -220,7 +220,7 @@ async fn a_job_that_is_brought_back_fires_no_tick_of_the_meantime(on: Database) 
     harness.advance(SignedDuration::from_secs(2 * 3600 + 600));
     let (clock, caller) = (&*harness.clock, harness.caller());
     let restored =
-        app::jobs::restore(&harness.db, clock, &caller, "UTC", &harness.defaults, support::TEAM, "example-job")
+        app::jobs::undelete(&harness.db, clock, &caller, "UTC", &harness.defaults, support::TEAM, "example-job")
             .await
             .unwrap();
     harness.until("it is reached", async || harness.reached("example-job").await == restored.generation).await;

@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_told_from_a_list() {
+    fn a_watch_is_distinguished_from_a_list() {
         let of = |uri: &'static str| kind(&Method::GET, &Uri::from_static(uri)).0;
         assert_eq!(of("/api/v1/pods?limit=5&watch=true"), "WATCH");
         assert_eq!(of("/api/v1/pods?watch=1"), "WATCH");

@@ -139,7 +139,7 @@ struct View {
 
 impl View {
     fn of(object: &Value) -> Self {
-        let of = object["metadata"]["annotations"]["holdfast/generation"].as_str();
+        let of = object["metadata"]["annotations"]["holdfast/revision"].as_str();
         Self {
             generation: object["metadata"]["generation"].as_i64().unwrap_or_default(),
             of: of.and_then(|of| of.parse().ok()).unwrap_or_default(),

@@ -208,7 +208,7 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
 }
 
 #[tokio::test]
-async fn what_others_do_to_many_at_once_is_put_back_and_nothing_else_is_written() {
+async fn what_others_do_to_many_at_once_is_reverted_and_nothing_else_is_written() {
     let (fixture, proxy) = Fixture::through_proxy_with("many-edits", Database::Sqlite, Node::InNameOnly, often_swept);
     // 100 of 1,000 on demand.
     let (fleet, edited) = (count(60, 1000), count(12, 100));
@@ -246,7 +246,7 @@ async fn what_others_do_to_many_at_once_is_put_back_and_nothing_else_is_written(
 }
 
 #[tokio::test]
-async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
+async fn a_field_that_another_writer_owns_is_left_alone_and_reported() {
     let fixture = Fixture::with("contested", Database::Sqlite, Node::InNameOnly, |options| {
         options.set("HOLDFAST_KUBERNETES_IGNORE_PATHS", "/spec/startingDeadlineSeconds")
     });
@@ -291,7 +291,7 @@ async fn a_field_that_another_writer_owns_is_left_alone_and_told() {
     fixture.becomes("the change is there", "cronjob", name, schedule_is("0 6 * * *")).await;
     wait::until("nothing stands in the way", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
-        (rollout["phase"] == "reached").then_some(())
+        (rollout["phase"] == "rolled_out").then_some(())
     })
     .await;
 }

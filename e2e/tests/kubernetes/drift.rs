@@ -11,7 +11,7 @@ fn spec(object: Option<&Value>) -> Option<&Value> {
 }
 
 #[tokio::test]
-async fn what_others_change_add_or_delete_is_put_back() {
+async fn what_others_change_add_or_delete_is_reverted() {
     let fixture = Fixture::new("drift", Database::Sqlite, Node::InNameOnly);
     let name = "is-changed";
     fixture.deployed(&Job::new(name).schedule("0 3 * * *").step("10_step.py", "pass")).await;
@@ -44,7 +44,7 @@ async fn what_others_change_add_or_delete_is_put_back() {
 }
 
 #[tokio::test]
-async fn a_name_that_somebody_else_has_is_left_alone_until_it_is_free() {
+async fn a_name_of_an_unmanaged_object_is_left_alone_until_it_is_free() {
     let fixture = Fixture::new("foreign", Database::Sqlite, Node::InNameOnly);
     let api = fixture.api();
     let name = "is-taken";
@@ -58,7 +58,7 @@ async fn a_name_that_somebody_else_has_is_left_alone_until_it_is_free() {
         rollout["problem"].to_string().contains("cron_job_unmanaged").then_some(rollout)
     })
     .await;
-    assert_ne!(rollout["phase"], "reached", "{rollout}");
+    assert_ne!(rollout["phase"], "rolled_out", "{rollout}");
     let now = fixture.object("cronjob", name).expect("their CronJob");
     assert_eq!(now["metadata"]["resourceVersion"], theirs["metadata"]["resourceVersion"], "nobody touched it");
     fixture.kubectl(&["delete", "cronjob", name]);
@@ -70,7 +70,7 @@ async fn a_name_that_somebody_else_has_is_left_alone_until_it_is_free() {
 }
 
 #[tokio::test]
-async fn what_was_done_while_the_service_was_down_is_put_back_when_it_is_back() {
+async fn what_was_done_while_the_service_was_down_is_reverted_when_it_is_back() {
     let mut fixture = Fixture::new("down", Database::Sqlite, Node::InNameOnly);
     let names = ["edited", "deleted", "left-alone"];
     for name in names {

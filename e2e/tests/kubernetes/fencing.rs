@@ -83,7 +83,7 @@ fn epoch_of(object: &Value) -> Option<i64> {
 }
 
 #[tokio::test]
-async fn a_former_leader_is_refused_and_nobody_else() {
+async fn only_a_former_leader_is_refused() {
     let mut fixture = Fixture::new("fencing", Database::Sqlite, Node::Real);
     let policy = Policy::of(&fixture.namespace);
     let name = "is-fenced";
@@ -182,7 +182,7 @@ impl Drop for Frozen {
 
 /// It is frozen in the middle of a start, after it made the Job and before it lets it go, for longer than its lease.
 #[tokio::test]
-async fn a_leader_that_was_frozen_writes_nothing_when_it_goes_on() {
+async fn a_leader_that_was_frozen_writes_nothing_when_it_continues() {
     let (mut fixture, proxy) =
         Fixture::through_proxy_with("frozen", Database::Postgresql, Node::InNameOnly, |options| {
             options.set("HOLDFAST_LEASE_SECONDS", "10")

@@ -56,7 +56,7 @@ impl Fixture {
                 phases.borrow_mut().push(phase.to_owned());
             }
             let is_over = matches!(rollout["phase"].as_str(), Some("reached" | "failed"));
-            (is_over && rollout["wanted"]["job_version"] == version).then_some(rollout)
+            (is_over && rollout["desired"]["job_version"] == version).then_some(rollout)
         })
         .await;
         (rollout, phases.into_inner())
@@ -72,7 +72,7 @@ async fn a_job_is_deployed_from_a_base_image_alone() {
     vdk.ok(&["create", "--cloud", "-n", name]).await;
     let first = vdk.deploy(&job).await;
     let (rollout, phases) = fixture.rolled_out(name, &first).await;
-    assert_eq!(rollout["phase"], "reached", "{rollout:#}");
+    assert_eq!(rollout["phase"], "rolled_out", "{rollout:#}");
     assert!(phases.iter().any(|phase| phase == "resolving" || phase == "building_layers"), "{phases:?}");
     let first_image = fixture.image(name);
     assert!(first_image.contains(&format!("/{name}@sha256:")), "{first_image}");
@@ -111,7 +111,7 @@ async fn a_job_is_deployed_from_a_base_image_alone() {
     // The first version comes back as the image that it was.
     vdk.ok(&["deploy", "--update", "-n", name, "--job-version", &first]).await;
     let (rollout, _) = fixture.rolled_out(name, &first).await;
-    assert_eq!(rollout["phase"], "reached", "{rollout:#}");
+    assert_eq!(rollout["phase"], "rolled_out", "{rollout:#}");
     assert_eq!(fixture.image(name), first_image);
 }
 

@@ -122,7 +122,7 @@ async fn reached(vdk: &Vdk, name: &str, version: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_in_a_cluster_is_known_by_its_own_token_and_not_by_that_of_a_namesake() {
+async fn a_job_in_a_cluster_is_known_by_its_own_token_and_not_by_that_of_another_job_of_its_name() {
     let issuer = Issuer::start().await;
     let fixture = Fixture::with("own-token", Database::Sqlite, Node::Real, |options| issuer.trusted(options));
     let vdk = fixture.vdk().with("OAUTHLIB_INSECURE_TRANSPORT", "1");

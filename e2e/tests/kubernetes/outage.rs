@@ -224,7 +224,7 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
         rollout["problem"].to_string().contains("API server can't be reached").then_some(rollout)
     })
     .await;
-    assert_ne!(rollout["phase"], "reached", "{rollout}");
+    assert_ne!(rollout["phase"], "rolled_out", "{rollout}");
     let pods = format!("--selector=batch.kubernetes.io/job-name={run}");
     let pod = fixture.kubectl(&["get", "pods", &pods, "-o", "jsonpath={.items[0].metadata.name}"]);
     fixture.kubectl(&["exec", &pod, "-c", runs, "--", "touch", "/var/tmp/end"]);
@@ -254,7 +254,7 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
     }
     wait::until("the rollout is over", LONGEST, async || {
         let rollout = api.get(&format!("{deployments}/production/rollout")).await.ok().json();
-        (rollout["phase"] == "reached").then_some(())
+        (rollout["phase"] == "rolled_out").then_some(())
     })
     .await;
     let writes = proxy.writes();

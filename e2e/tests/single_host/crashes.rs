@@ -84,7 +84,7 @@ async fn a_run_ends_once_with_its_whole_log_although_the_service_was_killed() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_told_to_stop_right_after_its_start_stops() {
+async fn a_service_that_is_asked_to_stop_right_after_its_start_stops() {
     // Of the moment in which it was not heard: the second or third time would have met it.
     for _ in 0..10 {
         let mut service = Service::start();

@@ -87,7 +87,7 @@ async fn a_database_that_will_never_do_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_takes_the_site_over() {
+async fn instances_of_the_host_lead_in_turn_and_another_only_answers_until_it_takes_over() {
     let database = Database::Postgresql.empty();
     let mut first = Service::start_with(shared(database.url()));
     let mut second = first.another();
@@ -131,13 +131,13 @@ async fn instances_of_the_site_lead_in_turn_and_another_only_answers_until_it_ta
     // While the site lives it is not taken; when it is lost, what ran there is over and not repeated.
     let lost = start(&far.api(), 600).await;
     second.api().log_says(name, &lost, "begun").await;
-    let refused = far.command(&["take-over-site"]);
+    let refused = far.command(&["take-over"]);
     assert!(
         !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("still renews the lease"),
         "{refused:?}"
     );
     second.kill();
-    let taken = far.command(&["take-over-site"]);
+    let taken = far.command(&["take-over"]);
     assert!(taken.status.success() && String::from_utf8_lossy(&taken.stdout).contains("other site: 1"), "{taken:?}");
     let ended = far.api().ended(name, &lost).await;
     assert_eq!(ended["status"], "platform_error", "{ended}");

@@ -70,7 +70,7 @@ async fn an_archive_of_many_entries_is_refused_before_its_directory_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_of_large_sources_who_do_not_read_take_little_memory_and_nobody_elses_database() {
+async fn readers_of_large_sources_who_do_not_read_take_little_memory_and_no_connection_of_others() {
     const READERS: usize = 32;
     let mut service = Service::start();
     let api = service.api();

@@ -231,7 +231,7 @@ async fn change(load: &Load, rng: &mut SeededRng, name: &str, entry: &mut Entry,
         },
         6 => match load.ask(rng, Method::GET, &format!("{job}/deployments/production/rollout"), None).await {
             Verdict::Accepted(answer) => {
-                let version = answer.json()["wanted"]["job_version"].as_str().unwrap_or_default().to_owned();
+                let version = answer.json()["desired"]["job_version"].as_str().unwrap_or_default().to_owned();
                 assert!(entry.version.contains(&version), "{name}: {version:?} and not {entry:?}");
             }
             // A job without a deployment has no rollout.
@@ -329,7 +329,7 @@ async fn compare(api: &Api, name: &str, entry: &Entry) {
     let version = if rollout.status == 404 {
         String::new()
     } else {
-        rollout.is(200).json()["wanted"]["job_version"].as_str().unwrap_or_default().to_owned()
+        rollout.is(200).json()["desired"]["job_version"].as_str().unwrap_or_default().to_owned()
     };
     assert!(entry.version.contains(&version), "{name}: {version:?} is not in {entry:?}");
     if !version.is_empty() {
@@ -453,7 +453,7 @@ async fn no_accepted_change_is_lost_when_the_database_restarts_and_an_instance_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_requests_than_places_are_told_to_come_again_at_once() {
+async fn more_requests_than_places_are_asked_to_retry_at_once() {
     const PLACES: usize = 4;
     let database = testing::Database::Postgresql.empty();
     let service = Service::start_with(

@@ -58,7 +58,7 @@ async fn a_step_that_exits_is_a_user_error() {
 }
 
 #[tokio::test]
-async fn requirements_that_do_not_install_are_a_user_error_and_the_last_good_version_goes_on() {
+async fn requirements_that_do_not_install_are_a_user_error_and_the_last_good_version_continues() {
     const MISSING: &str = "no-such-package-of-holdfast-tests==9.9";
     let service = shared();
     let (api, vdk) = (service.api(), service.vdk());
@@ -134,7 +134,7 @@ fn processes_with(text: &str) -> usize {
 }
 
 #[tokio::test]
-async fn what_the_platform_spoils_is_told_from_what_the_job_spoils() {
+async fn what_the_platform_spoils_is_distinguished_from_what_the_job_spoils() {
     const DEADLINE_SECONDS: &str = "15";
     // One service whose operator gave these jobs options that lead them astray.
     let service = Service::start_with(

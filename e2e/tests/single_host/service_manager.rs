@@ -61,7 +61,7 @@ fn signal(name: &str, service: &mut Service) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_manager_is_told_of_the_start_of_progress_and_of_the_end() {
+async fn a_service_manager_is_reported_the_start_of_progress_and_of_the_end() {
     const WATCHDOG: Duration = Duration::from_secs(2);
     let manager = Manager::new();
     let mut service = Service::start_with(

@@ -87,7 +87,7 @@ fn listed(table: &[(&str, &[&'static str])], name: &str) -> Option<BTreeSet<&'st
 }
 
 #[test]
-fn arrows_point_down_and_none_is_listed_in_vain() {
+fn dependencies_point_down_and_none_is_listed_in_vain() {
     let packages = packages();
     let ours: BTreeSet<String> = packages.iter().map(|p| p.name.clone()).collect();
     let mut wrong = Vec::new();
@@ -178,7 +178,7 @@ fn files_of_a_crate_use_one_another_in_one_direction() {
 }
 
 #[test]
-fn every_crate_takes_the_house_lints_and_no_version_of_its_own() {
+fn every_crate_takes_the_workspace_lints_and_no_version_of_its_own() {
     for package in packages() {
         let manifest = std::fs::read_to_string(&package.manifest).expect("manifest");
         assert!(manifest.contains("[lints]\nworkspace = true"), "{} has no house lints", package.name);

@@ -287,8 +287,8 @@ fn part(name: &str) -> Parameter {
             text(),
             json!("my-first-job-1710000000"),
         ),
-        "generation" => ("The number of a generation of the deployment.", whole_number(), json!(1)),
-        "other" => ("The number of the generation to compare it with.", whole_number(), json!(2)),
+        "revision" => ("The number of a revision of the deployment.", whole_number(), json!(1)),
+        "other" => ("The number of the revision to compare it with.", whole_number(), json!(2)),
         "file" => ("The name of a file of the page.", text(), json!("swagger-ui.css")),
         unknown => unreachable!("the part {{{unknown}}} of an address is described here"),
     };

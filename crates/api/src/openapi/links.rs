@@ -11,7 +11,7 @@ const NEW_JOB: (&str, &str) = ("job_name", "$request.body#/job_name");
 const DEPLOYMENT: (&str, &str) = ("deployment_id", "production");
 const THIS_DEPLOYMENT: (&str, &str) = ("deployment_id", "$request.path.deployment_id");
 const LISTED_DEPLOYMENT: (&str, &str) = ("deployment_id", "$response.body#/0/id");
-const LISTED_GENERATION: &str = "$response.body#/revisions/0/generation";
+const LISTED_REVISION: &str = "$response.body#/revisions/0/revision";
 const LISTED_EXECUTION: (&str, &str) = ("execution_id", "$response.body#/0/id");
 const THIS_EXECUTION: (&str, &str) = ("execution_id", "$request.path.execution_id");
 
@@ -43,8 +43,8 @@ const LINKS: &[Link] = &[
     link(("dataJobCreate", "201"), "deploy", "deploymentUpdate", &[TEAM, NEW_JOB], "Deploys the new job, once it has a source."),
     link(("dataJobCreate", "201"), "audit", "dataJobAuditEventList", &[TEAM, NEW_JOB], "The changes of the new job."),
     link(("dataJobCreate", "201"), "delete", "dataJobDelete", &[TEAM, NEW_JOB], "Deletes the new job."),
-    link(("dataJobDelete", "200"), "restore", "dataJobRestore", &[TEAM, JOB], "Restores the deleted job."),
-    link(("dataJobRestore", "200"), "read", "dataJobRead", &[TEAM, JOB], "The restored job."),
+    link(("dataJobDelete", "200"), "undelete", "dataJobUndelete", &[TEAM, JOB], "Restores the deleted job."),
+    link(("dataJobUndelete", "200"), "read", "dataJobRead", &[TEAM, JOB], "The restored job."),
 
     link(("sourcesUpload", "200"), "deploy", "deploymentUpdate", &[TEAM, JOB], "Deploys the uploaded version."),
     link(("sourcesUpload", "200"), "download", "dataJobSourcesDownload", &[TEAM, JOB], "The uploaded source."),
@@ -59,9 +59,9 @@ const LINKS: &[Link] = &[
     link(("deploymentList", "200"), "change", "deploymentPatch", &[TEAM, JOB, LISTED_DEPLOYMENT], "Changes the deployment."),
     link(("deploymentList", "200"), "start", "dataJobExecutionStart", &[TEAM, JOB, LISTED_DEPLOYMENT], "Starts an execution."),
     link(("deploymentList", "200"), "remove", "deploymentDelete", &[TEAM, JOB, LISTED_DEPLOYMENT], "Removes the deployment."),
-    link(("deploymentRevisionList", "200"), "revision", "deploymentRevisionRead", &[TEAM, JOB, THIS_DEPLOYMENT, ("generation", LISTED_GENERATION)], "The newest generation."),
-    link(("deploymentRevisionList", "200"), "diff", "deploymentRevisionDiff", &[TEAM, JOB, THIS_DEPLOYMENT, ("generation", "$response.body#/revisions/1/generation"), ("other", LISTED_GENERATION)], "What the newest generation changed."),
-    link(("deploymentRevisionList", "200"), "rollback", "deploymentRollback", &[TEAM, JOB, THIS_DEPLOYMENT, ("generation", LISTED_GENERATION)], "Makes the generation the wanted one."),
+    link(("deploymentRevisionList", "200"), "revision", "deploymentRevisionRead", &[TEAM, JOB, THIS_DEPLOYMENT, ("revision", LISTED_REVISION)], "The newest generation."),
+    link(("deploymentRevisionList", "200"), "diff", "deploymentRevisionDiff", &[TEAM, JOB, THIS_DEPLOYMENT, ("revision", "$response.body#/revisions/1/revision"), ("other", LISTED_REVISION)], "What the newest generation changed."),
+    link(("deploymentRevisionList", "200"), "rollback", "deploymentRollback", &[TEAM, JOB, THIS_DEPLOYMENT, ("revision", LISTED_REVISION)], "Makes the revision the wanted one."),
 
     link(("dataJobExecutionStart", "202"), "list", "dataJobExecutionList", &[TEAM, JOB], "The executions of the job, the new one among them."),
     link(("dataJobExecutionList", "200"), "read", "dataJobExecutionRead", &[TEAM, JOB, LISTED_EXECUTION], "The first execution of the list."),

@@ -47,7 +47,7 @@ pub(crate) enum RolloutStatus {
 #[schema(as = DataJobRolloutPhase, rename_all = "snake_case")]
 pub(crate) enum RolloutPhase {
     Pending,
-    Reached,
+    RolledOut,
     Retrying,
     Failed,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use app::jobs::{Deleted, Restored};
+use app::jobs::{Deleted, Undeleted};
 use axum::{Json, extract::State, http::header::LOCATION, response::IntoResponse};
 use jiff::Timestamp;
 use model::{Problem, name::JobId, problem::Code};
@@ -35,9 +35,9 @@ pub(crate) struct DeletedDataJob {
     /// The user who deleted the job; null if unknown.
     #[schema(example = "anonymous")]
     deleted_by: Option<String>,
-    /// The generation of the job's deployment; null if it had none.
+    /// The revision of the job's deployment; null if it had none.
     #[schema(example = 3)]
-    generation: Option<i64>,
+    revision: Option<i64>,
 }
 
 /// Deleted jobs, the latest deletion first.
@@ -52,7 +52,7 @@ pub(crate) struct DeletedDataJobPage {
 
 /// The result of a restoration.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct DataJobRestored {
+pub(crate) struct DataJobUndeleted {
     /// The job's name.
     #[schema(example = "my-first-job")]
     job_name: String,
@@ -61,15 +61,15 @@ pub(crate) struct DataJobRestored {
     team: String,
     /// The new generation of the deployment; null if the job has none.
     #[schema(example = 4)]
-    generation: Option<i64>,
+    revision: Option<i64>,
     /// The reason why the deployment was not restored; null if it was, or if there was none.
-    problem: Option<RestoreProblem>,
+    problem: Option<UndeleteProblem>,
 }
 
 /// The reason why a deployment was not restored.
 #[derive(Serialize, ToSchema)]
-#[schema(as = DataJobRestoreProblem)]
-struct RestoreProblem {
+#[schema(as = DataJobUndeleteProblem)]
+struct UndeleteProblem {
     /// The failure, with the name of the object.
     what: String,
     /// The cause of the failure.
@@ -91,7 +91,7 @@ impl From<Deleted> for DeletedDataJob {
             description: deleted.job.description,
             deleted_date: deleted.at.to_string(),
             deleted_by: deleted.by,
-            generation: deleted.generation,
+            revision: deleted.generation,
         }
     }
 }
@@ -158,28 +158,28 @@ pub(crate) async fn data_job_deleted_list(
     tag = "Data Jobs",
     responses(
         (
-            status = 200, description = "The job was restored.", body = DataJobRestored,
+            status = 200, description = "The job was restored.", body = DataJobUndeleted,
             headers(("Location" = String, description = "The URL of the job."))
         ),
         (status = 404, description = "No deleted job of this name is kept for this team."),
         (status = 409, description = "A job of this name exists, in this team or another."),
     )
 )]
-pub(crate) async fn data_job_restore(
+pub(crate) async fn data_job_undelete(
     State(api): State<Arc<Api>>,
     RequestCaller(caller): RequestCaller,
     Path((team, name)): JobPath,
 ) -> ApiResult<impl IntoResponse> {
     let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
-    let Restored { generation, problem } =
-        app::jobs::restore(db, clock, &caller, zone, &api.versions, &team, &name).await?;
+    let Undeleted { generation: revision, problem } =
+        app::jobs::undelete(db, clock, &caller, zone, &api.versions, &team, &name).await?;
     let location = links::job(&team, &name);
-    let problem = problem.map(|p| RestoreProblem {
+    let problem = problem.map(|p| UndeleteProblem {
         what: p.what,
         why: p.why,
         consequences: p.consequences,
         countermeasures: p.countermeasures,
         code: p.code,
     });
-    Ok(([(LOCATION, location)], Json(DataJobRestored { job_name: name, team, generation, problem })))
+    Ok(([(LOCATION, location)], Json(DataJobUndeleted { job_name: name, team, revision, problem })))
 }

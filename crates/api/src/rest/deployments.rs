@@ -181,18 +181,18 @@ pub(crate) struct DataJobDeploymentStatus {
 /// The progress of the desired deployment.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentRollout {
-    /// The phase of the rollout. `reached` means that the desired deployment is deployed.
+    /// The phase of the rollout. `rolled_out` means that the desired deployment is deployed.
     #[schema(value_type = RolloutPhase)]
     phase: &'static str,
     /// The desired generation.
     #[schema(minimum = 1, example = 3)]
-    wanted_generation: i64,
+    desired_revision: i64,
     /// The reached generation; null before the first success.
     #[schema(minimum = 1, example = 2)]
-    reached_generation: Option<i64>,
+    deployed_revision: Option<i64>,
     /// The time when that generation was reached; null before the first success.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
-    reached_date: Option<String>,
+    rolled_out_date: Option<String>,
     /// The last outcome.
     #[schema(value_type = RolloutStatus)]
     status: &'static str,
@@ -203,13 +203,13 @@ pub(crate) struct DataJobDeploymentRollout {
     attempts: i32,
     /// The time of the next attempt after a platform error; null otherwise.
     #[schema(format = DateTime, example = "2024-03-09T16:00:00Z")]
-    next_try_date: Option<String>,
+    next_attempt_date: Option<String>,
     /// The problem that prevents the rollout; null if there is none.
     problem: Option<RolloutProblem>,
     /// The build of packages or of an image that the rollout waits for; null if there is none.
     build: Option<RolloutBuild>,
     /// The desired deployment.
-    wanted: Wanted,
+    desired: DesiredDeployment,
 }
 
 /// A build that a rollout waits for.
@@ -270,8 +270,8 @@ struct RolloutProblem {
 
 /// The desired deployment.
 #[derive(Serialize, ToSchema)]
-#[schema(as = DataJobDeploymentWanted)]
-struct Wanted {
+#[schema(as = DataJobDesiredDeployment)]
+struct DesiredDeployment {
     /// The source version of executions.
     #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
@@ -296,13 +296,13 @@ impl DataJobDeploymentRollout {
         let phase = rollout.phase(&deployment);
         Self {
             phase: phase.as_str(),
-            wanted_generation: deployment.generation,
-            reached_generation: rollout.reached_generation,
-            reached_date: rollout.reached_at.map(|at| at.to_string()),
+            desired_revision: deployment.generation,
+            deployed_revision: rollout.reached_generation,
+            rolled_out_date: rollout.reached_at.map(|at| at.to_string()),
             status: rollout.status.as_str(),
             deployment_version_hash: rollout.inputs_hash,
             attempts: rollout.attempts,
-            next_try_date: rollout.retry_at.map(|at| at.to_string()),
+            next_attempt_date: rollout.retry_at.map(|at| at.to_string()),
             problem: rollout.problem.map(|p| RolloutProblem {
                 what: p.what,
                 why: p.why,
@@ -312,7 +312,7 @@ impl DataJobDeploymentRollout {
                 fault: p.fault,
             }),
             build,
-            wanted: Wanted {
+            desired: DesiredDeployment {
                 job_version: deployment.job_version.to_string(),
                 vdk_version: deployment.vdk_version,
                 python_version: deployment.python_version.to_string(),
@@ -464,7 +464,7 @@ pub(crate) async fn deployment_read(
 
 /// Reads the progress of the desired deployment.
 ///
-/// The rollout can be read before the first success. A deployment is finished when `phase` is `reached`; `problem` describes a
+/// The rollout can be read before the first success. A deployment is finished when `phase` is `rolled_out`; `problem` describes a
 /// failure.
 #[utoipa::path(
     get,
@@ -480,9 +480,9 @@ pub(crate) async fn deployment_rollout_read(
     RequestCaller(caller): RequestCaller,
     Path((team, name, id)): PartPath,
 ) -> ApiResult<WithEtag<DataJobDeploymentRollout>> {
-    let (wanted, rollout, build) = app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?;
+    let (desired, rollout, build) = app::deployments::rollout(&api.db, &caller, &team, &name, &id).await?;
     let build = build.map(|build| RolloutBuild::new(build, api.clock.now()));
-    Ok(WithEtag(wanted.etag(), DataJobDeploymentRollout::new(wanted, rollout, build)))
+    Ok(WithEtag(desired.etag(), DataJobDeploymentRollout::new(desired, rollout, build)))
 }
 
 /// Changes the deployment.

@@ -21,15 +21,15 @@ use crate::{
     openapi::names::DataJobMode,
 };
 
-/// The team, the job, the deployment and a generation in a path.
+/// The team, the job, the deployment and a revision in a path.
 type RevisionPath = Path<(String, String, String, i64)>;
 
-/// A generation of a deployment. A generation never changes.
+/// A revision of a deployment. A revision never changes.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DataJobDeploymentRevision {
-    /// The number of the generation: accepted changes under the job's name are counted.
+    /// The number of the revision: accepted changes under the job's name are counted.
     #[schema(minimum = 1, example = 3)]
-    generation: i64,
+    revision: i64,
     /// The source version.
     #[schema(pattern = "^[0-9a-f]{40}$", example = "78ea24478fce7ccd34444e8b04647abec70e7d4d")]
     job_version: String,
@@ -38,13 +38,13 @@ pub(crate) struct DataJobDeploymentRevision {
     python_version: String,
     /// The version in the request; null followed the service's default of that time.
     #[schema(example = "3.11")]
-    python_version_asked: Option<String>,
+    python_version_requested: Option<String>,
     /// The VDK version.
     #[schema(example = "0.2.1810444937")]
     vdk_version: String,
     /// The version in the request; null followed the service's default of that time.
     #[schema(example = "0.2.1810444937")]
-    vdk_version_asked: Option<String>,
+    vdk_version_requested: Option<String>,
     /// Whether the schedule starts executions.
     enabled: bool,
     /// The mode of the deployment.
@@ -68,21 +68,21 @@ pub(crate) struct DataJobDeploymentRevision {
     deployed_date: String,
 }
 
-/// Generations, newest first.
+/// Revisions, newest first.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobDeploymentRevisionPage)]
 pub(crate) struct RevisionPage {
-    /// The generations.
+    /// The revisions.
     revisions: Vec<DataJobDeploymentRevision>,
     /// The `before` of the next page; null on the last one.
     next_before: Option<i64>,
 }
 
-/// The differences between two generations.
+/// The differences between two revisions.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DataJobDeploymentDiff)]
 pub(crate) struct RevisionDiff {
-    /// The first generation.
+    /// The first revision.
     #[schema(example = 1)]
     from: i64,
     /// The second.
@@ -101,7 +101,7 @@ struct FieldChange {
     /// The name of the field, with a dot before the name of a part.
     #[schema(example = "resources.memory_limit")]
     field: String,
-    /// The value in the first generation: any JSON.
+    /// The value in the first revision: any JSON.
     from: serde_json::Value,
     /// The value in the second generation: any JSON.
     to: serde_json::Value,
@@ -130,9 +130,9 @@ struct AuditEvent {
     /// The team of the job at that time.
     #[schema(example = "my-team")]
     team: Option<String>,
-    /// The generation that the change created; null if it created none.
+    /// The revision that the change created; null if it created none.
     #[schema(example = 3)]
-    generation: Option<i64>,
+    revision: Option<i64>,
     /// Further detail, such as the id of an execution.
     detail: Option<String>,
 }
@@ -150,12 +150,12 @@ pub(crate) struct AuditEventPage {
 impl From<Deployment> for DataJobDeploymentRevision {
     fn from(revision: Deployment) -> Self {
         Self {
-            generation: revision.generation,
+            revision: revision.generation,
             job_version: revision.job_version.to_string(),
             python_version: revision.python_version.to_string(),
-            python_version_asked: revision.python_version_asked.map(|version| version.to_string()),
+            python_version_requested: revision.python_version_asked.map(|version| version.to_string()),
             vdk_version: revision.vdk_version,
-            vdk_version_asked: revision.vdk_version_asked,
+            vdk_version_requested: revision.vdk_version_asked,
             enabled: revision.enabled,
             mode: revision.mode.as_str(),
             resources: revision.resources.into(),
@@ -178,7 +178,7 @@ impl From<RecordedEvent> for AuditEvent {
             op_id: event.op_id,
             action: event.action,
             team: event.team,
-            generation: event.generation,
+            revision: event.generation,
             detail: event.detail,
         }
     }
@@ -188,9 +188,9 @@ fn page_request(query: &Query) -> ApiResult<PageRequest> {
     Ok(PageRequest { before: query.number("before")?, limit: query.number("limit")? })
 }
 
-/// Lists the generations of a deployment.
+/// Lists the revisions of a deployment.
 ///
-/// The newest generation comes first. The generations of a removed deployment are kept.
+/// The newest generation comes first. The revisions of a removed deployment are kept.
 #[utoipa::path(
     get,
     path = "",
@@ -206,7 +206,7 @@ fn page_request(query: &Query) -> ApiResult<PageRequest> {
         ),
     ),
     responses(
-        (status = 200, description = "A page of generations.", body = RevisionPage),
+        (status = 200, description = "A page of revisions.", body = RevisionPage),
         (status = 404, description = "The job is unknown or belongs to another team, or has no deployment of this id."),
     )
 )]
@@ -221,32 +221,32 @@ pub(crate) async fn deployment_revision_list(
     Ok(Json(RevisionPage { revisions: content.into_iter().map(Into::into).collect(), next_before }))
 }
 
-/// Reads a generation of a deployment.
+/// Reads a revision of a deployment.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Deployment",
     responses(
-        (status = 200, description = "The generation.", body = DataJobDeploymentRevision),
-        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
+        (status = 200, description = "The revision.", body = DataJobDeploymentRevision),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or revision of this id."),
     )
 )]
 pub(crate) async fn deployment_revision_read(
     State(api): State<Arc<Api>>,
     RequestCaller(caller): RequestCaller,
-    Path((team, name, id, generation)): RevisionPath,
+    Path((team, name, id, revision)): RevisionPath,
 ) -> ApiResult<Json<DataJobDeploymentRevision>> {
-    Ok(Json(app::history::revision(&api.db, &caller, &team, &name, &id, generation).await?.into()))
+    Ok(Json(app::history::revision(&api.db, &caller, &team, &name, &id, revision).await?.into()))
 }
 
-/// Compares two generations of a deployment.
+/// Compares two revisions of a deployment.
 #[utoipa::path(
     get,
     path = "",
     tag = "Data Jobs Deployment",
     responses(
         (status = 200, description = "The differences.", body = RevisionDiff),
-        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or revision of this id."),
     )
 )]
 pub(crate) async fn deployment_revision_diff(
@@ -258,9 +258,9 @@ pub(crate) async fn deployment_revision_diff(
     Ok(Json(RevisionDiff { from, to, changes }))
 }
 
-/// Rolls back to an old generation.
+/// Rolls back to an old revision.
 ///
-/// The rollback creates a new generation with the source, versions, enabled flag, resources and job configuration of the old one.
+/// The rollback creates a new revision with the source, versions, enabled flag, resources and job configuration of the old one.
 /// The job gets that configuration too. A rollback also restores a removed deployment.
 #[utoipa::path(
     post,
@@ -268,17 +268,17 @@ pub(crate) async fn deployment_revision_diff(
     tag = "Data Jobs Deployment",
     responses(
         (status = 202, description = "The change was accepted. The rollout starts within seconds."),
-        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or generation of this id."),
+        (status = 404, description = "The job is unknown or belongs to another team, or has no deployment or revision of this id."),
         (status = 409, description = "The source of that generation was removed, or its Python version is no longer available."),
     )
 )]
 pub(crate) async fn deployment_rollback(
     State(api): State<Arc<Api>>,
     RequestCaller(caller): RequestCaller,
-    Path((team, name, id, generation)): RevisionPath,
+    Path((team, name, id, revision)): RevisionPath,
 ) -> ApiResult<StatusCode> {
     let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
-    app::history::roll_back(db, clock, &caller, zone, &api.versions, &team, &name, (&id, generation)).await?;
+    app::history::roll_back(db, clock, &caller, zone, &api.versions, &team, &name, (&id, revision)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -318,7 +318,7 @@ pub(crate) async fn data_job_read(
 
 /// Replaces description and configuration of a data job.
 ///
-/// Omitted fields return to their defaults. A change of schedule, contacts or flags creates a generation of the deployment. This
+/// Omitted fields return to their defaults. A change of schedule, contacts or flags creates a revision of the deployment. This
 /// operation changes neither name nor team.
 #[utoipa::path(
     put,

@@ -23,14 +23,14 @@ use crate::{
 };
 
 on_each_database!(
-    every_operation_is_open_to_those_whom_the_table_names_and_to_nobody_else,
+    every_operation_is_open_to_those_whom_the_table_names_and_to_no_other,
     a_job_starts_jobs_of_its_team_and_reads_how_they_end_when_the_operator_allows_it,
     lists_have_what_the_caller_may_read_and_nothing_else,
-    a_foreign_job_is_refused_whether_or_not_it_exists,
+    a_job_of_another_team_is_refused_whether_or_not_it_exists,
     without_a_claim_for_teams_users_are_not_limited_to_any,
     a_header_that_holds_no_single_token_is_refused_in_a_way_that_the_client_prints,
     an_issuer_may_change_its_keys_and_may_be_down,
-    keys_that_have_grown_old_are_read_again_while_nobody_waits,
+    keys_that_have_grown_old_are_read_again_while_no_request_waits,
     made_up_key_ids_do_not_make_the_service_ask_on_and_on,
     a_job_gets_a_token_as_long_as_its_deployment_counts,
     the_token_endpoint_takes_one_grant_as_a_form_and_no_other_address_takes_forms,
@@ -114,7 +114,7 @@ fn operations() -> Vec<Operation> {
         operation(OF_TWO_TEAMS, put.clone(), "{job}/team/t3", 200),
         of_job(&delete, "{job}", 200).then(404),
         of_job(&get, "/data-jobs/for-team/t1/deleted-jobs", 200),
-        of_job(&post, "{job}/restore", 404),
+        of_job(&post, "{job}/undelete", 404),
         of_job(&get, "{job}/keytab", 200),
         of_job(&get, "{job}/sources", 200),
         upload,
@@ -307,7 +307,7 @@ async fn wrong_cells(auth: Authentication, issuer: &Issuer, key: &Key, operation
     wrong
 }
 
-async fn every_operation_is_open_to_those_whom_the_table_names_and_to_nobody_else() {
+async fn every_operation_is_open_to_those_whom_the_table_names_and_to_no_other() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
     let operations = operations();
@@ -402,7 +402,7 @@ async fn lists_have_what_the_caller_may_read_and_nothing_else() {
     assert_eq!((&page["data"]["content"], &page["data"]["totalItems"]), (&json!([]), &json!(0)));
 }
 
-async fn a_foreign_job_is_refused_whether_or_not_it_exists() {
+async fn a_job_of_another_team_is_refused_whether_or_not_it_exists() {
     let key = Key::new("one");
     let issuer = Issuer::start(&[&key]).await;
     let service = service(authentication(&issuer)).await;
@@ -521,7 +521,7 @@ async fn an_issuer_may_change_its_keys_and_may_be_down() {
     service.with_token(&token(&new)).get(JOB).await.refused(404);
 }
 
-async fn keys_that_have_grown_old_are_read_again_while_nobody_waits() {
+async fn keys_that_have_grown_old_are_read_again_while_no_request_waits() {
     let (old, new) = (Key::new("old"), Key::new("new"));
     let issuer = Issuer::start(&[&old]).await;
     let mut auth = authentication(&issuer);

@@ -6,18 +6,18 @@ use serde_json::json;
 use crate::support::Service;
 
 on_each_database!(
-    a_deleted_job_comes_back_whole_and_a_namesake_has_nothing_of_it,
+    a_deleted_job_is_undeleted_whole_and_a_new_job_with_its_name_has_nothing_of_it,
     what_can_be_brought_back_is_listed_page_by_page,
     a_job_whose_deployment_can_not_come_back_comes_back_without_it,
 );
 
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
-const RESTORE: &str = "/data-jobs/for-team/t1/jobs/daily-sales/restore";
+const UNDELETE: &str = "/data-jobs/for-team/t1/jobs/daily-sales/undelete";
 const DELETED: &str = "/data-jobs/for-team/t1/deleted-jobs";
 
-async fn a_deleted_job_comes_back_whole_and_a_namesake_has_nothing_of_it() {
+async fn a_deleted_job_is_undeleted_whole_and_a_new_job_with_its_name_has_nothing_of_it() {
     let service = Service::start().await;
-    service.post(RESTORE, "").await.refused(404);
+    service.post(UNDELETE, "").await.refused(404);
     service.deploy("t1", "daily-sales").await;
     service.reach("daily-sales").await;
     let mut job = service.get(JOB).await.ok();
@@ -31,39 +31,39 @@ async fn a_deleted_job_comes_back_whole_and_a_namesake_has_nothing_of_it() {
     service.end(&run, model::execution::Status::Succeeded, "the log").await;
     let before = service.get(JOB).await.ok();
     let rollout = service.get(&format!("{JOB}/deployments/production/rollout")).await.ok();
-    service.post(RESTORE, "").await.refused(404);
+    service.post(UNDELETE, "").await.refused(404);
     service.delete(JOB).await.is(200);
 
     // A new job with the same name, also of another team, inherits nothing and prevents the restoration.
     service.create("t2", "daily-sales").await;
     let other = "/data-jobs/for-team/t2/jobs/daily-sales";
     assert_eq!(service.get(&format!("{other}/deployments/TODO/properties")).await.ok(), json!({}));
-    let why = service.post(RESTORE, "").await.refused(409);
+    let why = service.post(UNDELETE, "").await.refused(409);
     assert!(why.contains("exists"), "{why}");
-    service.post(&format!("{other}/restore"), "").await.refused(404);
+    service.post(&format!("{other}/undelete"), "").await.refused(404);
     service.delete(other).await.is(200);
 
     service.pass(3600);
-    let answer = service.post(RESTORE, "").await;
-    let restored = answer.ok();
+    let answer = service.post(UNDELETE, "").await;
+    let undeleted = answer.ok();
     assert_eq!(answer.header("location"), JOB);
-    assert_eq!((&restored["job_name"], &restored["problem"]), (&json!("daily-sales"), &json!(null)));
+    assert_eq!((&undeleted["job_name"], &undeleted["problem"]), (&json!("daily-sales"), &json!(null)));
     assert_eq!(service.get(JOB).await.ok(), before);
     assert_eq!(service.get(&format!("{JOB}/deployments/TODO/properties")).await.ok(), json!({"a": 1}));
     assert_eq!(service.get(&format!("{JOB}/deployments/TODO/secrets")).await.ok(), json!({"s": "x"}));
     assert_eq!(service.get(&format!("{JOB}/sources")).await.status, 200);
     assert_eq!(service.get(&format!("{JOB}/executions/{run}/logs")).await.ok()["logs"], "the log");
-    // Its deployment is what it was, as a new generation.
+    // Its deployment is what it was, as a new revision.
     let back = service.get(&format!("{JOB}/deployments/production/rollout")).await.ok();
-    assert_eq!(back["wanted_generation"], restored["generation"]);
-    assert!(back["wanted_generation"].as_i64() > rollout["wanted_generation"].as_i64());
+    assert_eq!(back["desired_revision"], undeleted["revision"]);
+    assert!(back["desired_revision"].as_i64() > rollout["desired_revision"].as_i64());
     for member in ["job_version", "vdk_version", "enabled"] {
-        assert_eq!(back["wanted"][member], rollout["wanted"][member], "{member}");
+        assert_eq!(back["desired"][member], rollout["desired"][member], "{member}");
     }
     let listed = service.query(&[("query", "{jobs(pageSize:10){content{jobName}}}")]).await.ok();
     assert!(listed.to_string().contains("daily-sales"), "{listed}");
     let events = service.get(&format!("{JOB}/audit-events")).await.ok();
-    assert_eq!(events["events"][0]["action"], "job.restore");
+    assert_eq!(events["events"][0]["action"], "job.undelete");
     assert_eq!(events["events"][1]["action"], "job.delete");
     assert_eq!(service.get(DELETED).await.ok()["jobs"], json!([]));
 }
@@ -80,7 +80,7 @@ async fn what_can_be_brought_back_is_listed_page_by_page() {
     service.create("t1", "daily-sales").await;
     let all = service.get(DELETED).await.ok();
     assert_eq!((all["jobs"].as_array().unwrap().len(), &all["next_before"]), (3, &json!(null)));
-    assert_eq!((&all["jobs"][0]["deleted_by"], &all["jobs"][0]["generation"]), (&json!("anonymous"), &json!(null)));
+    assert_eq!((&all["jobs"][0]["deleted_by"], &all["jobs"][0]["revision"]), (&json!("anonymous"), &json!(null)));
     let mut paged = Vec::new();
     let mut uri = format!("{DELETED}?limit=1");
     for _ in 0..3 {
@@ -102,12 +102,12 @@ async fn a_job_whose_deployment_can_not_come_back_comes_back_without_it() {
     // Removed before the job: it is not asked for.
     service.delete(&format!("{JOB}/deployments/production")).await.is(202);
     service.delete(JOB).await.is(200);
-    let restored = service.post(RESTORE, "").await.ok();
-    assert_eq!((&restored["generation"], &restored["problem"]), (&json!(null), &json!(null)));
+    let undeleted = service.post(UNDELETE, "").await.ok();
+    assert_eq!((&undeleted["revision"], &undeleted["problem"]), (&json!(null), &json!(null)));
     service.get(&format!("{JOB}/deployments/production/rollout")).await.refused(404);
     let revision = service.get(&format!("{JOB}/deployments/production/revisions")).await.ok()["revisions"][0].clone();
     service
-        .post(&format!("{JOB}/deployments/production/revisions/{}/rollback", revision["generation"]), "")
+        .post(&format!("{JOB}/deployments/production/revisions/{}/rollback", revision["revision"]), "")
         .await
         .is(202);
 
@@ -121,8 +121,8 @@ async fn a_job_whose_deployment_can_not_come_back_comes_back_without_it() {
     store::deployments::replace(&mut tx, &old, "op", service.clock.now()).await.unwrap();
     tx.commit().await.unwrap();
     service.delete(JOB).await.is(200);
-    let restored = service.post(RESTORE, "").await.ok();
-    assert_eq!(restored["generation"], json!(null));
-    assert!(restored["problem"]["why"].as_str().unwrap().contains("3.9"), "{restored}");
+    let undeleted = service.post(UNDELETE, "").await.ok();
+    assert_eq!(undeleted["revision"], json!(null));
+    assert!(undeleted["problem"]["why"].as_str().unwrap().contains("3.9"), "{undeleted}");
     service.get(JOB).await.ok();
 }

@@ -9,7 +9,7 @@ on_each_database!(
     absent_members_stay_and_a_version_update_does_not_enable,
     a_list_can_be_narrowed_by_id_and_mode,
     what_cannot_be_deployed_is_refused,
-    a_rollout_tells_how_far_it_got_and_what_stands_in_its_way,
+    a_rollout_reports_its_progress_and_its_problem,
 );
 
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
@@ -132,14 +132,14 @@ async fn what_cannot_be_deployed_is_refused() {
     service.get(LIST).await.refused(404);
 }
 
-async fn a_rollout_tells_how_far_it_got_and_what_stands_in_its_way() {
+async fn a_rollout_reports_its_progress_and_its_problem() {
     let service = Service::start().await;
     let rollout = format!("{ONE}/rollout");
     service.get(&rollout).await.refused(404);
     service.deploy("t1", "daily-sales").await;
     let pending = service.get(&rollout).await.ok();
     assert_eq!(pending["phase"], "pending");
-    assert_eq!(pending["reached_generation"], json!(null));
+    assert_eq!(pending["deployed_revision"], json!(null));
 
     let problem = model::Problem::new(
         model::problem::Code::PackagesUnresolvable,
@@ -157,7 +157,7 @@ async fn a_rollout_tells_how_far_it_got_and_what_stands_in_its_way() {
     assert_eq!(service.get(&rollout).await.ok()["phase"], "pending");
     service.reach("daily-sales").await;
     let reached = service.get(&rollout).await.ok();
-    assert_eq!((&reached["phase"], &reached["problem"]), (&json!("reached"), &json!(null)));
-    assert_eq!(reached["reached_generation"], reached["wanted_generation"]);
+    assert_eq!((&reached["phase"], &reached["problem"]), (&json!("rolled_out"), &json!(null)));
+    assert_eq!(reached["deployed_revision"], reached["desired_revision"]);
     service.get(&format!("{LIST}/other/rollout")).await.refused(404);
 }

@@ -36,13 +36,13 @@ on_each_database!(
     a_body_with_a_key_is_read_for_known_callers_only_and_no_further_than_its_route_takes,
     a_key_of_an_upload_stands_for_its_content,
     a_key_without_an_effect_is_ignored,
-    bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_comes_back,
+    bodies_beyond_the_memory_budget_are_asked_to_retry_and_the_budget_comes_back,
     one_page_is_rendered_for_all_who_ask_within_a_second,
     requests_that_no_operation_answers_share_one_series_for_each_status,
     the_metrics_are_for_scrapers_with_the_token_or_at_a_listener_of_their_own,
     a_connection_counts_for_its_address_before_it_is_worked_on,
-    readiness_is_told_while_callers_take_every_connection_of_the_database,
-    a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_told_to_come_again,
+    readiness_is_reported_while_callers_take_every_connection_of_the_database,
+    a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_asked_to_retry,
     a_link_on_another_site_opens_a_page_and_nothing_else,
     a_request_has_one_host,
 );
@@ -50,14 +50,14 @@ on_each_database!(
 on_each_database!(with 2 threads:
     readers_of_the_metrics_that_never_read_hold_nothing_up,
     half_sent_heads_and_idle_connections_are_closed,
-    probes_are_answered_while_strangers_hold_every_connection,
+    probes_are_answered_while_unauthenticated_clients_hold_every_connection,
     the_address_with_the_most_connections_makes_room_first,
     heads_that_are_never_complete_have_a_budget_of_their_own,
     a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_another,
-    strangers_take_a_part_of_the_places_only,
+    unauthenticated_requests_take_a_part_of_the_places_only,
     readers_of_shared_pages_that_never_read_take_no_places,
     a_client_sees_why_its_large_body_was_rejected_although_it_sends_all_of_it_first,
-    a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else,
+    a_server_that_stops_answers_what_it_began_and_waits_for_no_other,
 );
 
 const METRICS: &str = "/data-jobs/debug/prometheus";
@@ -214,7 +214,7 @@ async fn a_key_without_an_effect_is_ignored() {
     service.send(request.body(body).unwrap()).await.ok();
 }
 
-async fn bodies_beyond_the_memory_budget_are_told_to_come_again_and_the_budget_comes_back() {
+async fn bodies_beyond_the_memory_budget_are_asked_to_retry_and_the_budget_comes_back() {
     let service = Service::with(Wish { memory_budget_mib: Some(1), ..Wish::default() }).await;
     service.create("t1", "daily-sales").await;
     let uri = "/data-jobs/for-team/t1/jobs/daily-sales/deployments/daily-sales/properties";
@@ -353,7 +353,7 @@ async fn half_sent_heads_and_idle_connections_are_closed() {
     is_closed(&mut idle).await;
 }
 
-async fn probes_are_answered_while_strangers_hold_every_connection() {
+async fn probes_are_answered_while_unauthenticated_clients_hold_every_connection() {
     let service = Service::start().await;
     let listening = service.listen(limits(16)).await;
     let mut held = Vec::new();
@@ -516,7 +516,7 @@ async fn a_slow_reader_keeps_its_place_for_a_while_and_its_connection_for_anothe
     }
 }
 
-async fn strangers_take_a_part_of_the_places_only() {
+async fn unauthenticated_requests_take_a_part_of_the_places_only() {
     let key = Key::new("k1");
     let issuer = Issuer::start(&[&key]).await;
     let service =
@@ -598,7 +598,7 @@ async fn a_client_sees_why_its_large_body_was_rejected_although_it_sends_all_of_
     }
 }
 
-async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
+async fn a_server_that_stops_answers_what_it_began_and_waits_for_no_other() {
     let service = Service::start().await;
     service.has_long_metrics();
     let listening = service.listen(limits(64)).await;
@@ -614,7 +614,7 @@ async fn a_server_that_stops_answers_what_it_began_and_waits_for_nobody_else() {
     drop(held);
 }
 
-async fn readiness_is_told_while_callers_take_every_connection_of_the_database() {
+async fn readiness_is_reported_while_callers_take_every_connection_of_the_database() {
     let service = Service::start().await;
     let mut pool_state = Vec::new();
     while let Ok(Ok(tx)) = timeout(Duration::from_millis(300), service.db.read()).await {
@@ -630,7 +630,7 @@ async fn readiness_is_told_while_callers_take_every_connection_of_the_database()
     assert_eq!(service.get("/readyz").await.status, 503);
 }
 
-async fn a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_told_to_come_again() {
+async fn a_request_that_waits_in_vain_for_a_connection_of_a_busy_database_is_asked_to_retry() {
     let service = Service::start().await;
     // Each transaction takes a moment, and those before this request take longer than it waits.
     let (mut pool_state, asked) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));

@@ -6,9 +6,9 @@ use crate::support::Service;
 
 on_each_database!(
     a_post_is_answered_with_the_names_of_the_query,
-    what_is_wrong_with_a_query_is_told_in_its_errors,
+    what_is_wrong_with_a_query_is_reported_in_its_errors,
     a_query_of_the_schema_alone_is_a_page_of_nothing_to_the_clients_that_get_pages,
-    a_database_that_is_gone_is_told_by_the_status,
+    a_database_that_is_gone_is_reported_by_the_status,
     the_explorer_is_one_page_that_loads_nothing_from_elsewhere,
 );
 
@@ -30,7 +30,7 @@ async fn a_post_is_answered_with_the_names_of_the_query() {
     assert_eq!(named, json!({"data": {"executions": {"totalItems": 0}}}));
 }
 
-async fn what_is_wrong_with_a_query_is_told_in_its_errors() {
+async fn what_is_wrong_with_a_query_is_reported_in_its_errors() {
     let service = Service::start().await;
     for (query, part) in [
         ("{ nothing }", "nothing"),
@@ -61,7 +61,7 @@ async fn a_query_of_the_schema_alone_is_a_page_of_nothing_to_the_clients_that_ge
     assert_eq!(answer["data"], json!({"__typename": "Query"}));
 }
 
-async fn a_database_that_is_gone_is_told_by_the_status() {
+async fn a_database_that_is_gone_is_reported_by_the_status() {
     let service = Service::start().await;
     service.lose_database().await;
     service.post(PATH, json!({"query": "{ jobs { totalItems } }"})).await.refused(503);

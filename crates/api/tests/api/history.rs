@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use crate::support::Service;
 
 on_each_database!(
-    each_change_is_a_generation_that_can_be_read_and_compared,
-    a_rollback_brings_an_old_generation_back_whole_with_its_schedule,
-    audit_events_tell_who_changed_what_and_nothing_of_a_namesake,
+    each_change_is_a_revision_that_can_be_read_and_compared,
+    a_rollback_restores_an_old_revision_whole_with_its_schedule,
+    audit_events_show_who_changed_what_and_nothing_of_another_job_of_that_name,
 );
 
 const JOB: &str = "/data-jobs/for-team/t1/jobs/daily-sales";
@@ -18,7 +18,7 @@ fn numbers(page: &Value, list: &str, member: &str) -> Vec<i64> {
     page[list].as_array().unwrap().iter().map(|entry| entry[member].as_i64().unwrap()).collect()
 }
 
-async fn each_change_is_a_generation_that_can_be_read_and_compared() {
+async fn each_change_is_a_revision_that_can_be_read_and_compared() {
     let service = Service::start().await;
     service.get(REVISIONS).await.refused(404);
     service.deploy("t1", "daily-sales").await;
@@ -26,13 +26,13 @@ async fn each_change_is_a_generation_that_can_be_read_and_compared() {
     service.patch(ONE, json!({"vdk_version": "9.1", "resources": {"memory_limit": 512}})).await.is(202);
 
     let page = service.get(REVISIONS).await.ok();
-    let generations = numbers(&page, "revisions", "generation");
+    let generations = numbers(&page, "revisions", "revision");
     assert_eq!((generations.len(), &page["next_before"]), (3, &json!(null)));
     assert!(generations.is_sorted_by(|a, b| a > b));
     let newest = service.get(&format!("{REVISIONS}?limit=2")).await.ok();
-    assert_eq!(numbers(&newest, "revisions", "generation"), generations[..2]);
+    assert_eq!(numbers(&newest, "revisions", "revision"), generations[..2]);
     let older = service.get(&format!("{REVISIONS}?limit=2&before={}", newest["next_before"])).await.ok();
-    assert_eq!(numbers(&older, "revisions", "generation"), generations[2..]);
+    assert_eq!(numbers(&older, "revisions", "revision"), generations[2..]);
     assert_eq!(older["next_before"], json!(null));
 
     assert_eq!(service.get(&format!("{REVISIONS}/{}", generations[2])).await.ok(), page["revisions"][2]);
@@ -40,7 +40,7 @@ async fn each_change_is_a_generation_that_can_be_read_and_compared() {
     assert_eq!(
         diff["changes"],
         json!([
-            {"field": "vdk_version_asked", "from": null, "to": "9.1"},
+            {"field": "vdk_version_requested", "from": null, "to": "9.1"},
             {"field": "vdk_version", "from": "0.3.1466514302", "to": "9.1"},
             {"field": "resources.memory_limit", "from": null, "to": 512},
         ])
@@ -53,10 +53,10 @@ async fn each_change_is_a_generation_that_can_be_read_and_compared() {
     }
 }
 
-async fn a_rollback_brings_an_old_generation_back_whole_with_its_schedule() {
+async fn a_rollback_restores_an_old_revision_whole_with_its_schedule() {
     let service = Service::start().await;
     service.deploy("t1", "daily-sales").await;
-    let first = service.get(REVISIONS).await.ok()["revisions"][0]["generation"].as_i64().unwrap();
+    let first = service.get(REVISIONS).await.ok()["revisions"][0]["revision"].as_i64().unwrap();
     let mut job = service.get(JOB).await.ok();
     job["config"]["schedule"]["schedule_cron"] = json!("0 3 * * *");
     job["config"]["contacts"]["notified_on_job_success"] = json!(["a@example.org"]);
@@ -64,7 +64,7 @@ async fn a_rollback_brings_an_old_generation_back_whole_with_its_schedule() {
     service.patch(ONE, json!({"vdk_version": "9.1", "enabled": false})).await.is(202);
 
     service.post(&format!("{REVISIONS}/{first}/rollback"), "").await.is(202);
-    let newest = service.get(REVISIONS).await.ok()["revisions"][0]["generation"].as_i64().unwrap();
+    let newest = service.get(REVISIONS).await.ok()["revisions"][0]["revision"].as_i64().unwrap();
     assert!(newest > first + 2);
     assert_eq!(service.get(&format!("{REVISIONS}/{first}/diff/{newest}")).await.ok()["changes"], json!([]));
     // The job says the same, or its next deployment would turn the schedule back.
@@ -73,12 +73,12 @@ async fn a_rollback_brings_an_old_generation_back_whole_with_its_schedule() {
     assert_eq!(job["config"]["contacts"]["notified_on_job_success"], json!([]));
     // A change to the desired state itself creates no generation.
     service.post(&format!("{REVISIONS}/{first}/rollback"), "").await.is(202);
-    assert_eq!(service.get(REVISIONS).await.ok()["revisions"][0]["generation"], json!(newest));
+    assert_eq!(service.get(REVISIONS).await.ok()["revisions"][0]["revision"], json!(newest));
 
     // A removed deployment comes back; one without its sources does not.
     service.delete(ONE).await.is(202);
     service.post(&format!("{REVISIONS}/{first}/rollback"), "").await.is(202);
-    assert_eq!(service.get(&format!("{ONE}/rollout")).await.ok()["wanted"]["enabled"], true);
+    assert_eq!(service.get(&format!("{ONE}/rollout")).await.ok()["desired"]["enabled"], true);
     service.delete(ONE).await.is(202);
     service.delete(&format!("{JOB}/sources")).await.is(200);
     let why = service.post(&format!("{REVISIONS}/{first}/rollback"), "").await.refused(409);
@@ -86,7 +86,7 @@ async fn a_rollback_brings_an_old_generation_back_whole_with_its_schedule() {
     service.post(&format!("{REVISIONS}/99/rollback"), "").await.refused(404);
 }
 
-async fn audit_events_tell_who_changed_what_and_nothing_of_a_namesake() {
+async fn audit_events_show_who_changed_what_and_nothing_of_another_job_of_that_name() {
     let service = Service::start().await;
     let uri = format!("{JOB}/audit-events");
     service.get(&uri).await.refused(404);
@@ -100,7 +100,7 @@ async fn audit_events_tell_who_changed_what_and_nothing_of_a_namesake() {
     let actions: Vec<_> = events.iter().map(|event| event["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["properties.replace", "deployment.change", "sources.upload", "job.create"]);
     assert_eq!((&events[1]["by"], &events[1]["team"]), (&json!("anonymous"), &json!("t1")));
-    assert!(events[1]["generation"].is_i64() && !events[1]["op_id"].as_str().unwrap().is_empty());
+    assert!(events[1]["revision"].is_i64() && !events[1]["op_id"].as_str().unwrap().is_empty());
     assert!(!page.to_string().contains("hidden"));
 
     let first = service.get(&format!("{uri}?limit=3")).await.ok();

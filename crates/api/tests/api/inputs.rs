@@ -11,8 +11,8 @@ use crate::support::Service;
 on_each_database!(
     a_bad_definition_of_a_job_is_refused_and_says_which_member_is_wrong,
     bad_teams_are_refused,
-    addresses_and_methods_that_do_not_exist_are_told_so,
-    a_body_whose_length_is_not_told_is_limited_too,
+    addresses_and_methods_that_do_not_exist_are_reported,
+    a_body_whose_length_is_not_reported_is_limited_too,
 );
 
 const JOBS: &str = "/data-jobs/for-team/t1/jobs";
@@ -95,7 +95,7 @@ async fn bad_teams_are_refused() {
     }
 }
 
-async fn addresses_and_methods_that_do_not_exist_are_told_so() {
+async fn addresses_and_methods_that_do_not_exist_are_reported() {
     let service = Service::start().await;
     for uri in ["/nothing", "/data-jobs", "/data-jobs/for-team/t1/jobs/daily-sales/", "/graphql"] {
         service.get(uri).await.refused(404);
@@ -111,7 +111,7 @@ async fn addresses_and_methods_that_do_not_exist_are_told_so() {
     service.get("/data-jobs/for-team/t1/jobs/daily-sales/executions?execution_status=%ff").await.refused(404);
 }
 
-async fn a_body_whose_length_is_not_told_is_limited_too() {
+async fn a_body_whose_length_is_not_reported_is_limited_too() {
     let service = Service::start().await;
     let chunks = (0..40).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
     let request = Request::builder()

@@ -16,7 +16,7 @@ on_each_database!(
     the_operations_page_gets_its_list_and_its_executions,
     without_a_query_the_first_jobs_are_answered,
     totals_are_zero_when_they_are_not_asked_for,
-    jobs_are_filtered_as_in_the_reference,
+    jobs_are_filtered_as_upstream,
     a_search_looks_at_the_fields_that_are_selected,
     jobs_are_sorted_by_each_property_and_the_last_sort_counts,
     executions_are_sorted_by_the_value_of_each_property,
@@ -154,7 +154,7 @@ async fn totals_are_zero_when_they_are_not_asked_for() {
     assert_eq!(names(&page).len(), 3, "an alias hides nothing");
 }
 
-async fn jobs_are_filtered_as_in_the_reference() {
+async fn jobs_are_filtered_as_upstream() {
     let service = fleet().await;
     let all = vec!["daily-costs", "daily-sales", "weekly-report"];
     for (filter, expected) in [

@@ -228,7 +228,7 @@ fn the_operations_that_a_key_makes_happen_once_are_those_that_their_routes_mark(
     let known = [
         "dataJobCreate",
         "dataJobExecutionStart",
-        "dataJobRestore",
+        "dataJobUndelete",
         "deploymentRollback",
         "deploymentUpdate",
         "sourcesUpload",
@@ -293,7 +293,7 @@ fn the_words_of_the_document_are_those_of_the_model() {
     assert_eq!(words("DataJobExecutionType"), types.map(|kind| kind.as_str().to_lowercase()));
     let statuses = [Status::None, Status::Success, Status::PlatformError, Status::UserError];
     assert_eq!(words("DataJobRolloutStatus"), statuses.map(Status::as_str));
-    let phases = [Phase::Pending, Phase::Reached, Phase::Retrying, Phase::Failed];
+    let phases = [Phase::Pending, Phase::RolledOut, Phase::Retrying, Phase::Failed];
     assert_eq!(words("DataJobRolloutPhase"), phases.map(Phase::as_str));
     let faults = [Fault::User, Fault::Platform].map(|fault| serde_json::to_value(fault).unwrap());
     assert_eq!(words("Fault").into_iter().map(Value::String).collect::<Vec<_>>(), faults);

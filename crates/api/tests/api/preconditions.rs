@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Service, archive};
 
 on_each_database!(
-    a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved,
-    a_deployment_is_changed_only_by_who_knows_what_is_wanted,
+    a_job_that_was_changed_meanwhile_is_not_changed_deleted_or_moved,
+    a_deployment_is_changed_only_by_a_caller_who_knows_the_desired_state,
     a_request_that_is_repeated_with_its_key_is_carried_out_once_and_answered_alike,
 );
 
@@ -42,7 +42,7 @@ async fn tag(service: &Service, uri: &str) -> String {
     tag
 }
 
-async fn a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved() {
+async fn a_job_that_was_changed_meanwhile_is_not_changed_deleted_or_moved() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
     let first = tag(&service, JOB).await;
@@ -87,7 +87,7 @@ async fn a_job_that_somebody_changed_meanwhile_is_not_changed_deleted_or_moved()
     service.get(JOB).await.ok();
 }
 
-async fn a_deployment_is_changed_only_by_who_knows_what_is_wanted() {
+async fn a_deployment_is_changed_only_by_a_caller_who_knows_the_desired_state() {
     let service = Service::start().await;
     service.create("t1", "daily-sales").await;
     let version = service.upload("t1", "daily-sales").await;
@@ -117,7 +117,7 @@ async fn a_deployment_is_changed_only_by_who_knows_what_is_wanted() {
         assert_eq!(body["code"], "precondition_failed");
         assert!(body["countermeasures"].as_str().unwrap().contains("production/rollout"), "{body}");
     }
-    assert_eq!(service.get(ROLLOUT).await.ok()["wanted"]["enabled"], false);
+    assert_eq!(service.get(ROLLOUT).await.ok()["desired"]["enabled"], false);
     let wanted = tag(&service, ROLLOUT).await;
     with(&service, Method::GET, ROLLOUT, &[("if-none-match", &wanted)], &Value::Null).await.is(304);
     with(&service, Method::DELETE, ONE, &[("if-match", &wanted)], &Value::Null).await.is(202);
@@ -153,9 +153,9 @@ async fn a_request_that_is_repeated_with_its_key_is_carried_out_once_and_answere
     let deploy = json!({"job_version": version["version_sha"]});
     keyed("deploy-1", DEPLOYMENTS, deploy.clone()).await.is(202);
     service.patch(ONE, json!({"enabled": false, "vdk_version": "9.1"})).await.is(202);
-    let wanted = service.get(ROLLOUT).await.ok()["wanted_generation"].clone();
+    let wanted = service.get(ROLLOUT).await.ok()["desired_revision"].clone();
     keyed("deploy-1", DEPLOYMENTS, deploy).await.is(202);
-    assert_eq!(service.get(ROLLOUT).await.ok()["wanted_generation"], wanted);
+    assert_eq!(service.get(ROLLOUT).await.ok()["desired_revision"], wanted);
 
     let start = json!({"started_by": "someone"});
     let run = keyed("start-1", RUNS, start.clone()).await;
@@ -174,11 +174,11 @@ async fn a_request_that_is_repeated_with_its_key_is_carried_out_once_and_answere
     assert!(why.contains("idempotency key"), "{why}");
     keyed("start-1", &format!("{ONE}/revisions/1/rollback"), Value::Null).await.refused(422);
     keyed("back-1", &format!("{ONE}/revisions/1/rollback"), Value::Null).await.is(202);
-    let wanted = service.get(ROLLOUT).await.ok()["wanted_generation"].clone();
+    let wanted = service.get(ROLLOUT).await.ok()["desired_revision"].clone();
     service.patch(ONE, json!({"vdk_version": "9.2"})).await.is(202);
     keyed("back-1", &format!("{ONE}/revisions/1/rollback"), Value::Null).await.is(202);
-    assert_ne!(service.get(ROLLOUT).await.ok()["wanted_generation"], wanted);
-    assert_eq!(service.get(ROLLOUT).await.ok()["wanted"]["vdk_version"], "9.2");
+    assert_ne!(service.get(ROLLOUT).await.ok()["desired_revision"], wanted);
+    assert_eq!(service.get(ROLLOUT).await.ok()["desired"]["vdk_version"], "9.2");
 
     // A request that was rejected under a key had no effect; a key is valid for a day.
     service.pass(24 * 3600 + 1);

@@ -8,7 +8,7 @@ on_each_database!(
     a_job_moves_to_another_team_with_all_that_belongs_to_it,
     what_cannot_be_moved_is_refused,
     a_team_stores_its_oauth_application_and_others_find_the_team_by_it,
-    credentials_that_break_a_rule_are_refused_and_not_told,
+    credentials_that_break_a_rule_are_refused_and_not_reported,
     the_client_id_of_another_team_is_refused,
 );
 
@@ -34,13 +34,13 @@ async fn a_job_moves_to_another_team_with_all_that_belongs_to_it() {
     // Active executions continue; executions get the new team from the next rollout on.
     assert_eq!(service.get(&format!("{MOVED}/deployments")).await.ok().as_array().unwrap().len(), 1);
     let after = service.get(&format!("{MOVED}/deployments/production/rollout")).await.ok();
-    assert!(after["wanted_generation"].as_i64() > before["wanted_generation"].as_i64(), "{after}");
+    assert!(after["desired_revision"].as_i64() > before["desired_revision"].as_i64(), "{after}");
     assert_eq!(after["phase"], "pending");
 
     // To the team that it is in already: nothing changes.
     service.put(&format!("{MOVED}/team/team%20two"), "").await.is(200);
     let same = service.get(&format!("{MOVED}/deployments/production/rollout")).await.ok();
-    assert_eq!(same["wanted_generation"], after["wanted_generation"]);
+    assert_eq!(same["desired_revision"], after["desired_revision"]);
 }
 
 async fn what_cannot_be_moved_is_refused() {
@@ -83,7 +83,7 @@ async fn a_team_stores_its_oauth_application_and_others_find_the_team_by_it() {
     assert_eq!(service.post(teams, json!([])).await.ok(), json!([]));
 }
 
-async fn credentials_that_break_a_rule_are_refused_and_not_told() {
+async fn credentials_that_break_a_rule_are_refused_and_not_reported() {
     let service = Service::start().await;
     let uri = "/data-jobs/teams/t1/oauth-credentials";
     for bad in [

@@ -23,7 +23,7 @@ use crate::{
 on_each_database!(
     a_token_with_a_critical_extension_or_of_another_kind_is_refused,
     no_user_has_the_name_of_a_job_or_of_an_application,
-    users_of_two_issuers_who_have_one_name_are_told_apart,
+    users_of_two_issuers_who_have_one_name_are_distinguished,
     the_credential_of_a_job_ends_with_its_deployment,
     a_retry_of_a_failed_rollout_is_an_audit_event_and_a_repetition_of_a_good_one_is_none,
     refusals_and_reads_of_secrets_are_logged_with_their_caller_and_without_an_end_to_the_lines,
@@ -135,7 +135,7 @@ async fn create_once(service: &Service, token: &str) -> Answer {
     service.send(request.body(body.to_string().into()).unwrap()).await
 }
 
-async fn users_of_two_issuers_who_have_one_name_are_told_apart() {
+async fn users_of_two_issuers_who_have_one_name_are_distinguished() {
     let (service, [(first, one), (second, two)], asked) = two_issuers().await;
     let ann = |issuer: &Issuer, key: &Key| key.sign(&claims(issuer, json!({"username": "ann", "teams": ["t1"]})));
     let (at_first, at_second) = (ann(&first, &one), ann(&second, &two));

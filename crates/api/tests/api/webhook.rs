@@ -29,7 +29,7 @@ use crate::{
 
 on_each_database!(
     the_service_is_asked_with_the_references_body_for_reads_too,
-    what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in,
+    what_it_says_reaches_the_user_and_without_an_answer_access_is_denied,
     it_is_asked_for_users_alone_and_not_for_what_the_rule_refuses,
     with_a_refresh_token_it_is_asked_with_a_token_of_the_services_own,
 );
@@ -126,7 +126,7 @@ async fn the_service_is_asked_with_the_references_body_for_reads_too() {
     assert!(scene.script.lock().unwrap().tokens.iter().all(String::is_empty));
 }
 
-async fn what_it_says_reaches_the_user_and_without_an_answer_nobody_gets_in() {
+async fn what_it_says_reaches_the_user_and_without_an_answer_access_is_denied() {
     let scene = scene(Bearer::User).await;
     scene.service.create("t1", "daily-sales").await;
     assert_eq!(scene.script.lock().unwrap().tokens, [format!("Bearer {}", scene.token)]);

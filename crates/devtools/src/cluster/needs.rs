@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_of_control_groups_is_told_from_the_groups_of_a_process() {
+    fn the_version_of_control_groups_is_distinguished_from_the_groups_of_a_process() {
         for (own, unified, expected) in [
             ("9:name=systemd:/\n4:memory:/a/b\n0::/\n", "", ControlGroups::V1),
             ("4:cpu,memory:/\n", "", ControlGroups::V1),

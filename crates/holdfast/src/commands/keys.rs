@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_key_goes_only_when_nothing_needs_it_and_what_it_sealed_is_read_meanwhile() {
+    async fn a_key_is_removed_only_if_unneeded_and_what_it_encrypted_is_read_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path();
         let db = Db::open_sqlite(&folder.join("holdfast.db"), std::sync::Arc::new(SystemClock)).await.unwrap();

@@ -18,7 +18,7 @@ use crate::config::{Flags, Group, Raw, SETTINGS, Setting, Shape};
 pub(crate) enum Invocation {
     /// `holdfast serve`
     Serve(Flags),
-    /// `holdfast take-over-site`
+    /// `holdfast take-over`
     TakeOver(Flags),
     /// `holdfast config`
     Config {
@@ -87,7 +87,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
             let (task, matches) = orphans::Task::of(matches);
             Ok(Invocation::Orphans { flags: flags(matches), task })
         }
-        Some(("take-over-site", matches)) => Ok(Invocation::TakeOver(flags(matches))),
+        Some(("take-over", matches)) => Ok(Invocation::TakeOver(flags(matches))),
         Some(("errors", matches)) => Ok(Invocation::Errors { code: errors::asked(matches) }),
         Some(("openapi", _)) => Ok(Invocation::Openapi),
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
@@ -129,7 +129,7 @@ fn command() -> Command {
                 ),
         )
         .subcommand(
-            with_settings(Command::new("take-over-site"))
+            with_settings(Command::new("take-over"))
                 .about("Have jobs run with this data folder from now on, because the machine that ran them is gone.")
                 .long_about(
                     "Have jobs run with this data folder from now on, because the machine that ran them is gone. With \
@@ -139,7 +139,7 @@ fn command() -> Command {
                 )
                 .after_help(
                     "Example:\n  \
-                     HOLDFAST_DATABASE_URL=postgres://… holdfast take-over-site --data-dir /var/lib/holdfast",
+                     HOLDFAST_DATABASE_URL=postgres://… holdfast take-over --data-dir /var/lib/holdfast",
                 ),
         )
         .subcommand(
@@ -321,7 +321,7 @@ mod tests {
             ("holdfast config -h", "--data-dir", 2),
             ("holdfast keys list -h", "--database-url", 3),
             ("holdfast orphans list -h", "--kubernetes-context", 5),
-            ("holdfast take-over-site -h", "--database-url", 3),
+            ("holdfast take-over -h", "--database-url", 3),
         ] {
             let help = parsed(line).unwrap_err().to_string();
             let settings = SETTINGS.iter().filter(|s| help.contains(&format!("--{} ", s.flag))).count();

@@ -1,4 +1,4 @@
-//! `holdfast take-over-site`: the operator moves the runs of a database to this data folder, because the machine that had
+//! `holdfast take-over`: the operator moves the runs of a database to this data folder, because the machine that had
 //! them is gone.
 
 use std::{io::Write, time::Duration};

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_is_written_without_its_table_is_told_with_it() {
+    fn a_setting_that_is_written_without_its_table_is_reported_with_it() {
         for (given, meant) in [
             ("image_builder", "image.builder"),
             ("image_name", "image.name"),

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_names_its_variable_or_its_flag_and_all_are_told_at_once() {
+    fn a_wrong_value_names_its_variable_or_its_flag_and_all_are_reported_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let variables = [("HOLDFAST_LEASE_SECONDS", "soon"), ("HOLDFAST_LISTN", "x")];
         let error = load(&environment(folder.path(), &variables), &flags(&[("runtime", "docker")])).unwrap_err();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_reach_the_service_where_it_listens_unless_told_otherwise() {
+    fn jobs_reach_the_service_where_it_listens_unless_configured_otherwise() {
         let folder = tempfile::tempdir().unwrap();
         let url = |values: &[(&str, &str)], bound: &str| {
             let settings = load(&environment(folder.path(), &[]), &flags(values)).unwrap().settings;

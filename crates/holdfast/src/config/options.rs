@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_taken_as_it_stands() {
+    fn a_value_is_taken_as_it_is() {
         let options = parse("[default]\nA=\"q\"\nB=x#y;z\nC=c:\\n\\t\nD=k=v=w\nE:http://u\n").unwrap();
         assert_eq!(
             options.default,

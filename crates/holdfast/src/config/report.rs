@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_of_one_runtime_or_with_a_later_effect_is_told_apart() {
+    fn a_setting_of_one_runtime_or_with_a_later_effect_is_distinguished() {
         let of = |key: &str| SETTINGS.iter().find(|s| s.key == key).unwrap();
         let runtimes = |runtime| SETTINGS.iter().filter(|s| s.applies_to() == runtime).count();
         assert_eq!(runtimes(AppliesTo::Kubernetes), SETTINGS.iter().filter(|s| s.group == Group::Kubernetes).count());

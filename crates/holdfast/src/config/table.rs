@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_a_group_stand_together_in_the_order_of_groups() {
+    fn settings_of_a_group_are_together_in_the_order_of_groups() {
         let groups: Vec<_> = SETTINGS.iter().map(|s| Group::ALL.iter().position(|g| *g == s.group)).collect();
         assert!(groups.is_sorted());
     }

@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_that_stands_in_a_file_goes_into_the_address() {
+    fn a_password_in_a_file_goes_into_the_url() {
         let url = parse::<PostgresUrl>("postgres://me@db/x?host=/run/pg").unwrap();
         let whole = url.with_password(Some(&"p@ss/w:rd".into()));
         assert_eq!(whole.expose_secret(), "postgres://me:p%40ss%2Fw%3Ard@db/x?host=/run/pg");

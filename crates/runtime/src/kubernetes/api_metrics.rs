@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_a_failure_and_a_call_that_nobody_waits_for_are_counted() {
+    async fn an_answer_a_failure_and_an_abandoned_call_are_counted() {
         let clock: SharedClock = Arc::new(SystemClock);
         let calls = ApiMetrics::new(Arc::clone(&clock));
         let client = calls.counted(tower::service_fn(|request: Request<()>| {

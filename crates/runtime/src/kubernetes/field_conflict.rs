@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_put_back_three_times_in_ten_minutes() {
+    fn a_field_is_reverted_three_times_in_ten_minutes() {
         let (ours, theirs) = (json!({"schedule": "0 1 * * *", "suspend": false}), json!({"schedule": "* * * * *"}));
         let mut reverts = Reverts::default();
         for minute in 0..3 {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_told_by_the_deepest_that_differs() {
+    fn fields_are_reported_by_the_deepest_that_differs() {
         let find = |before: Value, after: Value| {
             let mut found = Vec::new();
             differences(&before, &after, String::new(), &mut found);

@@ -232,7 +232,7 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
 }
 
 #[tokio::test]
-async fn the_log_of_a_run_that_is_over_is_whole_though_nobody_told_yet_that_its_pod_is() {
+async fn the_log_of_a_run_that_is_over_is_whole_though_the_end_of_its_pod_was_not_reported_yet() {
     // The last line is on its way, and so is the news of the pod.
     let (place, stream) = Place::followed().await;
     place.server.log(Log::whole("one\ntwo\n"));

@@ -117,7 +117,7 @@ pub(crate) fn cron_job(
     metadata.name = Some(deployment_spec.job_name.to_string());
     metadata.labels.get_or_insert_default().extend(labels(deployment_spec));
     metadata.annotations.get_or_insert_default().extend([
-        (names::GENERATION.to_owned(), deployment.generation.to_string()),
+        (names::REVISION.to_owned(), deployment.generation.to_string()),
         (names::INPUTS_HASH.to_owned(), inputs_hash.to_owned()),
         (names::TEAM.to_owned(), deployment_spec.team.to_string()),
     ]);
@@ -189,7 +189,7 @@ fn job_template(
     let metadata = job_template.metadata.get_or_insert_default();
     metadata.labels.get_or_insert_default().extend(labels(deployment_spec));
     metadata.annotations.get_or_insert_default().extend([
-        (names::GENERATION.to_owned(), deployment.generation.to_string()),
+        (names::REVISION.to_owned(), deployment.generation.to_string()),
         (names::TEAM.to_owned(), deployment_spec.team.to_string()),
         (names::SCHEDULE.to_owned(), deployment.schedule_cron.clone().unwrap_or_default()),
         (names::EXECUTION_TYPE.to_owned(), "scheduled".to_owned()),

@@ -6,7 +6,7 @@ use model::name::JobName;
 /// The job's id, on every managed object. An object without it is unmanaged.
 pub(crate) const JOB_ID: &str = "holdfast/job-id";
 /// The generation of an object's deployment.
-pub(crate) const GENERATION: &str = "holdfast/generation";
+pub(crate) const REVISION: &str = "holdfast/revision";
 /// The hash of all inputs of an object; see [`model::plan::inputs_hash`].
 pub(crate) const INPUTS_HASH: &str = "holdfast/inputs-hash";
 /// A keyed hash of the values that the options file gives a job, so that a changed value changes the object.

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_goes_on_behind_a_break_is_continued_where_it_broke_off() {
+    fn a_line_that_continues_behind_a_break_is_continued_where_it_broke_off() {
         let (mut position, mut text) = (Position::default(), Vec::new());
         position.stream().take(b"1970-01-01T00:00:10.5Z begun, and g", &mut text);
         assert_eq!(position.since(), Some(Timestamp::from_second(9).unwrap()));

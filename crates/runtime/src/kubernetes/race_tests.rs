@@ -125,7 +125,7 @@ async fn a_late_release_does_not_undo_a_cancellation() {
 }
 
 #[tokio::test]
-async fn every_write_to_a_job_names_what_it_was_decided_upon_and_is_decided_anew_when_that_moved() {
+async fn every_write_to_a_job_names_what_it_was_decided_upon_and_is_decided_again_when_that_moved() {
     let (server, run, clock) = (server(), run(), HeldClock::new());
     let runner = runner_by(&server, &clock);
     // Its controller comes between at each step.
@@ -153,7 +153,7 @@ async fn every_write_to_a_job_names_what_it_was_decided_upon_and_is_decided_anew
 }
 
 #[tokio::test]
-async fn a_job_that_is_deleted_and_made_again_is_not_let_go() {
+async fn a_job_that_is_deleted_and_recreated_is_not_released() {
     let (server, run) = (server(), run());
     let runner = runner(&server);
     let (of, again) = (path(&run), path(&run));
@@ -196,7 +196,7 @@ async fn a_run_that_still_runs_is_cancelled_before_it_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_run_whose_label_somebody_took_away_is_still_known_and_can_be_cancelled() {
+async fn a_run_whose_label_was_removed_is_still_known_and_can_be_cancelled() {
     let (server, run) = (server(), run());
     let runner = runner(&server);
     assert_eq!(start(&runner, &run).await.unwrap(), Started::Running);

@@ -198,7 +198,7 @@ mod tests {
         json!({
             "name": "daily-1", "namespace": "data", "uid": "a uid", "resourceVersion": "17", "generation": 2,
             "creationTimestamp": "2024-05-01T10:00:00Z", "deletionTimestamp": "2024-05-01T11:00:00Z", "labels": labels,
-            "annotations": {names::GENERATION: "3", names::MANUAL: "true", names::CANCELLED: "2024-05-01T10:30:00Z"},
+            "annotations": {names::REVISION: "3", names::MANUAL: "true", names::CANCELLED: "2024-05-01T10:30:00Z"},
             "managedFields": [{"manager": "kubelet", "operation": "Update", "fieldsType": "FieldsV1",
                 "fieldsV1": {"f:status": {"f:phase": {}}}}],
         })

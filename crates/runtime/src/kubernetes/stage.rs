@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_fail_is_told_apart() {
+    fn each_way_to_fail_is_distinguished() {
         let lost = PodView { reason: Some("Evicted".into()), ..pod(1, ContainerView::default()) };
         let cases = [
             (failed("BackoffLimitExceeded"), vec![pod(1, ended(3, "Error"))], EndCause::Exited(3)),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_a_run_from_outside_is_told() {
+    fn what_ended_a_run_from_outside_is_reported() {
         let running = || ContainerView { started_at: Some(at(2)), ..ContainerView::default() };
         let said = |pod: PodView| match cause_of(&failed("BackoffLimitExceeded"), &[pod]) {
             EndCause::TakenAway(why) => why,
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_run_may_have_a_pod_that_nobody_told_of_until_its_controller_saw_the_cancellation() {
+    fn a_cancelled_run_may_have_an_unreported_pod_until_its_controller_saw_the_cancellation() {
         let cancelled = JobView { cancelled_at: Some(at(8)), suspended: true, ..job() };
         let is_over = |job: &JobView, now| matches!(run_state(job, &[], at(now)), RunState::Ended(_));
         assert!(!is_over(&cancelled, 9), "its first pod may have been made just now");
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_a_run_from_starting_is_told_with_what_to_do() {
+    fn what_keeps_a_run_from_starting_is_reported_with_what_to_do() {
         let waiting = |reason: &str| ContainerView {
             waiting: Some((reason.into(), "told by the node".into())),
             ..ContainerView::default()

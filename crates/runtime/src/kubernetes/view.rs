@@ -110,7 +110,7 @@ impl JobView {
             name: metadata.name.clone()?,
             uid: metadata.uid.clone().unwrap_or_default(),
             job_id,
-            generation: annotation(names::GENERATION).and_then(|text| text.parse().ok()),
+            generation: annotation(names::REVISION).and_then(|text| text.parse().ok()),
             tick: (!manual)
                 .then(|| annotation(names::SCHEDULED_AT).and_then(|text| text.parse().ok()).unwrap_or(created_at)),
             created_at,

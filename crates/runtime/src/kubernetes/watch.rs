@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_went_while_nobody_watched_is_as_it_was_seen_last() {
+    fn a_pod_that_went_while_the_watch_was_down_is_as_it_was_seen_last() {
         let namespace = Namespace::default();
         namespace.take_job(Event::Apply(job()));
         namespace.take_pod(Event::Apply(pod("Running")));

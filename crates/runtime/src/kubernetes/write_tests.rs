@@ -135,7 +135,7 @@ async fn a_cron_job_without_the_controllers_time_zone_is_one_in_that_zone() {
 }
 
 #[tokio::test]
-async fn a_cron_job_that_was_edited_and_put_back_is_looked_at_once() {
+async fn a_cron_job_that_was_edited_and_reverted_is_read_once() {
     let mut place = Place::new("UTC");
     place.apply("image").await;
     let generation = place.object()["metadata"]["generation"].as_i64().unwrap();
@@ -154,7 +154,7 @@ async fn a_cron_job_that_was_edited_and_put_back_is_looked_at_once() {
 }
 
 #[tokio::test]
-async fn a_secret_of_others_under_the_name_of_ours_is_named_and_left_alone() {
+async fn an_unmanaged_secret_under_the_name_of_a_managed_one_is_named_and_left_alone() {
     let place = Place::new("UTC");
     let (path, theirs) = ("secrets/holdfast-token-daily-sales", json!({"metadata": {}, "data": {"KEY": "dmFsdWU="}}));
     place.server.objects(|objects| objects.put(path, theirs));

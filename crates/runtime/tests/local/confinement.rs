@@ -213,7 +213,7 @@ async fn a_job_changes_nothing_of_the_service_and_of_other_executions() {
 }
 
 #[tokio::test]
-async fn without_user_namespaces_the_gap_is_told() {
+async fn without_user_namespaces_the_gap_is_reported() {
     let harness = Harness::with(|o| o.confine = Confine::WithoutNamespaces).await;
     fs::write(harness.data().join("key"), "secret").unwrap();
     let step = format!("import os; os.chmod({}, 0o644)", quoted(&harness.data().join("key")));

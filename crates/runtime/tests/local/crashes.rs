@@ -106,7 +106,7 @@ async fn a_service_killed_at_any_instant_of_a_start_and_asked_again_runs_the_job
 }
 
 #[tokio::test]
-async fn the_end_of_a_run_that_ended_while_nobody_looked_is_found() {
+async fn the_end_of_a_run_that_ended_between_two_checks_is_found() {
     let harness = Harness::new().await;
     let mut service = start_elsewhere(&harness, "meet().recv(1); raise SystemExit(3)");
     let (_, connection) = harness.meet().await;
@@ -221,7 +221,7 @@ async fn a_second_supervisor_of_a_run_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_service_that_waits_for_a_run_is_told_of_it_by_each_of_its_instances() {
+async fn a_service_that_waits_for_a_run_hears_of_it_from_each_of_its_instances() {
     let harness = Harness::new().await;
     harness.runtime.start(&harness.run(1, "meet().recv(1)")).await.unwrap();
     let (_, connection) = harness.meet().await;
@@ -253,7 +253,7 @@ async fn a_runs_files_are_for_this_user_alone() {
 }
 
 #[tokio::test]
-async fn a_run_that_goes_on_hangs_up_on_nobody() {
+async fn an_active_run_closes_no_connection() {
     let harness = Harness::new().await;
     harness.runtime.start(&harness.run(1, "meet().recv(1)")).await.unwrap();
     let (_, connection) = harness.meet().await;

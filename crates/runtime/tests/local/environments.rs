@@ -40,7 +40,7 @@ async fn an_environment_is_made_once_and_then_observed() {
 }
 
 #[tokio::test]
-async fn a_half_made_environment_is_missing_and_made_anew() {
+async fn a_half_made_environment_is_missing_and_recreated() {
     let harness = Harness::new().await;
     let at = environment(&harness).unwrap();
     fs::remove_file(at.join("complete")).unwrap();
@@ -105,7 +105,7 @@ fn age(harness: &Harness) {
 }
 
 #[tokio::test]
-async fn clean_up_keeps_what_is_wanted_fresh_or_in_use_and_drops_the_rest() {
+async fn clean_up_keeps_what_is_needed_fresh_or_in_use_and_drops_the_rest() {
     let harness = Harness::new().await;
     harness.runtime.clean_up(&[]).await.unwrap();
     assert!(environment(&harness).is_some(), "fresh");

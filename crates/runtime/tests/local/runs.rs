@@ -158,7 +158,7 @@ async fn many_runs_at_once_do_not_meet() {
 }
 
 #[tokio::test]
-async fn a_run_that_nobody_handed_over_is_unknown() {
+async fn a_run_that_was_not_dispatched_is_unknown() {
     let harness = Harness::new().await;
     for seen in [Seen::Submitted, Seen::Running] {
         assert_eq!(within(harness.runtime.next(&id(1), &seen)).await.unwrap(), Stage::Unknown);

@@ -91,7 +91,7 @@ pub async fn page(
 }
 
 /// Makes a deleted job a live one again. `false` when a live job has its name, or its purge has begun.
-pub async fn restore(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Timestamp) -> Result<bool> {
+pub async fn undelete(tx: &mut Tx, job: &DataJob, schedule: Option<i64>, now: Timestamp) -> Result<bool> {
     let done = on!(tx, c => sqlx::query(
         "update data_job set deleted_at = null, deleted_by = null, deleted_generation = null, schedule_id = $2,
             updated_at = $3, row_version = row_version + 1, team_lower = $4, contacts_present = $5

@@ -120,7 +120,7 @@ async fn try_reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: 
     let span = tracing::error_span!(
         "deployment",
         job = %work.job_name,
-        generation = work.deployment.generation,
+        revision = work.deployment.generation,
         epoch = term.epoch.0,
         op_id = tracing::field::Empty,
     );

@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_differ_between_runs_and_start_anew_after_an_answer() {
+    fn pauses_differ_between_runs_and_start_again_after_an_answer() {
         let mut one = follower(Run::Running);
         let mut looks = |stage| word(&one.decide(stage, at(1)));
         let pauses: Vec<_> = (0..7).map(|_| looks(Err(outage()))).collect();

@@ -226,7 +226,7 @@ fn span_of(execution: &Execution, with: &Dispatched, term: &Term) -> Span {
         "run",
         execution = %execution.id,
         job = %execution.job_name,
-        generation = with.generation,
+        revision = with.generation,
         epoch = term.epoch.0,
         op_id = execution.op_id,
     )

@@ -121,12 +121,12 @@ impl Gauges {
             gauges.epoch.clone(),
         );
         registry.register(
-            "holdfast_configuration_pending",
+            "holdfast_configuration_rollout_pending",
             "Deployments with a former configuration that wait for their wave",
             gauges.configuration_pending.clone(),
         );
         registry.register(
-            "holdfast_configuration_stopped",
+            "holdfast_configuration_rollout_halted",
             "Whether the rollout of the changed configuration stopped because most of a wave failed: 1 or 0",
             gauges.configuration_stopped.clone(),
         );

@@ -138,7 +138,7 @@ impl Stages {
     /// Publishes the metrics in `registry`.
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
-            "holdfast_plans",
+            "holdfast_reconciliations",
             "Plans for deployments by result, and by reason if something is applied",
             self.plans.clone(),
         );
@@ -162,7 +162,7 @@ impl Stages {
         );
         registry.register("holdfast_executions_ended", "Executions that ended, by final status", self.ended.clone());
         registry.register_with_unit(
-            "holdfast_tick_delay",
+            "holdfast_schedule_delay",
             "How long after its scheduled time a start was accepted",
             Unit::Seconds,
             self.ticks.clone(),
@@ -178,7 +178,11 @@ impl Stages {
             self.panics.clone(),
         );
         registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());
-        registry.register("holdfast_leader_terms", "Leader epochs that this instance began", self.acquisitions.clone());
+        registry.register(
+            "holdfast_leader_acquisitions",
+            "Leader epochs that this instance began",
+            self.acquisitions.clone(),
+        );
         registry.register_with_unit(
             "holdfast_job_series_refreshed_timestamp",
             "When the metrics of jobs were last read from the database, in seconds since 1970; 0 before the first time",
