@@ -3,7 +3,7 @@
 #
 #   api-kill, api-freeze, api-thaw                   the API server
 #   etcd-kill, controllers-kill, scheduler-kill      the rest of the control plane
-#   kubelet-stop, kubelet-start, kubelet-restart     the kubelet; containers go on
+#   kubelet-stop, kubelet-start, kubelet-restart     the kubelet; containers keep running
 #   kubelet-freeze, kubelet-thaw
 #   net-cut, net-join                                the link between host and node
 #   node-kill                                        the node with all its containers, at once

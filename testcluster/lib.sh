@@ -1,4 +1,4 @@
-# What the scripts of the test cluster share. It is sourced; STATE is the folder of the cluster.
+# Shared by the scripts of the test cluster. It is sourced; STATE is the folder of the cluster.
 
 say() {
   printf '%4d s  %s\n' "$SECONDS" "$*" >&2
@@ -77,7 +77,7 @@ stop() {
   rm -f "$STATE/pids/$name"
 }
 
-# What was chosen when the cluster came up for the first time, and what follows from it.
+# The choices of the cluster's first start, and their consequences.
 load_settings() {
   # shellcheck source=/dev/null
   . "$STATE/settings"

@@ -63,7 +63,7 @@ done
 ctr --address "$socket" --namespace k8s.io images tag --force localhost/holdfast-test/vdk:base \
   "localhost:$REGISTRY_PORT/holdfast-test/vdk:base"
 
-# A kubelet that ends is started again; its containers go on. It stays away as long as there is a file kubelet.stop.
+# A kubelet that ends is started again; its containers keep running. It stays away as long as there is a file kubelet.stop.
 while true; do
   if [ ! -e "$node/kubelet.stop" ]; then
     "$KUBERNETES/kubelet" --config="$node/kubelet.yaml" --kubeconfig="$STATE/pki/kubelet.kubeconfig" \

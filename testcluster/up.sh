@@ -49,7 +49,7 @@ main() {
   echo "$KUBECONFIG"
 }
 
-# What users of the cluster ask for.
+# The requests of the cluster's users.
 write_addresses() {
   cat >"$STATE/addresses.new" <<EOF
 API_SERVER_URL=https://$HOST_IP:$API_PORT
@@ -86,7 +86,7 @@ claim_network() {
   ip address add "$1.1/32" dev lo 2>/dev/null
 }
 
-# Networks are taken from the range for measurements of networks (198.18.0.0/15), which nobody uses otherwise.
+# Networks are taken from the range for measurements of networks (198.18.0.0/15), which is unused otherwise.
 choose_settings() {
   local with_node=${WITH_NODE:-1} begin number base network=
   if [ -e "$STATE/settings" ]; then
@@ -210,7 +210,7 @@ start_etcd() {
 }
 
 api_server_is_ready() {
-  # Whoever waits for a process that has ended waits for nothing.
+  # A wait for a process that has ended returns at once.
   pid_of api-server >/dev/null || fail "the API server ended: $(tail -5 "$STATE/logs/api-server.log")"
   pid_of etcd >/dev/null || fail "etcd ended: $(tail -5 "$STATE/logs/etcd.log")"
   curl -sf --noproxy '*' --max-time 5 --cacert "$STATE/pki/ca.crt" "https://$HOST_IP:$API_PORT/readyz"
@@ -340,7 +340,7 @@ EOF
   start "$1" docker-registry serve "$STATE/$1.yml"
 }
 
-# One folder, served on the loopback address for whoever pushes, and on the node's side for whoever pulls.
+# One folder, served on the loopback address for pushes, and on the node's side for pulls.
 start_registry() {
   start_one_registry registry 127.0.0.1
   if [ "$WITH_NODE" = 1 ]; then
@@ -362,7 +362,7 @@ write_node_files() {
   cp "$PAUSE_IMAGE/image.tar" "$node/images/pause.tar"
   cp "$JOB_IMAGE/image.tar" "$node/images/job.tar"
 
-  # What pods call localhost:<port> is the registry on the host's side of the link.
+  # The address localhost:<port> of pods is the registry on the host's side of the link.
   mkdir -p "$node/registries/localhost:$REGISTRY_PORT"
   cat >"$node/registries/localhost:$REGISTRY_PORT/hosts.toml" <<EOF
 server = "http://$HOST_IP:$REGISTRY_PORT"
@@ -482,7 +482,7 @@ enter_cgroups_v1() {
   done <<<"$own"
 }
 
-# What the kubelet wants to have in cgroup v2, of what there is.
+# The controllers of cgroup v2 that the kubelet needs and that exist.
 allow_controllers() {
   local controller
   for controller in cpuset cpu io memory pids hugetlb; do
@@ -491,7 +491,7 @@ allow_controllers() {
 }
 
 # The same for v2. Only a group without processes may give controllers to groups below it, and the top one, so the node's
-# group is right below the top. The moves were tried by themselves; a kubelet on a machine with v2 was not.
+# group is right below the top. The moves were tried alone; a kubelet on a machine with v2 was not.
 enter_cgroup_v2() {
   local folder=/sys/fs/cgroup/holdfast-$PORT_BASE
   allow_controllers /sys/fs/cgroup ||

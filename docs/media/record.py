@@ -26,7 +26,7 @@ def noon(between, point, fraction):
     return f"2026-11-29{between}12:00:00" + (point + "0" * len(fraction) if fraction else "")
 
 
-# What differs from run to run, and what the recording has instead.
+# Texts that differ from run to run, and their replacements in the recording.
 REPLACED = [
     (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:8092"),
@@ -40,7 +40,7 @@ REPLACED = [
 
 
 def recorded():
-    """What the demo prints to a terminal."""
+    """The output of the demo on a terminal."""
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(TERM="dumb", COLUMNS=str(COLUMNS), NO_COLOR="1")
@@ -63,7 +63,7 @@ def recorded():
 
 
 def settled(text):
-    """The text as it stands on the terminal at the end, without what differs from run to run."""
+    """The text as it is on the terminal at the end, without the parts that differ from run to run."""
     for pattern, replacement in REPLACED:
         text = re.sub(pattern, replacement, text)
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]

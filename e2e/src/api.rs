@@ -1,4 +1,4 @@
-//! Plain HTTP, for what the released client can't do or can't do at the same instant.
+//! Plain HTTP: requests that the `vdk` client can't send, or can't send at the same instant.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ impl Api {
         self.try_send_to(method.clone(), url, body).await.unwrap_or_else(|e| panic!("{method} {url}: {e:?}"))
     }
 
-    /// Sends a request to a whole address that may be nobody's.
+    /// Sends a request to a complete URL that may have no server.
     ///
     /// # Errors
     /// When there is no whole answer.

@@ -1,4 +1,4 @@
-//! What lets a service run jobs in a namespace of the test cluster.
+//! The settings with which a service runs jobs in a namespace of the test cluster.
 
 use anyhow::Result;
 use devtools::{
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::service::Options;
 
-/// What runs pods: the real node, or the one that says at once that they ended well.
+/// The node that runs pods: the real one, or the one that reports at once that they ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
     /// Pods run.

@@ -1,4 +1,4 @@
-//! What the programs that measure share: generated fleets, processor time and memory of processes, and the machine.
+//! Shared by the programs that measure: generated fleets, CPU time and memory of processes, and the machine.
 
 use std::{
     collections::BTreeMap,
@@ -17,13 +17,13 @@ use testing::{Database, Fresh, Server};
 
 use crate::service::{Options, Service};
 
-/// The kernel counts processor time in hundredths of a second.
+/// The kernel counts CPU time in hundredths of a second.
 const TICK_MS: f64 = 10.0;
 
 /// Jobs of a generated fleet that run for a while already, or that are all to be rolled out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rollouts {
-    /// All of them are done, and nobody leads: nothing of it could be run.
+    /// All of them are done, and there is no leader, because nothing of it could be run.
     Done,
     /// All of them are due.
     Due,
@@ -68,7 +68,7 @@ impl Fleet {
         if database == Database::Postgresql {
             let fresh = database.empty();
             fill(checkout, fresh.url(), jobs, runs, rollouts, None)?;
-            // As the server does by itself some time after.
+            // As the server does automatically some time later.
             fresh.psql("vacuum analyze");
             let bytes = fresh.psql("select pg_database_size(current_database())").parse()?;
             let begun = Instant::now();
@@ -90,7 +90,7 @@ impl Fleet {
         Ok(Self { service, database: None, bytes, ready, begun })
     }
 
-    /// Whose processor time is counted.
+    /// The processes whose CPU time is counted.
     pub fn meter(&mut self) -> Meter {
         let server = self.database.is_some().then(|| Server::shared().supervisor_id());
         Meter { service: self.service.process().id(), server }
@@ -107,7 +107,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// The processor time so far in ms, of the service and of PostgreSQL.
+    /// The CPU time so far in ms, of the service and of PostgreSQL.
     ///
     /// # Errors
     /// When the service is not there any more.
@@ -177,7 +177,7 @@ pub fn quantile(times: &[Duration], share: f64) -> Duration {
     sorted[index]
 }
 
-/// Processor time that a process has used, in user and system mode.
+/// CPU time that a process has used, in user and system mode.
 ///
 /// # Errors
 /// When there is no such process.
@@ -188,7 +188,7 @@ pub fn cpu_ms(process: u32) -> Result<f64> {
     Ok(ticks * TICK_MS)
 }
 
-/// Processor time of all that goes back to a process, those that ended left out.
+/// CPU time of all descendants of a process, ended ones left out.
 fn cpu_ms_below(root: u32) -> f64 {
     let parents: BTreeMap<u32, u32> = fs::read_dir("/proc")
         .into_iter()
@@ -232,7 +232,7 @@ pub fn load() -> String {
     format!("Load of the machine before (1, 5, 15 minutes): {}.", load.join(", "))
 }
 
-/// What it was measured on.
+/// The machine.
 pub fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {

@@ -21,7 +21,7 @@ use testing::Database;
 
 use crate::{TEAM, api::Api, vdk::Vdk};
 
-/// What differs from a plain `holdfast serve`.
+/// The differences from a plain `holdfast serve`.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Variables.
@@ -190,7 +190,7 @@ impl Service {
         self.folder.path().join("beside")
     }
 
-    /// What it has said so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.options.log).unwrap_or_default()
     }
@@ -213,12 +213,12 @@ impl Service {
         Vdk::new(&self.url, TEAM)
     }
 
-    /// `kill -9`; runs go on.
+    /// `kill -9`; runs continue.
     pub fn kill(&mut self) {
         self.process().kill().expect("kill");
     }
 
-    /// SIGTERM, and waits for the end; runs go on.
+    /// SIGTERM, and waits for the end; runs continue.
     pub fn stop(&mut self) -> ExitStatus {
         self.process().stop().unwrap_or_else(|e| panic!("{e:#}"))
     }

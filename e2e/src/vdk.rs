@@ -24,7 +24,7 @@ pub struct Vdk {
     variables: Vec<(String, String)>,
 }
 
-/// What a command said.
+/// The output of a command.
 #[derive(Debug, Clone)]
 pub struct Said {
     /// The arguments.
@@ -96,7 +96,7 @@ impl Vdk {
         serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("no JSON: {said:#?}"))
     }
 
-    /// Deploys a job's folder and gives the version that the client was told.
+    /// Deploys a job's folder and returns the version that the client reports.
     pub async fn deploy(&self, job: &crate::job::Job) -> String {
         let path = job.path();
         let said = self.json(&["deploy", "-n", job.name(), "-p", &path.to_string_lossy(), "-r", "a reason"]).await;

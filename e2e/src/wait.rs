@@ -10,7 +10,7 @@ use std::{
 pub const DEPLOYED: Duration = Duration::from_secs(300);
 /// A short run, from its start to its recorded end.
 pub const RUN: Duration = Duration::from_secs(90);
-/// Something that happens by itself within moments.
+/// An event that happens automatically within moments.
 pub const SOON: Duration = Duration::from_secs(20);
 
 const SHORTEST: Duration = Duration::from_millis(20);

@@ -22,7 +22,7 @@ pub(crate) struct Options {
     rounds: u32,
 }
 
-/// What else there is to measure.
+/// Other measurements.
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     /// Lists, reads and starts on generated fleets.

@@ -15,7 +15,7 @@ use devtools::{
 
 use super::run_cargo;
 
-/// What to leave out.
+/// The parts to leave out.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// Leave out licences, sources, bans and advisories of dependencies.

@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf};
 use anyhow::Result;
 use devtools::{cluster, progress::say};
 
-/// What to do with a cluster.
+/// The action on a cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -14,9 +14,9 @@ pub(crate) struct Options {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Build what it is made of, without starting it.
+    /// Build its products, without starting it.
     Build,
-    /// Bring it up, or what is missing of it, and print the path of its KUBECONFIG.
+    /// Start it, or its missing parts, and print the path of its KUBECONFIG.
     Up {
         /// Its folder [default: this checkout's, in the cache].
         #[arg(long)]
@@ -34,7 +34,7 @@ enum What {
         #[arg(long)]
         state: Option<PathBuf>,
     },
-    /// Do harm to it; `up` brings back what was killed.
+    /// Break it; `up` restarts the killed processes.
     Fault {
         /// Its folder [default: this checkout's, in the cache].
         #[arg(long)]

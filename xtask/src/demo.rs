@@ -139,7 +139,7 @@ fn tell(
         say("\nThe service stays up. Press Ctrl-C to stop it.");
         while !stopped.load(Ordering::Relaxed) {
             if !service.is_running() {
-                bail!("the service ended by itself. Its log:\n{}", last_lines(&log, 30));
+                bail!("the service ended unexpectedly. Its log:\n{}", last_lines(&log, 30));
             }
             thread::sleep(POLL);
         }
@@ -199,7 +199,7 @@ impl Person {
         say(format_args!("\n$ vdk {}", arguments.join(" ")));
     }
 
-    /// Types a command: shows it, runs it and shows what it prints.
+    /// Types a command: shows it, runs it and shows its output.
     fn types(&self, arguments: &[&str]) -> Result<String> {
         self.shows(arguments);
         let (output, errors) = self.runs(arguments)?;
@@ -209,7 +209,7 @@ impl Person {
         Ok(output)
     }
 
-    /// Reads what a command says as JSON, unseen.
+    /// Reads the output of a command as JSON, without showing it.
     fn reads(&self, arguments: &[&str]) -> Result<Value> {
         let (output, _) = self.runs(&[arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&output).with_context(|| format!("vdk {} printed {output:?}", arguments.join(" ")))

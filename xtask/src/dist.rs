@@ -14,7 +14,7 @@ use devtools::{
     progress::{self, say},
 };
 
-/// What is made.
+/// The products.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The folder for the files.

@@ -1,4 +1,4 @@
-//! The one doorway for people and CI: `cargo xtask demo | check | test | bench | dist | cluster`.
+//! The one entry point for people and CI: `cargo xtask demo | check | test | bench | dist | cluster`.
 
 mod bench;
 mod check;
@@ -16,7 +16,7 @@ use devtools::{
     progress::say,
 };
 
-/// Holdfast's doorway: see it run, check it, test it, measure it.
+/// Entry point of Holdfast: see it run, check it, test it, measure it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
@@ -28,7 +28,7 @@ enum Task {
     Test(tests::Options),
     /// Measure, and print figures in Markdown.
     Bench(bench::Options),
-    /// Compile what is shipped: the binary without symbols, and its debug information beside it.
+    /// Compile the shipped files: the binary without symbols, and its debug information beside it.
     Dist(dist::Options),
     /// A Kubernetes cluster for tests, on this machine.
     Cluster(cluster_command::Options),

@@ -31,13 +31,13 @@ const NEED_NODE_ACCESS: [&str; 1] = ["inside::two_instances_in_the_cluster_have_
 /// How many tests of a program run at once at least: end-to-end tests wait more than they compute.
 const THREADS_MIN: usize = 4;
 
-/// The same for tests that need a cluster. They wait for whole minutes; more of them would meet at the same ticks.
+/// The same for tests that need a cluster. They wait for whole minutes; more of them would use the same ticks.
 const CLUSTER_THREADS: usize = 6;
 
-/// What to run.
+/// The tests to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Run what repeats and counts with its large counts.
+    /// Run repeating and counting tests with their large counts.
     #[arg(long)]
     long: bool,
     /// Run this one test with its large count.
@@ -83,7 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return run_tests(options, &cluster, begun, &stopped);
     }
     let state = cluster::default_state()?;
-    // Who brought one up before keeps it.
+    // A cluster that was up before stays up.
     let was_up = cluster::is_up(&state);
     // Compiling Kubernetes takes longest of all, so it begins first. A choice of tests may not need it; one that does has
     // it built.
@@ -96,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let outcome = run_tests(options, &cluster, begun, &stopped);
     let built = match building {
         Some(building) if outcome.is_ok() => building.finish(),
-        // What failed without a cluster is told at once.
+        // A failure without a cluster is reported at once.
         given_up => {
             drop(given_up);
             Ok(())
@@ -109,7 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     outcome.and(built).and(ended.map(drop))
 }
 
-/// Says what the tests need, and decides where those that need a cluster run.
+/// Prints the requirements of the tests, and decides where those that need a cluster run.
 fn choose(options: &Options) -> Result<Cluster> {
     let (_, python) = client::interpreter()?;
     say("All tests need:");
@@ -169,7 +169,7 @@ fn say_needs(needs: &[Need]) -> Vec<Need> {
     needs.to_vec()
 }
 
-/// What is missing, as one sentence.
+/// The missing requirements, as one sentence.
 fn missing(needs: &[Need]) -> Option<String> {
     let missing: Vec<_> = needs
         .iter()
@@ -271,7 +271,7 @@ fn is_of_cluster(program: &Executable) -> bool {
     name(&program.package) == "e2e" && CLUSTER_GROUP.contains(&program.target.as_str())
 }
 
-/// A sentence about what was left out; none when nothing was.
+/// A sentence about skipped tests; none if there are none.
 fn summary(left_out: &[LeftOut]) -> Option<String> {
     let mut reasons: Vec<&str> = left_out.iter().filter(|part| part.count > 0).map(|part| part.why.as_str()).collect();
     reasons.dedup();

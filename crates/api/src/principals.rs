@@ -54,7 +54,7 @@ pub(crate) fn principal(caller: &Caller) -> Option<&str> {
 }
 
 impl Principals {
-    /// Nobody did anything yet.
+    /// No request came yet.
     pub fn new(limits: PrincipalLimits, clock: SharedClock) -> Self {
         let PrincipalLimits { uploads_per_minute, starts_per_minute, query_cost_per_minute } = limits;
         Self {

@@ -79,7 +79,7 @@ pub async fn answers(router: axum::Router) -> bool {
 
 /// Whether the process lives.
 ///
-/// It answers as long as it does. A database that is down is no reason to restart it.
+/// Restart the process only if this probe fails. A database that is down does not make it fail.
 #[utoipa::path(
     get,
     path = "",
@@ -92,7 +92,7 @@ pub(crate) async fn livez() -> impl IntoResponse {
 
 /// Whether the service is ready.
 ///
-/// It can carry out requests; if not, the body says what is in the way.
+/// Whether the service can carry out requests. If not, the body names the missing component.
 #[utoipa::path(
     get,
     path = "",

@@ -59,7 +59,7 @@ pub(crate) async fn find_job(tx: &mut Tx, permit: &Permit<'_>) -> Result<DataJob
     admit(permit, found, |job| job.id)
 }
 
-/// What was found under the name of a permit, if the permit covers it.
+/// The job that was found under the name of a permit, if the permit covers it.
 pub(crate) fn admit<T>(
     permit: &Permit<'_>,
     found: Result<T, Problem>,

@@ -52,7 +52,7 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     holdfast_of(compile(&arguments)?)
 }
 
-/// Builds the release binary of another checkout, in that checkout's own folder for what is built.
+/// Builds the release binary of another checkout, in that checkout's own target folder.
 ///
 /// # Errors
 /// When it does not compile.

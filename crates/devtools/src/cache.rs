@@ -1,4 +1,4 @@
-//! What is fetched or built once and used by every later run. All of it can be deleted at any time.
+//! Files that are fetched or built once and used by every later run. All of them can be deleted at any time.
 
 use std::{fs, path::PathBuf};
 

@@ -63,7 +63,7 @@ pub fn install() -> Result<Client> {
     installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"), |what, work| progress::during(what, work))
 }
 
-/// As [`install`], for those who show the progress themselves.
+/// As [`install`], for callers that show the progress themselves.
 ///
 /// # Errors
 /// As [`install`].
@@ -71,7 +71,7 @@ pub fn install_unseen() -> Result<Client> {
     installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"), |_, work| work())
 }
 
-/// Gives the reference's check of an installation, and installs it when the cache has none.
+/// Returns upstream's check of an installation, and installs it if the cache has none.
 ///
 /// # Errors
 /// As [`install`].
@@ -79,8 +79,8 @@ pub fn install_heartbeat() -> Result<Client> {
     installed(vdk::HEARTBEAT, |client| (client.heartbeat(), "--help"), |what, work| progress::during(what, work))
 }
 
-/// Gives what a requirement brings. `first` is the command that shows that it starts, and `during` shows that the installation
-/// goes on.
+/// Installs a requirement. `first` is the command that shows that it starts, and `during` shows that the installation
+/// continues.
 fn installed(
     requirement: &str,
     first: fn(&Client) -> (PathBuf, &'static str),

@@ -1,4 +1,4 @@
-//! Runs programs whose output nobody has to read, unless they fail.
+//! Runs programs whose output is of interest only if they fail.
 
 use std::{
     fs::{self, File, OpenOptions},

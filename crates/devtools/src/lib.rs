@@ -1,4 +1,4 @@
-//! What `cargo xtask`, the end-to-end tests and the databases of tests share: the developer's cache folder, the `vdk`
+//! Shared by `cargo xtask`, the end-to-end tests and the databases of tests: the developer's cache folder, the `vdk`
 //! client, the built binary, and a Kubernetes cluster.
 
 pub mod binary;

@@ -1,4 +1,4 @@
-//! Says what is going on, and for how long, while someone waits.
+//! Shows the current step, and how long it takes.
 
 use std::{
     fmt::Display,
@@ -15,7 +15,7 @@ const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "�
 const FRAME_TIME: Duration = Duration::from_millis(100);
 const LINE_TIME: Duration = Duration::from_secs(15);
 
-/// Does `work` and shows that it goes on: a spinner on a terminal, a line now and then elsewhere.
+/// Does `work` and shows that it makes progress: a spinner on a terminal, a line now and then elsewhere.
 ///
 /// # Errors
 /// Those of `work`.
@@ -117,7 +117,7 @@ pub fn both<A, B: Send>(
     Ok((first?, second.map_err(|_| anyhow::anyhow!("{} ended unexpectedly", other.what))??))
 }
 
-/// A line for the one who waits. They are on the error output, so that what a command prints stays usable.
+/// A line about the progress, on the error output, so that the output of a command stays usable.
 pub fn say(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cache, command::Log, environment::variable, progress};
 
-/// What it is called, as a program and in messages.
+/// Its name, as a program and in messages.
 const NAME: &str = "promtool";
 
 /// The Debian package that has it.

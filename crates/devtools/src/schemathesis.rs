@@ -1,4 +1,4 @@
-//! Schemathesis, installed once into the cache: it makes requests of an OpenAPI document, and holds the answers against it.
+//! Schemathesis, installed once into the cache: it generates requests from an OpenAPI document and checks the responses.
 
 use std::{
     fs,
@@ -11,11 +11,11 @@ use anyhow::Result;
 
 use crate::{cache, client, command::Log, environment::workspace, progress};
 
-/// What is installed: the program, and what decides which requests it makes.
+/// The requirements: the program, and the packages that decide which requests it makes.
 const REQUIREMENTS: [&str; 4] =
     ["schemathesis==4.32.5", "hypothesis==6.170.17", "hypothesis-graphql==0.13.5", "jsonschema-rs==0.60.3"];
 
-/// What it is called in messages.
+/// Its name in messages.
 const NAME: &str = "schemathesis";
 
 /// An installed schemathesis.
@@ -25,7 +25,7 @@ pub struct Schemathesis {
 }
 
 impl Schemathesis {
-    /// Its command, with the project's configuration, in a folder that takes what it leaves behind.
+    /// Its command, with the project's configuration, in a folder for its files.
     ///
     /// # Errors
     /// When the folder can't be written to.

@@ -1,4 +1,4 @@
-//! A running `holdfast serve` that ends with its owner, and takes along what it started.
+//! A running `holdfast serve` that ends with its owner, together with its runs.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ const READY_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
-/// What to start.
+/// The options of a start.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The binary.
@@ -65,7 +65,7 @@ impl Process {
         let begun = Instant::now();
         let log = OpenOptions::new().create(true).append(true).open(&options.log)?;
         let mut command = Command::new(&options.binary);
-        // What is set for these tools, or for a service of the developer's own, is no setting of this one.
+        // Variables for these tools, or for a service of the developer's own, are no settings of this one.
         for name in environment::names("HOLDFAST_") {
             command.env_remove(name);
         }
@@ -75,7 +75,7 @@ impl Process {
             .env("HOLDFAST_DATA_DIR", &options.data_dir)
             .env("HOLDFAST_CACHE_DIR", &options.cache_dir)
             .envs(&options.variables)
-            // Where the client of whoever calls this is pointed to is no business of the jobs.
+            // The settings of the caller's own client do not concern the jobs.
             .env_remove("VDK_CONTROL_SERVICE_REST_API_URL")
             .current_dir(&options.data_dir)
             .stdin(Stdio::null())
@@ -140,7 +140,7 @@ impl Process {
         self.ready_after
     }
 
-    /// Ends it at once, as a crash does. What it started goes on.
+    /// Kills it, as a crash does. Its runs continue.
     ///
     /// # Errors
     /// When the system refuses.
@@ -170,7 +170,7 @@ impl Process {
         bail!("the service did not stop within {} s of SIGTERM", STOP_MAX.as_secs())
     }
 
-    /// Lets go of a service that is over; the runs that it left behind go on.
+    /// Forgets a service that is over; its remaining runs continue.
     pub fn forget(mut self) {
         self.takes_along = false;
     }
@@ -194,7 +194,7 @@ fn pid(child: &Child) -> Result<Pid> {
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a process id out of range")
 }
 
-/// Ends the runs that a service left behind in its data folder: they survive it by design. Known by the folder in their
+/// Ends the runs that a service abandoned in its data folder: they survive it by design. Known by the folder in their
 /// command line or working folder. Linux only; elsewhere nothing is done.
 pub fn end_runs(data_dir: &Path) {
     // A run's supervisor may start another process between two looks; a few rounds see them all.

@@ -116,7 +116,7 @@ impl DataFolder {
                 if known.database != database {
                     bail!(
                         "The data folder {} holds the runs of another database (its id is {}, and this one's is \
-                         {database}). One database a folder: choose another folder with --data-dir, or remove the file \
+                         {database}). One database per folder: choose another folder with --data-dir, or remove the file \
                          site from it when none of its runs is needed any more.",
                         self.path.display(),
                         known.database

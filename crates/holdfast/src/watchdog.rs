@@ -41,7 +41,7 @@ impl Manager {
         };
         let opened = address.and_then(|address| {
             let socket = UnixDatagram::unbound()?;
-            // Nobody waits for a manager that does not read.
+            // The service does not wait for a manager that does not read.
             socket.set_nonblocking(true)?;
             Ok((socket, address))
         });

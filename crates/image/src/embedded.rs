@@ -56,7 +56,7 @@ const PLACES_MAX: usize = 3;
 const NOTE: &str = "layer.json";
 const CONTENT: &str = "blob";
 
-/// What images are made of and where they go.
+/// The inputs and the destination of images.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
     /// Base images by the version of their Python.
@@ -75,7 +75,7 @@ pub struct EmbeddedOptions {
     pub vdk_distribution: String,
     /// Constraints for VDK's packages, one a line.
     pub vdk_constraints: String,
-    /// Where what can be made again is kept.
+    /// The folder of recreatable files.
     pub cache_dir: PathBuf,
 }
 
@@ -114,7 +114,7 @@ struct Base {
     repository: Repository,
 }
 
-/// What is noted of a base image.
+/// The recorded facts about a base image.
 #[derive(Debug, Serialize, Deserialize)]
 struct BaseNote {
     manifest: Manifest,
@@ -215,7 +215,7 @@ impl Embedded {
         Ok(Built { artifact: Artifact::Image(image.to_string()), locks })
     }
 
-    /// A base image for a processor. What is found in it is kept by its digest.
+    /// A base image for a processor. Its facts are kept by its digest.
     async fn base(&self, reference: &Reference, architecture: &str) -> Result<Base, Problem> {
         let repository = self.registries.repository(reference);
         let failed = |error: RegistryError| error.problem(WHAT);
@@ -364,7 +364,7 @@ impl Embedded {
         Ok((layer, Some(scratch)))
     }
 
-    /// A layer from the cache, or written now. Who wants the same layer at the same time waits for it.
+    /// A layer from the cache, or written now. Concurrent requests for the same layer wait for it.
     async fn layer(
         &self,
         key: &str,
@@ -395,7 +395,7 @@ impl Embedded {
             files::write_durably(&new.join(NOTE), &serde_json::to_vec(&note)?)?;
             std::fs::create_dir_all(&layers)?;
             make_room(&layers, note.blob.bytes)?;
-            // What is there can't be read.
+            // The existing file can't be read.
             let _ = std::fs::remove_dir_all(&published);
             files::publish(&new, &published)?;
             drop(source);
@@ -620,7 +620,7 @@ fn platform(base: &Base, name: &str, architecture: &str, version: PythonVersion)
     Ok(ImagePlatform { python_version: version, platform })
 }
 
-/// What the container has that upstream's images have.
+/// The properties of the container that upstream's images have.
 fn settings(content: &Content) -> Settings {
     let mut settings = Settings {
         environment: BTreeMap::new(),

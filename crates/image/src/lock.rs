@@ -1,12 +1,12 @@
 //! One lock for VDK and the job.
 //!
-//! VDK is resolved by itself first, once for its inputs; a job's requirements are then resolved together with VDK,
+//! VDK is resolved alone first, once for its inputs; a job's requirements are then resolved together with VDK,
 //! preferring those versions. So two jobs differ in what they add, and a requirement moves none of VDK's packages unless
-//! it has to. What VDK resolved to is kept in the cache; with the cache gone, a newer version of a package that the
+//! it has to. The resolution of VDK is kept in the cache; with the cache gone, a newer version of a package that the
 //! constraints leave open may be taken for locks made from then on. Locks that were made don't change: they are stored.
 //!
 //! Wheels are preferred: packages are resolved among those that have one first, which runs no foreign code. Only where that
-//! has no solution are sources looked at, in a sandbox.
+//! has no solution are sources checked, in a sandbox.
 //!
 //! The text has no path and no date of this machine, and names of a package without wheels the hash of its source:
 //! `python::Wheels` tells why and how such a lock is installed.

@@ -20,7 +20,7 @@ use crate::oci::Reference;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageTemplate(String);
 
-/// What may stand in braces.
+/// The placeholders.
 const PLACES: [&str; 5] = ["job", "team", "version", "python", "vdk"];
 
 /// The most characters of a form.

@@ -1,7 +1,7 @@
 //! A job's `requirements.txt`: names, versions and markers, and nothing else.
 //!
 //! The file comes from a user and steers a program that fetches: so every option, address and path in it is refused, and
-//! what goes on is not the file but what was understood of it.
+//! only the parsed content is used.
 
 use std::{collections::BTreeSet, str::FromStr};
 
@@ -117,7 +117,7 @@ fn requirement(number: usize, line: &str) -> Result<String, Problem> {
     }
 }
 
-/// The line without what stands between `://` and `@`.
+/// The line without the part between `://` and `@`.
 fn without_password(line: &str) -> String {
     match line.split_once("://") {
         Some((scheme, rest)) => match rest.rsplit_once('@') {

@@ -40,7 +40,7 @@ pub trait ArtifactBuilder: Send + Sync + fmt::Debug {
     /// Whether an artifact that was built is still where runs get it from.
     ///
     /// # Errors
-    /// The platform's, when that can't be told now.
+    /// The platform's, if that can't be decided now.
     fn exists<'a>(&'a self, _artifact: &'a Artifact) -> BoxFuture<'a, Result<bool, Problem>> {
         Box::pin(std::future::ready(Ok(true)))
     }
@@ -52,13 +52,13 @@ pub type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 /// How far a build is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What it does.
+    /// The current step.
     pub phase: Phase,
     /// The bytes that this phase wrote or sent so far.
     pub bytes: u64,
 }
 
-/// What a build does.
+/// The steps of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// It chooses packages.
@@ -88,7 +88,7 @@ impl Phase {
     }
 }
 
-/// What was stored before and a build needs: sources, and locks of builds before.
+/// Stored inputs of a build: sources, and locks of builds before.
 pub trait Stored: Send + Sync + fmt::Debug {
     /// The archive of a job's source.
     ///

@@ -18,8 +18,8 @@ pub const CHANGE_MAX: Duration = Duration::from_secs(5);
 
 /// A place where jobs run: processes of this machine, or a cluster.
 ///
-/// Every method is idempotent: a second call with the same arguments changes nothing. An error is a [`Problem`] whose fault
-/// says whether a retry helps.
+/// Every method is idempotent: a second call with the same arguments changes nothing. An error is a [`Problem`], and its
+/// fault says whether a retry helps.
 pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// The name of the runtime in the configuration.
     fn name(&self) -> &'static str;

@@ -1,7 +1,7 @@
 //! Wheels that were built here of packages without one.
 //!
 //! ```text
-//! wheels/sources/<key>/         one wheel, and what it was made of
+//! wheels/sources/<key>/         one wheel, and its inputs
 //! wheels/sources/<key>/wheels.json
 //! ```
 //!

@@ -18,10 +18,10 @@ use tokio::{
 
 use crate::open_files;
 
-/// Bytes kept of the beginning and of the end of each stream; what is between is dropped.
+/// Bytes kept of the beginning and of the end of each stream; the middle is dropped.
 const KEPT_BYTES: usize = 32 * 1024;
 
-/// A program to run with nothing but what it is given: no variable of this process reaches it.
+/// A program to run with the given variables alone: no variable of this process reaches it.
 #[derive(Debug)]
 pub(crate) struct Command {
     inner: tokio::process::Command,
@@ -32,22 +32,22 @@ pub(crate) struct Command {
 /// How it ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// By itself.
+    /// With its own exit.
     Exited(Output),
     /// It took longer than this, and was killed with all of its group.
     TimedOut(Duration),
 }
 
-/// What it left.
+/// Its output.
 #[derive(Debug)]
 pub struct Output {
     /// Whether its exit code was 0.
     pub success: bool,
     /// Its exit code; absent when a signal ended it.
     pub code: Option<i32>,
-    /// What it printed, cut in the middle.
+    /// Its standard output, cut in the middle.
     pub stdout: String,
-    /// What it complained about, cut in the middle.
+    /// Its standard error, cut in the middle.
     pub stderr: String,
 }
 

@@ -21,7 +21,7 @@ use crate::{
 const VENV_LIMIT: Duration = Duration::from_secs(60);
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 const TRY_LIMIT: Duration = Duration::from_secs(120);
-/// The folder in a sandbox for what Python compiles.
+/// The folder in a sandbox for the compiled files of Python.
 const COMPILED: &str = "compiled";
 const COMPILED_MAX_BYTES: u64 = 512 * 1024 * 1024;
 const WHAT: &str = "The environment of the data job could not be made.";
@@ -30,7 +30,7 @@ impl Tools {
     /// Makes a virtual environment at `at`, its final path, with exactly the packages of `lock`, and sees that the
     /// `vdk` command in it starts.
     ///
-    /// What was at `at` is replaced. The caller sees to it that nobody else uses the folder, and marks it complete.
+    /// An existing `at` is replaced. The caller makes sure that no other process uses the folder, and marks it complete.
     /// Files are hard links into the cache where both are on one file system: what writes into an installed file in
     /// place changes it for all; new files, and the compiled ones that Python writes, are the environment's own.
     ///
@@ -89,7 +89,7 @@ impl Tools {
         self.try_vdk(interpreter, at).await
     }
 
-    /// Makes the environment anew and installs the lock into it: wheels alone, each with a hash of the lock.
+    /// Makes the environment again and installs the lock into it: wheels alone, each with a hash of the lock.
     async fn install(
         &self,
         interpreter: &Interpreter,
@@ -115,7 +115,7 @@ impl Tools {
             args.extend(["-r".into(), requirements.clone().into()]);
             args
         };
-        // What the cache holds needs no network: an environment comes back while the index is down.
+        // Cached packages need no network: an environment is rebuilt while the index is down.
         let mut output = None;
         for offline in [true, false] {
             // Anew: the installer asks the Python of the environment, which must not find packages of a try that failed.
@@ -137,7 +137,7 @@ impl Tools {
         })
     }
 
-    /// Starts the command of VDK once: it has to load all of its plugins, and what Python compiled for it is kept.
+    /// Starts the command of VDK once: it has to load all of its plugins, and the files that Python compiled for it are kept.
     ///
     /// That runs the packages of the environment, so it happens in a sandbox, in which the environment can't be changed:
     /// its files are links into the cache that all environments share.
@@ -181,7 +181,7 @@ impl Tools {
     }
 }
 
-/// Copies what Python compiled into a folder of its own to where it would have put it in the environment.
+/// Copies the files that Python compiled into a folder of its own to their place in the environment.
 fn keep_compiled(compiled: &Path, environment: &Path) -> std::io::Result<()> {
     // Python repeats the path of a module beneath the folder.
     let mut folder = Folder::open(compiled)?;
@@ -200,7 +200,7 @@ fn keep_compiled(compiled: &Path, environment: &Path) -> std::io::Result<()> {
         left -= bytes;
         let cache = beside.join("__pycache__");
         let _ = std::fs::create_dir(&cache);
-        // What is there is a file of a package, and shared.
+        // An existing file belongs to a package, and is shared.
         if let Ok(mut copy) = std::fs::File::create_new(cache.join(name)) {
             let _ = std::io::copy(&mut file.take(bytes), &mut copy);
         }

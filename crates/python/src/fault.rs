@@ -1,4 +1,4 @@
-//! Whose fault it is when the installer fails, in its own words.
+//! Classifies failures of the installer by its own words.
 
 use std::{io, path::Path};
 
@@ -131,7 +131,7 @@ pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Problem {
         .no_action("Holdfast retries. If it persists, the operator checks the disk and its permissions.")
 }
 
-/// The end of what a program complained about, without credentials.
+/// The end of a program's error output, without credentials.
 pub(crate) fn last_words(output: &Output) -> String {
     let text = match output.stderr.trim() {
         "" => output.stdout.trim(),
@@ -141,7 +141,7 @@ pub(crate) fn last_words(output: &Output) -> String {
         return "nothing.".into();
     }
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
-    // The first line names the package; a traceback may stand between it and the end.
+    // The first line names the package; a traceback may follow before the end.
     let mut shown = match lines.len().checked_sub(SHOWN_LINES) {
         Some(1..) => format!("{}\n…\n{}", lines[0], lines[lines.len() - SHOWN_LINES + 1..].join("\n")),
         _ => lines.join("\n"),

@@ -52,7 +52,7 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// What an environment made of it depends on. An interpreter that was replaced in place has another identity.
+    /// The state that its environments depend on. An interpreter that was replaced in place has another identity.
     pub fn identity(&self) -> String {
         format!("{}\n{}\n{}", self.executable.display(), self.full_version, self.platform)
     }
@@ -67,13 +67,13 @@ pub struct Discovery {
     pub home: Option<PathBuf>,
     /// How long an interpreter may take to answer.
     pub probe_timeout: Duration,
-    /// A file that keeps what interpreters answered, for the next start; it may be lost at any time.
+    /// A file with the results of probes, to be reused at the next start; it may be lost at any time.
     pub memory: Option<PathBuf>,
     /// Waiting.
     pub clock: SharedClock,
 }
 
-/// Candidates looked at; a machine with more has some left out.
+/// Candidates checked; a machine with more has some left out.
 const CANDIDATES_MAX: usize = 128;
 /// Interpreters asked at the same time.
 const PROBES_PARALLEL: usize = 4;
@@ -175,7 +175,7 @@ fn is_python(name: &str) -> bool {
     })
 }
 
-/// What an interpreter says of itself.
+/// The properties of an interpreter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct ProbeResult {
     version: (u16, u16, u16, String, u16),
@@ -222,7 +222,7 @@ impl ProbeResult {
     }
 }
 
-/// What tells one state of a file from another: inode, size, and the times of the last change of content and of anything.
+/// Identifies the state of a file: inode, size, and the times of the last change of content and of anything.
 type FileStamp = [i64; 6];
 
 fn stamp(path: &Path) -> Option<FileStamp> {
@@ -237,7 +237,7 @@ fn stamp(path: &Path) -> Option<FileStamp> {
     ])
 }
 
-/// What interpreters answered before. Only those that are programs themselves: what a script stands for depends on more
+/// Known results of probes, only of interpreters that are programs themselves: the result of a script depends on more
 /// than its file. What did not answer is asked again.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct ProbeCache(Vec<(PathBuf, FileStamp, ProbeResult)>);
@@ -263,7 +263,7 @@ impl ProbeCache {
         Self(programs.filter_map(|(path, stamp, answer)| Some((path.clone(), (*stamp)?, answer.clone()))).collect())
     }
 
-    /// Keeps it where it is not what was kept. A failure costs the next start some time.
+    /// Writes the results if they changed. A failure costs the next start some time.
     fn write(&self, file: Option<&Path>, known: &Self) {
         let Some((file, folder)) = file.and_then(|file| Some((file, file.parent()?))).filter(|_| self != known) else {
             return;

@@ -27,7 +27,7 @@ pub use index::{IndexAccess, IndexSession};
 pub use interpreters::{Discovery, Interpreter, SUPPORTED, discover, supported, usual_folders};
 pub use open_files::{open_files_of_children, raise_open_files};
 pub use pins::{checked_lock, packages_of};
-/// The hidden command that starts foreign code within its walls, and what starts it.
+/// The hidden command that starts foreign code in its sandbox, and its launcher.
 pub use sandbox::{Launcher, SandboxPolicy, main as confined};
 pub use sandbox_policy::BuildSandboxPolicy;
 pub use sandboxed::BuildSandbox;

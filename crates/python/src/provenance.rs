@@ -1,4 +1,4 @@
-//! Notes of what wheels were made of.
+//! The inputs of wheels.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// In a folder that is complete: which wheel was made of what.
+/// In a complete folder: the inputs of each wheel.
 pub(crate) const NOTE: &str = "wheels.json";
 
 /// A wheel, and the source that it was made of.

@@ -2,7 +2,7 @@
 //!
 //! It runs behind the walls of data jobs, in a throw-away folder with a home and a cache of its own, which alone it can
 //! change. It sees no other part of the data folder and of the cache, no credentials of the index, and none of the
-//! service's variables. What it leaves is read with [`crate::untrusted`].
+//! service's variables. Its output is read with [`crate::untrusted`].
 
 use std::{
     ffi::OsStr,
@@ -25,7 +25,7 @@ use crate::{
     untrusted::{self, MIB},
 };
 
-/// The pause between two looks at how much disk a build uses.
+/// The pause between two checks how much disk a build uses.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// Rounds of ending processes that start others meanwhile.
 const LEFTOVER_ROUNDS: usize = 10;
@@ -202,7 +202,7 @@ impl BuildSandbox<'_> {
         Ok(ended)
     }
 
-    /// Waits until the folder is too large, and answers why.
+    /// Waits until the folder is too large, and returns the reason.
     async fn outgrown(&self, most_mib: u64) -> String {
         loop {
             self.tools.options.clock.sleep(CHECK_PAUSE).await;

@@ -1,4 +1,4 @@
-//! The packages of a lock in a folder, for an image: unpacked, not run, for a Python and a platform that may be another than
+//! The packages of a lock in a folder of an image: unpacked, not run, with a Python and a platform that may be another than
 //! this machine's.
 
 use std::{
@@ -14,7 +14,7 @@ use crate::{Interpreter, Tools, fault, wheels::Wheels};
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 const WHAT: &str = "The packages of the data job's image could not be installed.";
 
-/// What packages are chosen and unpacked for.
+/// The platform that packages are chosen and unpacked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImagePlatform {
     /// The version of the image's Python.
@@ -80,7 +80,7 @@ impl Tools {
             all.extend(["-r".into(), requirements.clone().into()]);
             all
         };
-        // What the cache holds needs no network.
+        // Cached packages need no network.
         let mut output = None;
         for offline in [true, false] {
             let emptied = std::fs::remove_dir_all(folder).or_else(|error| match error.kind() {

@@ -68,7 +68,7 @@ pub const ENVIRONMENT: [&str; 16] = [
 const QUESTION_LIMIT: Duration = Duration::from_secs(20);
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 
-/// What the tools need to know.
+/// The options of the tools.
 #[derive(Clone)]
 pub struct ToolsOptions {
     /// Where tools, wheels and packages are kept. All of it can be deleted while the service is stopped.
@@ -357,7 +357,7 @@ impl Tools {
             match self.pip_install(WHAT, &interpreter.executable, scratch.path(), &made).await {
                 Ok(()) => {
                     let _ = std::fs::remove_dir_all(&done);
-                    // Its files are to be on disk before the name that says so.
+                    // Its files have to be on disk before its final name.
                     let synced = || rustix::fs::syncfs(std::fs::File::open(&made)?).map_err(io::Error::from);
                     synced().and_then(|()| files::publish(&made, &done)).map_err(|e| fault::io(WHAT, &done, &e))?;
                     return Ok(binary);

@@ -1,6 +1,6 @@
-//! Reading what foreign code left: without following a link, without waiting for a writer, and at most so much.
+//! Reads files of foreign code: without following a link, without waiting for a writer, and up to a limit.
 //!
-//! A process that outlived a build may change its folder at any time, so nothing is looked at first and opened then.
+//! A process that outlived a build may change its folder at any time, so nothing is checked first and opened then.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::{Dir, Mode, OFlags, openat};
 
-/// Levels of folders, and entries of all of them together, that are looked at.
+/// Levels of folders, and entries of all of them together, that are checked.
 const LEVELS_MAX: usize = 64;
 const ENTRIES_MAX: usize = 100_000;
 

@@ -35,14 +35,14 @@ const BUILDS_PARALLEL: usize = 2;
 /// Counts the ways in which the folder is made.
 const FORMAT: &str = "holdfast wheels 2";
 
-/// A folder of wheels, and what each was made of.
+/// A folder of wheels, and the inputs of each.
 #[derive(Debug, Clone)]
 pub struct Wheels {
     folder: PathBuf,
     made: Vec<Provenance>,
 }
 
-/// What is read of a `pylock.toml`.
+/// The fields of a `pylock.toml`.
 #[derive(Debug, Deserialize)]
 struct PyLock {
     #[serde(default)]
@@ -233,7 +233,7 @@ impl Tools {
         let finished = std::fs::create_dir(&out).and_then(|()| link(&built, &out)).and_then(|()| {
             let note = serde_json::to_vec(&built.iter().map(|b| &b.made).collect::<Vec<_>>())?;
             files::write_durably(&out.join(NOTE), &note)?;
-            // What is there is not complete: it could not be read.
+            // The existing folder is not complete, because it could not be read.
             let _ = std::fs::remove_dir_all(done);
             files::publish(&out, done)
         });
@@ -283,7 +283,7 @@ fn sources(pylock: &str) -> Result<Vec<Source>, String> {
     Ok(all)
 }
 
-/// Refuses what is more than one requirement of a package by its name and version: part of it comes from users.
+/// Rejects anything but one requirement of a package by its name and version, because part of it comes from users.
 pub fn checked(vdk_requirement: &str) -> Result<(), Problem> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.[],=<>!~*+ ".contains(c);
     if vdk_requirement.len() <= 200
@@ -302,7 +302,7 @@ pub fn checked(vdk_requirement: &str) -> Result<(), Problem> {
     .fix("Write the version like \"0.2.1810444937\", or leave it out."))
 }
 
-/// The constraints without those for the package that is required: what is asked for by name wins.
+/// The constraints without those for the required package, because the requirement takes precedence.
 pub fn constraints_for(vdk_requirement: &str, constraints: &str) -> String {
     let own = package_name(vdk_requirement);
     let mut kept: String = constraints

@@ -1,7 +1,7 @@
 //! The log of a run: bounded on disk, head and tail kept.
 //!
-//! It is kept in pieces of half the limit, each in a file named after the offset of its first byte. The first piece
-//! stays; of the later ones the last two do. What is missing between two pieces is known from their names alone, so
+//! It is kept in pieces of half the limit, each in a file with the offset of its first byte as its name. The first piece
+//! stays; of the later ones the last two do. Gaps between pieces follow from their names alone, so
 //! that no counter has to be kept in step, and a reader needs no word with the writer.
 
 use std::{
@@ -16,7 +16,7 @@ use model::log::{LogChunk, LogPart};
 use rustix::fs::{FallocateFlags, fallocate};
 
 const PREFIX: &str = "log.";
-/// Room that is given up when the disk is full, so that what a job says about that is kept.
+/// Reserved space that is released when the disk is full, so that the job's messages about that are kept.
 const RESERVE: &str = "reserve.log";
 const RESERVE_BYTES: u64 = 64 * 1024;
 
@@ -24,7 +24,7 @@ fn piece(folder: &Path, offset: u64) -> PathBuf {
     folder.join(format!("{PREFIX}{offset:020}"))
 }
 
-/// Writes a log. Never fails: what can't be written is left out, and shows as such.
+/// Writes a log. Never fails: unwritable parts are left out and marked.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     folder: PathBuf,
@@ -106,7 +106,7 @@ impl LogWriter {
         Ok(1)
     }
 
-    /// Closes the log. If its last bytes were left out, an empty piece says so.
+    /// Closes the log. If its last bytes were left out, an empty piece marks that.
     pub(crate) fn finish(&mut self) {
         self.open = None;
         let _ = fs::remove_file(self.folder.join(RESERVE));
@@ -206,7 +206,7 @@ fn read(folder: &Path, log_max_bytes: u64) -> io::Result<LogChunk> {
         *offset += cut as u64;
         surplus -= cut;
     }
-    // What is in one piece again, and so has no cut inside.
+    // Bytes of a single piece, which have no cut inside.
     let mut stretches: Vec<(u64, Vec<u8>)> = Vec::new();
     for (offset, bytes) in pieces {
         match stretches.last_mut() {

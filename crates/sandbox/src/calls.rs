@@ -55,7 +55,7 @@ const OF_A_PROCESS: &[c_long] = &[
     libc::SYS_move_pages,
 ];
 
-/// A first argument that says what the second names: a process, or a process group.
+/// A first argument that selects the meaning of the second: a process, or a process group.
 const WITH_A_KIND: &[(c_long, u64, u64)] =
     &[(libc::SYS_setpriority, PRIO_PROCESS, PRIO_PGRP), (libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP)];
 const PRIO_PROCESS: u64 = 0;

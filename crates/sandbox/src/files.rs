@@ -95,7 +95,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// Collects what lies in `folder` and neither is nor contains a barred path.
+/// Collects the entries of `folder` that neither are nor contain a barred path.
 ///
 /// A symbolic link is no entry of its own: what it leads to is reachable, or not, by its real path. Neither is a second
 /// name of a barred folder itself.

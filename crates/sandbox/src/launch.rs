@@ -26,7 +26,7 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// `program` with the arguments `leading` calls [`main`] with what follows them.
+    /// `program` with the arguments `leading` calls [`main`] with the arguments after them.
     pub fn new(program: impl Into<PathBuf>, leading: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self { program: program.into(), leading: leading.into_iter().map(Into::into).collect() }
     }
@@ -61,7 +61,7 @@ impl Launcher {
     }
 }
 
-/// The hidden command. `args` is what follows its name.
+/// The hidden command. `args` are the arguments after its name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let (what, sandbox_policy) = (args.next(), args.next());

@@ -1,4 +1,4 @@
-//! Measures the disk space of what foreign code left, or is still writing.
+//! Measures the disk space of foreign code, also while it is still writing.
 
 use std::{os::fd::AsFd, path::Path};
 
@@ -21,7 +21,7 @@ const BLOCK_BYTES: u64 = 512;
 pub enum Measured {
     /// So many bytes.
     Bytes(u64),
-    /// More than `most_bytes`: the rest was not looked at.
+    /// More than `most_bytes`: the rest was not checked.
     TooLarge,
     /// A folder is nested deeper than [`LEVELS_MAX`].
     TooDeep,

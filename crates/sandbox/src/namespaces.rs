@@ -102,7 +102,7 @@ fn separate() -> Result<(), Error> {
         Err(why) => unshare(CloneFlags::CLONE_NEWNS)
             .map_err(|_| Error::at(LAYER, "a user namespace can't be made")(why.into()))?,
     }
-    // What is mounted elsewhere later appears here; what is mounted here appears nowhere else.
+    // Later mounts of others appear here; mounts made here appear nowhere else.
     mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_SLAVE, NOTHING).map_err(failed(Path::new("/")))
 }
 
@@ -115,7 +115,7 @@ fn write(path: &str, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(Error::at(LAYER, path))
 }
 
-/// Holds what is at `path` now. `None` when nothing is.
+/// Holds the current file at `path`. `None` when there is none.
 fn reference(path: &Path) -> Result<Option<OwnedFd>, Error> {
     match open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(opened) => Ok(Some(opened)),

@@ -1,4 +1,4 @@
-//! Removes what foreign code left.
+//! Removes folders of foreign code.
 
 use std::{
     ffi::{CStr, CString},

@@ -1,4 +1,4 @@
-//! Which layers this machine has, and what is missing without them.
+//! The layers of this machine, and the gaps without them.
 
 use serde::{Deserialize, Serialize};
 

@@ -337,7 +337,7 @@ fn files_and_processes_of_the_same_user_are_out_of_reach() {
     }
 }
 
-/// Without this layer the attack succeeds: the test above would not notice a victim that nobody can reach anyway.
+/// Without this layer the attack succeeds: the test above would not notice a victim that is out of reach anyway.
 #[test]
 fn without_a_sandbox_the_same_attempts_succeed() {
     // The kernel spares processes of root from root without capabilities.

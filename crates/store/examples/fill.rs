@@ -15,7 +15,7 @@ const NO_LEADER_POSTGRESQL: &str = "
         $$ begin raise exception 'nobody leads here'; end $$;
     create trigger nobody_leads before update on lease for each row execute function nobody_leads()";
 
-/// Leaves what accepted requests leave before the synchronizer looks at them. No tick comes while it is measured: all
+/// Leaves what accepted requests leave before the synchronizer checks them. No tick comes while it is measured: all
 /// schedules are of one month that is far.
 const DUE: &str = "
     delete from rollout;

@@ -81,5 +81,5 @@ select j.name || '-' || cast(j.last_execution_start / 60000000 - 60 * k.i as tex
     j.name || '-' || cast(k.i as text), 'Success', j.last_execution_start - k.i * cast(3600000000 as bigint), false, 1,
     cast(null as bigint)
 from data_job j join deployment d on d.job_id = j.job_id cross join k
--- As they come in a life: those of one minute stand together, those of one job do not.
+-- In the order of a real life: those of one minute are together, those of one job are not.
 order by submitted_at;

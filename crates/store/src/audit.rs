@@ -1,4 +1,4 @@
-//! Who changed what, when, and by which request.
+//! The audit trail: each change with its user, time and request.
 
 use jiff::Timestamp;
 use model::{
@@ -16,7 +16,7 @@ use crate::{
 /// An accepted change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// What was done, such as `job.create`.
+    /// The action, such as `job.create`.
     pub action: &'static str,
     /// The job.
     pub job_id: JobId,
@@ -102,7 +102,7 @@ pub struct RecordedEvent {
     pub by: String,
     /// By which request.
     pub op_id: String,
-    /// What was done.
+    /// The action.
     pub action: String,
     /// The job's team after it.
     pub team: Option<String>,
@@ -130,7 +130,7 @@ impl RowBytes for KeptRow {
     }
 }
 
-/// The events of a job below the id `before`, newest first, at most `limit`. Those of a namesake are not among them.
+/// The events of a job below the id `before`, newest first, at most `limit`, without those of another job of that name.
 pub async fn page(tx: &mut Tx, job_id: JobId, before: i64, limit: i64) -> Result<Vec<RecordedEvent>> {
     let rows = metered_rows!(
         tx,

@@ -133,7 +133,7 @@ pub struct Asking<'a> {
     pub builder: &'a str,
 }
 
-/// What a rollout that asks for a build gets.
+/// The result of a rollout's request for a build.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
     /// The artifact.
@@ -221,7 +221,7 @@ async fn wait(tx: &mut Tx, job_id: JobId, build: Option<(&BuildKey, i64)>) -> Re
     Ok(())
 }
 
-/// Takes over the builds of the leader before: those that it began wait for their turn again, and rollouts ask for what they
+/// Takes over the builds of the former leader: those in progress are queued again, and rollouts request the builds that they
 /// need again. Builds of another builder are dropped, unless they ended well.
 pub async fn take_over(tx: &mut Tx, epoch: Epoch, builder: &str) -> Result<()> {
     leases::fence(tx, epoch).await?;

@@ -18,12 +18,12 @@ use crate::{
 pub struct Credentials {
     /// Names the application.
     pub client_id: String,
-    /// What it proves itself with.
+    /// The client secret.
     pub client_secret: SecretString,
 }
 
 impl Credentials {
-    /// The secret, for the one answer that it is for.
+    /// The secret. Only the response to its owner exposes it.
     pub fn expose_client_secret(&self) -> &str {
         self.client_secret.expose_secret()
     }
@@ -43,7 +43,7 @@ impl Row {
     }
 }
 
-/// What is stored for a team.
+/// Reads the credentials of a team.
 pub async fn find(tx: &mut Tx, ring: &KeyRing, team: &TeamName) -> Result<Option<Credentials>> {
     let row: Option<Row> = on!(tx, c => sqlx::query_as(
         "select team, client_id, key_id, nonce, ciphertext from team_credential where team = $1",
@@ -59,7 +59,7 @@ pub async fn find(tx: &mut Tx, ring: &KeyRing, team: &TeamName) -> Result<Option
 }
 
 /// Stores the application of a team in place of any before it. `false`: another team has this client id, and nothing was
-/// stored. The transaction can't go on then.
+/// stored. The transaction can't continue then.
 pub async fn replace(
     tx: &mut Tx,
     ring: &KeyRing,
@@ -102,11 +102,11 @@ pub async fn replace(
     }
 }
 
-/// Seals with the primary key what is sealed with another one, at most `limit` rows after the team `after`. Rows that
-/// somebody changes at this moment are left to the next time.
+/// Re-encrypts values under another key with the active one, at most `limit` rows after the team `after`. Rows that
+/// changed concurrently are left to the next time.
 ///
 /// # Errors
-/// [`StoreError::KeyMissing`] when this instance does not have the primary key.
+/// [`StoreError::KeyMissing`] when this instance does not have the active key.
 pub async fn reencrypt(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Reencrypted> {
     let key = keys::key_to_encrypt_with(tx, ring).await?;
     let sql = format!(

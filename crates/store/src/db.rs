@@ -30,7 +30,7 @@ const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
 /// The most errors of an abandoned statement that are waited for.
 const ERRORS_MAX: usize = 3;
 
-/// The database, and the bells of those who follow it.
+/// The database, and the notifications of those who follow it.
 #[derive(Debug, Clone)]
 pub struct Db {
     pools: Pools,
@@ -50,7 +50,7 @@ pub(crate) enum Pools {
     Postgres(PostgresPools),
 }
 
-/// Who draws connections.
+/// The user of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum User {
     Callers,
@@ -232,7 +232,7 @@ impl Db {
         matches!(self.pools, Pools::Sqlite(_))
     }
 
-    /// The bells to ring after a commit.
+    /// The notifications to send after a commit.
     pub fn notifications(&self) -> &Notifications {
         &self.notifications
     }
@@ -323,7 +323,7 @@ impl Db {
 
     /// Whether the database answers, and with a schema that this program can work with.
     ///
-    /// A connection of the loops is used: however many callers wait for theirs, the database answers all the same.
+    /// A connection of the loops is used: the database answers even if many callers wait for theirs.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::SchemaTooNew`].
@@ -341,7 +341,7 @@ impl Db {
         migrate::check(oldest.map(|(value,)| value))
     }
 
-    /// Closes every connection. Those who use one have a few seconds to end, then their statements are interrupted.
+    /// Closes every connection. Those in use have a few seconds to end, then their statements are interrupted.
     pub async fn close(&self) {
         match &self.pools {
             Pools::Sqlite(pools) => pools.close().await,
@@ -350,7 +350,7 @@ impl Db {
     }
 }
 
-/// What depends on a row locks it first, so that each statement may see the newest commit.
+/// Transactions lock the rows that they depend on first, so that each statement may see the newest commit.
 const WRITE: &str = "begin isolation level read committed";
 const READ: &str = "begin isolation level repeatable read read only";
 
@@ -428,7 +428,7 @@ impl Tx {
         }
     }
 
-    /// What makes a `select` lock its rows: nothing on SQLite, whose one writer is alone, and where nothing is written.
+    /// The clause with which a `select` locks its rows: empty on SQLite, which has one writer, and in read transactions.
     pub(crate) fn locking(&self, clause: &'static str) -> &'static str {
         match self {
             Self::Postgres(PostgresTx { writes: true, .. }) => clause,

@@ -1,4 +1,4 @@
-//! What is wanted of each deployment, and how far its rollout got.
+//! The desired state of each deployment, and the progress of its rollout.
 
 use jiff::{SignedDuration, Timestamp};
 use model::{
@@ -88,7 +88,7 @@ impl TryFrom<DeploymentRow> for Deployment {
     }
 }
 
-/// What is wanted of a job's deployment. `None` when there is none, or when it was removed.
+/// The desired deployment of a job. `None` when there is none, or when it was removed.
 pub async fn find(tx: &mut Tx, job_id: JobId) -> Result<Option<Deployment>> {
     let sql = format!("select {COLUMNS} from deployment d where d.job_id = $1 and d.removed_at is null");
     let row: Option<DeploymentRow> = on!(tx, c => sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -98,8 +98,8 @@ pub async fn find(tx: &mut Tx, job_id: JobId) -> Result<Option<Deployment>> {
     row.map(Deployment::try_from).transpose()
 }
 
-/// Makes this generation the wanted one and the rollout due. A tick that waits is dropped when the schedule or the
-/// switch changed, for it fired under the old ones.
+/// Makes this generation the desired one and the rollout due. A tick that waits is dropped when the schedule or the
+/// switch changed, because it was due under the old ones.
 ///
 /// `op_id` names the request that it came to be by.
 pub async fn replace(tx: &mut Tx, d: &Deployment, op_id: &str, now: Timestamp) -> Result<()> {
@@ -204,7 +204,7 @@ pub async fn withdraw(
     Ok(true)
 }
 
-/// Since when a rollout is due: `due_at` is 0 when a look was asked for at once, whichever clock the leader has.
+/// Since when a rollout is due: `due_at` is 0 when it was made due at once, whichever clock the leader has.
 const DUE_SINCE: &str = "case when r.due_at = 0 then coalesce(r.asked_at, 0) else r.due_at end";
 
 /// Asks the synchronizer to reconcile a deployment at once, and once more if that is in progress: its result may be older than
@@ -218,7 +218,7 @@ pub async fn make_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> 
     be_due(tx, job_id, now).await
 }
 
-/// Makes a deployment due. The result of a look at an older generation is recorded all the same.
+/// Makes a deployment due. The result of the reconciliation of an older generation is recorded nevertheless.
 async fn be_due(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query(
         "insert into rollout (job_id, status, attempts, due_at, asked_at, leader_epoch, row_version)
@@ -246,7 +246,7 @@ pub async fn op_id(tx: &mut Tx, job_id: JobId, generation: i64) -> Result<Option
     Ok(row.and_then(|(op_id,)| op_id))
 }
 
-/// Has a rollout that waits for its next try tried now: what stood in its way may be gone.
+/// Retries a rollout that waits for its next attempt now, because the obstacle may be gone.
 pub async fn retry(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
     on!(tx, c => sqlx::query(
         "update rollout set retry_at = $2, due_at = $2
@@ -263,7 +263,7 @@ pub async fn retry(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<()> {
 /// The longest after which [`retry_spread`] has a rollout tried.
 pub const SPREAD_MAX: SignedDuration = SignedDuration::from_secs(32);
 
-/// Has every rollout that waits for its next try tried soon: what it waited for is back. Each gets its part of
+/// Retries every rollout that waits for its next attempt soon, because its dependency is back. Each gets its part of
 /// [`SPREAD_MAX`] by the first digits of its job's identifier, which are random, so that not all come at once.
 pub async fn retry_spread(tx: &mut Tx, now: Timestamp) -> Result<u64> {
     let position = match tx.dialect() {
@@ -336,9 +336,9 @@ pub async fn rollout(tx: &mut Tx, job_id: JobId) -> Result<Option<Rollout>> {
     row.map(Rollout::try_from).transpose()
 }
 
-/// The deployments that the synchronizer has to look at: of each team the longest due first, the teams in turn, so that
-/// one team's thousand don't hold up another's one. Those whose build is queued or running are left out. What is due later
-/// than any retry waits was written by a clock that was wrong, and is due now.
+/// The deployments to reconcile now: of each team the longest due first, the teams in turn, so that
+/// one team's thousand don't delay the one of another. Those whose build is queued or running are left out. A due
+/// time further away than any retry was written by a wrong clock, and counts as now.
 pub async fn due(tx: &mut Tx, now: Timestamp, limit: i64) -> Result<Vec<JobId>> {
     let sql = format!(
         "select job_id from (
@@ -390,13 +390,13 @@ pub struct Work {
     pub team: TeamName,
     /// The name of the secret with the team's OAuth application, as soon as the team was given one.
     pub team_secret: Option<String>,
-    /// What is wanted; what was wanted last when it was removed.
+    /// The desired deployment, or the last one if it was removed.
     pub deployment: Deployment,
     /// Whether it was removed.
     pub removed: bool,
     /// How far the rollout got.
     pub rollout: Rollout,
-    /// The job's requirements at the wanted version.
+    /// The job's requirements at the desired version.
     pub requirements: Option<String>,
 }
 
@@ -498,21 +498,21 @@ pub async fn work_of_names(tx: &mut Tx, names: &[String]) -> Result<Vec<(Work, O
         .collect()
 }
 
-/// What became of one look at a deployment.
+/// The outcome of one reconciliation of a deployment.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// This generation runs.
     Reached {
         /// The hash of all that went into it.
         inputs_hash: String,
-        /// What it is made of.
+        /// Its artifact.
         artifact: Artifact,
-        /// What the runtime said when it made it.
+        /// The state that the runtime returned when it applied the deployment.
         last_applied: Option<LastApplied>,
     },
-    /// The reached generation is as it should be again, after it was made anew.
+    /// The deployed revision is as it should be again, after it was recreated.
     Restored {
-        /// What the runtime said when it made it.
+        /// The state that the runtime returned when it applied the deployment.
         last_applied: Option<LastApplied>,
         /// When the next look is due.
         next: Option<Timestamp>,
@@ -521,7 +521,7 @@ pub enum Outcome {
     Failed {
         /// The hash of all that went into the try.
         inputs_hash: String,
-        /// Whose fault it is, why, and what to do.
+        /// The fault, its cause, and the remedy.
         problem: Problem,
         /// When the next try is due; absent when a change is awaited.
         retry_at: Option<Timestamp>,
@@ -532,7 +532,7 @@ pub enum Outcome {
 
 /// Records the outcome of reconciling a deployment, under the leader's epoch and against the rollout row that was read.
 ///
-/// The deployment stays due if a request or [`make_due`] came in the meantime. What was written to the runtime
+/// The deployment stays due if a request or [`make_due`] came in the meantime. A write to the runtime
 /// ([`Outcome::Reached`], [`Outcome::Restored`]) is a fact and is recorded in any case: without its mark the next comparison takes
 /// the object for a foreign one and writes it once more. Other outcomes are discarded then, and `false` is returned.
 pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, now: Timestamp) -> Result<bool> {
@@ -635,7 +635,7 @@ pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, n
     Ok(true)
 }
 
-/// Drops the tombstone of a removed deployment when all of it is gone, unless it was deployed anew meanwhile.
+/// Drops the tombstone of a removed deployment when all of it is gone, unless it was deployed again meanwhile.
 pub async fn record_removed(tx: &mut Tx, epoch: Epoch, work: &Work) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     crate::jobs::lock(tx, work.deployment.job_id).await?;
@@ -690,7 +690,7 @@ pub async fn due_since(tx: &mut Tx, job_id: JobId) -> Result<Option<Timestamp>> 
     instant_opt(row.and_then(|(at,)| at))
 }
 
-/// A reached deployment: what runs, and how its rollout stands.
+/// A deployed revision, with the last outcome of its rollout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reached {
     /// The generation that runs.
@@ -711,7 +711,7 @@ impl RowBytes for ReachedRow {
     }
 }
 
-/// The reached deployments of a page of jobs, removed ones left out.
+/// The deployed revisions of a page of jobs, removed ones left out.
 pub async fn reached(tx: &mut Tx, jobs: &[JobId]) -> Result<Vec<Reached>> {
     if jobs.is_empty() {
         return Ok(Vec::new());
@@ -760,7 +760,7 @@ pub struct Deployed {
     pub python_version: PythonVersion,
     /// When it was asked for.
     pub deployed_at: Timestamp,
-    /// Who asked for it.
+    /// The user who deployed it.
     pub deployed_by: String,
     /// All of it; present if that was asked for.
     pub whole: Option<Box<Deployment>>,

@@ -15,7 +15,7 @@ use crate::{
     keys::{KeyRing, Reencrypted, SecretKey},
 };
 
-/// The row that a text is sealed for.
+/// The row that a text is encrypted for.
 pub(crate) enum AssociatedData<'a> {
     /// The secrets of a job.
     JobSecret(JobId),
@@ -51,7 +51,7 @@ impl Encrypted {
         Ok(Self { key_id: key.id().to_owned(), nonce: nonce.to_vec(), ciphertext })
     }
 
-    /// The text, when it was sealed for this place and is not damaged.
+    /// The text, when it was encrypted for this place and is not damaged.
     ///
     /// # Errors
     /// [`StoreError::KeyMissing`] when this instance does not have the key, [`StoreError::Corrupt`] otherwise.
@@ -74,7 +74,7 @@ impl Encrypted {
 }
 
 impl Reencrypted {
-    /// Takes note of a row that can't be sealed anew, and passes on what stops the batch.
+    /// Counts a row that can't be re-encrypted, and returns errors that stop the batch.
     pub(crate) fn skip(&mut self, error: StoreError) -> Result<()> {
         match error {
             StoreError::KeyMissing { key_id } => {

@@ -1,17 +1,17 @@
-//! What leadership is counted with.
+//! Leader epochs and leases.
 
-/// A term of leadership.
+/// A leader epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub i64);
 
-/// What a lease row says.
+/// The content of a lease row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Who leads.
+    /// The leader.
     pub holder: String,
     /// The term.
     pub epoch: i64,
-    /// Counts the signs of life within the term.
+    /// Counts the lease renewals within the epoch.
     pub renewals: i64,
     /// The fingerprint of the holder's configuration; absent where an older program leads.
     pub configuration: Option<String>,

@@ -33,7 +33,7 @@ pub enum StoreError {
     /// This is no database that can be used.
     #[error("the database can't be used: {why}")]
     Unfit {
-        /// What is wrong with it, without a password.
+        /// The mistake in it, without a password.
         why: String,
     },
     /// A newer program brought the schema to where this one can't follow.
@@ -152,7 +152,7 @@ pub(crate) fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// What a store function answers.
+/// The result of a function of this crate.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// A meter's refusal on its way through the database library.
@@ -165,7 +165,7 @@ pub(crate) fn corrupt(what: impl Into<String>) -> StoreError {
 }
 
 impl From<StoreError> for model::Problem {
-    /// What a caller is told when the database fails it. The cause goes to the log, not to the caller.
+    /// The problem that a caller gets when the database fails. The cause goes to the log, not to the caller.
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Unavailable(cause) => {

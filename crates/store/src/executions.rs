@@ -58,18 +58,18 @@ pub struct ActiveId {
     pub is_cancelled: bool,
 }
 
-/// What the loop that moves runs on has to know of an active one.
+/// The fields of an active execution that the loop needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Active {
     /// The run, without its revision.
     pub execution: Execution,
-    /// What it was handed over with; absent as long as it was not.
+    /// The revision and artifact that it was dispatched with; absent until then.
     pub dispatched: Option<Dispatched>,
     /// The epoch of the leader that moved it on last.
     pub epoch: Epoch,
 }
 
-/// What is not as it should be of the runs that a place knows.
+/// The differences between the executions that a runtime knows and their rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unsettled {
     /// Runs that ticks started and that have no row yet, of jobs that are known.

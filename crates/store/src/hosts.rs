@@ -1,7 +1,7 @@
 //! Where runs are, when they are bound to one place: the data folder of a machine.
 //!
-//! The database names one site. Only an instance of that site leads, because no other one sees its runs. Runs that were
-//! handed over before the first epoch of the site were left behind on another one.
+//! The database names one host. Only an instance of that host leads, because no other one sees its runs. Runs that were
+//! dispatched before the first epoch of the host were abandoned on another one.
 
 use crate::{
     db::{Db, Tx, on},
@@ -9,12 +9,12 @@ use crate::{
     error::{Result, corrupt},
 };
 
-/// The site that the database names.
+/// The host that the database names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// Its id.
     pub id: String,
-    /// The first epoch in which runs were handed over there.
+    /// The first epoch in which runs were dispatched there.
     pub since: Epoch,
 }
 
@@ -27,7 +27,7 @@ pub async fn database_id(db: &Db, fresh: &str) -> Result<String> {
     first(db, DATABASE, fresh).await
 }
 
-/// Claims the runs of a database that names no site, and gives the site that it names then.
+/// Claims the runs of a database that names no host, and gives the host that it names then.
 pub async fn claim(db: &Db, id: &str) -> Result<String> {
     first(db, HOST, id).await
 }
@@ -47,7 +47,7 @@ async fn first(db: &Db, name: &str, value: &str) -> Result<String> {
     Ok(known)
 }
 
-/// The site that the database names.
+/// The host that the database names.
 pub async fn find(tx: &mut Tx) -> Result<Option<Host>> {
     let rows: Vec<(String, String)> = on!(tx, c => sqlx::query_as(
         "select name, value from service_state where name in ('runs.site', 'runs.site_since_epoch')",
@@ -68,10 +68,10 @@ pub(crate) async fn holds(tx: &mut Tx, id: &str) -> Result<bool> {
     Ok(row.is_some_and(|(named,)| named == id))
 }
 
-/// Names another site instead of `from`, and ends the term of whoever leads. `None` when the site or the lease is not as
-/// it was `seen` any more: somebody is alive there.
+/// Names another host instead of `from`, and ends the epoch of the leader. `None` when the host or the lease is not as
+/// it was `seen` any more: an instance is alive there.
 ///
-/// What was handed over before the epoch that this answers is lost: the next leader ends it, and does not run it again.
+/// Executions that were dispatched before the returned epoch are lost: the next leader ends them and does not repeat them.
 pub async fn take_over(db: &Db, name: &str, from: &Host, seen: Option<&Lease>, to: &str) -> Result<Option<Epoch>> {
     let mut tx = db.write().await?;
     let moved = on!(&mut tx, c => sqlx::query("update service_state set value = $3 where name = $1 and value = $2")
@@ -113,7 +113,7 @@ pub async fn take_over(db: &Db, name: &str, from: &Host, seen: Option<&Lease>, t
     Ok(Some(Epoch(epoch)))
 }
 
-/// How many active runs were handed over on a site that was given up since.
+/// How many active runs were dispatched on a host that was given up since.
 pub async fn abandoned(tx: &mut Tx, host: &Host) -> Result<i64> {
     let (count,): (i64,) = on!(tx, c => sqlx::query_as(
         "select count(*) from data_job_execution

@@ -14,10 +14,10 @@ use crate::{
 /// How long a name is known.
 pub const KEEP: SignedDuration = SignedDuration::from_hours(24);
 
-/// What a name stands for.
+/// The state of an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// This request, for the first time.
+    /// The first request with this key.
     First,
     /// This request, which was carried out; the outcome that was kept.
     Repeated(String),

@@ -103,7 +103,7 @@ pub async fn find(tx: &mut Tx, name: &JobName) -> Result<Option<DataJob>> {
 /// The live job of this name, whatever its team, kept as it is until the end of a transaction that writes.
 ///
 /// It comes first in every verb that depends on the job: on PostgreSQL the job could otherwise be deleted or moved between
-/// the look and the change. Who changes rows of a job locks the job first, so that no two ever wait for each other.
+/// the check and the change. Writers of a job's rows lock the job first, so that no two ever wait for each other.
 pub async fn find_for_update(tx: &mut Tx, name: &JobName) -> Result<Option<DataJob>> {
     let locking = tx.locking("for no key update");
     let sql = format!("select {COLUMNS} from data_job where name = $1 and deleted_at is null {locking}");
@@ -143,7 +143,7 @@ pub async fn by_id(tx: &mut Tx, id: JobId) -> Result<Option<DataJob>> {
 
 /// Turns a live job into a tombstone. `false` when it was none.
 ///
-/// The tombstone has what restoring the job needs to know: who deleted it, and which generation of its deployment was
+/// The tombstone has what an undelete needs: the user who deleted it, and which generation of its deployment was
 /// desired then. A program of another version may restore it, so that its row counts as incomplete from now on.
 pub async fn delete(tx: &mut Tx, id: JobId, by: &str, wanted: Option<i64>, now: Timestamp) -> Result<bool> {
     let done = on!(tx, c => sqlx::query(
@@ -176,7 +176,7 @@ pub async fn next_generation(tx: &mut Tx, name: &JobName) -> Result<i64> {
     Ok(generation)
 }
 
-/// Keeps every other transaction that asks this from going on until the end of this one, and answers a team that has live
+/// Keeps every other transaction that asks this from continuing until the end of this one, and returns a team that has live
 /// jobs beside `team`; `but` is a job that does not count.
 pub async fn other_team(tx: &mut Tx, team: &TeamName, but: JobId) -> Result<Option<TeamName>> {
     on!(tx, c => sqlx::query(

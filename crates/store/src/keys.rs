@@ -1,8 +1,7 @@
-//! The keys of the secrets: a ring of several, of which the database names the one that is written with.
+//! The encryption keys of the secrets. The database names the active one, which new values are encrypted with.
 //!
-//! Each row says which key it is sealed with, and is read with that one. What is written is sealed with the primary key,
-//! which the transaction of the write reads and keeps: no row can come to be under a key that was primary before, so a key
-//! that no row needs can be removed. Keys are files of the instances and never in the database.
+//! Each row names its key and is read with that one. New values are encrypted with the active key, which the transaction of
+//! the write reads and locks: no new row can use a key that was active before, so a key that no row needs can be removed. Keys are files of the instances and never in the database.
 
 use std::{
     collections::BTreeMap,
@@ -54,7 +53,7 @@ impl SecretKey {
         &self.id
     }
 
-    /// Another key that follows from this one and a label, for another purpose. Nobody learns this key from it.
+    /// Another key that follows from this one and a label, for another purpose. It does not reveal this key.
     pub fn derive(&self, label: &str) -> [u8; 32] {
         let mut derived = [0; 32];
         Hkdf::<Sha256>::new(Some(b"holdfast derived key 1"), self.key.expose_secret())
@@ -90,7 +89,7 @@ impl fmt::Debug for KeyRing {
 }
 
 impl From<SecretKey> for KeyRing {
-    /// A ring of one key that never changes.
+    /// A set of one key that never changes.
     fn from(key: SecretKey) -> Self {
         let active = key.id.clone();
         let keys = BTreeMap::from([(active.clone(), Arc::new(key))]);
@@ -99,19 +98,19 @@ impl From<SecretKey> for KeyRing {
 }
 
 impl KeyRing {
-    /// A ring of the keys in `source`. `active` is the id of the one that is written with.
+    /// The keys in `source`. `active` is the id of the active one.
     pub fn new(source: Source, active: String) -> Self {
         let ring = Self { known: RwLock::new(Known { keys: BTreeMap::new(), active }), source };
         ring.reload();
         ring
     }
 
-    // What is under the lock is replaced as a whole, so that a panic elsewhere left nothing half done.
+    // The value under the lock is replaced as a whole, so that a panic elsewhere left no partial state.
     fn known(&self) -> Known {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the keys anew. The ids of those that came and of those that went.
+    /// Reads the keys again. The ids of those that came and of those that went.
     pub fn reload(&self) -> (Vec<String>, Vec<String>) {
         let found = (self.source)();
         if found.is_empty() {
@@ -149,7 +148,7 @@ impl KeyRing {
         self.known().keys.into_keys().collect()
     }
 
-    /// Remembers which key is the primary one. Answers whether another was before.
+    /// Remembers which key is the active one. Answers whether another was before.
     pub fn set_active(&self, id: &str) -> bool {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let changed = known.active != id;
@@ -159,13 +158,13 @@ impl KeyRing {
         changed
     }
 
-    /// Whether the primary key, as far as is known, is none of this instance's.
+    /// Whether the active key, as far as is known, is none of this instance's.
     pub fn lacks_active(&self) -> bool {
         let known = self.known();
         !known.keys.contains_key(&known.active)
     }
 
-    /// All keys, the primary one first: what was made with a former one is still known by it.
+    /// All keys, the active one first: texts under a former one can still be read.
     pub fn all(&self) -> Vec<Arc<SecretKey>> {
         let Known { keys, active } = self.known();
         let mut all: Vec<_> = keys.into_values().collect();
@@ -173,22 +172,22 @@ impl KeyRing {
         all
     }
 
-    /// A key for another purpose, from the primary one; from another one as long as this instance lacks that.
+    /// A key for another purpose, from the active one; from another one as long as this instance lacks that.
     /// [`SecretKey::derive`] of [`KeyRing::all`] finds it again after a rotation.
     ///
     /// # Panics
-    /// On a ring without any key, with which no service starts.
+    /// When there is no key at all, with which no service starts.
     pub fn derive(&self, label: &str) -> [u8; 32] {
-        self.all().first().expect("a ring has a key").derive(label)
+        self.all().first().expect("there is at least one key").derive(label)
     }
 }
 
-/// The id of the primary key; absent before the first start.
+/// The id of the active key; absent before the first start.
 pub async fn active(db: &Db) -> Result<Option<String>> {
     active_in(&mut db.read().await?, "").await
 }
 
-/// The id of the primary key, kept as it is until the end of a transaction that changes it, or needs that it holds.
+/// The id of the active key, kept as it is until the end of a transaction that changes it, or needs that it holds.
 pub async fn lock_active(tx: &mut Tx) -> Result<Option<String>> {
     let locking = tx.locking("for update");
     active_in(tx, locking).await
@@ -200,7 +199,7 @@ async fn active_in(tx: &mut Tx, locking: &str) -> Result<Option<String>> {
     Ok(row.map(|(id,)| id))
 }
 
-/// The key to seal with, which stays the primary one until the end of the transaction.
+/// The key to encrypt with, which stays the active one until the end of the transaction.
 ///
 /// # Errors
 /// [`StoreError::KeyMissing`] when this instance does not have it: it must not write with another one, which could be
@@ -214,7 +213,7 @@ pub(crate) async fn key_to_encrypt_with(tx: &mut Tx, ring: &KeyRing) -> Result<A
     ring.key(&id)
 }
 
-/// Makes a key the primary one of a database that has none yet, and answers which one is.
+/// Makes a key the active one of a database that has none yet, and returns the active one.
 pub async fn claim(tx: &mut Tx, id: &str) -> Result<String> {
     let (known,): (String,) = on!(tx, c => sqlx::query_as(
         "insert into service_state (name, value) values ('secret_key_id', $1)
@@ -226,7 +225,7 @@ pub async fn claim(tx: &mut Tx, id: &str) -> Result<String> {
     Ok(known)
 }
 
-/// Makes a key the primary one. All instances write with it from the commit on; rows follow in the background.
+/// Makes a key the active one. All instances write with it from the commit on; rows follow in the background.
 pub async fn make_active(tx: &mut Tx, id: &str) -> Result<()> {
     on!(tx, c => sqlx::query("update service_state set value = $1 where name = 'secret_key_id'")
         .bind(id)
@@ -260,7 +259,7 @@ pub async fn needed_by(tx: &mut Tx, id: &str) -> Result<i64> {
     Ok(rows)
 }
 
-/// Whether a row is sealed with another key than this one.
+/// Whether a row is encrypted with another key than this one.
 pub async fn any_other(tx: &mut Tx, id: &str) -> Result<bool> {
     // Two ranges of the index; an inequality would go through every row.
     let (any,): (bool,) = on!(tx, c => sqlx::query_as(
@@ -275,10 +274,10 @@ pub async fn any_other(tx: &mut Tx, id: &str) -> Result<bool> {
     Ok(any)
 }
 
-/// What a batch of [`secrets::reencrypt`](crate::secrets::reseal) and its like did.
+/// The result of a batch of [`secrets::reencrypt`](crate::secrets::reencrypt) and its like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reencrypted {
-    /// Rows that have the primary key now.
+    /// Rows that have the active key now.
     pub done: u64,
     /// The keys of rows that this instance can't read.
     pub missing: Vec<String>,

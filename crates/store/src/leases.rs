@@ -12,7 +12,7 @@ use crate::{
 /// The name of the synchronizer's lease.
 pub const SYNCHRONIZER: &str = "synchronizer";
 
-/// The lease as it stands.
+/// The current lease.
 pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
     let mut tx = if db.is_exclusive() { db.read().await? } else { db.lease().await? };
     // An older program takes the lease without its configuration: the stored one is that of a former term.
@@ -31,7 +31,7 @@ pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
 pub enum Taken {
     /// This instance leads.
     Leads(Epoch),
-    /// Another instance was faster, or the database names another site.
+    /// Another instance was faster, or the database names another host.
     No,
     /// A program with a higher version of the renderer has led.
     Outdated {
@@ -45,7 +45,7 @@ pub enum Taken {
 pub struct Candidate<'a> {
     /// Its name in the lease row.
     pub holder: &'a str,
-    /// The site that the database has to name for it to lead; absent when runs are seen from everywhere.
+    /// The host that the database has to name for it to lead; absent when runs are seen from everywhere.
     pub host: Option<&'a str>,
     /// The version of its renderer. It leads only if no program with a higher one has led: two versions would recreate each
     /// other's deployments at each change of leadership.
@@ -54,7 +54,7 @@ pub struct Candidate<'a> {
     pub configuration: &'a str,
 }
 
-/// Takes over from the lease that was `seen` (or where there was none). `None` when somebody else was faster.
+/// Takes over from the lease that was `seen` (or where there was none). `None` when another instance was faster.
 pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Result<Option<Epoch>> {
     let candidate = Candidate { holder, host: None, renderer: RENDERER_VERSION, configuration: "" };
     Ok(match take_at(db, name, candidate, seen).await? {
@@ -63,7 +63,7 @@ pub async fn take(db: &Db, name: &str, holder: &str, seen: Option<&Lease>) -> Re
     })
 }
 
-/// As [`take`], for a candidate that may not be fit to lead.
+/// As [`take`], but for a candidate that may not be fit to lead.
 pub async fn take_at(db: &Db, name: &str, candidate: Candidate<'_>, seen: Option<&Lease>) -> Result<Taken> {
     let Candidate { holder, host, renderer, configuration } = candidate;
     let mut tx = db.lease().await?;
@@ -114,7 +114,7 @@ pub async fn take_at(db: &Db, name: &str, candidate: Candidate<'_>, seen: Option
     Ok(Taken::Leads(Epoch(epoch)))
 }
 
-/// Shows a sign of life. `false` when the term is over.
+/// Renews the lease. `false` when the epoch is over.
 pub async fn renew(db: &Db, name: &str, epoch: Epoch) -> Result<bool> {
     let mut tx = db.lease().await?;
     let done = on!(&mut tx, c => sqlx::query(
@@ -129,7 +129,7 @@ pub async fn renew(db: &Db, name: &str, epoch: Epoch) -> Result<bool> {
     Ok(done == 1)
 }
 
-/// Refuses to go on when the term is over. Called first in the transaction of each write that a leader makes.
+/// Fails when the epoch is over. Called first in the transaction of each write of a leader.
 ///
 /// On PostgreSQL it keeps the row's key until the end of the transaction: the epoch is part of a key (see the schema), so
 /// a take-over waits for the commit, and a renewal, which leaves the key alone, does not.

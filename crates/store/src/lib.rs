@@ -1,6 +1,6 @@
 //! SQL: the only truth.
 //!
-//! Functions are grouped by noun and take a [`Tx`] or a [`Db`]; a verb of a higher floor composes them in one
+//! Functions are grouped by noun and take a [`Tx`] or a [`Db`]; a verb of a higher layer composes them in one
 //! transaction. One text serves SQLite and PostgreSQL. Concurrency is settled here by unique indexes and conditional
 //! updates, never by looking first.
 

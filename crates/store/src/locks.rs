@@ -1,4 +1,4 @@
-//! Locks of dependencies by what they follow from.
+//! Locks of dependencies by their inputs.
 
 use jiff::Timestamp;
 use model::lock::{Lock, LockKey};
@@ -40,7 +40,7 @@ pub async fn insert(tx: &mut Tx, lock: &Lock, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// The locks that a reached deployment or an active execution needs.
+/// The locks that a deployed revision or an active execution needs.
 pub async fn in_use(tx: &mut Tx) -> Result<Vec<LockKey>> {
     let rows: Vec<(String,)> = on!(tx, c => sqlx::query_as(
         "select lock_key from rollout where lock_key is not null

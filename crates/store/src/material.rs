@@ -1,4 +1,4 @@
-//! What builds need of what was stored before.
+//! The stored inputs of builds.
 
 use model::{
     BoxFuture, Problem,

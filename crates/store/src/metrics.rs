@@ -1,4 +1,4 @@
-//! What the rows say of all live jobs at once, for whoever watches them.
+//! The state of all live jobs at once, for metrics.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use crate::{
     error::{Result, StoreError, corrupt},
 };
 
-/// A live job as far as it is watched. There may be a hundred thousand of them in memory: what many share is there once.
+/// A live job with the fields of its metrics. There may be a hundred thousand in memory, so they share equal values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedJob {
     /// The key of its rows.
@@ -23,7 +23,7 @@ pub struct WatchedJob {
     pub name: Box<str>,
     /// Its team.
     pub team: Arc<str>,
-    /// Who hears of its runs; nobody when its notifications are off.
+    /// The recipients of its notifications; empty when its notifications are off.
     pub contacts: Arc<Contacts>,
     /// How long after a tick a missing start is reported, in minutes.
     pub notification_delay_minutes: i64,
@@ -33,7 +33,7 @@ pub struct WatchedJob {
     pub run: Option<WatchedRun>,
 }
 
-/// The run that speaks for a job: the active one, or the one that ended last and did not step aside.
+/// The run that represents a job: the active one, or the one that ended last and was not skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedRun {
     /// Its id.
@@ -55,7 +55,7 @@ struct JobRow {
     last_execution_status: Option<String>,
 }
 
-/// What some jobs share.
+/// Values that several jobs share.
 #[derive(Debug, Default)]
 struct Shared {
     teams: HashSet<Arc<str>>,
@@ -86,7 +86,7 @@ impl Shared {
     }
 }
 
-/// What tells whether jobs may have changed since they were read. It is cheap to read where they are not.
+/// Shows whether jobs may have changed since they were read. It is cheap to read where they have not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadPosition {
     totals: Totals,
@@ -111,9 +111,8 @@ const TOTALS: &str = "select count(*) as jobs,
             when 'NONE' then 0 when 'SUCCESS' then 1 when 'USER_ERROR' then 2 else 3 end), 0) as text) as deployments
      from data_job where deleted_at is null";
 
-/// Every live job in the order of the ids, from one state of the database, and the mark of that state. `None` when it has the
-/// mark `known`. Rows are read one by one. What a job's last run was stands with the job, so that it outlives the run's own
-/// row.
+/// Every live job in the order of the ids, from one state of the database, and the position of that state. `None` when it is
+/// at the position `known`. Rows are read one by one. The job's row has its last run, so that it outlives the run's own row.
 pub async fn jobs(tx: &mut Tx, known: Option<&ReadPosition>) -> Result<Option<(Vec<WatchedJob>, ReadPosition)>> {
     let totals: Totals = on!(&mut *tx, c => sqlx::query_as(TOTALS).fetch_one(c).await)?;
     let active = by_job(on!(&mut *tx, c => sqlx::query_as(

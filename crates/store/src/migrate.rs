@@ -47,7 +47,7 @@ const TURN: i64 = 0x686f_6c64_6661_7374;
 /// The table in which migrations that were applied are noted.
 const APPLIED: &str = "_sqlx_migrations";
 
-/// Newer migrations that this program does not know are no failure by themselves.
+/// Newer migrations that this program does not know are no failure alone.
 fn tolerant(mut migrator: Migrator) -> Migrator {
     migrator.set_ignore_missing(true);
     migrator
@@ -57,7 +57,7 @@ pub(crate) async fn sqlite(pool: &SqlitePool) -> Result<()> {
     SQLITE.run(pool).await.map_err(migration)
 }
 
-/// Applies what is missing on a connection of its own, which is closed afterwards.
+/// Applies the missing migrations on a connection of its own, which is closed afterwards.
 pub(crate) async fn postgres(clock: &dyn Clock, connection: &mut PgConnection) -> Result<()> {
     sqlx::raw_sql("set statement_timeout = 0").execute(&mut *connection).await?;
     turn(clock, connection).await?;
@@ -173,7 +173,7 @@ pub(crate) fn known() -> i64 {
     POSTGRES.iter().map(|m| m.version).max().unwrap_or(0)
 }
 
-/// Compares what a schema asks of programs with what this one knows.
+/// Compares the program version that a schema requires with this one.
 pub(crate) fn check(oldest_program: Option<String>) -> Result<()> {
     let Some(needed) = oldest_program else { return Ok(()) };
     let needed = needed.parse().map_err(|_| corrupt("the oldest program of the schema"))?;
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(names(&SQLITE), names(&POSTGRES));
     }
 
-    /// What an index is of: its table, its columns in any order, and its condition.
+    /// The definition of an index: its table, its columns in any order, and its condition.
     type IndexOf = (String, BTreeSet<String>, String);
 
     /// The name of an index, and what it is of.

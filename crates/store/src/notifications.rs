@@ -1,7 +1,7 @@
-//! Wake-up calls from those who commit to those who work. A lost one costs latency, never work: the work is a query.
+//! Notifies the reconcile loops after a commit. A lost notification costs latency, never work, because the loops query for it.
 //!
-//! On PostgreSQL a bell that a verb rings is heard in every instance, after the commit, by one notification for all that was
-//! rung within a moment: the commit of a notification takes a lock of the whole server.
+//! On PostgreSQL every instance is notified after the commit of a request, once for all topics of a moment, because the commit
+//! of a notification takes a lock of the whole server.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -36,7 +36,7 @@ const EXECUTIONS: u8 = 2;
 const SCHEDULES: u8 = 4;
 const LEADERSHIP: u8 = 8;
 
-/// One bell for each loop of the synchronizer. Clones ring the same bells.
+/// One notifier for each loop of the synchronizer. Clones share their notifiers.
 #[derive(Debug, Clone)]
 pub struct Notifications {
     /// A deployment changed.
@@ -45,11 +45,11 @@ pub struct Notifications {
     pub executions: Notifier,
     /// A schedule appeared or changed, or a job became free for a tick that waits.
     pub schedules: Notifier,
-    /// A leader stepped down.
+    /// A leader released its lease.
     pub leadership: Notifier,
 }
 
-/// A bell. Who waits hears that it was rung before, once.
+/// A notifier. A waiter returns at once, once, if a notification came before.
 #[derive(Debug, Clone)]
 pub struct Notifier {
     local: Arc<Notify>,
@@ -62,7 +62,7 @@ impl Notifier {
         Self { local: Arc::default(), topic, others: others.cloned() }
     }
 
-    /// Rings it: here at once, in other instances soon.
+    /// Notifies: here at once, in other instances soon.
     pub fn notify_one(&self) {
         self.local.notify_one();
         if let Some(others) = &self.others {
@@ -89,12 +89,12 @@ impl Notifications {
             deployments: Notifier::new(DEPLOYMENTS, others),
             executions: Notifier::new(EXECUTIONS, others),
             schedules: Notifier::new(SCHEDULES, others),
-            // The leader that steps down tells in the same transaction.
+            // A leader that releases its lease notifies in the same transaction.
             leadership: Notifier::new(LEADERSHIP, None),
         }
     }
 
-    /// Bells that other instances hear too, and what is to be told to them.
+    /// Notifications that other instances receive too, and those that are still to be sent to them.
     pub(crate) fn across_instances() -> (Self, Arc<PendingNotifications>) {
         let pending = Arc::new(PendingNotifications {
             instance: RandomState::new().build_hasher().finish(),
@@ -104,7 +104,7 @@ impl Notifications {
         (Self::new(Some(&pending)), pending)
     }
 
-    /// The same bells, rung for this instance alone.
+    /// The same notifiers, for this instance alone.
     pub(crate) fn within_instance(&self) -> Self {
         let mut own = self.clone();
         for notifier in [&mut own.deployments, &mut own.executions, &mut own.schedules, &mut own.leadership] {
@@ -127,7 +127,7 @@ impl Notifications {
     }
 }
 
-/// What was rung and not yet told to other instances.
+/// Topics that other instances were not notified of yet.
 #[derive(Debug)]
 pub(crate) struct PendingNotifications {
     instance: u64,
@@ -135,10 +135,10 @@ pub(crate) struct PendingNotifications {
     gathered: Notify,
 }
 
-/// What a leader says that steps down.
+/// The notification of a leader that releases its lease.
 pub(crate) const NOTIFY_RELEASED: &str = "select pg_notify('holdfast_notifications', '0 8')";
 
-/// Tells other instances what was rung here.
+/// Notifies other instances of the topics of this one.
 pub(crate) async fn notify(pool: PgPool, pending: Arc<PendingNotifications>, clock: SharedClock) {
     loop {
         pending.gathered.notified().await;
@@ -149,14 +149,14 @@ pub(crate) async fn notify(pool: PgPool, pending: Arc<PendingNotifications>, clo
                 .bind(format!("{} {topics}", pending.instance))
                 .execute(&pool);
             if let Err(error) = told.await {
-                tracing::debug!(%error, "other instances were not told; they find the work by themselves");
+                tracing::debug!(%error, "other instances were not notified; they find the work in their next poll");
             }
             clock.sleep(GATHER).await;
         }
     }
 }
 
-/// Rings the bells that were rung in other instances, for as long as the pool is open.
+/// Passes on the notifications of other instances, for as long as the pool is open.
 pub(crate) async fn listen(pool: PgPool, notifications: Notifications, clock: SharedClock) {
     let mut delay = Duration::from_millis(100);
     while !pool.is_closed() {

@@ -21,7 +21,7 @@ const OLDEST_VERSION: i32 = 14;
 /// How many searches ([`Db::read_search`]) read SQLite at the same time. They may use a processor each.
 const SEARCHES_SQLITE_MAX: usize = 2;
 
-/// The share of callers' connections to PostgreSQL that searches may use: one in so many.
+/// The share of callers' connections to PostgreSQL that searches may use: one of this number.
 const SEARCHES_POSTGRES_SHARE: u32 = 4;
 
 impl Db {
@@ -92,7 +92,7 @@ async fn prepare(clock: &dyn Clock, direct: &PgConnectOptions, options: &Postgre
     let to = direct
         .clone()
         .application_name(&format!("{} migrate", options.application_name))
-        // What is there already is no news.
+        // Existing objects are no news.
         .options([("client_min_messages", "warning")]);
     let connecting = clock.timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
     let mut connection = match connecting.await {

@@ -1,4 +1,4 @@
-//! PostgreSQL: four pools, so that a crowd of callers stops neither the loops nor the signs of life of a leader.
+//! PostgreSQL: four pools, so that many callers delay neither the loops nor the lease renewals of a leader.
 
 use std::{
     str::FromStr,
@@ -34,7 +34,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(45);
 /// How PostgreSQL is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresOptions {
-    /// What the server shows of these connections; the part that uses each is added.
+    /// The name of these connections on the server, to which the part that uses each is added.
     pub application_name: String,
     /// Connections for callers.
     pub callers: u32,
@@ -83,7 +83,7 @@ pub(crate) struct Pools {
     pub(crate) statement_timeout: Duration,
 }
 
-/// Tells a crowd, before a server that answers, from a server that does not.
+/// Distinguishes an exhausted pool of a server that answers from a server that does not.
 #[derive(Debug)]
 struct PoolState {
     clock: SharedClock,
@@ -161,7 +161,7 @@ impl Pools {
                 })
                 .max_connections(connections)
                 .acquire_timeout(options.acquire_timeout)
-                // What died while it lay idle is found by the statement that begins a transaction.
+                // The statement that begins a transaction finds connections that died while they were idle.
                 .test_before_acquire(false)
                 .connect_lazy_with(to)
         };
@@ -274,7 +274,7 @@ impl Server {
     }
 }
 
-/// Reads a URL. What is wrong with one is said without its password.
+/// Reads a URL. Errors do not contain its password.
 fn parse(url: &str) -> Result<PgConnectOptions> {
     let options = PgConnectOptions::from_str(url)
         .map_err(|_| StoreError::Unfit { why: "its URL is none of PostgreSQL's form".into() })?;

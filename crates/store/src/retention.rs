@@ -25,10 +25,10 @@ pub const BYTES_MAX: i64 = 16 * 1024 * 1024;
 /// The most jobs whose rows one transaction locks.
 pub const JOBS_MAX: usize = 50;
 
-/// How many jobs one read looks at.
+/// How many jobs one read checks.
 const JOBS_PAGE: i64 = 500;
 
-/// How much of what one transaction may delete is used.
+/// The used part of what one transaction may delete.
 #[derive(Debug)]
 struct Load {
     rows_max: u32,
@@ -37,7 +37,7 @@ struct Load {
 }
 
 impl Load {
-    /// That of a transaction with at most so many rows.
+    /// The limit of a transaction with at most this number of rows.
     fn new(rows_max: u32) -> Self {
         Self { rows_max: rows_max.min(ROWS_MAX), rows: 0, bytes: 0 }
     }
@@ -59,7 +59,7 @@ impl Load {
     }
 }
 
-/// A page of jobs: the id of each, and what a scalar statement about it answers.
+/// A page of jobs: the id of each, and the result of a scalar statement about it.
 async fn job_page(tx: &mut Tx, from: &str, keep: i64, of_each: &'static str) -> Result<Vec<(String, Option<i64>)>> {
     let sql = format!(
         "select j.job_id, ({of_each}) as newest_over from data_job j where j.job_id >= $1 order by j.job_id limit $3"

@@ -126,7 +126,7 @@ pub async fn earliest(tx: &mut Tx) -> Result<Option<Timestamp>> {
     tick.map(instant).transpose()
 }
 
-/// Moves a schedule from one tick to the next. `false` when somebody else did.
+/// Moves a schedule from one tick to the next. `false` when another transaction did.
 pub async fn advance(tx: &mut Tx, id: i64, from: Timestamp, to: Option<Timestamp>) -> Result<bool> {
     let done = on!(tx, c => sqlx::query(
         "update schedule set next_tick = $3 where schedule_id = $1 and next_tick = $2",
@@ -228,7 +228,7 @@ pub async fn unused(tx: &mut Tx, limit: i64) -> Result<Vec<i64>> {
     Ok(ids.into_iter().map(|(id,)| id).collect())
 }
 
-/// Removes those of these schedules that no job has. One that a job is given at this moment is left.
+/// Removes those of these schedules that no job has. One that is given to a job concurrently is left.
 pub async fn remove_unused(tx: &mut Tx, ids: &[i64]) -> Result<u64> {
     // Checked again under the lock: from here on no job can be given one of them.
     let lock = format!("select 1 from schedule where schedule_id = $1 {}", tx.locking("for update skip locked"));

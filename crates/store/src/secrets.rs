@@ -59,11 +59,11 @@ struct Row {
     encrypted: Encrypted,
 }
 
-/// Seals with the primary key what is sealed with another one, at most `limit` rows after the job `after`. Rows that
-/// somebody changes at this moment are left to the next time.
+/// Re-encrypts values under another key with the active one, at most `limit` rows after the job `after`. Rows that
+/// changed concurrently are left to the next time.
 ///
 /// # Errors
-/// [`StoreError::KeyMissing`](crate::StoreError::KeyMissing) when this instance does not have the primary key.
+/// [`StoreError::KeyMissing`](crate::StoreError::KeyMissing) when this instance does not have the active key.
 pub async fn reencrypt(tx: &mut Tx, ring: &KeyRing, after: &str, limit: i64) -> Result<Reencrypted> {
     let key = keys::key_to_encrypt_with(tx, ring).await?;
     let sql = format!(

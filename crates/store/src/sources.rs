@@ -60,7 +60,7 @@ pub async fn insert_chunk(tx: &mut Tx, archive_hash: &str, chunk: usize, content
     Ok(())
 }
 
-/// Makes a version whose archive is stored the latest one of a job. A version that the job had before keeps its archive.
+/// Makes a stored version the latest version of a job. A version that the job had before keeps its archive.
 pub async fn insert_version(tx: &mut Tx, job_id: JobId, source: &Source, archive_hash: &str) -> Result<()> {
     storable([source.requirements.as_str(), &source.reason])?;
     on!(tx, c => sqlx::query(
@@ -134,7 +134,7 @@ pub async fn is_offered(tx: &mut Tx, job_id: JobId, version: &SourceVersion) -> 
     Ok(row.is_some())
 }
 
-/// Removes the uploads of a job from what is offered, and answers how many there were.
+/// Withdraws the uploads of a job, and returns their number.
 pub async fn remove_all(tx: &mut Tx, job_id: JobId, now: Timestamp) -> Result<u64> {
     let done = on!(tx, c => sqlx::query(
         "update source_version set removed_at = $2 where job_id = $1 and removed_at is null",

@@ -16,7 +16,7 @@ pub(crate) enum Bound {
     Int(i64),
 }
 
-/// A statement, and what is bound to its places in order from `$1`.
+/// A statement, and the values that are bound to its placeholders in order from `$1`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Statement {
     pub(crate) sql: String,
@@ -135,7 +135,7 @@ pub(crate) fn any_of(column: Expr, values: Vec<String>) -> Option<Expr> {
 }
 
 impl Dialect {
-    /// A column that SQLite uses no index for. PostgreSQL settles that by what it knows of the rows.
+    /// A column that SQLite uses no index for. PostgreSQL decides that by its statistics.
     pub(crate) fn without_index(self, name: &'static str) -> Expr {
         match self {
             Self::Sqlite => Expr::cust(format!("+{name}")),
@@ -154,7 +154,7 @@ pub(crate) fn rows(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// The places of so many values, from `$1`.
+/// The placeholders of this number of values, from `$1`.
 pub(crate) fn places(values: usize) -> String {
     let places: Vec<_> = (1..=values).map(|place| format!("${place}")).collect();
     places.join(", ")

@@ -225,7 +225,7 @@ fn pool_exhausted(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// Whether a connection can begin a transaction. Where the disk is full SQLite rolls back by itself, so that the rollback
+/// Whether a connection can begin a transaction. On a full disk SQLite rolls back automatically, so that the rollback
 /// that follows fails and the connection counts as within a transaction for ever: it is closed, and a new one opened.
 async fn is_fit(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
     // Lets a rollback that is still queued come to its end.

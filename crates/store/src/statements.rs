@@ -13,7 +13,7 @@ use tracing::{Instrument, Span};
 
 use crate::postgres::answered;
 
-/// Upper bounds of the buckets, in seconds. There are few, for each operation has all of them.
+/// Upper bounds of the buckets, in seconds. There are few, because each operation has all of them.
 const BUCKETS_SECONDS: [f64; 6] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

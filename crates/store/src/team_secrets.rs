@@ -1,4 +1,4 @@
-//! The names of the secrets with teams' OAuth applications in a cluster: who came first keeps the plain name for good.
+//! The names of the secrets with teams' OAuth applications in a cluster: the first team keeps the plain name for good.
 
 use jiff::Timestamp;
 use model::{name::TeamName, team_secret};

@@ -1,7 +1,7 @@
 //! Tokens of deployed jobs: the credential of a deployment, and the short token that it is exchanged for.
 //!
-//! Nothing of them is stored. Both are texts sealed with keys that follow from the instances' secret key, so that every
-//! instance with that key reads what another one made; they name the key, so that a key that was replaced goes on to count
+//! Nothing of them is stored. Both are texts encrypted with keys that follow from the instances' secret key, so that every
+//! instance with that key reads what another one made; they name the key, so that a replaced key stays valid
 //! as long as an instance has it. The deployment that a credential is for is looked up when it is exchanged.
 
 use chacha20poly1305::{
@@ -19,10 +19,10 @@ use crate::{
     keys::{KeyRing, SecretKey},
 };
 
-/// What a credential begins with.
+/// The prefix of a credential.
 const CREDENTIAL: &str = "hfc1";
 
-/// What a short token begins with.
+/// The prefix of a short-lived token.
 const ACCESS: &str = "hfa1";
 
 /// The longest text that is read.
@@ -37,7 +37,7 @@ pub struct Credential {
     pub generation: i64,
 }
 
-/// What a short token says.
+/// The content of a short-lived token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// The job.
@@ -54,7 +54,7 @@ impl Credential {
         seal(ring, CREDENTIAL, &format!("{} {}", self.job_id, self.generation))
     }
 
-    /// What a credential is for; `None` for any other text.
+    /// Reads a credential; `None` for any other text.
     pub fn read(ring: &KeyRing, text: &str) -> Option<Self> {
         let plain = open(ring, CREDENTIAL, text)?;
         let (job_id, generation) = plain.split_once(' ')?;
@@ -73,7 +73,7 @@ impl Access {
         text.split_once('.').is_some_and(|(kind, _)| kind == ACCESS)
     }
 
-    /// What a token says, whether it counts still or not; `None` for any other text.
+    /// Reads a token, whether it is still valid or not; `None` for any other text.
     pub fn read(ring: &KeyRing, text: &str) -> Option<Self> {
         let plain = open(ring, ACCESS, text)?;
         let mut parts = plain.splitn(3, ' ');
@@ -86,8 +86,8 @@ impl Access {
     }
 }
 
-/// The name of the job whose deployment a credential is for, as long as it counts: the job is alive, and the deployment is
-/// wanted, is what runs, or is what an active run was started with.
+/// The name of the credential's job, as long as the credential is valid: the job is alive, and the deployment is desired,
+/// rolled out, or was used by an active run.
 pub async fn holder(tx: &mut Tx, credential: &Credential) -> Result<Option<JobName>> {
     let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
         "select j.name from data_job j
@@ -111,12 +111,12 @@ fn cipher(key: &SecretKey, kind: &str) -> XChaCha20Poly1305 {
 fn seal(ring: &KeyRing, kind: &str, plain: &str) -> Result<SecretString> {
     let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
     let payload = Payload { msg: plain.as_bytes(), aad: kind.as_bytes() };
-    let key = ring.all().into_iter().next().ok_or_else(|| corrupt("a ring without a key"))?;
+    let key = ring.all().into_iter().next().ok_or_else(|| corrupt("no key is loaded"))?;
     let sealed = cipher(&key, kind).encrypt(&nonce, payload).map_err(|_| corrupt("a token too large to seal"))?;
     Ok(format!("{kind}.{}.{}{}", key.id(), hex::encode(nonce), hex::encode(sealed)).into())
 }
 
-/// The text, when it was sealed with this key for this purpose.
+/// The text, when it was encrypted with this key for this purpose.
 fn open(ring: &KeyRing, kind: &str, text: &str) -> Option<String> {
     if text.len() > TEXT_MAX_BYTES {
         return None;

@@ -1,4 +1,4 @@
-//! What PostgreSQL adds: several instances, each seeing the others' commits between its own statements.
+//! Behaviour on PostgreSQL: several instances, each seeing the others' commits between its own statements.
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 #![allow(clippy::print_stdout, reason = "a test starts itself and reads what it says")]
@@ -136,7 +136,7 @@ async fn every_text_means_the_same(on: Database) {
     assert_eq!(names(description("wie été")).await, ["b"]);
     assert_eq!(names(description("% _EXACT_ \\")).await, ["a"]);
     assert_eq!(names(description("%plain")).await, Vec::<String>::new());
-    // What is missing comes last, whichever way round.
+    // Missing values come last in either direction.
     let by_next = jobs::JobQuery { sort: jobs::JobSort::NextRun, ..default() };
     assert_eq!(names(by_next).await, ["a", "b", "c", "d"]);
 }
@@ -219,7 +219,7 @@ async fn a_leader_that_froze_within_a_write_holds_up_the_next_for_a_bounded_time
     let begun = Instant::now();
     assert!(leases::take(&two, SYNCHRONIZER, "two", Some(&seen)).await.unwrap().is_some());
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    // What it had begun is refused when it wakes up.
+    // The write that it had begun is rejected when it continues.
     let late = write.commit().await;
     assert!(matches!(late, Err(StoreError::Uncertain(_) | StoreError::Unavailable(_))), "{late:?}");
     let mut tx = two.read().await.unwrap();
@@ -232,7 +232,7 @@ async fn a_notification_reaches_every_instance_once_per_moment() {
     let pool = sqlx::PgPool::connect(fresh.url()).await.unwrap();
     let mut listener = sqlx::postgres::PgListener::connect_with(&pool).await.unwrap();
     listener.listen("holdfast_notifications").await.unwrap();
-    // Listeners ring once when they are there.
+    // Listeners notify once when they are connected.
     timeout(Duration::from_secs(5), two.notifications().executions.notified()).await.unwrap();
     timeout(Duration::from_secs(5), two.notifications().deployments.notified()).await.unwrap();
 
@@ -256,7 +256,7 @@ async fn a_notification_reaches_every_instance_once_per_moment() {
     }
     assert!((2..=12).contains(&told), "{told} notifications in half a second");
 
-    // What a loop rings for concerns its own instance.
+    // A notification of a loop concerns its own instance.
     one.for_sync().notifications().schedules.notify_one();
     assert!(timeout(Duration::from_millis(200), listener.recv()).await.is_err());
     timeout(Duration::from_secs(1), one.notifications().schedules.notified()).await.unwrap();
@@ -274,7 +274,7 @@ async fn a_listener_that_lost_its_connection_comes_back() {
     )
     .await;
     drop(tx);
-    // It rings for what may have been missed, and hears again.
+    // It notifies in case one was missed, and listens again.
     timeout(Duration::from_secs(5), two.notifications().schedules.notified()).await.unwrap();
     one.notifications().schedules.notify_one();
     timeout(Duration::from_secs(5), two.notifications().schedules.notified()).await.unwrap();
@@ -399,7 +399,7 @@ async fn a_statement_that_waits_for_a_lock_is_given_up() {
     let mut second = db.write().await.unwrap();
     let refused = jobs::find_for_update(&mut second, &job.name).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
-    // Who only reads waits for nobody.
+    // A read-only transaction waits for no other.
     let mut reader = db.read().await.unwrap();
     assert!(jobs::find_for_update(&mut reader, &job.name).await.unwrap().is_some());
 }

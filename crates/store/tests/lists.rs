@@ -1,4 +1,4 @@
-//! Pages of jobs and runs: whichever way they are come by, they are the same.
+//! Pages of jobs and executions: each strategy returns the same rows.
 
 mod support;
 
@@ -424,7 +424,7 @@ async fn runs_of_a_page_of_jobs_are_the_newest_of_each(on: Database) {
     };
     let whole = executions::page_by_job(&mut tx, &second).await.unwrap();
     assert!(!whole.is_empty() && whole.iter().all(|run| run.status == Status::Succeeded && run.revision.is_some()));
-    // What is left out is empty, and the rest is as it was.
+    // Omitted columns are empty, and the rest is as it was.
     let less = async |tx: &mut Tx, detail| {
         executions::page_by_job(tx, &ExecutionQuery { detail, ..second.clone() }).await.unwrap()
     };
@@ -598,7 +598,7 @@ async fn runs_since_a_time_are_counted_by_hours_and_every_change_of_a_run_counts
     let gone = jobs::find(&mut tx, &JobName::parse("daily-sales-000000").unwrap()).await.unwrap().unwrap();
     assert!(jobs::delete(&mut tx, gone.id, "someone", None, Timestamp::UNIX_EPOCH).await.unwrap());
     let check = async |tx: &mut Tx| {
-        // What a page has is filtered row by row.
+        // The rows of a page are filtered one by one.
         let starts: Vec<_> = {
             let all = ExecutionQuery { limit: 1000, detail: Detail::Outcome, ..ExecutionQuery::default() };
             let page = executions::page(tx, &all).await.unwrap();

@@ -20,7 +20,7 @@ for_each_database!(an_upgraded_database_has_its_rows_and_serves_the_version_befo
 /// The first migration that is online.
 const FIRST_ONLINE: i64 = 60;
 
-/// What that version sends for the start of an execution and for its end.
+/// The statements of that version for the start of an execution and for its end.
 const START: [&str; 2] = [
     "select job_id from data_job where job_id = $1 and deleted_at is null {lock}",
     "insert into data_job_execution (execution_id, job_number, type, status, submitted_at, started_by, op_id, holds_slot,

@@ -1,4 +1,4 @@
-//! What the rows refuse and keep.
+//! Constraints and contents of the rows.
 
 mod support;
 
@@ -381,7 +381,7 @@ async fn a_full_disk_is_reported_and_over_when_there_is_room() {
     let db = fresh.open().await;
     assert!(insert(&db, &job(1, "example-job")).await);
     let mut tx = db.write().await.unwrap();
-    // As if the disk had no room for another page: SQLite ends the transaction by itself.
+    // As if the disk had no room for another page: SQLite ends the transaction automatically.
     raw(&mut tx, "pragma max_page_count = 1").await;
     tx.commit().await.unwrap();
     let source = Source {

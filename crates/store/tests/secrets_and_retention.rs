@@ -1,4 +1,4 @@
-//! What the rows beside jobs, deployments and runs refuse and keep.
+//! Constraints and contents of the rows beside jobs, deployments and executions.
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 
@@ -249,7 +249,7 @@ async fn an_execution_refers_to_its_revision_or_keeps_what_is_known_of_it(on: Da
     let ended = Ended { status: Status::Cancelled, message: "m", started_at: None, ended_at: NOW };
     assert!(executions::finish(&mut tx, epoch, &id, &ended).await.unwrap());
     assert_eq!(executions::find(&mut tx, &id).await.unwrap().unwrap().revision, Some(whole));
-    // What is known of an execution itself comes first.
+    // The fields of the execution itself come first.
     raw(&mut tx, r#"update data_job_execution set revision = '{"vdk_version":"0.3"}'"#).await;
     let in_part = ExecutionRevision { vdk_version: Some("0.3".into()), ..ExecutionRevision::default() };
     assert_eq!(page(&mut tx).await, Some(in_part.clone()));
@@ -287,7 +287,7 @@ async fn a_teams_secret_is_encrypted_and_bound_to_its_row(on: Database) {
     assert!(credentials::find(&mut tx, &key, &one).await.is_err());
 }
 
-/// A ring with the keys of these numbers.
+/// A key set with the keys of these numbers.
 fn ring(numbers: &'static [u8]) -> KeyRing {
     let keys = move || numbers.iter().map(|number| SecretKey::new([*number; 32])).collect();
     KeyRing::new(Box::new(keys), SecretKey::new([numbers[0]; 32]).id().to_owned())
@@ -386,7 +386,7 @@ async fn without_the_active_key_nothing_is_stored_and_what_is_under_another_one_
     let problem = model::Problem::from(store_secret(&db, &old, &job, "other").await.unwrap_err());
     assert!(problem.countermeasures.contains(&format!("{}.key", id(2))), "{problem:?}");
 
-    // Sealing anew needs both, and tells which one is missing.
+    // Sealing again needs both, and tells which one is missing.
     let mut tx = db.write().await.unwrap();
     missing(secrets::reencrypt(&mut tx, &old, "", 10).await.map(drop), 2);
     let stuck = secrets::reencrypt(&mut tx, &new, "", 10).await.unwrap();
@@ -403,7 +403,7 @@ async fn a_write_under_the_former_key_is_before_the_rotation_and_one_that_meets_
         assert!(insert(&db, job).await);
         store_secret(&db, &both, job, "first").await.unwrap();
     }
-    // The write has its key, and the rotation waits for it: whoever counts the rows under a former key counts this one.
+    // The write has its key, and the rotation waits for it: a count of the rows under a former key includes this one.
     let mut write = db.write().await.unwrap();
     secrets::replace(&mut write, &both, one.id, &"second".to_owned().into(), "someone", NOW).await.unwrap();
     let rotation = tokio::spawn(async move { make_active(&other, 2).await });
@@ -413,7 +413,7 @@ async fn a_write_under_the_former_key_is_before_the_rotation_and_one_that_meets_
     rotation.await.unwrap();
     assert_eq!(keys::needed_by(&mut db.read().await.unwrap(), &id(1)).await.unwrap(), 2);
 
-    // A row that somebody writes is left alone; a write that comes while rows are sealed anew has the last word.
+    // A row that is being written is left alone; a write that comes during the re-encryption has the last word.
     let mut write = db.write().await.unwrap();
     secrets::replace(&mut write, &both, one.id, &"third".to_owned().into(), "someone", NOW).await.unwrap();
     let mut resealing = fresh.open().await.for_sync().write().await.unwrap();
@@ -444,7 +444,7 @@ async fn a_deleted_job_keeps_what_it_needs_to_come_back_and_is_gone_for_good_aft
     upload(&mut tx, &old, "b").await;
     let wanted = deploy(&mut tx, &old, "a").await;
     store::properties::replace(&mut tx, old.id, "{}", "someone", NOW).await.unwrap();
-    // What is deployed was removed since, and is needed.
+    // The deployed source was removed since, and is needed.
     sources::remove_all(&mut tx, old.id, NOW).await.unwrap();
     let generation = jobs::next_generation(&mut tx, &old.name).await.unwrap();
     deployments::remove(&mut tx, old.id, generation, Request { by: "someone", op_id: "op" }, NOW).await.unwrap();
@@ -521,7 +521,7 @@ async fn the_name_of_a_request_is_known_for_a_day_and_swept_after_it(on: Databas
     assert_eq!(idempotency::claim(&mut tx, "someone", &other, later(24)).await.unwrap(), Claim::Another);
     assert_eq!(idempotency::claim(&mut tx, "another", &other, NOW).await.unwrap(), Claim::First);
     assert_eq!(idempotency::purge(&mut tx, later(24), 10).await.unwrap(), 0);
-    // Nobody has swept yet, and it is free all the same.
+    // No resync ran yet, and it is free nevertheless.
     assert_eq!(idempotency::claim(&mut tx, "someone", &other, later(25)).await.unwrap(), Claim::First);
     assert_eq!(idempotency::purge(&mut tx, later(25), 10).await.unwrap(), 1);
     assert_eq!(idempotency::purge(&mut tx, later(50), 1).await.unwrap(), 1);

@@ -238,7 +238,7 @@ async fn the_next_tick_moves_on_although_the_cluster_starts_the_runs(on: Databas
     assert_eq!(next().await.as_deref(), Some("2026-01-01T00:10:00Z"));
     harness.advance(SignedDuration::from_mins(25));
     harness.until("it moved on", async || next().await.as_deref() == Some("2026-01-01T00:30:00Z")).await;
-    // Nobody else starts a run of it.
+    // Nothing else starts a run of it.
     assert!(harness.executions(NAME).await.is_empty());
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{net::TcpListener, sync::oneshot};
 
-/// What listens on an address of this machine, with a thread of its own. It ends when it is dropped.
+/// A server on an address of this machine, with a thread of its own. It ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Background {
     address: SocketAddr,
@@ -16,7 +16,7 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts to serve on a free port. `serve` goes on until it is dropped.
+    /// Starts to serve on a free port. `serve` runs until it is dropped.
     ///
     /// # Panics
     /// When no port is free.

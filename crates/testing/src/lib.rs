@@ -68,7 +68,7 @@ impl Database {
     }
 }
 
-/// The clock of the machine, for what tests open.
+/// The clock of the machine, which tests open databases with.
 pub fn clock() -> SharedClock {
     Arc::new(SystemClock)
 }
@@ -99,7 +99,7 @@ impl Fresh {
         self.folder.as_ref().map(|folder| folder.path().join("test.db"))
     }
 
-    /// Asks PostgreSQL something that no function of the store answers.
+    /// Sends a query to PostgreSQL for which the store has no function.
     ///
     /// # Panics
     /// When it refuses, or this is no PostgreSQL.

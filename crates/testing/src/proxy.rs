@@ -1,4 +1,4 @@
-//! A proxy in front of a Kubernetes API server that a test may cut and slow down, and that counts what is asked.
+//! A proxy in front of a Kubernetes API server that a test may cut and slow down, and that counts requests.
 
 use std::{
     collections::BTreeMap,
@@ -37,12 +37,12 @@ use tokio_rustls::{
 
 use crate::background::Background;
 
-/// Whom the proxy speaks for, and to which server.
+/// The client of the proxy's requests, and their server.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The API server's URL, `https://host:port`.
     pub url: String,
-    /// The certificate of who signed the server's, as PEM.
+    /// The certificate of the server's authority, as PEM.
     pub ca_certificate: String,
     /// The client certificate that is shown, as PEM.
     pub certificate: String,
@@ -72,7 +72,7 @@ struct Shared {
     state: Mutex<State>,
 }
 
-/// What becomes of requests about an object in place of an answer of the server.
+/// The result of requests about an object in place of an answer of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hindrance {
     HeldBack,
@@ -82,7 +82,7 @@ enum Hindrance {
 #[derive(Debug, Default)]
 struct State {
     delay: Duration,
-    /// What logs of pods say, when the proxy answers for their nodes.
+    /// The logs of pods, if the proxy answers for their nodes.
     log: Option<String>,
     counts: BTreeMap<(String, String), u64>,
     /// Those of `counts` that the server answered with 409.
@@ -123,7 +123,7 @@ impl Proxy {
         format!("http://{}", self.background.address())
     }
 
-    /// A KUBECONFIG with no credentials: who uses it acts as the proxy's identity. It goes with the proxy.
+    /// A KUBECONFIG with no credentials: its user acts as the proxy's identity. It is removed with the proxy.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
@@ -198,7 +198,7 @@ impl Proxy {
 
     /// How many requests there were since the start or [`Self::reset`], by method and path.
     ///
-    /// A path stands for all objects of a kind: `/apis/batch/v1/namespaces/{namespace}/jobs/{name}/status`. What asks for a
+    /// A path represents all objects of a kind: `/apis/batch/v1/namespaces/{namespace}/jobs/{name}/status`. A request for a
     /// stream of changes has the method `WATCH` in place of `GET`.
     pub fn counts(&self) -> BTreeMap<(String, String), u64> {
         self.shared.state().counts.clone()
@@ -342,12 +342,12 @@ fn is_of_log(path: &str) -> bool {
     path.contains("/pods/") && path.ends_with("/log")
 }
 
-/// What hinders a request for this path.
+/// The hindrance of a request for this path.
 fn hindrance_of(path: &str, hindered: &BTreeMap<String, Hindrance>) -> Option<Hindrance> {
     path.split('/').find_map(|part| hindered.get(part).copied())
 }
 
-/// What a request is counted as.
+/// The kind under which a request is counted.
 fn kind(method: &Method, uri: &Uri) -> (String, String) {
     let watches = uri.query().unwrap_or_default().split('&').any(|part| matches!(part, "watch=true" | "watch=1"));
     let method = if watches && method == Method::GET { "WATCH" } else { method.as_str() };
@@ -427,7 +427,7 @@ impl Upstream {
         })
     }
 
-    /// A new connection; it closes when what is given is dropped.
+    /// A new connection; it closes when the returned value is dropped.
     async fn connect(&self, has_credentials: bool) -> Result<SendRequest<Incoming>, String> {
         let (host, port) = &self.address;
         let connection = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| e.to_string())?;

@@ -26,20 +26,20 @@ use crate::install::{self, Installation};
 /// The role that owns everything.
 const ROLE: &str = "holdfast";
 
-/// Whom the server runs as when tests run as root, which it refuses to: nobody.
+/// The user id of the server when tests run as root, which it refuses to run as.
 const NOBODY: u32 = 65534;
 
 /// The files of a server that encrypts.
 const CERTIFICATE: &str = "server.crt";
 const PRIVATE_KEY: &str = "server.key";
 
-/// Who gets in at a server that others than this machine reach.
+/// The access rules of a server that other machines reach.
 const ACCESS: &str = "access.conf";
 
 /// How long the server may take to start.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// What tests can do without: durability, and a network.
+/// Settings that tests don't need: durability, and a network.
 const SETTINGS: &[&str] = &[
     "listen_addresses=",
     "fsync=off",
@@ -106,7 +106,7 @@ impl Network {
         }
     }
 
-    /// What a server in this folder is started with, beside what every one is. What comes later wins.
+    /// The settings of a server in this folder, beside those of every one. A later setting wins.
     fn settings(&self, folder: &Path, is_root: bool) -> Result<Vec<String>, String> {
         let in_folder = |name: &str, file: &str| format!("{name}={}", folder.join(file).display());
         let (address, more) = match self {
@@ -305,7 +305,7 @@ impl Server {
         String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
     }
 
-    /// Stops it as an operator does: connections are told and cut.
+    /// Stops it as an operator does: connections are notified and cut.
     pub fn stop(&self) {
         self.command("stop").unwrap_or_else(|why| panic!("{why}"));
     }
@@ -391,7 +391,7 @@ fn certify(folder: &Path, is_root: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a file for a server, which runs as nobody where tests run as root.
+/// Makes a file for a server, which has an unprivileged user where tests run as root.
 fn put(folder: &Path, name: &str, text: &str, is_root: bool) -> Result<(), String> {
     let path = folder.join(name);
     std::fs::write(&path, text)
@@ -400,7 +400,7 @@ fn put(folder: &Path, name: &str, text: &str, is_root: bool) -> Result<(), Strin
         .map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Whether everybody may run what is in a folder.
+/// Whether every user may run the programs of a folder.
 fn reachable(folder: &Path) -> bool {
     folder.ancestors().all(|part| part.metadata().is_ok_and(|m| m.permissions().mode() & 0o001 != 0))
 }

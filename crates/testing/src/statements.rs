@@ -1,4 +1,4 @@
-//! What a request says to the database, heard where the driver logs it.
+//! The statements of a request, read where the driver logs them.
 
 use std::{
     fmt,
@@ -43,7 +43,7 @@ impl Statements {
         Self { _alone: alone }
     }
 
-    /// What a request answers, and the statements that it took.
+    /// The result of a request, and the first words of its statements.
     ///
     /// # Panics
     /// When the database does not answer.

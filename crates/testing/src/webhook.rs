@@ -1,4 +1,4 @@
-//! An admission webhook, as an API server asks it about what is written.
+//! An admission webhook that an API server asks about writes.
 
 use std::{
     convert::Infallible,
@@ -85,7 +85,7 @@ impl Webhook {
         Self { background, certificate, asked }
     }
 
-    /// Where an API server finds it, and whom it trusts to be it: a `clientConfig`.
+    /// Its URL and certificate for an API server: a `clientConfig`.
     pub fn client_config(&self) -> Value {
         json!({
             "url": format!("https://{}/", self.background.address()),

@@ -118,7 +118,7 @@ impl Table {
         self.0.push([what.into(), value.into(), String::new(), "1".into(), target.into()]);
     }
 
-    /// What the first of each pair took longer; the middle half beside it shows how much of that is noise.
+    /// The extra time of the first of each pair; the middle half beside it shows how much of that is noise.
     fn differences(&mut self, what: &str, longer: &[Duration], shorter: &[Duration]) {
         let mut all: Vec<f64> =
             longer.iter().zip(shorter).map(|(a, b)| 1000.0 * (a.as_secs_f64() - b.as_secs_f64())).collect();

@@ -92,7 +92,7 @@ const RUNS_WITH_TOTALS: &str = "query($filter: DataJobExecutionFilter, $order: D
 struct Case {
     name: String,
     path: String,
-    /// What the reference takes at 1,000 and 10,000 jobs (p50, ms).
+    /// The times of upstream at 1,000 and 10,000 jobs (p50, ms).
     reference: &'static str,
     /// Whether more than one client is worth the time.
     pool_state: bool,
@@ -113,7 +113,7 @@ fn filter(property: &str, pattern: Option<&str>, sort: Option<&str>) -> Value {
 const JOB: &str = "daily-orders-000005";
 const TEAM: &str = "Team 0000";
 
-/// What no execution of the fleet is.
+/// A filter that matches no execution of the fleet.
 const NONE: &str = "running (none is)";
 
 /// A pattern of the teams that begin as the last one of a fleet: a tenth of them where the fleet is a power of ten.
@@ -298,7 +298,7 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
     println!("### {name}\n");
     let columns: Vec<_> = fleets.iter().map(|of| of.title(is_compared)).collect();
     let ratio =
-        if is_compared { "the other to this: p50, processor time, requests a second" } else { "largest to smallest" };
+        if is_compared { "the other to this: p50, CPU time, requests per second" } else { "largest to smallest" };
     println!("| request | clients | {} | {ratio} | reference |", columns.join(" | "));
     println!("| --- | ---: |{} ---: | --- |", " ---: |".repeat(fleets.len()));
     let only = arguments.only.as_deref().unwrap_or_default();
@@ -338,7 +338,7 @@ async fn measure(database: Database, arguments: &Arguments) -> Result<()> {
         row(&start, *clients, &figures, is_server, is_compared);
     }
     println!(
-        "\n| fleet | database | a million executions | start to ready | `vdk list -a` | of it processor time{} | resident memory at most |",
+        "\n| fleet | database | a million executions | start to ready | `vdk list -a` | CPU time of it{} | resident memory at most |",
         if is_server { ": service, PostgreSQL" } else { "" }
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
@@ -414,7 +414,7 @@ async fn list_all(service: &str, meter: Meter, is_server: bool) -> Result<String
     Ok(format!("{took:.1} s | {service:.1}{server} s"))
 }
 
-/// What came of some clients that asked for some time.
+/// The results of some clients that sent requests for some time.
 #[derive(Debug, Clone, Default)]
 struct Figures {
     times: Vec<Duration>,
@@ -437,7 +437,7 @@ impl Figures {
         self.times.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Processor time in ms of a request, of the service and of PostgreSQL.
+    /// CPU time in ms of a request, of the service and of PostgreSQL.
     #[expect(clippy::cast_precision_loss, reason = "small counts")]
     fn cpu_ms_each(&self) -> f64 {
         (self.cpu_ms + self.server_cpu_ms) / self.times.len().max(1) as f64
@@ -496,7 +496,7 @@ async fn pool_state(
     Ok(Figures { times, elapsed, cpu_ms: after.0 - before.0, server_cpu_ms: after.1 - before.1 })
 }
 
-/// Prints a line: for each fleet p50 / p95 / p99 in ms, processor time in ms a request, requests a second.
+/// Prints a line: for each fleet p50 / p95 / p99 in ms, CPU time in ms per request, requests per second.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -123,7 +123,7 @@ impl Arguments {
     {
         say(format_args!("· {kind}"));
         let process = service.process().id();
-        // From here on the peak counts anew; where that is not allowed, it is the peak since the start.
+        // From here on the peak counts again; where that is not allowed, it is the peak since the start.
         let _ = fs::write(format!("/proc/{process}/clear_refs"), "5");
         let (before, _) = memory(process)?;
         let begun = Instant::now();

@@ -66,7 +66,7 @@ fn measure(database: Database, arguments: &Arguments) -> Result<()> {
     let fresh = database.empty();
     fill(&workspace(), fresh.url(), arguments.jobs, arguments.runs, Rollouts::Done, arguments.examples.as_deref())?;
     if database == Database::Postgresql {
-        // As the server does by itself some time after.
+        // As the server does automatically some time later.
         fresh.psql("vacuum analyze");
     }
     let of_round = [fresh.url(), &arguments.keep_hours.to_string(), &arguments.keep_per_job.to_string()];

@@ -46,7 +46,7 @@ struct Arguments {
     /// How many edits by others are measured.
     #[arg(long, default_value_t = 100)]
     edits: usize,
-    /// How long processor time is counted while nothing happens, and while runs end.
+    /// How long CPU time is counted while nothing happens, and while runs end.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// How many runs are started in a second.
@@ -68,7 +68,7 @@ const FAILING: usize = 20;
 const LONGEST: Duration = Duration::from_secs(3600);
 /// The longest that one change, start or repair may take.
 const ONE: Duration = Duration::from_secs(120);
-/// Without a write for this time nothing goes on any more.
+/// Without a write for this time the work is over.
 const QUIET: Duration = Duration::from_secs(5);
 /// Between two starts, so that the end of one does not weigh on the start of the next.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -126,7 +126,7 @@ impl Table {
     }
 }
 
-/// What is compared of an object of the cluster.
+/// The compared fields of an object of the cluster.
 #[derive(Debug, Clone, PartialEq)]
 struct View {
     /// Moves with the spec.
@@ -194,7 +194,7 @@ impl Watched {
             loop {
                 let changed = self.changed.notified();
                 tokio::pin!(changed);
-                // Registered before the look, so that news in between ring.
+                // Registered before the check, so that no notification is lost.
                 changed.as_mut().enable();
                 if let Some(found) = is(&self.objects.lock().unwrap_or_else(PoisonError::into_inner)) {
                     return found;
@@ -369,7 +369,7 @@ impl Place {
         page.lines().filter_map(of).sum()
     }
 
-    /// What the service complained of, for who asks why a figure is as it is.
+    /// The warnings of the service, which explain a figure.
     fn warnings(&self) {
         let log = self.fleet.service.log();
         let warnings: Vec<_> = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect();
@@ -409,7 +409,7 @@ impl Place {
             "243 s (9,500)",
         );
         table.figure(
-            "calls of the API server for each of them; processor time of the service, of PostgreSQL",
+            "calls of the API server for each of them; CPU time of the service, of PostgreSQL",
             &format!("{:.1}; {:.2} ms, {:.2} ms", share(calls, count), service / float(count), server / float(count)),
             "",
             "",
@@ -476,7 +476,7 @@ impl Place {
         table.figure("idle: write calls", &writes.to_string(), "none", "");
         let of = |after: f64, before: f64| format!("{:.2} %", (after - before) / took / 10.0);
         table.figure(
-            &format!("idle: processor time over {took:.0} s, of PostgreSQL"),
+            &format!("idle: CPU time over {took:.0} s, of PostgreSQL"),
             &format!("{}, {}", of(after.0, before.0), of(after.1, before.1)),
             "under 2 %",
             "",
@@ -605,7 +605,7 @@ impl Place {
         #[expect(clippy::cast_precision_loss, reason = "a small count")]
         let at_rate = |each: f64| each * arguments.rate as f64 / 10.0;
         table.figure(
-            &format!("processor time at {} ended runs a second, of PostgreSQL", arguments.rate),
+            &format!("CPU time at {} ended runs a second, of PostgreSQL", arguments.rate),
             &format!("{:.1} %, {:.1} %", at_rate(service), at_rate(server)),
             "",
             "",
@@ -641,12 +641,12 @@ impl Place {
             repaired.push(at.duration_since(begun));
         }
         say(format_args!("{}", listed(&self.its_way.counts())));
-        table.times("edit of a CronJob's schedule by others → it is put back", &repaired, "p99 under 2 s");
+        table.times("edit of a CronJob's schedule by others → it is reverted", &repaired, "p99 under 2 s");
         Ok(())
     }
 }
 
-/// A Job such as anybody makes, on the node in name only.
+/// An ordinary Job, on the node in name only.
 fn bare_job(name: &str) -> Value {
     let mut pod = placement_in_name_only();
     pod["restartPolicy"] = json!("Never");

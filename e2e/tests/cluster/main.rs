@@ -21,7 +21,7 @@ fn namespace(name: &str) -> Namespace {
 }
 
 trait Told {
-    /// What `kubectl` says to this.
+    /// The output of `kubectl` for these arguments.
     fn output_of(&self, arguments: &[&str]) -> String;
 }
 
@@ -163,7 +163,7 @@ async fn a_proxy_holds_back_or_refuses_what_is_about_one_object() {
     assert_eq!(status("refused").await, 500);
     assert_eq!(status("other").await, 404);
     let mut held = std::pin::pin!(status("held"));
-    // What is asked for later is answered, and the other is still waiting.
+    // A later request is answered, and the other is still waiting.
     tokio::select! {
         biased;
         early = &mut held => panic!("{early} in spite of the proxy"),
@@ -187,7 +187,7 @@ async fn a_proxy_counts_what_is_asked_and_cuts_a_watch_in_the_middle() {
     let stranger = http.get(&maps).bearer_auth("of nobody").send().await.expect("an answer");
     assert_eq!(stranger.status(), 401);
 
-    // A change is seen while the watch goes on.
+    // A change is seen during the watch.
     let query = [("watch", "true"), ("resourceVersion", version)];
     let mut watch = http.get(&maps).query(&query).send().await.expect("a watch");
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "seen"}});

@@ -8,7 +8,7 @@ use testing::{Database, Proxy, Webhook};
 
 use crate::fixture::{Fixture, LONGEST, Node};
 
-/// What is done to a deployment while the service can't see it.
+/// Changes of a deployment while the service can't see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
     Nothing,
@@ -16,11 +16,11 @@ enum Done {
     Rescheduled,
     Added,
     Unlabelled,
-    /// Its CronJob is gone, and somebody else's has the name.
+    /// Its CronJob is gone, and one of others has the name.
     Taken,
     /// It was written, and the instance died before it recorded that.
     NotRecorded,
-    /// What is recorded is of another time: a restored backup.
+    /// The recorded state is of another time: a restored backup.
     Stale,
     /// Its removal was asked for, and not carried out.
     Removed,
@@ -80,7 +80,7 @@ async fn two_sweeps(fixture: &Fixture) {
     wait::until("two sweeps", LONGEST, async || (swept() >= before + 3).then_some(())).await;
 }
 
-/// Asserts that nothing is written any more, by whoever counts.
+/// Asserts that there are no more writes, whichever way they are counted.
 async fn nothing_is_written(fixture: &Fixture, proxy: &Proxy) {
     proxy.reset();
     two_sweeps(fixture).await;
@@ -196,7 +196,7 @@ async fn from_any_state_the_cluster_comes_to_equal_the_database_and_then_nothing
     let converged = wait::attempt(LONGEST, async || wrong(&fixture).is_empty().then_some(())).await;
     assert!(converged.is_some(), "{:?}", wrong(&fixture));
     for name in theirs.keys() {
-        wait::until("it is told who has the name", LONGEST, async || {
+        wait::until("the rollout names the owner", LONGEST, async || {
             let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
             rollout["problem"].to_string().contains("cron_job_unmanaged").then_some(())
         })
@@ -286,10 +286,10 @@ async fn a_field_that_another_writer_owns_is_left_alone_and_reported() {
     .await;
     assert!(rollout["problem"].to_string().contains("autopilot"), "{rollout}");
     assert_eq!(fixture.object("cronjob", name).expect("it")["spec"]["schedule"], "30 3 * * *", "left alone");
-    // What the owner of the job wants is done all the same.
+    // The change of the job's owner is carried out nevertheless.
     fixture.reschedule(name, "0 6 * * *").await;
     fixture.becomes("the change is there", "cronjob", name, schedule_is("0 6 * * *")).await;
-    wait::until("nothing stands in the way", LONGEST, async || {
+    wait::until("there is no problem", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();
         (rollout["phase"] == "rolled_out").then_some(())
     })
@@ -409,7 +409,7 @@ async fn a_denial_by_an_admission_rule_is_not_the_users_and_ends_with_the_rule()
     let denied = says("ValidatingAdmissionPolicy", "no jobs today").await;
     assert_eq!(denied["problem"]["fault"], "platform", "{denied}");
 
-    // Nobody deploys again.
+    // There is no further deployment.
     fixture.kubectl(&["delete", "validatingadmissionpolicybinding", name]);
     fixture.kubectl(&["delete", "validatingadmissionpolicy", name]);
     api.reached(job.name(), &version).await;
@@ -425,7 +425,7 @@ async fn a_webhook_that_adds_a_field_to_each_write_makes_no_loop() {
     let admission = Admission::changing(&fixture, "/spec/jobTemplate/metadata/annotations/example.com~1written");
     let added =
         |object: &Value| object["spec"]["jobTemplate"]["metadata"]["annotations"]["example.com/written"].clone();
-    // An API server asks only some time after it is told to.
+    // An API server applies a policy some time after it was created.
     wait::until("the webhook is asked", LONGEST, async || {
         probe(&fixture).map_or_else(
             // A CronJob without annotations has no place for the field.
@@ -438,7 +438,7 @@ async fn a_webhook_that_adds_a_field_to_each_write_makes_no_loop() {
     assert!(added(&fixture.object("cronjob", "after-it").expect("a CronJob")).is_string());
     nothing_is_written(&fixture, &proxy).await;
 
-    // What was there before it is as it was, until somebody writes: then both changes are there, and one is put back.
+    // The object from before is as it was until the next write: then both changes are there, and one is reverted.
     proxy.reset();
     for name in ["before-it", "after-it"] {
         patch(&fixture, name, &json!({"spec": {"schedule": "* * * * *"}}));

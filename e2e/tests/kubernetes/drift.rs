@@ -25,7 +25,7 @@ async fn what_others_change_add_or_delete_is_reverted() {
     fixture.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", &change.to_string()]);
     fixture.becomes("the change is undone", "cronjob", name, as_written).await;
 
-    // What says that it is ours.
+    // The label of managed objects.
     fixture.kubectl(&["label", "cronjob", name, "holdfast/job-id-"]);
     fixture
         .becomes("the label is back", "cronjob", name, |object| {
@@ -33,14 +33,14 @@ async fn what_others_change_add_or_delete_is_reverted() {
         })
         .await;
 
-    // What others note in the metadata is theirs.
+    // Metadata of others is left alone.
     fixture.kubectl(&["annotate", "cronjob", name, "example.com/note=mine"]);
     fixture.kubectl(&["patch", "cronjob", name, "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]);
     let after = fixture.becomes("the switch is back", "cronjob", name, as_written).await.expect("a CronJob");
     assert_eq!(after["metadata"]["annotations"]["example.com/note"], "mine");
 
     fixture.kubectl(&["delete", "cronjob", name]);
-    fixture.becomes("it is made again", "cronjob", name, as_written).await;
+    fixture.becomes("it is recreated", "cronjob", name, as_written).await;
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn one_changed_line_of_the_options_file_concerns_its_job_alone() {
     let now = fixture.object("cronjob", "not-concerned").expect("a CronJob");
     assert_eq!(now["metadata"]["resourceVersion"], untouched["metadata"]["resourceVersion"]);
 
-    // A value that changes is written, and the CronJob says so; without values the secret goes.
+    // A changed value is written, and changes the CronJob; without values the secret is deleted.
     let file = fixture.service.data_dir().parent().expect("its folder").join("options.ini");
     for (content, data) in [("[concerned]\nB = 3\n", Some(json!({"B": "Mw=="}))), ("[default]\n", None)] {
         fixture.service.stop();

@@ -122,7 +122,7 @@ async fn only_a_former_leader_is_refused() {
         .await;
     let id = api.started(name).await;
     let let_go = |job: &Value| job["spec"]["suspend"] == false && epoch_of(job) == Some(epoch);
-    fixture.becomes("the run is let go", "job", &id, |job| job.is_some_and(let_go)).await;
+    fixture.becomes("the run is released", "job", &id, |job| job.is_some_and(let_go)).await;
     let _ = api.cancel(name, &id).await.ok();
     assert_eq!(fixture.ended(name, &id).await["status"], "cancelled");
 
@@ -144,13 +144,13 @@ async fn only_a_former_leader_is_refused() {
     // A new term does not lower what the cluster knows.
     fixture.service.stop();
     fixture.service.start_again();
-    wait::until("the service says so", LONGEST, async || {
+    wait::until("the service reports it", LONGEST, async || {
         fixture.service.log().contains("delete the ConfigMap holdfast-epoch").then_some(())
     })
     .await;
     assert_eq!(known(&fixture), Some(epoch + 1000));
 
-    // What an operator does after a restore.
+    // The steps of an operator after a restore.
     fixture.kubectl(&["delete", "configmap", "holdfast-epoch"]);
     api.reached(name, &version).await;
     let raised = wait::until("the cluster knows the epoch again", LONGEST, async || known(&fixture)).await;

@@ -31,7 +31,7 @@ pub(crate) fn tick(execution: &Value) -> u64 {
     id.rsplit_once('-').and_then(|(_, minutes)| minutes.parse().ok()).expect("<job>-<minutes>")
 }
 
-/// What lets the service in with the rights that it has in production, and no others.
+/// The credentials with the rights that the service has in production, and no others.
 fn way_of_service(namespace: &Namespace) -> anyhow::Result<(String, String)> {
     let token = token_of_service(namespace)?;
     let administrator = namespace.cluster().administrator()?;

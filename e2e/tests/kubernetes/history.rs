@@ -1,4 +1,4 @@
-//! What became of the objects of a namespace, event by event, in the API server's own order.
+//! The history of the objects of a namespace, event by event, in the API server's own order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -78,7 +78,7 @@ impl History {
         Self { watching: Mutex::new(watching), events }
     }
 
-    /// What was told so far.
+    /// The events so far.
     pub(crate) fn events(&self) -> Vec<Value> {
         let ended = self.watching.lock().expect("no panic").try_wait().expect("kubectl");
         assert!(ended.is_none(), "kubectl does not watch any more: {ended:?}");

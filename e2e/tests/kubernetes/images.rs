@@ -9,7 +9,7 @@ use testing::Database;
 
 use crate::fixture::{Fixture, LONGEST, Node};
 
-/// What a step says of its container and its packages.
+/// The report of a step about its container and its packages.
 const TELL: &str = "\
 import getpass, importlib.metadata as metadata, markupsafe._speedups, requests, vdk.internal
 print('packages', metadata.version('markupsafe'), metadata.version('requests'), flush=True)

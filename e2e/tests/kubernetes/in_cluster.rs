@@ -19,7 +19,7 @@ use testing::Server;
 
 use crate::fixture::LONGEST;
 
-/// What the shipped manifests have that is each operator's own.
+/// The parts of the shipped manifests that each operator replaces.
 const IMAGE: &str = "registry.example.com/holdfast:0.1.0";
 const ADDRESS: &str = "http://holdfast.holdfast.svc.cluster.local:8092";
 const JOB_IMAGES: &str = "registry.example.com/data-jobs/";
@@ -111,7 +111,7 @@ fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &s
         (ADDRESS, url),
         ("allowed_hosts = [", &format!("allowed_hosts = [\"{}\", ", cluster.host_address)),
         (JOB_IMAGES, &format!("{}/{jobs_name}/", cluster.registry)),
-        // Nobody gives tokens here.
+        // There is no source of tokens here.
         (authentication.as_str(), ""),
         ("    listen = ", "    insecure = true\n    listen = "),
     ];
@@ -158,7 +158,7 @@ impl Inside {
         self.service.ask(arguments).unwrap_or_else(|e| panic!("{e:#}"))
     }
 
-    /// The pods of the service that nobody deletes.
+    /// The pods of the service that are not being deleted.
     fn pods(&self) -> Vec<Value> {
         let of_service = "app.kubernetes.io/name=holdfast";
         let list: Value =
@@ -210,7 +210,7 @@ impl Inside {
         let mut kubectl = command.spawn().expect("kubectl");
         let (mut line, mut lines) = (String::new(), lines(&mut kubectl));
         lines.read_line(&mut line).expect("a line");
-        // It says something about each connection, and ends when nobody listens.
+        // It logs each connection, and ends when it has no reader.
         thread::spawn(move || io::copy(&mut lines, &mut io::sink()));
         let port = line.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split(' ').next()).map(ToOwned::to_owned);
         let mut forward = Forward { kubectl, url: String::new() };
@@ -275,7 +275,7 @@ async fn two_instances_in_the_cluster_have_one_leader_and_outlive_it() {
         names.into_iter().find(|name| *name != leader.pod).expect("another pod")
     };
 
-    // What one instance takes, the other one does.
+    // A request that one instance accepts is carried out by the other one.
     inside.deploy(&format!("pod/{}", other(&first)), &job("through-a-pod")).await;
     inside.deploy("service/holdfast", &job("through-the-service")).await;
     let forward = inside.forward("service/holdfast");
@@ -292,7 +292,7 @@ async fn two_instances_in_the_cluster_have_one_leader_and_outlive_it() {
     assert!(log.contains("done in the cluster"), "{log}");
     drop(forward);
 
-    // The leader is killed: nobody steps down.
+    // The leader is killed and does not release its lease.
     let id = pods
         .iter()
         .find(|pod| pod["metadata"]["name"] == first.pod.as_str())

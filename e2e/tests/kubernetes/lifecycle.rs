@@ -84,7 +84,7 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted_in_a_cluste
     fixture.becomes("the CronJob goes", "cronjob", NAME, |cron_job| cron_job.is_none()).await;
 }
 
-/// As the reference's installations have it: images of jobs bring Python alone.
+/// As in upstream's installations: images of jobs bring Python alone.
 #[tokio::test]
 async fn a_job_whose_image_has_no_vdk_runs_with_that_of_another_image() {
     let fixture = Fixture::with("brings-vdk", Database::Sqlite, Node::Real, |options| {
@@ -155,7 +155,7 @@ async fn a_job_in_a_cluster_is_known_by_its_own_token_and_not_by_that_of_another
             assert_ne!(left["data"], own["data"]);
         }
         let pods = fixture.kubectl(&["get", "cronjob,job,pod", "-o", "yaml"]);
-        assert!(!pods.contains("hfc1."), "a token stands in a manifest");
+        assert!(!pods.contains("hfc1."), "a token is in a manifest");
 
         vdk.ok(&["delete", "--yes", "-n", name]).await;
         fixture.becomes("its secret goes", "secret", &secret, |secret| secret.is_none()).await;

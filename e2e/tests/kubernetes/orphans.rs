@@ -1,4 +1,4 @@
-//! What this service made and its database does not know: an older backup was restored, or none.
+//! Objects that this service made and its database does not know: an older backup was restored, or none.
 
 use e2e::{job::Job, wait};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ async fn a_service_with_an_empty_database_removes_nothing_until_asked_by_name() 
     let gauge = async |fixture: &Fixture, count: usize| {
         let line = format!("\nholdfast_orphans {count}\n");
         let api = fixture.api();
-        wait::until(format!("{count} orphans are told"), LONGEST, async || {
+        wait::until(format!("{count} orphans are reported"), LONGEST, async || {
             let page = api.scrape("text/plain").await.text();
             page.contains(&line).then_some(())
         })
@@ -56,7 +56,7 @@ async fn a_service_with_an_empty_database_removes_nothing_until_asked_by_name() 
     let names: Vec<_> = told.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
     assert_eq!((done, names), (true, vec![first, second]), "{told}");
 
-    // A namesake waits, and says what for.
+    // A new job with the same name waits, and reports the reason.
     let api = fixture.api();
     let _ = api.create(first).await.is(201);
     let version = api.deploy(&job(first)).await;
@@ -77,6 +77,6 @@ async fn a_service_with_an_empty_database_removes_nothing_until_asked_by_name() 
     let job = fixture.object("job", &run).expect("the run in progress stays");
     assert!(job["metadata"]["deletionTimestamp"].is_null(), "{job}");
     let (done, _, error) = orphans(&fixture, &["remove", first]);
-    assert!(!done && error.contains("no orphan"), "the namesake is known: {error}");
+    assert!(!done && error.contains("no orphan"), "the new job is known: {error}");
     assert!(fixture.object("cronjob", second).is_some());
 }

@@ -1,4 +1,4 @@
-//! One of the two is away, the service or the API server, and the other goes on.
+//! One of the two is away, the service or the API server, and the other continues.
 
 use std::{
     cell::RefCell,
@@ -15,7 +15,7 @@ use testing::{Database, for_each_database};
 
 use crate::fixture::{Fixture, LONGEST, Node};
 
-/// What the cluster says of all Jobs that there ever were since it was begun, apart from the service.
+/// The history of all Jobs since it was begun, independent of the service.
 struct Witness {
     told: NamedTempFile,
     kubectl: RefCell<Child>,
@@ -31,7 +31,7 @@ impl Witness {
         Self { told, kubectl, cluster, namespace }
     }
 
-    /// Adds to what was told, from now on.
+    /// Adds to the events, from now on.
     fn watch(cluster: &Cluster, namespace: &str, told: &NamedTempFile) -> Child {
         let line = r#"jsonpath={.metadata.name} {.status.conditions[?(@.status=="True")].type}{"\n"}"#;
         cluster
@@ -46,7 +46,7 @@ impl Witness {
     /// The Jobs, and how they ended as far as they have.
     fn jobs(&self) -> BTreeMap<String, Option<&'static str>> {
         {
-            // A server that has too much to do ends watches; what is there is told again by the next one.
+            // An overloaded server ends watches; the next one reports the existing objects again.
             let mut kubectl = self.kubectl.borrow_mut();
             if kubectl.try_wait().expect("kubectl").is_some() {
                 *kubectl = Self::watch(&self.cluster, &self.namespace, &self.told);
@@ -129,7 +129,7 @@ async fn ticks_without_service(
     let before: BTreeSet<_> = witness.jobs().into_keys().collect();
     let longest = LONGEST * u32::try_from(away).expect("a count");
     let alone = async || witness.had(names, away, &before).then_some(());
-    wait::until("ticks that nobody records", longest, alone).await;
+    wait::until("ticks that are not recorded", longest, alone).await;
     let _ = fixture.service.start_again();
     let longest = LONGEST * u32::try_from(ticks).expect("a count");
     wait::until("ticks after it", longest, async || witness.had(names, ticks, &BTreeSet::new()).then_some(())).await;
@@ -144,7 +144,7 @@ async fn ticks_without_service(
     })
     .await;
     let rows = rows(fixture, names).await;
-    // What it is told may come a moment later.
+    // Its events may come a moment later.
     let all = async || (witness.jobs().len() >= rows.len()).then_some(());
     let _ = wait::attempt(wait::SOON, all).await;
     let jobs = witness.jobs();
@@ -166,7 +166,7 @@ async fn each_run_of_a_tick_has_its_one_row_though_the_service_was_away(on: Data
     let names: Vec<String> = (0..jobs).map(|number| format!("ticks-{number:03}")).collect();
     let api = fixture.api();
     for name in &names {
-        // Nobody pulls an image there.
+        // No image is pulled there.
         let _ = api.create(name).await.is(201);
         let version = api.deploy(&Job::new(name).step("10_step.py", "pass")).await;
         api.reached(name, &version).await;
@@ -178,7 +178,7 @@ async fn each_run_of_a_tick_has_its_one_row_though_the_service_was_away(on: Data
 
 #[tokio::test]
 async fn runs_that_ended_while_the_service_was_away_have_their_true_status_and_log() {
-    // The client asks the service first whether another run goes on, and goes without an answer after some minutes.
+    // The client asks the service first whether another run is active, and continues without an answer after some minutes.
     let mut fixture = Fixture::with("logs", Database::Sqlite, Node::Real, |options| {
         options
             .set("HOLDFAST_VDK_OPTIONS_FILE", "{folder}/options.ini")
@@ -230,7 +230,7 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
     fixture.kubectl(&["exec", &pod, "-c", runs, "--", "touch", "/var/tmp/end"]);
     fixture.kubectl(&["wait", "--for=condition=Complete", &format!("job/{run}"), "--timeout=180s"]);
     let _ = api.get_at(&format!("{}/readyz", fixture.service.url())).await.is(200);
-    assert_eq!(reached(runs).await, of_others, "what nobody changed is no worse");
+    assert_eq!(reached(runs).await, of_others, "an unchanged deployment is no worse");
     let mut during = reached(changes).await;
     assert_eq!(during[0]["status"], "PLATFORM_ERROR", "so the change went");
     during[0]["status"] = before[0]["status"].clone();
@@ -262,7 +262,7 @@ async fn while_the_api_server_is_away_the_service_answers_and_nothing_is_lost_or
         let path = format!("/apis/batch/v1/namespaces/{{namespace}}/{resource}");
         writes.get(&(method.to_owned(), path)).copied().unwrap_or_default()
     };
-    // The changed CronJob; the held start, made and let go; the two Jobs that were recorded. What names a resource version is done
+    // The changed CronJob; the waiting start, created and released; the two recorded Jobs. A write with a resource version is
     // again when the controller came between: letting a Job go, deleting it, and entering it in its CronJob's status.
     let told = [of("PUT", "cronjobs/{name}"), of("POST", "jobs")];
     assert_eq!(told, [1, 1], "{writes:?}");

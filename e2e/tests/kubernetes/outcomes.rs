@@ -165,7 +165,7 @@ impl OwnNode {
         fixture.kubectl(&["patch", "pod", &name, "--subresource=status", "--type=merge", "-p", &status.to_string()]);
     }
 
-    /// Is lost: whoever provides machines tells the cluster that it is no more.
+    /// Is lost: the provider of the machines tells the cluster that it is no more.
     fn lose(&self) -> anyhow::Result<()> {
         self.cluster.ask(&["delete", "node", &self.name, "--ignore-not-found", "--wait=false"]).map(drop)
     }
@@ -184,7 +184,7 @@ async fn a_run_whose_node_is_lost_ends_as_a_platform_error_that_says_so() {
     let affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": only_here}});
     let pod = json!({
         "affinity": {"nodeAffinity": affinity},
-        // Also that the node is not ready: nobody but the test sends its heartbeats.
+        // Also that the node is not ready: only the test sends its heartbeats.
         "tolerations": [{"operator": "Exists"}],
         "containers": [],
     });

@@ -32,7 +32,7 @@ async fn a_manual_run_keeps_ticks_away_until_it_is_over() {
     let body = "print('begun', flush=True)\ntime.sleep(job_input.get_arguments().get('seconds', 0))";
     fixture.deployed(&Job::new(name).schedule("* * * * *").step("10_step.py", body)).await;
     // Begun in the middle of a minute, so that it runs when the tick comes. On a busy machine the run of the tick before may still
-    // go on then.
+    // continue then.
     for _ in 0..5 {
         wait::second_of_minute(20).await;
         if api.executions(name).await.iter().all(is_over) {

@@ -21,7 +21,7 @@ const ZONES: [(&str, &str, u64); 3] = [
 const QUIET: [&str; 4] = ["is-rescheduled", "is-enabled-again", "is-deleted", "is-suspended-by-hand"];
 const THEIRS: &str = "is-theirs";
 
-/// A CronJob as the reference makes it: one that is not this service's.
+/// A CronJob as upstream makes it: an unmanaged one.
 fn theirs(name: &str, schedule: &str, suspend: bool) -> Value {
     let pod = json!({
         "restartPolicy": "OnFailure",
@@ -90,7 +90,7 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     }
     fixture.deployed_in_name(&jobs).await;
     let their_version = fixture.asked_for(&job(THEIRS, "* * * * *")).await;
-    wait::until("it is told how theirs could be had", LONGEST, async || {
+    wait::until("the error names how to adopt theirs", LONGEST, async || {
         let rollout = fixture.api().get(&format!("/jobs/{THEIRS}/deployments/production/rollout")).await.json();
         rollout["problem"].to_string().contains("kubernetes.adopt").then_some(())
     })
@@ -124,7 +124,7 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     for name in QUIET {
         fixture.kubectl(&["annotate", "cronjob", name, "example.com/note=mine"]);
     }
-    // What the controller does with a past tick of a new schedule, when nobody keeps it from that.
+    // The behaviour of the controller for a past tick of a new schedule, if nothing prevents it.
     for change in [r#"{"spec":{"schedule":"* * * * *"}}"#, r#"{"spec":{"suspend":false}}"#] {
         fixture.kubectl(&["patch", "cronjob", THEIRS, "--type=merge", "-p", change]);
     }
@@ -190,7 +190,7 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
     assert!(twice.is_empty(), "{twice:?}");
 }
 
-/// The service of the one that made them is shut down, and its jobs are deployed anew: shortly before a tick, with a tick that
+/// The service of the one that made them is shut down, and its jobs are deployed again: shortly before a tick, with a tick that
 /// was missed, and with a run in progress.
 #[tokio::test]
 async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_tick() {
@@ -277,7 +277,7 @@ async fn a_cron_job_of_another_control_service_is_taken_over_shortly_before_a_ti
     let id = fixture.api().started(busy).await;
     assert_eq!(fixture.ended(busy, &id).await["status"], "skipped");
 
-    // What is no data job's, and what nobody deploys here, is left alone.
+    // Objects of no data job, or that were not deployed here, are left alone.
     let rollout = wait::until("the rollout says why", LONGEST, async || {
         let rollout = fixture.api().get(&format!("/jobs/{foreign}/deployments/production/rollout")).await.json();
         rollout["problem"].to_string().contains("cron_job_unmanaged").then_some(rollout)

@@ -1,4 +1,4 @@
-//! What is wrong is refused with a status that says whose fault it is, a body that helps, and leaves nothing behind.
+//! Invalid requests are rejected with the right status and a helpful body, and leave nothing behind.
 
 use std::io::{Cursor, Write as _};
 
@@ -118,7 +118,7 @@ async fn bad_requests_are_refused_and_nothing_is_stored() {
         let answer = api.send(method, path, Some(("application/json", body.into()))).await;
         refused(&answer, &[400], Body::Sentences);
     }
-    // What is as the contract has it, and not as the service is.
+    // Values that the contract allows and the service does not.
     for body in [
         json!({ "python_version": "2.7" }),
         json!({ "job_version": "0000000000000000000000000000000000000000" }),

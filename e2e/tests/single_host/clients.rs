@@ -21,7 +21,7 @@ async fn said(command: &mut Command) -> String {
 }
 
 async fn every_operation_is_called_and_its_answer_accepted_by_the_generated_client(on: Database) {
-    /// How many operations the reference's interface has.
+    /// The number of operations of upstream's interface.
     const OPERATIONS: usize = 30;
     let service = shared_on(on);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sentences/generated_client.py");

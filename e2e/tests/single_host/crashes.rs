@@ -61,7 +61,7 @@ async fn a_run_ends_once_with_its_whole_log_although_the_service_was_killed() {
             service.kill();
         }
         if round == "after" {
-            wait::until("the run goes on without the service", wait::RUN, async || {
+            wait::until("the run continues without the service", wait::RUN, async || {
                 fs::read_to_string(&marker).unwrap_or_default().contains("done").then_some(())
             })
             .await;

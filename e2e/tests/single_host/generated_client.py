@@ -46,7 +46,7 @@ def until(what, ask):
 
 assert service.info(team_name=team).supported_python_versions
 
-# A job, as the page of the reference changes it: the object that was read goes back.
+# A job, as upstream's page changes it: the object that was read goes back.
 new = api.DataJob(job_name=job, team=team, description="made by the generated client", config=api.DataJobConfig())
 jobs.data_job_create(team_name=team, name=job, data_job=new)
 read = jobs.data_job_read(**here)

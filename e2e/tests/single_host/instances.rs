@@ -25,7 +25,7 @@ fn shared(url: &str) -> Options {
     Options::default().set("HOLDFAST_DATABASE_URL", url).set("HOLDFAST_LEASE_SECONDS", "3")
 }
 
-/// What everybody gets while the database is away.
+/// The response to everyone while the database is away.
 async fn is_away(api: &Api, base: &str) {
     let answer = api.create("created-meanwhile").await.is(503);
     assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
@@ -111,7 +111,7 @@ async fn instances_of_the_host_lead_in_turn_and_another_only_answers_until_it_ta
     let ready = far.api().get_at(&format!("{}/readyz", far.url())).await.is(200).json();
     assert!(ready["components"]["runs"]["reason"].as_str().is_some_and(|r| r.contains("never leads")), "{ready}");
 
-    // A run is asked for there, and runs where runs are; its log is told where it is.
+    // A run is requested there, and runs where runs are; its log names that place.
     let start = async |api: &Api, seconds: u64| {
         let body = json!({ "started_by": "test", "args": { "seconds": seconds } });
         api.post(&format!("/jobs/{name}/deployments/production/executions"), &body).await.is(202).location_id()
@@ -121,14 +121,14 @@ async fn instances_of_the_host_lead_in_turn_and_another_only_answers_until_it_ta
     let [_, why, ..] = far.api().get(&format!("/jobs/{name}/executions/{id}/logs")).await.is(409).sentences();
     assert!(why.contains("another host"), "{why}");
 
-    // The leader is killed; the other instance of the site goes on, and nothing runs twice.
+    // The leader is killed; the other instance of the host continues, and nothing runs twice.
     first.kill();
     let ended = far.api().ended(name, &id).await;
     assert_eq!(ended["status"], "succeeded", "{ended}");
     assert!(far.api().log(name, &id).await.contains("begun"));
     assert_eq!(fs::read_to_string(&ran).expect("a file"), "ran\n");
 
-    // While the site lives it is not taken; when it is lost, what ran there is over and not repeated.
+    // While the host lives it is not taken; when it is lost, what ran there is over and not repeated.
     let lost = start(&far.api(), 600).await;
     second.api().log_says(name, &lost, "begun").await;
     let refused = far.command(&["take-over"]);
@@ -189,7 +189,7 @@ async fn a_key_is_rotated_while_instances_run_and_the_one_that_was_forgotten_say
     let (done, told) = said(&far, &["rotate", "--to", &id]);
     assert!(!done && told.contains("There is no file"), "{told}");
 
-    // Far is forgotten: it goes on with everything that does not need the key.
+    // Far is forgotten: it continues with everything that does not need the key.
     let (done, told) = said(&near, &["rotate", "--to", &id]);
     assert!(done && told.contains(&id), "{told}");
     wait::until("the new key is active here", wait::SOON, async || {
@@ -217,7 +217,7 @@ async fn a_key_is_rotated_while_instances_run_and_the_one_that_was_forgotten_say
     assert_eq!(read(&far).await.ok().json()["token"], "two");
     let _ = store(&far, "three").await.ok();
 
-    // The former one is removed from each folder, and nobody misses it.
+    // The former one is removed from each folder, and is not missed.
     for service in [&near, &far] {
         wait::until("the former key is not needed", wait::SOON, async || {
             said(service, &["remove", &former]).0.then_some(())

@@ -117,7 +117,7 @@ async fn a_job_is_created_deployed_run_watched_cancelled_and_deleted(on: Databas
     vdk.ok(&["delete", "--yes", "-n", NAME]).await;
     vdk.run(&["show", "-n", NAME]).await.failed(2, &[]);
 
-    // Who takes the name inherits nothing.
+    // A new job with the same name inherits nothing.
     vdk.ok(&["create", "--cloud", "-n", NAME]).await;
     assert_eq!(vdk.json(&["properties", "-n", NAME, "--list"]).await, json!({}));
     assert_eq!(vdk.json(&["secrets", "-n", NAME, "--list"]).await, json!({}));

@@ -23,7 +23,7 @@ async fn join_all<T: Send + 'static>(
     done
 }
 
-/// The resident memory of the service now, after which its peak counts anew. Only root may reset the peak of a process that
+/// The resident memory of the service now, after which its peak counts again. Only root may reset the peak of a process that
 /// others can't read: for an ordinary user it is the peak until now.
 fn rest(service: &mut Service) -> f64 {
     let process = service.process().id();

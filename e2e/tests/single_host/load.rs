@@ -32,7 +32,7 @@ const JOBS: usize = 3;
 /// Between two requests of a client.
 const THINK: Duration = Duration::from_millis(40);
 
-/// What a client knows of one of its jobs: every value that may be stored.
+/// The knowledge of a client about one of its jobs: every value that may be stored.
 #[derive(Debug, Clone)]
 struct Entry {
     exists: BTreeSet<bool>,
@@ -63,14 +63,14 @@ impl Entry {
     }
 }
 
-/// What came of a request.
+/// The outcome of a request.
 enum Verdict {
     Accepted(Answer),
     Refused(Answer),
     Uncertain,
 }
 
-/// What all clients share.
+/// The shared state of all clients.
 struct Load {
     apis: Vec<Api>,
     bases: Vec<String>,
@@ -95,7 +95,7 @@ impl SeededRng {
 
 impl Load {
     async fn ask(&self, rng: &mut SeededRng, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Verdict {
-        // Whoever is turned away by a dead instance goes to another, as behind a load balancer.
+        // A client that a dead instance turns away goes to another one, as behind a load balancer.
         let mut at = rng.roll(self.apis.len());
         if self.killed[at].load(Ordering::SeqCst) {
             at = (at + 1) % self.apis.len();
@@ -173,7 +173,7 @@ async fn change(load: &Load, rng: &mut SeededRng, name: &str, entry: &mut Entry,
         }
         return;
     }
-    // What is refused although the job is certainly there was lost.
+    // A rejected request for a job that certainly exists means that it was lost.
     let refused = |entry: &mut Entry, answer: &Answer| {
         if !is_overload(answer) {
             assert!(entry.exists.contains(&false), "{name} is lost: {} {}", answer.asked, answer.text());
@@ -312,7 +312,7 @@ async fn client(load: Arc<Load>, number: usize, mut book: BTreeMap<String, Entry
     book
 }
 
-/// What is stored is what the book says.
+/// The stored values are those of the book.
 async fn compare(api: &Api, name: &str, entry: &Entry) {
     let answer = api.get(&format!("/jobs/{name}")).await;
     if answer.status == 404 {
@@ -435,7 +435,7 @@ async fn no_accepted_change_is_lost_when_the_database_restarts_and_an_instance_i
     assert_eq!(once.len(), ran.len(), "a run was doubled: {ran:?}");
     assert!(succeeded.is_subset(&once), "{succeeded:?} {once:?}");
 
-    // Nobody led in another's term, and one leads now.
+    // No instance led in another's epoch, and one leads now.
     let mut terms: Vec<_> = [&first, &second, &third].into_iter().flat_map(epochs).collect();
     terms.sort_unstable();
     assert!(terms.windows(2).all(|pair| pair[0] < pair[1]) && terms.len() >= 2, "{terms:?}");

@@ -1,4 +1,4 @@
-//! What Holdfast promises to those who use the stock client, each promise a test against the real binary.
+//! Promises of Holdfast to users of the `vdk` client, each a test against the real binary.
 
 mod access;
 mod attacks;

@@ -232,7 +232,7 @@ fn shipped_rules() -> tempfile::TempDir {
     folder
 }
 
-/// Has somebody hear of each way in which a job's runs end.
+/// Sets a recipient for each way in which a job's runs end.
 async fn configure(api: &Api, job: &str, notifications: bool, delay_minutes: u64) {
     let path = format!("/jobs/{job}");
     let mut definition = api.get(&path).await.ok().json();
@@ -256,7 +256,7 @@ fn run(series: &str) -> String {
     format!(r#"label_replace({series}, "data_job", "$1", "job_name", "(.+)-[^-]+")"#)
 }
 
-/// Who hears of something, whichever instance says so.
+/// The recipients of a notification, whichever instance reports it.
 fn listeners(list: &str) -> String {
     format!(r#"max by (data_job, team, {list}) (taurus_datajob_info{{{list}!=""}})"#)
 }
@@ -273,7 +273,7 @@ fn scraped(page: &str, instance: &str) -> Vec<Value> {
         .collect()
 }
 
-/// What a cluster says of the Job of a run; each of them failed and was completed, so that the join alone decides.
+/// The series of a cluster for the Job of a run; each of them failed and was completed, so that the join alone decides.
 fn of_cluster(run: &str) -> [Value; 2] {
     ["kube_job_status_failed", "kube_job_status_completion_time"]
         .map(|name| constant(&format!(r#"{name}{{job_name="{run}",namespace="jobs"}}"#), 1))

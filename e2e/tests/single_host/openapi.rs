@@ -24,7 +24,7 @@ fn requests_min() -> u64 {
 /// The jobs that requests are about. Requests that delete, move or empty a job are about the last two.
 const JOBS: [&str; 4] = ["my-first-job", "my-second-job", "my-spare-job", "my-last-job"];
 
-/// What lies behind a job, a deployment and an execution: generated requests have to get there.
+/// The objects behind a job, a deployment and an execution, which generated requests have to reach.
 #[rustfmt::skip]
 const REACHED: [(&str, &str); 14] = [
     ("POST", "/data-jobs/for-team/{team_name}/jobs"),

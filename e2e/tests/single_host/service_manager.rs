@@ -89,7 +89,7 @@ async fn a_service_manager_is_reported_the_start_of_progress_and_of_the_end() {
         assert!(!log.contains(name), "{name} reached the job: {log}");
     }
     api.ended("curious-job", &id).await;
-    // The kernel keeps few messages that nobody read, and drops what comes then.
+    // The kernel keeps few unread messages, and drops later ones.
     while manager.heard(Duration::from_millis(1)).is_some() {}
     service.stop();
     manager.hears("STOPPING=1");

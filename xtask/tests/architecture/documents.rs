@@ -222,7 +222,7 @@ fn anchors_of(text: &str) -> BTreeSet<String> {
 }
 
 /// Lines outside of fenced code, with their numbers from 1.
-fn outside_fences(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn outside_fences(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut fenced = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
         if line.trim_start().starts_with("```") {
@@ -268,7 +268,7 @@ fn named_in(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-fn files_of(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+pub(super) fn files_of(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -303,10 +303,10 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     path.strip_prefix(workspace()).unwrap_or(path).display().to_string()
 }
 
-fn read(path: &Path) -> String {
+pub(super) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

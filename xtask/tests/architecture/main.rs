@@ -1,6 +1,7 @@
-//! The direction of dependencies: nobody calls upward, strangers stay strangers.
+//! The direction of dependencies: no crate depends on a layer above it, and libraries stay in their layers.
 
 mod documents;
+mod language;
 mod metadata;
 mod modules;
 
@@ -8,7 +9,7 @@ use std::collections::BTreeSet;
 
 use metadata::{Package, all_dependencies, ask, packages};
 
-/// Which of our crates each uses. Another arrow is a failure of this test, and needs a decision first; so is one that is
+/// Which of our crates each uses. Another dependency is a failure of this test, and needs a decision first; so is one that is
 /// listed and that no crate has.
 const DEPENDENCIES: [(&str, &[&str]); 19] = [
     ("files", &[]),
@@ -38,8 +39,8 @@ const DEPENDENCIES: [(&str, &[&str]); 19] = [
     ("xtask", &["devtools"]),
 ];
 
-/// What tests of a crate use beside that, to drive it through real neighbours.
-const ARROWS_OF_TESTS: [(&str, &[&str]); 7] = [
+/// The additional dependencies of a crate's tests, which drive it through real neighbours.
+const DEPENDENCIES_OF_TESTS: [(&str, &[&str]); 7] = [
     ("python", &["clock"]),
     ("image", &["clients", "clock", "testing"]),
     ("clients", &["clock", "testing"]),
@@ -65,11 +66,11 @@ const ONLY: [(&str, &[&str]); 9] = [
 /// Libraries that take long to compile. The tools that a newcomer compiles first do without.
 const HEAVY: [&str; 8] = ["tokio", "sqlx", "kube", "reqwest", "axum", "hyper", "aws-lc-rs", "async-graphql"];
 
-/// What the pure crate must never know.
+/// Libraries that the pure crate must never use.
 const IMPURE: [&str; 9] =
     ["tokio", "tokio-util", "sqlx", "axum", "kube", "reqwest", "tracing", "futures", "async-trait"];
 
-/// What a package uses outside its tests.
+/// The dependencies of a package outside its tests.
 fn uses(package: &Package) -> impl Iterator<Item = &str> {
     package.dependencies.iter().filter(|d| !d.is_for_tests).map(|d| d.name.as_str())
 }
@@ -81,7 +82,7 @@ fn uses_of_ours<'a>(package: &'a Package, ours: &BTreeSet<String>, in_tests: boo
     chosen.map(|d| d.name.as_str()).filter(|name| ours.contains(*name)).collect()
 }
 
-/// What a table says of a crate.
+/// The entry of a crate in a table.
 fn listed(table: &[(&str, &[&'static str])], name: &str) -> Option<BTreeSet<&'static str>> {
     table.iter().find(|(listed, _)| *listed == name).map(|(_, to)| to.iter().copied().collect())
 }
@@ -94,10 +95,10 @@ fn dependencies_point_down_and_none_is_listed_in_vain() {
     for package in &packages {
         let name = package.name.as_str();
         let Some(allowed) = listed(&DEPENDENCIES, name) else {
-            wrong.push(format!("{name}: ARCHITECTURE.md has no such crate; name its layer in ARROWS"));
+            wrong.push(format!("{name}: ARCHITECTURE.md has no such crate; name its layer in DEPENDENCIES"));
             continue;
         };
-        let allowed_in_tests = listed(&ARROWS_OF_TESTS, name).unwrap_or_default();
+        let allowed_in_tests = listed(&DEPENDENCIES_OF_TESTS, name).unwrap_or_default();
         let used = uses_of_ours(package, &ours, false);
         let used_in_tests: BTreeSet<&str> = &uses_of_ours(package, &ours, true) - &allowed;
         for (what, used, allowed) in [("", used, allowed), (" (in tests)", used_in_tests, allowed_in_tests)] {
@@ -107,12 +108,12 @@ fn dependencies_point_down_and_none_is_listed_in_vain() {
             );
         }
     }
-    for (name, _) in DEPENDENCIES.iter().chain(&ARROWS_OF_TESTS) {
+    for (name, _) in DEPENDENCIES.iter().chain(&DEPENDENCIES_OF_TESTS) {
         if !ours.contains(*name) {
             wrong.push(format!("{name} is listed, and is not there"));
         }
     }
-    assert!(wrong.is_empty(), "arrows:\n  {}", wrong.join("\n  "));
+    assert!(wrong.is_empty(), "dependencies:\n  {}", wrong.join("\n  "));
 }
 
 #[test]
@@ -164,11 +165,11 @@ fn files_of_a_crate_use_one_another_in_one_direction() {
     let mut wrong = Vec::new();
     for package in packages() {
         for target in &package.targets {
-            let arrows = modules::arrows(&target.root);
-            for circle in modules::circles(&arrows) {
+            let dependencies = modules::dependencies(&target.root);
+            for circle in modules::circles(&dependencies) {
                 wrong.push(format!("{}, {}: a circle of files:", package.name, target.root.display()));
                 for file in &circle {
-                    let to: Vec<_> = arrows[file].intersection(&circle).map(String::as_str).collect();
+                    let to: Vec<_> = dependencies[file].intersection(&circle).map(String::as_str).collect();
                     wrong.push(format!("  {file} -> {}", to.join(", ")));
                 }
             }
@@ -181,7 +182,7 @@ fn files_of_a_crate_use_one_another_in_one_direction() {
 fn every_crate_takes_the_workspace_lints_and_no_version_of_its_own() {
     for package in packages() {
         let manifest = std::fs::read_to_string(&package.manifest).expect("manifest");
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{} has no house lints", package.name);
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{} has no workspace lints", package.name);
         assert!(manifest.contains("version.workspace = true"), "{} has a version of its own", package.name);
         let own = manifest.lines().find(|line| line.contains("version = \""));
         assert_eq!(own, None, "{}: versions of libraries are named in the workspace alone", package.name);

@@ -1,4 +1,4 @@
-//! What cargo says of the workspace.
+//! The metadata of the workspace, from cargo.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
@@ -16,7 +16,7 @@ pub(crate) struct Package {
     pub(crate) targets: Vec<Target>,
 }
 
-/// What a crate asks for.
+/// A dependency of a crate.
 pub(crate) struct Dependency {
     pub(crate) name: String,
     /// Whether tests alone use it.

@@ -1,7 +1,7 @@
 //! Which files of a crate use which, read from their tokens.
 //!
 //! A file uses another when one of its paths (`crate::a::B`, `super::c()`, `child::d`, also within macros) leads there. A
-//! re-exported name leads to the file that has the item. These are no arrows: `mod` declarations, what a module takes from
+//! re-exported name leads to the file that has the item. These are no dependencies: `mod` declarations, what a module takes from
 //! those around it (its parents are read with it), re-exports of a module's own children, and code for tests alone.
 
 use std::{
@@ -12,8 +12,8 @@ use std::{
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The arrows between the files of a crate, each file by its path below the crate's folder.
-pub(crate) type Arrows = BTreeMap<String, BTreeSet<String>>;
+/// The dependencies between the files of a crate, each file by its path below the crate's folder.
+pub(crate) type Dependencies = BTreeMap<String, BTreeSet<String>>;
 
 /// The path of a module from the root of its crate.
 type Module = Vec<String>;
@@ -28,13 +28,13 @@ struct Mention {
     reexported: bool,
 }
 
-/// What a module has.
+/// The content of a module.
 #[derive(Default)]
 struct Content {
     file: PathBuf,
     children: BTreeSet<String>,
     items: BTreeSet<String>,
-    /// What a `use` brings in: the name here, and the path that it stands for.
+    /// The import of a `use`: its name here, and its path.
     imports: Vec<(String, Vec<String>)>,
     globs: Vec<Vec<String>>,
 }
@@ -46,12 +46,12 @@ struct Crate {
     mentions: Vec<Mention>,
 }
 
-/// The arrows of the crate with this root file.
-pub(crate) fn arrows(root: &Path) -> Arrows {
+/// The dependencies of the crate with this root file.
+pub(crate) fn dependencies(root: &Path) -> Dependencies {
     let mut krate = Crate::default();
     let folder = root.parent().expect("the folder of a crate's sources");
     krate.read(&Vec::new(), root, folder);
-    let mut arrows = Arrows::new();
+    let mut dependencies = Dependencies::new();
     for mention in &krate.mentions {
         let from = &krate.modules[&mention.at].file;
         let Some(target) = krate.leads_to(&mention.at, &mention.path, 0) else { continue };
@@ -59,10 +59,10 @@ pub(crate) fn arrows(root: &Path) -> Arrows {
         let is_own_parent = mention.at.starts_with(&target);
         let to = &krate.modules[&target].file;
         if from != to && !is_own_parent && !(mention.reexported && is_own_child) {
-            arrows.entry(name(from, folder)).or_default().insert(name(to, folder));
+            dependencies.entry(name(from, folder)).or_default().insert(name(to, folder));
         }
     }
-    arrows
+    dependencies
 }
 
 fn name(file: &Path, folder: &Path) -> String {
@@ -70,8 +70,9 @@ fn name(file: &Path, folder: &Path) -> String {
 }
 
 /// The groups of files that use one another in circles.
-pub(crate) fn circles(arrows: &Arrows) -> Vec<BTreeSet<String>> {
-    let reached: BTreeMap<&String, BTreeSet<&String>> = arrows.keys().map(|from| (from, reach(arrows, from))).collect();
+pub(crate) fn circles(dependencies: &Dependencies) -> Vec<BTreeSet<String>> {
+    let reached: BTreeMap<&String, BTreeSet<&String>> =
+        dependencies.keys().map(|from| (from, reach(dependencies, from))).collect();
     let mut circles: Vec<BTreeSet<String>> = Vec::new();
     for (from, to) in &reached {
         let back = |other: &&&String| reached.get(**other).is_some_and(|others| others.contains(from));
@@ -84,12 +85,12 @@ pub(crate) fn circles(arrows: &Arrows) -> Vec<BTreeSet<String>> {
 }
 
 /// All files that a file uses, directly or not.
-fn reach<'a>(arrows: &'a Arrows, from: &String) -> BTreeSet<&'a String> {
+fn reach<'a>(dependencies: &'a Dependencies, from: &String) -> BTreeSet<&'a String> {
     let mut reached = BTreeSet::new();
-    let mut open: Vec<&String> = arrows.get(from).into_iter().flatten().collect();
+    let mut open: Vec<&String> = dependencies.get(from).into_iter().flatten().collect();
     while let Some(next) = open.pop() {
         if reached.insert(next) {
-            open.extend(arrows.get(next).into_iter().flatten());
+            open.extend(dependencies.get(next).into_iter().flatten());
         }
     }
     reached
@@ -131,7 +132,7 @@ impl Crate {
                 self.paths(module, rest);
             }
             _ => {
-                // Words such as `unsafe`, `async` or `const` may stand before `fn`.
+                // Words such as `unsafe`, `async` or `const` may come before `fn`.
                 let kinds = ["fn", "struct", "enum", "trait", "union", "type", "static", "const"];
                 let at = (0..rest.len().min(5)).rfind(|at| word(rest, *at).is_some_and(|w| kinds.contains(&&*w)));
                 self.define(module, at.and_then(|at| word(rest, at + 1)));
@@ -390,8 +391,8 @@ mod tests {
             fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             fs::write(path, text).expect("a file");
         }
-        let arrows = arrows(&folder.path().join("lib.rs"));
-        circles(&arrows).into_iter().map(|circle| circle.into_iter().collect()).collect()
+        let dependencies = dependencies(&folder.path().join("lib.rs"));
+        circles(&dependencies).into_iter().map(|circle| circle.into_iter().collect()).collect()
     }
 
     const ROOT: (&str, &str) = ("lib.rs", "mod a; mod b; pub use b::B;");
@@ -405,7 +406,7 @@ mod tests {
             "pub fn f() { super::b::B; }",
             "pub fn f() { use crate::b::*; }",
             "pub fn f() { print!(\"{}\", crate::b::B) }",
-            // What the root re-exports is what the child has.
+            // The root re-exports the items of the child.
             "use crate::B; pub fn f() {}",
             "mod within { pub use super::super::b::B; } pub fn f() {}",
         ] {

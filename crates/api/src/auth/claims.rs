@@ -128,7 +128,7 @@ impl ClaimRules {
         Some(names.into_iter().map(str::trim).filter(|n| !n.is_empty()).take(TEAMS_MAX).map(str::to_owned).collect())
     }
 
-    /// Nobody is known by the token: it is neither a user's nor a team's.
+    /// The token names no caller: it is neither a user's nor a team's.
     pub(super) fn nobody(&self) -> Problem {
         refused(
             Code::UserUnknown,

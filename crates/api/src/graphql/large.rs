@@ -54,7 +54,7 @@ pub(super) async fn apart<T: Send + 'static>(
     drop(waits);
     match answer {
         Ok(Some(answer)) => Ok(answer),
-        // Nobody waits, or the runtime ends.
+        // The request was dropped, or the runtime ends.
         Ok(None) => Err(stopped()),
         Err(error) => match error.try_into_panic() {
             Ok(cause) => std::panic::resume_unwind(cause),

@@ -26,7 +26,6 @@ use async_graphql::{
 use axum::{extract::State, response::Response as HttpResponse};
 use jiff::Timestamp;
 use model::{Problem, access::Caller, problem::Code};
-use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 

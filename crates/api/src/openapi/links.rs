@@ -60,7 +60,7 @@ const LINKS: &[Link] = &[
     link(("deploymentList", "200"), "start", "dataJobExecutionStart", &[TEAM, JOB, LISTED_DEPLOYMENT], "Starts an execution."),
     link(("deploymentList", "200"), "remove", "deploymentDelete", &[TEAM, JOB, LISTED_DEPLOYMENT], "Removes the deployment."),
     link(("deploymentRevisionList", "200"), "revision", "deploymentRevisionRead", &[TEAM, JOB, THIS_DEPLOYMENT, ("revision", LISTED_REVISION)], "The newest generation."),
-    link(("deploymentRevisionList", "200"), "diff", "deploymentRevisionDiff", &[TEAM, JOB, THIS_DEPLOYMENT, ("revision", "$response.body#/revisions/1/revision"), ("other", LISTED_REVISION)], "What the newest generation changed."),
+    link(("deploymentRevisionList", "200"), "diff", "deploymentRevisionDiff", &[TEAM, JOB, THIS_DEPLOYMENT, ("revision", "$response.body#/revisions/1/revision"), ("other", LISTED_REVISION)], "The changes of the newest revision."),
     link(("deploymentRevisionList", "200"), "rollback", "deploymentRollback", &[TEAM, JOB, THIS_DEPLOYMENT, ("revision", LISTED_REVISION)], "Makes the revision the wanted one."),
 
     link(("dataJobExecutionStart", "202"), "list", "dataJobExecutionList", &[TEAM, JOB], "The executions of the job, the new one among them."),

@@ -263,7 +263,7 @@ struct RolloutProblem {
     /// The code of the problem, as in an error body. All codes are in docs/errors.md.
     #[schema(value_type = String, example = "packages_unresolvable")]
     code: Code,
-    /// Who has to act: `user` (change the job or its deployment) or `platform` (Holdfast retries).
+    /// The party that has to act: `user` (change the job or its deployment) or `platform` (Holdfast retries).
     #[schema(value_type = FaultName)]
     fault: Fault,
 }

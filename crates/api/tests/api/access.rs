@@ -498,7 +498,7 @@ async fn an_issuer_may_change_its_keys_and_may_be_down() {
     issuer.down(true);
     let service = service(authentication(&issuer)).await;
     let token = |key: &Key| key.sign(&claims(&issuer, json!({"username": "ann", "teams": ["t1"]})));
-    // Nobody can be checked before the keys were read once.
+    // No token can be checked before the keys were read once.
     let answer = service.with_token(&token(&old)).get(JOB).await;
     answer.refused(503);
     assert_eq!(answer.header("retry-after"), "5");

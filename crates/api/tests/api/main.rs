@@ -9,6 +9,7 @@ mod support;
 mod access;
 mod deleted_jobs;
 mod deployments;
+mod descriptions;
 mod edge;
 mod executions;
 mod graphql;

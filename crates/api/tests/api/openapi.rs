@@ -269,7 +269,8 @@ fn generated_requests_allow_a_precondition_or_a_used_key_to_fail_only_where_the_
     }
     for (_, path, operation) in operations(&document()) {
         let id = operation["operationId"].as_str().unwrap();
-        let described = operation["responses"].as_object().unwrap().keys().cloned().filter(is_conditional);
+        let described =
+            operation["responses"].as_object().unwrap().keys().filter(|status| is_conditional(status)).cloned();
         let expected: BTreeSet<_> = described.filter(|status| status != "400" || BEYOND_SCHEMA.contains(&id)).collect();
         assert_eq!(allowed.remove(id).unwrap_or_default(), expected, "{id}: {path}");
     }

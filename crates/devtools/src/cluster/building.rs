@@ -1,4 +1,4 @@
-//! Builds what a cluster is made of while other work is done.
+//! Builds the products of a cluster while other work is done.
 
 use std::{
     os::unix::process::CommandExt as _,
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::products::CACHE;
 use crate::{cache, command::Log, progress::say};
 
-/// Building that goes on beside other work. Dropping it ends it.
+/// A build that runs beside other work. Dropping it ends it.
 #[derive(Debug)]
 pub struct Building {
     group: Pid,

@@ -27,7 +27,7 @@ const REAL_NODE: &str = "node-0";
 /// The longest that removing a namespace may wait for the API server, which may be away.
 const REMOVE_SECONDS_MAX: u32 = 10;
 
-/// A running cluster. It goes on when this is dropped; while this is held, no run of tests takes it down.
+/// A running cluster. It keeps running when this is dropped; while this is held, no run of tests takes it down.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// The file that lets clients in as an administrator.
@@ -41,17 +41,17 @@ pub struct Cluster {
     /// The name of the real node.
     pub node: String,
     kubectl: PathBuf,
-    /// None when it is somebody else's.
+    /// None if the cluster was started by others.
     state: Option<PathBuf>,
     _in_use: Option<Arc<Lock>>,
 }
 
-/// What an administrator of a cluster shows to its API server.
+/// The certificate and key of an administrator of a cluster.
 #[derive(Debug, Clone)]
 pub struct Administrator {
     /// The API server's URL.
     pub url: String,
-    /// The certificate of who signed the server's, as PEM.
+    /// The certificate of the server's authority, as PEM.
     pub ca_certificate: String,
     /// The administrator's certificate, as PEM.
     pub certificate: String,
@@ -151,10 +151,10 @@ impl Cluster {
         command
     }
 
-    /// What a command of `kubectl` says.
+    /// The output of a command of `kubectl`.
     ///
     /// # Errors
-    /// When it fails; what it said is in the message.
+    /// When it fails; the message has its output.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         command::output(self.kubectl().args(arguments))
     }
@@ -162,7 +162,7 @@ impl Cluster {
     /// Creates or changes the objects of a manifest, YAML or JSON, each in the namespace that it names.
     ///
     /// # Errors
-    /// When the API server refuses; what it said is in the message.
+    /// When the API server rejects it; the message has its reason.
     pub fn apply(&self, manifest: &str) -> Result<()> {
         answer(self.kubectl().args(["apply", "-f", "-"]), manifest).map(drop)
     }
@@ -214,7 +214,7 @@ impl Cluster {
         Ok(format!("{}/{repository_and_tag}", self.registry))
     }
 
-    /// What lets in as the administrator.
+    /// The certificate and key of the administrator.
     ///
     /// # Errors
     /// When the KUBECONFIG has no client certificate, or can't be read.
@@ -242,18 +242,18 @@ impl Cluster {
         })
     }
 
-    /// Does harm to the cluster: `testcluster/fault.sh` lists the faults. What was killed comes back by [`Self::repair`].
+    /// Breaks the cluster: `testcluster/fault.sh` lists the faults. [`Self::repair`] restarts the killed processes.
     ///
     /// # Errors
-    /// When there is no such fault, what it is done to is not there, or the cluster is somebody else's.
+    /// If there is no such fault, if its object is missing, or if the cluster was started by others.
     pub fn fault(&self, what: &str) -> Result<()> {
         lifetime::fault(self.own()?, what)
     }
 
-    /// Brings back what a fault took, and waits until it is ready.
+    /// Repairs the damage of a fault, and waits until the cluster is ready.
     ///
     /// # Errors
-    /// As [`super::up`], and when the cluster is somebody else's.
+    /// As [`super::up`], and if the cluster was started by others.
     pub fn repair(&self) -> Result<()> {
         let state = self.own()?.to_owned();
         let settings = fs::read_to_string(state.join("settings"))?;
@@ -264,7 +264,7 @@ impl Cluster {
     /// Takes it down, and removes its folder.
     ///
     /// # Errors
-    /// As [`super::down`], and when the cluster is somebody else's.
+    /// As [`super::down`], and if the cluster was started by others.
     pub fn down(&self) -> Result<()> {
         lifetime::down(self.own()?)
     }
@@ -294,10 +294,10 @@ impl Namespace {
         command
     }
 
-    /// What a command of `kubectl` says in this namespace.
+    /// The output of a command of `kubectl` in this namespace.
     ///
     /// # Errors
-    /// When it fails; what it said is in the message.
+    /// When it fails; the message has its output.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         command::output(self.kubectl().args(arguments))
     }
@@ -305,7 +305,7 @@ impl Namespace {
     /// Creates or changes the objects of a manifest, YAML or JSON.
     ///
     /// # Errors
-    /// When the API server refuses; what it said is in the message.
+    /// When the API server rejects it; the message has its reason.
     pub fn apply(&self, manifest: &str) -> Result<()> {
         answer(self.kubectl().args(["apply", "-f", "-"]), manifest).map(drop)
     }

@@ -97,7 +97,7 @@ pub fn down_unless_used(state: &Path) -> Result<bool> {
 /// Does harm to the cluster of a folder: see [`super::Cluster::fault`].
 ///
 /// # Errors
-/// When there is no such fault, or what it is done to is not there.
+/// When there is no such fault, or its object is missing.
 pub fn fault(state: &Path, fault: &str) -> Result<()> {
     command::output(script("fault.sh").arg(state).arg(fault)).map(drop)
 }

@@ -21,7 +21,7 @@ pub use lifetime::{Options, default_state, down, down_unless_used, fault, is_up}
 pub use needs::{Need, needs};
 pub use products::build;
 
-/// Brings a cluster up, or what is missing of it, and waits until its nodes are ready. What it is made of is built first.
+/// Starts a cluster, or its missing parts, and waits until its nodes are ready. Its products are built first.
 ///
 /// # Errors
 /// As [`build`]; when this is not root and a real node is wanted; when there is no free port or network; when a server does

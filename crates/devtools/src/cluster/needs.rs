@@ -1,4 +1,4 @@
-//! What a cluster of this project's own needs of the machine, found out before anything is built or started.
+//! The requirements of this project's own cluster, checked before anything is built or started.
 
 use std::{fs, process::Command};
 
@@ -13,7 +13,7 @@ const GO_RELEASE_MIN: u32 = 21;
 /// One need of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
-    /// What is needed, and how this machine has it.
+    /// A requirement, and how this machine meets it.
     pub what: String,
     /// Why it is not there, if it is not.
     pub missing: Option<String>,
@@ -40,7 +40,7 @@ pub fn needs() -> Result<Vec<Need>> {
     let mut needs = vec![
         need("Linux", (system != "linux").then(|| format!("this is {system}"))),
         need(
-            "root, for the node's namespaces, network and control groups",
+            "root, which the node needs: namespaces, network and control groups",
             (!is_root).then(|| format!("this user has the id {}", rustix::process::geteuid().as_raw())),
         ),
         match control_groups(&read("/proc/self/cgroup"), &read("/sys/fs/cgroup/cgroup.controllers")) {

@@ -1,4 +1,4 @@
-//! What a cluster is made of, built once into the cache: servers, and the images of its pods.
+//! The parts of a cluster, built once into the cache: servers, and the images of its pods.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,13 +16,13 @@ use crate::{cache, command, environment::workspace, progress};
 /// The part of the cache that is the cluster's.
 pub(super) const CACHE: &str = "testcluster";
 
-/// Something that is built once, known by what it is made of.
+/// A product that is built once, identified by its inputs.
 #[derive(Debug)]
 pub(super) struct Product {
     name: &'static str,
     doing: &'static str,
     script: &'static str,
-    /// What else decides how it turns out.
+    /// Other inputs of the build.
     inputs: &'static [&'static str],
 }
 
@@ -80,7 +80,7 @@ impl Product {
             if folder.exists() {
                 return Ok(());
             }
-            // What was begun and not ended has another name.
+            // An unfinished product has another name.
             let new = beside(&folder, ".new");
             if new.exists() {
                 fs::remove_dir_all(&new)?;
@@ -117,7 +117,7 @@ pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// Whether the cache has the servers, which are what takes long to build.
+/// Whether the cache has the servers, which take longest to build.
 pub(super) fn are_compiled() -> Result<bool> {
     Ok(KUBERNETES.is_built()? && KWOK.is_built()?)
 }

@@ -260,7 +260,7 @@ mod tests {
         assert!(refused("0123456789abcdef").await.contains("no file"));
         assert!(list(folder, &db).await.unwrap().contains("needed until"));
 
-        // The key ring was opened before the rotation, and needs no restart.
+        // The key set was opened before the rotation, and needs no restart.
         let mut tx = db.write().await.unwrap();
         let found = store::secrets::find(&mut tx, &ring, job.id).await.unwrap().unwrap();
         assert_eq!(found.expose_secret(), "correct horse");

@@ -133,8 +133,8 @@ fn command() -> Command {
                 .about("Have jobs run with this data folder from now on, because the machine that ran them is gone.")
                 .long_about(
                     "Have jobs run with this data folder from now on, because the machine that ran them is gone. With \
-                     PostgreSQL, the runs of a database are in the data folder of one machine. What was in progress there \
-                     ends as a platform error and is not repeated. Refused while an instance leads there. Takes the flags \
+                     PostgreSQL, the runs of a database are in the data folder of one machine. Executions in progress there \
+                     end as platform errors and are not repeated. Refused while an instance leads there. Takes the flags \
                      of `serve`.",
                 )
                 .after_help(
@@ -220,7 +220,7 @@ fn flag(setting: &'static Setting) -> Arg {
         Shape::Text | Shape::Table => arg,
         Shape::Number => arg.allow_negative_numbers(true),
         Shape::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Shape::List | Shape::Table => arg.action(ArgAction::Append),
+        Shape::List => arg.action(ArgAction::Append),
     }
 }
 

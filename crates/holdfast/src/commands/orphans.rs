@@ -97,7 +97,7 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
         bail!("There is no database in {}. Name the right folder with --data-dir.", settings.data_dir.display());
     }
     let clock: SharedClock = Arc::new(SystemClock);
-    let (runtime, _) = cluster::plan(settings, &clock).await?.open(settings, false, None, Arc::clone(&clock))?;
+    let runtime = cluster::plan(settings, &clock).await?.open_runtime(settings, false, Arc::clone(&clock));
     let db = database::open(settings, &file).await?;
     let done = match task {
         Task::List => list(&db, &runtime, out).await,

@@ -132,7 +132,7 @@ impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
-    /// The number as `i64`, for the database.
+    /// The number as `i64`, as the database takes it.
     pub(crate) fn signed(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }

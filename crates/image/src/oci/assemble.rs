@@ -10,7 +10,7 @@ use super::{
     manifest::{self, Descriptor, Index, Manifest, Platform, canonical},
 };
 
-/// The date of every image, for the same reason as that of every file in a layer.
+/// The date of every image, with the same reason as that of every file in a layer.
 const CREATED: &str = "2020-01-01T00:00:00Z";
 /// Fields that Docker wrote into configurations and that speak of the base's own build.
 const FIELDS_OF_A_BUILD: [&str; 5] = ["id", "container", "container_config", "docker_version", "parent"];
@@ -82,7 +82,7 @@ pub struct Assembled {
     pub manifest: Document,
     /// The layers of the base, with OCI's media types.
     pub base_layers: Vec<Descriptor>,
-    /// What it runs on.
+    /// The platform of the image.
     pub platform: Platform,
 }
 

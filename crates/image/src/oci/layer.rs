@@ -28,7 +28,7 @@ pub const FORMAT: u32 = 1;
 
 const PATH_MAX_BYTES: usize = 4096;
 const NAME_MAX_BYTES: usize = 255;
-/// What a layer deletes from those below begins like this.
+/// The prefix of a name that a layer deletes from those below.
 const WHITEOUT: &str = ".wh.";
 const ZSTD_LEVEL: i32 = 6;
 const GZIP_LEVEL: u32 = 6;
@@ -52,7 +52,7 @@ impl Compression {
         }
     }
 
-    /// What the bytes of a layer follow from beside its content. A new release of a compressor may give other bytes.
+    /// The inputs of a layer's bytes beside its content. A new release of a compressor may give other bytes.
     pub fn fingerprint(self) -> String {
         match self {
             Self::Zstd => format!("layer {FORMAT} zstd {} level {ZSTD_LEVEL}", zstd::zstd_safe::version_string()),

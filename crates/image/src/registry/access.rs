@@ -1,4 +1,4 @@
-//! What a registry wants to see before it lets someone in: nothing, a password, or a token from elsewhere.
+//! The authentication that a registry requires: none, a password, or a token from elsewhere.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ const VALID_SECONDS: u64 = 60;
 const VALID_SECONDS_MAX: u64 = 3600;
 const CLIENT: &str = "holdfast";
 
-/// What a request needs to be allowed to do.
+/// The permissions that a request needs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Scope {
     pub(super) repository: String,
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// What a registry asks for.
+/// The challenge of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Challenge {
     Basic,
@@ -82,7 +82,7 @@ impl Access {
         Self { credentials, known: Mutex::default() }
     }
 
-    /// What was accepted last.
+    /// The last accepted authentication.
     pub(super) fn known(&self, host: &str, scope: &Scope, clock: &dyn Clock) -> Option<HeaderValue> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock.boot();

@@ -12,7 +12,7 @@ use serde::Deserialize;
 const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
 
-/// What is shown to a registry.
+/// The credentials for a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// A user name and a password.
@@ -65,7 +65,7 @@ struct Entry {
 }
 
 impl CredentialsFile {
-    /// What the file has for a repository of a registry.
+    /// The file's credentials for a repository of a registry.
     ///
     /// # Errors
     /// Why the file can't be used; nothing of its content is in the message.

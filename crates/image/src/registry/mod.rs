@@ -1,7 +1,7 @@
 //! A client of registries: the OCI distribution specification, as far as images are read and pushed.
 //!
 //! A registry is asked before anything is sent: blobs that it has are not sent, blobs that another repository of the same
-//! registry has are mounted. What fails for a reason that may pass is retried by blob, so a push that breaks off continues
+//! registry has are mounted. Transient failures are retried by blob, so a push that breaks off continues
 //! with the blobs that are missing.
 
 mod access;
@@ -126,7 +126,7 @@ pub enum Pushed {
     Sent,
 }
 
-/// Is told the bytes of a blob that were sent since the last call.
+/// Receives the bytes of a blob that were sent since the last call.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
 impl Registries {
@@ -181,7 +181,7 @@ struct Session {
     url: Url,
     /// Whether the registry itself takes the content; if not, it gets no credentials of the registry.
     is_of_registry: bool,
-    /// What the upload was allowed by.
+    /// The authentication that the upload was allowed with.
     scope: Scope,
 }
 
@@ -299,7 +299,7 @@ impl Repository {
             };
             let sent = self.upload(&session, blob, progress).await;
             if sent.is_err() {
-                // Registries remove uploads that are left by themselves, though not soon.
+                // Registries remove abandoned uploads automatically, though not soon.
                 let abandoned = session.url.clone();
                 let _ = self.send_to(&session, || self.http(Method::DELETE, &abandoned)).await;
             }
@@ -506,7 +506,7 @@ impl Repository {
         Scope { repository: self.name.clone(), push: true, also: Vec::new() }
     }
 
-    /// Sends a request of an upload. Whoever takes it in place of the registry gets no credentials.
+    /// Sends a request of an upload. A server that receives it in place of the registry gets no credentials.
     async fn send_to(&self, session: &Session, request: impl Fn() -> RequestBuilder) -> Result<Response, Fault> {
         if session.is_of_registry {
             return self.send(&session.scope, request).await;

@@ -15,7 +15,7 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-/// What a blob is sent from.
+/// The source of a blob.
 #[derive(Debug, Clone)]
 pub enum BlobContent {
     /// A file of this machine.

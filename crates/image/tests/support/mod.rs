@@ -36,7 +36,7 @@ impl Request {
     }
 }
 
-/// What becomes of a request.
+/// The outcome of a request.
 pub enum Act {
     /// The registry does what it should.
     Pass,

@@ -12,7 +12,7 @@ macro_rules! codes {
     ($($group:literal {
         $($(#[doc = $when:literal])+ $name:ident = $text:literal, $kind:ident, $fault:ident, $hint:literal;)+
     })+) => {
-        /// What exactly went wrong. One code per distinct problem; a code never changes its meaning.
+        /// The exact kind of a problem. One code per distinct problem; a code never changes its meaning.
         ///
         /// Clients compare codes and not sentences.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -51,7 +51,7 @@ macro_rules! codes {
                 }
             }
 
-            /// Who has to act.
+            /// The party that has to act.
             pub const fn fault(self) -> Fault {
                 match self {
                     Self::Unspecified => Fault::Platform,
@@ -70,7 +70,7 @@ macro_rules! codes {
                 }
             }
 
-            /// What to do about it, in general. A problem's fourth field says it with names.
+            /// The remedy in general. A problem's fourth field says it with names.
             pub const fn hint(self) -> &'static str {
                 match self {
                     Self::Unspecified => "Read the four fields.",

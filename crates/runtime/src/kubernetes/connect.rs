@@ -132,7 +132,7 @@ mod tests {
     /// Less than that, but not much less.
     const PAUSE: Duration = Duration::from_millis(1300);
 
-    async fn connected(listener: &TcpListener) -> Connection {
+    fn connected(listener: &TcpListener) -> Connection {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let config = Config::new(url.parse().unwrap());
         open(config, SILENCE_MAX, "data".into(), Arc::new(SystemClock)).unwrap()
@@ -153,7 +153,7 @@ mod tests {
     #[tokio::test]
     async fn the_idle_time_of_a_connection_is_no_silence_of_the_next_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pods: Api<Pod> = Api::namespaced(connected(&listener).await.client, "data");
+        let pods: Api<Pod> = Api::namespaced(connected(&listener).client, "data");
         let served = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut answers = 0;
@@ -178,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn a_log_may_be_silent_for_longer_than_any_other_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connection = connected(&listener).await;
+        let connection = connected(&listener);
         let served = tokio::spawn(async move {
             let mut streams = Vec::new();
             for _ in 0..2 {

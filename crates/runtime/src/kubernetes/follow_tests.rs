@@ -225,7 +225,7 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
     place.asked(3).await;
     assert_eq!(place.whole().await, format!("one\n{BROKEN_OFF}much later\n"));
 
-    // Nobody followed it.
+    // No follower was there.
     let place = Place::new();
     place.reported("Failed", false);
     assert_eq!(place.whole().await, "[... the pod daily-1-abc was removed before its log was read ...]\n");

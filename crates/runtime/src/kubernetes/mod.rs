@@ -487,7 +487,7 @@ impl Runtime for KubernetesRuntime {
 
     fn forget<'a>(&'a self, id: &'a ExecutionId, job_id: JobId) -> BoxFuture<'a, Result<(), Problem>> {
         Box::pin(async move {
-            let what = || format!("What is left of the run {id} was not removed.");
+            let what = || format!("The remains of the run {id} were not removed.");
             let forgotten = self.runner.forget(id, job_id).await.map_err(|fault| fault.into_problem(what()))?;
             self.logs.forget(id);
             match forgotten {

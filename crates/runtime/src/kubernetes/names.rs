@@ -5,7 +5,7 @@ use model::name::JobName;
 
 /// The job's id, on every managed object. An object without it is unmanaged.
 pub(crate) const JOB_ID: &str = "holdfast/job-id";
-/// The generation of an object's deployment.
+/// The revision of an object's deployment.
 pub(crate) const REVISION: &str = "holdfast/revision";
 /// The hash of all inputs of an object; see [`model::plan::inputs_hash`].
 pub(crate) const INPUTS_HASH: &str = "holdfast/inputs-hash";

@@ -60,7 +60,7 @@ const COMPLETE: &str = "complete";
 const BY_LOCK: &str = "by-lock";
 /// Changes when an environment is made in another way of the same packages.
 const LAYOUT: &str = "2: registers the secrets client";
-/// Between two looks at a lock that another process holds to build the same environment.
+/// Between two checks a lock that another process holds to build the same environment.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// An environment that was asked for within this time is kept even if no deployment names it yet.
 const FRESH: Duration = Duration::from_secs(600);
@@ -174,7 +174,7 @@ impl Environments {
                 return Err(problem);
             }
             blocking(NOT_MADE, move || {
-                // Thousands of files are to be on disk before the one that says so.
+                // Thousands of files have to be on disk before the marker.
                 syncfs(File::open(&folder)?)?;
                 write_durably(&folder.join(COMPLETE), b"")
             })

@@ -1,4 +1,4 @@
-//! A run's folder: what its files mean, and how they are written so that a crash leaves no lie.
+//! The folder of a run: its files, and how they are written so that a crash leaves no wrong state.
 //!
 //! ```text
 //! spec.json     what to run; the folder appears under its name with it, complete, by one rename
@@ -10,7 +10,7 @@
 //! log.<offset>  pieces of the log
 //! shim.log      the supervisor's own complaints; normally empty
 //! job/          all that the job may change: work/ home/ tmp/ out/
-//! forgotten     alone in the folder: the run is over and stored, and must not be made again
+//! forgotten     alone in the folder: the run is over and stored, and must not be created again
 //! ```
 
 use std::{
@@ -80,7 +80,7 @@ impl RunFolder {
         self.0.join(FORGOTTEN).try_exists()
     }
 
-    /// Removes all but the name, in one step: from then on nobody makes the run again.
+    /// Removes all but the name, in one step: from then on the run can't be made a second time.
     pub(super) fn forget(&self) -> io::Result<()> {
         let Some(parent) = self.0.parent() else { return Err(ErrorKind::InvalidInput.into()) };
         let mark = temporary_folder(parent, NEW_PREFIX)?;
@@ -157,7 +157,7 @@ impl RunFolder {
     }
 }
 
-/// Folders of this prefix are being filled; whoever fills one holds its lock.
+/// Folders of this prefix are being filled, under a lock.
 pub(super) const NEW_PREFIX: &str = ".new-";
 /// Folders of this prefix are being removed.
 pub(super) const REMOVED_PREFIX: &str = ".gone-";
@@ -185,7 +185,7 @@ pub(super) fn remove_forgotten(runs: &Path, now: Timestamp) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what a crash left half-made or half-removed in `runs`.
+/// Removes folders in `runs` that a crash left incomplete.
 pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
     for entry in fs::read_dir(runs)? {
         let entry = entry?;
@@ -209,6 +209,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T
     }
 }
 
-/// How long someone who only looks at a lock may keep another from it, and the pause between two tries.
+/// How long a check may hold a lock that another process needs, and the pause between two attempts.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(5);

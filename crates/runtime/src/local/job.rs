@@ -1,4 +1,4 @@
-//! The last step before the job: a process of its own that gives up what a job must not have and then becomes the job.
+//! The last step before the job: a process of its own that drops the service's privileges and then becomes the job.
 //!
 //! Between the supervisor and the job, so that the supervisor keeps its rights, and so that what only a process can do
 //! to itself (a session, a death signal, its confinement) needs no unsafe code between fork and exec.
@@ -34,7 +34,7 @@ fn start(run: &Path, attempt: u32, supervisor: Option<Pid>) -> Result<std::conve
     let io = |what: &str, e: io::Error| format!("{what}: {e}");
     rustix::stdio::dup2_stdin(File::open("/dev/null").map_err(|e| io("/dev/null", e))?)
         .map_err(|e| io("/dev/null", e.into()))?;
-    // The job dies with its supervisor, at least its first process. The parent is looked at afterwards, because it may
+    // The job dies with its supervisor, at least its first process. The parent is checked afterwards, because it may
     // have died before.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| io("death signal", e.into()))?;
     if getppid() != supervisor {

@@ -70,10 +70,10 @@ const ATTEMPT_VARIABLE: &str = "VDK_ATTEMPT_ID";
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first of the pauses in which a supervisor is between its lock and its socket; they double to the last.
 const BETWEEN_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
-/// How long ending what a killed supervisor left may take.
+/// How long it may take to end the processes that a killed supervisor left.
 const LEFTOVERS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a [`LocalRuntime`] needs to know.
+/// The options of a [`LocalRuntime`].
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
     /// The service's own folder. Environments and run folders live in it.
@@ -93,12 +93,12 @@ pub struct LocalOptions {
     pub backoff: Duration,
     /// The interpreters of this machine, one for each version on offer.
     pub interpreters: Vec<Interpreter>,
-    /// What makes environments.
+    /// Builds the environments.
     pub tools: Arc<dyn EnvironmentBuilder>,
     /// The distribution that has VDK, `quickstart-vdk`; a deployment names its version.
     pub vdk_distribution: String,
-    /// What every job gets of the service's environment: `PATH`, `LANG`, `TZ`, proxies, certificates. Nothing else of it
-    /// reaches a job.
+    /// The variables that every job inherits: `PATH`, `LANG`, `TZ`, proxies, certificates. Nothing else of the service's
+    /// environment reaches a job.
     pub pass_environment: BTreeMap<String, String>,
     /// Folders of the service outside of the data folder that jobs neither read nor change.
     pub job_hidden_paths: Vec<PathBuf>,
@@ -146,7 +146,7 @@ pub struct LocalRuntime {
 
 /// Keeps other processes of this user from reading this one's memory and environment, and from having its core dumped.
 ///
-/// The service calls it at start; supervisors do by themselves.
+/// The service calls it at start; supervisors do it automatically.
 pub fn harden_process() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
 }
@@ -172,7 +172,7 @@ pub async fn shares_fate(clock: &dyn Clock) -> Option<String> {
     })
 }
 
-/// Runs what waits for the disk where that may wait.
+/// Runs blocking work of the disk on a thread for that.
 async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -235,7 +235,7 @@ impl LocalRuntime {
         &self.confinement
     }
 
-    /// What an operator should know about how safe it is to run other people's jobs here.
+    /// Warnings for an operator about the risk of running other people's jobs here.
     pub fn warnings(&self) -> Vec<String> {
         let mut all = self.confinement.gaps();
         if rustix::process::geteuid().is_root() {
@@ -467,7 +467,7 @@ impl LocalRuntime {
     }
 
     async fn forget_run(&self, id: &ExecutionId) -> Result<(), Problem> {
-        let what = format!("What is left of the execution {id} was not removed.");
+        let what = format!("The remains of the execution {id} were not removed.");
         let _one = self.starting.lock(id.as_str()).await;
         let folder = self.folder(id);
         let clock = self.options.clock.clone();
@@ -545,7 +545,7 @@ fn confinement(options: &LocalOptions, data_dir: &Path, runs: &Path) -> Support 
     support
 }
 
-/// What a start finds.
+/// The state before a start.
 enum Before {
     /// A supervisor has, or had, the run.
     TakenOver,
@@ -553,8 +553,8 @@ enum Before {
     Nothing { cancelled: bool },
 }
 
-/// Removes what a crash between the writing of the folder and the supervisor left. Its files may not have reached the
-/// disk, so that it is made anew.
+/// Removes the remains of a crash between the writing of the folder and the supervisor. Its files may not have reached the
+/// disk, so that it is recreated.
 fn make_way(clock: &dyn Clock, folder: &RunFolder) -> io::Result<Before> {
     let over = || Ok::<_, io::Error>(folder.is_forgotten()? || folder.end()?.is_some() || folder.started()?.is_some());
     if !folder.exists()? && !folder.is_forgotten()? {
@@ -620,7 +620,7 @@ fn prepare(runs: &Path, to: &RunFolder, run: &ExecutionSpec, spec: &Spec, cancel
     }
 }
 
-/// Who holds a run's lock.
+/// The holder of a run's lock.
 enum Holder {
     Supervisor,
     Nobody,
@@ -643,7 +643,7 @@ enum Settled {
     NeverStarted,
 }
 
-/// Records that a run whose supervisor died is lost, after ending what is left of it.
+/// Ends the remaining processes of a run whose supervisor died, and records that the run is lost.
 fn settle(folder: &RunFolder, clock: &SharedClock) -> io::Result<Settled> {
     let Some(_lock) = folder.try_lock()? else { return Ok(Settled::LookAgain) };
     if folder.end()?.is_some() {
@@ -728,7 +728,7 @@ impl Runtime for LocalRuntime {
     }
 
     fn remove<'a>(&'a self, _target: &'a Target) -> BoxFuture<'a, Result<(), Problem>> {
-        // Environments are shared; clean_up drops those that nobody needs.
+        // Environments are shared; clean_up drops the unused ones.
         Box::pin(async { Ok(()) })
     }
 
@@ -783,7 +783,7 @@ impl Runtime for LocalRuntime {
         Box::pin(async move {
             let (runs, environments, keep) = (self.runs.clone(), Arc::clone(&self.environments), keep.to_vec());
             let now = self.options.clock.now();
-            blocking("What no run and no deployment needs any more was not removed.", move || {
+            blocking("Unused environments were not removed.", move || {
                 folder::remove_leftovers(&runs)?;
                 folder::remove_forgotten(&runs, now)?;
                 environments.clean_up(&keep)

@@ -1,8 +1,8 @@
 //! The supervisor of one run: a process that lives as long as the run and longer than the service.
 //!
 //! The service starts `shim <run folder>`. That process leaves the service's session and starts itself again as the
-//! supervisor, so that no signal meant for the service's group reaches it and it is nobody's child. The supervisor
-//! takes the run's lock, records that the run starts, and says so on the pipe that it inherited; then it starts the job
+//! supervisor, so that no signal meant for the service's group reaches it and it has no parent. The supervisor
+//! takes the run's lock, records that the run starts, and confirms it on the pipe that it inherited; then it starts the job
 //! and sees it to its end.
 //!
 //! It is one thread around one `poll`. No async runtime: it has to start fast and to be small, since as many of it
@@ -51,15 +51,15 @@ pub(super) const CONFINED: &str = "confined";
 const SUPERVISE: &str = "supervise";
 const JOB: &str = "job";
 
-/// What a supervisor says when it has taken the run over.
+/// The message of a supervisor that has taken the run over.
 pub(super) const READY: &str = "ready";
-/// What it says when another supervisor has, or had.
+/// Its message if another supervisor has, or had.
 pub(super) const TAKEN: &str = "taken";
 
-/// Between two rounds of ending what does not end, for a job that starts processes as fast as they are ended.
+/// The pause between two rounds of ending processes, if a job starts them as fast as they are ended.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 const TERMINATION_MESSAGE_MAX_BYTES: u64 = 4096;
-/// What a pipe holds.
+/// The capacity of a pipe.
 const OUTPUT_AT_ONCE_BYTES: usize = 64 * 1024;
 const NOT_STARTED_MAX_BYTES: u64 = 2048;
 /// Connections held open at once; the service holds one or two.
@@ -67,7 +67,7 @@ const WAITING_MAX: usize = 64;
 /// How long a full disk may delay the record of a run's end.
 const END_PATIENCE: Duration = Duration::from_secs(600);
 
-/// The hidden command of the service's binary. `args` is what follows the command's name.
+/// The hidden command of the service's binary. `args` are the arguments after the command's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let _ = super::harden_process();
     let args: Vec<OsString> = args.collect();
@@ -76,7 +76,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let text: Vec<&str> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
     let Some(run) = args.first().map(PathBuf::from) else { return usage() };
-    // What stands before `args` on the command line of this very process leads here again.
+    // The arguments before `args` on the command line of this process lead here again.
     let own = env::args_os().len() - args.len();
     let again: Vec<OsString> = env::args_os().take(own + 1).collect();
     match text.as_slice() {
@@ -107,7 +107,7 @@ fn myself(again: &[OsString]) -> Command {
     command
 }
 
-/// Leaves the service's session, starts the supervisor and ends, so that the supervisor is nobody's child.
+/// Leaves the service's session, starts the supervisor and ends, so that the supervisor has no parent.
 fn launch(again: &[OsString]) -> ExitCode {
     let started = close_inherited()
         .and_then(|()| Ok(setsid()?))
@@ -200,7 +200,7 @@ fn take_over(run: &Path, again: &[OsString]) -> io::Result<Takeover> {
             Some(lock) if environment::is_complete(&spec.environment) => break lock,
             // Held by someone who looks whether anyone needs it.
             None if SystemClock.boot() < patience => SystemClock.block_for(LOCK_PAUSE),
-            _ => return Err(io::Error::other("the environment of the deployment is gone; it is made again")),
+            _ => return Err(io::Error::other("the environment of the deployment is gone; it will be rebuilt")),
         }
     };
     set_child_subreaper(Some(getpid()))?;
@@ -260,15 +260,15 @@ struct Supervisor {
     waiting: Vec<UnixStream>,
     children: UnixStream,
     stop: UnixStream,
-    /// Why the run is being ended; absent while it may go on.
+    /// The reason why the run is being ended; absent while it may continue.
     forced: Option<EndCause>,
-    /// Asked to end when the job had just ended by itself: its end counts, but it is not tried again.
+    /// Asked to end when the job had just ended: its own end counts, but it is not retried.
     stopping: bool,
     started_at: Option<jiff::Timestamp>,
     _locks: (Lock, Lock),
 }
 
-/// One start of the job's process, and what came of it.
+/// One start of the job's process, and its outcome.
 struct Attempt {
     main: Pid,
     /// The exit code of the job's first process, once it has ended.
@@ -279,7 +279,7 @@ struct Attempt {
     /// Closed by the start of the job's program; before that it may say why that failed.
     report: Option<PipeReader>,
     not_started: Vec<u8>,
-    /// When what has not ended by then is ended hard, on the boot clock; absent while the job may go on.
+    /// The instant of SIGKILL for the rest, on the boot clock; absent while the job may continue.
     kill_at: Option<Duration>,
 }
 
@@ -353,13 +353,13 @@ impl Supervisor {
                 break;
             }
             if attempt.kill_at.is_none() && (attempt.code.is_some() || self.forced.is_some()) {
-                // What a job leaves running behind its first process ends with it, as in a container.
+                // Processes that outlive the job's first process end with it, as in a container.
                 signal_descendants(Signal::TERM);
                 attempt.kill_at = Some(SystemClock.boot() + self.spec.grace());
             }
             if attempt.kill_at.is_some_and(|at| at <= SystemClock.boot()) {
                 if attempt.code.is_none() {
-                    // Its number is its own as long as nobody took its end in, and names its group.
+                    // Its number is its own until its end was collected, and names its group.
                     let _ = kill_process_group(attempt.main, Signal::KILL);
                 }
                 signal_descendants(Signal::KILL);
@@ -450,7 +450,7 @@ impl Supervisor {
 
     fn take_connections(&mut self) {
         while let Ok((connection, _)) = self.control.accept() {
-            // "The run was started": whoever waits for that needs no more than a word.
+            // "The run was started": one word is enough for a waiting service.
             let told = connection.set_nonblocking(true).and_then(|()| (&connection).write_all(b"running\n"));
             if told.is_ok() {
                 self.waiting.push(connection);
@@ -461,7 +461,7 @@ impl Supervisor {
         self.waiting.retain(|c| !closed(c));
     }
 
-    /// Moves what the job printed to the log. Says whether there may be more.
+    /// Moves the output of the job to the log. Returns whether there may be more.
     fn take_output(&mut self, attempt: &mut Attempt) -> bool {
         let Some(output) = &mut attempt.output else { return false };
         match output.read(&mut self.buffer) {
@@ -477,7 +477,7 @@ impl Supervisor {
         false
     }
 
-    /// What the job left for its supervisor. The job could have put anything there, also a link to somewhere else.
+    /// The termination message of the job. The job could have put anything there, also a link to somewhere else.
     fn termination_message(&self) -> Option<String> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let out = File::open(self.folder.path()).ok()?;

@@ -1,4 +1,4 @@
-//! What the service tells a supervisor: the file `spec.json` of a run folder.
+//! The input of a supervisor: the file `spec.json` of a run folder.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ pub(super) struct Spec {
     pub(super) environment_lock: PathBuf,
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
-    /// The job's whole environment, except for what differs by attempt.
+    /// The job's whole environment, except for the variables that differ by attempt.
     pub(super) variables: BTreeMap<String, String>,
     pub(super) deadline_seconds: u64,
     /// Between the request to end (SIGTERM) and the end (SIGKILL).

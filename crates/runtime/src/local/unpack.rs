@@ -28,7 +28,7 @@ fn disk(job: &JobName, e: &io::Error) -> Problem {
 
 /// Unpacks `archive`, whose one top folder has the job's name, into `folder`, which is empty.
 ///
-/// It was checked when it came in. Here only what could hurt is looked at again: where a path leads, what sort of entry
+/// It was checked when it came in. Here only what could hurt is checked again: where a path leads, what sort of entry
 /// it is, how much there is. Rights are not taken from it except for "executable".
 pub(super) fn unpack(archive: &[u8], job: &JobName, folder: &Path) -> Result<(), Problem> {
     let limits = ArchiveLimits::default();

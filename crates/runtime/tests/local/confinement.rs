@@ -102,7 +102,7 @@ async fn reaches(confine: Confine) {
     let end = harness.run_to_end(&harness.run(2, &step)).await;
     let log = harness.log(2).await;
     assert_eq!(end.cause, EndCause::Exited(0), "{log}");
-    // What namespaces hide is not there, or on another, read-only file system.
+    // A file that namespaces hide is missing, or on another, read-only file system.
     let refusals: &[&str] = if support.namespaces.is_enforced() {
         &["EACCES", "EPERM", "ENOENT", "EROFS", "EXDEV"]
     } else {

@@ -47,7 +47,7 @@ fn service_elsewhere(harness: &Harness, step: &str) -> Child {
     child
 }
 
-/// Another process that has started run 1 and goes on living.
+/// Another process that has started run 1 and continues.
 fn start_elsewhere(harness: &Harness, step: &str) -> Child {
     let mut child = service_elsewhere(harness, step);
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -186,7 +186,7 @@ async fn someone_who_only_looks_at_a_lock_does_not_pass_for_a_supervisor() {
     let run = harness.run(1, "print('once')");
     let mut start = harness.runtime.start(&run);
     tokio::select! {
-        started = &mut start => panic!("{started:?} while nobody could have"),
+        started = &mut start => panic!("{started:?} while no process could have"),
         () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
     }
     looks.unlock().unwrap();

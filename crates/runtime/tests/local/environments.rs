@@ -94,7 +94,7 @@ async fn an_environment_of_an_interpreter_that_is_gone_or_replaced_is_missing() 
     assert_eq!(harness.tools.built.load(Ordering::SeqCst), 2);
 }
 
-/// As if nobody had asked for it lately.
+/// As if it had not been asked for lately.
 fn age(harness: &Harness) {
     for entry in fs::read_dir(harness.data().join("environments/by-lock")).unwrap() {
         let path = entry.unwrap().path();

@@ -301,7 +301,7 @@ impl Harness {
 
 impl Drop for Harness {
     fn drop(&mut self) {
-        // A test that fails midway leaves no process behind: every run that goes on is asked to end.
+        // A test that fails midway leaves no process behind: every remaining run is asked to end.
         for entry in fs::read_dir(self.data().join("runs")).into_iter().flatten().flatten() {
             let folder = entry.path();
             if folder.join("control").exists() {

@@ -1,4 +1,4 @@
-//! What supervision costs. `cargo test -p runtime --release --test local overhead -- --ignored --nocapture`
+//! The cost of supervision. `cargo test -p runtime --release --test local overhead -- --ignored --nocapture`
 
 use std::{
     io::Write,

@@ -1,4 +1,4 @@
-//! What a run gets, and what is known of it.
+//! The inputs of a run, and its reported state.
 
 use model::{
     execution::EndCause,

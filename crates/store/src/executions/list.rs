@@ -22,7 +22,7 @@ use crate::{
     sql::{Statement, any_of, bind_all, column, rows},
 };
 
-/// By what a list of runs is sorted; the id settles what is equal.
+/// The sort order of a list of runs; equal values are sorted by id.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ExecutionSort {
     /// By the start (the acceptance, as long as it has not started).
@@ -32,13 +32,13 @@ pub enum ExecutionSort {
     EndTime,
     /// By status.
     Status,
-    /// By what started it.
+    /// By the kind of start.
     Type,
     /// By the job's name.
     JobName,
     /// By id.
     Id,
-    /// By who started it.
+    /// By the user who started it.
     StartedBy,
     /// By message.
     Message,
@@ -54,7 +54,7 @@ pub enum ExecutionSort {
     Schedule,
     /// By when its deployment was asked for.
     DeployedAt,
-    /// By who asked for its deployment.
+    /// By the user who deployed it.
     DeployedBy,
 }
 
@@ -82,7 +82,7 @@ impl ExecutionSort {
         }
     }
 
-    /// What is sorted by, and whether it may be absent.
+    /// The sort key, and whether it may be absent.
     fn key(self, dialect: Dialect, revised: Revised) -> (Expr, bool) {
         if let Some(member) = self.member() {
             let (own, collation) = match dialect {
@@ -112,7 +112,7 @@ impl ExecutionSort {
         }
     }
 
-    /// By what runs as `e` with their jobs as `j` are sorted, and whether it may be absent: the id settles what is equal.
+    /// The sort column of runs as `e` with their jobs as `j`, and whether it may be null: equal values are sorted by id.
     fn keys(self, dialect: Dialect, revised: Revised) -> Vec<(Expr, bool)> {
         let mut keys = vec![self.key(dialect, revised)];
         // As the index has it.
@@ -158,7 +158,7 @@ pub struct ExecutionQuery {
     pub limit: i64,
     /// How many come before it.
     pub offset: i64,
-    /// What of a run is wanted.
+    /// The columns of an execution that a query needs.
     pub detail: Detail,
 }
 
@@ -283,7 +283,7 @@ impl ExecutionQuery {
         Some(all)
     }
 
-    /// Selects what is wanted of each run.
+    /// Selects the columns of each run.
     fn select(&self) -> SelectStatement {
         let mut select = Query::select();
         for name in COLUMNS.split(',').map(str::trim) {
@@ -298,7 +298,7 @@ impl ExecutionQuery {
         select
     }
 
-    /// Sorts runs: what is absent comes last.
+    /// Sorts runs, null values last.
     fn order(&self, select: &mut SelectStatement, keys: Vec<(Expr, bool)>) {
         for (key, is_optional) in keys {
             self.order_by(select, key, is_optional);
@@ -367,7 +367,7 @@ enum Part {
 
 /// The statement of a page.
 ///
-/// With `jobs_first` PostgreSQL finds the jobs first. By itself it takes the runs in their order and looks at the job of
+/// With `jobs_first` PostgreSQL finds the jobs first. Otherwise it takes the runs in their order and checks the job of
 /// each, which is long where the jobs are few among many.
 fn statement(query: &ExecutionQuery, dialect: Dialect, jobs_first: bool, part: Part) -> SelectStatement {
     let by_job = query.names_jobs() || matches!(query.sort, ExecutionSort::JobName | ExecutionSort::Team);
@@ -492,7 +492,7 @@ fn revision_keys(member: &str, dialect: Dialect) -> SelectStatement {
 }
 
 /// One page of runs for each of a page of jobs, in one statement that reads no job's whole history. The runs of a job
-/// stand together, in the order that is asked for.
+/// are together, in the requested order.
 pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Execution>> {
     if query.limit <= 0 {
         return Ok(Vec::new());
@@ -521,7 +521,7 @@ async fn packed_rows(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<PackedRo
     Ok(metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), values))?)
 }
 
-/// The executions of a job as `j` that a query finds, packed into one text. What the query says of jobs does not matter.
+/// The executions of a job as `j` that a query finds, packed into one text. The query's conditions on jobs do not matter.
 pub(crate) fn packed(query: &ExecutionQuery, dialect: Dialect) -> Expr {
     // Runs of one job share its name and team.
     let sort = match query.sort {

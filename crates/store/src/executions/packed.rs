@@ -1,7 +1,7 @@
 //! The runs of a job on a page of jobs, packed into one text. A row for each run would cost more than all else; JSON would cost
 //! twice as much on PostgreSQL.
 //!
-//! Words and numbers end with a space, a text begins with its length in bytes and a colon, and `~` stands for what is absent.
+//! Words and numbers end with a space, a text begins with its length in bytes and a colon, and `~` is an absent value.
 //! Each member costs, so a run ends where nothing more is wanted.
 
 use std::str::FromStr;

@@ -20,7 +20,7 @@ pub enum Detail {
     Status,
     /// Identity, outcome and times: identifiers, type, status, times, message.
     Outcome,
-    /// All but what it runs and its arguments.
+    /// All but its revision and its arguments.
     Run,
     /// All but its arguments.
     Revision,

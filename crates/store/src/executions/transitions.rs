@@ -25,9 +25,9 @@ pub struct NewExecution<'a> {
     pub job_id: JobId,
     /// The job's name.
     pub job_name: &'a JobName,
-    /// What starts it.
+    /// The kind of start.
     pub kind: Type,
-    /// Who starts it.
+    /// The user who starts it.
     pub started_by: &'a str,
     /// The operation id; a tick's own execution id where absent.
     pub op_id: Option<&'a str>,
@@ -37,7 +37,7 @@ pub struct NewExecution<'a> {
     pub scheduled_tick: Option<Timestamp>,
 }
 
-/// What came of a start.
+/// The outcome of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
     /// It is stored and holds the job's slot.
@@ -48,7 +48,7 @@ pub enum Started {
 
 /// Stores a start as SUBMITTED with the job's slot. The unique index decides between two starts of one instant.
 pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Result<Started> {
-    /// Starts of one job in one second that are told apart by counting up.
+    /// Starts of one job in one second that are distinguished by a counter.
     const TRIES: i64 = 1000;
     if let Some(tick) = new.scheduled_tick
         && !still_waits(tx, new.job_id, tick).await?
@@ -79,7 +79,7 @@ pub async fn insert(tx: &mut Tx, new: &NewExecution<'_>, now: Timestamp) -> Resu
         .map(|done| done.rows_affected()));
         match done.map_err(StoreError::from) {
             Ok(1) => return Ok(Started::Accepted(id)),
-            // The tick was recorded before: by this job, or by a namesake of the same minute.
+            // The tick was recorded before: by this job, or by another job of the same name in the same minute.
             Ok(_) if new.scheduled_tick.is_some() => return Ok(Started::SlotTaken),
             Ok(_) => {}
             // The id is checked first: what is left are the slot and the tick.
@@ -108,7 +108,7 @@ async fn still_waits(tx: &mut Tx, job_id: JobId, tick: Timestamp) -> Result<bool
     Ok(row.is_some())
 }
 
-/// What recording a run of a tick found.
+/// The outcome of recording a scheduled execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recorded {
     /// It was recorded before, or its job is not known here.
@@ -120,7 +120,7 @@ pub enum Recorded {
 }
 
 /// Records a run that a tick started in a cluster. It holds its job's slot, unless another run does: then the two overlap,
-/// and both are told.
+/// and both are reported.
 pub async fn record_scheduled(
     tx: &mut Tx,
     epoch: Epoch,
@@ -157,7 +157,7 @@ pub async fn record_scheduled(
     })
 }
 
-/// Tells what keeps a run from starting. `false` when it has started.
+/// Records the reason why a run does not start. `false` when it has started.
 pub async fn record_waiting(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, message: &str) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     let done = on!(tx, c => sqlx::query(
@@ -173,17 +173,17 @@ pub async fn record_waiting(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, message
     Ok(done == 1)
 }
 
-/// What a run is handed over with.
+/// The revision and artifact that an execution is dispatched with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dispatched {
     /// The revision that it runs, by its generation.
     pub generation: i64,
-    /// What it is made of.
+    /// Its artifact.
     pub artifact: Artifact,
 }
 
-/// Records what a run is handed over with, before it is: whoever comes after a crash must know what it ran.
-/// `false` when it is not SUBMITTED any more, was handed over already, or the revision is kept no longer.
+/// Records the revision and artifact of a dispatch, before it: after a crash the next leader must know what it ran.
+/// `false` when it is not SUBMITTED any more, was dispatched already, or the revision is kept no longer.
 pub async fn dispatch(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, with: &Dispatched) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     // A revision that an execution refers to is not removed: who removes one has its job too.
@@ -256,7 +256,7 @@ pub struct Ended<'a> {
 pub async fn finish(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, ended: &Ended<'_>) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     lock_job(tx, id).await?;
-    // What a process said last may hold anything.
+    // The last message of a process may hold anything.
     let message = ended.message.replace('\0', "\u{FFFD}");
     let mut from = ended.status.may_follow().to_vec();
     let mut started_at = ended.started_at;
@@ -266,7 +266,7 @@ pub async fn finish(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, ended: &Ended<'
         started_at = started_at.or(Some(ended.ended_at));
     }
     let from: Vec<_> = from.iter().map(|s| format!("'{}'", s.as_str())).collect();
-    // Nobody asks what an ended run was made of, and who ended it.
+    // The artifact of an ended run, and its leader, are not needed any more.
     let sql = format!(
         "update data_job_execution set status = $2, message = $3, started_at = coalesce(started_at, $4), ended_at = $5,
             holds_slot = false, leader_epoch = null, lock_key = null, image = null
@@ -286,7 +286,7 @@ pub async fn finish(tx: &mut Tx, epoch: Epoch, id: &ExecutionId, ended: &Ended<'
     let Some((job_number, started)) = row else { return Ok(false) };
     let end = micros(ended.ended_at);
     let failed = matches!(ended.status, Status::UserError | Status::PlatformError);
-    // In one statement: the row has an entry in many indexes, and each statement would write all of them anew.
+    // In one statement: the row has an entry in many indexes, and each statement would write all of them again.
     on!(tx, c => sqlx::query(
         "update data_job set successful_executions = successful_executions + $2,
             failed_executions = failed_executions + $3,

@@ -23,9 +23,9 @@ pub struct Deleted {
     pub job: DataJob,
     /// When.
     pub at: Timestamp,
-    /// By whom; absent when a program deleted it that did not keep that.
+    /// The user who deleted it; absent if an older program did not record that.
     pub by: Option<String>,
-    /// The generation of its deployment that was wanted then, if it had one.
+    /// The generation of its deployment that was desired then, if it had one.
     pub generation: Option<i64>,
 }
 

@@ -29,7 +29,7 @@ use crate::{
     sql::{Statement, Writer, any_of, bind_all, column, like, rows},
 };
 
-/// What a list shows of a job beside the job itself.
+/// The columns of a list beside those of the job itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobSummary {
     /// The job.
@@ -40,7 +40,7 @@ pub struct JobSummary {
     pub deployment_enabled: Option<bool>,
     /// The next tick of its schedule.
     pub next_run: Option<Timestamp>,
-    /// How the latest execution stands.
+    /// The status of the latest execution.
     pub last_execution_status: Option<ExecutionStatus>,
     /// When the latest execution started.
     pub last_execution_start: Option<Timestamp>,
@@ -58,12 +58,12 @@ pub struct JobSummary {
     pub executions: Vec<Execution>,
 }
 
-/// What a page of jobs has beside the jobs.
+/// The columns of a page of jobs beside the jobs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct With<'a> {
     /// The reached deployments, with so much of each.
     pub deployments: Option<DeploymentDetail>,
-    /// A page of the executions of each job. What the query says of jobs does not matter.
+    /// A page of the executions of each job. The query's conditions on jobs do not matter.
     pub executions: Option<&'a ExecutionQuery>,
     /// The number of jobs on all pages, which is known without counting.
     pub total: bool,
@@ -133,7 +133,7 @@ impl SummaryRow {
 const TRIGRAMS_MAX_CHARS: usize = 24;
 
 impl JobSort {
-    /// What is sorted by, without an index if not `indexed`, and whether it may be absent.
+    /// The sort key, without an index if not `indexed`, and whether it may be absent.
     fn key(self, dialect: Dialect, indexed: bool) -> (Expr, bool) {
         let (name, optional) = match self {
             Self::Name => ("j.name", false),
@@ -326,7 +326,7 @@ impl Filter {
         if let Some(status) = search.status() {
             either = either.add(column("j.last_execution_status").eq(status.as_str()));
         }
-        // What none of the fields can hold is found nowhere.
+        // A text that none of the fields can hold matches nothing.
         if either.is_empty() { either.add(nowhere()) } else { either }
     }
 }
@@ -413,7 +413,7 @@ impl JobQuery {
         }
     }
 
-    /// Whether what is absent comes last in an order that has it first in the index: PostgreSQL sorts then.
+    /// Whether null values come last in an order whose index has them first: PostgreSQL sorts then.
     fn is_turned(&self, dialect: Dialect) -> bool {
         let (_, is_optional) = self.sort.key(dialect, true);
         let is_desc = matches!(self.order_of_key(), Order::Desc);
@@ -432,7 +432,7 @@ impl JobQuery {
         if self.sort == JobSort::NextRun {
             select.order_by(("j", "schedule_id"), order.clone());
         }
-        // A second time would keep SQLite from an index that goes on with something else.
+        // A second time would keep SQLite from an index that continues with another column.
         if self.sort != JobSort::Name {
             select.order_by_expr(dialect.column(indexed, "j.name"), order);
         }
@@ -467,7 +467,7 @@ const COLUMNS: [&str; 20] = [
     "schedule_id",
 ];
 
-/// A `select` of what a list shows of jobs as `j` and of their schedules as `s`.
+/// A `select` of the columns of a list, with jobs as `j` and their schedules as `s`.
 fn select_summaries() -> SelectStatement {
     Query::select().columns(COLUMNS.map(|name| ("j", name))).column(("s", "next_tick")).to_owned()
 }
@@ -554,7 +554,7 @@ impl With<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     All,
-    /// Those that have what the list is sorted by.
+    /// Jobs that have a value in the sort column.
     Present,
 }
 
@@ -602,7 +602,7 @@ fn sorted(
     let indexed = strategy == Strategy::ScanOrder;
     let mut jobs = select_summaries();
     if indexed && query.offset > 0 && query.sort != JobSort::NextRun {
-        // What comes before the page is passed by without a look at its rows: PostgreSQL reads what is selected of each, and
+        // The rows before the page are skipped without reading them: PostgreSQL reads the selected columns of each, and
         // an order's index has the name.
         let key = match dialect {
             Dialect::Postgres => "name",
@@ -721,7 +721,7 @@ async fn count_all(tx: &mut Tx) -> Result<i64> {
     number(tx, Statement { sql: sql.into(), values: Vec::new() }).await
 }
 
-/// As many rows as a query finds jobs, without what is selected of them.
+/// As many rows as a query finds jobs, without their columns.
 fn rows_found(query: &JobQuery, dialect: Dialect) -> SelectStatement {
     let strategy = Strategy::FilterThenSort;
     if let Some((columns, text)) = query.only_words() {

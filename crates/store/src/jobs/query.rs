@@ -2,7 +2,7 @@
 
 use model::{execution::Status as ExecutionStatus, glob::Glob, rollout::Status as DeploymentStatus};
 
-/// By what a list of jobs is sorted. The name settles what is equal, what is absent comes last both ways.
+/// The sort order of a list of jobs. Equal values are sorted by name, and null values come last in both directions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum JobSort {
     /// By name.
@@ -12,9 +12,9 @@ pub enum JobSort {
     Team,
     /// By the first hundred characters of the description.
     Description,
-    /// By the next tick; jobs of one schedule stand together.
+    /// By the next tick; jobs of one schedule are together.
     NextRun,
-    /// By whether anybody hears of it.
+    /// By whether it has contacts.
     Contacts,
     /// By the outcome of the rollout.
     DeploymentStatus,
@@ -45,7 +45,7 @@ pub enum DeploymentFilter {
     NotDeployed,
 }
 
-/// What a range is about.
+/// The field of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
     /// The next tick, in seconds since 1970.

@@ -59,7 +59,7 @@ impl TryFrom<JobRow> for DataJob {
     }
 }
 
-/// Whether somebody hears of a job.
+/// Whether a job has contacts.
 pub(crate) fn has_contacts(contacts: &Contacts) -> bool {
     [
         &contacts.notified_on_job_failure_user_error,

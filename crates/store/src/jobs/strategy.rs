@@ -24,13 +24,13 @@ pub(super) const TRIGRAM_CHARS: usize = 3;
 pub(super) enum Strategy {
     /// By the indexes of the conditions; then they are sorted.
     FilterThenSort,
-    /// Along the index of the order; the conditions are looked at on the way.
+    /// Along the index of the order; the conditions are checked on the way.
     ScanOrder,
-    /// By the one text that they are looked for by, and sorted by the names that stand beside the texts.
+    /// By the one text of the search, and sorted by the names that are beside the texts.
     WordsByName,
 }
 
-/// What was counted for a query so far.
+/// The counts of a query that are known so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// All jobs that it finds.
@@ -52,7 +52,7 @@ pub(super) enum Decision {
     CountAll,
 }
 
-/// Decides how a page is found, or what has to be counted first.
+/// Decides how to find a page, or which count is needed first.
 pub(super) fn decide(query: &JobQuery, dialect: Dialect, counts: Counts) -> Decision {
     if query.names.iter().any(Glob::is_exact) {
         return Decision::Take(Strategy::FilterThenSort);
@@ -64,7 +64,7 @@ pub(super) fn decide(query: &JobQuery, dialect: Dialect, counts: Counts) -> Deci
     if found <= FOUND_MAX {
         return Decision::Take(Strategy::FilterThenSort);
     }
-    // What is looked for is often a part of the name: along the order of names, half of all jobs may come before the first.
+    // A search is often for a part of the name: along the order of names, half of all jobs may come before the first.
     match counts.total {
         Some(total) if has_words_by_name(query, dialect) => match counts.all {
             None => Decision::CountAll,
@@ -105,7 +105,7 @@ pub(super) struct StateIndexes {
 /// where that is known.
 ///
 /// The index of each state has its jobs in the order of their names: along that order one state is scanned, and the
-/// others are looked at on the way. Otherwise half of all jobs may share a state, and any other condition serves better.
+/// others are checked on the way. Otherwise half of all jobs may share a state, and any other condition serves better.
 pub(super) fn state_indexes(query: &JobQuery, strategy: Strategy, pythons: Option<usize>) -> StateIndexes {
     let scans = strategy == Strategy::ScanOrder;
     let along_names = scans && query.sort == JobSort::Name;

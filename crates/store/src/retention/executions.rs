@@ -39,7 +39,7 @@ pub struct Old {
 pub struct Found {
     /// By job.
     pub old: Vec<Old>,
-    /// Where to look next; absent when all jobs were looked at.
+    /// Where to look next; absent when all jobs were checked.
     pub next: Option<Position>,
 }
 
@@ -75,7 +75,7 @@ pub async fn find(tx: &mut Tx, before: Timestamp, keep_per_job: i64, from: &Posi
             return Ok(Found { old, next: Some(next) });
         }
     }
-    // The last job is looked at once more, after all of its executions.
+    // The last job is checked once more, after all of its executions.
     let after = |(job, _): &(String, Option<i64>)| Position { job: job.clone(), start_at: i64::MAX, ..next.clone() };
     let next = page.last().filter(|_| is_full(page.len())).map(after);
     Ok(Found { old, next })

@@ -68,7 +68,7 @@ pub enum Part {
     Rest,
 }
 
-/// Finds what goes next of a job whose purge has begun; executions with at most `rows_max` rows.
+/// Finds the next part of a job whose purge has begun; executions with at most `rows_max` rows.
 pub async fn next_part(tx: &mut Tx, job_id: JobId, rows_max: u32) -> Result<Part> {
     let rows: Vec<(String, i64)> = on!(tx, c => sqlx::query_as(
         "select e.execution_id, coalesce(l.bytes, 0) from data_job_execution e

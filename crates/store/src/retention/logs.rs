@@ -76,7 +76,7 @@ pub async fn remove(tx: &mut Tx, old: &[Old]) -> Result<u64> {
 pub struct Unmeasured {
     /// Their executions.
     pub executions: Vec<String>,
-    /// After which execution to look next; absent when all logs were looked at.
+    /// After which execution to look next; absent when all logs were checked.
     pub next: Option<String>,
 }
 

@@ -23,7 +23,7 @@ pub struct Old {
 pub struct Found {
     /// By job.
     pub old: Vec<Old>,
-    /// The job to look at next; absent when all jobs were looked at.
+    /// The job to check next; absent when all jobs were checked.
     pub next: Option<String>,
 }
 
@@ -31,8 +31,8 @@ pub struct Found {
 const NEWEST_OVER: &str = "select v.generation from deployment_revision v where v.job_id = j.job_id
      order by v.generation desc limit 1 offset $2";
 
-/// The condition for an unneeded revision: a later one has replaced it before an instant (`$3`), it is not what is deployed, rolled
-/// out or restored with the job, and no execution ran it. Work in progress with a revision is over by that instant.
+/// The condition for an unneeded revision: a later one has replaced it before an instant (`$3`), it is not desired, rolled out,
+/// or restored with the job, and no execution ran it. Work in progress with a revision is over by that instant.
 const UNNEEDED: &str =
     "exists (select 1 from deployment_revision n where n.job_id = v.job_id and n.generation > v.generation
         and n.created_at < $3)

@@ -34,7 +34,7 @@ pub struct Position {
 pub struct Found {
     /// In the order of jobs and versions.
     pub old: Vec<Old>,
-    /// Where to look next; absent when all jobs were looked at.
+    /// Where to look next; absent when all jobs were checked.
     pub next: Option<Position>,
 }
 
@@ -97,7 +97,7 @@ pub async fn find(tx: &mut Tx, before: Timestamp, keep_per_job: i64, from: &Posi
 
 /// Deletes uploads that [`find`] found, if nothing has come to need them. Returns how many.
 pub async fn remove(tx: &mut Tx, old: &[Old]) -> Result<u64> {
-    // Nobody deploys or uploads between the look and the deletion. All jobs come before the first archive: an upload has its
+    // No deployment or upload comes between the check and the deletion. All jobs come before the first archive: an upload has its
     // job when it waits for an archive.
     let jobs: BTreeSet<String> = old.iter().map(|o| o.job_id.to_string()).collect();
     for job in &jobs {

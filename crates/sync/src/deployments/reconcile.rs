@@ -301,7 +301,7 @@ async fn artifact_of(
     Ok(Ok(Made::Ready(artifact, lock)))
 }
 
-/// Whether an artifact that was built is known to be gone. One that nobody can tell of now is taken as it is: where it runs
+/// Whether an artifact that was built is known to be gone. If that is unknown now, the artifact is used: the node
 /// may have it.
 async fn is_lost(sync: &Synchronizer, artifact: &Artifact) -> bool {
     match sync.builder.exists(artifact).await {

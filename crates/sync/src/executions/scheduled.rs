@@ -111,7 +111,7 @@ pub(super) async fn record_scheduled(
         match recorded {
             Recorded::Known => {}
             Recorded::Alone => {
-                tracing::info!(execution = %id, tick = %run.tick, "the runtime started a scheduled execution")
+                tracing::info!(execution = %id, tick = %run.tick, "the runtime started a scheduled execution");
             }
             Recorded::Beside => {
                 sync.gauges.overlapped();

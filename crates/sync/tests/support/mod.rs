@@ -426,12 +426,12 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// A house whose synchronizer does not run yet.
+    /// A harness whose synchronizer does not run yet.
     pub async fn new(on: Database) -> Self {
         Self::on(on.fresh()).await
     }
 
-    /// A house on a database that a test chose.
+    /// A harness on a database that a test chose.
     pub async fn on(fresh: Fresh) -> Self {
         let db = fresh.open().await;
         let clock = Arc::new(TestClock(Mutex::new("2026-01-01T00:00:00Z".parse().unwrap())));
@@ -457,7 +457,7 @@ impl Harness {
         }
     }
 
-    /// A house whose synchronizer runs.
+    /// A harness whose synchronizer runs.
     pub async fn running(on: Database) -> Self {
         let mut harness = Self::new(on).await;
         harness.start_instance();
