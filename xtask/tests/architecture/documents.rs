@@ -77,6 +77,29 @@ fn each_long_name_in_a_document_is_a_name_of_the_sources() {
 }
 
 #[test]
+fn each_source_file_that_a_document_names_exists() {
+    let sources = files_of(&workspace(), &["rs"]);
+    let mut named = 0;
+    let mut unknown = Vec::new();
+    for document in files_of(&workspace(), &["md"]).into_iter().filter(|file| !file.ends_with("CHANGELOG.md")) {
+        for (line, text) in outside_fences(&read(&document)) {
+            for path in text.split('`').skip(1).step_by(2) {
+                let is_path = path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+                if !is_path || Path::new(path).extension().is_none_or(|extension| extension != "rs") {
+                    continue;
+                }
+                named += 1;
+                if !sources.iter().any(|source| source.ends_with(path)) {
+                    unknown.push(format!("{}:{line}: {path}", shown(&document)));
+                }
+            }
+        }
+    }
+    assert!(named > 80, "only {named} source files were named");
+    assert!(unknown.is_empty(), "source files that don't exist:\n  {}", unknown.join("\n  "));
+}
+
+#[test]
 fn each_alert_has_a_prefix_a_severity_a_summary_and_its_own_runbook_entry() {
     let rules = read(&workspace().join(ALERTS));
     let mut alerts = BTreeSet::new();
