@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A layer is known by the key of what it follows from, so jobs with equal requirements share it. All of the folder can be
-//! deleted while the service is stopped: what is stored are sources and locks.
+//! deleted while the service is stopped: the database has the sources and the locks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,7 +56,7 @@ const PLACES_MAX: usize = 3;
 const NOTE: &str = "layer.json";
 const CONTENT: &str = "blob";
 
-/// The inputs and the destination of images.
+/// The parts of images, and the registry that they are pushed to.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
     /// Base images by the version of their Python.
@@ -75,7 +75,7 @@ pub struct EmbeddedOptions {
     pub vdk_distribution: String,
     /// Constraints for VDK's packages, one a line.
     pub vdk_constraints: String,
-    /// The folder of recreatable files.
+    /// The folder of the cache.
     pub cache_dir: PathBuf,
 }
 
@@ -114,7 +114,7 @@ struct Base {
     repository: Repository,
 }
 
-/// The recorded facts about a base image.
+/// The record of a base image in the cache.
 #[derive(Debug, Serialize, Deserialize)]
 struct BaseNote {
     manifest: Manifest,
@@ -215,7 +215,7 @@ impl Embedded {
         Ok(Built { artifact: Artifact::Image(image.to_string()), locks })
     }
 
-    /// A base image for a processor. Its facts are kept by its digest.
+    /// A base image for a processor. The facts about it are cached by its digest.
     async fn base(&self, reference: &Reference, architecture: &str) -> Result<Base, Problem> {
         let repository = self.registries.repository(reference);
         let failed = |error: RegistryError| error.problem(WHAT);
@@ -364,7 +364,7 @@ impl Embedded {
         Ok((layer, Some(scratch)))
     }
 
-    /// A layer from the cache, or written now. Concurrent requests for the same layer wait for it.
+    /// A layer from the cache, or written now. Concurrent builds that need the same layer wait for it.
     async fn layer(
         &self,
         key: &str,
@@ -395,7 +395,7 @@ impl Embedded {
             files::write_durably(&new.join(NOTE), &serde_json::to_vec(&note)?)?;
             std::fs::create_dir_all(&layers)?;
             make_room(&layers, note.blob.bytes)?;
-            // The existing file can't be read.
+            // An unreadable entry is replaced.
             let _ = std::fs::remove_dir_all(&published);
             files::publish(&new, &published)?;
             drop(source);
@@ -620,7 +620,7 @@ fn platform(base: &Base, name: &str, architecture: &str, version: PythonVersion)
     Ok(ImagePlatform { python_version: version, platform })
 }
 
-/// The properties of the container that upstream's images have.
+/// The settings that upstream's images have.
 fn settings(content: &Content) -> Settings {
     let mut settings = Settings {
         environment: BTreeMap::new(),

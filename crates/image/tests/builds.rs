@@ -1,6 +1,6 @@
 //! Attacks of a hostile package that is built or started, with the real installer and an index of the tests' own.
 //!
-//! Where the kernel has no walls there is nothing to test about them.
+//! Where the kernel has no sandbox there is nothing to test about it.
 
 #![allow(clippy::disallowed_methods, reason = "it waits for real things in real time")]
 

@@ -129,12 +129,12 @@ async fn each_fault_is_a_platform_error_that_names_the_registry_and_what_to_do()
     for (registry, attempts, why, fix) in [
         (Registry::with(answer(403, denied)), 1, "requested access to the resource is denied", "credentials"),
         (Registry::with(answer(401, "")), 1, "asks for something else", "credentials"),
-        (Registry::with(answer(507, "no space left")), 3, "no space left", "make room"),
+        (Registry::with(answer(507, "no space left")), 3, "no space left", "makes room"),
         (Registry::with(answer(413, "quota")), 1, "quota", "quota"),
-        (Registry::with(answer(502, "<html>Bad gateway")), 3, "Bad gateway", "tries again"),
-        (Registry::with(answer(202, "")), 3, "without saying where", "address"),
-        (Registry::with(answer(404, "page not found")), 1, "page not found", "address"),
-        (Registry::with(answer(302, "")), 1, "302", "address"),
+        (Registry::with(answer(502, "<html>Bad gateway")), 3, "Bad gateway", "Holdfast retries"),
+        (Registry::with(answer(202, "")), 3, "without saying where", "name registries"),
+        (Registry::with(answer(404, "page not found")), 1, "page not found", "name registries"),
+        (Registry::with(answer(302, "")), 1, "302", "name registries"),
     ] {
         let error = registry.repository("team/job").push(&bytes(b"x"), &[], &silent).await.unwrap_err();
         let problem = error.problem("The image was not pushed.");

@@ -55,7 +55,7 @@ pub enum Reason {
     Drift,
 }
 
-/// The hash of all that goes into what runs: the wanted generation, the configuration and the renderer. SHA-256 in
+/// The hash of all inputs of a deployment: the desired revision, the configuration and the renderer. SHA-256 in
 /// hexadecimal.
 pub fn inputs_hash(deployment: &Deployment, configuration_fingerprint: &str) -> String {
     let mut hash = Sha256::new();

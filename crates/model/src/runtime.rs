@@ -187,7 +187,7 @@ pub struct ApplyRequest {
 // The token is a secret.
 impl std::fmt::Debug for ApplyRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wanted")
+        f.debug_struct("ApplyRequest")
             .field("blueprint", &self.deployment_spec)
             .field("inputs_hash", &self.inputs_hash)
             .field("artifact", &self.artifact)

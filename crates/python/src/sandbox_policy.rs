@@ -1,4 +1,4 @@
-//! The walls around foreign code that builds packages.
+//! The sandbox policy of foreign code that builds packages.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ const NOT_FILES: [&str; 3] = ["/proc", "/sys", "/dev"];
 pub struct BuildSandboxPolicy {
     /// Starts confined processes.
     pub launcher: Launcher,
-    /// The walls of data jobs.
+    /// The sandbox policy of data jobs.
     pub sandbox_policy: SandboxPolicy,
 }
 
 impl BuildSandboxPolicy {
-    /// Finds out which layers of the walls this machine has.
+    /// Finds out which layers of the sandbox this machine has.
     pub fn support(&self) -> Support {
         self.launcher.support(&SandboxPolicy { read_only: machine(), ..self.sandbox_policy.clone() })
     }

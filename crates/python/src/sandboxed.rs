@@ -1,6 +1,6 @@
 //! Running foreign code: build hooks of packages, and packages themselves.
 //!
-//! It runs behind the walls of data jobs, in a throw-away folder with a home and a cache of its own, which alone it can
+//! It runs in the sandbox of data jobs, in a throw-away folder with a home and a cache of its own, which alone it can
 //! change. It sees no other part of the data folder and of the cache, no credentials of the index, and none of the
 //! service's variables. Its output is read with [`crate::untrusted`].
 

@@ -1,4 +1,4 @@
-//! Python programs within walls: what they can't do to the files and processes of their own user, and what they can.
+//! Python programs in a sandbox: which accesses to files and processes of their own user fail, and which succeed.
 //!
 //! Run by root, each test is done twice: as root and as `nobody`.
 
@@ -18,7 +18,7 @@ use sandbox::{Launcher, Layers, SandboxPolicy, Support};
 
 const NOBODY: u32 = 65534;
 
-/// A data folder with secrets, a run's folder in it, and a process of the same user outside of the walls.
+/// A data folder with secrets, a run's folder in it, and a process of the same user outside of the sandbox.
 struct Harness {
     dir: tempfile::TempDir,
     user: u32,
@@ -89,7 +89,7 @@ impl Harness {
         self.launcher.support(&self.sandbox_policy())
     }
 
-    /// Runs Python code within walls of these layers and returns what it printed.
+    /// Runs Python code in a sandbox of these layers and returns its output.
     fn python(&self, layers: Layers, code: &str) -> String {
         let mut command = self.launcher.command(&SandboxPolicy { layers, ..self.sandbox_policy() }, "python3");
         let out = command

@@ -12,17 +12,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     dialect::Dialect,
-    error::{CALLERS_READ_SECONDS_MAX, Result, StoreError},
+    error::{Result, StoreError},
     meter::Meter,
     migrate,
     notifications::Notifications,
-    postgres::{Pools as PostgresPools, answered, has_died},
+    postgres::{CALLERS_READ_MAX, Pools as PostgresPools, answered, has_died},
     sqlite::{Pools as SqlitePools, SqliteTx},
     statements::{Statements, Timing},
 };
-
-/// How long the statements of a caller's read may take, unless a [`Db`] has another limit.
-pub(crate) const CALLERS_READ_MAX: Duration = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
 
 /// How long a search waits for others to end before it is refused.
 const SEARCH_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -210,7 +207,7 @@ impl Db {
         Self { user: User::Loops, notifications: self.notifications.within_instance(), ..self.clone() }
     }
 
-    /// The same database with another limit than [`CALLERS_READ_SECONDS_MAX`].
+    /// The same database with another limit than [`crate::CALLERS_READ_SECONDS_MAX`].
     #[must_use]
     pub fn with_callers_read_max(&self, callers_read_max: Duration) -> Self {
         Self { callers_read_max, ..self.clone() }

@@ -86,7 +86,7 @@ async fn complete(db: &Db) -> Result<()> {
     tx.commit().await
 }
 
-/// Looks at the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
+/// Checks the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
 /// statement afterwards.
 async fn prepare(clock: &dyn Clock, direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
     let to = direct

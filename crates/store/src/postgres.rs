@@ -19,13 +19,15 @@ use sqlx::{
 use tokio::task::AbortHandle;
 
 use crate::{
-    db::CALLERS_READ_MAX,
-    error::{Result, StoreError},
+    error::{CALLERS_READ_SECONDS_MAX, Result, StoreError},
     notifications::{self, Notifications},
 };
 
 /// How long [`Pools::close`] waits for transactions in progress. The server rolls back those whose connection ends.
 const CLOSE_MAX: Duration = Duration::from_secs(4);
+
+/// How long a statement of a caller's read may take, unless a [`crate::Db`] has another limit.
+pub(crate) const CALLERS_READ_MAX: Duration = Duration::from_secs(CALLERS_READ_SECONDS_MAX);
 
 /// How long PostgreSQL may take for one statement before its connection is given up. Its own time-outs are shorter: this
 /// one is for a server that vanished without a word.

@@ -35,7 +35,7 @@ for_each_database!(
     notifications_that_come_together_are_followed_by_one_round,
 );
 
-/// An instance whose series are looked at.
+/// An instance whose series are read.
 struct Watched {
     harness: Harness,
     gauges: Gauges,

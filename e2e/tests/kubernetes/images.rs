@@ -55,7 +55,7 @@ impl Fixture {
             {
                 phases.borrow_mut().push(phase.to_owned());
             }
-            let is_over = matches!(rollout["phase"].as_str(), Some("reached" | "failed"));
+            let is_over = matches!(rollout["phase"].as_str(), Some("rolled_out" | "failed"));
             (is_over && rollout["desired"]["job_version"] == version).then_some(rollout)
         })
         .await;

@@ -120,7 +120,7 @@ async fn no_tick_of_the_past_fires_and_those_to_come_do_in_their_zones() {
             })
             .await;
     }
-    // Each write has the controller look at once; another schedule alone does not.
+    // Each write makes the controller reconcile at once; another schedule alone does not.
     for name in QUIET {
         fixture.kubectl(&["annotate", "cronjob", name, "example.com/note=mine"]);
     }

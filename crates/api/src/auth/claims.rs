@@ -133,8 +133,8 @@ impl ClaimRules {
         refused(
             Code::UserUnknown,
             format!(
-                "The access token is not a user's, because it has no claim {}, and its subject is not the OAuth application of \
-                 a team.",
+                "The access token has no claim {}, so it is not a user's, and its subject is not a team's OAuth \
+                 application.",
                 excerpt(&self.user_claim)
             ),
         )

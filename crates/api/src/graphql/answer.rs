@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     io::{self, Write},
     mem,
+    sync::{Mutex, PoisonError},
 };
 
 use app::memory::RequestMemory;
@@ -16,8 +17,6 @@ use axum::{
 use futures::stream;
 use model::Problem;
 use serde::Serialize;
-
-use super::resolve::Parts;
 
 /// The bytes that are handed to the connection at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -86,6 +85,26 @@ impl Write for Chunks<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The parts of an answer that are written already. A binary value, which the schema does not have, stands for each.
+#[derive(Default)]
+pub(super) struct Parts(Mutex<Vec<Vec<Bytes>>>);
+
+impl Parts {
+    /// Keeps a part, and gives the value that stands for it.
+    pub(super) fn add(&self, part: Vec<Bytes>) -> Value {
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.push(part);
+        Value::Binary(Bytes::copy_from_slice(&(parts.len() - 1).to_ne_bytes()))
+    }
+
+    /// The part that a value stands for.
+    fn take(&self, value: &Bytes) -> Option<Vec<Bytes>> {
+        let index = usize::from_ne_bytes(value.as_ref().try_into().ok()?);
+        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.get_mut(index).map(mem::take)
     }
 }
 

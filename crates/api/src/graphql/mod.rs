@@ -36,10 +36,10 @@ use crate::{
     input::{Path, Query as Parameters},
 };
 
+use answer::Parts;
 use document::Size;
 use executions::{DataJobExecutionFilter, DataJobExecutionOrder, DataJobExecutionResponse};
 use jobs::{DataJobPage, Predicate};
-use resolve::Parts;
 
 /// The longest query, and the longest variables.
 const TEXT_MAX_BYTES: usize = 32 * 1024;

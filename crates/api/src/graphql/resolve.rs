@@ -2,14 +2,9 @@
 //!
 //! A page has thousands of fields, and all of them are known when its rows are read. The library would resolve each field in a
 //! future of its own and create a value of it, which costs more than reading the rows. Here a selection is read once, and the JSON
-//! of each object is written in its order. The library's response contains a placeholder for the text, see [`Parts`].
+//! of each object is written in its order. The library's response contains a placeholder for the text, see [`super::answer::Parts`].
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    io::Write,
-    sync::{Mutex, PoisonError},
-};
+use std::{borrow::Cow, collections::HashMap, io::Write};
 
 use async_graphql::{
     ContextSelectionSet, Name, OutputType, Positioned, ServerResult, Value,
@@ -17,7 +12,6 @@ use async_graphql::{
     registry::Registry,
     resolver_utils::EnumType,
 };
-use axum::body::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -59,25 +53,6 @@ impl Json<'_> {
         self.raw("\"");
         self.raw(text);
         self.raw("\"");
-    }
-}
-
-/// The parts of an answer that are written already. A binary value, which the schema does not have, stands for each.
-#[derive(Default)]
-pub(super) struct Parts(Mutex<Vec<Vec<Bytes>>>);
-
-impl Parts {
-    fn add(&self, part: Vec<Bytes>) -> Value {
-        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.push(part);
-        Value::Binary(Bytes::copy_from_slice(&(parts.len() - 1).to_ne_bytes()))
-    }
-
-    /// The part that a value stands for.
-    pub(super) fn take(&self, value: &Bytes) -> Option<Vec<Bytes>> {
-        let index = usize::from_ne_bytes(value.as_ref().try_into().ok()?);
-        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.get_mut(index).map(std::mem::take)
     }
 }
 

@@ -432,7 +432,7 @@ impl Service {
         }
     }
 
-    /// Does what the synchronizer does for one job: its wanted deployment is reached.
+    /// Does what the synchronizer does for one job: it rolls out the desired deployment.
     pub(crate) async fn reach(&self, name: &str) {
         let outcome = Outcome::Reached { inputs_hash: "hash".into(), artifact: artifact(), last_applied: None };
         self.record(name, &outcome).await;

@@ -20,10 +20,10 @@ use crate::{
 /// The pause between two checks of the leader's lease renewals.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Names this data folder as the site of the runs.
+/// Names this data folder as the host of the runs.
 ///
 /// # Errors
-/// When an instance leads, so that the site is not lost.
+/// When an instance leads, so that the host is not lost.
 pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
     if matches!(settings.database_url, DatabaseUrl::Sqlite) {
         bail!("SQLite has its runs in the same data folder; there is no other site to take them from.");

@@ -71,7 +71,10 @@ impl ProcessEnvironment {
 // The environment holds secrets of others.
 impl std::fmt::Debug for ProcessEnvironment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Surroundings").field("folder", &self.folder).field("home", &self.home).finish_non_exhaustive()
+        f.debug_struct("ProcessEnvironment")
+            .field("folder", &self.folder)
+            .field("home", &self.home)
+            .finish_non_exhaustive()
     }
 }
 

@@ -183,9 +183,13 @@ impl Setting {
             | "run.backoff_limit"
             | "start_deadline_seconds"
             | "time_zone" => TakesEffect::NextExecution,
-            "vdk.distribution" | "vdk.constraints_file" | "outage_window_seconds" | "image.name" | "registry_url" => {
-                TakesEffect::Rollout
-            }
+            "vdk.distribution"
+            | "vdk.constraints_file"
+            | "outage_window_seconds"
+            | "image.builder"
+            | "image.base_images"
+            | "image.name"
+            | "registry_url" => TakesEffect::Rollout,
             "kubernetes.context"
             | "kubernetes.namespace"
             | "kubernetes.adopt"

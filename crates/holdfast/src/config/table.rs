@@ -335,34 +335,35 @@ settings! {
     /// How long the result of an execution stays in the cluster until Holdfast records it. A shorter outage of Holdfast
     /// loses no result.
     outage_window_seconds: Whole<600, 604_800> = "outage_window_seconds", Kubernetes, default Text("21600");
-    /// Where the images of jobs come from. `embedded`: the service assembles them from `image.base_images`, packages and source.
-    /// `prebuilt`: a team's own build pushes them under the name that `image.name` gives.
+    /// Source of the images of jobs. `embedded`: Holdfast assembles them from `image.base_images`, packages and sources.
+    /// `prebuilt`: each team builds and pushes them under the name that `image.name` gives.
     image_builder: Option<ImageBuilderName> =
         "image.builder", Kubernetes, default Absent("`embedded` where `image.base_images` is set; else it must be set"),
         example "embedded";
-    /// The base images of jobs by Python version. Each has that Python; its tag is best followed by its digest, so that images
-    /// are equal in each build. In place of an image, `{ baseImage = "…", vdkImage = "…" }` takes VDK from a container of its
-    /// own, as upstream's chart does.
+    /// Base images of jobs by Python version. Each must contain that Python. Name it with its digest, because a moved tag
+    /// changes images at their next build. `{ baseImage = "…", vdkImage = "…" }` takes VDK from an init container, as upstream's
+    /// chart does.
     image_base_images: BaseImages =
         "image.base_images", Kubernetes, default Absent("none"),
         example "\"3.11\" = \"registry.example.com/python:3.11\"";
-    /// How the layers of images are compressed.
+    /// Compression of the layers of images.
     image_compression: CompressionName = "image.compression", Kubernetes, default Text("zstd"), example "gzip";
-    /// The processors that images are for, as images name them. With several, each image is an index.
+    /// Processor architectures of the images of jobs. With several, each image is an index.
     image_architectures: List<Word> =
         "image.architectures", Kubernetes, default Absent("that of the service"), example "amd64,arm64";
-    /// The registry that `{registry}` stands for when images are pushed, where the service reaches it by another name than the
-    /// nodes.
+    /// Registry to push images to, if Holdfast reaches it under another name than the nodes. Replaces `{registry}` in
+    /// `image.name`.
     image_registry_push_url: Option<RegistryName> =
         "image.registry_push_url", Kubernetes, default Absent("`registry_url`"), example "registry.internal:5000/data-jobs";
-    /// A Docker configuration file (`config.json`) with the credentials of registries. Credential helpers are not run.
+    /// Docker configuration file (`config.json`) with the credentials of registries. Credential helpers are not run.
     image_registry_credentials_file: Option<PathBuf> =
         "image.registry_credentials_file", Kubernetes, default Absent("none: registries are asked without credentials"),
         example "/etc/holdfast/registry/config.json";
-    /// Hosts of registries, with their ports, that are reached by plain HTTP.
+    /// Registries that Holdfast reaches by plain HTTP: hosts with their ports.
     image_registry_plain_http: List<Word> =
         "image.registry_plain_http", Kubernetes, default Absent("none"), example "registry.internal:5000";
-    /// A file with certificates of authorities, in PEM form, that registries are trusted by beside those of the machine.
+    /// File with certificates of authorities in PEM form that sign certificates of registries, in addition to those of the
+    /// machine.
     image_registry_ca_file: Option<PathBuf> =
         "image.registry_ca_file", Kubernetes, default Absent("none"), example "/etc/holdfast/registry-ca.pem";
     /// Names of images, with `{registry}`, `{job}`, `{team}`, `{version}` (of the sources), `{python}` and `{vdk}`.

@@ -10,7 +10,7 @@ use super::{
     manifest::{self, Descriptor, Index, Manifest, Platform, canonical},
 };
 
-/// The date of every image, with the same reason as that of every file in a layer.
+/// The date of every image: equal inputs give an equal digest on any day.
 const CREATED: &str = "2020-01-01T00:00:00Z";
 /// Fields that Docker wrote into configurations and that speak of the base's own build.
 const FIELDS_OF_A_BUILD: [&str; 5] = ["id", "container", "container_config", "docker_version", "parent"];

@@ -1,4 +1,4 @@
-//! The properties of a base image that its packages depend on: where its Python is, and which C library it has.
+//! Facts about a base image on which packages depend: the folder of its Python, and its C library.
 //!
 //! The layers are read as archives; nothing of them is run or unpacked.
 
@@ -34,7 +34,7 @@ pub enum LibC {
 }
 
 impl LibC {
-    /// The platform as the installer names it, of a processor as images name it.
+    /// The platform in the form of the installer (`x86_64-manylinux_2_36`). `architecture` has the form of images (`amd64`).
     pub fn platform(&self, architecture: &str) -> Option<String> {
         let machine = match architecture {
             "amd64" => "x86_64",
@@ -52,7 +52,7 @@ impl LibC {
     }
 }
 
-/// The results of reading the layers of a base image.
+/// The facts about a base image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseFacts {
     /// Paths of files and links named `python3.<minor>`.
@@ -158,7 +158,7 @@ impl Inspection {
                 new.libraries.insert(path, LibC::Glibc(version));
             }
         }
-        // A layer removes files of the layers below it.
+        // A layer removes files of the layers below it only.
         self.pythons.extend(new.pythons);
         self.texts.extend(new.texts);
         self.libraries.extend(new.libraries);
@@ -171,7 +171,7 @@ impl Inspection {
         self.libraries.retain(|path, _| !is_removed(path));
     }
 
-    /// The results.
+    /// The facts of all layers.
     pub fn facts(mut self) -> BaseFacts {
         // An image with both has programs for both; wheels for GNU's are the common ones.
         let oldest = self.libraries.values().filter_map(|libc| match libc {

@@ -28,7 +28,7 @@ pub const FORMAT: u32 = 1;
 
 const PATH_MAX_BYTES: usize = 4096;
 const NAME_MAX_BYTES: usize = 255;
-/// The prefix of a name that a layer deletes from those below.
+/// The prefix of entries by which a layer deletes files of the layers below.
 const WHITEOUT: &str = ".wh.";
 const ZSTD_LEVEL: i32 = 6;
 const GZIP_LEVEL: u32 = 6;
@@ -52,7 +52,7 @@ impl Compression {
         }
     }
 
-    /// The inputs of a layer's bytes beside its content. A new release of a compressor may give other bytes.
+    /// A text that differs if equal content may be written as other bytes: a new release of a compressor may do so.
     pub fn fingerprint(self) -> String {
         match self {
             Self::Zstd => format!("layer {FORMAT} zstd {} level {ZSTD_LEVEL}", zstd::zstd_safe::version_string()),

@@ -67,7 +67,7 @@ impl Reference {
         if self.registry == DOCKER_HUB { DOCKER_HUB_HOST } else { &self.registry }
     }
 
-    /// The name under which a manifest is requested: the digest, else the tag, else `latest`.
+    /// The digest, else the tag, else `latest`.
     pub fn version(&self) -> &str {
         self.digest.as_ref().map(Digest::as_str).or(self.tag.as_deref()).unwrap_or("latest")
     }

@@ -1,4 +1,4 @@
-//! The authentication that a registry requires: none, a password, or a token from elsewhere.
+//! Authentication to a registry: none, a password, or a token of a token service.
 
 use std::{
     collections::HashMap,
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// The challenge of a registry.
+/// The authentication that a registry asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Challenge {
     Basic,
@@ -82,7 +82,7 @@ impl Access {
         Self { credentials, known: Mutex::default() }
     }
 
-    /// The last accepted authentication.
+    /// The header that the registry accepted last.
     pub(super) fn known(&self, host: &str, scope: &Scope, clock: &dyn Clock) -> Option<HeaderValue> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock.boot();
@@ -90,7 +90,7 @@ impl Access {
         known.get(&(host.to_owned(), scope.clone())).map(|known| known.header.clone())
     }
 
-    /// Finds what a registry asks for in an answer with 401.
+    /// Authenticates as the registry asks for in a response with status 401.
     pub(super) async fn ask(
         &self,
         http: &Client,

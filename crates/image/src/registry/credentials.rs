@@ -65,7 +65,7 @@ struct Entry {
 }
 
 impl CredentialsFile {
-    /// The file's credentials for a repository of a registry.
+    /// The credentials in the file for a repository of a registry.
     ///
     /// # Errors
     /// Why the file can't be used; nothing of its content is in the message.

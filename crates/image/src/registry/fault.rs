@@ -80,7 +80,7 @@ pub struct RegistryError {
     pub registry: String,
     /// The path of the repository.
     pub repository: String,
-    /// The operation.
+    /// The request that failed, such as "pushing the blob sha256:…".
     pub doing: String,
     /// Why it failed.
     pub fault: Fault,
@@ -158,7 +158,7 @@ pub(super) async fn of_answer(response: Response) -> Fault {
     }
 }
 
-/// The fault behind a connection that failed. The URL may hold secrets, so it is not shown.
+/// The fault behind a connection that failed. The URL may contain a token, so it is not shown.
 pub(super) fn of_connection(error: &reqwest::Error) -> Fault {
     let source = std::iter::successors(std::error::Error::source(error), |e| e.source()).last();
     let detail = source.map(|error| format!(" ({error})")).unwrap_or_default();

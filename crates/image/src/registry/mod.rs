@@ -181,7 +181,7 @@ struct Session {
     url: Url,
     /// Whether the registry itself takes the content; if not, it gets no credentials of the registry.
     is_of_registry: bool,
-    /// The authentication that the upload was allowed with.
+    /// The permissions that the upload was opened with.
     scope: Scope,
 }
 
@@ -299,7 +299,7 @@ impl Repository {
             };
             let sent = self.upload(&session, blob, progress).await;
             if sent.is_err() {
-                // Registries remove abandoned uploads automatically, though not soon.
+                // Registries remove abandoned uploads late, often after a week.
                 let abandoned = session.url.clone();
                 let _ = self.send_to(&session, || self.http(Method::DELETE, &abandoned)).await;
             }
@@ -506,7 +506,7 @@ impl Repository {
         Scope { repository: self.name.clone(), push: true, also: Vec::new() }
     }
 
-    /// Sends a request of an upload. A server that receives it in place of the registry gets no credentials.
+    /// Sends a request of an upload. Another host than the registry gets no credentials.
     async fn send_to(&self, session: &Session, request: impl Fn() -> RequestBuilder) -> Result<Response, Fault> {
         if session.is_of_registry {
             return self.send(&session.scope, request).await;

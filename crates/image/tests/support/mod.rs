@@ -36,7 +36,7 @@ impl Request {
     }
 }
 
-/// The outcome of a request.
+/// The response to a request.
 pub enum Act {
     /// The registry does what it should.
     Pass,

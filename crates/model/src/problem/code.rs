@@ -444,7 +444,7 @@ codes! {
     /// The environment of a deployment can't be read from the disk.
     EnvironmentUnreadable = "environment_unreadable", Unavailable, Platform, "The operator checks the disk and the permissions of the data directory.";
 }
-"Images of data jobs" {
+"Rollouts: images" {
     /// The deployment's Python version has no base image in `image.base_images`.
     ImageBaseMissing = "image_base_missing", Invalid, User, "Deploy with a Python version that has a base image; the operator sets `image.base_images`.";
     /// A package has no wheel for the platform of the image. Images are assembled from wheels only.

@@ -494,12 +494,12 @@ impl LocalRuntime {
     }
 }
 
-/// The walls that all jobs have in common.
+/// The part of the sandbox policy that all jobs have in common.
 fn sandbox_policy(options: &LocalOptions, data_dir: &Path) -> SandboxPolicy {
     common_policy(data_dir, &options.job_hidden_paths, &options.job_covered_files, options.job_open_files)
 }
 
-/// The walls that all jobs and package builds have in common. `hidden`, `covered` and `open_files` are what [`LocalOptions`] has
+/// The part of the policy that jobs and package builds share. `hidden`, `covered` and `open_files` are what [`LocalOptions`] has
 /// as `job_hidden_paths`, `job_covered_files` and `job_open_files`.
 pub fn common_policy(
     data_dir: &Path,

@@ -32,7 +32,7 @@ pub(super) struct Spec {
     /// Before the second attempt; doubles with each.
     pub(super) backoff_milliseconds: u64,
     pub(super) log_max_bytes: u64,
-    /// The walls of the job.
+    /// The sandbox policy of the job.
     pub(super) sandbox_policy: SandboxPolicy,
 }
 

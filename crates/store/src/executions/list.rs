@@ -621,7 +621,7 @@ fn count_of(query: &ExecutionQuery, dialect: Dialect) -> SelectStatement {
     if let Some(all) = query.by_hours(dialect) {
         return Query::select().expr(all.binary(BinOper::Sub, count(of_deleted))).to_owned();
     }
-    // Without a look at each run's job: all of them but those of the few that are deleted.
+    // Without reading each run's job: all of them but those of the few that are deleted.
     let all = Query::select()
         .expr(Func::count(Expr::cust("*")))
         .from_as("data_job_execution", "e")

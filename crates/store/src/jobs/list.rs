@@ -527,7 +527,7 @@ pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>, with: &W
 impl With<'_> {
     /// Writes the statement of a page together with what belongs to its jobs.
     fn write(&self, writer: &mut Writer, page: impl FnOnce(&mut Writer)) {
-        // Read first, in its order: no more than the jobs of the page are looked at for the rest.
+        // Read first, in its order: the rest is read for the jobs of the page alone.
         writer.text("with p as materialized (");
         page(writer);
         writer.text(") select j.*, ");

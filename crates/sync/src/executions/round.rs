@@ -75,7 +75,7 @@ struct Followers {
 
 /// The part of a followed execution that rounds need, so that they do not read its row again.
 #[derive(Debug)]
-pub(super) struct Known {
+struct Known {
     /// Notified when the execution is to be cancelled.
     cancel: Arc<Notify>,
     origin: Origin,
@@ -91,8 +91,8 @@ struct Origin {
 
 impl Origin {
     fn of(execution: &Execution) -> Self {
-        let Execution { job_name, op_id, started_by, .. } = execution.clone();
-        Self { job_name, op_id, started_by }
+        let Execution { job_name, op_id, started_by, .. } = execution;
+        Self { job_name: job_name.clone(), op_id: op_id.clone(), started_by: started_by.clone() }
     }
 }
 

@@ -14,7 +14,7 @@ use store::{
 use tokio::sync::Semaphore;
 use tokio_util::task::JoinMap;
 
-use super::{end::forget, round::Known};
+use super::end::forget;
 use crate::{Synchronizer, Term};
 
 /// The most ended executions whose rest is removed at the same time.
@@ -73,10 +73,10 @@ impl Strays {
 
 /// Stores each execution that the runtime started at a scheduled time, also if it ended meanwhile. If the runtime starts none,
 /// it is asked only once per leader epoch, about the rest of ended executions.
-pub(super) async fn record_scheduled(
+pub(super) async fn record_scheduled<F: Sync>(
     sync: &Synchronizer,
     term: &Term,
-    followed: &HashMap<ExecutionId, Known>,
+    followed: &HashMap<ExecutionId, F>,
     strays: &mut Strays,
 ) -> Result<(), StoreError> {
     if strays.were_listed && !sync.runtime.fires_ticks() {
