@@ -118,5 +118,5 @@ pub fn no_wheel(what: &str, names: &[String], platform: &ImagePlatform) -> Probl
         ),
     )
     .not_rolled_out()
-    .fix("Require versions with wheels for this platform, or have the operator add wheels to the package index.")
+    .fix("Require versions with wheels for this platform, or ask the operator for wheels in the index.")
 }

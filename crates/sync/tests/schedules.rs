@@ -29,16 +29,24 @@ fn enabled(enabled: bool) -> DeploymentChange {
     DeploymentChange { enabled: Some(enabled), ..DeploymentChange::default() }
 }
 
+/// The executions of the job with all fields. A list leaves out the scheduled time.
+async fn executions(harness: &Harness) -> Vec<model::execution::Execution> {
+    let mut executions = Vec::new();
+    for listed in harness.executions("example-job").await {
+        executions.push(harness.execution("example-job", &listed.id).await);
+    }
+    executions
+}
+
 async fn ticks(harness: &Harness) -> Vec<String> {
-    let executions = harness.executions("example-job").await;
-    executions.iter().filter_map(|e| e.scheduled_tick).map(|t| t.to_string()).collect()
+    executions(harness).await.iter().filter_map(|e| e.scheduled_tick).map(|t| t.to_string()).collect()
 }
 
 /// Waits until a tick of this instant is a run, and ends it.
 async fn runs_and_ends(harness: &Harness, tick: &str) {
     harness.until(&format!("the tick {tick} runs"), async || ticks(harness).await.contains(&tick.to_owned())).await;
     let of_tick = |e: &model::execution::Execution| e.scheduled_tick.is_some_and(|at| at.to_string() == tick);
-    let id = harness.executions("example-job").await.into_iter().find(of_tick).unwrap().id;
+    let id = executions(harness).await.into_iter().find(of_tick).unwrap().id;
     harness.until_status("example-job", &id, Status::Running).await;
     harness.runtime.end(&id, harness.clock.now(), EndCause::Exited(0));
     harness.until_status("example-job", &id, Status::Succeeded).await;
