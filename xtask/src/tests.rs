@@ -26,7 +26,7 @@ use signal_hook::consts::SIGINT;
 const CLUSTER_GROUP: [&str; 2] = ["cluster", "kubernetes"];
 
 /// Tests that do harm to the real node, which only a cluster of this project's own allows.
-const NEED_NODE_ACCESS: [&str; 1] = ["inside::two_instances_in_the_cluster_have_one_leader_and_outlive_it"];
+const NEED_NODE_ACCESS: [&str; 1] = ["in_cluster::two_instances_in_the_cluster_have_one_leader_and_outlive_it"];
 
 /// How many tests of a program run at once at least: end-to-end tests wait more than they compute.
 const THREADS_MIN: usize = 4;
