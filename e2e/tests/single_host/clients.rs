@@ -24,7 +24,7 @@ async fn every_operation_is_called_and_its_answer_accepted_by_the_generated_clie
     /// The number of operations of upstream's interface.
     const OPERATIONS: usize = 30;
     let service = shared_on(on);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sentences/generated_client.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/single_host/generated_client.py");
     let called = said(
         Command::new(client().python())
             .args(["-W", "ignore"])
