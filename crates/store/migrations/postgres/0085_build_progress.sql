@@ -1,3 +1,3 @@
 -- How far a running build is: what it does, and the bytes that it wrote or sent in that phase.
-alter table build add column phase text;
+alter table build add column phase text collate "C";
 alter table build add column phase_bytes bigint;
