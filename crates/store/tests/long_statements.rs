@@ -96,11 +96,12 @@ async fn a_callers_statement_ends_at_its_limit_and_its_connection_is_used_again(
 async fn the_statement_of_a_reader_who_went_away_ends_and_gives_its_connection_back(on: Database) {
     let fresh = on.fresh();
     // SQLite ends a statement when it is dropped, PostgreSQL at its limit.
-    let limit = if on == Database::Sqlite { FOREVER } else { Duration::from_secs(2) };
+    let limit = if on == Database::Sqlite { FOREVER } else { Duration::from_secs(4) };
     let db = fresh.open().await.with_callers_read_max(limit);
     let taken = take_all_readers(&db, on).await;
-    if on == Database::Postgresql {
-        assert_eq!(working(&fresh), readers(on).to_string());
+    // The server may need longer until it works on each of them; none ends before its limit.
+    while on == Database::Postgresql && working(&fresh) != readers(on).to_string() {
+        assert!(taken.iter().all(|reader| !reader.is_finished()), "{} of {}", working(&fresh), readers(on));
     }
     for reader in taken {
         reader.abort();
