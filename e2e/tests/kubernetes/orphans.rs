@@ -68,7 +68,7 @@ async fn a_service_with_an_empty_database_removes_nothing_until_asked_by_name() 
 
     // All that is named has to be one.
     let (done, _, error) = orphans(&fixture, &["remove", first, "is-another"]);
-    assert!(!done && error.contains("is-another is no orphan. Nothing was removed."), "{error}");
+    assert!(!done && error.contains("is-another is not an orphan. Nothing was removed."), "{error}");
     assert!(fixture.object("cronjob", first).is_some());
     let (done, told, error) = orphans(&fixture, &["remove", first]);
     assert!(done && told.contains(first), "{told}{error}");
@@ -77,6 +77,6 @@ async fn a_service_with_an_empty_database_removes_nothing_until_asked_by_name() 
     let job = fixture.object("job", &run).expect("the run in progress stays");
     assert!(job["metadata"]["deletionTimestamp"].is_null(), "{job}");
     let (done, _, error) = orphans(&fixture, &["remove", first]);
-    assert!(!done && error.contains("no orphan"), "the new job is known: {error}");
+    assert!(!done && error.contains("is not an orphan"), "the new job is known: {error}");
     assert!(fixture.object("cronjob", second).is_some());
 }
