@@ -109,7 +109,7 @@ async fn a_secret_that_is_missing_is_named_until_it_is_there() {
     fixture.kubectl(&["delete", "secret", "data-job-keytab-needs-secrets"]);
     let id = fixture.api().started(name).await;
     for (secret, is_of_the_job) in [("data-job-keytab-needs-secrets", true), ("of-the-template", false)] {
-        let waiting = fixture.says(name, &id, &format!("create the secret {secret}")).await;
+        let waiting = fixture.says(name, &id, &format!("Create the secret {secret} in the namespace")).await;
         assert_eq!(waiting["status"], "submitted", "{waiting}");
         if is_of_the_job {
             fixture.becomes("the service makes it again", "secret", secret, |object| object.is_some()).await;
