@@ -346,7 +346,7 @@ pub(crate) async fn data_job_update(
         // An unknown job is unknown, whatever the body says.
         app::jobs::read(&api.db, &caller, &team, &name).await?;
         let why = format!(
-            "team: it is {}; a change of the job does not move it from the team {}.",
+            "team is {}; a change of the job does not move it from the team {}.",
             excerpt(&said),
             excerpt(&team)
         );
