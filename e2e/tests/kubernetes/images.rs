@@ -85,8 +85,8 @@ async fn a_job_is_deployed_from_a_base_image_alone() {
     assert!(log.contains(&format!("place /job /job {name} {first}")), "{log}");
     assert!(log.contains("user 1000 1000 job True"), "{log}");
 
-    // Only a step changes: one small layer. The tests share a cache, so that the first deployment may have found its layers there.
-    job.put("20_more.py", "def run(job_input):\n    print('a second step', flush=True)\n");
+    // Only a step changes: one small layer. The step is another one in each run of the test, because runs share a cache of layers.
+    job.put("20_more.py", &format!("def run(job_input):\n    print('a second step', flush=True)  # {id}\n"));
     let written = |layer: &str| {
         let log = fixture.service.log();
         log.lines().filter(|line| line.contains("wrote a layer") && line.contains(layer)).count()
