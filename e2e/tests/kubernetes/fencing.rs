@@ -219,7 +219,7 @@ async fn a_leader_that_was_frozen_writes_nothing_when_it_continues() {
     proxy.reset();
     drop(frozen);
     wait::until("the first knows", LONGEST, async || {
-        ["another instance leads", "the lease ran out"]
+        ["another instance leads", "the lease expired"]
             .iter()
             .any(|said| fixture.service.log().contains(said))
             .then_some(())
