@@ -533,13 +533,13 @@ pub enum Outcome {
 /// Records the outcome of reconciling a deployment, under the leader's epoch and against the rollout row that was read.
 ///
 /// The deployment stays due if a request or [`make_due`] came in the meantime. A write to the runtime
-/// ([`Outcome::Reached`], [`Outcome::Restored`]) is a fact and is recorded in any case: without its mark the next comparison takes
-/// the object for a foreign one and writes it once more. Other outcomes are discarded then, and `false` is returned.
+/// ([`Outcome::Reached`], [`Outcome::Restored`]) is a fact and is recorded even then: without its last applied state, the next
+/// comparison finds drift in the new object and writes it once more. Other outcomes are discarded, and `false` is returned.
 pub async fn record(tx: &mut Tx, epoch: Epoch, work: &Work, outcome: &Outcome, now: Timestamp) -> Result<bool> {
     leases::fence(tx, epoch).await?;
     crate::jobs::lock(tx, work.deployment.job_id).await?;
     let (job_id, generation) = (work.deployment.job_id.to_string(), work.deployment.generation);
-    // A change that was accepted during the look has a higher generation and keeps the row due.
+    // A change that was accepted during the reconciliation has a higher generation and keeps the row due.
     let due = match outcome {
         Outcome::Reached { .. } => None,
         Outcome::Failed { retry_at, .. } => *retry_at,
