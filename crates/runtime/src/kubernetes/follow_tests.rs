@@ -213,6 +213,26 @@ async fn what_was_lost_of_a_log_is_marked_where_it_was() {
     place.reported("Failed", false);
     assert_eq!(place.whole().await, "one\n");
 
+    // It ends as logs end, and the node has removed its container when it is requested again: as it does with a deleted pod.
+    let removed = || Log::whole("unable to retrieve container logs for containerd://c84892ee4a39");
+    let (place, stream) = Place::followed().await;
+    place.server.log(removed());
+    drop(stream);
+    place.asked(2).await;
+    place.server.log(removed());
+    place.reported("Failed", false);
+    assert_eq!(place.whole().await, "one\n");
+    assert_eq!(place.queries().len(), 3, "a container that was removed has no more lines");
+
+    // It breaks off, and the node has removed its container then.
+    let (place, stream) = Place::followed().await;
+    place.server.log(removed());
+    stream.unbounded_send(broken()).unwrap();
+    place.asked(2).await;
+    place.server.log(removed());
+    place.reported("Failed", false);
+    assert_eq!(place.whole().await, format!("one\n{BROKEN_OFF}"));
+
     // The node threw a part away before it could be continued.
     let (place, stream) = Place::followed().await;
     stream.unbounded_send(broken()).unwrap();

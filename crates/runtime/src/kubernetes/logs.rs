@@ -409,6 +409,15 @@ enum Pulled {
     Unreadable(Fault),
 }
 
+/// The end of a stream of a log that did not break off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StreamEnd {
+    /// Nothing more was sent.
+    Ended,
+    /// The node had removed the container.
+    Removed,
+}
+
 /// Follows the log of one pod.
 struct Follower {
     source: Source,
@@ -438,12 +447,15 @@ impl Follower {
             notified.as_mut().enable();
             // Only a request after the end of the container is certain to return its last lines.
             let is_over = self.namespace.is_over(&self.pod);
-            let before = position.taken_bytes();
+            let (before, state_before) = (position.taken_bytes(), self.state.get());
             let opened = || self.state.set(FollowState::READING);
             let told = self.source.follow(&self.pod, !is_over, &mut position, &mut writing, opened).await;
             match &told {
-                Ok(()) if is_over => self.state.set(FollowState::COMPLETE),
-                Ok(()) => {}
+                Ok(StreamEnd::Ended) if is_over => self.state.set(FollowState::COMPLETE),
+                Ok(StreamEnd::Ended) => {}
+                // Like a pod that is gone: a log whose stream ended without an error is whole.
+                Ok(StreamEnd::Removed) if before > 0 => self.state.set(state_before),
+                Ok(StreamEnd::Removed) => self.state.set(FollowState::BROKEN_OFF),
                 // The pod is gone, or its container does not exist yet or any more.
                 Err(fault) if fault.is_missing() || fault.is_refused_as_bad() => {}
                 Err(fault) => {
@@ -452,7 +464,7 @@ impl Follower {
                 }
             }
             ends += u32::from(is_over);
-            let is_gone = told.is_err_and(|fault| fault.is_missing());
+            let is_gone = told.map_or_else(|fault| fault.is_missing(), |end| end == StreamEnd::Removed);
             if self.state.get() == FollowState::COMPLETE || is_over && (is_gone || ends >= ENDS_MAX) {
                 Writing::end(writing).await;
                 return;
@@ -501,7 +513,7 @@ impl Source {
         position: &mut Position,
         writing: &mut Option<Writing>,
         opened: impl FnOnce(),
-    ) -> Result<(), Fault> {
+    ) -> Result<StreamEnd, Fault> {
         let params = LogParams { follow, timestamps: true, since_time: position.since(), ..Self::params(pod) };
         let mut bytes = std::pin::pin!(call(&*self.clock, self.pods.log_stream(&pod.name, &params)).await?);
         opened();
@@ -510,15 +522,11 @@ impl Source {
         loop {
             let read = match self.clock.timeout(SILENCE_MAX, bytes.read(&mut piece)).await {
                 Ok(read) => read.map_err(|error| broken_off(&error))?,
-                Err(_) if follow => return Ok(()),
+                Err(_) if follow => return Ok(StreamEnd::Ended),
                 Err(_) => return Err(Fault::Silent("The log was not read to its end.".into())),
             };
             if read == 0 {
-                return if stream.has_apologised() {
-                    Err(Fault::Silent("The node has the log no more.".into()))
-                } else {
-                    Ok(())
-                };
+                return Ok(if stream.has_apologised() { StreamEnd::Removed } else { StreamEnd::Ended });
             }
             let mut text = Vec::new();
             stream.take(&piece[..read], &mut text);
