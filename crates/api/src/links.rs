@@ -100,6 +100,11 @@ impl Template {
 }
 
 impl LogsUrl {
+    /// Whether it names more of an execution than its identifier and its job.
+    pub(crate) fn has_outcome(&self) -> bool {
+        ["{op_id}", "{start_time}", "{end_time}"].iter().any(|part| self.template.0.contains(part))
+    }
+
     /// The URL for an execution.
     pub(crate) fn of_execution(&self, run: &Execution, now: Timestamp) -> String {
         let start = run.started_at.unwrap_or(run.submitted_at);

@@ -89,10 +89,18 @@ impl ExecutionId {
     /// Takes an id that the service made, or one that a client names: 1 to 63 characters of `[a-z0-9-]`, so that it is
     /// also a safe file name and a valid object name.
     pub fn parse(raw: &str) -> Option<Self> {
-        let fits = (1..=63).contains(&raw.len())
+        Self::fits(raw).then(|| Self(raw.to_owned()))
+    }
+
+    /// Takes a text of an id, without copying it.
+    pub fn from_text(text: String) -> Option<Self> {
+        Self::fits(&text).then_some(Self(text))
+    }
+
+    fn fits(raw: &str) -> bool {
+        (1..=63).contains(&raw.len())
             && raw.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !raw.starts_with('-');
-        fits.then(|| Self(raw.to_owned()))
+            && !raw.starts_with('-')
     }
 
     /// The id of a manual execution in this second, increased by `taken`.

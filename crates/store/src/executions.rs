@@ -1,6 +1,7 @@
 //! Runs: one row each, from the accepted start to one final status.
 
 mod list;
+pub mod newest;
 mod packed;
 mod row;
 mod transitions;

@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use model::clock::Clock;
 use store::{
     Db, StoreError, Tx,
+    executions::newest,
     leases::{self, Epoch},
-    retention::{self, ROWS_MAX},
+    retention::{self, JOBS_MAX, ROWS_MAX},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -98,12 +99,14 @@ pub struct Retention<'a> {
     gauges: &'a Gauges,
     /// Whether the size of every log is known, because this leader stores every log with its size.
     measured: bool,
+    /// Whether the newest executions of every job are packed, because triggers do so from then on.
+    packed: bool,
 }
 
 impl<'a> Retention<'a> {
     /// The state at the beginning of a leader epoch.
     pub fn new(db: &'a Db, clock: &'a dyn Clock, rules: &'a Rules, gauges: &'a Gauges) -> Self {
-        Self { db, clock, rules, gauges, measured: false }
+        Self { db, clock, rules, gauges, measured: false, packed: false }
     }
 
     /// Removes all rows that are not kept any longer, one kind after the other.
@@ -159,7 +162,13 @@ impl<'a> Retention<'a> {
                 }
                 self.logs(work).await
             }
-            Kind::Executions => self.executions(work).await,
+            Kind::Executions => {
+                if !self.packed {
+                    pack_newest_executions(work).await?;
+                    self.packed = !work.is_over();
+                }
+                self.executions(work).await
+            }
             Kind::Revisions => self.revisions(work).await,
             Kind::Uploads => self.uploads(work).await,
             Kind::Jobs => self.jobs(work).await,
@@ -317,6 +326,21 @@ async fn measure_logs(work: &mut Work<'_>) -> Result<(), StoreError> {
         if !found.executions.is_empty() {
             let mut write = work.write().await?;
             retention::logs::measure(&mut write.tx, &found.executions).await?;
+            work.commit(write, 0).await?;
+        }
+        next = found.next;
+    }
+    Ok(())
+}
+
+/// Packs the newest executions of jobs whose executions were stored before there was a table for them.
+async fn pack_newest_executions(work: &mut Work<'_>) -> Result<(), StoreError> {
+    let mut next = Some(String::new());
+    while let Some(after) = next.filter(|_| !work.is_over()) {
+        let found = newest::find_missing(&mut work.db.read().await?, &after).await?;
+        for jobs in found.jobs.chunks(JOBS_MAX) {
+            let mut write = work.write().await?;
+            newest::pack(&mut write.tx, jobs).await?;
             work.commit(write, 0).await?;
         }
         next = found.next;

@@ -37,6 +37,7 @@ for_each_database!(
     logs_go_before_their_executions_and_the_oldest_of_all_when_there_are_too_many,
     old_revisions_and_uploads_go_unless_something_needs_them,
     a_purged_job_goes_in_steps_with_all_that_was_its_own,
+    the_first_round_packs_the_newest_executions_of_jobs_without_a_row,
 );
 
 fn rules() -> Rules {
@@ -372,4 +373,20 @@ async fn a_purged_job_goes_in_steps_with_all_that_was_its_own(on: Database) {
     // The mark; 300 executions with three rows each; the upload; the rest.
     let transactions = it.sample("holdfast_retention_transaction_duration_seconds_count{kind=\"jobs\"}");
     assert!((5..=60).contains(&transactions.parse::<u32>().unwrap()), "{transactions}");
+}
+
+async fn the_first_round_packs_the_newest_executions_of_jobs_without_a_row(on: Database) {
+    let it = Fixture::new(on).await;
+    let job = it.harness.create("example-job", None).await;
+    let _ = it.harness.create("other-job", None).await;
+    for hour in 1..4 {
+        it.ended(job, "example-job", it.hours_ago(hour), Status::UserError, "log").await;
+    }
+    // As a program before this table left them.
+    let sql = "delete from newest_executions";
+    raw(it.db(), on, sql, sql).await;
+    let missing = async || executions::newest::find_missing(&mut it.db().read().await.unwrap(), "").await.unwrap().jobs;
+    assert_eq!(missing().await.len(), 1);
+    assert_eq!(it.round(&rules()).await.unwrap(), []);
+    assert_eq!(missing().await, Vec::<i64>::new());
 }

@@ -18,7 +18,7 @@ use super::{
     resolve::{Eager, Rfc3339, ready_names, resolve},
     types::{DataJobContacts, DataJobDeploymentStatus, DataJobResources, DataJobSchedule},
 };
-use crate::Api;
+use crate::{Api, LogsUrl};
 
 /// The most names in a list of a filter.
 const NAMES_MAX: usize = 1000;
@@ -286,8 +286,7 @@ pub(super) fn detail(api: &Api, runs: &Lookahead<'_>) -> Detail {
     } else if is_selected(&"startedBy") {
         Detail::Run
     } else if ["type", "startTime", "endTime", "opId"].iter().any(is_selected)
-        // The template may name them.
-        || api.logs_url.is_some() && is_selected(&"logsUrl")
+        || api.logs_url.as_ref().is_some_and(LogsUrl::has_outcome) && is_selected(&"logsUrl")
     {
         Detail::Outcome
     } else {

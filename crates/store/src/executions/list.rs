@@ -206,6 +206,18 @@ impl ExecutionQuery {
         !self.statuses.is_empty() && self.statuses.iter().all(|status| !status.is_final())
     }
 
+    /// Whether the newest executions of a job that the database keeps packed are all that it finds.
+    fn is_of_newest(&self) -> bool {
+        let of_same_jobs = Self {
+            limit: self.limit,
+            jobs: self.jobs.clone(),
+            job_names: self.job_names.clone(),
+            teams: self.teams.clone(),
+            ..newest()
+        };
+        self.limit <= NEWEST && *self == of_same_jobs
+    }
+
     /// Whether all executions are sorted by status.
     fn is_by_status(&self) -> bool {
         self.sort == ExecutionSort::Status && self.statuses.is_empty() && !self.names_jobs()
@@ -318,6 +330,14 @@ impl ExecutionQuery {
     fn window(&self, select: &mut SelectStatement) {
         select.limit(rows(self.limit)).offset(rows(self.offset));
     }
+}
+
+/// How many executions of each job the table `newest_executions` has.
+pub(super) const NEWEST: i64 = 10;
+
+/// The newest executions, as the table `newest_executions` has them of each job.
+pub(super) fn newest() -> ExecutionQuery {
+    ExecutionQuery { descending: true, detail: Detail::Status, ..ExecutionQuery::default() }
 }
 
 /// A text that is not wanted.
@@ -499,7 +519,7 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
     }
     let mut executions = Vec::new();
     for row in packed_rows(tx, query).await? {
-        executions.extend(row.unpack(query.detail)?.executions);
+        executions.extend(row.unpack(query.detail, query.limit)?.executions);
     }
     Ok(executions)
 }
@@ -507,7 +527,7 @@ pub async fn page_by_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<Exec
 /// One page of the executions of a live job. `None` when there is no such job.
 pub async fn page_of_job(tx: &mut Tx, query: &ExecutionQuery) -> Result<Option<OfJob>> {
     let row = packed_rows(tx, query).await?.pop();
-    row.map(|row| row.unpack(query.detail)).transpose()
+    row.map(|row| row.unpack(query.detail, query.limit)).transpose()
 }
 
 async fn packed_rows(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<PackedRow>> {
@@ -521,8 +541,23 @@ async fn packed_rows(tx: &mut Tx, query: &ExecutionQuery) -> Result<Vec<PackedRo
     Ok(metered_rows!(tx, bind_all!(sqlx::query_as::<_, PackedRow>(sqlx::AssertSqlSafe(sql)), values))?)
 }
 
-/// The executions of a job as `j` that a query finds, packed into one text. The query's conditions on jobs do not matter.
+/// The executions of a job as `j` that a query finds, packed into one text, perhaps with more after them. The query's conditions on
+/// jobs do not matter.
 pub(crate) fn packed(query: &ExecutionQuery, dialect: Dialect) -> Expr {
+    if query.is_of_newest() {
+        let kept = Query::select()
+            .column(("n", "packed"))
+            .from_as("newest_executions", "n")
+            .and_where(column("n.job_number").equals(("j", "number")))
+            .to_owned();
+        let found = found_and_packed(query, dialect);
+        return Func::coalesce([Expr::SubQuery(None, Box::new(kept.into())), found]).into();
+    }
+    found_and_packed(query, dialect)
+}
+
+/// The same, looked up among all executions.
+pub(super) fn found_and_packed(query: &ExecutionQuery, dialect: Dialect) -> Expr {
     // Runs of one job share its name and team.
     let sort = match query.sort {
         ExecutionSort::JobName | ExecutionSort::Team => ExecutionSort::Id,

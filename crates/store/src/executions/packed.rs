@@ -2,14 +2,17 @@
 //! twice as much on PostgreSQL.
 //!
 //! Words and numbers end with a space, a text begins with its length in bytes and a colon, and `~` is an absent value.
-//! Each member costs, so a run ends where nothing more is wanted.
+//! Each member costs, so a run ends where nothing more is wanted. It begins with its identifier: without the name of its job and
+//! a dash, or after a slash where it does not begin so. A full stop after it means that it succeeded, with the usual message.
+//!
+//! Triggers of the database pack the newest runs of each job in the same form, into `newest_executions`.
 
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use model::{
     execution::{Execution, Status, Type},
-    name::{JobId, JobName, TeamName},
+    name::{ExecutionId, JobId, JobName, TeamName},
 };
 
 use super::row::{Detail, REVISION, Revisions, execution_id};
@@ -22,11 +25,14 @@ use crate::{
 /// Memory of an unpacked execution, without its texts.
 const UNPACKED_RUN_BYTES: usize = 512;
 
-/// The fewest bytes of a packed execution.
+/// The fewest bytes of a packed execution that does not end with a full stop.
 const PACKED_RUN_BYTES_MIN: usize = 24;
 
 /// Stands for the revision of the execution before.
 const SAME: char = '=';
+
+/// The message of most executions that succeeded.
+const SUCCESS: &str = "Success";
 
 /// An expression that packs a run as `e` of a job as `j`. With the revision, `e.generation_before` is the generation of the
 /// execution before, if that one refers to its revision.
@@ -34,7 +40,14 @@ pub(super) fn members(detail: Detail) -> String {
     let word = |name: &str| format!("{name} || ' '");
     let number = |name: &str| format!("coalesce({name} || ' ', '~')");
     let text = |name: &str| format!("coalesce(octet_length({name}) || ':' || {name}, '~')");
-    let mut members = vec![word("e.execution_id"), word("e.status"), text("e.message")];
+    let id = "case when substr(e.execution_id, 1, length(j.name) + 1) = j.name || '-'
+        then substr(e.execution_id, length(j.name) + 2) else '/' || e.execution_id end";
+    let outcome = format!(
+        "case when e.status = 'SUCCEEDED' and e.message = '{SUCCESS}' then '.' else ' ' || {} || {} end",
+        word("e.status"),
+        text("e.message")
+    );
+    let mut members = vec![id.to_owned(), outcome];
     if detail >= Detail::Outcome {
         members.extend([
             word("e.type"),
@@ -77,15 +90,18 @@ impl RowBytes for PackedRow {
 
 /// Memory of packed executions and of what becomes of them.
 pub(crate) fn unpacked_bytes(packed: Option<&str>) -> usize {
-    packed.map_or(0, |packed| packed.len() + (packed.len() / PACKED_RUN_BYTES_MIN + 1) * UNPACKED_RUN_BYTES)
+    packed.map_or(0, |packed| {
+        let runs_max = packed.matches('.').count() + packed.len() / PACKED_RUN_BYTES_MIN + 1;
+        packed.len() + runs_max * UNPACKED_RUN_BYTES
+    })
 }
 
 impl PackedRow {
-    pub(super) fn unpack(self, detail: Detail) -> Result<OfJob> {
+    pub(super) fn unpack(self, detail: Detail, limit: i64) -> Result<OfJob> {
         let job_id = codec::job_id(&self.job_id)?;
         let job_name = JobName::parse(&self.name).map_err(|_| corrupt("a job name"))?;
         let team = TeamName::parse(&self.team).map_err(|_| corrupt("a team name"))?;
-        let executions = unpack(self.runs.as_deref(), (job_id, &job_name, &team), detail)?;
+        let executions = unpack(self.runs.as_deref(), (job_id, &job_name, &team), detail, limit)?;
         Ok(OfJob { job_id, job_name, team, executions })
     }
 }
@@ -103,23 +119,27 @@ pub struct OfJob {
     pub executions: Vec<Execution>,
 }
 
-/// The packed executions of a job; absent when it has none.
+/// The first packed executions of a job, at most `limit`; absent when it has none.
 pub(crate) fn unpack(
     packed: Option<&str>,
     (job_id, job_name, team): (JobId, &JobName, &TeamName),
     detail: Detail,
+    limit: i64,
 ) -> Result<Vec<Execution>> {
     let (mut runs, mut revisions, mut last_revision) = (Vec::new(), Revisions::default(), None);
     let mut members = Members(packed.unwrap_or_default());
-    while !members.0.is_empty() {
+    let limit = usize::try_from(limit).unwrap_or(0);
+    while !members.0.is_empty() && runs.len() < limit {
+        let id = members.execution_id(job_name)?;
+        let (status, message) = members.outcome()?;
         let mut run = Execution {
-            id: execution_id(members.word()?)?,
+            id,
             job_id,
             job_name: job_name.clone(),
             team: team.clone(),
             kind: Type::Manual,
-            status: Status::parse(members.word()?).ok_or_else(|| corrupt("an execution status"))?,
-            message: members.text()?.map(str::to_owned),
+            status,
+            message,
             op_id: String::new(),
             submitted_at: Timestamp::UNIX_EPOCH,
             started_at: None,
@@ -164,6 +184,30 @@ fn damaged() -> StoreError {
 struct Members<'a>(&'a str);
 
 impl<'a> Members<'a> {
+    fn execution_id(&mut self, job_name: &JobName) -> Result<ExecutionId> {
+        let end = self.0.find(['.', ' ']).ok_or_else(damaged)?;
+        let (id, rest) = self.0.split_at(end);
+        self.0 = rest;
+        match id.strip_prefix('/') {
+            Some(whole) => execution_id(whole),
+            None => {
+                let whole = [job_name.as_str(), "-", id].concat();
+                ExecutionId::from_text(whole).ok_or_else(|| corrupt("an execution id"))
+            }
+        }
+    }
+
+    fn outcome(&mut self) -> Result<(Status, Option<String>)> {
+        if self.skip('.') {
+            return Ok((Status::Succeeded, Some(SUCCESS.to_owned())));
+        }
+        if !self.skip(' ') {
+            return Err(damaged());
+        }
+        let status = Status::parse(self.word()?).ok_or_else(|| corrupt("an execution status"))?;
+        Ok((status, self.text()?.map(str::to_owned)))
+    }
+
     fn word(&mut self) -> Result<&'a str> {
         let (word, rest) = self.0.split_once(' ').ok_or_else(damaged)?;
         self.0 = rest;

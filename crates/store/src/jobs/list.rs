@@ -106,9 +106,10 @@ impl SummaryRow {
     fn summary(self, with: &With<'_>) -> Result<JobSummary> {
         let row = self;
         let job = DataJob::try_from(row.job)?;
-        let detail = with.executions.map(|executions| executions.detail).unwrap_or_default();
+        let (detail, limit) = with.executions.map_or_else(Default::default, |query| (query.detail, query.limit));
+        let executions = executions::unpack(row.runs.as_deref(), (job.id, &job.name, &job.team), detail, limit)?;
         Ok(JobSummary {
-            executions: executions::unpack(row.runs.as_deref(), (job.id, &job.name, &job.team), detail)?,
+            executions,
             deployed: row.deployed.as_deref().map(Deployed::unpack).transpose()?,
             job,
             deployment_status: DeploymentStatus::parse(&row.deployment_status)
