@@ -266,8 +266,15 @@ fn key_of_job(job: &jobs::JobSummary, sort: JobSort) -> Option<Key> {
         JobSort::DeploymentEnabled => job.deployment_enabled.map(|enabled| Key::Number(enabled.into())),
         JobSort::Python => {
             let (_, number) = job.job.name.as_str().rsplit_once('-').unwrap();
-            let is_newer = number.parse::<u32>().unwrap().is_multiple_of(6);
-            job.deployment_enabled.map(|_| Key::Text(if is_newer { "3.12" } else { "3.11" }.into()))
+            let number = number.parse::<u32>().unwrap();
+            let minor = if number.is_multiple_of(15) {
+                9
+            } else if number.is_multiple_of(6) {
+                12
+            } else {
+                11
+            };
+            job.deployment_enabled.map(|_| Key::Number(minor))
         }
         JobSort::LastExecutionStatus => job.last_execution_status.map(|status| Key::Text(status.as_str().into())),
         JobSort::LastExecutionTime => time(job.last_execution_end),
@@ -279,6 +286,15 @@ fn key_of_job(job: &jobs::JobSummary, sort: JobSort) -> Option<Key> {
 
 async fn jobs_are_sorted_by_the_value_of_each_property(on: Database) {
     let (_fresh, db) = filled(on).await;
+    let mut tx = db.write().await.unwrap();
+    // As a number it comes before the others, as a text after them.
+    raw(
+        &mut tx,
+        "update data_job set deployment_python = '3.9'
+         where deployment_python is not null and cast(substr(name, length(name) - 5) as integer) % 15 = 0",
+    )
+    .await;
+    tx.commit().await.unwrap();
     let mut tx = db.read().await.unwrap();
     for property in SORTS {
         for descending in [false, true] {
@@ -291,7 +307,13 @@ async fn jobs_are_sorted_by_the_value_of_each_property(on: Database) {
             // Ascending means: enabled ones first.
             let turned = descending != (property == JobSort::DeploymentEnabled);
             sort(&mut expected, turned, |job| (key_of_job(job, property), job.job.name.to_string()));
-            assert_eq!(names(page), names(expected), "{query:?}");
+            assert_eq!(names(page), names(expected.clone()), "{query:?}");
+            let second = jobs::page(&mut tx, &JobQuery { limit: 20, offset: 20, ..query.clone() }).await.unwrap();
+            assert_eq!(names(second), names(expected.clone())[20..40], "{query:?}");
+            let few = JobQuery { teams: vec!["team 0000".into()], ..query };
+            let found = jobs::page(&mut tx, &few).await.unwrap();
+            expected.retain(|job| job.job.team.as_str() == "Team 0000");
+            assert_eq!(names(found), names(expected), "{few:?}");
         }
     }
 }

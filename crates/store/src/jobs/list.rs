@@ -418,13 +418,19 @@ impl JobQuery {
     fn is_turned(&self, dialect: Dialect) -> bool {
         let (_, is_optional) = self.sort.key(dialect, true);
         let is_desc = matches!(self.order_of_key(), Order::Desc);
-        dialect == Dialect::Postgres && is_optional && is_desc && self.sort != JobSort::NextRun
+        let has_own_way = matches!(self.sort, JobSort::NextRun | JobSort::Python);
+        dialect == Dialect::Postgres && is_optional && is_desc && !has_own_way
     }
 
     /// Sorts jobs as `j` with their schedules as `s`; SQLite uses an index of the order only if `indexed`.
     fn sort(&self, select: &mut SelectStatement, dialect: Dialect, indexed: bool, part: Part) {
         let (key, optional) = self.sort.key(dialect, indexed);
         let order = self.order_of_key();
+        if self.sort == JobSort::Python {
+            // By number: 3.9 is shorter than 3.10.
+            let length = Expr::cust("length(j.deployment_python)");
+            select.order_by_expr_with_nulls(length, order.clone(), NullOrdering::Last);
+        }
         if optional && part == Part::All {
             select.order_by_expr_with_nulls(key, order.clone(), NullOrdering::Last);
         } else {
@@ -489,7 +495,8 @@ pub async fn page(tx: &mut Tx, query: &JobQuery) -> Result<Vec<JobSummary>> {
 pub fn is_one_statement(query: &JobQuery, with_total: bool) -> bool {
     // No dialect has more to count.
     let decision = strategy::decide(query, Dialect::Postgres, Counts::default());
-    matches!(decision, Decision::Take(_)) && query.pythons.is_empty() && (!with_total || query.is_open(false))
+    let needs_pythons = !query.pythons.is_empty() || query.sort == JobSort::Python;
+    matches!(decision, Decision::Take(_)) && !needs_pythons && (!with_total || query.is_open(false))
 }
 
 /// One page of the jobs that a query finds, with what belongs to them, in the statement that finds them. `found` is how many it
@@ -508,12 +515,18 @@ pub async fn page_of(tx: &mut Tx, query: &JobQuery, found: Option<i64>, with: &W
         }
     };
     let is_of_words = strategy == Strategy::WordsByName;
-    let pythons = if query.pythons.is_empty() || is_of_words { None } else { Some(pythons(tx, query).await?) };
+    let filtered = if query.pythons.is_empty() || is_of_words { None } else { Some(pythons(tx, query).await?) };
+    let along = match &filtered {
+        _ if query.sort != JobSort::Python || strategy != Strategy::ScanOrder => None,
+        Some(filtered) => Some(filtered.clone()),
+        None => Some(pythons(tx, query).await?),
+    };
+    let pythons = Pythons { filtered, along };
     let is_turned = strategy == Strategy::ScanOrder && query.is_turned(dialect);
     let parts: &[Part] = if is_turned { &[Part::Present, Part::All] } else { &[Part::All] };
     for part in parts {
         let mut writer = Writer::new(dialect);
-        with.write(&mut writer, |writer| write(writer, query, strategy, pythons.as_deref(), *part));
+        with.write(&mut writer, |writer| write(writer, query, strategy, &pythons, *part));
         let Statement { sql, values } = writer.finish().storable()?;
         let rows = metered_rows!(tx, bind_all!(sqlx::query_as::<_, SummaryRow>(sqlx::AssertSqlSafe(sql)), values))?;
         if *part == Part::All || i64::try_from(rows.len()).is_ok_and(|rows| rows == query.limit) {
@@ -559,13 +572,28 @@ enum Part {
     Present,
 }
 
+/// Python versions, where they are known.
+#[derive(Debug, Default)]
+struct Pythons {
+    /// Those that the query is about.
+    filtered: Option<Vec<String>>,
+    /// Those along which jobs are met.
+    along: Option<Vec<String>>,
+}
+
 /// Writes the statement of a page.
-fn write(writer: &mut Writer, query: &JobQuery, strategy: Strategy, pythons: Option<&[String]>, part: Part) {
+fn write(writer: &mut Writer, query: &JobQuery, strategy: Strategy, pythons: &Pythons, part: Part) {
+    let Pythons { filtered: pythons, along } = pythons;
+    let pythons = pythons.as_deref();
     let dialect = writer.dialect();
     // Names are found in their order.
     let by_name = query.sort == JobSort::Name && query.is_open(true);
     let of_conditions = if by_name { Strategy::FilterThenSort } else { strategy };
     match (strategy, query.sort) {
+        (Strategy::ScanOrder, JobSort::Python) => {
+            let conditions = query.conditions(dialect, of_conditions, pythons);
+            writer.select(&along_pythons(query, dialect, &conditions, along.as_deref().unwrap_or_default()));
+        }
         (Strategy::WordsByName, _) => writer.select(&words_by_name(query, dialect)),
         (Strategy::ScanOrder, JobSort::NextRun) => {
             along_schedules(writer, query, &query.conditions(dialect, of_conditions, pythons));
@@ -622,6 +650,41 @@ fn sorted(
     join_schedules(jobs.from_as("data_job", "j")).cond_where(conditions);
     query.sort(&mut jobs, dialect, indexed, part);
     query.window(&mut jobs);
+    jobs
+}
+
+/// Jobs by Python version, each version along its index in the order of names, and after them the jobs that have none.
+///
+/// An index has 3.10 before 3.9. The versions are few, so at most as many jobs of each as come onto the page or before it are met.
+fn along_pythons(query: &JobQuery, dialect: Dialect, conditions: &Condition, versions: &[String]) -> SelectStatement {
+    let mut versions: Vec<&str> = versions.iter().map(String::as_str).collect();
+    versions.sort_by_key(|version| (version.len(), *version));
+    if query.descending {
+        versions.reverse();
+    }
+    let python = || column("j.deployment_python");
+    let of_each = versions.into_iter().map(|version| python().eq(version)).chain([python().is_null()]);
+    let parts = of_each.enumerate().map(|(place, of_version)| {
+        let mut part = Query::select();
+        part.expr_as(Expr::cust(place.to_string()), "part")
+            .columns([("j", "job_id"), ("j", "name")])
+            .from_as("data_job", "j")
+            .cond_where(conditions.clone())
+            .and_where(of_version)
+            .order_by(("j", "name"), query.order())
+            .limit(rows(query.limit) + rows(query.offset));
+        Query::select().columns(["part", "job_id", "name"]).from_subquery(part, "v").to_owned()
+    });
+    let mut page = Query::select();
+    if let Some(parts) = parts.reduce(|mut all, part| all.union(UnionType::All, part).to_owned()) {
+        page.columns(["part", "job_id"]).from_subquery(parts, "v");
+    }
+    query.window(page.order_by("part", Order::Asc).order_by("name", query.order()));
+    let mut jobs = select_summaries();
+    join_schedules(jobs.from_subquery(page, "p").cross_join("data_job".into_table_ref().alias("j")))
+        .and_where(column("j.job_id").equals(("p", "job_id")))
+        .order_by(("p", "part"), Order::Asc)
+        .order_by_expr(dialect.without_index("j.name"), query.order());
     jobs
 }
 
