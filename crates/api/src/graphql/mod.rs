@@ -9,6 +9,7 @@ mod document;
 mod executions;
 mod jobs;
 mod large;
+mod parsed;
 pub(crate) mod post;
 mod resolve;
 mod types;
@@ -184,7 +185,7 @@ impl RequestData {
 /// execution reports the error.
 fn measure(api: &Api, caller: &Caller, request: &mut Request) -> Result<Size, ApiError> {
     let variables = std::mem::take(&mut request.variables);
-    let measured = request.parsed_query().map(|document| document::measure(document, &variables));
+    let measured = parsed::parse(request).map(|document| document::measure(document, &variables));
     request.variables = variables;
     let Ok(measured) = measured else { return Ok(Size::default()) };
     let size = measured.map_err(|problem| {
