@@ -253,38 +253,42 @@ impl ClusterConfig {
 
     /// Begins to watch the namespace.
     pub(crate) fn open_runtime(self, settings: &Settings, has_token: bool, clock: SharedClock) -> KubernetesRuntime {
-        let manifest = ManifestOptions {
-            template: self.template,
-            resources: Resources {
-                cpu_request: Some(cores(settings.kubernetes_cpu_request_millicores.get())),
-                cpu_limit: Some(cores(settings.kubernetes_cpu_limit_millicores.get())),
-                memory_request_mi: mebibytes(settings.kubernetes_memory_request_mi.get()),
-                memory_limit_mi: mebibytes(settings.kubernetes_memory_limit_mi.get()),
-            },
-            vdk_resources: vdk_resources(settings),
-            vdk_images: vdk_images(settings),
-            pull_secrets: settings.kubernetes_pull_secrets.0.clone(),
-            pull_policy: settings.kubernetes_pull_policy.as_str().to_owned(),
-            read_only_root: settings.kubernetes_read_only_root_filesystem,
-            has_token,
-            deadline_seconds: settings.run_deadline_seconds.get(),
-            backoff_limit: settings
-                .run_backoff_limit
-                .map_or(BACKOFF_LIMIT, |limit| limit.get().try_into().unwrap_or(u32::MAX)),
-            start_deadline_seconds: settings.start_deadline_seconds.get(),
-            outage_window_seconds: settings.outage_window_seconds.get(),
-            default_zone: settings.time_zone.as_str().to_owned(),
-        };
-        KubernetesRuntime::open(KubernetesOptions {
-            connection: self.connection,
-            manifest,
-            logs_folder: settings.cache_folder().join("logs"),
-            log_max_bytes: settings.log_max_bytes.get(),
-            ignore_paths: settings.kubernetes_ignore_paths.0.clone(),
-            adopt: settings.kubernetes_adopt,
-            controller_zone: settings.kubernetes_controller_time_zone.as_str().to_owned(),
-            clock,
-        })
+        KubernetesRuntime::open(self.connection, options(self.template, settings, has_token, clock))
+    }
+}
+
+/// The options of the runtime by the settings.
+fn options(template: Template, settings: &Settings, has_token: bool, clock: SharedClock) -> KubernetesOptions {
+    let manifest = ManifestOptions {
+        template,
+        resources: Resources {
+            cpu_request: Some(cores(settings.kubernetes_cpu_request_millicores.get())),
+            cpu_limit: Some(cores(settings.kubernetes_cpu_limit_millicores.get())),
+            memory_request_mi: mebibytes(settings.kubernetes_memory_request_mi.get()),
+            memory_limit_mi: mebibytes(settings.kubernetes_memory_limit_mi.get()),
+        },
+        vdk_resources: vdk_resources(settings),
+        vdk_images: vdk_images(settings),
+        pull_secrets: settings.kubernetes_pull_secrets.0.clone(),
+        pull_policy: settings.kubernetes_pull_policy.as_str().to_owned(),
+        read_only_root: settings.kubernetes_read_only_root_filesystem,
+        has_token,
+        deadline_seconds: settings.run_deadline_seconds.get(),
+        backoff_limit: settings
+            .run_backoff_limit
+            .map_or(BACKOFF_LIMIT, |limit| limit.get().try_into().unwrap_or(u32::MAX)),
+        start_deadline_seconds: settings.start_deadline_seconds.get(),
+        outage_window_seconds: settings.outage_window_seconds.get(),
+        default_zone: settings.time_zone.as_str().to_owned(),
+    };
+    KubernetesOptions {
+        manifest,
+        logs_folder: settings.cache_folder().join("logs"),
+        log_max_bytes: settings.log_max_bytes.get(),
+        ignore_paths: settings.kubernetes_ignore_paths.0.clone(),
+        adopt: settings.kubernetes_adopt,
+        controller_zone: settings.kubernetes_controller_time_zone.as_str().to_owned(),
+        clock,
     }
 }
 
@@ -293,18 +297,33 @@ mod tests {
     use super::*;
     use crate::config::{Flags, ProcessEnvironment, load};
 
+    fn settings(folder: &std::path::Path, variables: &[(&str, &str)]) -> Settings {
+        let environment = ProcessEnvironment {
+            variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            folder: folder.into(),
+            home: Some(folder.into()),
+            cores: 4,
+        };
+        load(&environment, &Flags::default()).unwrap().settings
+    }
+
+    #[test]
+    fn cron_jobs_without_a_time_zone_are_in_the_one_of_the_controller_and_others_in_that_of_the_service() {
+        let folder = tempfile::tempdir().unwrap();
+        let zones = |variables: &[(&str, &str)]| {
+            let settings = settings(folder.path(), variables);
+            let options = options(Template::default(), &settings, false, Arc::new(clock::SystemClock));
+            (options.controller_zone, options.manifest.default_zone)
+        };
+        assert_eq!(zones(&[]), ("UTC".into(), "UTC".into()));
+        let set = [("HOLDFAST_KUBERNETES_CONTROLLER_TIME_ZONE", "Europe/Sofia"), ("HOLDFAST_TIME_ZONE", "Asia/Tokyo")];
+        assert_eq!(zones(&set), ("Europe/Sofia".into(), "Asia/Tokyo".into()));
+    }
+
     #[test]
     fn the_container_that_brings_vdk_has_the_resources_of_upstreams_chart_unless_they_are_set() {
         let folder = tempfile::tempdir().unwrap();
-        let resources = |variables: &[(&str, &str)]| {
-            let environment = ProcessEnvironment {
-                variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
-                folder: folder.path().into(),
-                home: Some(folder.path().into()),
-                cores: 4,
-            };
-            vdk_resources(&load(&environment, &Flags::default()).unwrap().settings)
-        };
+        let resources = |variables: &[(&str, &str)]| vdk_resources(&settings(folder.path(), variables));
         let chart = Resources {
             cpu_request: Some(0.1),
             cpu_limit: Some(0.5),

@@ -335,11 +335,16 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     if synchronized.is_err() {
         tracing::warn!(grace_seconds = grace.as_secs(), "the synchronizer did not stop within the grace period");
     }
-    if clock.timeout(CLOSE_MAX, db.close()).await.is_err() {
-        tracing::warn!(limit_seconds = CLOSE_MAX.as_secs(), "closed with open connections to the database");
-    }
+    close(&*clock, db.close()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until the database is closed, at most [`CLOSE_MAX`].
+async fn close(clock: &dyn Clock, closing: impl Future<Output = ()>) {
+    if clock.timeout(CLOSE_MAX, closing).await.is_err() {
+        tracing::warn!(limit_seconds = CLOSE_MAX.as_secs(), "closed with open connections to the database");
+    }
 }
 
 /// The limit of connections: `connections_max`, or fewer if the limit of open files requires it.
@@ -609,4 +614,46 @@ fn announce(
     writeln!(out, "Ctrl-C stops the service; active executions continue.")?;
     out.flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Mutex};
+
+    use futures::FutureExt as _;
+    use jiff::Timestamp;
+    use model::BoxFuture;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A clock by which every pause is over at once. It keeps until when these were.
+    #[derive(Debug, Default)]
+    struct Hurried(Mutex<Vec<Duration>>);
+
+    impl Clock for Hurried {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn boot(&self) -> Duration {
+            Duration::from_secs(100)
+        }
+
+        fn sleep_until_boot(&self, at: Duration) -> BoxFuture<'static, ()> {
+            self.0.lock().unwrap().push(at);
+            Box::pin(std::future::ready(()))
+        }
+
+        fn new_id(&self) -> Uuid {
+            Uuid::nil()
+        }
+    }
+
+    #[test]
+    fn a_database_that_does_not_close_holds_up_the_end_for_five_seconds() {
+        let clock = Hurried::default();
+        assert_eq!(close(&clock, pending()).now_or_never(), Some(()));
+        assert_eq!(*clock.0.lock().unwrap(), [Duration::from_secs(105)]);
+    }
 }

@@ -88,8 +88,6 @@ const RUNS_MAX: usize = 10_000;
 /// The options of a [`KubernetesRuntime`].
 #[derive(Debug, Clone)]
 pub struct KubernetesOptions {
-    /// The cluster and the namespace of the jobs.
-    pub connection: Connection,
     /// The settings of the manifests.
     pub manifest: ManifestOptions,
     /// A local folder for cached logs. Instances may share it.
@@ -108,6 +106,8 @@ pub struct KubernetesOptions {
 
 /// Jobs in a cluster.
 pub struct KubernetesRuntime {
+    /// To the cluster and the namespace of the jobs.
+    connection: Connection,
     options: KubernetesOptions,
     namespace: Arc<Namespace>,
     writer: Writer,
@@ -121,14 +121,14 @@ pub struct KubernetesRuntime {
 
 impl std::fmt::Debug for KubernetesRuntime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KubernetesRuntime").field("connection", &self.options.connection).finish_non_exhaustive()
+        f.debug_struct("KubernetesRuntime").field("connection", &self.connection).finish_non_exhaustive()
     }
 }
 
 impl KubernetesRuntime {
     /// Begins to watch the namespace, and retries while the cluster can't be reached.
-    pub fn open(options: KubernetesOptions) -> Self {
-        let Connection { client, namespace: name, .. } = &options.connection;
+    pub fn open(connection: Connection, options: KubernetesOptions) -> Self {
+        let Connection { client, namespace: name, .. } = &connection;
         let namespace = Arc::new(Namespace::default());
         let mut watches = JoinSet::new();
         namespace.watch(client, name, &mut watches);
@@ -155,18 +155,18 @@ impl KubernetesRuntime {
         };
         let events = Events::new(Api::namespaced(client.clone(), name), options.clock.clone());
         let logs = Logs::new(
-            Api::namespaced(options.connection.log_client.clone(), name),
+            Api::namespaced(connection.log_client.clone(), name),
             namespace.clone(),
             options.logs_folder.clone(),
             options.log_max_bytes,
             options.clock.clone(),
         );
-        Self { options, namespace, writer, runner, events, fence, logs, _watches: watches }
+        Self { connection, options, namespace, writer, runner, events, fence, logs, _watches: watches }
     }
 
     /// The cluster and the namespace of the jobs.
     pub fn connection(&self) -> &Connection {
-        &self.options.connection
+        &self.connection
     }
 
     /// The image of a deployment.
@@ -329,7 +329,7 @@ impl Runtime for KubernetesRuntime {
     }
 
     fn may_write_until(&self, until: Duration) {
-        self.options.connection.window.open_until(until);
+        self.connection.window.open_until(until);
     }
 
     fn lead(&self, epoch: i64) -> BoxFuture<'_, Result<(), Problem>> {

@@ -65,7 +65,6 @@ fn unreachable() -> (KubernetesRuntime, Arc<[AtomicUsize; 2]>) {
     };
     let logs_folder = std::env::temp_dir().join(format!("holdfast-unreachable-{}", SystemClock.new_id()));
     let options = KubernetesOptions {
-        connection,
         manifest,
         logs_folder,
         log_max_bytes: 1024,
@@ -74,7 +73,7 @@ fn unreachable() -> (KubernetesRuntime, Arc<[AtomicUsize; 2]>) {
         controller_zone: "UTC".into(),
         clock,
     };
-    (KubernetesRuntime::open(options), calls)
+    (KubernetesRuntime::open(connection, options), calls)
 }
 
 #[tokio::test]
