@@ -50,15 +50,16 @@ impl Fleet {
     /// # Errors
     /// When the database can't be filled, or the service does not come up.
     pub fn start(database: Database, jobs: usize, runs: usize, rollouts: Rollouts, options: Options) -> Result<Self> {
-        Self::start_at(&workspace(), database, jobs, runs, rollouts, options)
+        let generator = Generator { checkout: &workspace(), built: None };
+        Self::start_by(generator, database, jobs, runs, rollouts, options)
     }
 
-    /// The same with the generator of another checkout, whose program `options` names.
+    /// The same with the generator of another build, whose program `options` names.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_at(
-        checkout: &Path,
+    pub fn start_by(
+        generator: Generator<'_>,
         database: Database,
         jobs: usize,
         runs: usize,
@@ -67,7 +68,7 @@ impl Fleet {
     ) -> Result<Self> {
         if database == Database::Postgresql {
             let fresh = database.empty();
-            fill(checkout, fresh.url(), jobs, runs, rollouts, None)?;
+            generator.fill(fresh.url(), jobs, runs, rollouts)?;
             // As the server does automatically some time later.
             fresh.psql("vacuum analyze");
             let bytes = fresh.psql("select pg_database_size(current_database())").parse()?;
@@ -83,7 +84,7 @@ impl Fleet {
         for beside in ["holdfast.db-wal", "holdfast.db-shm"] {
             let _ = fs::remove_file(service.data_dir().join(beside));
         }
-        fill(checkout, &format!("sqlite:{}", file.display()), jobs, runs, rollouts, None)?;
+        generator.fill(&format!("sqlite:{}", file.display()), jobs, runs, rollouts)?;
         let bytes = fs::metadata(&file)?.len();
         let begun = Instant::now();
         let ready = service.start_again();
@@ -123,41 +124,44 @@ pub fn fleet_job(number: usize) -> (String, String) {
     (format!("Team {:04}", number / 100), format!("{word}-{about}-{number:06}"))
 }
 
-/// Fills an empty database with a fleet, by the example of `store`: the one in the folder of built examples, or else as Cargo
-/// builds it in this checkout.
-///
-/// # Errors
-/// When it fails.
-pub fn fill(
-    checkout: &Path,
-    url: &str,
-    jobs: usize,
-    runs: usize,
-    rollouts: Rollouts,
-    examples: Option<&Path>,
-) -> Result<()> {
-    let begun = Instant::now();
-    let mut command = if let Some(folder) = examples {
-        Command::new(folder.join("fill"))
-    } else {
-        let mut command = Command::new(cargo());
-        if checkout != workspace() {
-            // A folder for two checkouts would mix their programs.
-            command.env_remove("CARGO_TARGET_DIR");
-        }
-        command.current_dir(checkout).args(["run", "--quiet", "--package", "store", "--example", "fill"]);
-        // Built as this program is.
-        command.args((!cfg!(debug_assertions)).then_some("--release")).arg("--");
-        command
-    };
-    let status = command
-        .args([url, &jobs.to_string(), &runs.to_string()])
-        .args((rollouts == Rollouts::Due).then_some("due"))
-        .status()
-        .context("cargo cannot be started")?;
-    ensure!(status.success(), "the database was not filled");
-    say(format_args!("  filled in {:.0} s", begun.elapsed().as_secs_f64()));
-    Ok(())
+/// What fills an empty database with a fleet: the example `fill` of `store`.
+#[derive(Debug, Clone, Copy)]
+pub struct Generator<'a> {
+    /// The checkout in which Cargo builds it.
+    pub checkout: &'a Path,
+    /// The folder in which it is built already.
+    pub built: Option<&'a Path>,
+}
+
+impl Generator<'_> {
+    /// Fills a database.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn fill(self, url: &str, jobs: usize, runs: usize, rollouts: Rollouts) -> Result<()> {
+        let begun = Instant::now();
+        let mut command = if let Some(folder) = self.built {
+            Command::new(folder.join("fill"))
+        } else {
+            let mut command = Command::new(cargo());
+            if self.checkout != workspace() {
+                // A folder for two checkouts would mix their programs.
+                command.env_remove("CARGO_TARGET_DIR");
+            }
+            command.current_dir(self.checkout).args(["run", "--quiet", "--package", "store", "--example", "fill"]);
+            // Built as this program is.
+            command.args((!cfg!(debug_assertions)).then_some("--release")).arg("--");
+            command
+        };
+        let status = command
+            .args([url, &jobs.to_string(), &runs.to_string()])
+            .args((rollouts == Rollouts::Due).then_some("due"))
+            .status()
+            .context("cargo cannot be started")?;
+        ensure!(status.success(), "the database was not filled");
+        say(format_args!("  filled in {:.0} s", begun.elapsed().as_secs_f64()));
+        Ok(())
+    }
 }
 
 /// The value below which this share of all lies.

@@ -45,6 +45,9 @@ enum Part {
         /// A checkout of another commit, which is built and measured in turn with this one.
         #[arg(long)]
         against: Option<PathBuf>,
+        /// A folder with another build, `holdfast` and the example `fill` of `store`, which is measured so instead.
+        #[arg(long, conflicts_with = "against")]
+        against_built: Option<PathBuf>,
     },
     /// Resident memory under worst-case requests of each kind.
     Memory {
@@ -97,14 +100,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let (jobs, rounds) = (options.jobs.to_string(), options.rounds.to_string());
             bench("bench", &["--jobs", &jobs, "--rounds", &rounds])
         }
-        Some(Part::Api { database, jobs, runs, seconds, only, against }) => {
+        Some(Part::Api { database, jobs, runs, seconds, only, against, against_built }) => {
             client::install()?;
             let (runs, seconds) = (runs.to_string(), seconds.to_string());
             let arguments = ["--database", database, "--jobs", jobs, "--runs", &runs, "--seconds", &seconds];
             let only: Vec<&str> = only.iter().flat_map(|only| ["--only", only]).collect();
-            let against = against.as_ref().map(|path| path.to_string_lossy().into_owned());
-            let against: Vec<&str> = against.iter().flat_map(|path| ["--against", path]).collect();
-            bench("bench_api", &[&arguments[..], &only, &against].concat())
+            let others = [("--against", against), ("--against-built", against_built)];
+            let others: Vec<(&str, String)> = others
+                .into_iter()
+                .filter_map(|(flag, path)| Some((flag, path.as_ref()?.to_string_lossy().into_owned())))
+                .collect();
+            let others: Vec<&str> = others.iter().flat_map(|(flag, path)| [*flag, path.as_str()]).collect();
+            bench("bench_api", &[&arguments[..], &only, &others].concat())
         }
         Some(Part::Memory { binary, requests, jobs, fragments, only }) => {
             client::install()?;

@@ -17,7 +17,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use devtools::{binary, environment::workspace, progress::say};
 use e2e::{
-    measure::{Fleet, Meter, Rollouts, fleet_job, load, memory, quantile},
+    measure::{Fleet, Generator, Meter, Rollouts, fleet_job, load, memory, quantile},
     service::Options,
     vdk,
 };
@@ -46,6 +46,9 @@ struct Arguments {
     /// A checkout of another commit, which is built and measured in turn with this one on fleets of its own.
     #[arg(long)]
     against: Option<PathBuf>,
+    /// A folder with another build that is measured so, with its programs `holdfast` and `fill`, the example of `store`.
+    #[arg(long, conflicts_with = "against")]
+    against_built: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -236,6 +239,8 @@ async fn main() -> Result<()> {
 struct Build {
     name: &'static str,
     checkout: PathBuf,
+    /// The folder of its generator, where that is built.
+    generator: Option<PathBuf>,
     /// Its program, where it is not the one that `HOLDFAST_BIN` names.
     binary: Option<PathBuf>,
 }
@@ -243,11 +248,16 @@ struct Build {
 impl Build {
     /// This build, and the one that it is compared with.
     fn all(arguments: &Arguments) -> Result<Vec<Self>> {
-        let mut all = vec![Self { name: "this", checkout: workspace(), binary: None }];
+        let mut all = vec![Self { name: "this", checkout: workspace(), generator: None, binary: None }];
         if let Some(checkout) = &arguments.against {
             let checkout = checkout.canonicalize()?;
             let binary = Some(binary::build_at(&checkout)?);
-            all.push(Self { name: "the other", checkout, binary });
+            all.push(Self { name: "the other", checkout, generator: None, binary });
+        }
+        if let Some(folder) = &arguments.against_built {
+            let folder = folder.canonicalize()?;
+            let binary = Some(folder.join("holdfast"));
+            all.push(Self { name: "the other", checkout: workspace(), generator: Some(folder), binary });
         }
         Ok(all)
     }
@@ -267,7 +277,8 @@ impl Measured {
     fn start(database: Database, jobs: usize, build: &Build, arguments: &Arguments) -> Result<Self> {
         say(format_args!("· {jobs} jobs with {} executions each", arguments.runs));
         let options = Options { binary: build.binary.clone(), ..Options::default() }.set("HOLDFAST_LOG", "error");
-        let mut fleet = Fleet::start_at(&build.checkout, database, jobs, arguments.runs, Rollouts::Done, options)?;
+        let generator = Generator { checkout: &build.checkout, built: build.generator.as_deref() };
+        let mut fleet = Fleet::start_by(generator, database, jobs, arguments.runs, Rollouts::Done, options)?;
         let (meter, starts) = (fleet.meter(), starts(fleet.service.url(), jobs));
         Ok(Self { jobs, build: build.name, fleet, meter, cases: cases(jobs), starts })
     }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use devtools::environment::{cargo, workspace};
-use e2e::measure::{Meter, Rollouts, fill, load, machine, quantile};
+use e2e::measure::{Generator, Meter, Rollouts, load, machine, quantile};
 use serde_json::Value;
 use testing::{Database, Server};
 
@@ -64,7 +64,8 @@ fn main() -> Result<()> {
 
 fn measure(database: Database, arguments: &Arguments) -> Result<()> {
     let fresh = database.empty();
-    fill(&workspace(), fresh.url(), arguments.jobs, arguments.runs, Rollouts::Done, arguments.examples.as_deref())?;
+    let generator = Generator { checkout: &workspace(), built: arguments.examples.as_deref() };
+    generator.fill(fresh.url(), arguments.jobs, arguments.runs, Rollouts::Done)?;
     if database == Database::Postgresql {
         // As the server does automatically some time later.
         fresh.psql("vacuum analyze");
