@@ -12,9 +12,10 @@ python=/usr/bin/python3
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?this release of Debian has no name}")
 
+# Wheels of pandas and numpy need the library of C++.
 say "the system: $suite"
 mmdebstrap --quiet --variant=extract --aptopt='APT::Install-Recommends "false"' \
-  --include=python3,bash,dash,coreutils,grep,sed,base-files,tzdata "$suite" - |
+  --include=python3,bash,dash,coreutils,grep,sed,base-files,tzdata,libstdc++6 "$suite" - |
   mmtarfilter --path-exclude='/usr/share/doc/*' --path-exclude='/usr/share/man/*' --path-exclude='/usr/share/locale/*' \
     --path-exclude='/usr/share/info/*' --path-exclude='/usr/share/lintian/*' --path-exclude='/var/cache/*' \
     --path-exclude='/var/lib/apt/*' --path-exclude='/dev/*' >"$out/system.tar"

@@ -4,10 +4,8 @@
     jobimage.py archive HOST:PORT ARCHIVE REPOSITORY:TAG        an image archive that mkimage.py made
     jobimage.py job HOST:PORT BASE FOLDER NAME REPOSITORY:TAG   BASE (a repository:tag there) with a job's folder in one
                                                                 layer on top, at /job/NAME
-    jobimage.py bare-job HOST:PORT BASE FOLDER NAME REPOSITORY:TAG
-                                                                the same without what BASE has in /usr/local
-    jobimage.py program HOST:PORT BASE PATH REPOSITORY:TAG      BASE with a program in one layer on top, which is the entry
-                                                                point: /usr/local/bin/ and the name of its file
+    jobimage.py bare HOST:PORT BASE FOLDER PATH REPOSITORY:TAG  BASE without what it has in /usr/local, and with a folder at
+                                                                PATH
 
 Plain HTTP, no credentials. Standard library only.
 """
@@ -127,8 +125,8 @@ def layer_of(path, name, user, emptied=()):
     return layer.getvalue()
 
 
-def push_upon(address, base, layer, about, name, run=None):
-    """Puts a layer on the image BASE; `run` changes how the image is run."""
+def push_upon(address, base, layer, about, name):
+    """Puts a layer on the image BASE."""
     repository, tag = split(name)
     base_repository, base_tag = split(base)
     registry = Registry(address)
@@ -143,7 +141,6 @@ def push_upon(address, base, layer, about, name, run=None):
     manifest["layers"].append({"mediaType": LAYER, "digest": digest, "size": len(layer)})
     config["rootfs"]["diff_ids"].append(digest)
     config["history"].append({"created": config["created"], "created_by": about})
-    config["config"].update(run or {})
 
     content = json.dumps(config, sort_keys=True).encode()
     registry.put_blob(repository, digest_of(content), len(content), lambda: content)
@@ -151,26 +148,19 @@ def push_upon(address, base, layer, about, name, run=None):
     registry.put_manifest(repository, tag, json.dumps(manifest, sort_keys=True).encode())
 
 
-def push_job(address, base, folder, job, name, emptied=()):
+def push_job(address, base, folder, job, name):
     if not os.path.isdir(folder):
         sys.exit(f"{folder} is no folder")
-    push_upon(address, base, layer_of(folder, f"job/{job}", JOB_USER, emptied), f"the job {job}", name)
+    push_upon(address, base, layer_of(folder, f"job/{job}", JOB_USER), f"the job {job}", name)
 
 
-def push_bare_job(*arguments):
-    # All that was installed beside the system's own Python.
-    push_job(*arguments, emptied=["usr/local"])
+def push_bare(address, base, folder, path, name):
+    # All that was installed beside the system's own Python is gone.
+    layer = layer_of(folder, path.strip("/"), 0, emptied=["usr/local"])
+    push_upon(address, base, layer, f"the folder {path}", name)
 
 
-def push_program(address, base, path, name):
-    if not os.path.isfile(path):
-        sys.exit(f"{path} is no file")
-    place = f"usr/local/bin/{os.path.basename(path)}"
-    run = {"Entrypoint": [f"/{place}"], "Cmd": [], "WorkingDir": "/"}
-    push_upon(address, base, layer_of(path, place, 0), f"the program {os.path.basename(path)}", name, run)
-
-
-COMMANDS = {"archive": (push_archive, 3), "job": (push_job, 5), "bare-job": (push_bare_job, 5), "program": (push_program, 4)}
+COMMANDS = {"archive": (push_archive, 3), "job": (push_job, 5), "bare": (push_bare, 5)}
 
 
 def main(arguments):

@@ -22,6 +22,7 @@ needed=(
   "openssl openssl"
   "curl curl"
   "python3 python3"
+  "skopeo skopeo"
 )
 if [ "$purpose" = build ]; then
   needed+=(

@@ -82,6 +82,12 @@ enum Part {
         #[arg(long)]
         debug: bool,
     },
+    /// How images of jobs are assembled, beside buildah.
+    Image {
+        /// How often each step is measured.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
     /// How a real cluster follows the database, at many deployments.
     Sync {
         /// How many deployments there are.
@@ -128,6 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let run = ["run", "--quiet", "--package", "e2e", "--bin", "bench_retention"];
             super::run_cargo(&[&run[..], profile, &["--"], &arguments].concat(), &[])
         }
+        Some(Part::Image { rounds }) => bench("bench_image", &["--rounds", &rounds.to_string()]),
         Some(Part::Sync { deployments, database }) => {
             bench("bench_sync", &["--deployments", &deployments.to_string(), "--database", database])
         }

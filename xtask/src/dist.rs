@@ -14,19 +14,37 @@ use devtools::{
     progress::{self, say},
 };
 
+/// The folder of the products.
+const FOLDER: &str = "target/dist";
+
 /// The products.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The folder for the files.
-    #[arg(long, default_value = "target/dist")]
+    #[arg(long, default_value = FOLDER)]
     to: PathBuf,
 }
 
 /// Compiles the binary as it is shipped: without symbols, and with its debug information in a file beside it that debuggers
 /// find by the name in the binary.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    for file in compile(&options.to)? {
+        #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
+        let megabytes = fs::metadata(&file)?.len() as f64 / 1e6;
+        say(format_args!("{}: {megabytes:.1} MB", file.display()));
+    }
+    Ok(())
+}
+
+/// The binary as it is shipped, in the usual folder.
+pub(crate) fn stripped() -> Result<PathBuf> {
+    compile(Path::new(FOLDER)).map(|[binary, _]| binary)
+}
+
+/// Compiles the binary and its debug information into a folder.
+fn compile(to: &Path) -> Result<[PathBuf; 2]> {
     let built = binary::build(Profile::Dist)?;
-    let folder = workspace().join(&options.to);
+    let folder = workspace().join(to);
     fs::create_dir_all(&folder).with_context(|| format!("The folder {} can't be made.", folder.display()))?;
     let (binary, debug) = (folder.join("holdfast"), folder.join("holdfast.debug"));
     let (objcopy, libraries) = objcopy()?;
@@ -40,12 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         objcopy(&["--only-keep-debug"], &built, &debug)?;
         objcopy(&["--strip-all", "--add-gnu-debuglink=holdfast.debug"], &built, &binary)
     })?;
-    for file in [&binary, &debug] {
-        #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
-        let megabytes = fs::metadata(file)?.len() as f64 / 1e6;
-        say(format_args!("{}: {megabytes:.1} MB", file.display()));
-    }
-    Ok(())
+    Ok([binary, debug])
 }
 
 /// The program of the Rust toolchain that edits binaries, and the folder of the libraries that it needs.

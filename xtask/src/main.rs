@@ -1,10 +1,11 @@
-//! The one entry point for people and CI: `cargo xtask demo | check | test | bench | dist | cluster`.
+//! The one entry point for people and CI: `cargo xtask demo | check | test | bench | dist | image | cluster`.
 
 mod bench;
 mod check;
 mod cluster_command;
 mod demo;
 mod dist;
+mod image;
 mod tests;
 
 use std::process::{Command, ExitCode, Stdio};
@@ -30,6 +31,8 @@ enum Task {
     Bench(bench::Options),
     /// Compile the shipped files: the binary without symbols, and its debug information beside it.
     Dist(dist::Options),
+    /// Assemble the image of the service from pinned Debian packages, without a container engine.
+    Image(image::Options),
     /// A Kubernetes cluster for tests, on this machine.
     Cluster(cluster_command::Options),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(options) => tests::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Dist(options) => dist::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::Cluster(options) => cluster_command::run(options),
     };
     match outcome {

@@ -7,6 +7,7 @@ pub mod client;
 pub mod cluster;
 pub mod command;
 pub mod environment;
+pub mod image;
 pub mod progress;
 pub mod promtool;
 pub mod schemathesis;

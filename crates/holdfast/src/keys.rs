@@ -167,7 +167,7 @@ pub(crate) async fn watch(ring: Arc<KeyRing>, folder: PathBuf, db: Db, clock: Sh
 
 fn read(path: &Path) -> anyhow::Result<Option<SecretKey>> {
     modes::make_private(path).context("Its mode can't be made private.")?;
-    let mut file = match File::open(path) {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -179,13 +179,15 @@ fn read(path: &Path) -> anyhow::Result<Option<SecretKey>> {
             mode & 0o777
         );
     }
+    key(&file).map(|bytes| Some(SecretKey::new(bytes)))
+}
+
+/// The key in a file.
+fn key(mut file: &File) -> anyhow::Result<[u8; 32]> {
     let mut text = String::new();
     Read::take(&mut file, 1024).read_to_string(&mut text)?;
     let bytes: Option<[u8; 32]> = hex::decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
-    match bytes {
-        Some(bytes) => Ok(Some(SecretKey::new(bytes))),
-        None => bail!("It does not hold 64 hexadecimal digits."),
-    }
+    bytes.context("It does not hold 64 hexadecimal digits.")
 }
 
 /// Creates the file of a new key.
@@ -201,6 +203,41 @@ pub(crate) fn add(folder: &Path) -> anyhow::Result<SecretKey> {
 fn make(path: &Path, bytes: &[u8; 32]) -> std::io::Result<SecretKey> {
     files::write_durably(path, format!("{}\n", hex::encode(bytes)).as_bytes())?;
     Ok(SecretKey::new(*bytes))
+}
+
+/// Copies the key files of a folder, such as a mounted Secret, into the data folder, readable by the service's user alone. Gives
+/// the files that were written.
+///
+/// # Errors
+/// When there is no key file, one does not hold a key, or a file can't be written.
+pub(crate) fn copy(from: &Path, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(from).with_context(|| format!("The folder {} can't be read.", from.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("The folder {} can't be read.", from.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "key") {
+            names.push(path);
+        }
+    }
+    names.sort();
+    if names.is_empty() || names.len() > FILES_MAX {
+        bail!(
+            "{} has {} key files (*.key); at least one and at most {FILES_MAX} are needed.",
+            from.display(),
+            names.len()
+        );
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(later(folder))?;
+    let mut written = Vec::new();
+    for from in names {
+        let unusable = || format!("The key file {} can't be used.", from.display());
+        let key = key(&File::open(&from).with_context(unusable)?).with_context(unusable)?;
+        let name = from.file_name().unwrap_or_default();
+        let to = if name == "secret.key" { first(folder) } else { later(folder).join(name) };
+        make(&to, &key).with_context(|| format!("The key file {} can't be written.", to.display()))?;
+        written.push(to);
+    }
+    Ok(written)
 }
 
 /// Deletes a key file.
@@ -245,6 +282,32 @@ mod tests {
             assert!(refused().await.contains("chmod 600"));
             assert_eq!(mode(), 0o644);
         }
+    }
+
+    #[test]
+    fn key_files_of_a_mounted_secret_are_copied_for_the_service_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("secret"), dir.path().join("data"));
+        fs::create_dir(&from).unwrap();
+        let refused = || format!("{:#}", copy(&from, &to).unwrap_err());
+        assert!(refused().contains("0 key files"), "{}", refused());
+        for name in ["secret.key", "0123456789abcdef.key", "other.txt"] {
+            fs::write(from.join(name), "0a".repeat(32)).unwrap();
+            fs::set_permissions(from.join(name), fs::Permissions::from_mode(0o440)).unwrap();
+        }
+        let expected = [to.join("keys/0123456789abcdef.key"), to.join("secret.key")];
+        // Again at each start of a pod.
+        for _ in 0..2 {
+            assert_eq!(copy(&from, &to).unwrap(), expected);
+        }
+        for file in &expected {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+            assert!(read(file).unwrap().is_some(), "{}", file.display());
+        }
+        assert_eq!(fs::read_dir(to.join("keys")).unwrap().count(), 1);
+        fs::write(from.join("secret.key"), "not a key").unwrap();
+        let why = refused();
+        assert!(why.contains("secret.key can't be used") && !why.contains("not a key"), "{why}");
     }
 
     #[tokio::test]

@@ -590,7 +590,11 @@ impl<'a> Counter<'a> {
 }
 
 fn base(digest: Digest, note: BaseNote, repository: Repository) -> Base {
-    Base { image: BaseImage { digest, manifest: note.manifest, config: note.config }, facts: note.facts, repository }
+    Base {
+        image: BaseImage { digest: Some(digest), manifest: note.manifest, config: note.config },
+        facts: note.facts,
+        repository,
+    }
 }
 
 fn names(content: &Content) -> Result<Name, Problem> {

@@ -7,6 +7,7 @@ pub mod packages;
 pub mod prebuilt;
 pub mod registry;
 pub mod requirements;
+pub mod service;
 
 pub use embedded::{Embedded, EmbeddedOptions};
 pub use lock::LockResolver;

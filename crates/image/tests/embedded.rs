@@ -8,8 +8,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{Cursor, Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    process::{Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI32, AtomicUsize, Ordering},
+    },
 };
 
 use clock::SystemClock;
@@ -20,12 +25,13 @@ use image::{
         manifest::{CONFIG, LAYER, MANIFEST, canonical},
     },
     prebuilt::ImageTemplate,
-    registry::Registries,
+    registry::{Registries, RegistryOptions},
 };
 use model::{
     BoxFuture, Problem,
     artifact::Artifact,
     build::{ArtifactBuilder, ArtifactRequest, BuildInputs, Built, Phase, Progress, Stored},
+    clock::{Clock, SharedClock},
     deployment::{Deployment, Mode},
     job::Contacts,
     lock::{Lock, LockKey},
@@ -37,6 +43,7 @@ use model::{
     variables::Variables,
 };
 use python::{Discovery, Interpreter, Tools, ToolsOptions, discover, usual_folders};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use testing::{IndexServer, index};
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
@@ -115,6 +122,15 @@ struct World {
     folder: tempfile::TempDir,
 }
 
+/// What a service needs of a world.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Surroundings {
+    registry: String,
+    index: String,
+    uv: PathBuf,
+    cache: PathBuf,
+}
+
 /// A service with a cache of its own.
 struct Service {
     builder: Embedded,
@@ -178,14 +194,39 @@ impl World {
     }
 
     fn service(&self, name: &str, change: impl FnOnce(&mut EmbeddedOptions)) -> Service {
-        let cache = self.folder.path().join(name);
+        self.surroundings(name).service(self.memory.clone(), &self.interpreters, Arc::new(SystemClock), change)
+    }
+
+    /// What a service of this world needs, also in another process.
+    fn surroundings(&self, name: &str) -> Surroundings {
+        Surroundings {
+            registry: self.registry.address.clone(),
+            index: self.index.url(),
+            uv: self.uv.clone(),
+            cache: self.folder.path().join(name),
+        }
+    }
+}
+
+/// How long a registry of the tests is left alone after a fault.
+const MOMENT: std::time::Duration = std::time::Duration::from_millis(5);
+
+impl Surroundings {
+    fn service(
+        &self,
+        stored: Arc<Memory>,
+        interpreters: &[Interpreter],
+        clock: SharedClock,
+        change: impl FnOnce(&mut EmbeddedOptions),
+    ) -> Service {
+        let (address, cache) = (&self.registry, &self.cache);
         let tools = Arc::new(Tools::new(ToolsOptions {
             uv: Some(self.uv.clone()),
-            index_url: Some(self.index.url()),
+            index_url: Some(self.index.clone()),
             environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
-            ..options(&cache, &self.interpreters)
+            clock: clock.clone(),
+            ..options(cache, interpreters)
         }));
-        let address = &self.registry.address;
         let name = ImageTemplate::parse(&format!("{address}/jobs/{{job}}:{{version}}")).unwrap();
         let mut options = EmbeddedOptions {
             base_images: [(PYTHON.parse().unwrap(), Reference::parse(&format!("{address}/base/python:3.11")).unwrap())]
@@ -200,21 +241,36 @@ impl World {
             cache_dir: cache.clone(),
         };
         change(&mut options);
-        let registries = Arc::new(Registries::new(self.registry.options()).unwrap());
-        Service { builder: Embedded::new(options, tools, registries, self.memory.clone()), cache }
+        let plain_http = vec![address.clone()];
+        let registries = RegistryOptions { plain_http, attempts_max: 3, pause: MOMENT, ..RegistryOptions::new(clock) };
+        let registries = Arc::new(Registries::new(registries).unwrap());
+        Service { builder: Embedded::new(options, tools, registries, stored), cache: cache.clone() }
     }
+}
 
+/// Stores the source of a job with one step, and gives the inputs of its image.
+fn inputs_of(
+    memory: &Memory,
+    service: &Service,
+    job: &str,
+    requirements: &str,
+    step: &str,
+) -> Result<BuildInputs, Problem> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    zip.start_file(format!("{job}/10_step.py"), SimpleFileOptions::default()).unwrap();
+    zip.write_all(step.as_bytes()).unwrap();
+    let archive = zip.finish().unwrap().into_inner();
+    let version = Digest::of(&archive).hex()[..40].to_owned();
+    let deployment_spec = deployment_spec(job, &version);
+    let id = deployment_spec.deployment.job_id;
+    memory.sources.lock().unwrap().insert((id, version), archive);
+    service.builder.inputs(&ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some(requirements) })
+}
+
+impl World {
     /// The inputs of a job's image whose source was stored.
     fn inputs(&self, service: &Service, job: &str, requirements: &str, step: &str) -> Result<BuildInputs, Problem> {
-        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-        zip.start_file(format!("{job}/10_step.py"), SimpleFileOptions::default()).unwrap();
-        zip.write_all(step.as_bytes()).unwrap();
-        let archive = zip.finish().unwrap().into_inner();
-        let version = Digest::of(&archive).hex()[..40].to_owned();
-        let deployment_spec = deployment_spec(job, &version);
-        let id = deployment_spec.deployment.job_id;
-        self.memory.sources.lock().unwrap().insert((id, version), archive);
-        service.builder.inputs(&ArtifactRequest { deployment_spec: &deployment_spec, requirements: Some(requirements) })
+        inputs_of(&self.memory, service, job, requirements, step)
     }
 
     /// Builds, and stores what a database would.
@@ -566,4 +622,207 @@ async fn with_vdk_apart_the_image_has_the_packages_of_the_job_alone() {
         let has = image.files.contains_key("opt/job/lib/python3.11/site-packages/abc/__init__.py");
         assert_eq!(has, !requirements.is_empty());
     }
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_under_another_address_than_it_was_pushed_to() {
+    let world = World::new().await;
+    let service = world.service("one", |options| {
+        options.pull_name = ImageTemplate::parse("registry.example.com/pulled/{job}:{version}").unwrap();
+    });
+    let inputs = world.inputs(&service, "selling", "", "pass").unwrap();
+    let built = service.builder.build(&inputs, &|_| ()).await.unwrap();
+    let Artifact::Image(name) = &built.artifact else { panic!("{built:?}") };
+    let digest = name.strip_prefix("registry.example.com/pulled/selling@").unwrap_or_else(|| panic!("{name}"));
+    let key = ("jobs/selling".to_owned(), digest.to_owned());
+    assert!(world.registry.stored.lock().unwrap().manifests.contains_key(&key));
+    assert!(service.builder.exists(&built.artifact).await.unwrap());
+    world.registry.stored.lock().unwrap().manifests.remove(&key);
+    assert!(!service.builder.exists(&built.artifact).await.unwrap());
+}
+
+/// A clock that is ten years ahead.
+#[derive(Debug)]
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> jiff::Timestamp {
+        SystemClock.now() + jiff::SignedDuration::from_hours(24 * 3650)
+    }
+
+    fn boot(&self) -> std::time::Duration {
+        SystemClock.boot()
+    }
+
+    fn sleep_until_boot(&self, at: std::time::Duration) -> BoxFuture<'static, ()> {
+        SystemClock.sleep_until_boot(at)
+    }
+
+    fn new_id(&self) -> uuid::Uuid {
+        SystemClock.new_id()
+    }
+}
+
+/// The variable with the surroundings of a build in a process of its own.
+const CHILD: &str = "HOLDFAST_TEST_SURROUNDINGS";
+
+#[tokio::test]
+#[ignore = "the build that tests below have in processes of their own"]
+async fn a_build_in_a_process_of_its_own() {
+    let surroundings: Surroundings = serde_json::from_str(&std::env::var(CHILD).unwrap()).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let interpreters = discover(&Discovery {
+        search_path: std::env::split_paths(&path).collect(),
+        home: None,
+        probe_timeout: std::time::Duration::from_secs(20),
+        memory: None,
+        clock: Arc::new(SystemClock),
+    })
+    .await;
+    let memory = Arc::<Memory>::default();
+    let service = surroundings.service(memory.clone(), &interpreters, Arc::new(Ahead), |_| ());
+    let inputs = inputs_of(&memory, &service, "selling", "abc", "pass").unwrap();
+    let said = match service.builder.build(&inputs, &|_| ()).await {
+        Ok(Built { artifact: Artifact::Image(name), .. }) => name,
+        other => format!("{other:?}"),
+    };
+    writeln!(std::io::stdout(), "\nbuilt: {said}").unwrap();
+}
+
+/// The command that builds in a process of its own.
+fn child(surroundings: &Surroundings) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "a_build_in_a_process_of_its_own", "--nocapture"]);
+    command.env_clear().env("PATH", "/usr/bin:/bin").env(CHILD, serde_json::to_string(surroundings).unwrap());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What a build in a process of its own said.
+fn said(output: &Output) -> Option<String> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().find_map(|line| line.strip_prefix("built: ")).map(ToOwned::to_owned)
+}
+
+/// A world whose index has the package of those builds.
+async fn world_with_abc(registry: Registry) -> World {
+    let world = World::with(registry).await;
+    let (file, content) = index::wheel("abc", "1.0");
+    world.index.add("abc", &file, content);
+    world
+}
+
+#[tokio::test]
+async fn the_time_zone_the_language_the_user_and_the_date_do_not_show_in_an_image() {
+    let world = world_with_abc(Registry::good()).await;
+    let here = world.image(&world.service("here", |_| ()), "selling", "abc", "pass").await.unwrap();
+    let mut surroundings = world.surroundings("there");
+    let is_root = rustix::process::geteuid().is_root();
+    // Another user reaches neither the folders of this one nor its programs.
+    let open = tempfile::tempdir().unwrap();
+    let copy = |from: &Path| {
+        let to = open.path().join(from.file_name().unwrap());
+        fs::copy(from, &to).unwrap();
+        fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).unwrap();
+        to
+    };
+    surroundings.uv = copy(&world.uv);
+    surroundings.cache = open.path().join("cache");
+    fs::create_dir(&surroundings.cache).unwrap();
+    for folder in [open.path(), &surroundings.cache] {
+        fs::set_permissions(folder, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let mut there = Command::new(copy(&std::env::current_exe().unwrap()));
+    let like = child(&surroundings);
+    there.args(like.get_args()).env_clear().stdin(Stdio::null()).current_dir(open.path());
+    there.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    there.envs([("TZ", "Pacific/Kiritimati"), ("LANG", "tr_TR.UTF-8"), ("LC_ALL", "tr_TR.UTF-8")]);
+    if is_root {
+        there.uid(65534).gid(65534);
+    }
+    let output = there.output().unwrap();
+    assert_eq!(said(&output).as_deref(), Some(here.name.as_str()), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_build_that_is_killed_leaves_no_half_image_and_the_next_one_continues() {
+    // The requests of a build at which it is killed: method, part of the path, and how many of them come before.
+    let points = [
+        ("GET", "base/python/manifests", 0),
+        ("GET", "base/python/blobs", 1),
+        ("HEAD", "jobs/selling/blobs", 0),
+        ("POST", "jobs/selling/blobs/uploads", 1),
+        ("PUT", "jobs/selling/blobs/uploads", 2),
+        ("PUT", "jobs/selling/manifests", 0),
+    ];
+    let expected = {
+        let world = world_with_abc(Registry::good()).await;
+        world.image(&world.service("one", |_| ()), "selling", "abc", "pass").await.unwrap()
+    };
+    let digest = |name: &str| name.split_once('@').map(|(_, digest)| digest.to_owned());
+    for (method, part, before) in points {
+        let (process, seen) = (Arc::new(AtomicI32::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (victim, counter) = (process.clone(), seen.clone());
+        let registry = Registry::with(move |request| {
+            if request.is(method, part) && counter.fetch_add(1, Ordering::SeqCst) == before {
+                let id = rustix::process::Pid::from_raw(victim.load(Ordering::SeqCst)).unwrap();
+                rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+                return Act::BreakAfter(0);
+            }
+            Act::Pass
+        });
+        let world = world_with_abc(registry).await;
+        let surroundings = world.surroundings("one");
+        let build = || {
+            let started = child(&surroundings).spawn().unwrap();
+            process.store(started.id().cast_signed(), Ordering::SeqCst);
+            started.wait_with_output().unwrap()
+        };
+        let killed = build();
+        assert_eq!((killed.status.code(), said(&killed)), (None, None), "{method} {part}: {killed:?}");
+        let (sent, tags) = {
+            let stored = world.registry.stored.lock().unwrap();
+            let of_job = |key: &&(String, String)| key.0 == "jobs/selling";
+            let sent: BTreeSet<_> = stored.blobs.keys().filter(of_job).cloned().collect();
+            (sent, stored.manifests.keys().filter(of_job).count())
+        };
+        assert_eq!(tags, 0, "{method} {part}: a manifest was pushed");
+        let opened = world.registry.stored.lock().unwrap().opened;
+        let next = build();
+        let name = said(&next).unwrap_or_else(|| panic!("{method} {part}: {next:?}"));
+        assert_eq!(digest(&name), digest(&expected.name), "{method} {part}");
+        let stored = world.registry.stored.lock().unwrap();
+        let all = stored.blobs.keys().filter(|key| key.0 == "jobs/selling").count();
+        // Blobs that had arrived are not sent again; the base's layer is mounted by an upload that is not opened.
+        assert!(stored.opened - opened <= all - sent.len(), "{method} {part}: {all} {sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_of_the_platform_and_the_next_build_succeeds() {
+    if !rustix::process::geteuid().is_root() {
+        // No file system of this size can be made.
+        return;
+    }
+    let world = world_with_abc(Registry::good()).await;
+    let surroundings = world.surroundings("one");
+    fs::create_dir_all(&surroundings.cache).unwrap();
+    let build = |disk: &str| {
+        let like = child(&surroundings);
+        let mut command = Command::new("unshare");
+        // Both go with the process.
+        let script = r#"mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@""#;
+        command.args(["--mount", "sh", "-euc", script, "sh", disk]).arg(&surroundings.cache);
+        command.arg(like.get_program()).args(like.get_args()).env_clear();
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        said(&output).unwrap_or_else(|| panic!("{output:?}"))
+    };
+    let full = build("24k");
+    assert!(full.starts_with("Err(Problem") && full.contains("fault: Platform"), "{full}");
+    let manifests =
+        world.registry.stored.lock().unwrap().manifests.keys().filter(|key| key.0.starts_with("jobs/")).count();
+    assert_eq!(manifests, 0);
+    let built = build("64m");
+    assert!(built.contains("/jobs/selling@sha256:"), "{built}");
 }

@@ -17,6 +17,7 @@ use image::{
 };
 use model::{clock::Clock as _, problem};
 use serde_json::json;
+use testing::TlsFront;
 
 use support::{Act, Registry, Request};
 
@@ -266,4 +267,30 @@ async fn tokens_come_from_the_service_that_the_registry_names_and_each_allows_wh
     assert_eq!(*scopes.lock().unwrap(), expected.map(str::to_owned).into());
     // Each token was asked for once.
     assert_eq!(registry.asked("GET", "/token"), expected.len());
+}
+
+#[tokio::test]
+async fn a_registry_with_a_private_authority_is_trusted_by_its_certificate_alone() {
+    let registry = Registry::good();
+    let front = TlsFront::start(&registry.address);
+    let reference = Reference::parse(&format!("{}/jobs/one", front.address())).unwrap();
+    let with = |ca_certificates: Option<Vec<u8>>| {
+        let options = RegistryOptions { plain_http: Vec::new(), ca_certificates, ..registry.options() };
+        Registries::new(options).map(|registries| Arc::new(registries).repository(&reference))
+    };
+    let content = br#"{"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let trusted = with(Some(front.certificate().into())).unwrap();
+    trusted.push_manifest("1", media_type, content).await.unwrap();
+    assert_eq!(trusted.manifest("1").await.unwrap().unwrap().digest, Digest::of(content));
+
+    let other = TlsFront::start(&registry.address);
+    let asked = registry.asked("GET", "/manifests/");
+    for unknown in [None, Some(other.certificate().into())] {
+        let refused = with(unknown).unwrap().manifest("1").await.unwrap_err().problem("It failed.");
+        assert_eq!(refused.code, problem::Code::RegistryUnreachable);
+        assert!(refused.why.to_lowercase().contains("certificate"), "{refused:?}");
+    }
+    assert_eq!(registry.asked("GET", "/manifests/"), asked, "nothing was sent to a registry that is not trusted");
+    assert!(with(Some(b"no certificate".to_vec())).is_err());
 }

@@ -54,6 +54,12 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Stops leading: drops the state of executions in memory and files. The executions continue.
     fn resign(&self) {}
 
+    /// Creates or updates the objects that all deployments share, such as the Secret with which nodes pull images. Called at the
+    /// start of a leader epoch and at each full resync.
+    fn keep_shared(&self) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// A fingerprint of the configuration that is part of this deployment. If it changes, the deployment is rolled out again.
     fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String;
 

@@ -106,6 +106,16 @@ impl Tools {
 
 /// The problem of packages that an image can't have, because nothing is compiled for images.
 pub fn no_wheel(what: &str, names: &[String], platform: &ImagePlatform) -> Problem {
+    // VDK's own plugins are published as sources only, and a wheel of one serves every platform.
+    let fix = match names.iter().find(|name| name.starts_with("vdk-")) {
+        Some(plugin) => format!(
+            "Ask the operator for a wheel of {plugin} in the package index (`uv build --wheel`): VDK publishes its plugins as \
+             sources only."
+        ),
+        None => {
+            "Require versions with wheels for this platform, or ask the operator for wheels in the index.".to_owned()
+        }
+    };
     Problem::new(
         Code::ImagePackageWithoutWheel,
         what,
@@ -118,5 +128,24 @@ pub fn no_wheel(what: &str, names: &[String], platform: &ImagePlatform) -> Probl
         ),
     )
     .not_rolled_out()
-    .fix("Require versions with wheels for this platform, or ask the operator for wheels in the index.")
+    .fix(fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_of_vdk_without_a_wheel_has_a_remedy_of_its_own() {
+        let platform = ImagePlatform {
+            python_version: PythonVersion { major: 3, minor: 11 },
+            platform: "x86_64-manylinux_2_36".into(),
+        };
+        let fix = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            format!("{:?}", no_wheel(WHAT, &names, &platform))
+        };
+        assert!(fix(&["docopt", "vdk-dag"]).contains("a wheel of vdk-dag in the package index"));
+        assert!(fix(&["docopt"]).contains("Require versions with wheels"));
+    }
 }

@@ -1,5 +1,6 @@
 //! Rolls out the desired deployments: many at once, each by one task at a time.
 
+mod images;
 mod inputs;
 mod orphans;
 mod queue;
@@ -18,5 +19,10 @@ use crate::{Synchronizer, Term};
 /// Reconciles each deployment that is due, until the leader epoch is over.
 pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
     let (swept, waves) = watch::channel(Outdated::default());
-    tokio::join!(reconcile_due(sync, term), resync_periodically(sync, term, &swept), waves::run(sync, term, waves));
+    tokio::join!(
+        reconcile_due(sync, term),
+        resync_periodically(sync, term, &swept),
+        images::check_periodically(sync, term),
+        waves::run(sync, term, waves)
+    );
 }

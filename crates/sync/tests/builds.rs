@@ -32,6 +32,7 @@ for_each_database!(
     a_lock_of_an_older_program_needs_no_build,
     teams_take_turns_in_the_queue_of_builds,
     failed_builds_and_forgotten_ones_go_after_a_day,
+    an_image_that_the_registry_lost_is_built_again_and_its_deployment_stays_as_it_is,
 );
 
 const LEASE: Duration = Duration::from_secs(15);
@@ -348,4 +349,39 @@ async fn failed_builds_and_forgotten_ones_go_after_a_day(on: Database) {
     assert_eq!(purge(25).await, 1);
     assert_eq!(build(&harness, "package").await, None);
     assert_eq!(build(&harness, "").await.unwrap().state, State::Built);
+}
+
+async fn an_image_that_the_registry_lost_is_built_again_and_its_deployment_stays_as_it_is(on: Database) {
+    let mut harness = Harness::new(on).await;
+    harness.sweep_interval = Duration::from_millis(50);
+    harness.runtime.change(|s| s.builds_images = true);
+    harness.start_instance();
+    let lost = deploy(&harness, "lost-job", "one").await;
+    let kept = deploy(&harness, "kept-job", "two").await;
+    is_reached(&harness, "lost-job").await;
+    is_reached(&harness, "kept-job").await;
+    let applied = harness.runtime.change(|s| s.applied.clone());
+    let artifact = rollout(&harness, lost).await.artifact;
+    let Some(model::artifact::Artifact::Image(image)) = artifact.clone() else { panic!("{artifact:?}") };
+
+    // While the registry does not answer, nothing is built.
+    harness.runtime.change(|s| s.failing.insert(Method::Exists, outage()));
+    harness.runtime.change(|s| s.images.remove(&image));
+    let asked = |harness: &Harness| harness.runtime.change(|s| s.calls.get(&Method::Exists).copied().unwrap_or(0));
+    let before = asked(&harness);
+    harness.until("the registry is asked again", async || asked(&harness) > before + 4).await;
+    assert_eq!(begun(&harness).len(), 2);
+
+    harness.runtime.change(|s| s.failing.remove(&Method::Exists));
+    harness.until("the image is there again", async || harness.runtime.change(|s| s.images.contains(&image))).await;
+    until_state(&harness, "one", State::Built).await;
+    let before = asked(&harness);
+    harness.until("further rounds", async || asked(&harness) > before + 8).await;
+    let mut built = begun(&harness);
+    built.sort();
+    assert_eq!(built, ["one", "one", "two"]);
+    // Neither deployment was written again, and both are as they were.
+    assert_eq!(harness.runtime.change(|s| s.applied.clone()), applied);
+    assert_eq!(rollout(&harness, lost).await.artifact, artifact);
+    assert_eq!(rollout(&harness, kept).await.status, Status::Success);
 }

@@ -1,6 +1,6 @@
 //! Fresh databases for tests, on SQLite and on a PostgreSQL that a test process starts for itself; a [`Proxy`] in front
-//! of a Kubernetes API server that a test may cut; a [`Webhook`] that such a server asks about what is written; and a
-//! package index with credentials, [`IndexServer`].
+//! of a Kubernetes API server that a test may cut; a [`Webhook`] that such a server asks about what is written; a package
+//! index with credentials, [`IndexServer`]; and [`TlsFront`], by which any server has a certificate of its own.
 //!
 //! A test that stores something takes a [`Database`] and is named in [`for_each_database!`], which runs it on both.
 
@@ -10,6 +10,7 @@ mod install;
 mod proxy;
 mod server;
 mod statements;
+mod tls;
 mod webhook;
 
 use std::{path::PathBuf, sync::Arc};
@@ -23,6 +24,7 @@ pub use index::{IndexRequest, IndexServer};
 pub use proxy::{Identity, Proxy};
 pub use server::Server;
 pub use statements::{Statement, Statements};
+pub use tls::TlsFront;
 pub use webhook::Webhook;
 
 /// A database that tests run on.

@@ -1,19 +1,22 @@
 //! The service in the cluster whose jobs it keeps, from the manifests that are shipped.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
     process::{Child, ChildStdout, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use devtools::{
     binary::{self, Profile},
     cluster::{self, Cluster, Namespace},
     environment::workspace,
+    image,
 };
-use e2e::{TEAM, api::Api, job::Job, wait};
+use e2e::{TEAM, api::Api, job::Job, vdk::Vdk, wait};
 use serde_json::{Value, json};
 use testing::Server;
 
@@ -23,6 +26,22 @@ use crate::fixture::LONGEST;
 const IMAGE: &str = "registry.example.com/holdfast:0.1.0";
 const ADDRESS: &str = "http://holdfast.holdfast.svc.cluster.local:8092";
 const JOB_IMAGES: &str = "registry.example.com/data-jobs/";
+const BUILDER: &str = "    builder = \"prebuilt\"\n";
+
+/// Certificates of the authorities that this machine trusts.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// How long the first image may take: VDK's own packages are fetched and built before.
+const FIRST_IMAGE: Duration = Duration::from_secs(480);
+
+/// Where the images of jobs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Images {
+    /// The test pushes them.
+    Prebuilt,
+    /// The service assembles them upon a base image that has Python and no VDK.
+    Embedded,
+}
 
 /// The namespace of the service and that of its jobs, both under the Pod Security profile "restricted".
 struct Inside {
@@ -30,6 +49,43 @@ struct Inside {
     jobs: Namespace,
     door: Door,
     _database: Server,
+    _proxy: Option<Proxy>,
+}
+
+/// A proxy by which pods reach package indexes: the cluster of the tests has no route to other machines.
+struct Proxy {
+    address: String,
+}
+
+impl Proxy {
+    fn new(address: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
+        let address = listener.local_addr()?.to_string();
+        thread::spawn(move || {
+            for caller in listener.incoming().flatten() {
+                thread::spawn(move || connect(&caller));
+            }
+        });
+        Ok(Self { address })
+    }
+}
+
+/// Connects a caller to the host that its CONNECT request names.
+fn connect(caller: &TcpStream) -> io::Result<()> {
+    let mut head = Vec::new();
+    // Byte by byte: what follows the head belongs to the host.
+    for byte in caller.take(8192).bytes() {
+        head.push(byte?);
+        if head.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let to = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+    let host = TcpStream::connect(to)?;
+    (&mut &*caller).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    pass(caller, &host)?;
+    pass(&host, caller)
 }
 
 /// An address of this machine that leads to whatever port it is turned to: the cluster of the tests has neither a proxy for
@@ -97,6 +153,65 @@ fn shipped(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// The image of the service with the program of the tests, pushed under this name for pods.
+fn service_image(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
+    let name = format!("{}/{name}", cluster.registry);
+    image::assemble_with_any_list(image::Options {
+        program: binary::path(Profile::Dev)?,
+        packages: None,
+        name: name.clone(),
+        archive: None,
+        push: true,
+        plain_http: true,
+        credentials: None,
+    })?;
+    Ok(name)
+}
+
+/// Changes of the shipped manifest with which the service assembles images: the registry has another address for pods than for
+/// nodes, and packages come through a proxy with certificates of its own.
+fn embedded(cluster: &Cluster, jobs: &Namespace, proxy: &Proxy) -> anyhow::Result<Vec<(String, String)>> {
+    let base = crate::images::base(cluster)?;
+    let port = cluster.registry.rsplit_once(':').map_or("", |(_, port)| port);
+    let registry = format!("{}:{port}", cluster.host_address);
+    let base = base.replace(&cluster.registry, &registry);
+    let settings = format!(
+        "    builder = \"embedded\"\n    base_images = {{ \"3.11\" = \"{base}\" }}\n    \
+         registry_plain_http = [\"{registry}\"]\n    registry_push_url = \"{registry}/{0}\"\n    \
+         name = \"{{registry}}/{{job}}:{{version}}\"\n",
+        jobs.name()
+    );
+    let pull = format!("    registry_url = \"{}/{}\"\n", cluster.registry, jobs.name());
+    let name = format!("    name = \"{}/{}/{{job}}:{{version}}\"\n", cluster.registry, jobs.name());
+    let variables = format!(
+        "            - name: HTTPS_PROXY\n              value: http://{}\n            - name: SSL_CERT_FILE\n              \
+         value: /etc/authorities/ca.crt\n            - name: NO_PROXY\n              value: kubernetes.default.svc,\
+         $(KUBERNETES_SERVICE_HOST)\n            - name: HOLDFAST_DATABASE_URL\n",
+        proxy.address
+    );
+    let change = |from: &str, to: String| (from.to_owned(), to);
+    Ok(vec![
+        change(&name, String::new()),
+        change(BUILDER, settings),
+        change("    runtime = \"kubernetes\"\n", format!("    runtime = \"kubernetes\"\n{pull}")),
+        change("            - name: HOLDFAST_DATABASE_URL\n", variables),
+        change(
+            "            - {name: data, mountPath: /var/lib/holdfast}\n      # Key files",
+            "            - {name: data, mountPath: /var/lib/holdfast}\n            - {name: authorities, mountPath: \
+             /etc/authorities, readOnly: true}\n      # Key files"
+                .to_owned(),
+        ),
+        change(
+            "      volumes:\n",
+            "      volumes:\n        - name: authorities\n          configMap: {name: authorities}\n".to_owned(),
+        ),
+        // A compiler's output without optimisation, and two installations at once.
+        change("limits: {memory: 512Mi}", "limits: {memory: 1Gi}".to_owned()),
+        change("  replicas: 2\n", "  replicas: 1\n".to_owned()),
+        change("  minAvailable: 1\n", "  minAvailable: 0\n".to_owned()),
+    ])
+}
+
 /// The manifests with what is each operator's own.
 fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &str, url: &str) -> String {
     let shipped = shipped("holdfast.yaml");
@@ -115,8 +230,12 @@ fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &s
         (authentication.as_str(), ""),
         ("    listen = ", "    insecure = true\n    listen = "),
     ];
-    changes.into_iter().fold(shipped, |text, (from, to)| {
-        assert!(text.contains(from), "the shipped manifest has no {from:?}");
+    changed(shipped, &changes.map(|(from, to)| (from.to_owned(), to.to_owned())))
+}
+
+fn changed(manifests: String, changes: &[(String, String)]) -> String {
+    changes.iter().fold(manifests, |text, (from, to)| {
+        assert!(text.contains(from), "the shipped manifest has no {from:?}:\n{text}");
         text.replace(from, to)
     })
 }
@@ -126,19 +245,18 @@ const SMALL: &str = "    cpu_request_millicores = 10\n    memory_request_mi = 32
 
 impl Inside {
     /// Does what the head of the shipped manifest says.
-    fn new() -> Self {
-        Self::try_new().unwrap_or_else(|e| panic!("{e:#}"))
+    fn new(images: Images) -> Self {
+        Self::try_new(images).unwrap_or_else(|e| panic!("{e:#}"))
     }
 
-    fn try_new() -> anyhow::Result<Self> {
+    fn try_new(images: Images) -> anyhow::Result<Self> {
         let cluster = cluster::shared()?;
         let (service, jobs) = (cluster.namespace("inside")?, cluster.namespace("inside-jobs")?);
         for namespace in [&service, &jobs] {
             let restricted = "pod-security.kubernetes.io/enforce=restricted";
             cluster.ask(&["label", "namespace", namespace.name(), restricted])?;
         }
-        let image = format!("{}/holdfast:test", service.name());
-        let image = cluster.push_program_image(&binary::path(Profile::Dev)?, &image)?;
+        let image = service_image(&cluster, &format!("{}/holdfast:test", service.name()))?;
         let database = Server::start_at(cluster.host_address.parse()?, "secretpassword");
         let url = format!("--from-literal=database-url={}", database.database_over_network());
         service.ask(&["create", "secret", "generic", "holdfast", &url])?;
@@ -146,8 +264,15 @@ impl Inside {
         service.ask(&["create", "secret", "generic", "holdfast-keys", &key])?;
         jobs.apply(&shipped("role.yaml"))?;
         let door = Door::new(&cluster.host_address)?;
-        let inside = Self { service, jobs, door, _database: database };
-        let manifests = manifests(&cluster, &inside.service, &inside.jobs, &image, &inside.door.url);
+        let mut inside = Self { service, jobs, door, _database: database, _proxy: None };
+        let mut manifests = manifests(&cluster, &inside.service, &inside.jobs, &image, &inside.door.url);
+        if images == Images::Embedded {
+            let proxy = Proxy::new(&cluster.host_address)?;
+            let authorities = format!("--from-file=ca.crt={}", Path::new(CERTIFICATES).display());
+            inside.service.ask(&["create", "configmap", "authorities", &authorities])?;
+            manifests = changed(manifests, &embedded(&cluster, &inside.jobs, &proxy)?);
+            inside._proxy = Some(proxy);
+        }
         // The objects name their namespaces: they are in two.
         cluster.apply(&manifests)?;
         Ok(inside)
@@ -265,7 +390,7 @@ fn job(name: &str) -> Job {
 
 #[tokio::test]
 async fn two_instances_in_the_cluster_have_one_leader_and_outlive_it() {
-    let inside = Inside::new();
+    let inside = Inside::new(Images::Prebuilt);
     inside.is_rolled_out();
     let first = inside.leader_after(0).await;
     let pods = inside.pods();
@@ -309,4 +434,47 @@ async fn two_instances_in_the_cluster_have_one_leader_and_outlive_it() {
     assert_ne!(third.pod, second.pod);
     inside.is_rolled_out();
     inside.deploy("service/holdfast", &job("after-a-stop")).await;
+}
+
+#[tokio::test]
+async fn a_service_in_a_pod_of_its_own_image_assembles_and_runs_a_job() {
+    let name = "assembled-in-a-pod";
+    let inside = Inside::new(Images::Embedded);
+    inside.is_rolled_out();
+    let _ = inside.leader_after(0).await;
+    let forward = inside.forward("service/holdfast");
+    inside.door.leads_to(&forward);
+    let (api, vdk) = (Api::new(&forward.url, TEAM), Vdk::new(&forward.url, TEAM));
+    let body = "import markupsafe._speedups, requests\njob_input.set_all_properties({'seen': 'yes'})\nprint('assembled', flush=True)";
+    let job = Job::new(name).step("10_step.py", body).file("requirements.txt", "requests\nmarkupsafe==2.1.5\n");
+    vdk.ok(&["create", "--cloud", "-n", name]).await;
+    let version = vdk.deploy(&job).await;
+    let path = format!("/jobs/{name}/deployments/production/rollout");
+    let rollout = wait::until(format!("the rollout of {name}"), FIRST_IMAGE, async || {
+        let rollout = api.get(&path).await.ok().json();
+        let is_over = matches!(rollout["phase"].as_str(), Some("rolled_out" | "failed"));
+        (is_over && rollout["desired"]["job_version"] == version).then_some(rollout)
+    })
+    .await;
+    assert_eq!(rollout["phase"], "rolled_out", "{rollout:#}\n{}", inside.log());
+    let id = vdk.start(name).await;
+    let ended = wait::until(format!("the end of {id}"), LONGEST, async || {
+        let execution = api.execution(name, &id).await;
+        (!matches!(execution["status"].as_str(), Some("submitted" | "running"))).then_some(execution)
+    })
+    .await;
+    let log = api.log(name, &id).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}\n{log}\n{}", inside.log());
+    assert!(log.contains("assembled"), "{log}");
+
+    // The image has neither a shell nor a package manager, and its root can't be written to.
+    let pod = inside.pods()[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let run = |command: &[&str]| inside.service.ask(&[&["exec", &pod, "-c", "holdfast", "--"], command].concat());
+    assert!(run(&["/usr/local/bin/holdfast", "--version"]).is_ok());
+    for absent in ["/bin/sh", "/bin/dash", "/usr/bin/dpkg", "/usr/bin/apt-get"] {
+        assert!(run(&[absent, "--version"]).is_err(), "{absent}");
+    }
+    let write = "import os\ntry:\n open('/usr/x', 'w')\nexcept OSError as e: print(e.errno == 30, os.getuid())";
+    let written = run(&["/usr/bin/python3", "-c", write]).unwrap_or_else(|e| panic!("{e:#}"));
+    assert_eq!(written.trim(), "True 1000");
 }

@@ -21,7 +21,7 @@ const DEPENDENCIES: [(&str, &[&str]); 19] = [
     ("python", &["files", "vdk", "model", "sandbox"]),
     ("store", &["model"]),
     ("clients", &["model", "auth"]),
-    ("image", &["files", "vdk", "model", "python"]),
+    ("image", &["files", "vdk", "model", "clock", "python"]),
     ("runtime", &["files", "model", "clock", "python", "sandbox"]),
     ("app", &["model", "store"]),
     ("sync", &["model", "store"]),
@@ -42,7 +42,7 @@ const DEPENDENCIES: [(&str, &[&str]); 19] = [
 /// The additional dependencies of a crate's tests, which drive it through real neighbours.
 const DEPENDENCIES_OF_TESTS: [(&str, &[&str]); 7] = [
     ("python", &["clock"]),
-    ("image", &["clients", "clock", "testing"]),
+    ("image", &["clients", "testing"]),
     ("clients", &["clock", "testing"]),
     ("api", &["clients", "clock", "store", "testing"]),
     ("app", &["clock", "testing"]),

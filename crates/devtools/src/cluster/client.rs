@@ -188,30 +188,34 @@ impl Cluster {
     /// # Errors
     /// When the folder can't be read, or the registry refuses or does not answer.
     pub fn push_job_image(&self, job_folder: &Path, job_name: &str, repository_and_tag: &str) -> Result<String> {
-        self.push_job("job", job_folder, job_name, repository_and_tag)
+        self.push("job", job_folder, job_name, repository_and_tag)
     }
 
-    /// The same as [`Self::push_job_image`], in an image that has Python and no VDK.
+    /// Puts an image that has Python and no VDK into the registry under `repository:tag`, with a folder at a path of the image.
+    /// Gives the name that pods pull.
     ///
     /// # Errors
     /// When the folder can't be read, or the registry refuses or does not answer.
-    pub fn push_bare_job_image(&self, job_folder: &Path, job_name: &str, repository_and_tag: &str) -> Result<String> {
-        self.push_job("bare-job", job_folder, job_name, repository_and_tag)
+    pub fn push_python_image(&self, folder: &Path, path: &str, repository_and_tag: &str) -> Result<String> {
+        self.push("bare", folder, path, repository_and_tag)
     }
 
-    fn push_job(&self, how: &str, folder: &Path, name: &str, repository_and_tag: &str) -> Result<String> {
+    fn push(&self, how: &str, folder: &Path, name: &str, repository_and_tag: &str) -> Result<String> {
         command::output(python().arg(how).args([&self.registry, BASE]).arg(folder).args([name, repository_and_tag]))?;
         Ok(format!("{}/{repository_and_tag}", self.registry))
     }
 
-    /// Puts a program into an image, as its entry point upon [`Self::base_image`], and into the registry under
-    /// `repository:tag`. Gives the name that pods pull.
+    /// Has the real node pull from a registry without TLS at this address (`host:port`), under the same name.
     ///
     /// # Errors
-    /// When the file can't be read, or the registry refuses or does not answer.
-    pub fn push_program_image(&self, program: &Path, repository_and_tag: &str) -> Result<String> {
-        command::output(python().arg("program").args([&self.registry, BASE]).arg(program).arg(repository_and_tag))?;
-        Ok(format!("{}/{repository_and_tag}", self.registry))
+    /// If the cluster was started by others, or the file can't be written.
+    pub fn let_node_pull_from(&self, registry: &str) -> Result<()> {
+        let folder = self.own()?.join("node/registries").join(registry);
+        fs::create_dir_all(&folder)?;
+        let hosts = format!(
+            "server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+        );
+        Ok(fs::write(folder.join("hosts.toml"), hosts)?)
     }
 
     /// The certificate and key of the administrator.

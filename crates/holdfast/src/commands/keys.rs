@@ -1,6 +1,11 @@
 //! `holdfast keys`: the encryption keys of secrets.
 
-use std::{collections::BTreeMap, fmt::Write as _, io::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use clap::{Arg, ArgMatches, Command};
@@ -27,6 +32,11 @@ pub(crate) enum Task {
         /// The id of the key.
         id: String,
     },
+    /// Copy key files into the data folder.
+    Copy {
+        /// The folder that has them.
+        from: PathBuf,
+    },
 }
 
 impl Task {
@@ -36,6 +46,9 @@ impl Task {
             Some(("rotate", matches)) => (Self::Rotate { to: matches.get_one("to").cloned() }, matches),
             Some(("remove", matches)) => {
                 (Self::Remove { id: matches.get_one("id").cloned().unwrap_or_default() }, matches)
+            }
+            Some(("copy", matches)) => {
+                (Self::Copy { from: matches.get_one::<PathBuf>("from").cloned().unwrap_or_default() }, matches)
             }
             Some((_, matches)) => (Self::List, matches),
             None => (Self::List, matches),
@@ -91,10 +104,34 @@ pub(super) fn command(with_settings: impl Fn(Command) -> Command) -> Command {
                 )
                 .arg(Arg::new("id").value_name("KEY").required(true).help("The key, as `holdfast keys list` prints it")),
         )
+        .subcommand(
+            with_settings(Command::new("copy"))
+                .about("Copy key files into the data folder, before the service starts.")
+                .long_about(
+                    "Copy key files into the data folder, before the service starts: `secret.key`, and those of rotations into \
+                     the folder `keys`. The copies can be read by the service's user alone, which a mounted Secret of Kubernetes \
+                     can't be limited to. Needs no database.",
+                )
+                .arg(
+                    Arg::new("from")
+                        .long("from")
+                        .value_name("FOLDER")
+                        .required(true)
+                        .value_parser(clap::value_parser!(PathBuf))
+                        .help("The folder with the files *.key"),
+                )
+                .after_help("Example:\n  holdfast keys copy --from /secret --data-dir /var/lib/holdfast"),
+        )
 }
 
 /// Carries out the task. The service may be running.
 pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -> anyhow::Result<()> {
+    if let Task::Copy { from } = task {
+        for file in keys::copy(from, &settings.data_dir)? {
+            writeln!(out, "Wrote {}.", file.display())?;
+        }
+        return Ok(out.flush()?);
+    }
     let folder = settings
         .data_dir
         .canonicalize()
@@ -108,6 +145,7 @@ pub(crate) async fn run(settings: &Settings, task: &Task, out: &mut dyn Write) -
         Task::List => list(&folder, &db).await,
         Task::Rotate { to } => rotate(&folder, &db, to.as_deref()).await,
         Task::Remove { id } => remove(&folder, &db, id).await,
+        Task::Copy { .. } => Ok(String::new()),
     };
     db.close().await;
     out.write_all(told?.as_bytes())?;

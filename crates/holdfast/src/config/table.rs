@@ -359,6 +359,13 @@ settings! {
     image_registry_credentials_file: Option<PathBuf> =
         "image.registry_credentials_file", Kubernetes, default Absent("none: registries are asked without credentials"),
         example "/etc/holdfast/registry/config.json";
+    /// Docker configuration file with read-only credentials, by which nodes pull the images of jobs. Holdfast keeps it as the Secret
+    /// `holdfast-pull-credentials` in the namespace of the jobs and reads the file again at each full resync. Pods of jobs can't
+    /// read the Secret, but whoever may read Secrets of that namespace can.
+    image_pull_credentials_file: Option<PathBuf> =
+        "image.pull_credentials_file", Kubernetes,
+        default Absent("none: nodes have credentials of their own, or `kubernetes.pull_secrets` names Secrets"),
+        example "/etc/holdfast/registry/pull.json";
     /// Registries that Holdfast reaches by plain HTTP: hosts with their ports.
     image_registry_plain_http: List<Word> =
         "image.registry_plain_http", Kubernetes, default Absent("none"), example "registry.internal:5000";

@@ -18,8 +18,8 @@ const FIELDS_OF_A_BUILD: [&str; 5] = ["id", "container", "container_config", "do
 /// A base image for one platform.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BaseImage {
-    /// The digest of the manifest.
-    pub digest: Digest,
+    /// The digest of the manifest; none of a base without layers, which is in no registry.
+    pub digest: Option<Digest>,
     /// The manifest.
     pub manifest: Manifest,
     /// The configuration.
@@ -62,7 +62,8 @@ impl Document {
         Self { media_type, digest: Digest::of(&content), content }
     }
 
-    fn descriptor(&self) -> Descriptor {
+    /// How a manifest or an index refers to it.
+    pub fn descriptor(&self) -> Descriptor {
         Descriptor {
             media_type: self.media_type.into(),
             digest: self.digest.clone(),
@@ -87,6 +88,24 @@ pub struct Assembled {
 }
 
 impl BaseImage {
+    /// A base without layers for this processor, such as `amd64`.
+    pub fn empty(architecture: &str) -> Self {
+        Self {
+            digest: None,
+            manifest: Manifest {
+                schema_version: 2,
+                media_type: Some(manifest::MANIFEST.into()),
+                config: Document::new(manifest::CONFIG, &json!({})).descriptor(),
+                layers: Vec::new(),
+                annotations: BTreeMap::new(),
+            },
+            config: json!({
+                "architecture": architecture, "os": "linux", "config": {},
+                "rootfs": {"type": "layers", "diff_ids": []},
+            }),
+        }
+    }
+
     /// The platform that the configuration names.
     pub fn platform(&self) -> Platform {
         let text = |name: &str| self.config[name].as_str().map(str::to_owned);
@@ -132,7 +151,11 @@ pub fn assemble(base: &BaseImage, layers: &[(LayerBlob, &str)], settings: &Setti
         media_type: Some(manifest::MANIFEST.into()),
         config: config.descriptor(),
         layers: base_layers.iter().cloned().chain(own).collect(),
-        annotations: [("org.opencontainers.image.base.digest".to_owned(), base.digest.to_string())].into(),
+        annotations: base
+            .digest
+            .iter()
+            .map(|digest| ("org.opencontainers.image.base.digest".to_owned(), digest.to_string()))
+            .collect(),
     };
     Ok(Assembled {
         config,
@@ -240,7 +263,7 @@ mod tests {
             annotations: BTreeMap::new(),
         };
         BaseImage {
-            digest: Digest::of(b"manifest"),
+            digest: Some(Digest::of(b"manifest")),
             manifest: Manifest {
                 schema_version: 2,
                 media_type: Some(manifest::DOCKER_MANIFEST.into()),
@@ -288,7 +311,7 @@ mod tests {
         assert_eq!(manifest.config.digest, image.config.digest);
         let types: Vec<_> = manifest.layers.iter().map(|l| l.media_type.rsplit('.').next().unwrap()).collect();
         assert_eq!(types, ["tar+gzip", "tar+zstd", "tar+zstd"]);
-        assert_eq!(manifest.annotations["org.opencontainers.image.base.digest"], base().digest.to_string());
+        assert_eq!(manifest.annotations["org.opencontainers.image.base.digest"], base().digest.unwrap().to_string());
     }
 
     #[test]

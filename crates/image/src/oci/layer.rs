@@ -159,6 +159,18 @@ impl Layer {
         }
     }
 
+    /// Adds a folder that belongs to another user and the group of the same number. One that is there already changes its owner.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn folder_of(&mut self, path: &str, owner: u32) -> Result<(), Refused> {
+        self.folder(path)?;
+        if let Some(entry) = self.entries.get_mut(checked(path)?) {
+            entry.owner = owner;
+        }
+        Ok(())
+    }
+
     /// Adds a file with this content.
     ///
     /// # Errors

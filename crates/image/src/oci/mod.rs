@@ -1,5 +1,6 @@
 //! OCI images: layers, manifests and indexes, made so that equal inputs give equal bytes on every machine.
 
+pub mod archive;
 pub mod assemble;
 pub mod base;
 pub mod content;

@@ -435,6 +435,8 @@ codes! {
     ClusterError = "cluster_error", Unavailable, Platform, "No action needed: Holdfast retries. If it persists, the operator checks the cluster.";
     /// A Secret of this name exists and is not managed by Holdfast.
     SecretUnmanaged = "secret_unmanaged", Unavailable, Platform, "The operator deletes the Secret, or finds out who created it.";
+    /// The file with the credentials for pulling images can't be read, or is no Docker configuration file.
+    PullCredentialsUnusable = "pull_credentials_unusable", Unavailable, Platform, "The operator corrects the file of `image.pull_credentials_file`.";
     /// Another instance has become leader since; the fencing policy rejects writes of this one.
     LeaderEpochOutdated = "leader_epoch_outdated", Conflict, Platform, "No action needed if another instance leads. After a restore of the database, delete the ConfigMap `holdfast-epoch` once no former instance runs.";
     /// Others changed the ConfigMap `holdfast-epoch` each time that Holdfast wrote it.

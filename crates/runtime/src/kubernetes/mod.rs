@@ -18,6 +18,7 @@ mod logs;
 mod manifest;
 mod names;
 mod position;
+mod pull_secret;
 #[cfg(test)]
 mod race_tests;
 mod reduced;
@@ -61,6 +62,7 @@ use self::{
     events::{About, Events},
     fence::Fence,
     logs::Logs,
+    pull_secret::PullSecret,
     runs::{Forgotten, Runner},
     stage::RunState,
     view::JobView,
@@ -100,6 +102,8 @@ pub struct KubernetesOptions {
     pub adopt: bool,
     /// The time zone of the cluster's controller manager, which applies to CronJobs without one.
     pub controller_zone: String,
+    /// The Docker configuration file that becomes the Secret with which nodes pull images.
+    pub pull_credentials_file: Option<PathBuf>,
     /// Time, and waiting.
     pub clock: SharedClock,
 }
@@ -115,6 +119,7 @@ pub struct KubernetesRuntime {
     events: Events,
     fence: Fence,
     logs: Logs,
+    pull_secret: Option<PullSecret>,
     /// The watches end with the runtime.
     _watches: JoinSet<()>,
 }
@@ -127,8 +132,11 @@ impl std::fmt::Debug for KubernetesRuntime {
 
 impl KubernetesRuntime {
     /// Begins to watch the namespace, and retries while the cluster can't be reached.
-    pub fn open(connection: Connection, options: KubernetesOptions) -> Self {
-        let Connection { client, namespace: name, .. } = &connection;
+    pub fn open(mut options: KubernetesOptions) -> Self {
+        if options.pull_credentials_file.is_some() {
+            options.manifest.pull_secrets.push(names::PULL_SECRET.to_owned());
+        }
+        let Connection { client, namespace: name, .. } = &options.connection;
         let namespace = Arc::new(Namespace::default());
         let mut watches = JoinSet::new();
         namespace.watch(client, name, &mut watches);
@@ -161,7 +169,11 @@ impl KubernetesRuntime {
             options.log_max_bytes,
             options.clock.clone(),
         );
-        Self { connection, options, namespace, writer, runner, events, fence, logs, _watches: watches }
+        let pull_secret = options
+            .pull_credentials_file
+            .clone()
+            .map(|file| PullSecret::new(Api::namespaced(client.clone(), name), file, options.clock.clone()));
+        Self { options, namespace, writer, runner, events, fence, logs, pull_secret, _watches: watches }
     }
 
     /// The cluster and the namespace of the jobs.
@@ -340,6 +352,15 @@ impl Runtime for KubernetesRuntime {
 
     fn resign(&self) {
         self.logs.stop();
+    }
+
+    fn keep_shared(&self) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(async move {
+            match &self.pull_secret {
+                Some(secret) => secret.keep().await,
+                None => Ok(()),
+            }
+        })
     }
 
     fn fingerprint(&self, deployment_spec: &DeploymentSpec) -> String {

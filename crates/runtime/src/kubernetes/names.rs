@@ -22,6 +22,11 @@ pub(crate) const CANCELLED: &str = "holdfast/cancelled";
 /// On a secret: the last instant when it was needed.
 pub(crate) const KEPT_AT: &str = "holdfast/kept-at";
 
+/// The common label for the program that manages an object.
+pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The secret with the credentials by which nodes pull the images of jobs.
+pub(crate) const PULL_SECRET: &str = "holdfast-pull-credentials";
+
 /// Upstream's label for objects of data jobs, and its value.
 pub(crate) const TYPE: (&str, &str) = ("com.vmware.taurus/type", "DataJob");
 /// The job's name.

@@ -181,7 +181,7 @@ fn waiting_container(container: &str, reason: &str, message: &str) -> Option<Pro
             )
             .fix(
                 "Push the image under this name, or ask the operator to check the pull secret \
-                            (`kubernetes.pull_secrets`).",
+                            (`image.pull_credentials_file`, `kubernetes.pull_secrets`).",
             ),
         ),
         "CreateContainerConfigError" => Some(missing(

@@ -71,6 +71,7 @@ fn unreachable() -> (KubernetesRuntime, Arc<[AtomicUsize; 2]>) {
         ignore_paths: Vec::new(),
         adopt: false,
         controller_zone: "UTC".into(),
+        pull_credentials_file: None,
         clock,
     };
     (KubernetesRuntime::open(connection, options), calls)

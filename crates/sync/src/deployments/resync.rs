@@ -22,6 +22,9 @@ const SWEEP_PAGE: i64 = 500;
 pub(super) async fn resync_periodically(sync: &Synchronizer, term: &Term, swept: &watch::Sender<Outdated>) {
     let mut orphans = Vec::new();
     loop {
+        if let Err(problem) = sync.runtime.keep_shared().await {
+            tracing::warn!(%problem, "what all deployments share was not written; retrying at the next full resync");
+        }
         let swept_all = async {
             let outdated = resync(sync, term).await?;
             find_orphans(sync, &mut orphans).await?;

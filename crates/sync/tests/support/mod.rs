@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::unused_self, missing_docs, unreachable_pub, reason = "test support")]
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -86,6 +86,7 @@ pub enum Method {
     Log,
     Forget,
     Build,
+    Exists,
 }
 
 /// The behaviour of one call of a method.
@@ -136,6 +137,10 @@ pub struct State {
     pub built: Vec<String>,
     /// How many of them are over, done or aborted.
     pub builds_ended: usize,
+    /// Whether builds give images instead of packages.
+    pub builds_images: bool,
+    /// The images in the registry.
+    pub images: BTreeSet<String>,
     pub started: Vec<ExecutionSpec>,
     pub stages: HashMap<ExecutionId, Stage>,
     pub cancelled: Vec<ExecutionId>,
@@ -390,8 +395,20 @@ impl ArtifactBuilder for TestBuilder {
             self.runtime.change(|s| s.built.push(inputs.requirements.clone()));
             let _in_progress = BuildInProgress(&self.runtime);
             let lock = Lock { key: inputs.key(), python_version: inputs.python_version, text: "none".into() };
-            let built = Built { artifact: Artifact::Packages(lock.key.clone()), locks: vec![lock] };
-            self.runtime.answer(Method::Build, async { built }).await
+            let image = format!("registry.example.com/job@{}", lock.key);
+            let as_image = self.runtime.change(|s| s.builds_images);
+            let artifact = if as_image { Artifact::Image(image.clone()) } else { Artifact::Packages(lock.key.clone()) };
+            let built = Built { artifact, locks: vec![lock] };
+            let built = self.runtime.answer(Method::Build, async { built }).await?;
+            self.runtime.change(|s| s.images.insert(image));
+            Ok(built)
+        })
+    }
+
+    fn exists<'a>(&'a self, artifact: &'a Artifact) -> BoxFuture<'a, Result<bool, Problem>> {
+        Box::pin(async move {
+            let Artifact::Image(image) = artifact else { return Ok(true) };
+            self.runtime.answer(Method::Exists, async { self.runtime.change(|s| s.images.contains(image)) }).await
         })
     }
 }
