@@ -135,6 +135,7 @@ fn images(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Images> {
             CompressionName::Zstd => Compression::Zstd,
             CompressionName::Gzip => Compression::Gzip,
         },
+        bytecode: settings.image_bytecode,
         vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
         vdk_constraints: String::new(),
         cache_dir: settings.cache_folder(),

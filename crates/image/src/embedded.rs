@@ -71,6 +71,8 @@ pub struct EmbeddedOptions {
     pub pull_name: ImageTemplate,
     /// How layers are compressed.
     pub compression: Compression,
+    /// Whether layers of packages have compiled modules, so that jobs start sooner.
+    pub bytecode: bool,
     /// The distribution of VDK on the package index.
     pub vdk_distribution: String,
     /// Constraints for VDK's packages, one a line.
@@ -101,6 +103,9 @@ struct Content {
     base: String,
     architectures: Vec<String>,
     compression: String,
+    /// The full version of the Python that compiles modules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytecode: Option<String>,
     push: String,
     pull: String,
     packages: ResolutionInputs,
@@ -182,6 +187,11 @@ impl Embedded {
             requirements,
             platform: None,
         }
+    }
+
+    /// The full version of the Python that compiles modules for images with this version.
+    fn bytecode(&self, version: PythonVersion) -> Option<String> {
+        self.options.bytecode.then(|| self.tools.compiler(version)).flatten().map(|python| python.full_version.clone())
     }
 
     async fn build_image(&self, content: &Content, report: Report<'_>) -> Result<Built, Problem> {
@@ -304,6 +314,10 @@ impl Embedded {
         content::environment(&mut environment, &python_version, &folder, with_vdk)
             .and_then(|()| content::account(&mut environment, &base.facts))
             .map_err(|refused| not_packed(&refused.into()))?;
+        // Another Python than the one that was asked for compiles to other bytes; such an image has none.
+        let bytecode =
+            content.bytecode.clone().filter(|asked| self.bytecode(platform.python_version).as_ref() == Some(asked));
+        let compiles = bytecode.is_some();
         let no_lock = String::new();
         let vdk_lock = locks.vdk.as_ref().map_or(&no_lock, |lock| &lock.text);
         let common = [
@@ -311,16 +325,18 @@ impl Embedded {
             content.compression.clone(),
             python_version.clone(),
             platform.platform.clone(),
+            bytecode.clone().unwrap_or_default(),
         ];
         let key = key(&common, &["vdk", vdk_lock, &folder, &base.facts.passwd, &base.facts.group]);
         let wheels = locks.wheels.as_ref();
         let mut all = Vec::new();
-        let make = self.package_layer(vdk_lock.clone(), wheels, platform, environment, None);
+        let make = self.package_layer(vdk_lock.clone(), wheels, platform, environment, Site::Vdk, compiles);
         all.push(self.layer(&key, "VDK", written, make).await?);
         let own = own_packages(vdk_lock, locks.job.as_ref().map_or(&no_lock, |lock| &lock.text))?;
         if !own.is_empty() {
             let key = self::key(&common, &["packages", &own]);
-            let make = self.package_layer(own, wheels, platform, Layer::of_owner(0), Some(python_version.clone()));
+            let site = Site::Job(&python_version);
+            let make = self.package_layer(own, wheels, platform, Layer::of_owner(0), site, compiles);
             all.push(self.layer(&key, "packages of the data job", written, make).await?);
         }
         let key = self::key(&common, &["source", &content.job, &content.version]);
@@ -346,7 +362,8 @@ impl Embedded {
         wheels: Option<&Wheels>,
         platform: &ImagePlatform,
         mut layer: Layer,
-        of_job: Option<String>,
+        site: Site<'_>,
+        compiles: bool,
     ) -> Result<(Layer, Option<tempfile::TempDir>), Problem> {
         if lock.is_empty() {
             return Ok((layer, None));
@@ -354,9 +371,18 @@ impl Embedded {
         let scratch = self.tools.scratch().await?;
         let installed = scratch.path().join("packages");
         self.tools.unpack_for_image(&lock, wheels, platform, &installed).await?;
+        let (compiled, folder) = (scratch.path().join("compiled"), site.folder());
+        let compiles = compiles
+            && self
+                .tools
+                .compile_for_image(platform.python_version, &installed, &compiled, &format!("/{folder}"))
+                .await?;
+        let version = if let Site::Job(version) = site { Some(version.to_owned()) } else { None };
         let (packed, layer) = blocking(move || {
-            let site = of_job.as_deref().map_or(Site::Vdk, Site::Job);
-            let packed = content::packages(&mut layer, &installed, site);
+            let site = version.as_deref().map_or(Site::Vdk, Site::Job);
+            let packed = content::packages(&mut layer, &installed, site).and_then(|()| {
+                if compiles { content::compiled(&mut layer, &installed, &compiled, site) } else { Ok(()) }
+            });
             (packed, layer)
         })
         .await?;
@@ -519,6 +545,7 @@ impl ArtifactBuilder for Embedded {
             base: self.base_of(deployment.python_version)?.to_string(),
             architectures: self.options.architectures.clone(),
             compression: self.options.compression.fingerprint(),
+            bytecode: self.bytecode(deployment.python_version),
             push: self.options.push_name.of(deployment_spec),
             pull: self.options.pull_name.of(deployment_spec),
             packages: self.packages(deployment_spec, requirements::normalise(raw)?),

@@ -236,6 +236,7 @@ impl Surroundings {
             push_name: name.clone(),
             pull_name: name,
             compression: Compression::Zstd,
+            bytecode: false,
             vdk_distribution: "fake-vdk".into(),
             vdk_constraints: String::new(),
             cache_dir: cache.clone(),
@@ -305,7 +306,9 @@ impl World {
                 let mut entry = entry.unwrap();
                 let path = entry.path().unwrap().display().to_string();
                 let mut text = entry.link_name().unwrap().map_or(String::new(), |to| format!("-> {}", to.display()));
-                entry.read_to_string(&mut text).unwrap();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                text.push_str(&String::from_utf8_lossy(&content));
                 files.insert(path, text);
             }
         }
@@ -723,14 +726,14 @@ async fn the_time_zone_the_language_the_user_and_the_date_do_not_show_in_an_imag
     let copy = |from: &Path| {
         let to = open.path().join(from.file_name().unwrap());
         fs::copy(from, &to).unwrap();
-        fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
         to
     };
     surroundings.uv = copy(&world.uv);
     surroundings.cache = open.path().join("cache");
     fs::create_dir(&surroundings.cache).unwrap();
     for folder in [open.path(), &surroundings.cache] {
-        fs::set_permissions(folder, PermissionsExt::from_mode(0o777)).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
     }
     let mut there = Command::new(copy(&std::env::current_exe().unwrap()));
     let like = child(&surroundings);
@@ -825,4 +828,35 @@ async fn a_full_disk_is_an_error_of_the_platform_and_the_next_build_succeeds() {
     assert_eq!(manifests, 0);
     let built = build("64m");
     assert!(built.contains("/jobs/selling@sha256:"), "{built}");
+}
+
+#[tokio::test]
+async fn packages_have_compiled_modules_that_do_not_depend_on_time_or_place() {
+    let world = world_with_abc(Registry::good()).await;
+    let service = |name: &str| world.service(name, |options| options.bytecode = true);
+    let one = world.image(&service("one"), "selling", "abc", "pass").await.unwrap();
+    let two = world.image(&service("elsewhere"), "selling", "abc", "pass").await.unwrap();
+    assert_eq!(one.name, two.name);
+    let compiled: Vec<_> = one.files.keys().filter(|path| path.ends_with(".pyc")).map(String::as_str).collect();
+    let eleven = world.interpreters.iter().any(|python| python.version == PYTHON.parse().unwrap());
+    if !eleven {
+        assert!(compiled.is_empty(), "{compiled:?}");
+        return;
+    }
+    let site = "opt/job/lib/python3.11/site-packages";
+    let expected = [
+        format!("{site}/abc/__pycache__/__init__.cpython-311.pyc"),
+        "opt/vdk/site/fake_vdk/__pycache__/__init__.cpython-311.pyc".to_owned(),
+    ];
+    assert_eq!(compiled, expected);
+    // Of the kind that is never compared with its source, with the path in the image.
+    for path in &expected {
+        let (_, flags) = one.files[path].split_once('\n').unwrap();
+        assert_eq!(flags.as_bytes()[..4], [1, 0, 0, 0], "{path}");
+    }
+    let text = &one.files[&expected[0]];
+    assert!(text.contains("/opt/job/lib/python3.11/site-packages/abc/__init__.py"), "{text}");
+    assert!(!text.contains(&*world.folder.path().to_string_lossy()), "{text}");
+    let without = world.image(&world.service("three", |_| ()), "selling", "abc", "pass").await.unwrap();
+    assert_ne!(without.name, one.name);
 }

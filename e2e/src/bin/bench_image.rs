@@ -135,9 +135,9 @@ async fn assembled(arguments: &Arguments, cluster: &Cluster) -> Result<Ours> {
     let sampler = Sampler::start(place.service.process().id());
 
     say("warming the cache of packages");
-    let warm = Job::new("warm").step("10_step.py", "pass").file("requirements.txt", ONE_MORE);
+    let warm = Job::new("warm-up-job").step("10_step.py", "pass").file("requirements.txt", ONE_MORE);
     place.deployed(&warm, &[]).await?;
-    let job = Job::new("first").step("10_step.py", "pass").file("requirements.txt", REQUIREMENTS);
+    let job = Job::new("first-job").step("10_step.py", "pass").file("requirements.txt", REQUIREMENTS);
     place.deployed(&job, &[]).await?;
 
     let mut steps: [Step; 5] = Default::default();
@@ -148,16 +148,16 @@ async fn assembled(arguments: &Arguments, cluster: &Cluster) -> Result<Ours> {
         warm.put("20_more.py", &format!("# round {round}\n"));
         warm.put("requirements.txt", "");
         place.deployed(&warm, &[]).await?;
-        steps[0].add(place.deployed(&job, &["warm"]).await?);
+        steps[0].add(place.deployed(&job, &["warm-up-job"]).await?);
         for change in 0..5 {
             job.put("20_more.py", &format!("# round {round}, change {change}\n"));
-            steps[1].add(place.deployed(&job, &["first"]).await?);
+            steps[1].add(place.deployed(&job, &["first-job"]).await?);
         }
         let second =
-            Job::new(&format!("second-{round}")).step("10_step.py", "pass").file("requirements.txt", REQUIREMENTS);
-        steps[2].add(place.deployed(&second, &["first"]).await?);
+            Job::new(&format!("second-job-{round}")).step("10_step.py", "pass").file("requirements.txt", REQUIREMENTS);
+        steps[2].add(place.deployed(&second, &["first-job"]).await?);
         job.put("requirements.txt", ONE_MORE);
-        steps[3].add(place.deployed(&job, &["second-0"]).await?);
+        steps[3].add(place.deployed(&job, &["second-job-0"]).await?);
         job.put("requirements.txt", REQUIREMENTS);
     }
     let jobs: Vec<_> = (0..arguments.at_once)
@@ -314,23 +314,23 @@ async fn built_by_buildah(arguments: &Arguments, cluster: &Cluster) -> Result<Ve
     let buildah =
         Buildah { storage: tempfile::tempdir()?, uv, base: cluster.base_image(), registry: cluster.registry.clone() };
     say("warming the caches of buildah");
-    let warm = Job::new("warm").step("10_step.py", "pass").file("requirements.txt", ONE_MORE);
-    buildah.built(&warm, "warm", &[], true).await?;
+    let warm = Job::new("warm-up-job").step("10_step.py", "pass").file("requirements.txt", ONE_MORE);
+    buildah.built(&warm, "warm-up-job", &[], true).await?;
     let mut steps: [Step; 4] = Default::default();
     for round in 0..arguments.rounds {
-        let job = Job::new("first").step("10_step.py", "pass").file("requirements.txt", REQUIREMENTS);
+        let job = Job::new("first-job").step("10_step.py", "pass").file("requirements.txt", REQUIREMENTS);
         job.put("20_more.py", &format!("# round {round}\n"));
-        steps[0].add(buildah.built(&job, "first", &["warm"], true).await?);
+        steps[0].add(buildah.built(&job, "first-job", &["warm-up-job"], true).await?);
         for change in 0..5 {
             job.put("20_more.py", &format!("# round {round}, change {change}\n"));
-            steps[1].add(buildah.built(&job, "first", &["first"], false).await?);
+            steps[1].add(buildah.built(&job, "first-job", &["first-job"], false).await?);
         }
-        let second = format!("second-{round}");
+        let second = format!("second-job-{round}");
         let other = Job::new(&second).step("10_step.py", "pass").file("requirements.txt", REQUIREMENTS);
-        steps[2].add(buildah.built(&other, &second, &["first"], false).await?);
+        steps[2].add(buildah.built(&other, &second, &["first-job"], false).await?);
         job.put("requirements.txt", ONE_MORE);
         job.put("20_more.py", &format!("# round {round}, one more\n"));
-        steps[3].add(buildah.built(&job, "more", &["first"], true).await?);
+        steps[3].add(buildah.built(&job, "one-more", &["first-job"], true).await?);
     }
     let steps = steps.into_iter().map(Some).chain([None]);
     Ok(NAMES.into_iter().zip(steps).collect())

@@ -167,7 +167,8 @@ fn is_read_by_another_client(image: &str) {
     let mut expected: Vec<_> = about["rootfs"]["diff_ids"].as_array().expect("layers").iter().map(digits).collect();
     let mut found: Vec<_> = sha256_of_files(&folder.path().join("unpacked"));
     found.retain(|hash| expected.contains(hash));
-    (expected.sort(), found.sort());
+    expected.sort();
+    found.sort();
     assert_eq!(found, expected, "{about:#}");
 }
 
@@ -210,30 +211,36 @@ impl Locked {
     }
 }
 
+/// The head of a request, byte by byte: what follows is not read.
+pub(crate) fn head_of(mut caller: &TcpStream) -> io::Result<Vec<u8>> {
+    const HEAD_MAX_BYTES: usize = 64 * 1024;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_MAX_BYTES {
+        caller.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok(head)
+}
+
 /// Passes a connection on whose first request has a password; each further one is of the same client.
 fn unlock(caller: &TcpStream, behind: &str) -> io::Result<()> {
-    let mut head = Vec::new();
-    for byte in caller.take(64 * 1024).bytes() {
-        head.push(byte?);
-        if head.ends_with(b"\r\n\r\n") {
-            break;
-        }
-    }
+    let mut caller = caller;
+    let head = head_of(caller)?;
     let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
     if !text.contains("\r\nauthorization: basic ") {
-        return (&mut &*caller).write_all(
+        return caller.write_all(
             b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"r\"\r\nContent-Length: 0\r\n\
               Connection: close\r\n\r\n",
         );
     }
-    let registry = TcpStream::connect(behind)?;
-    (&mut &registry).write_all(&head)?;
+    let mut registry = TcpStream::connect(behind)?;
+    registry.write_all(&head)?;
     let (mut from, mut to) = (registry.try_clone()?, caller.try_clone()?);
     thread::spawn(move || {
         let _ = io::copy(&mut from, &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
-    io::copy(&mut &*caller, &mut &registry)?;
+    io::copy(&mut caller, &mut registry)?;
     registry.shutdown(Shutdown::Write)
 }
 

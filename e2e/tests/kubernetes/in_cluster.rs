@@ -72,18 +72,11 @@ impl Proxy {
 
 /// Connects a caller to the host that its CONNECT request names.
 fn connect(caller: &TcpStream) -> io::Result<()> {
-    let mut head = Vec::new();
-    // Byte by byte: what follows the head belongs to the host.
-    for byte in caller.take(8192).bytes() {
-        head.push(byte?);
-        if head.ends_with(b"\r\n\r\n") {
-            break;
-        }
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let mut caller = caller;
+    let head = String::from_utf8_lossy(&crate::images::head_of(caller)?).into_owned();
     let to = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).unwrap_or_default();
     let host = TcpStream::connect(to)?;
-    (&mut &*caller).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    caller.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
     pass(caller, &host)?;
     pass(&host, caller)
 }

@@ -77,6 +77,16 @@ pub enum Site<'a> {
     Job(&'a str),
 }
 
+impl Site<'_> {
+    /// Its path in the image, without a slash before it.
+    pub fn folder(self) -> String {
+        match self {
+            Site::Vdk => VDK_SITE.to_owned(),
+            Site::Job(version) => format!("{ENVIRONMENT}/lib/python{version}/site-packages"),
+        }
+    }
+}
+
 /// The environment without packages: what makes the base's Python find VDK's and the job's.
 ///
 /// # Errors
@@ -126,10 +136,7 @@ pub fn account(layer: &mut Layer, base: &BaseFacts) -> Result<(), Refused> {
 /// When there is something else than files and folders, two packages have different files under one path, or a file is not in
 /// the record of its package.
 pub fn packages(layer: &mut Layer, installed: &Path, site: Site<'_>) -> Result<(), ContentError> {
-    let to = match site {
-        Site::Vdk => VDK_SITE.to_owned(),
-        Site::Job(version) => format!("{ENVIRONMENT}/lib/python{version}/site-packages"),
-    };
+    let to = site.folder();
     let recorded = recorded(installed)?;
     let mut files = Vec::new();
     walk(installed, "", 0, &mut files)?;
@@ -154,6 +161,32 @@ pub fn packages(layer: &mut Layer, installed: &Path, site: Site<'_>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Adds the compiled modules of packages, which are in folders `__pycache__` beside the modules. Commands have none.
+///
+/// # Errors
+/// When a file can't be read.
+pub fn compiled(layer: &mut Layer, installed: &Path, compiled: &Path, site: Site<'_>) -> Result<(), ContentError> {
+    if !compiled.exists() {
+        return Ok(());
+    }
+    let to = site.folder();
+    let mut files = Vec::new();
+    walk(compiled, "", 0, &mut files)?;
+    for path in files {
+        if !path.starts_with("bin/") && module_of(&path).is_some_and(|module| installed.join(module).is_file()) {
+            layer.file(&format!("{to}/{path}"), compiled.join(&path), false)?;
+        }
+    }
+    Ok(())
+}
+
+/// The path of the module of a compiled one: `a/b.py` of `a/__pycache__/b.cpython-311.pyc`.
+fn module_of(path: &str) -> Option<String> {
+    let (folder, name) = path.strip_suffix(".pyc")?.rsplit_once("__pycache__/")?;
+    let (module, _) = name.rsplit_once('.')?;
+    Some(format!("{folder}{module}.py"))
 }
 
 /// Adds the source of a job: an archive with one top folder, the job's name.
