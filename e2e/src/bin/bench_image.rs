@@ -44,6 +44,9 @@ struct Arguments {
     /// How many jobs are deployed at once.
     #[arg(long, default_value_t = 20)]
     at_once: usize,
+    /// Have Holdfast put compiled modules into images, which buildah does not.
+    #[arg(long)]
+    bytecode: bool,
     /// The path of `uv` for buildah's side; that of the image of the service when there is none.
     #[arg(long)]
     uv: Option<PathBuf>,
@@ -128,6 +131,7 @@ async fn assembled(arguments: &Arguments, cluster: &Cluster) -> Result<Ours> {
         .set("HOLDFAST_INSECURE", "true")
         .set("HOLDFAST_IMAGE_BUILDER", "embedded")
         .set("HOLDFAST_IMAGE_BASE_IMAGES", &format!("3.11={base}"))
+        .set("HOLDFAST_IMAGE_BYTECODE", &arguments.bytecode.to_string())
         .set("HOLDFAST_IMAGE_REGISTRY_PLAIN_HTTP", &cluster.registry);
     let service = Service::start_with(options);
     let api = Api::new(service.url(), TEAM);

@@ -100,7 +100,11 @@ async fn a_job_whose_image_has_no_vdk_runs_with_that_of_another_image() {
     );
     let version = fixture.asked_for(&job).await;
     let image = format!("{}/{name}:{version}", fixture.namespace.name());
-    fixture.namespace.cluster().push_python_image(&job.path(), &format!("job/{name}"), &image).unwrap_or_else(|e| panic!("{e:#}"));
+    fixture
+        .namespace
+        .cluster()
+        .push_python_image(&job.path(), &format!("job/{name}"), &image)
+        .unwrap_or_else(|e| panic!("{e:#}"));
     api.reached(name, &version).await;
     let arguments = json!({"text": "it's $(HOME) $HOME `id`"});
     let start = json!({"args": arguments, "started_by": "a person"});
