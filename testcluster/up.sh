@@ -347,9 +347,12 @@ start_registry() {
     start_one_registry registry-for-node "$HOST_IP"
   fi
   wait_until_ready 60 "the registry" registry_answers
-  if [ ! -e "$STATE/registry/complete" ]; then
+  # Another image of jobs than the one that the registry has is pushed, too.
+  local complete
+  complete=$STATE/registry/complete-$(basename "$JOB_IMAGE")
+  if [ ! -e "$complete" ]; then
     python3 "$here/jobimage.py" archive "127.0.0.1:$REGISTRY_PORT" "$JOB_IMAGE/image.tar" holdfast-test/vdk:base
-    touch "$STATE/registry/complete"
+    touch "$complete"
     say "the job image is in the registry"
   fi
 }
