@@ -260,7 +260,7 @@ fn system(packages: &[Package], list: &str, debs: &Path, scratch: &Path) -> Resu
             let from = unpacked.join(&path);
             let to = merged(&path);
             if to.starts_with(CERTIFICATES) {
-                if to.ends_with(".crt") {
+                if from.extension().is_some_and(|extension| extension == "crt") {
                     certificates.insert(from);
                 }
             } else if is_wanted(&to) {

@@ -49,7 +49,6 @@ struct Inside {
     jobs: Namespace,
     door: Door,
     _database: Server,
-    _proxy: Option<Proxy>,
 }
 
 /// A proxy by which pods reach package indexes: the cluster of the tests has no route to other machines.
@@ -257,14 +256,13 @@ impl Inside {
         service.ask(&["create", "secret", "generic", "holdfast-keys", &key])?;
         jobs.apply(&shipped("role.yaml"))?;
         let door = Door::new(&cluster.host_address)?;
-        let mut inside = Self { service, jobs, door, _database: database, _proxy: None };
+        let inside = Self { service, jobs, door, _database: database };
         let mut manifests = manifests(&cluster, &inside.service, &inside.jobs, &image, &inside.door.url);
         if images == Images::Embedded {
             let proxy = Proxy::new(&cluster.host_address)?;
             let authorities = format!("--from-file=ca.crt={}", Path::new(CERTIFICATES).display());
             inside.service.ask(&["create", "configmap", "authorities", &authorities])?;
             manifests = changed(manifests, &embedded(&cluster, &inside.jobs, &proxy)?);
-            inside._proxy = Some(proxy);
         }
         // The objects name their namespaces: they are in two.
         cluster.apply(&manifests)?;
