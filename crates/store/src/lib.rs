@@ -19,6 +19,7 @@ mod error;
 pub mod executions;
 pub mod hosts;
 pub mod idempotency;
+pub mod inspection;
 pub mod jobs;
 pub mod keys;
 pub mod leases;

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use model::clock::{Clock, SharedClock};
-use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::{
     db::{Db, Pools},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The oldest PostgreSQL that is supported.
-const OLDEST_VERSION: i32 = 14;
+pub(crate) const OLDEST_VERSION: i32 = 14;
 
 /// How many searches ([`Db::read_search`]) read SQLite at the same time. They may use a processor each.
 const SEARCHES_SQLITE_MAX: usize = 2;
@@ -86,27 +86,37 @@ async fn complete(db: &Db) -> Result<()> {
     tx.commit().await
 }
 
-/// Checks the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
-/// statement afterwards.
-async fn prepare(clock: &dyn Clock, direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
+/// Connects once, outside of the pools. `part` is added to the name of the connection on the server.
+pub(crate) async fn connect(
+    clock: &dyn Clock,
+    direct: &PgConnectOptions,
+    options: &PostgresOptions,
+    part: &str,
+) -> Result<PgConnection> {
     let to = direct
         .clone()
-        .application_name(&format!("{} migrate", options.application_name))
+        .application_name(&format!("{} {part}", options.application_name))
         // Existing objects are no news.
         .options([("client_min_messages", "warning")]);
     let connecting = clock.timeout(options.acquire_timeout.max(Duration::from_secs(5)), to.connect());
-    let mut connection = match connecting.await {
-        Ok(Ok(connection)) => connection,
+    match connecting.await {
+        Ok(Ok(connection)) => Ok(connection),
         Ok(Err(sqlx::Error::Tls(cause))) => {
-            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
+            Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") })
         }
         // A certificate that is not trusted comes like this.
         Ok(Err(sqlx::Error::Io(cause))) if cause.kind() == std::io::ErrorKind::InvalidData => {
-            return Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") });
+            Err(StoreError::Unfit { why: format!("the connection can't be encrypted: {cause}") })
         }
-        Ok(Err(error)) => return Err(error.into()),
-        Err(_) => return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
-    };
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
+    }
+}
+
+/// Checks the server and brings the schema up to date, on a connection of its own: a migration may take longer than any
+/// statement afterwards.
+async fn prepare(clock: &dyn Clock, direct: &PgConnectOptions, options: &PostgresOptions) -> Result<()> {
+    let mut connection = connect(clock, direct, options, "migrate").await?;
     let (version, encoding): (i32, String) =
         sqlx::query_as("select current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
             .fetch_one(&mut connection)

@@ -22,6 +22,7 @@ mod pull_secret;
 #[cfg(test)]
 mod race_tests;
 mod reduced;
+mod rights;
 mod runs;
 mod stage;
 #[cfg(test)]
@@ -56,6 +57,7 @@ pub use self::{
     api_metrics::ApiMetrics,
     connect::{ConnectError, Connection, connect},
     manifest::{ManifestOptions, Template},
+    rights::missing_rights,
 };
 use self::{
     apply::{AppliedObject, Content, EqualCronJobs, Writer},
