@@ -19,6 +19,17 @@ pub(crate) fn client(timeout: Duration) -> Client {
         .expect("the platform's certificate verifier and these settings make a client")
 }
 
+/// A client for a service that the user of a command names: it follows the proxy variables of the environment, unless `direct`.
+pub(crate) fn client_of_user(timeout: Duration, direct: bool) -> Client {
+    let builder = Client::builder()
+        .redirect(Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        .timeout(timeout)
+        .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
+    let builder = if direct { builder.no_proxy() } else { builder };
+    builder.build().expect("the platform's certificate verifier and these settings make a client")
+}
+
 /// The whole body, if it has at most `max_bytes`.
 pub(crate) async fn body(mut response: Response, max_bytes: usize) -> Result<Vec<u8>, String> {
     let mut all = Vec::new();
