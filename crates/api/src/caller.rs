@@ -13,6 +13,7 @@ use tracing::Instrument;
 
 use crate::{
     Api,
+    access_log::Logged,
     error::{ApiError, Unrouted},
     preconditions::Unreadable,
 };
@@ -61,6 +62,8 @@ pub(crate) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
     let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
     request.extensions_mut().insert(first_caller(&op_id));
 
+    let logged = if api.access_log { Logged::of(&request) } else { None };
+
     let span = tracing::info_span!("request", op_id, %method, route);
     let start = api.clock.boot();
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -68,6 +71,9 @@ pub(crate) async fn identify(State(api): State<Arc<Api>>, mut request: Request, 
     span.in_scope(|| {
         let latency_ms = latency.as_secs_f64() * 1000.0;
         tracing::debug!(status = status.as_u16(), latency_ms, "answered");
+        if let Some(logged) = &logged {
+            logged.write(&response, latency);
+        }
     });
     let counted = if response.extensions().get::<Unrouted>().is_some() { NO_ROUTE } else { &route };
     api.metrics.observe(method.as_str(), counted, status.as_u16(), latency);

@@ -4,6 +4,7 @@
 //! A handler is named as the API's operationId, in the file of its noun. [`routes`] lists them all, [`error`] alone knows
 //! which status code a problem has, [`guard`] decides which requests a browser may send.
 
+mod access_log;
 pub mod auth;
 mod caller;
 mod error;
@@ -77,6 +78,8 @@ pub struct Api {
     pub metrics_page: Option<MetricsPage>,
     /// Where the metrics endpoint is, and who may read it.
     pub metrics_access: MetricsAccess,
+    /// Whether each request gets a line in the log.
+    pub access_log: bool,
     /// The part of the registry that is about requests.
     pub metrics: HttpMetrics,
     /// The authentication of callers; absent if authentication is off.

@@ -265,6 +265,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
             .metrics_enabled
             .then(|| MetricsPage::new(Arc::new(registry), memory.clone(), clock.clone())),
         metrics_access,
+        access_log: settings.access_log,
         metrics,
         auth,
         limits: Limits::new(settings.requests_max.count(), REQUEST_TIMEOUT),

@@ -24,7 +24,7 @@ use model::{
     problem::{Code, Kind},
 };
 
-use crate::{Api, error::ApiError, seldom::Seldom};
+use crate::{Api, access_log::KnownUser, error::ApiError, seldom::Seldom};
 
 /// The prefix of a job's name as a caller.
 const JOB_PREFIX: &str = "job:";
@@ -120,6 +120,7 @@ pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Reque
     let may_change = !matches!(*request.method(), Method::GET | Method::HEAD);
     let asked_for = may_change.then(|| (user.clone(), request.uri().path().to_owned()));
     let refused_by_gate = authorizer.clone();
+    let known_user = api.access_log.then(|| KnownUser(user.clone()));
     request.extensions_mut().insert(Caller {
         user,
         principal,
@@ -129,6 +130,9 @@ pub(crate) async fn authenticate(State(api): State<Arc<Api>>, mut request: Reque
         ..caller
     });
     let mut response = next.run(request).await;
+    if let Some(known_user) = known_user {
+        response.extensions_mut().insert(known_user);
+    }
     let refusal = refused_by_gate.and_then(|authorizer| authorizer.refused_with());
     if let Some(status) = refusal {
         *response.status_mut() = status;

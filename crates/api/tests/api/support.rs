@@ -313,6 +313,7 @@ impl Service {
             metrics: HttpMetrics::register(&mut registry),
             metrics_page: Some(MetricsPage::new(Arc::new(registry), memory.clone(), Arc::clone(&shared))),
             metrics_access: wish.metrics_access,
+            access_log: true,
             auth: wish.auth,
             limits: Limits::new(wish.requests_max.unwrap_or(100), Duration::from_secs(60)),
             principals: Principals::new(wish.principal_limits.unwrap_or(PRINCIPAL_LIMITS), clock.clone()),

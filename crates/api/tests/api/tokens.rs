@@ -26,6 +26,7 @@ on_each_database!(
     users_of_two_issuers_who_have_one_name_are_distinguished,
     the_credential_of_a_job_ends_with_its_deployment,
     a_retry_of_a_failed_rollout_is_an_audit_event_and_a_repetition_of_a_good_one_is_none,
+    each_request_has_a_line_in_the_access_log_with_its_caller_and_without_its_query,
     refusals_and_reads_of_secrets_are_logged_with_their_caller_and_without_an_end_to_the_lines,
 );
 
@@ -223,6 +224,30 @@ impl Log {
 
 /// The limit counts the lines of the whole process, so the tests of it take turns.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn each_request_has_a_line_in_the_access_log_with_its_caller_and_without_its_query() {
+    let key = Key::new("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let service = service(authentication(&issuer)).await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let ann = key.sign(&claims(&issuer, json!({"username": "ann", "teams": ["t1"], "exp": 2_000_000_000})));
+
+    service.with_token(&ann).create("t1", "daily-sales").await;
+    let _ = log.lines("access");
+    service.with_token(&ann).get(&format!("{JOB}?query=hunter2")).await.ok();
+    service.get("/livez").await.ok();
+    service.with_token("no-token").get(JOB).await.refused(401);
+    let lines = log.lines("access: ");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for part in ["status=200", "user=\"ann\"", &format!("path=\"{JOB}\""), "latency_ms=", "op_id=", "method=GET"] {
+        assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+    }
+    assert!(lines[1].contains("status=401") && lines[1].contains("user=\"\""), "{lines:?}");
+    assert!(!lines.concat().contains("hunter2"));
+}
 
 async fn refusals_and_reads_of_secrets_are_logged_with_their_caller_and_without_an_end_to_the_lines() {
     let key = Key::new("one");

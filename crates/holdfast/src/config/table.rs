@@ -416,6 +416,9 @@ settings! {
     log: LogFilter = "log", Telemetry, default Text("info"), example "info,sync=debug";
     /// Log format: `text` for people, `json` for machines.
     log_format: LogFormat = "log_format", Telemetry, default Text("text");
+    /// Write a log line with the target `access` for each request except probes. The line has the operation id, method,
+    /// route, path, status, latency, user and bytes of the response.
+    access_log: bool = "access_log", Telemetry, default Text("false");
     /// Serve metrics at `/data-jobs/debug/prometheus`.
     metrics_enabled: bool = "metrics_enabled", Telemetry, default Text("true");
     /// Separate address for `/data-jobs/debug/prometheus`, which is then not served at `listen`. Metrics show teams, jobs
