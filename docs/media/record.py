@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Records `cargo xtask demo --once` in a pseudo-terminal as text, and draws the text as an SVG. Long lines are cut there.
+"""Records `holdfast demo --once` in a pseudo-terminal as text, and draws the text as an SVG. Long lines are cut there.
 
 usage: record.py            record the demo into demo.txt, then draw demo.svg from it
        record.py --draw     draw demo.svg from demo.txt alone; the same text always gives the same bytes
+
+The binary is the one in HOLDFAST_BIN, or else target/release/holdfast.
 
 Values that differ from run to run (ports, temporary folders, ids, times of day) are replaced in the text. A test compares
 the text with the drawing.
@@ -17,7 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TEXT, DRAWING = HERE / "demo.txt", HERE / "demo.svg"
-COMMAND = ["cargo", "xtask", "demo", "--once"]
+COMMAND = ["holdfast", "demo", "--once"]
+BINARY = os.environ.get("HOLDFAST_BIN", str(HERE.parent.parent / "target/release/holdfast"))
 COLUMNS, LINE, LETTER, MARGIN, BAR, LOG_LINES = 118, 18, 7.83, 16, 34, 5
 
 
@@ -31,7 +34,7 @@ REPLACED = [
     (r"\x1b\[[0-9;?]*[A-Za-z]", ""),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:8092"),
     (r"/\S*/holdfast-demo-\w+", "/tmp/demo"),
-    (r"/\S*/vdk-[0-9a-f]{16}", "~/.cache/holdfast-dev/vdk"),
+    (r"/\S*/holdfast (explain|dev) ", r"holdfast \1 "),
     (r"hello-holdfast-\d{10}", "hello-holdfast-1795953600"),
     (r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(?:([.,])(\d{3,6}))?", lambda m: noon(*m.groups())),
     (r"environments/[0-9a-f]{32}", "environments/6eb54bf2f5f8125fca2747aeba84f312"),
@@ -44,7 +47,7 @@ def recorded():
     child, terminal = pty.fork()
     if child == 0:
         os.environ.update(TERM="dumb", COLUMNS=str(COLUMNS), NO_COLOR="1")
-        os.execvp(COMMAND[0], COMMAND)
+        os.execv(BINARY, COMMAND)
     pieces = []
     while True:
         try:
@@ -92,7 +95,7 @@ def drawing(text):
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img"'
         ' aria-labelledby="title">',
-        '<title id="title">Terminal: cargo xtask demo --once</title>',
+        '<title id="title">Terminal: holdfast demo --once</title>',
         "<style>text{font:13px ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#c9d1d9;white-space:pre}"
         ".command{fill:#79c0ff;font-weight:bold}.log{fill:#8b949e}.done{fill:#7ee787}</style>",
         f'<rect width="{width}" height="{height}" rx="8" fill="#0d1117"/>',

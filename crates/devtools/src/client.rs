@@ -63,14 +63,6 @@ pub fn install() -> Result<Client> {
     installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"), |what, work| progress::during(what, work))
 }
 
-/// As [`install`], for callers that show the progress themselves.
-///
-/// # Errors
-/// As [`install`].
-pub fn install_unseen() -> Result<Client> {
-    installed(vdk::DISTRIBUTION, |client| (client.vdk(), "version"), |_, work| work())
-}
-
 /// Returns upstream's check of an installation, and installs it if the cache has none.
 ///
 /// # Errors

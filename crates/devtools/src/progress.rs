@@ -56,7 +56,7 @@ fn paint(what: impl Fn() -> String, begun: Instant, ended: &mpsc::Receiver<()>) 
     }
 }
 
-/// One of the works that are done at the same time; see [`both`].
+/// Work that says how far it is; see [`during_work`].
 #[derive(Debug)]
 pub struct Work {
     what: String,
@@ -93,28 +93,19 @@ impl Work {
     }
 }
 
-/// Does two works at the same time and shows both on one line.
+/// Does work that says how far it is.
 ///
 /// # Errors
-/// That of the first, else that of the second; both are awaited.
-pub fn both<A, B: Send>(
-    (one, do_one): (&Work, impl FnOnce(&Work) -> anyhow::Result<A>),
-    (other, do_other): (&Work, impl FnOnce(&Work) -> anyhow::Result<B> + Send),
-) -> anyhow::Result<(A, B)> {
+/// Those of the work.
+pub fn during_work<T>(work: &Work, does: impl FnOnce(&Work) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let begun = Instant::now();
     let (end, ended) = mpsc::channel::<()>();
-    let (first, second) = thread::scope(|scope| {
-        scope.spawn(move || {
-            let shown = || [one.shown(), other.shown()].into_iter().flatten().collect::<Vec<_>>().join(" · ");
-            paint(shown, begun, &ended);
-        });
-        let second = scope.spawn(move || other.does(begun, do_other));
-        let first = one.does(begun, do_one);
-        let second = second.join();
+    thread::scope(|scope| {
+        scope.spawn(move || paint(|| work.shown().unwrap_or_default(), begun, &ended));
+        let result = work.does(begun, does);
         drop(end);
-        (first, second)
-    });
-    Ok((first?, second.map_err(|_| anyhow::anyhow!("{} ended unexpectedly", other.what))??))
+        result
+    })
 }
 
 /// A line about the progress, on the error output, so that the output of a command stays usable.
@@ -139,26 +130,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_works_both_are_done_and_the_error_of_either_is_reported() {
-        let (one, other) = (Work::new("one"), Work::new("other"));
-        let (say, heard) = mpsc::channel();
-        // Neither could end if they were done one after the other.
-        let (reply, replied) = mpsc::channel();
-        let done = both(
-            (&one, |work| {
-                work.at("half done");
-                assert_eq!(work.shown().as_deref(), Some("one, half done"));
-                say.send(1)?;
-                Ok(replied.recv()?)
-            }),
-            (&other, move |_| {
-                reply.send(heard.recv()? + 1)?;
-                Ok("done")
-            }),
-        );
-        assert_eq!(done.unwrap(), (2, "done"));
-        assert_eq!((one.shown(), other.shown()), (None, None));
-        let failed = both::<(), ()>((&one, |_| Ok(())), (&other, |_| anyhow::bail!("no")));
+    fn work_says_how_far_it_is_until_it_is_done() {
+        let work = Work::new("one");
+        let done = during_work(&work, |work| {
+            work.at("half done");
+            assert_eq!(work.shown().as_deref(), Some("one, half done"));
+            Ok(7)
+        });
+        assert_eq!((done.unwrap(), work.shown()), (7, None));
+        let failed = during_work::<()>(&work, |_| anyhow::bail!("no"));
         assert_eq!(failed.unwrap_err().to_string(), "no");
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, anyhow};
 use image::{
     Embedded, EmbeddedOptions,
-    oci::Compression,
+    oci::{Compression, Reference},
     prebuilt::{ImageTemplate, Prebuilt},
     registry::{CredentialsFile, Registries, RegistryOptions},
 };
@@ -140,6 +140,14 @@ fn images(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Images> {
         vdk_constraints: String::new(),
         cache_dir: settings.cache_folder(),
     };
+    Ok(Images::Embedded(options, Arc::new(registries(registry_options(settings, clock)?)?)))
+}
+
+/// How registries are reached.
+///
+/// # Errors
+/// When the file of certificates can't be read.
+fn registry_options(settings: &Settings, clock: &SharedClock) -> anyhow::Result<RegistryOptions> {
     let ca_certificates = match &settings.image_registry_ca_file {
         Some(path) => Some(
             std::fs::read(path)
@@ -147,14 +155,16 @@ fn images(settings: &Settings, clock: &SharedClock) -> anyhow::Result<Images> {
         ),
         None => None,
     };
-    let registries = Registries::new(RegistryOptions {
+    Ok(RegistryOptions {
         plain_http: settings.image_registry_plain_http.0.clone(),
         ca_certificates,
         credentials: settings.image_registry_credentials_file.clone().map(CredentialsFile),
         ..RegistryOptions::new(Arc::clone(clock))
     })
-    .map_err(|why| anyhow!("Registries can't be reached with image.registry_ca_file: {why}."))?;
-    Ok(Images::Embedded(options, Arc::new(registries)))
+}
+
+fn registries(options: RegistryOptions) -> anyhow::Result<Registries> {
+    Registries::new(options).map_err(|why| anyhow!("Registries can't be reached with image.registry_ca_file: {why}."))
 }
 
 /// The processor of this program, as images name it.
@@ -229,7 +239,46 @@ pub(crate) struct Building {
     pub(crate) vdk_constraints: String,
 }
 
+/// The base images of jobs and their registries, before the first request.
+pub(crate) struct BaseImages {
+    images: Vec<Reference>,
+    registries: Arc<Registries>,
+}
+
+/// The base images that the settings name. Each request is sent once.
+///
+/// # Errors
+/// When a file that the settings name can't be used.
+pub(crate) fn base_images(settings: &Settings, clock: &SharedClock) -> anyhow::Result<BaseImages> {
+    let options = RegistryOptions { attempts_max: 1, ..registry_options(settings, clock)? };
+    let images = settings.image_base_images.0.values().map(|image| image.base.clone()).collect();
+    Ok(BaseImages { images, registries: Arc::new(registries(options)?) })
+}
+
+impl BaseImages {
+    /// Reads the manifest of each image, and returns their names.
+    ///
+    /// # Errors
+    /// When a registry does not respond, denies the read, or has no such image.
+    pub(crate) async fn check(&self) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for image in &self.images {
+            let digest = image.digest.as_ref().map(ToString::to_string);
+            let version = digest.or_else(|| image.tag.clone()).unwrap_or_else(|| "latest".to_owned());
+            let found = self.registries.repository(image).manifest(&version).await?;
+            found.with_context(|| format!("The registry has no image {image}."))?;
+            names.push(image.to_string());
+        }
+        Ok(names)
+    }
+}
+
 impl ClusterConfig {
+    /// The cluster and the namespace.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Begins to watch the namespace.
     pub(crate) fn open(
         self,

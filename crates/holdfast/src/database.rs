@@ -7,12 +7,15 @@ use api::{MemoryBudget, ServerLimits};
 use clock::SystemClock;
 use model::clock::SharedClock;
 use secrecy::{ExposeSecret, SecretString};
-use store::{Db, PostgresOptions, StoreError};
+use store::{
+    Db, PostgresOptions, StoreError,
+    inspection::{self, PostgresFacts},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{DatabaseUrl, Settings, Value},
+    config::{DatabaseUrl, PostgresUrl, Settings, Value},
     data_folder::Use,
 };
 
@@ -93,6 +96,40 @@ async fn open_once(settings: &Settings, file: &Path, clock: &SharedClock) -> any
     let DatabaseUrl::Postgres(url) = &settings.database_url else {
         return Ok(Db::open_sqlite(file, Arc::clone(clock)).await);
     };
+    let (whole, options) = server(settings, url)?;
+    Ok(Db::open(whole.expose_secret(), &options, Arc::clone(clock)).await)
+}
+
+/// Asks the server about itself, without a change.
+///
+/// # Errors
+/// When the file of the password can't be read.
+pub(crate) async fn inspect(
+    settings: &Settings,
+    url: &PostgresUrl,
+    clock: &SharedClock,
+) -> anyhow::Result<Result<PostgresFacts, StoreError>> {
+    let (whole, options) = server(settings, url)?;
+    Ok(inspection::postgres(whole.expose_secret(), &options, &**clock).await)
+}
+
+/// Rollouts with a problem and executions that ended as platform errors, newest first, one per line. Nothing is changed.
+///
+/// # Errors
+/// When the database can't be read.
+pub(crate) async fn problems(settings: &Settings, limit: i64, clock: &SharedClock) -> anyhow::Result<Vec<String>> {
+    let found = match &settings.database_url {
+        DatabaseUrl::Sqlite => inspection::sqlite_problems(&settings.data_dir.join("holdfast.db"), limit).await,
+        DatabaseUrl::Postgres(url) => {
+            let (whole, options) = server(settings, url)?;
+            inspection::postgres_problems(whole.expose_secret(), &options, limit, &**clock).await
+        }
+    };
+    found.context("The database can't be read.")
+}
+
+/// The URL with its password, and how the server is used.
+fn server(settings: &Settings, url: &PostgresUrl) -> anyhow::Result<(SecretString, PostgresOptions)> {
     // Read each time: it may be the cause, and may be corrected meanwhile.
     let password: Option<SecretString> = settings.database_password()?;
     let whole = url.with_password(password.as_ref());
@@ -106,7 +143,7 @@ async fn open_once(settings: &Settings, file: &Path, clock: &SharedClock) -> any
             .map(|url| url.with_password(password.as_ref()).expose_secret().to_owned()),
         ..PostgresOptions::default()
     };
-    Ok(Db::open(whole.expose_secret(), &options, Arc::clone(clock)).await)
+    Ok((whole, options))
 }
 
 fn describe(settings: &Settings, file: &Path) -> String {

@@ -1,6 +1,6 @@
 //! `holdfast serve`: opens the data folder, connects the layers and serves until a signal stops it.
 
-use std::{collections::BTreeMap, io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use api::{
@@ -20,7 +20,7 @@ use model::{
     variables::JobOptions,
 };
 use prometheus_client::registry::Registry;
-use python::{BuildSandboxPolicy, Discovery, Interpreter, Tools, ToolsOptions};
+use python::{Interpreter, Tools};
 use runtime::kubernetes::KubernetesRuntime;
 use runtime::local::{Confine, LocalOptions, LocalRuntime};
 use sync::Synchronizer;
@@ -37,7 +37,7 @@ use crate::{
     data_folder::DataFolder,
     database,
     modes::Private,
-    package_index,
+    packages,
     watchdog::Manager,
 };
 
@@ -52,9 +52,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time limit for closing database connections at the end.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
-
-/// Time limit for an interpreter to report its version.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The message if the encryption key of a shared database can't be used; the cause follows it.
 const ONE_KEY: &str = "The secrets of this database can't be read here. Instances that share a database share its key files: \
@@ -129,7 +126,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
             database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory, &clock),
             async {
                 Ok(if installs {
-                    python::discover(&discovery(&environment, settings, clock.clone())).await
+                    python::discover(&packages::discovery(&environment, settings, clock.clone())).await
                 } else {
                     Vec::new()
                 })
@@ -161,28 +158,9 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     let versions = Arc::new(if local { versions(settings, &interpreters)? } else { cluster::versions(settings)? });
     let token_url = auth.as_ref().map(|_| format!("{}{}", settings.rest_api_url(address), api::auth::TOKEN_PATH));
     let tools = if installs {
-        let program = std::env::current_exe().context("The program's own file can't be found.")?;
-        Some(Arc::new(Tools::new(ToolsOptions {
-            cache_dir: settings.cache_folder(),
-            uv: settings.uv.clone(),
-            index_url: settings.index_url.as_ref().map(|url| url.expose().to_owned()),
-            environment: environment.for_tools(),
-            interpreters: interpreters.clone(),
-            vdk_constraints: vdk_constraints.clone(),
-            allow_builds: settings.allow_builds(),
-            build_disk_max_mib: settings.python_build_disk_max_mib.get(),
-            sandbox_policy: Some(BuildSandboxPolicy {
-                launcher: sandbox::Launcher::new(program, ["confined"]),
-                sandbox_policy: runtime::local::common_policy(
-                    folder.path(),
-                    &[settings.cache_folder()],
-                    &covered_files(&loaded),
-                    python::open_files_of_children(),
-                ),
-            }),
-            index_access: package_index::access(settings, &environment, &clock)?,
-            clock: clock.clone(),
-        })))
+        let tools =
+            packages::tools(&environment, &loaded, folder.path(), interpreters.clone(), &vdk_constraints, &clock)?;
+        Some(Arc::new(tools))
     } else {
         None
     };
@@ -424,19 +402,6 @@ impl StopSignals {
     }
 }
 
-fn discovery(environment: &ProcessEnvironment, settings: &Settings, clock: SharedClock) -> Discovery {
-    let mut search_path = settings.python_search_path.0.clone();
-    search_path.extend(environment.search_path());
-    search_path.extend(python::usual_folders(environment.home.as_deref()));
-    Discovery {
-        search_path,
-        home: environment.home.clone(),
-        probe_timeout: PROBE_TIMEOUT,
-        memory: Some(settings.cache_folder().join("interpreters.json")),
-        clock,
-    }
-}
-
 /// The Python and VDK versions that deployments can have.
 fn versions(settings: &Settings, interpreters: &[Interpreter]) -> anyhow::Result<VersionDefaults> {
     let offered: Vec<_> = interpreters.iter().map(|i| i.version).collect();
@@ -494,25 +459,11 @@ fn local_options(
         vdk_distribution: settings.vdk_distribution.as_str().to_owned(),
         pass_environment: job_environment(environment),
         job_hidden_paths: vec![settings.cache_folder()],
-        job_covered_files: covered_files(loaded),
+        job_covered_files: packages::covered_files(loaded),
         job_open_files: python::open_files_of_children(),
         confine: Confine::Fully,
         clock,
     })
-}
-
-/// Files of the service that may hold passwords, outside of its folders.
-fn covered_files(loaded: &Loaded) -> Vec<PathBuf> {
-    let settings = &loaded.settings;
-    let files = [
-        settings.database_password_file.clone(),
-        settings.auth_webhook_refresh_token_file.clone(),
-        settings.vdk_options_file.clone(),
-        settings.image_registry_credentials_file.clone(),
-        settings.image_pull_credentials_file.clone(),
-        loaded.file.clone(),
-    ];
-    files.into_iter().flatten().collect()
 }
 
 /// The variables of the service's environment that jobs get: search path, time zone, language and proxies. Requests to this

@@ -1,6 +1,7 @@
 //! Jobs in a real cluster, through the real binary and the released client.
 
 mod convergence;
+mod doctor;
 mod drift;
 mod fencing;
 mod fixture;

@@ -1,10 +1,18 @@
 //! The command line.
 
+pub(crate) mod client;
 pub(crate) mod config;
+mod connection;
+pub(crate) mod demo;
+pub(crate) mod dev;
 pub(crate) mod errors;
+pub(crate) mod explain;
 pub(crate) mod keys;
 pub(crate) mod orphans;
+mod outcome;
 mod record;
+pub(crate) mod rollout;
+pub(crate) mod support_bundle;
 pub(crate) mod take_over;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -48,6 +56,35 @@ pub(crate) enum Invocation {
     },
     /// `holdfast openapi`
     Openapi,
+    /// `holdfast doctor`
+    Doctor {
+        /// The settings, as for `serve`.
+        flags: Flags,
+        /// Whether the output is JSON.
+        json: bool,
+    },
+    /// `holdfast support-bundle`
+    SupportBundle {
+        /// The settings, as for `serve`.
+        flags: Flags,
+        /// What the archive is made of.
+        bundle: support_bundle::Bundle,
+    },
+    /// `holdfast demo`
+    Demo(demo::Demo),
+    /// `holdfast client install`
+    ClientInstall {
+        /// The settings, as for `serve`.
+        flags: Flags,
+        /// The folder and the URL.
+        install: client::Install,
+    },
+    /// `holdfast rollout wait`
+    RolloutWait(rollout::Wait),
+    /// `holdfast explain`
+    Explain(explain::Explain),
+    /// `holdfast dev`
+    Dev(dev::Dev),
 }
 
 /// Internal commands, with their arguments.
@@ -90,6 +127,18 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
         Some(("take-over", matches)) => Ok(Invocation::TakeOver(flags(matches))),
         Some(("errors", matches)) => Ok(Invocation::Errors { code: errors::asked(matches) }),
         Some(("openapi", _)) => Ok(Invocation::Openapi),
+        Some(("doctor", matches)) => Ok(Invocation::Doctor { flags: flags(matches), json: matches.get_flag("json") }),
+        Some(("support-bundle", matches)) => {
+            Ok(Invocation::SupportBundle { flags: flags(matches), bundle: support_bundle::Bundle::of(matches) })
+        }
+        Some(("demo", matches)) => Ok(Invocation::Demo(demo::Demo::of(matches))),
+        Some(("client", matches)) => {
+            let (install, matches) = client::Install::of(matches);
+            Ok(Invocation::ClientInstall { flags: flags(matches), install })
+        }
+        Some(("rollout", matches)) => Ok(Invocation::RolloutWait(rollout::Wait::of(matches))),
+        Some(("explain", matches)) => Ok(Invocation::Explain(explain::Explain::of(matches))),
+        Some(("dev", matches)) => Ok(Invocation::Dev(dev::Dev::of(matches))),
         Some((_, matches)) => Ok(Invocation::Serve(flags(matches))),
         None => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "no command was given")),
     }
@@ -108,6 +157,7 @@ fn command() -> Command {
         .about("Keeps, deploys and runs data jobs of the Versatile Data Kit.")
         .after_help(
             "Examples:\n  \
+             holdfast demo                   see a sample job deployed and run\n  \
              holdfast serve                  start on this machine, with the defaults\n  \
              holdfast serve --listen localhost:0\n                                  \
              start on a free port; the start-up message says which\n  \
@@ -157,6 +207,23 @@ fn command() -> Command {
                      HOLDFAST_LISTEN=localhost:9000 holdfast config",
                 ),
         )
+        .subcommand(
+            with_settings(Command::new("doctor"))
+                .about("Check what the service needs, and print the command that fixes what is wrong.")
+                .long_about(
+                    "Check what the service needs, and print the command that fixes what is wrong: Python, disk, clock, \
+                     permissions, port, database, rights in the cluster, registry and issuers. Takes the flags of `serve` and \
+                     changes nothing. The exit code is 1 if something is wrong; warnings do not count.",
+                )
+                .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"))
+                .after_help("Examples:\n  holdfast doctor\n  holdfast doctor --config /etc/holdfast/holdfast.toml --json"),
+        )
+        .subcommand(support_bundle::command(|command| with_settings_of("support-bundle", command)))
+        .subcommand(demo::command())
+        .subcommand(client::command(|command| with_settings_of("client", command)))
+        .subcommand(dev::command())
+        .subcommand(explain::command())
+        .subcommand(rollout::command())
         .subcommand(keys::command(|command| with_settings_of("keys", command)))
         .subcommand(orphans::command(|command| with_settings_of("orphans", command)))
         .subcommand(errors::command())
@@ -194,6 +261,7 @@ fn often_used(command: &str) -> &'static [&'static str] {
     match command {
         "serve" => &["listen", "insecure", "data_dir", "database_url", "runtime", "parallel_runs", "log"],
         "config" => &["data_dir"],
+        "client" => &["cache_dir", "index_url", "python.version"],
         "orphans" => &["data_dir", "database_url", "kubernetes.context", "kubernetes.namespace"],
         _ => &["data_dir", "database_url"],
     }
@@ -292,7 +360,7 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(error.to_string().contains(suggestion), "{line}\n{error}");
         }
-        for line in ["holdfast demo", "holdfast serve extra", "holdfast serve --uv a --uv b", "holdfast"] {
+        for line in ["holdfast explain", "holdfast serve extra", "holdfast serve --uv a --uv b", "holdfast"] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

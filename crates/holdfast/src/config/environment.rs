@@ -60,6 +60,11 @@ impl ProcessEnvironment {
         self.of_user("XDG_CONFIG_HOME", ".config").map(PathBuf::from)
     }
 
+    /// The folder for files that can be made again.
+    pub(crate) fn cache_folder(&self) -> Option<PathBuf> {
+        self.of_user("XDG_CACHE_HOME", ".cache").map(PathBuf::from)
+    }
+
     /// By the XDG Base Directory Specification, which says to ignore a path that is not absolute.
     fn of_user(&self, variable: &str, below_home: &str) -> Option<String> {
         let named = self.variable(variable).map(Path::new).filter(|path| path.is_absolute()).map(Path::to_owned);

@@ -24,11 +24,12 @@ pub(crate) use environment::ProcessEnvironment;
 pub(crate) use error::Origin;
 pub(crate) use exposure::{Callers, check_exposure};
 pub(crate) use load::{Flags, Loaded, load};
+pub(crate) use read::CLIENT_VARIABLES;
 pub(crate) use report::markdown;
 pub(crate) use setting::{Group, Setting};
 pub(crate) use table::{SETTINGS, Settings};
 pub(crate) use types::{
     ClaimName, CompressionName, ContextName, DatabaseUrl, ImageBuilderName, LogFormat, LogsDateFormat, NamespaceName,
-    RegistryName, RuntimeName,
+    PostgresUrl, RegistryName, RuntimeName,
 };
 pub(crate) use value::{Raw, Shape, Value};

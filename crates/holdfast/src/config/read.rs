@@ -10,6 +10,9 @@ use super::{
     value::{Base, Raw, Value},
 };
 
+/// Variables of commands that speak to a service as its users: its URL, the user's team and token. They are no settings.
+pub(crate) const CLIENT_VARIABLES: [&str; 3] = ["HOLDFAST_URL", "HOLDFAST_TEAM", "HOLDFAST_TOKEN"];
+
 /// The values that were found, and their parsed form.
 pub(super) struct Reader<'a> {
     settings: &'static [Setting],
@@ -63,7 +66,8 @@ impl<'a> Reader<'a> {
     pub(super) fn environment(&mut self) {
         for (name, value) in &self.environment.variables {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
-            if value.is_empty() || name == "HOLDFAST_CONFIG" || is_service_link(name, &value.to_string_lossy()) {
+            let is_no_setting = name == "HOLDFAST_CONFIG" || CLIENT_VARIABLES.contains(&name);
+            if value.is_empty() || is_no_setting || is_service_link(name, &value.to_string_lossy()) {
                 continue;
             }
             let origin = Origin::Environment(name.to_owned());
