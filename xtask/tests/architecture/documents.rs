@@ -128,7 +128,7 @@ fn the_recorded_demo_is_drawn_from_its_text_and_shown_in_the_readme() {
         let start: String = line.chars().take(100).collect();
         assert!(drawing.contains(&format!(">{start}")), "demo.svg lacks {line:?}; run docs/media/record.py --draw");
     }
-    for command in ["$ cargo xtask demo --once", "$ vdk create ", "$ vdk deploy ", "$ vdk execute --start "] {
+    for command in ["$ holdfast demo --once", "$ vdk create ", "$ vdk deploy ", "$ vdk execute --start "] {
         assert!(text.contains(command), "demo.txt lacks {command}");
     }
     assert!(read(&workspace().join("README.md")).contains("](docs/media/demo.svg)"), "README does not show the demo");
