@@ -39,7 +39,9 @@ pub(super) async fn python(environment: &ProcessEnvironment, settings: &Settings
     if settings.runtime == RuntimeName::Kubernetes && !cluster::is_embedded(settings) {
         return Verdict::skipped("jobs run in prebuilt images");
     }
-    let found = python::discover(&packages::discovery(environment, settings, clock.clone())).await;
+    // Without the file of known interpreters, which would be written into the cache folder.
+    let discovery = python::Discovery { memory: None, ..packages::discovery(environment, settings, clock.clone()) };
+    let found = python::discover(&discovery).await;
     let offered: Vec<_> = found.iter().map(|interpreter| interpreter.version).collect();
     let listed = offered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let (oldest, newest) = python::SUPPORTED;
