@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use devtools::{
+    chart,
     cluster::{Cluster, Namespace},
-    environment::workspace,
 };
 use serde_json::json;
 
@@ -53,8 +53,9 @@ pub fn template_of(pod: &serde_json::Value) -> String {
 /// # Errors
 /// When the API server refuses or does not answer.
 pub fn token_of_service(namespace: &Namespace) -> Result<String> {
-    let role = std::fs::read_to_string(workspace().join("deploy/kubernetes/role.yaml"))?;
-    namespace.apply(&role)?;
+    let rules = std::fs::read_to_string(chart::folder().join("files/role.yaml"))?;
+    let kind = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: holdfast}\n";
+    namespace.apply(&format!("{kind}{rules}"))?;
     namespace.ask(&["create", "serviceaccount", "holdfast"])?;
     let account = format!("--serviceaccount={}:holdfast", namespace.name());
     namespace.ask(&["create", "rolebinding", "holdfast", "--role=holdfast", &account])?;

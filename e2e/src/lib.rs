@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod cgroup;
+pub mod chart;
 pub mod hostile;
 pub mod issuer;
 pub mod job;

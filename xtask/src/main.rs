@@ -1,6 +1,7 @@
-//! The one entry point for people and CI: `cargo xtask demo | check | test | bench | dist | image | cluster`.
+//! The one entry point for people and CI: `cargo xtask demo | check | test | bench | dist | chart | cluster`.
 
 mod bench;
+mod chart;
 mod check;
 mod cluster_command;
 mod demo;
@@ -31,8 +32,8 @@ enum Task {
     Bench(bench::Options),
     /// Compile the shipped files: the binary without symbols, and its debug information beside it.
     Dist(dist::Options),
-    /// Assemble the image of the service from pinned Debian packages, without a container engine.
-    Image(image::Options),
+    /// Renew the generated parts of the Helm chart: the table of its README, and the settings in its schema.
+    Chart,
     /// A Kubernetes cluster for tests, on this machine.
     Cluster(cluster_command::Options),
 }
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         Task::Test(options) => tests::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Dist(options) => dist::run(&options),
-        Task::Image(options) => image::run(&options),
+        Task::Chart => chart::run(),
         Task::Cluster(options) => cluster_command::run(options),
     };
     match outcome {

@@ -268,7 +268,12 @@ fn name(path: &Path) -> String {
 }
 
 fn is_of_cluster(program: &Executable) -> bool {
-    name(&program.package) == "e2e" && CLUSTER_GROUP.contains(&program.target.as_str())
+    match name(&program.package).as_str() {
+        "e2e" => CLUSTER_GROUP.contains(&program.target.as_str()),
+        // The release files need Helm, which is compiled with the cluster.
+        "xtask" => program.target == "dist",
+        _ => false,
+    }
 }
 
 /// A sentence about skipped tests; none if there are none.

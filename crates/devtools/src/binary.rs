@@ -1,6 +1,7 @@
 //! The `holdfast` binary, as cargo builds it.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -21,8 +22,6 @@ pub enum Profile {
     Dev,
     /// As it is measured.
     Release,
-    /// As it is shipped, with debug information.
-    Dist,
 }
 
 /// The path of the binary: the one that `HOLDFAST_BIN` names, else it is built.
@@ -47,7 +46,6 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     match profile {
         Profile::Dev => {}
         Profile::Release => arguments.push("--release"),
-        Profile::Dist => arguments.extend(["--profile", "dist"]),
     }
     holdfast_of(compile(&arguments)?)
 }
@@ -66,6 +64,19 @@ pub fn build_at(checkout: &Path) -> Result<PathBuf> {
 fn holdfast_of(built: Vec<Executable>) -> Result<PathBuf> {
     let built = built.into_iter().find(|built| built.target == "holdfast");
     built.map(|built| built.path).context("cargo built no binary with the name holdfast")
+}
+
+/// Builds the binary as it is shipped, by a linker for an old glibc, so that it runs on each distribution that has at least that one.
+/// `compiler` is cargo-zigbuild, which needs `zig` in `path`.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_portable(compiler: &Path, path: &OsStr, target: &str, flags: &str) -> Result<PathBuf> {
+    let mut command = Command::new(compiler);
+    command.args(["zigbuild", "--workspace", "--bin", "holdfast", "--profile", "dist", "--locked", "--target", target]);
+    command.env("PATH", path).env("CARGO_ENCODED_RUSTFLAGS", flags);
+    let built = compile_at(&workspace(), command.stdin(Stdio::null()).stdout(Stdio::piped()), |_| ());
+    holdfast_of(built.context("cargo zigbuild failed; its words are above")?)
 }
 
 /// The path of the binary for the demo, which is compiled as fast as possible, or the one that `HOLDFAST_BIN` names. `done` hears

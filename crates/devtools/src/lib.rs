@@ -3,6 +3,7 @@
 
 pub mod binary;
 pub mod cache;
+pub mod chart;
 pub mod client;
 pub mod cluster;
 pub mod command;
@@ -12,3 +13,4 @@ pub mod progress;
 pub mod promtool;
 pub mod schemathesis;
 pub mod service;
+pub mod venv;

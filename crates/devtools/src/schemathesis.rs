@@ -2,14 +2,13 @@
 
 use std::{
     fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::Result;
 
-use crate::{cache, client, command::Log, environment::workspace, progress};
+use crate::{environment::workspace, venv};
 
 /// The requirements: the program, and the packages that decide which requests it makes.
 const REQUIREMENTS: [&str; 4] =
@@ -41,32 +40,10 @@ impl Schemathesis {
     }
 }
 
-/// Gives it, and installs it when the cache has none: a few seconds, once.
+/// Gives it, and installs it when the cache has none.
 ///
 /// # Errors
 /// When there is no Python with `venv`, or the installer fails; its last lines are in the message.
 pub fn install() -> Result<Schemathesis> {
-    let (python, version) = client::interpreter()?;
-    let mut key = DefaultHasher::new();
-    (REQUIREMENTS, &python, &version).hash(&mut key);
-    let name = format!("{NAME}-{:016x}", key.finish());
-    let folder = cache::folder()?.join(&name);
-    let complete = folder.join("complete");
-    let _lock = cache::lock(&name)?;
-    if complete.exists() {
-        return Ok(Schemathesis { folder });
-    }
-    progress::during(format!("installing {NAME} with {version} (once)"), || {
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
-        let log = Log::begin(folder.with_extension("log"))?;
-        log.run(Command::new(&python).args(["-m", "venv"]).arg(&folder))?;
-        let mut pip = Command::new(folder.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check"]).args(REQUIREMENTS);
-        log.run(pip.env_remove("PYTHONPATH"))?;
-        fs::write(&complete, "")?;
-        Ok(())
-    })?;
-    Ok(Schemathesis { folder })
+    Ok(Schemathesis { folder: venv::install(NAME, &REQUIREMENTS)? })
 }

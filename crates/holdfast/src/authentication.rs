@@ -258,20 +258,27 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_manifest_admits_tokens_for_this_service_with_a_role_alone() {
-        let manifest = include_str!("../../../deploy/kubernetes/holdfast.yaml");
-        let (_, rest) = manifest.split_once("holdfast.toml: |\n").unwrap();
-        let lines: Vec<_> = rest.lines().take_while(|line| *line != "---").map(str::trim_start).collect();
-        let settings = settings(&lines.join("\n"));
-        assert_eq!(callers(&settings), Callers::Authenticated);
-        crate::config::check_exposure(settings.listen, settings.runtime, callers(&settings), settings.insecure)
-            .unwrap();
-        let (auth, _) = of(&settings).unwrap().unwrap();
-        assert_eq!(
-            (auth.audiences, auth.claims.authorized_roles),
-            (vec!["holdfast".to_owned()], vec!["data-jobs".to_owned()])
-        );
-        assert!(!users_have_all_teams(&settings));
+    fn each_example_of_the_chart_admits_tokens_for_this_service_with_a_role_alone() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/holdfast/examples");
+        let mut examples = 0;
+        for example in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(example.unwrap().path()).unwrap();
+            let mut values: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+            // As the chart sets them.
+            values["config"]["listen"] = "0.0.0.0:8092".into();
+            values["config"]["runtime"] = "kubernetes".into();
+            let settings = settings(&toml::to_string(&values["config"]).unwrap());
+            assert_eq!(callers(&settings), Callers::Authenticated);
+            crate::config::check_exposure(settings.listen, settings.runtime, callers(&settings), settings.insecure)
+                .unwrap();
+            let (auth, _) = of(&settings).unwrap().unwrap();
+            assert_eq!(
+                (auth.audiences, auth.claims.authorized_roles),
+                (vec!["holdfast".to_owned()], vec!["data-jobs".to_owned()])
+            );
+            examples += 1;
+        }
+        assert!(examples >= 3, "{examples}");
     }
 
     #[test]

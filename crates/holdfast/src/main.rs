@@ -55,6 +55,13 @@ fn run(invocation: Invocation) -> anyhow::Result<ExitCode> {
         Invocation::Config { flags, format } => {
             commands::config::run(&environment, &flags, format, &mut std::io::stdout().lock())
         }
+        Invocation::FromUpstream(asked) => commands::config::from_upstream::run(
+            &asked,
+            &mut std::io::stdin().lock(),
+            &mut std::io::stdout().lock(),
+            &mut std::io::stderr().lock(),
+        ),
+        Invocation::Completions(shell) => commands::completions::run(shell, &mut std::io::stdout().lock()),
         Invocation::Keys { flags, task } => {
             let loaded = config::load(&environment, &flags)?;
             let mut out = std::io::stdout();

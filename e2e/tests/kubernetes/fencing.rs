@@ -5,11 +5,8 @@ use std::{
     process::{Command, Output},
 };
 
-use devtools::{
-    cluster::{Cluster, Namespace},
-    environment::workspace,
-};
-use e2e::{job::Job, wait};
+use devtools::cluster::{Cluster, Namespace};
+use e2e::{chart, job::Job, wait};
 use serde_json::{Value, json};
 use testing::Database;
 
@@ -23,25 +20,20 @@ struct Policy {
 
 impl Policy {
     fn of(namespace: &Namespace) -> Self {
-        let path = workspace().join("deploy/kubernetes/fencing.yaml");
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let cluster = namespace.cluster().clone();
-        let apply = |name: &str, namespace: &str| {
-            let changes = [
-                ("ame: holdfast-fencing\n", format!("ame: {name}\n")),
-                ("metadata.name: data-jobs}", format!("metadata.name: {namespace}}}")),
-            ];
-            let manifest = changes.into_iter().fold(text.clone(), |text, (from, to)| {
-                assert!(text.contains(from), "the shipped policy has no {from:?}");
-                text.replace(from, &to)
-            });
-            cluster.apply(&manifest).unwrap_or_else(|e| panic!("{e:#}"));
+        let apply = |release: &str, jobs: &str| {
+            let mut values = chart::values(jobs);
+            values["fullnameOverride"] = "fencing".into();
+            values["fencing"] = json!({"enabled": true});
+            let policy = chart::rendered(release, &values, Some("templates/fencing.yaml"));
+            cluster.apply(&policy.unwrap_or_else(|e| panic!("{e:#}"))).unwrap_or_else(|e| panic!("{e:#}"));
         };
         // It stays, and concerns no namespace: an API server that has lost its last policy of this kind does not see ConfigMaps
         // for the next one until it is restarted.
-        apply("holdfast-fencing-stays", "none-has-this-name");
-        let name = format!("holdfast-fencing-{}", namespace.name());
-        apply(&name, namespace.name());
+        apply("stays", "none-has-this-name");
+        let release = format!("of-{}", namespace.name());
+        apply(&release, namespace.name());
+        let name = format!("fencing-{release}");
         Self { name, cluster }
     }
 }

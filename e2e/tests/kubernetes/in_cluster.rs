@@ -1,9 +1,10 @@
-//! The service in the cluster whose jobs it keeps, from the manifests that are shipped.
+//! The service in the cluster whose jobs it keeps, installed with the packaged chart.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    collections::BTreeMap,
+    io::{self, BufRead as _, BufReader, Read as _},
     net::{Shutdown, TcpListener, TcpStream},
-    path::Path,
+    path::PathBuf,
     process::{Child, ChildStdout, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -12,43 +13,26 @@ use std::{
 
 use devtools::{
     binary::{self, Profile},
-    cluster::{self, Cluster, Namespace},
-    environment::workspace,
-    image,
+    cluster::{self, Namespace},
+    command,
 };
-use e2e::{TEAM, api::Api, job::Job, vdk::Vdk, wait};
+use e2e::{TEAM, api::Api, chart, job::Job, wait};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use testing::Server;
 
 use crate::fixture::LONGEST;
-
-/// The parts of the shipped manifests that each operator replaces.
-const IMAGE: &str = "registry.example.com/holdfast:0.1.0";
-const ADDRESS: &str = "http://holdfast.holdfast.svc.cluster.local:8092";
-const JOB_IMAGES: &str = "registry.example.com/data-jobs/";
-const BUILDER: &str = "    builder = \"prebuilt\"\n";
-
-/// Certificates of the authorities that this machine trusts.
-const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
-
-/// How long the first image may take: VDK's own packages are fetched and built before.
-const FIRST_IMAGE: Duration = Duration::from_secs(480);
-
-/// Where the images of jobs come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Images {
-    /// The test pushes them.
-    Prebuilt,
-    /// The service assembles them upon a base image that has Python and no VDK.
-    Embedded,
-}
 
 /// The namespace of the service and that of its jobs, both under the Pod Security profile "restricted".
 struct Inside {
     service: Namespace,
     jobs: Namespace,
     door: Door,
-    _database: Server,
+    values: Value,
+    /// Files of Helm.
+    folder: TempDir,
+    package: PathBuf,
+    database: Server,
 }
 
 /// A proxy by which pods reach package indexes: the cluster of the tests has no route to other machines.
@@ -140,105 +124,10 @@ impl Drop for Forward {
     }
 }
 
-fn shipped(name: &str) -> String {
-    let path = workspace().join("deploy/kubernetes").join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// The image of the service with the program of the tests, pushed under this name for pods.
-fn service_image(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
-    let name = format!("{}/{name}", cluster.registry);
-    image::assemble_with_any_list(image::Options {
-        program: binary::path(Profile::Dev)?,
-        packages: None,
-        name: name.clone(),
-        archive: None,
-        push: true,
-        plain_http: true,
-        credentials: None,
-    })?;
-    Ok(name)
-}
-
-/// Changes of the shipped manifest with which the service assembles images: the registry has another address for pods than for
-/// nodes, and packages come through a proxy with certificates of its own.
-fn embedded(cluster: &Cluster, jobs: &Namespace, proxy: &Proxy) -> anyhow::Result<Vec<(String, String)>> {
-    let base = crate::images::base(cluster)?;
-    let port = cluster.registry.rsplit_once(':').map_or("", |(_, port)| port);
-    let registry = format!("{}:{port}", cluster.host_address);
-    let base = base.replace(&cluster.registry, &registry);
-    let settings = format!(
-        "    builder = \"embedded\"\n    base_images = {{ \"3.11\" = \"{base}\" }}\n    \
-         registry_plain_http = [\"{registry}\"]\n    registry_push_url = \"{registry}/{0}\"\n    \
-         name = \"{{registry}}/{{job}}:{{version}}\"\n",
-        jobs.name()
-    );
-    let pull = format!("    registry_url = \"{}/{}\"\n", cluster.registry, jobs.name());
-    let name = format!("    name = \"{}/{}/{{job}}:{{version}}\"\n", cluster.registry, jobs.name());
-    let variables = format!(
-        "            - name: HTTPS_PROXY\n              value: http://{}\n            - name: SSL_CERT_FILE\n              \
-         value: /etc/authorities/ca.crt\n            - name: NO_PROXY\n              value: kubernetes.default.svc,\
-         $(KUBERNETES_SERVICE_HOST)\n            - name: HOLDFAST_DATABASE_URL\n",
-        proxy.address
-    );
-    let change = |from: &str, to: String| (from.to_owned(), to);
-    Ok(vec![
-        change(&name, String::new()),
-        change(BUILDER, settings),
-        change("    runtime = \"kubernetes\"\n", format!("    runtime = \"kubernetes\"\n{pull}")),
-        change("            - name: HOLDFAST_DATABASE_URL\n", variables),
-        change(
-            "            - {name: data, mountPath: /var/lib/holdfast}\n      # Key files",
-            "            - {name: data, mountPath: /var/lib/holdfast}\n            - {name: authorities, mountPath: \
-             /etc/authorities, readOnly: true}\n      # Key files"
-                .to_owned(),
-        ),
-        change(
-            "      volumes:\n",
-            "      volumes:\n        - name: authorities\n          configMap: {name: authorities}\n".to_owned(),
-        ),
-        // A compiler's output without optimisation, and two installations at once.
-        change("limits: {memory: 512Mi}", "limits: {memory: 1Gi}".to_owned()),
-        change("  replicas: 2\n", "  replicas: 1\n".to_owned()),
-        change("  minAvailable: 1\n", "  minAvailable: 0\n".to_owned()),
-    ])
-}
-
-/// The manifests with what is each operator's own.
-fn manifests(cluster: &Cluster, service: &Namespace, jobs: &Namespace, image: &str, url: &str) -> String {
-    let shipped = shipped("holdfast.yaml");
-    let authentication = shipped.split_once("    [auth]\n").and_then(|(_, rest)| rest.split_once("---\n"));
-    let authentication = format!("    [auth]\n{}", authentication.expect("the part about authentication").0);
-    let (service, jobs_name) = (format!("namespace: {}\n", service.name()), jobs.name());
-    let changes = [
-        ("namespace: holdfast\n", service.as_str()),
-        ("namespace: data-jobs\n", &format!("namespace: {jobs_name}\n")),
-        ("namespace = \"data-jobs\"\n", &format!("namespace = \"{jobs_name}\"\n{SMALL}")),
-        (IMAGE, image),
-        (ADDRESS, url),
-        ("allowed_hosts = [", &format!("allowed_hosts = [\"{}\", ", cluster.host_address)),
-        (JOB_IMAGES, &format!("{}/{jobs_name}/", cluster.registry)),
-        // There is no source of tokens here.
-        (authentication.as_str(), ""),
-        ("    listen = ", "    insecure = true\n    listen = "),
-    ];
-    changed(shipped, &changes.map(|(from, to)| (from.to_owned(), to.to_owned())))
-}
-
-fn changed(manifests: String, changes: &[(String, String)]) -> String {
-    changes.iter().fold(manifests, |text, (from, to)| {
-        assert!(text.contains(from), "the shipped manifest has no {from:?}:\n{text}");
-        text.replace(from, to)
-    })
-}
-
-/// Runs that find room on a node which many tests share.
-const SMALL: &str = "    cpu_request_millicores = 10\n    memory_request_mi = 32\n";
-
 impl Inside {
-    /// Does what the head of the shipped manifest says.
-    fn new(images: Images) -> Self {
-        Self::try_new(images).unwrap_or_else(|e| panic!("{e:#}"))
+    /// Installs the packaged chart, after the steps that an operator takes before it.
+    fn new() -> Self {
+        Self::try_new().unwrap_or_else(|e| panic!("{e:#}"))
     }
 
     fn try_new(images: Images) -> anyhow::Result<Self> {
@@ -250,23 +139,50 @@ impl Inside {
         }
         let image = service_image(&cluster, &format!("{}/holdfast:test", service.name()))?;
         let database = Server::start_at(cluster.host_address.parse()?, "secretpassword");
-        let url = format!("--from-literal=database-url={}", database.database_over_network());
-        service.ask(&["create", "secret", "generic", "holdfast", &url])?;
-        let key = format!("--from-literal=secret.key={}", "0123456789abcdef".repeat(4));
-        service.ask(&["create", "secret", "generic", "holdfast-keys", &key])?;
-        jobs.apply(&shipped("role.yaml"))?;
         let door = Door::new(&cluster.host_address)?;
-        let inside = Self { service, jobs, door, _database: database };
-        let mut manifests = manifests(&cluster, &inside.service, &inside.jobs, &image, &inside.door.url);
-        if images == Images::Embedded {
-            let proxy = Proxy::new(&cluster.host_address)?;
-            let authorities = format!("--from-file=ca.crt={}", Path::new(CERTIFICATES).display());
-            inside.service.ask(&["create", "configmap", "authorities", &authorities])?;
-            manifests = changed(manifests, &embedded(&cluster, &inside.jobs, &proxy)?);
-        }
-        // The objects name their namespaces: they are in two.
-        cluster.apply(&manifests)?;
+        let (repository, tag) = image.rsplit_once(':').expect("a tag");
+        let mut values = chart::values(jobs.name());
+        values["image"] = json!({"repository": repository, "tag": tag});
+        values["config"] = json!({
+            // There is no source of tokens here.
+            "insecure": true,
+            "allowed_hosts": [cluster.host_address],
+            "rest_api_url": door.url,
+            "image": {"builder": "prebuilt", "name": format!("{}/{}/{{job}}:{{version}}", cluster.registry, jobs.name())},
+            // Runs that find room on a node which many tests share.
+            "kubernetes": {"cpu_request_millicores": 10, "memory_request_mi": 32},
+        });
+        let folder = tempfile::tempdir()?;
+        let package = devtools::chart::package(folder.path())?;
+        let inside = Self { service, jobs, door, values, folder, package, database };
+
+        // Without the encryption key, nothing is installed.
+        let url = format!("--from-literal=database-url={}", inside.database.database_over_network());
+        inside.service.ask(&["create", "secret", "generic", "holdfast", &url])?;
+        let refused = inside.install().expect_err("there is no encryption key").to_string();
+        assert!(
+            refused.contains("the Secret holdfast-keys, which encryptionKey.existingSecret names, is not"),
+            "{refused}"
+        );
+        let key = format!("--from-literal=secret.key={}", "0123456789abcdef".repeat(4));
+        inside.service.ask(&["create", "secret", "generic", "holdfast-keys", &key])?;
+        inside.install()?;
         Ok(inside)
+    }
+
+    /// A command of Helm about the release, with the present values if it takes some.
+    fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let values = chart::written(self.folder.path(), &self.values)?;
+        let mut helm = self.service.cluster().helm(self.folder.path())?;
+        helm.args(["--namespace", self.service.name()]).args(arguments);
+        if matches!(arguments[0], "install" | "upgrade") {
+            helm.arg(&self.package).arg("--values").arg(values);
+        }
+        command::output(&mut helm)
+    }
+
+    fn install(&self) -> anyhow::Result<String> {
+        self.helm(&["install", "holdfast"])
     }
 
     /// A command of `kubectl` about the service that must succeed.
@@ -276,7 +192,7 @@ impl Inside {
 
     /// The pods of the service that are not being deleted.
     fn pods(&self) -> Vec<Value> {
-        let of_service = "app.kubernetes.io/name=holdfast";
+        let of_service = "app.kubernetes.io/component=service";
         let list: Value =
             serde_json::from_str(&self.kubectl(&["get", "pods", "-l", of_service, "-o", "json"])).expect("JSON");
         let pods = list["items"].as_array().expect("a list").iter();
@@ -427,45 +343,66 @@ async fn two_instances_in_the_cluster_have_one_leader_and_outlive_it() {
     inside.deploy("service/holdfast", &job("after-a-stop")).await;
 }
 
-#[tokio::test]
-async fn a_service_in_a_pod_of_its_own_image_assembles_and_runs_a_job() {
-    let name = "assembled-in-a-pod";
-    let inside = Inside::new(Images::Embedded);
-    inside.is_rolled_out();
-    let _ = inside.leader_after(0).await;
-    let forward = inside.forward("service/holdfast");
-    inside.door.leads_to(&forward);
-    let (api, vdk) = (Api::new(&forward.url, TEAM), Vdk::new(&forward.url, TEAM));
-    let body = "import markupsafe._speedups, requests\njob_input.set_all_properties({'seen': 'yes'})\nprint('assembled', flush=True)";
-    let job = Job::new(name).step("10_step.py", body).file("requirements.txt", "requests\nmarkupsafe==2.1.5\n");
-    vdk.ok(&["create", "--cloud", "-n", name]).await;
-    let version = vdk.deploy(&job).await;
-    let path = format!("/jobs/{name}/deployments/production/rollout");
-    let rollout = wait::until(format!("the rollout of {name}"), FIRST_IMAGE, async || {
-        let rollout = api.get(&path).await.ok().json();
-        let is_over = matches!(rollout["phase"].as_str(), Some("rolled_out" | "failed"));
-        (is_over && rollout["desired"]["job_version"] == version).then_some(rollout)
-    })
-    .await;
-    assert_eq!(rollout["phase"], "rolled_out", "{rollout:#}\n{}", inside.log());
-    let id = vdk.start(name).await;
-    let ended = wait::until(format!("the end of {id}"), LONGEST, async || {
-        let execution = api.execution(name, &id).await;
-        (!matches!(execution["status"].as_str(), Some("submitted" | "running"))).then_some(execution)
-    })
-    .await;
-    let log = api.log(name, &id).await;
-    assert_eq!(ended["status"], "succeeded", "{ended}\n{log}\n{}", inside.log());
-    assert!(log.contains("assembled"), "{log}");
+/// The CronJobs of a namespace: uid, generation and resource version by name.
+fn cron_jobs(namespace: &Namespace) -> BTreeMap<String, [String; 3]> {
+    let list = namespace.ask(&["get", "cronjobs", "-o", "json"]).unwrap_or_else(|e| panic!("{e:#}"));
+    let list: Value = serde_json::from_str(&list).expect("JSON");
+    let objects = list["items"].as_array().expect("a list").iter().map(|object| {
+        let field = |name: &str| object["metadata"][name].to_string();
+        (field("name"), ["uid", "generation", "resourceVersion"].map(field))
+    });
+    objects.collect()
+}
 
-    // The image has neither a shell nor a package manager, and its root can't be written to.
-    let pod = inside.pods()[0]["metadata"]["name"].as_str().expect("a name").to_owned();
-    let run = |command: &[&str]| inside.service.ask(&[&["exec", &pod, "-c", "holdfast", "--"], command].concat());
-    assert!(run(&["/usr/local/bin/holdfast", "--version"]).is_ok());
-    for absent in ["/bin/sh", "/bin/dash", "/usr/bin/dpkg", "/usr/bin/apt-get"] {
-        assert!(run(&[absent, "--version"]).is_err(), "{absent}");
+/// Values change and change back, the release is removed and installed again: no CronJob is written, the jobs stay, and the
+/// service is usable after each step.
+#[tokio::test]
+async fn the_chart_is_tested_upgraded_rolled_back_and_installed_again_without_a_write_to_a_cron_job() {
+    let mut inside = Inside::new();
+    inside.is_rolled_out();
+    let leader = inside.leader_after(0).await;
+    for name in ["stays-one", "stays-two"] {
+        inside.deploy("service/holdfast", &job(name)).await;
     }
-    let write = "import os\ntry:\n open('/usr/x', 'w')\nexcept OSError as e: print(e.errno == 30, os.getuid())";
-    let written = run(&["/usr/bin/python3", "-c", write]).unwrap_or_else(|e| panic!("{e:#}"));
-    assert_eq!(written.trim(), "True 1000");
+    let before = cron_jobs(&inside.jobs);
+    assert_eq!(before.len(), 2, "{before:?}");
+    let run = |inside: &Inside, arguments: &[&str]| {
+        inside.helm(arguments).unwrap_or_else(|e| panic!("{e:#}\n{}", inside.log()))
+    };
+    // The pod of the test finds the service where jobs find it.
+    let tested = |inside: &Inside| {
+        let forward = inside.forward("service/holdfast");
+        inside.door.leads_to(&forward);
+        let said = run(inside, &["test", "holdfast", "--logs"]);
+        assert!(said.contains("Succeeded") && said.contains(r#""status": "UP""#), "{said}");
+    };
+    tested(&inside);
+
+    inside.values["config"]["log"] = "debug".into();
+    run(&inside, &["upgrade", "holdfast"]);
+    inside.is_rolled_out();
+    let second = inside.leader_after(leader.epoch).await;
+    let configuration = |inside: &Inside| inside.kubectl(&["get", "configmap", "holdfast", "-o", "yaml"]);
+    assert!(configuration(&inside).contains("log = \"debug\""));
+
+    run(&inside, &["rollback", "holdfast"]);
+    inside.is_rolled_out();
+    let third = inside.leader_after(second.epoch).await;
+    assert!(!configuration(&inside).contains("log = \"debug\""));
+    inside.values["config"].as_object_mut().expect("settings").remove("log");
+
+    run(&inside, &["uninstall", "holdfast", "--wait", "--cascade", "foreground"]);
+    assert!(inside.pods().is_empty());
+    assert_eq!(cron_jobs(&inside.jobs), before, "uninstalling leaves the jobs");
+    inside.kubectl(&["get", "secret", "holdfast-keys", "holdfast"]);
+
+    run(&inside, &["install", "holdfast"]);
+    inside.is_rolled_out();
+    let fourth = inside.leader_after(third.epoch).await;
+    tested(&inside);
+    // A full resync of the new leader has compared each deployment: another one is rolled out after it.
+    inside.deploy(&format!("pod/{}", fourth.pod), &job("comes-later")).await;
+    let mut after = cron_jobs(&inside.jobs);
+    assert!(after.remove("\"comes-later\"").is_some(), "{after:?}");
+    assert_eq!(after, before, "nothing was written");
 }

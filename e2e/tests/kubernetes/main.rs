@@ -1,5 +1,6 @@
 //! Jobs in a real cluster, through the real binary and the released client.
 
+mod chart;
 mod convergence;
 mod doctor;
 mod drift;

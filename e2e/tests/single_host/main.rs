@@ -7,7 +7,7 @@ mod clients;
 mod commands;
 mod crashes;
 mod dags;
-mod engineers;
+mod dashboard;
 mod instances;
 mod lifecycle;
 mod limits;

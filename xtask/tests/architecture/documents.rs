@@ -99,6 +99,33 @@ fn each_source_file_that_a_document_names_exists() {
     assert!(unknown.is_empty(), "source files that don't exist:\n  {}", unknown.join("\n  "));
 }
 
+/// On the indexes of Python and Rust, the name `holdfast` belongs to other projects.
+#[test]
+fn no_document_installs_a_package_of_another_project() {
+    let installed = |line: &str| {
+        let words: Vec<_> = line.split(|c: char| c.is_whitespace() || "`\"'".contains(c)).collect();
+        let commands = ["install", "uvx", "run", "download"];
+        let from_index = ["pip", "pip3", "pipx", "uv", "uvx", "cargo"];
+        words.iter().any(|word| from_index.contains(word))
+            && words.windows(2).any(|pair| {
+                commands.contains(&pair[0]) && pair[1].split(['=', '[', '@', '<', '>']).next() == Some("holdfast")
+            })
+    };
+    assert!(
+        installed("$ pip install holdfast==1") && installed("`uvx holdfast`") && installed("cargo install holdfast")
+    );
+    assert!(
+        !installed("pip install vdk-holdfast && holdfast demo") && !installed("helm install holdfast charts/holdfast")
+    );
+    let mut found = Vec::new();
+    for document in files_of(&workspace(), &["md", "txt", "yaml", "html"]) {
+        let text = read(&document);
+        let lines = text.lines().enumerate().filter(|(_, line)| installed(line));
+        found.extend(lines.map(|(number, line)| format!("{}:{}: {line}", shown(&document), number + 1)));
+    }
+    assert!(found.is_empty(), "the distribution is vdk-holdfast:\n  {}", found.join("\n  "));
+}
+
 #[test]
 fn each_alert_has_a_prefix_a_severity_a_summary_and_its_own_runbook_entry() {
     let rules = read(&workspace().join(ALERTS));

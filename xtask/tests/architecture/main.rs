@@ -1,8 +1,10 @@
 //! The direction of dependencies: no crate depends on a layer above it, and libraries stay in their layers.
 
+mod chart;
 mod documents;
 mod language;
 mod metadata;
+mod metrics;
 mod modules;
 
 use std::collections::BTreeSet;

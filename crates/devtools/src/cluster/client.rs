@@ -144,11 +144,27 @@ impl Cluster {
         command.env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
         if let Some(state) = &self.state {
             command.env("KUBECACHEDIR", state.join("kubectl"));
-            for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-                command.env_remove(name);
-            }
+            without_proxies(&mut command);
         }
         command
+    }
+
+    /// Helm for this cluster, with its own files below `folder`.
+    ///
+    /// # Errors
+    /// When it can't be compiled.
+    pub fn helm(&self, folder: &Path) -> Result<Command> {
+        let mut command = Command::new(super::helm()?);
+        command.env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
+        for (variable, part) in
+            [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
+        {
+            command.env(variable, folder.join("helm").join(part));
+        }
+        if self.state.is_some() {
+            without_proxies(&mut command);
+        }
+        Ok(command)
     }
 
     /// The output of a command of `kubectl`.
@@ -157,6 +173,15 @@ impl Cluster {
     /// When it fails; the message has its output.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         command::output(self.kubectl().args(arguments))
+    }
+
+    /// Whether the API server would accept the objects of a manifest, each in the namespace that it names. Nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// When it would reject one, or when one has a field that its kind does not have; the message has the reason.
+    pub fn accepts(&self, manifest: &str) -> Result<()> {
+        answer(self.kubectl().args(["apply", "--dry-run=server", "--validate=strict", "-f", "-"]), manifest).map(drop)
     }
 
     /// Creates or changes the objects of a manifest, YAML or JSON, each in the namespace that it names.
@@ -319,6 +344,13 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         let longest = format!("--request-timeout={REMOVE_SECONDS_MAX}s");
         let _ = self.cluster.ask(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found", &longest]);
+    }
+}
+
+/// Has a program reach this machine's own addresses.
+fn without_proxies(command: &mut Command) {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(name);
     }
 }
 

@@ -19,7 +19,7 @@ pub use building::Building;
 pub use client::{Administrator, Cluster, Namespace, is_own};
 pub use lifetime::{Options, default_state, down, down_unless_used, fault, is_up};
 pub use needs::{Need, needs};
-pub use products::build;
+pub use products::{build, helm};
 
 /// Starts a cluster, or its missing parts, and waits until its nodes are ready. Its products are built first.
 ///

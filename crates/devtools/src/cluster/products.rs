@@ -38,6 +38,13 @@ pub(super) const KWOK: Product = Product {
     script: "build-kwok.sh",
     inputs: &["kwok/go.mod", "kwok/go.sum"],
 };
+/// Helm, a client of the cluster.
+const HELM: Product = Product {
+    name: "helm",
+    doing: "compiling Helm (once, 2 to 5 minutes)",
+    script: "build-helm.sh",
+    inputs: &["helm/go.mod", "helm/go.sum"],
+};
 pub(super) const PAUSE_IMAGE: Product = Product {
     name: "pause-image",
     doing: "making the image of pods (once)",
@@ -119,7 +126,16 @@ pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
 
 /// Whether the cache has the servers, which take longest to build.
 pub(super) fn are_compiled() -> Result<bool> {
-    Ok(KUBERNETES.is_built()? && KWOK.is_built()?)
+    Ok(KUBERNETES.is_built()? && KWOK.is_built()? && HELM.is_built()?)
+}
+
+/// The path of Helm, which is compiled unless the cache has it. It needs no cluster to render and to package charts.
+///
+/// # Errors
+/// When it can't be compiled: the last lines of the compiler's output are in the message.
+pub fn helm() -> Result<PathBuf> {
+    fs::create_dir_all(cache::folder()?.join(CACHE))?;
+    Ok(HELM.built()?.join("helm"))
 }
 
 /// Builds all that a cluster is made of, unless the cache has it. Another process that builds the same is waited for.
@@ -128,7 +144,7 @@ pub(super) fn are_compiled() -> Result<bool> {
 /// When this is no Linux, a program is missing that can't be installed, or something can't be built: the last lines of
 /// the builder's output are in the message.
 pub fn build() -> Result<()> {
-    let all = [&JOB_IMAGE, &PAUSE_IMAGE, &KWOK, &KUBERNETES];
+    let all = [&JOB_IMAGE, &PAUSE_IMAGE, &KWOK, &HELM, &KUBERNETES];
     fs::create_dir_all(cache::folder()?.join(CACHE))?;
     let mut complete = true;
     for product in all {

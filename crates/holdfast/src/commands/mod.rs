@@ -1,6 +1,6 @@
 //! The command line.
 
-pub(crate) mod client;
+pub(crate) mod completions;
 pub(crate) mod config;
 mod connection;
 pub(crate) mod demo;
@@ -35,6 +35,10 @@ pub(crate) enum Invocation {
         /// The output format.
         format: config::Format,
     },
+    /// `holdfast config from-upstream`
+    FromUpstream(config::from_upstream::Asked),
+    /// `holdfast completions`
+    Completions(clap_complete::Shell),
     /// `holdfast keys …`
     Keys {
         /// The settings, as for `serve`.
@@ -114,6 +118,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
     let matches = command().try_get_matches_from(args)?;
     match matches.subcommand() {
         Some(("config", matches)) => {
+            if let Some((_, matches)) = matches.subcommand() {
+                return Ok(Invocation::FromUpstream(config::from_upstream::Asked::of(matches)));
+            }
             Ok(Invocation::Config { flags: flags(matches), format: config::Format::of(matches) })
         }
         Some(("keys", matches)) => {
@@ -126,6 +133,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
         }
         Some(("take-over", matches)) => Ok(Invocation::TakeOver(flags(matches))),
         Some(("errors", matches)) => Ok(Invocation::Errors { code: errors::asked(matches) }),
+        Some(("completions", matches)) => Ok(Invocation::Completions(completions::asked(matches))),
         Some(("openapi", _)) => Ok(Invocation::Openapi),
         Some(("doctor", matches)) => Ok(Invocation::Doctor { flags: flags(matches), json: matches.get_flag("json") }),
         Some(("support-bundle", matches)) => {
@@ -200,6 +208,8 @@ fn command() -> Command {
                      what they would change. Secrets are not shown.",
                 )
                 .args(config::Format::args())
+                .subcommand(config::from_upstream::command())
+                .args_conflicts_with_subcommands(true)
                 .after_help(
                     "Examples:\n  \
                      holdfast config\n  \
@@ -227,6 +237,7 @@ fn command() -> Command {
         .subcommand(keys::command(|command| with_settings_of("keys", command)))
         .subcommand(orphans::command(|command| with_settings_of("orphans", command)))
         .subcommand(errors::command())
+        .subcommand(completions::command())
         .subcommand(
             Command::new("openapi")
                 .about("Print the description of the API as OpenAPI 3.1 (JSON).")

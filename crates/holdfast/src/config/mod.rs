@@ -15,6 +15,7 @@ mod named_files;
 mod options;
 mod read;
 mod report;
+mod schema;
 mod setting;
 mod table;
 mod types;
@@ -26,6 +27,7 @@ pub(crate) use exposure::{Callers, check_exposure};
 pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use read::CLIENT_VARIABLES;
 pub(crate) use report::markdown;
+pub(crate) use schema::schema;
 pub(crate) use setting::{Group, Setting};
 pub(crate) use table::{SETTINGS, Settings};
 pub(crate) use types::{

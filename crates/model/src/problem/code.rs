@@ -428,7 +428,7 @@ codes! {
     /// An admission webhook or policy denied the object.
     ClusterAdmissionDenied = "cluster_admission_denied", Unavailable, Platform, "The operator changes that rule or the CronJob template.";
     /// The service's role in the cluster lacks a permission.
-    ClusterPermissionDenied = "cluster_permission_denied", Unavailable, Platform, "The operator compares the role with `deploy/kubernetes/role.yaml`.";
+    ClusterPermissionDenied = "cluster_permission_denied", Unavailable, Platform, "The operator compares the role with `charts/holdfast/files/role.yaml`.";
     /// An object or the namespace does not exist.
     ClusterObjectMissing = "cluster_object_missing", Unavailable, Platform, "The operator creates the namespace; Holdfast recreates its objects.";
     /// The API server returned another error.

@@ -149,7 +149,7 @@ impl Fault {
             (401 | 403, None) => (
                 Code::ClusterPermissionDenied,
                 format!("The cluster does not allow it: {message}"),
-                "The operator compares the service's role with deploy/kubernetes/role.yaml.".to_owned(),
+                "The operator compares the service's role with charts/holdfast/files/role.yaml.".to_owned(),
             ),
             (404, None) => (
                 Code::ClusterObjectMissing,

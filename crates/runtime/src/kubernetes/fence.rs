@@ -1,5 +1,5 @@
 //! The leader epoch in the cluster: in an annotation of written objects, and in a ConfigMap that each new leader updates. The
-//! optional policy `deploy/kubernetes/fencing.yaml` compares the two and rejects writes of a former leader. Without the policy
+//! optional policy of the chart (`fencing.enabled`) compares the two and rejects writes of a former leader. Without the policy
 //! the epoch has no effect.
 //!
 //! The annotation is in the metadata of the object itself: in the spec or in the hashed part, each take-over would rewrite

@@ -1,10 +1,12 @@
 //! `holdfast config`: every setting, its value and where it came from.
 
+pub(crate) mod from_upstream;
+
 use std::io::Write;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
-use crate::config::{Flags, ProcessEnvironment, load, markdown};
+use crate::config::{Flags, ProcessEnvironment, load, markdown, schema};
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,10 +17,12 @@ pub(crate) enum Format {
     Json,
     /// The page `docs/configuration.md`: every setting, without values of this machine.
     Markdown,
+    /// The JSON Schema of `holdfast.toml`.
+    Schema,
 }
 
 impl Format {
-    pub(super) fn args() -> [Arg; 2] {
+    pub(super) fn args() -> [Arg; 3] {
         [
             Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"),
             Arg::new("markdown")
@@ -26,6 +30,11 @@ impl Format {
                 .action(ArgAction::SetTrue)
                 .conflicts_with("json")
                 .help("Print the page that describes every setting"),
+            Arg::new("json-schema")
+                .long("json-schema")
+                .action(ArgAction::SetTrue)
+                .conflicts_with_all(["json", "markdown"])
+                .help("Print the JSON Schema of holdfast.toml"),
         ]
     }
 
@@ -34,6 +43,8 @@ impl Format {
             Self::Json
         } else if matches.get_flag("markdown") {
             Self::Markdown
+        } else if matches.get_flag("json-schema") {
+            Self::Schema
         } else {
             Self::Text
         }
@@ -49,11 +60,16 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let text = match format {
         Format::Markdown => markdown(),
+        Format::Schema => format!("{:#}\n", schema()),
         Format::Text => load(environment, flags)?.checked()?.as_text(),
         Format::Json => format!("{:#}\n", load(environment, flags)?.checked()?.as_json()),
     };
+    written(&text, out)
+}
+
+/// Prints a text. A reader such as `head` may close the pipe early.
+fn written(text: &str, out: &mut dyn Write) -> anyhow::Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader such as `head` may close the pipe early.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
@@ -86,6 +102,7 @@ mod tests {
         assert!(print(Format::Text).contains("SETTING"));
         assert!(print(Format::Json).parse::<serde_json::Value>().unwrap()["settings"].is_array());
         assert!(print(Format::Markdown).starts_with("# Configuration"));
+        assert!(print(Format::Schema).parse::<serde_json::Value>().unwrap()["properties"]["listen"].is_object());
     }
 
     #[test]
