@@ -261,8 +261,8 @@ mod tests {
     fn each_example_of_the_chart_admits_tokens_for_this_service_with_a_role_alone() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/holdfast/examples");
         let mut examples = 0;
-        for example in std::fs::read_dir(folder).unwrap() {
-            let text = std::fs::read_to_string(example.unwrap().path()).unwrap();
+        for example in fs::read_dir(folder).unwrap() {
+            let text = fs::read_to_string(example.unwrap().path()).unwrap();
             let mut values: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
             // As the chart sets them.
             values["config"]["listen"] = "0.0.0.0:8092".into();
