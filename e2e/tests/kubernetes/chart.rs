@@ -67,7 +67,8 @@ async fn the_api_server_accepts_the_manifests_of_each_example_and_the_program_it
             .collect();
         std::fs::write(&file, &configuration).unwrap();
         let mut config = Command::new(&binary);
-        config.args(["config", "--json", "--config"]).arg(&file).env("HOLDFAST_DATA_DIR", folder.path());
+        // The variables of tests are no settings.
+        config.args(["config", "--json", "--config"]).arg(&file).env_clear().env("HOLDFAST_DATA_DIR", folder.path());
         let shown = command::output(&mut config).unwrap_or_else(|e| panic!("{name}: {e:#}\n{configuration}"));
         let shown: Value = serde_json::from_str(&shown).unwrap();
         let value = |key: &str| {

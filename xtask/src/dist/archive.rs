@@ -21,7 +21,7 @@ pub(super) fn pack(dist: &Dist, from: &Path, to: &Path) -> Result<()> {
     command::output(command.arg("--file").arg(&tar).arg("--directory").arg(folder).arg(name))?;
     // Without the name and the time of the tar file.
     let packed = File::create(to)?;
-    let status = Command::new("gzip").args(["--best", "--no-name", "--stdout"]).arg(&tar).stdout(packed).status()?;
+    let status = Command::new("gzip").args(["--no-name", "--stdout"]).arg(&tar).stdout(packed).status()?;
     anyhow::ensure!(status.success(), "gzip ended with {status}");
     fs::remove_file(tar)?;
     Ok(())
