@@ -68,5 +68,10 @@ pub fn written(folder: &Path, values: &Value) -> Result<PathBuf> {
 pub fn configuration(manifests: &str) -> Result<String> {
     let (_, rest) = manifests.split_once("  holdfast.toml: |\n").context("there is no holdfast.toml")?;
     let lines = rest.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
-    Ok(lines.map(|line| format!("{}\n", line.trim_start_matches("    "))).collect())
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line.trim_start_matches("    "));
+        text.push('\n');
+    }
+    Ok(text)
 }

@@ -60,11 +60,8 @@ async fn the_api_server_accepts_the_manifests_of_each_example_and_the_program_it
         let file = folder.path().join("holdfast.toml");
         let configuration = chart::configuration(&manifests).unwrap();
         // Files that only the pod has.
-        let configuration: String = configuration
-            .lines()
-            .filter(|line| !line.contains("/etc/holdfast/"))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let lines = configuration.lines().filter(|line| !line.contains("/etc/holdfast/"));
+        let configuration = lines.collect::<Vec<_>>().join("\n");
         std::fs::write(&file, &configuration).unwrap();
         let mut config = Command::new(&binary);
         // The variables of tests are no settings.

@@ -9,6 +9,7 @@ pub(super) type Converted = Result<Vec<(&'static str, Json)>>;
 /// How a value is converted.
 pub(super) type Convert = fn(&Json) -> Converted;
 
+#[expect(clippy::unnecessary_wraps, reason = "conversions return it")]
 fn one(value: impl Into<Json>) -> Converted {
     Ok(vec![("", value.into())])
 }
