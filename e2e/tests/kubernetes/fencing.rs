@@ -23,7 +23,6 @@ impl Policy {
         let cluster = namespace.cluster().clone();
         let apply = |release: &str, jobs: &str| {
             let mut values = chart::values(jobs);
-            values["fullnameOverride"] = "fencing".into();
             values["fencing"] = json!({"enabled": true});
             let policy = chart::rendered(release, &values, Some("templates/fencing.yaml"));
             cluster.apply(&policy.unwrap_or_else(|e| panic!("{e:#}"))).unwrap_or_else(|e| panic!("{e:#}"));
@@ -33,7 +32,7 @@ impl Policy {
         apply("stays", "none-has-this-name");
         let release = format!("of-{}", namespace.name());
         apply(&release, namespace.name());
-        let name = format!("fencing-{release}");
+        let name = format!("holdfast-fencing-{release}-holdfast");
         Self { name, cluster }
     }
 }

@@ -108,8 +108,8 @@ struct Translated {
 }
 
 fn translate(text: &str) -> anyhow::Result<Translated> {
-    // `y` and `off` may be names.
-    let options = serde_saphyr::options! { strict_booleans: true };
+    // `y` and `off` may be names, and upstream's file has comments of hundreds of lines.
+    let options = serde_saphyr::options! { strict_booleans: true, emit_comments: false };
     let values: Json = serde_saphyr::from_str_with_options(text, options)?;
     let mut translated = Translated { values: json!({}), notes: Vec::new() };
     if values.is_null() {
@@ -396,6 +396,9 @@ loggingFormat: JSON
             assert!(error.contains(name), "{text}: {error}");
         }
         assert_eq!(translated("# nothing\n").values, json!({}));
+        let long =
+            format!("a: &port 1\nwebHooks:\n{}  postCreate: {{webhookUri: x}}\nb: *port\n", "   # so\n".repeat(500));
+        assert_eq!(translated(&long).notes.len(), 3);
     }
 
     #[test]
