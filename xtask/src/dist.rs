@@ -12,6 +12,7 @@ use devtools::{
     command,
     environment::workspace,
     progress::{self, say},
+    web,
 };
 
 /// The folder of the products.
@@ -28,21 +29,7 @@ pub(crate) struct Options {
 /// Compiles the binary as it is shipped: without symbols, and with its debug information in a file beside it that debuggers
 /// find by the name in the binary.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    for file in compile(&options.to)? {
-        #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
-        let megabytes = fs::metadata(&file)?.len() as f64 / 1e6;
-        say(format_args!("{}: {megabytes:.1} MB", file.display()));
-    }
-    Ok(())
-}
-
-/// The binary as it is shipped, in the usual folder.
-pub(crate) fn stripped() -> Result<PathBuf> {
-    compile(Path::new(FOLDER)).map(|[binary, _]| binary)
-}
-
-/// Compiles the binary and its debug information into a folder.
-fn compile(to: &Path) -> Result<[PathBuf; 2]> {
+    web::build()?;
     let built = binary::build(Profile::Dist)?;
     let folder = workspace().join(to);
     fs::create_dir_all(&folder).with_context(|| format!("The folder {} can't be made.", folder.display()))?;

@@ -1,4 +1,4 @@
-//! The one entry point for people and CI: `cargo xtask demo | check | test | bench | dist | chart | cluster`.
+//! The one entry point for people and CI: `cargo xtask demo | web | check | test | bench | dist | cluster`.
 
 mod bench;
 mod chart;
@@ -8,6 +8,7 @@ mod demo;
 mod dist;
 mod image;
 mod tests;
+mod web;
 
 use std::process::{Command, ExitCode, Stdio};
 
@@ -24,6 +25,8 @@ use devtools::{
 enum Task {
     /// Start Holdfast on an empty data folder and take a data job from its creation to the log of its run.
     Demo(demo::Options),
+    /// Build the web page, which the next compilation embeds.
+    Web(web::Options),
     /// Check format, lints, the direction of dependencies, documentation, licences and advisories.
     Check(check::Options),
     /// Run all tests.
@@ -41,6 +44,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Demo(options) => demo::run(options),
+        Task::Web(options) => web::run(options),
         Task::Check(options) => check::run(options),
         Task::Test(options) => tests::run(&options),
         Task::Bench(options) => bench::run(&options),

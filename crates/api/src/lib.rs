@@ -18,6 +18,7 @@ mod links;
 mod memory;
 mod metrics;
 mod openapi;
+mod page;
 mod paths;
 mod preconditions;
 mod principals;
@@ -40,6 +41,7 @@ pub use error::status_of;
 pub use limits::Limits;
 pub use links::{DateFormat, LogsUrl, Template};
 pub use metrics::{HttpMetrics, MetricsAccess, MetricsPage, MetricsToken, router as metrics_router};
+pub use page::WebPage;
 pub use principals::{PrincipalLimits, Principals};
 pub use probes::answers;
 pub use routes::{document as openapi_document, router};
@@ -70,6 +72,8 @@ pub struct Api {
     pub logs_url: Option<LogsUrl>,
     /// Where the source of a job can be looked at.
     pub source_url_template: Option<Template>,
+    /// The web page.
+    pub page: Arc<WebPage>,
     /// The version that `info` answers.
     pub api_version: String,
     /// Whether the service is ready for requests; false while it starts and while it stops.

@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use crate::{
     Api, auth, caller, error, graphql, guard, home, limits, metrics,
     openapi::{self, KeyedBody, Layers, Served, Table, pages},
-    paths, preconditions, probes,
+    page, paths, preconditions, probes,
     rest::{
         credentials, deleted_jobs, deployments, executions, history, info, jobs, keytab, properties, secrets, sources,
         tokens,
@@ -67,6 +67,7 @@ pub(crate) fn operations() -> Table {
             .page()
         .at("/data-jobs/swagger-ui/{file}", routes!(pages::swagger_ui_file))
         .at(paths::METRICS_PATH, routes!(metrics::prometheus))
+        .web_page(page::routes())
 }
 
 /// Probes answer under any load and to any host: they say nothing that a stranger may not know.

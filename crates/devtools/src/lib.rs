@@ -13,4 +13,4 @@ pub mod progress;
 pub mod promtool;
 pub mod schemathesis;
 pub mod service;
-pub mod venv;
+pub mod web;

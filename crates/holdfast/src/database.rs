@@ -3,7 +3,7 @@
 use std::{error::Error, net::TcpListener as StdListener, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use api::{MemoryBudget, ServerLimits};
+use api::{MemoryBudget, ServerLimits, WebPage};
 use clock::SystemClock;
 use model::clock::SharedClock;
 use secrecy::{ExposeSecret, SecretString};
@@ -54,6 +54,7 @@ pub(crate) async fn open_or_wait(
     limits: ServerLimits,
     memory: &MemoryBudget,
     clock: &SharedClock,
+    page: Arc<WebPage>,
 ) -> anyhow::Result<Db> {
     let mut error = match open_once(settings, file, clock).await? {
         Err(error) if error.is_transient() => error,
@@ -63,7 +64,7 @@ pub(crate) async fn open_or_wait(
     let listener = TcpListener::from_std(listener)?;
     let answering = tokio::spawn({
         let (stop, memory, clock) = (stop.clone(), memory.clone(), Arc::clone(clock));
-        async move { api::serve(listener, api::waiting_router(), limits, memory, clock, stop).await }
+        async move { api::serve(listener, api::waiting_router(page), limits, memory, clock, stop).await }
     });
     let _stop = stop.drop_guard_ref();
     let mut said: Option<(String, Duration)> = None;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Write, net::SocketAddr, sync::Arc, time::Du
 use anyhow::{Context, anyhow};
 use api::{
     Api, DateFormat, HttpMetrics, Limits, LogsUrl, MemoryBudget, MetricsAccess, MetricsPage, MetricsToken,
-    PrincipalLimits, Principals, Scratch, ServerLimits, Transfers, metrics_router,
+    PrincipalLimits, Principals, Scratch, ServerLimits, Transfers, WebPage, metrics_router,
 };
 use clock::SystemClock;
 use image::{LockResolver, Packages};
@@ -100,7 +100,8 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     };
     let address = listener.local_addr()?;
     let manager = Manager::of(&environment).map(Arc::new);
-    let (routers, router_now) = watch::channel(api::waiting_router());
+    let page = Arc::new(WebPage::new(page::FILES));
+    let (routers, router_now) = watch::channel(api::waiting_router(Arc::clone(&page)));
     let (watched, gauges_now) = watch::channel(None::<sync::gauges::Gauges>);
     if let Some(manager) = &manager {
         // The service waits for its database; the service manager does not.
@@ -123,7 +124,15 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
     let installs = local || cluster::is_embedded(settings);
     let opening = async {
         tokio::try_join!(
-            database::open_or_wait(settings, &file, listener.try_clone()?, server_limits, &memory, &clock),
+            database::open_or_wait(
+                settings,
+                &file,
+                listener.try_clone()?,
+                server_limits,
+                &memory,
+                &clock,
+                Arc::clone(&page)
+            ),
             async {
                 Ok(if installs {
                     python::discover(&packages::discovery(&environment, settings, clock.clone())).await
@@ -237,6 +246,7 @@ pub(crate) async fn run(environment: ProcessEnvironment, loaded: Loaded) -> anyh
             end_offset: SignedDuration::from_secs(settings.logs_url_end_offset_seconds.0),
         }),
         source_url_template: settings.source_url_template.as_ref().map(|t| t.0.clone()),
+        page,
         api_version: API_VERSION.to_owned(),
         readiness,
         metrics_page: settings

@@ -46,7 +46,15 @@ const OPEN: [(Method, &str); 5] = [
 ];
 
 /// Routes below these addresses are open too.
-const OPEN_BELOW: [&str; 3] = ["/data-jobs/debug/", "/data-jobs/api-docs", "/data-jobs/swagger-ui"];
+const OPEN_BELOW: [&str; 7] = [
+    "/data-jobs/debug/",
+    "/data-jobs/api-docs",
+    "/data-jobs/swagger-ui",
+    "/ui",
+    "/get-started",
+    "/explore/data-jobs",
+    "/manage/data-jobs",
+];
 
 /// The signatures that can be asked for: all by a key pair. A shared secret would let who may check a token make one.
 pub const ALGORITHMS: [Algorithm; 9] = [

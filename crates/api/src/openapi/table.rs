@@ -52,7 +52,7 @@ fn matched(request: &Request) -> Option<&str> {
     request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
 }
 
-/// Addresses with their operations. There is no way in but [`Table::at`], so that no operation is left undescribed.
+/// Addresses with their operations. There is no way in for an operation but [`Table::at`], so that none is left undescribed.
 pub(crate) struct Table {
     layers: Layers,
     router: Router<Arc<Api>>,
@@ -99,6 +99,13 @@ impl Table {
     /// Marks the GET operation of the last address as a page for people, which a link on another site may open.
     pub(crate) fn page(mut self) -> Self {
         self.marks.pages.insert(self.last.clone());
+        self
+    }
+
+    /// Routes of the web page, which are no operations of the API, with those of them that a link on another site may open.
+    pub(crate) fn web_page(mut self, (router, pages): (Router<Arc<Api>>, Vec<&'static str>)) -> Self {
+        self.router = self.router.merge(router);
+        self.marks.pages.extend(pages.into_iter().map(str::to_owned));
         self
     }
 

@@ -21,6 +21,7 @@ mod jobs;
 mod lists;
 mod openapi;
 mod operations;
+mod page;
 mod preconditions;
 mod properties;
 mod query_limits;

@@ -49,6 +49,9 @@ use testing::{Database, Fresh};
 use tower::ServiceExt;
 use uuid::Uuid;
 
+/// The files of the web page.
+const PAGE: &[(&str, &[u8])] = &[("app.js", b"// the script"), ("shell.html", b"<title>The page</title>")];
+
 /// A clock that a test advances, and that counts its identifiers.
 #[derive(Debug)]
 pub(crate) struct TestClock {
@@ -311,6 +314,7 @@ impl Service {
             api_version: "0.1.0".into(),
             readiness,
             metrics: HttpMetrics::register(&mut registry),
+            page: Arc::new(api::WebPage::new(PAGE)),
             metrics_page: Some(MetricsPage::new(Arc::new(registry), memory.clone(), Arc::clone(&shared))),
             metrics_access: wish.metrics_access,
             access_log: true,
