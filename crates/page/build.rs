@@ -1,7 +1,5 @@
 //! Embeds the files of `web/dist`, if `cargo xtask web` built them.
 
-#![expect(missing_docs, reason = "a build script")]
-
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 /// The file without which the folder holds no page.

@@ -5,6 +5,7 @@ import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { Problem } from "./api";
 import { changed } from "./data";
 import { fullTime, now, relative, time } from "./format";
+import { navigations } from "./router";
 
 /** A time, with its full form and its distance on hover and for screen readers. */
 export function Time({ at, distance = false }: { at: string | number | null | undefined; distance?: boolean }) {
@@ -63,14 +64,25 @@ export function Waiting({ rows = 6 }: { rows?: number }) {
     );
 }
 
+/** The navigation after which a heading got the focus: it may come later than the navigation, with its data. */
+let focusedAfter = 0;
+
 /** The heading of a page; it gets the focus after a navigation. */
 export function Heading({ title, children, tab }: { title: string; children?: ComponentChildren; tab?: string }) {
+    const heading = useRef<HTMLHeadingElement>(null);
+    useEffect(() => {
+        if (navigations.value === focusedAfter) return;
+        focusedAfter = navigations.value;
+        heading.current?.focus({ preventScroll: true });
+    }, [navigations.value]);
     useEffect(() => {
         document.title = `${tab ? `${tab} · ` : ""}${title} · Holdfast`;
     }, [title, tab]);
     return (
         <div class="heading">
-            <h1 tabIndex={-1}>{title}</h1>
+            <h1 tabIndex={-1} ref={heading}>
+                {title}
+            </h1>
             {children}
         </div>
     );

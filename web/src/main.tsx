@@ -1,6 +1,6 @@
 // The frame of the page: navigation, state of the connection, and the page of the present address.
 import { render } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { connection } from "./api";
 import { useRead } from "./data";
 import { now, time, zone, zoneName } from "./format";
@@ -15,7 +15,7 @@ import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
 import { OverviewPage } from "./pages/overview";
 import { openPalette, Palette } from "./palette";
-import { Link, match, navigate, navigations, place, startRouter } from "./router";
+import { Link, match, navigate, place, startRouter } from "./router";
 
 type Theme = "system" | "light" | "dark";
 const THEMES: Theme[] = ["system", "light", "dark"];
@@ -43,7 +43,7 @@ function page(path: string) {
     const diff = match("/jobs/:job/deployment/:diff", path);
     if (diff) return <JobPage key={diff["job"]!} name={diff["job"]!} tab="deployment" diff={diff["diff"]!} />;
     const tab = match("/jobs/:job/:tab", path);
-    if (tab && ["executions", "deployment", "configuration", "history"].includes(tab["tab"]!)) return <JobPage key={tab["job"]!} name={tab["job"]!} tab={tab["tab"]!} />;
+    if (tab && ["executions", "schedule", "deployment", "configuration", "history"].includes(tab["tab"]!)) return <JobPage key={tab["job"]!} name={tab["job"]!} tab={tab["tab"]!} />;
     const job = match("/jobs/:job", path);
     if (job) return <JobPage key={job["job"]!} name={job["job"]!} tab="overview" />;
     return (
@@ -56,7 +56,7 @@ function page(path: string) {
     );
 }
 
-/** What stands in place of every page while the service can't be used. */
+/** The content of every page while the service can't be used. */
 function Unusable() {
     const state = connection.value.state;
     useEffect(() => {
@@ -71,7 +71,7 @@ function Unusable() {
         return (
             <>
                 <Heading title="The service is starting" />
-                <p class="lead">The service waits for its database. This page continues by itself once the database answers.</p>
+                <p class="lead">The service waits for its database. This page continues automatically once the database answers.</p>
                 <p>
                     If this takes longer than a minute: <a href="/readyz">/readyz</a> names the missing component, and the log of the service has the reason.
                 </p>
@@ -129,21 +129,19 @@ function Head() {
                 <button type="button" class="find" onClick={openPalette} aria-keyshortcuts="Control+K">
                     Find <kbd>Ctrl K</kbd>
                 </button>
-                <label class="choice">
-                    <span class="visually-hidden">Time zone</span>
-                    <select value={zone.value} onChange={(event) => (zone.value = event.currentTarget.value as typeof zone.value)}>
+                <span class="choice">
+                    <select aria-label="Time zone" value={zone.value} onChange={(event) => (zone.value = event.currentTarget.value as typeof zone.value)}>
                         <option value="UTC">UTC</option>
                         <option value="local">{Intl.DateTimeFormat().resolvedOptions().timeZone === "UTC" ? "Local time (UTC)" : Intl.DateTimeFormat().resolvedOptions().timeZone}</option>
                     </select>
-                </label>
-                <label class="choice">
-                    <span class="visually-hidden">Theme</span>
-                    <select value={theme.value} onChange={(event) => (theme.value = event.currentTarget.value as Theme)}>
+                </span>
+                <span class="choice">
+                    <select aria-label="Theme" value={theme.value} onChange={(event) => (theme.value = event.currentTarget.value as Theme)}>
                         <option value="system">System</option>
                         <option value="light">Light</option>
                         <option value="dark">Dark</option>
                     </select>
-                </label>
+                </span>
                 <Link to="/help">Help</Link>
             </div>
         </header>
@@ -168,14 +166,6 @@ function Foot() {
 function App() {
     const isUsable = connection.value.state === "ok" || connection.value.state === "lost";
     const path = place.value.path;
-    const first = useRef(true);
-    useEffect(() => {
-        if (first.current) {
-            first.current = false;
-            return;
-        }
-        document.querySelector<HTMLElement>("h1")?.focus({ preventScroll: true });
-    }, [navigations.value]);
     useKeys({
         palette: openPalette,
         "?": () => navigate("/help"),

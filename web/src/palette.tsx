@@ -40,7 +40,7 @@ function PaletteDialog() {
     const pages = PAGES.filter(([name]) => name.toLowerCase().includes(wanted)).map(([name, to]): [string, string, string] => [name, to, "page"]);
     const job = /^\/jobs\/([^/]+)/.exec(place.value.path)?.[1];
     const here: [string, string, string][] = job
-        ? ["executions", "deployment", "configuration", "history"].filter((tab) => tab.includes(wanted)).map((tab) => [`${tab[0]!.toUpperCase()}${tab.slice(1)} of ${job}`, `/jobs/${job}/${tab}`, "this job"])
+        ? ["executions", "schedule", "deployment", "configuration", "history"].filter((tab) => tab.includes(wanted)).map((tab) => [`${tab[0]!.toUpperCase()}${tab.slice(1)} of ${job}`, `/jobs/${job}/${tab}`, "this job"])
         : [];
     const all = [...jobs, ...here, ...pages];
     const index = Math.min(at, Math.max(0, all.length - 1));

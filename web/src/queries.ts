@@ -213,5 +213,13 @@ export const readDiff = async (team: string, job: string, from: number, to: numb
 export const readAudit = async (team: string, job: string, signal?: AbortSignal) =>
     (await get<{ events: AuditEvent[] }>(`${jobPath(team, job)}/audit-events?limit=200`, signal)).events;
 
+export interface ScheduledTimes {
+    schedule_cron: string | null;
+    time_zone: string | null;
+    times: string[];
+}
+
+export const readScheduledTimes = (team: string, job: string, signal?: AbortSignal) => get<ScheduledTimes>(`${jobPath(team, job)}/scheduled-times?limit=20`, signal);
+
 export const readLog = async (team: string, job: string, id: string, lines: number, signal?: AbortSignal) =>
     (await get<{ logs: string }>(`${jobPath(team, job)}/executions/${encodeURIComponent(id)}/logs?tail_lines=${lines}`, signal)).logs;

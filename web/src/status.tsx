@@ -98,7 +98,7 @@ export const STRIP_RUNS = 20;
 
 /**
  * The last executions of a job, the newest at the right. The height of a bar is the duration against the median on a logarithmic
- * scale; a shape stands on top of a bar that did not succeed. One path per state keeps a page of jobs small.
+ * scale; a shape is on top of a bar that did not succeed. One path per state keeps a page of jobs small.
  */
 export function Strip({ runs }: { runs: readonly Execution[] }) {
     const shown = runs.slice(0, STRIP_RUNS).reverse();

@@ -109,16 +109,15 @@ export function Pager({ page, size, rows, total }: { page: number; size: number;
             <button type="button" class="small" disabled={isLast} onClick={() => setQuery({ page: page + 1 }, false)} aria-label="Next page">
                 ›
             </button>
-            <label class="choice">
-                <span class="visually-hidden">Rows per page</span>
-                <select value={String(size)} onChange={(event) => setQuery({ size: event.currentTarget.value, page: null })}>
+            <span class="choice">
+                <select aria-label="Rows per page" value={String(size)} onChange={(event) => setQuery({ size: event.currentTarget.value, page: null })}>
                     {SIZES.map((n) => (
                         <option key={n} value={String(n)}>
                             {n} rows
                         </option>
                     ))}
                 </select>
-            </label>
+            </span>
         </div>
     );
 }

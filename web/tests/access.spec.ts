@@ -14,6 +14,7 @@ const PAGES: [string, string, () => string][] = [
     ["a job", "/jobs/load-orders", url],
     ["a job that is not deployed", "/jobs/mart-daily", url],
     ["a deployment", "/jobs/load-orders/deployment/1...2", url],
+    ["a schedule", "/jobs/load-orders/schedule", url],
     ["a configuration", "/jobs/load-orders/configuration", url],
     ["a history", "/jobs/load-orders/history", url],
     ["an unknown execution", "/jobs/load-orders/executions/none-1", url],
@@ -46,7 +47,7 @@ test("nothing is cut off at 320 pixels, and targets are at least 24 pixels high"
         expect(wide, `${name} is wider than the window`).toBeLessThanOrEqual(0);
         const small = await page.evaluate(() =>
             [...document.querySelectorAll("button, select, summary, .head a, .tabs a, input")]
-                .filter((element) => element.checkVisibility() && element.closest(".visually-hidden") === null)
+                .filter((element) => element.checkVisibility() && element.closest(".visually-hidden, .skip") === null)
                 .map((element) => [element.getBoundingClientRect(), element.outerHTML.slice(0, 80)] as const)
                 .filter(([box]) => box.width > 0 && box.height < 23.5)
                 .map(([, html]) => html),

@@ -42,7 +42,7 @@ test("a long log opens at its end, and few rows of it exist at any place", async
     }
 });
 
-test("find counts the hits of the whole log, goes on by key, and is in the address", async ({ page }) => {
+test("find counts the hits of the whole log, continues by key, and is in the address", async ({ page }) => {
     await open(page, `/jobs/long-log-job/executions/${longRun()}`);
     await page.getByRole("searchbox", { name: "Find in the log" }).fill("row 1234");
     await expect(page.locator(".hits")).toHaveText("1 of 11");
@@ -129,7 +129,7 @@ test("a running execution is cancelled from its page", async ({ page }) => {
     await expect(cancel).toBeFocused();
 });
 
-test("a rollback shows what it changes, makes a new revision, and stands in the history", async ({ page }) => {
+test("a rollback shows what it changes, makes a new revision, and is in the history", async ({ page }) => {
     await open(page, "/jobs/roll-back-me/deployment");
     await page.getByRole("button", { name: "Roll back…" }).click();
     const dialog = page.getByRole("dialog");
@@ -143,14 +143,14 @@ test("a rollback shows what it changes, makes a new revision, and stands in the 
 test("a description is edited, and a change by another person in between is not overwritten", async ({ page }) => {
     await open(page, "/jobs/filler-job-03/configuration");
     await page.getByRole("button", { name: "Edit" }).click();
-    await page.getByLabel("Description").fill("Counts orders.");
+    await page.getByRole("textbox", { name: "Description" }).fill("Counts orders.");
     await page.getByRole("button", { name: "Save" }).click();
     await expect(page.locator("dd", { hasText: "Counts orders." })).toBeVisible();
     await page.getByRole("button", { name: "Edit" }).click();
     const path = jobPath("filler", "filler-job-03");
     const job = (await (await call(url(), "GET", path)).json()) as { description: string };
     await call(url(), "PUT", path, { ...job, description: "By another person." });
-    await page.getByLabel("Description").fill("Mine.");
+    await page.getByRole("textbox", { name: "Description" }).fill("Mine.");
     await page.getByRole("button", { name: "Save" }).click();
     await expect(page.getByRole("dialog").getByRole("alert")).toContainText("Another change came in between.");
     expect(((await (await call(url(), "GET", path)).json()) as { description: string }).description).toBe("By another person.");
@@ -164,6 +164,19 @@ test("the overview groups failures by cause and says who has to act", async ({ p
     await expect(cause).toContainText("Action: you");
     await expect(page.getByRole("region", { name: "In progress" }).getByRole("link", { name: "load-clicks" })).toBeVisible();
     await expect(page.getByRole("region", { name: "Next" }).getByRole("link", { name: "load-orders" })).toBeVisible();
+});
+
+test("the schedule lists the times to come as the service computes them", async ({ page }) => {
+    await open(page, "/jobs/load-orders/schedule");
+    await expect(page.locator(".lead")).toContainText("The next execution starts in");
+    const coming = page.getByRole("region", { name: "Scheduled times to come" }).locator("time");
+    await expect(coming).toHaveCount(20);
+    const read = (await (await call(url(), "GET", `${jobPath("payments", "load-orders")}/scheduled-times`)).json()) as { times: string[] };
+    const shown = await coming.evaluateAll((times) => times.map((time) => Date.parse((time as HTMLTimeElement).dateTime)));
+    expect(shown).toEqual(read.times.map((time) => Date.parse(time)));
+    expect(shown[1]! - shown[0]!).toBe(1_800_000);
+    await open(page, "/jobs/long-log-job/schedule");
+    await expect(page.locator(".lead")).toHaveText("The job has no schedule: it runs on request only.");
 });
 
 test("the counts of the deployments equal those of the API", async ({ page }) => {

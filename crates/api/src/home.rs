@@ -21,10 +21,7 @@ use crate::{
     get,
     path = "",
     tag = "Data Jobs Service",
-    responses(
-        (status = 200, description = "The page.", body = String, content_type = "text/html; charset=utf-8"),
-        (status = 307, description = "The web page is at `/ui/`; for clients that accept `text/html`."),
-    )
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html; charset=utf-8"))
 )]
 pub(crate) async fn home(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let vary = [(header::VARY, "accept")];

@@ -48,6 +48,7 @@ pub(crate) fn operations() -> Table {
         .at(&below("/revisions/{revision}/diff/{other}"), routes!(history::deployment_revision_diff))
         .at(&below("/revisions/{revision}/rollback"), routes!(history::deployment_rollback))
             .idempotent(keyed)
+        .at(&at("/scheduled-times"), routes!(jobs::data_job_scheduled_time_list))
         .at(&at("/audit-events"), routes!(history::data_job_audit_event_list))
         .at(&below("/executions"), routes!(executions::data_job_deployment_execution_list, executions::data_job_execution_start))
             .idempotent(keyed)

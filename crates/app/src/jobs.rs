@@ -1,5 +1,6 @@
 //! Create, read, change and delete a data job.
 
+use jiff::Timestamp;
 use model::{
     Problem,
     access::{Action, Caller, decide_one_team},
@@ -94,6 +95,62 @@ pub async fn read(db: &Db, caller: &Caller, team: &str, name: &str) -> Result<Da
     let permit = caller.may(Action::Read, team, name).await?;
     let mut tx = db.read().await?;
     find_job(&mut tx, &permit).await
+}
+
+/// The scheduled times that [`scheduled_times`] returns at most.
+pub const SCHEDULED_TIMES_MAX: i64 = 100;
+
+/// The scheduled times that [`scheduled_times`] returns without a limit.
+const SCHEDULED_TIMES: i64 = 20;
+
+/// The schedule of a job, and its next times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduledTimes {
+    /// The schedule as it was given; absent without one.
+    pub schedule_cron: Option<String>,
+    /// The time zone whose wall clock counts; absent without a schedule.
+    pub time_zone: Option<String>,
+    /// The next scheduled times, ascending.
+    pub times: Vec<Timestamp>,
+}
+
+/// The next scheduled times of a job, by the same rules as the synchronizer's. Executions start at them if the deployment is
+/// enabled.
+///
+/// # Errors
+/// NotFound for an unknown job; Invalid for a limit below 1 or above [`SCHEDULED_TIMES_MAX`].
+pub async fn scheduled_times(
+    db: &Db,
+    clock: &dyn Clock,
+    caller: &Caller,
+    default_zone: &str,
+    team: &str,
+    name: &str,
+    limit: Option<i64>,
+) -> Result<ScheduledTimes, Problem> {
+    let limit = limit.unwrap_or(SCHEDULED_TIMES);
+    if !(1..=SCHEDULED_TIMES_MAX).contains(&limit) {
+        return Err(Problem::new(
+            Code::QueryParameterInvalid,
+            "The scheduled times were not listed.",
+            format!("limit is {limit}; it must be 1 to {SCHEDULED_TIMES_MAX}."),
+        )
+        .nothing_returned()
+        .fix(format!("Send a limit of at most {SCHEDULED_TIMES_MAX}.")));
+    }
+    let job = read(db, caller, team, name).await?;
+    let Some(cron) = job.config.schedule_cron else {
+        return Ok(ScheduledTimes { schedule_cron: None, time_zone: None, times: Vec::new() });
+    };
+    let schedule = Schedule::parse(&cron, default_zone)?;
+    let mut times = Vec::new();
+    let mut after = clock.now();
+    for _ in 0..limit {
+        let Some(next) = schedule.next_after(after) else { break };
+        times.push(next);
+        after = next;
+    }
+    Ok(ScheduledTimes { time_zone: Some(schedule.zone().to_owned()), schedule_cron: Some(cron), times })
 }
 
 /// Changes a job. A changed schedule, contact, flag or team becomes a new revision of the deployment in the same

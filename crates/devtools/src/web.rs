@@ -179,6 +179,19 @@ fn in_path() -> Option<PathBuf> {
     files.into_iter().find(|file| file.is_file() && is_there(file))
 }
 
+/// The number of the page's tests.
+///
+/// # Errors
+/// If their folder can't be read.
+pub fn count_tests() -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(folder().join("tests"))? {
+        let text = fs::read_to_string(entry?.path())?;
+        count += text.lines().filter(|line| line.trim_start().starts_with("test(")).count();
+    }
+    Ok(count)
+}
+
 /// Runs the page's tests in Chromium against a binary.
 ///
 /// # Errors

@@ -88,6 +88,10 @@ function Known({ job, team, id }: { job: string; team: string; id: string }) {
                     </button>
                 )}
             </Heading>
+            <p class="quiet brief">
+                {run.type === "MANUAL" ? `started by ${run.startedBy ?? "a client"}` : "started by the schedule"} · source <code>{shortVersion(run.deployment?.jobVersion)}</code>
+                {run.deployment?.deployedBy && <> of {run.deployment.deployedBy}</>} · Python {run.deployment?.jobPythonVersion ?? "–"}
+            </p>
             <Outcome run={run} team={team} />
             <ExecutionFacts run={run} />
         </>

@@ -7,7 +7,7 @@ import { changed, POLL_FAST_MS, useRead } from "../data";
 import { bytes, count, duration, plural, relative, rough, seconds } from "../format";
 import { useKeys } from "../keys";
 import { action, ask, Command, Fact, Facts, Heading, Lead, ProblemBox, say, shortVersion, Time, Waiting } from "../kit";
-import { readAudit, readDiff, readExecutions, readJob, readRevisions, readRollout } from "../queries";
+import { readAudit, readDiff, readExecutions, readJob, readRevisions, readRollout, readScheduledTimes } from "../queries";
 import { Link } from "../router";
 import { deploymentState, executionState, isActive, isFailed, Mark, rolloutState, StateWord } from "../status";
 import { Table, type Column } from "../table";
@@ -19,6 +19,7 @@ import { ExecutionList } from "./executions";
 const TABS: [string, string][] = [
     ["overview", "Overview"],
     ["executions", "Executions"],
+    ["schedule", "Schedule"],
     ["deployment", "Deployment"],
     ["configuration", "Configuration"],
     ["history", "History"],
@@ -114,6 +115,7 @@ function Known({ job, tab, diff }: { job: Job; tab: string; diff: string | undef
                     <ExecutionList job={job.jobName} />
                 </>
             )}
+            {tab === "schedule" && <ScheduleTab job={job} id={id} runs={runs} />}
             {tab === "deployment" && <DeploymentTab job={job} id={id} diff={diff} />}
             {tab === "configuration" && <Configuration job={job} id={id} />}
             {tab === "history" && <History id={id} />}
@@ -217,6 +219,78 @@ function NotDeployed({ id }: { id: JobId }) {
     );
 }
 
+/** The scheduled times to come, and the executions that the schedule started. */
+function ScheduleTab({ job, id, runs }: { job: Job; id: JobId; runs: Execution[] }) {
+    const read = useRead(`scheduled ${id.name}`, (signal) => readScheduledTimes(id.team, id.name, signal));
+    const isEnabled = job.deployments?.[0]?.enabled === true;
+    const schedule = read.data;
+    const past = runs.filter((run) => run.type === "SCHEDULED").slice(0, 20);
+    const took = runs.filter((run) => run.status === "SUCCEEDED").map(seconds).sort((a, b) => a - b);
+    const usual = took.length > 2 ? took[Math.floor(took.length * 0.95)]! : null;
+    const gap = schedule && schedule.times.length > 1 ? (Date.parse(schedule.times[1]!) - Date.parse(schedule.times[0]!)) / 1000 : null;
+    return (
+        <>
+            {read.problem && <ProblemBox problem={read.problem} again={read.again} />}
+            {!schedule && !read.problem && <Waiting />}
+            {schedule && (
+                <Lead>
+                    {schedule.schedule_cron === null
+                        ? "The job has no schedule: it runs on request only."
+                        : schedule.times.length === 0
+                          ? "The schedule names no date of the next five years."
+                          : isEnabled
+                            ? `The next execution starts ${relative(schedule.times[0]!)}.`
+                            : "The schedule starts no execution, because the deployment is not enabled."}
+                </Lead>
+            )}
+            {schedule?.schedule_cron && (
+                <Facts>
+                    <Fact name="Schedule">
+                        {inWords(schedule.schedule_cron)} <code>{schedule.schedule_cron}</code>
+                    </Fact>
+                    <Fact name="Time zone of the schedule">{schedule.time_zone}</Fact>
+                    <Fact name="95 % of successes took">{usual === null ? <span class="quiet">not known yet</span> : `up to ${duration(usual)}`}</Fact>
+                </Facts>
+            )}
+            {usual !== null && gap !== null && usual > gap && (
+                <p class="banner">An execution takes longer than the time between two scheduled times, so a scheduled time waits for the execution before it.</p>
+            )}
+            <div class="columns">
+                {schedule && schedule.times.length > 0 && (
+                    <section aria-labelledby="coming">
+                        <h2 id="coming">Scheduled times to come</h2>
+                        <ol class="plain-list">
+                            {schedule.times.map((at) => (
+                                <li key={at}>
+                                    <Time at={at} />
+                                    <span class="grow" />
+                                    <span class="quiet">{relative(at)}</span>
+                                </li>
+                            ))}
+                        </ol>
+                    </section>
+                )}
+                <section aria-labelledby="past">
+                    <h2 id="past">Executions of the schedule</h2>
+                    {past.length === 0 && <p class="quiet">The schedule has started no execution yet.</p>}
+                    <ul class="plain-list">
+                        {past.map((run) => (
+                            <li key={run.id}>
+                                <Mark state={executionState(run.status)} label />
+                                <Link to={`/jobs/${run.jobName}/executions/${run.id}`}>
+                                    <Time at={run.startTime} />
+                                </Link>
+                                <span class="grow" />
+                                <span class="quiet">{duration(seconds(run))}</span>
+                            </li>
+                        ))}
+                    </ul>
+                </section>
+            </div>
+        </>
+    );
+}
+
 function useRollout(id: JobId) {
     const [isMoving, setMoving] = useState(false);
     return useRead(
@@ -307,7 +381,7 @@ function DeploymentTab({ job, id, diff }: { job: Job; id: JobId; diff: string | 
         { id: "enabled", name: "Schedule", cell: (revision) => (revision.enabled ? (inWords(revision.schedule.schedule_cron) ?? revision.schedule.schedule_cron ?? "manual only") : "disabled") },
         {
             id: "changes",
-            name: "",
+            name: "Actions",
             cell: (revision) => {
                 const before = list.find((other) => other.revision < revision.revision);
                 return (
@@ -429,7 +503,7 @@ function Configuration({ job, id }: { job: Job; id: JobId }) {
                 <Fact name="Source">{job.config.sourceUrl && /^https?:\/\//.test(job.config.sourceUrl) ? <a href={job.config.sourceUrl} target="_blank" rel="noreferrer noopener">{job.config.sourceUrl}</a> : <span class="quiet">no link is configured</span>}</Fact>
                 {CONTACTS.map(([field, name]) => (
                     <Fact key={field} name={`Mail about ${name.toLowerCase()}`}>
-                        {job.config.contacts[field]?.length ? job.config.contacts[field]!.join(", ") : <span class="quiet">nobody</span>}
+                        {job.config.contacts[field]?.length ? job.config.contacts[field]!.join(", ") : <span class="quiet">no address</span>}
                     </Fact>
                 ))}
             </Facts>

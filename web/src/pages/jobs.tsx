@@ -80,8 +80,8 @@ export function JobsPage() {
     const request: JobsRequest = { page, size, filter: sorted, search };
     const key = JSON.stringify(request);
     const jobs = useRead(`jobs ${key}`, (signal) => readJobs(request, signal));
-    const total = useRead(`total ${JSON.stringify([filter, search])}`, (signal) => readTotal(filter, search, signal));
     // After the rows, so that nothing holds them back.
+    const total = useRead(jobs.data === undefined ? null : `total ${JSON.stringify([filter, search])}`, (signal) => readTotal(filter, search, signal));
     const strips = useRead(jobs.data && !jobs.isStale ? `strips ${key}` : null, (signal) => readStrips(request, STRIP_RUNS, signal));
 
     const [selected, setSelected] = useState<ReadonlyMap<string, JobId>>(new Map());
@@ -255,9 +255,8 @@ function LastOf({ strips, job }: { strips: Map<string, Execution[]> | undefined;
 export function Choice({ name, label, options }: { name: string; label: string; options: [string, string][] }) {
     const value = place.value.query.get(name) ?? "";
     return (
-        <label class="choice">
-            <span class="visually-hidden">{label}</span>
-            <select value={value} class={value ? "set" : ""} onChange={(event) => setQuery({ [name]: event.currentTarget.value, page: null }, false)}>
+        <span class="choice">
+            <select aria-label={label} value={value} class={value ? "set" : ""} onChange={(event) => setQuery({ [name]: event.currentTarget.value, page: null }, false)}>
                 <option value="">{label}: any</option>
                 {options.map(([option, word]) => (
                     <option key={option} value={option}>
@@ -265,7 +264,7 @@ export function Choice({ name, label, options }: { name: string; label: string; 
                     </option>
                 ))}
             </select>
-        </label>
+        </span>
     );
 }
 
@@ -305,7 +304,7 @@ export function FirstJob() {
     ];
     return (
         <section class="empty" aria-label="Create the first job">
-            <p>Create, deploy and run a job with the <code>vdk</code> command. The job appears here by itself.</p>
+            <p>Create, deploy and run a job with the <code>vdk</code> command. The job appears here automatically.</p>
             <pre tabIndex={0}>{commands.join("\n")}</pre>
         </section>
     );

@@ -1,10 +1,11 @@
 // What needs action, by cause, and who has to act; what runs now and next.
+import { useEffect, useState } from "preact/hooks";
 import { FirstJob } from "./jobs";
-import { useRead } from "../data";
+import { useDebounced, useRead } from "../data";
 import { count, duration, plural, relative, seconds } from "../format";
 import { action, Heading, Lead, ProblemBox, Time, Waiting } from "../kit";
 import { readExecutions, readExecutionsTotal, readJobs, readRollout, readStrips, readTotals, type JobsRequest, type Predicate } from "../queries";
-import { Link, place } from "../router";
+import { Link, place, setQuery } from "../router";
 import { executionState, Mark, rolloutStatusState, type State } from "../status";
 import type { Execution, Job } from "../types";
 import { timeOf } from "./executions";
@@ -110,7 +111,10 @@ export function OverviewPage() {
     const data = overview.data;
     return (
         <>
-            <Heading title="Overview" />
+            <Heading title="Overview">
+                <span class="grow" />
+                <TeamFilter />
+            </Heading>
             {overview.problem && !data && <ProblemBox problem={overview.problem} again={overview.again} />}
             {!data && !overview.problem && <Waiting rows={8} />}
             {data && data.total === 0 && (
@@ -132,6 +136,17 @@ export function OverviewPage() {
             )}
         </>
     );
+}
+
+/** Limits the page to one team. */
+function TeamFilter() {
+    const given = place.value.query.get("team") ?? "";
+    const [text, setText] = useState(given);
+    const late = useDebounced(text.trim(), 400);
+    useEffect(() => {
+        if (late !== given) setQuery({ team: late });
+    }, [late]);
+    return <input type="search" aria-label="Team" placeholder="All teams" value={text} onInput={(event) => setText(event.currentTarget.value)} spellcheck={false} />;
 }
 
 function Sentence({ data, team }: { data: Overview; team: string | null }) {

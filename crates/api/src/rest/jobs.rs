@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use app::jobs::JobDefinition;
 use axum::{
+    Json,
     extract::State,
     http::{StatusCode, header::LOCATION},
     response::IntoResponse,
@@ -407,4 +408,55 @@ pub(crate) async fn data_job_team_update(
     let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
     app::jobs::move_to_team(db, clock, &caller, zone, &api.versions, &team, &name, &new_team).await?;
     Ok(StatusCode::OK)
+}
+
+/// The schedule of a job, and its next times.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DataJobScheduledTimes {
+    /// The schedule; null if the job has manual executions only.
+    #[schema(example = "0 6 * * *")]
+    schedule_cron: Option<String>,
+    /// The time zone whose wall clock counts; null without a schedule.
+    #[schema(example = "UTC")]
+    time_zone: Option<String>,
+    /// The next scheduled times, ascending. A schedule that names no date of the next five years has none.
+    #[schema(value_type = Vec<ScheduledTime>)]
+    times: Vec<String>,
+}
+
+/// A scheduled time.
+#[derive(ToSchema)]
+#[schema(format = DateTime, example = "2024-03-10T06:00:00Z")]
+#[expect(dead_code, reason = "for the document")]
+struct ScheduledTime(String);
+
+/// Lists the next scheduled times of a data job.
+///
+/// The times follow the clock changes of the schedule's time zone. Executions start at them if the deployment is enabled.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "Data Jobs",
+    params((
+        "limit" = Option<i64>, Query, minimum = 1, maximum = 100, example = 20,
+        description = "The maximum number of times; 20 by default.",
+    )),
+    responses(
+        (status = 200, description = "The schedule and its next times.", body = DataJobScheduledTimes),
+        (status = 404, description = "The job is unknown, or belongs to another team."),
+    )
+)]
+pub(crate) async fn data_job_scheduled_time_list(
+    State(api): State<Arc<Api>>,
+    RequestCaller(caller): RequestCaller,
+    Path((team, name)): JobPath,
+    query: Query,
+) -> ApiResult<Json<DataJobScheduledTimes>> {
+    let (db, clock, zone) = (&api.db, &*api.clock, &api.default_zone);
+    let found = app::jobs::scheduled_times(db, clock, &caller, zone, &team, &name, query.number("limit")?).await?;
+    Ok(Json(DataJobScheduledTimes {
+        schedule_cron: found.schedule_cron,
+        time_zone: found.time_zone,
+        times: found.times.iter().map(ToString::to_string).collect(),
+    }))
 }

@@ -130,6 +130,7 @@ fn operations() -> Vec<Operation> {
         of_job(&get, "{job}/deployments/production/revisions/1/diff/1", 200),
         of_job(&post, "{job}/deployments/production/revisions/1/rollback", 202),
         of_job(&get, "{job}/audit-events", 200),
+        of_job(&get, "{job}/scheduled-times", 200),
         of_job(&post, "{job}/deployments/production/executions", 202).json(&json!({})).then(409),
         of_job(&get, "{job}/executions/{id}", 200),
         of_job(&delete, "{job}/executions/{id}", 200),

@@ -11,6 +11,7 @@ on_each_database!(
     a_team_may_have_spaces_and_other_teams_do_not_see_its_jobs,
     names_and_teams_in_address_and_body_must_agree,
     a_job_whose_name_can_be_none_is_unknown_and_not_a_mistake_of_the_body,
+    scheduled_times_follow_the_wall_clock_of_the_schedules_zone,
     a_keytab_has_no_bytes_and_is_missing_only_when_it_was_switched_off,
     sources_go_up_with_any_top_folder_and_come_down_with_the_jobs_name,
     bad_archives_are_refused,
@@ -23,6 +24,38 @@ async fn info_names_the_versions_on_offer() {
     let service = Service::start().await;
     let info = service.get("/data-jobs/for-team/anything/info").await.ok();
     assert_eq!(info, json!({"api_version": "0.1.0", "supported_python_versions": ["3.10", "3.11"]}));
+}
+
+async fn scheduled_times_follow_the_wall_clock_of_the_schedules_zone() {
+    let service = Service::start().await;
+    let times = format!("{JOB}/scheduled-times");
+    service.get(&times).await.refused(404);
+    service.create("t1", "daily-sales").await;
+    let none = json!({"schedule_cron": null, "time_zone": null, "times": []});
+    let mut job = service.get(JOB).await.ok();
+    job["config"]["schedule"]["schedule_cron"] = json!("");
+    service.put(JOB, &job).await.is(200);
+    assert_eq!(service.get(&times).await.ok(), none);
+
+    // The clock of the service is at 16:00 on 9 March 2024, and Berlin's clocks go forward on 31 March.
+    job["config"]["schedule"]["schedule_cron"] = json!("TZ=Europe/Berlin 0 6 * * *");
+    service.put(JOB, &job).await.is(200);
+    let found = service.get(&format!("{times}?limit=22")).await.ok();
+    assert_eq!(
+        (&found["time_zone"], &found["schedule_cron"]),
+        (&json!("Europe/Berlin"), &job["config"]["schedule"]["schedule_cron"])
+    );
+    assert_eq!(found["times"].as_array().unwrap().len(), 22);
+    assert_eq!(found["times"][0], "2024-03-10T05:00:00Z");
+    assert_eq!(
+        (&found["times"][20], &found["times"][21]),
+        (&json!("2024-03-30T05:00:00Z"), &json!("2024-03-31T04:00:00Z"))
+    );
+    assert_eq!(service.get(&times).await.ok()["times"].as_array().unwrap().len(), 20);
+    for bad in ["0", "101", "x"] {
+        service.get(&format!("{times}?limit={bad}")).await.refused(400);
+    }
+    service.get("/data-jobs/for-team/t2/jobs/daily-sales/scheduled-times").await.refused(404);
 }
 
 async fn a_job_is_created_read_changed_and_deleted() {
