@@ -184,3 +184,19 @@ test("the counts of the deployments equal those of the API", async ({ page }) =>
     await expect(page.locator(".lead")).toContainText("deployments are rolled out.");
     await expect(page.getByRole("link", { name: /^rolled out/ })).toHaveText(/rolled out6/);
 });
+
+test("wrapped lines are whole: none is cut off, and none covers the next one", async ({ page }) => {
+    await page.setViewportSize({ width: 600, height: 900 });
+    await open(page, failed());
+    await expect(page.locator(".log .row").first()).toBeVisible();
+    await page.getByRole("button", { name: "Wrap" }).click();
+    await expect(page.locator(".log-rows.wrapped .row").first()).toBeVisible();
+    const wrong = await page.locator(".log .row").evaluateAll((rows) => {
+        const boxes = rows.map((row) => ({ box: row.getBoundingClientRect(), text: row.querySelector(".text")!.scrollHeight, said: row.textContent! }));
+        boxes.sort((a, b) => a.box.top - b.box.top);
+        return boxes.filter(({ box, text }, index) => text > box.height + 1 || (boxes[index + 1] && Math.abs(boxes[index + 1]!.box.top - box.bottom) > 1)).map(({ said }) => said.slice(0, 60));
+    });
+    expect(wrong).toEqual([]);
+    const heights = await page.locator(".log .row").evaluateAll((rows) => new Set(rows.map((row) => Math.round(row.getBoundingClientRect().height))).size);
+    expect(heights).toBeGreaterThan(1);
+});

@@ -17,6 +17,8 @@ const ESCAPE = /\u001b(?:\[([0-9;:<=>?]*)[ -/]*([@-~])|[\]PX^_][^\u0007\u001b]*(
 /** Directional and invisible characters with which a line could pretend to be another one. */
 const ACTING = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]/g;
 
+const ACTING_ONE = new RegExp(ACTING.source);
+
 /** The longest part of a line that is shown. */
 export const LINE_MAX_CHARS = 4000;
 
@@ -77,6 +79,25 @@ export function pieces(line: string): Piece[] {
     add(shown.slice(from));
     if (line.length > shown.length) made.push({ text: ` … ${line.length - shown.length} more characters`, color: "gray", isBold: false, isMarked: false });
     return made;
+}
+
+/**
+ * How many cells of a fixed width a line takes at most. Characters of East Asian scripts and pictures take two, a tab four, and a
+ * mark for an invisible character is longer than the character.
+ */
+export function cells(text: string): number {
+    const shown = text.length > LINE_MAX_CHARS ? LINE_MAX_CHARS + 32 : text.length;
+    // Most lines have none of these.
+    if (!/[^\u0020-\u007e]/.test(text)) return shown;
+    let count = 0;
+    for (const character of text.slice(0, shown)) {
+        const code = character.codePointAt(0)!;
+        if (code === 9) count += 4;
+        else if (code >= 0x1100) count += 2;
+        else count += 1;
+        if (code > 0x7e && ACTING_ONE.test(character)) count += 8;
+    }
+    return count + (text.length > LINE_MAX_CHARS ? 32 : 0);
 }
 
 const ERROR = /\[(?:ERROR|CRITI|CRITICAL|FATAL)\s*\]|\b(?:ERROR|CRITICAL|FATAL)\b|^Traceback \(|^(?:\w+\.)*\w*(?:Error|Exception)\b:?/;

@@ -4,7 +4,8 @@ import { useDebounced } from "../data";
 import { bytes, count, plural } from "../format";
 import { copy } from "../kit";
 import { place, setQuery } from "../router";
-import { isError, pieces, plain } from "./text";
+import { cells, isError, pieces, plain } from "./text";
+import { remembered } from "../memory";
 import { shortcuts, useKeys } from "../keys";
 
 const ROW_PX = 20;
@@ -13,6 +14,8 @@ const EXTRA_ROWS = 12;
 /** Browsers limit the height of an element; a longer log scrolls in larger steps. */
 const HEIGHT_MAX_PX = 8_000_000;
 const HITS_MAX = 10_000;
+
+const wraps = remembered("wrap", false, (value) => typeof value === "boolean");
 
 export interface LogProps {
     lines: readonly string[];
@@ -46,10 +49,32 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
     const search = useRef<HTMLInputElement>(null);
     const find = place.value.query.get("find") ?? "";
     const range = rangeOf(place.value.hash);
-    const total = lines.length * ROW_PX;
+    const [columns, setColumns] = useState(120);
+    const ruler = useRef<HTMLSpanElement>(null);
+    const digits = String(lines.length).length;
+    const isWrapped = wraps.value;
+    const plains = useMemo(() => lines.map(plain), [lines]);
+    /** The first row of each line, and the number of rows; null if each line has one row. Heights are computed, never measured. */
+    const starts = useMemo(() => {
+        if (!isWrapped) return null;
+        const firsts = new Float64Array(plains.length + 1);
+        for (let index = 0; index < plains.length; index++) firsts[index + 1] = firsts[index]! + Math.max(1, Math.ceil(cells(plains[index]!) / columns));
+        return firsts;
+    }, [plains, isWrapped, columns]);
+    const rowOf = (line: number) => (starts ? starts[line]! : line);
+    const lineAt = (row: number) => {
+        if (!starts) return Math.floor(row);
+        let [low, high] = [0, plains.length];
+        while (low < high) {
+            const middle = (low + high + 1) >> 1;
+            if (starts[middle]! <= row) low = middle;
+            else high = middle - 1;
+        }
+        return low;
+    };
+    const total = rowOf(lines.length) * ROW_PX;
     const scale = Math.max(1, total / HEIGHT_MAX_PX);
 
-    const plains = useMemo(() => lines.map(plain), [lines]);
     const late = useDebounced(find, 120);
     const hits = useMemo(() => {
         const found: number[] = [];
@@ -72,7 +97,7 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
     };
     const show = (line: number) => {
         setFollowing(false);
-        scrollTo(Math.max(0, line * ROW_PX - height / 2 + ROW_PX));
+        scrollTo(Math.max(0, rowOf(line) * ROW_PX - height / 2 + ROW_PX));
     };
     const toEnd = () => {
         setFollowing(true);
@@ -83,17 +108,24 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
     useLayoutEffect(() => {
         const element = box.current;
         if (!element) return;
-        setHeight(element.clientHeight);
-        const observer = new ResizeObserver(() => setHeight(element.clientHeight));
+        const measure = () => {
+            setHeight(element.clientHeight);
+            const cell = (ruler.current?.getBoundingClientRect().width ?? 700) / 100;
+            // The number and the paddings beside the text.
+            setColumns(Math.max(20, Math.floor((element.clientWidth - (digits + 2) * cell - 20) / cell)));
+        };
+        measure();
+        void document.fonts.ready.then(measure);
+        const observer = new ResizeObserver(measure);
         observer.observe(element);
         return () => observer.disconnect();
-    }, []);
+    }, [digits]);
     useLayoutEffect(() => {
         if (isFollowing) {
             scrollTo(total);
             setSeen(lines.length);
         }
-    }, [lines.length, isFollowing, height]);
+    }, [lines.length, isFollowing, height, total]);
     useEffect(() => {
         if (range) show(range.from - 1);
     }, [place.value.hash, lines.length > 0]);
@@ -117,7 +149,7 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
             show(hits[next]!);
             return;
         }
-        const middle = Math.floor((top + height / 2) / ROW_PX);
+        const middle = lineAt((top + height / 2) / ROW_PX);
         const next = by > 0 ? (list.find((line) => line > middle + 1) ?? list[0]!) : ([...list].reverse().find((line) => line < middle - 1) ?? list[list.length - 1]!);
         show(next);
     };
@@ -136,22 +168,22 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
         e: () => step(errors, 1),
         E: () => step(errors, -1),
         f: toEnd,
+        w: () => (wraps.value = !wraps.value),
         y: copyLink,
     });
 
-    const first = Math.max(0, Math.floor(top / ROW_PX) - EXTRA_ROWS);
-    const last = Math.min(lines.length, Math.ceil((top + height) / ROW_PX) + EXTRA_ROWS);
+    const first = Math.max(0, lineAt(top / ROW_PX) - EXTRA_ROWS);
+    const last = Math.min(lines.length, lineAt((top + height) / ROW_PX) + 1 + EXTRA_ROWS);
     const hitLine = hits[hit];
     const rows = [];
     const wanted = late.toLowerCase();
-    const digits = String(lines.length).length;
     for (let index = first; index < last; index++) {
         const number = index + 1;
         const isSelected = isWhole && range !== null && number >= range.from && number <= range.to;
         const text = plains[index]!;
         const classes = ["row", isError(text) && "error", isSelected && "selected", index === hitLine && "hit"].filter(Boolean).join(" ");
         rows.push(
-            <div class={classes} key={index} style={{ transform: `translateY(${index * ROW_PX - (scale > 1 ? top - top / scale : 0)}px)` }}>
+            <div class={classes} key={index} style={{ transform: `translateY(${rowOf(index) * ROW_PX - (scale > 1 ? top - top / scale : 0)}px)`, height: `${(rowOf(index + 1) - rowOf(index)) * ROW_PX}px` }}>
                 {isWhole ? (
                     <a
                         class="number"
@@ -226,6 +258,9 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
                 <button type="button" class="small" aria-pressed={isFollowing} onClick={toEnd} title="To the end, and follow (f)">
                     {isGrowing ? "Follow" : "End"}
                 </button>
+                <button type="button" class="small" aria-pressed={isWrapped} onClick={() => (wraps.value = !wraps.value)} title="Wrap long lines (w)">
+                    Wrap
+                </button>
                 <button type="button" class="small" onClick={copyLink} title="Copy the link to this view (y)">
                     Copy link
                 </button>
@@ -235,7 +270,10 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
             </div>
             <div class="log-frame">
                 <div class="log-box" ref={box} onScroll={onScroll} tabIndex={0} role="region" aria-label={`Log, ${plural(lines.length, "line")}`}>
-                    <div class="log-rows" style={{ height: `${Math.min(total, HEIGHT_MAX_PX)}px` }}>
+                    <span class="ruler" ref={ruler} aria-hidden="true">
+                        {"m".repeat(100)}
+                    </span>
+                    <div class={isWrapped ? "log-rows wrapped" : "log-rows"} style={{ height: `${Math.min(total, HEIGHT_MAX_PX)}px` }}>
                         {rows}
                     </div>
                     {lines.length === 0 && <p class="quiet log-empty">{isGrowing ? "The log is empty so far." : "The log is empty."}</p>}
@@ -251,7 +289,8 @@ export function LogViewer({ lines, isWhole, size, isGrowing, loadAll, download }
     );
 }
 
-shortcuts.push(["n / N", "Next or previous hit in the log"], ["e / E", "Next or previous error line"], ["f", "To the end of the log, and follow it"], ["y", "Copy the link to this view"]);
+shortcuts.push(["n / N", "Next or previous hit in the log"], ["e / E", "Next or previous error line"], ["f", "To the end of the log, and follow it"],
+    ["w", "Wrap the long lines of the log"], ["y", "Copy the link to this view"]);
 
 function shown(line: string) {
     return pieces(line).map((piece, index) => {
