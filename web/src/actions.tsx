@@ -1,4 +1,4 @@
-// What a person can do to a job, each with its confirmation and the command that does the same.
+// Actions on jobs, each with its confirmation and the command that does the same.
 import { jobPath, Problem, send } from "./api";
 import { ask } from "./kit";
 import { navigate } from "./router";

@@ -13,6 +13,11 @@ export interface Read<T> {
     again: () => void;
 }
 
+/** The problem to show in place of a read: a lost connection is said once, in the head of the page, while there is older data. */
+export function problemOf(read: Read<unknown>): Problem | undefined {
+    return read.problem?.code === "no_connection" && read.data !== undefined ? undefined : read.problem;
+}
+
 /** How often lists are read again. */
 export const POLL_MS = 15_000;
 /** How often something that changes right now is read again. */

@@ -46,7 +46,7 @@ export function ProblemBox({ problem, again }: { problem: Problem; again?: () =>
     );
 }
 
-/** Rows that stand for a list while it is read the first time; shown after 150 ms only. */
+/** The place of a list while it is read the first time; shown after 150 ms only. */
 export function Waiting({ rows = 6 }: { rows?: number }) {
     const [isLate, setLate] = useState(false);
     useEffect(() => {
@@ -95,7 +95,7 @@ export function Lead({ children }: { children: ComponentChildren }) {
 
 export interface Ask {
     title: string;
-    /** What will happen. */
+    /** The consequences of the action. */
     body: ComponentChildren;
     /** The word on the button. */
     verb: string;
@@ -239,7 +239,7 @@ export function Fact({ name, children, isWide = false }: { name: string; childre
 
 export const shortVersion = (version: string | null | undefined) => (version ? version.slice(0, 8) : "–");
 
-/** Who has to act on a problem. */
+/** The party that has to act on a problem. */
 export function action(fault: "user" | "platform", retriesAt?: string | null): string {
     if (fault === "user") return "Action: you";
     return retriesAt ? `Action: none (retrying ${relative(retriesAt)})` : "Action: platform";

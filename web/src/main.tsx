@@ -197,6 +197,20 @@ function step(by: 1 | -1) {
     (links[at < 0 ? (by > 0 ? 0 : links.length - 1) : at + by] ?? links[at])?.focus();
 }
 
+/** Closes open menus after a choice, a click elsewhere, or Escape. */
+function closeMenus(event: Event) {
+    const target = event.target as Element | null;
+    for (const menu of document.querySelectorAll<HTMLDetailsElement>("details.menu[open]")) {
+        if (event instanceof KeyboardEvent) {
+            if (event.key !== "Escape") return;
+            menu.querySelector("summary")?.focus();
+        } else if (menu.contains(target) && !target?.closest(".item")) continue;
+        menu.open = false;
+    }
+}
+document.addEventListener("click", closeMenus);
+document.addEventListener("keydown", closeMenus);
+
 setInterval(() => {
     if (document.visibilityState === "visible") now.value = Date.now();
 }, 1000);

@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import AxeBuilder from "@axe-core/playwright";
 import { emptyUrl, expect, failedRun, largeUrl, open, test, url } from "./page";
 
@@ -124,6 +125,7 @@ test("pictures of the pages for the documents", async ({ page }) => {
     for (const [name, path, base] of pictures) {
         await open(page, path, base());
         await page.waitForLoadState("networkidle");
-        await page.screenshot({ path: `${folder}/page-${name}.png` });
+        // The tests run in the folder of the page.
+        await page.screenshot({ path: resolve("..", folder!, `page-${name}.png`) });
     }
 });

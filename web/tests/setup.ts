@@ -8,7 +8,7 @@ def run(job_input):
         log.info("Reading orders, part %d", i)
 `;
 
-/** What an attacker would print: markup, a color, another terminal's title, and a line that reads backwards. */
+/** The output of an attacker: markup, a color, another terminal's title, and a line that reads backwards. */
 const HOSTILE = `import logging
 log = logging.getLogger(__name__)
 def run(job_input):

@@ -1,5 +1,5 @@
 // The executions of all jobs, or of one.
-import { useRead } from "../data";
+import { problemOf, useRead } from "../data";
 import { duration, plural, seconds } from "../format";
 import { Heading, Lead, ProblemBox, shortVersion, Time, Waiting } from "../kit";
 import { readExecutions, readExecutionsTotal, type ExecutionFilter, type ExecutionsRequest } from "../queries";
@@ -101,7 +101,7 @@ export function ExecutionList({ job }: { job?: string }) {
                 ))}
             </div>
             <Chips names={job ? {} : { job: "job", team: "team" }} />
-            {runs.problem && <ProblemBox problem={runs.problem} again={runs.again} />}
+            {problemOf(runs) && <ProblemBox problem={problemOf(runs)!} again={runs.again} />}
             {!runs.data && !runs.problem && <Waiting rows={12} />}
             {rows.length > 0 && <Table label="Executions" columns={columns} rows={rows} keyOf={(run) => run.id} order={order} isStale={runs.isStale} />}
             {runs.data && rows.length === 0 && !runs.isStale && (

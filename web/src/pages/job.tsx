@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { askCancel, askDelete, askEnable, askRollback, askRun, askUndeploy, type JobId } from "../actions";
 import { jobPath, Problem, send } from "../api";
 import { inWords } from "../cron";
-import { changed, POLL_FAST_MS, useRead } from "../data";
+import { changed, POLL_FAST_MS, problemOf, useRead } from "../data";
 import { bytes, count, duration, plural, relative, rough, seconds } from "../format";
 import { useKeys } from "../keys";
 import { action, ask, Command, Fact, Facts, Heading, Lead, ProblemBox, say, shortVersion, Time, Waiting } from "../kit";
@@ -108,7 +108,7 @@ function Known({ job, tab, diff }: { job: Job; tab: string; diff: string | undef
                     </Link>
                 ))}
             </nav>
-            {tab === "overview" && <Overview job={job} runs={runs} isRead={latest.data !== undefined} problem={latest.problem} />}
+            {tab === "overview" && <Overview job={job} runs={runs} isRead={latest.data !== undefined} problem={problemOf(latest)} />}
             {tab === "executions" && (
                 <>
                     {runs.length > 1 && <Trend runs={runs} />}
@@ -230,7 +230,7 @@ function ScheduleTab({ job, id, runs }: { job: Job; id: JobId; runs: Execution[]
     const gap = schedule && schedule.times.length > 1 ? (Date.parse(schedule.times[1]!) - Date.parse(schedule.times[0]!)) / 1000 : null;
     return (
         <>
-            {read.problem && <ProblemBox problem={read.problem} again={read.again} />}
+            {problemOf(read) && <ProblemBox problem={problemOf(read)!} again={read.again} />}
             {!schedule && !read.problem && <Waiting />}
             {schedule && (
                 <Lead>
@@ -405,7 +405,7 @@ function DeploymentTab({ job, id, diff }: { job: Job; id: JobId; diff: string | 
     const r = deployment?.resources;
     return (
         <>
-            {rollout.problem && <ProblemBox problem={rollout.problem} again={rollout.again} />}
+            {problemOf(rollout) && <ProblemBox problem={problemOf(rollout)!} again={rollout.again} />}
             {rollout.data && <RolloutBox rollout={rollout.data} name={id.name} />}
             {rollout.data === null && !deployment && <NotDeployed id={id} />}
             {deployment && (
@@ -436,7 +436,7 @@ function DeploymentTab({ job, id, diff }: { job: Job; id: JobId; diff: string | 
                 </section>
             )}
             <h2>Revisions</h2>
-            {revisions.problem && <ProblemBox problem={revisions.problem} again={revisions.again} />}
+            {problemOf(revisions) && <ProblemBox problem={problemOf(revisions)!} again={revisions.again} />}
             {!revisions.data && !revisions.problem && <Waiting />}
             {revisions.data?.length === 0 && <p class="quiet">There is no revision: the job was never deployed.</p>}
             {list.length > 0 && <Table label="Revisions" columns={columns} rows={list} keyOf={(revision) => String(revision.revision)} />}
@@ -581,7 +581,7 @@ function History({ id }: { id: JobId }) {
     ];
     return (
         <>
-            {read.problem && <ProblemBox problem={read.problem} again={read.again} />}
+            {problemOf(read) && <ProblemBox problem={problemOf(read)!} again={read.again} />}
             {!read.data && !read.problem && <Waiting />}
             {read.data && <Lead>{plural(read.data.length, "recorded change")}, the newest first.</Lead>}
             {read.data && read.data.length > 0 && <Table label="History" columns={columns} rows={read.data} keyOf={(event) => String(event.id)} />}

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { askBulk, type JobId } from "../actions";
 import { inWords } from "../cron";
-import { useDebounced, useRead } from "../data";
+import { problemOf, useDebounced, useRead } from "../data";
 import { count, duration, plural } from "../format";
 import { Heading, Lead, ProblemBox, say, Time, Waiting } from "../kit";
 import { remembered } from "../memory";
@@ -183,7 +183,7 @@ export function JobsPage() {
                 </details>
             </div>
             <Chips names={{ team: "team", description: "description", python: "Python" }} />
-            {jobs.problem && <ProblemBox problem={jobs.problem} again={jobs.again} />}
+            {problemOf(jobs) && <ProblemBox problem={problemOf(jobs)!} again={jobs.again} />}
             {!jobs.data && !jobs.problem && <Waiting rows={12} />}
             {jobs.data && rows.length > 0 && (
                 <Table

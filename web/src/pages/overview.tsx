@@ -1,4 +1,4 @@
-// What needs action, by cause, and who has to act; what runs now and next.
+// The overview: failures by cause with the party that has to act, and executions in progress and to come.
 import { useEffect, useState } from "preact/hooks";
 import { FirstJob } from "./jobs";
 import { useDebounced, useRead } from "../data";
