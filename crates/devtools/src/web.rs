@@ -32,7 +32,7 @@ pub struct Node {
 
 impl Node {
     /// One of its programs, to be run in a folder.
-    pub fn program(&self, name: &str, folder: &Path) -> Result<Command> {
+    pub fn program(&self, name: &str, folder: &Path) -> Command {
         let mut command = match &self.folder {
             None => Command::new(name),
             Some(programs) => {
@@ -47,7 +47,7 @@ impl Node {
             }
         };
         command.current_dir(folder).env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1");
-        Ok(command)
+        command
     }
 }
 
@@ -121,7 +121,7 @@ pub fn build_to(target: Option<&Path>) -> Result<()> {
     install_packages(&node, &folder)?;
     let log = Log::begin(cache::folder()?.join("web.log"))?;
     progress::during("building the web page", || {
-        let mut script = node.program("node", &folder)?;
+        let mut script = node.program("node", &folder);
         log.run(script.arg("build.mjs").args(target))
     })
 }
@@ -135,7 +135,7 @@ fn install_packages(node: &Node, folder: &Path) -> Result<()> {
     }
     let log = Log::begin(cache::folder()?.join("npm.log"))?;
     progress::during("installing the packages of the web page (once)", || {
-        log.run(node.program("npm", folder)?.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
+        log.run(node.program("npm", folder).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
         fs::write(&installed, lock)?;
         Ok(())
     })
@@ -200,7 +200,7 @@ pub fn test(binary: &Path, is_long: bool, filters: &[String]) -> Result<()> {
     let (node, folder, chromium) = (node()?, folder(), chromium()?);
     install_packages(&node, &folder)?;
     let cores = thread::available_parallelism().map_or(2, usize::from).min(4);
-    let mut runner = node.program("node", &folder)?;
+    let mut runner = node.program("node", &folder);
     runner
         .args(["node_modules/@playwright/test/cli.js", "test", "--workers", &cores.to_string()])
         .env("HOLDFAST_BIN", binary)
