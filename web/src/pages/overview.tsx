@@ -15,6 +15,9 @@ const READ_MAX = 100;
 /** Failed rollouts whose problems are read. */
 const ROLLOUTS_MAX = 20;
 
+/** The figures of a day change slowly, and counting them is the most expensive read of the page. */
+const FIGURES_POLL_MS = 60_000;
+
 const ENABLED: Predicate = { property: "deployments.enabled", pattern: "enabled" };
 
 interface Cause {
@@ -46,6 +49,7 @@ async function readOverview(team: string | null, signal: AbortSignal): Promise<O
     const deployment = (state: string): Predicate[] => [...of, { property: "deployments.enabled", pattern: state }];
     const latest: Predicate = { property: "deployments.lastExecutionTime", sort: "DESC" };
     const request = (filter: Predicate[]): JobsRequest => ({ page: 1, size: READ_MAX, filter: [...filter, latest], search: "" });
+    const stuck = (status: string): JobsRequest => ({ page: 1, size: ROLLOUTS_MAX, filter: [...rollout(status), { property: "jobName", sort: "ASC" }], search: "" });
     const [totals, userRuns, platformRuns, userRollouts, platformRollouts] = await Promise.all([
         readTotals(
             [of, deployment("enabled"), deployment("disabled"), deployment("not_deployed"), last("USER_ERROR"), last("PLATFORM_ERROR"), rollout("USER_ERROR"), rollout("PLATFORM_ERROR")],
@@ -53,8 +57,8 @@ async function readOverview(team: string | null, signal: AbortSignal): Promise<O
         ),
         readStrips(request(last("USER_ERROR")), 1, signal),
         readStrips(request(last("PLATFORM_ERROR")), 1, signal),
-        readJobs({ ...request(rollout("USER_ERROR")), size: ROLLOUTS_MAX }, signal),
-        readJobs({ ...request(rollout("PLATFORM_ERROR")), size: ROLLOUTS_MAX }, signal),
+        readJobs(stuck("USER_ERROR"), signal),
+        readJobs(stuck("PLATFORM_ERROR"), signal),
     ]);
     const [total = 0, enabled = 0, disabled = 0, notDeployed = 0, userErrors = 0, platformErrors = 0, rolloutUserErrors = 0, rolloutPlatformErrors = 0] = totals;
     const causes = new Map<string, Cause>();
@@ -268,7 +272,7 @@ function LastDay({ team, data }: { team: string | null; data: Overview }) {
             (["SUCCEEDED", "USER_ERROR", "PLATFORM_ERROR", "CANCELLED"] as const).map((status) => readExecutionsTotal({ ...base, statusIn: [status] }, signal)),
         );
         return { succeeded: succeeded!, user: user!, platform: platform!, cancelled: cancelled! };
-    });
+    }, FIGURES_POLL_MS);
     const ended = day.data ? day.data.succeeded + day.data.user + day.data.platform : 0;
     return (
         <section aria-labelledby="day">
