@@ -92,9 +92,25 @@ function Known({ job, team, id }: { job: string; team: string; id: string }) {
                 {run.type === "MANUAL" ? `started by ${run.startedBy ?? "a client"}` : "started by the schedule"} · source <code>{shortVersion(run.deployment?.jobVersion)}</code>
                 {run.deployment?.deployedBy && <> of {run.deployment.deployedBy}</>} · Python {run.deployment?.jobPythonVersion ?? "–"}
             </p>
+            {isActive(run.status) && <Usually job={job} run={run} />}
             <Outcome run={run} team={team} />
             <ExecutionFacts run={run} />
         </>
+    );
+}
+
+/** How long an execution in progress may take, by the last successes. */
+function Usually({ job, run }: { job: string; run: Execution }) {
+    const read = useRead(`usually ${job}`, (signal) => readExecutions({ page: 1, size: 50, filter: { jobNameIn: [job], statusIn: ["SUCCEEDED"] } }, false, signal), null);
+    const took = (read.data ?? []).map(seconds).sort((a, b) => a - b);
+    if (run.status === "SUBMITTED") return <p class="lead">The execution was accepted and waits for its start.</p>;
+    if (took.length < 3) return null;
+    const most = took[Math.min(took.length - 1, Math.floor(took.length * 0.95))]!;
+    return (
+        <p class="lead">
+            Successes take {duration(took[Math.floor(took.length / 2)]!)} usually, and {duration(most)} at most in 95 % of cases.
+            {seconds(run) > most && " This execution takes longer."}
+        </p>
     );
 }
 
