@@ -1,5 +1,6 @@
 import { resolve } from "node:path";
 import AxeBuilder from "@axe-core/playwright";
+import type { Page } from "@playwright/test";
 import { emptyUrl, expect, failedRun, largeUrl, open, test, url } from "./page";
 
 const PAGES: [string, string, () => string][] = [
@@ -84,6 +85,31 @@ test("a failing job is found and rolled back by keyboard only", async ({ page })
     await expect(page.getByRole("dialog").getByRole("row", { name: /memory limit/ })).toBeVisible();
     await page.keyboard.press("Escape");
     await expect(page.getByRole("dialog")).toHaveCount(0);
+});
+
+/** Presses Tab until the focus is on a button of this name. */
+async function tabTo(page: Page, name: string) {
+    for (let presses = 0; presses < 60; presses++) {
+        await page.keyboard.press("Tab");
+        if ((await page.evaluate(() => document.activeElement?.textContent)) === name) return;
+    }
+    throw new Error(`Tab reaches no ${name}`);
+}
+
+test("a schedule is disabled and enabled by keyboard only", async ({ page }) => {
+    await open(page, "/");
+    await page.keyboard.press("Control+K");
+    await page.keyboard.type("long-log");
+    await expect(page.getByRole("option", { name: /long-log-job/ })).toBeVisible();
+    await page.keyboard.press("Enter");
+    await expect(page.getByRole("heading", { level: 1 })).toHaveText("long-log-job");
+    for (const [action, state] of [["Disable", "disabled"], ["Enable", "enabled"]] as const) {
+        await tabTo(page, action);
+        await page.keyboard.press("Enter");
+        await expect(page.getByRole("dialog")).toContainText(`${action} long-log-job?`);
+        await page.keyboard.press("Enter");
+        await expect(page.locator(".heading .state").first()).toHaveText(state);
+    }
 });
 
 test("single keys do nothing in inputs, and nothing once they are switched off", async ({ page }) => {
