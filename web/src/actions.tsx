@@ -77,14 +77,14 @@ export function askUndeploy({ name, team }: JobId) {
 export function askDelete({ name, team }: JobId) {
     ask({
         title: `Delete ${name}?`,
-        body: <p>The job is deleted with its deployment, source, properties and secrets, and executions in progress are cancelled.</p>,
+        body: <p>The job is deleted with its deployment, source, properties and secrets, and executions in progress are cancelled. It can be undeleted for some days.</p>,
         verb: "Delete job",
         isDestructive: true,
         typed: name,
         command: `vdk delete ${option(name, team)}`,
         act: async () => {
             await send("DELETE", jobPath(team, name));
-            navigate("/jobs");
+            navigate(`/deleted?team=${encodeURIComponent(team)}`);
             return `${name} was deleted.`;
         },
     });

@@ -7,6 +7,7 @@ import { now, time, zone, zoneName } from "./format";
 import { startKeys, useKeys } from "./keys";
 import { Dialogs, Heading, Notices } from "./kit";
 import { remembered } from "./memory";
+import { DeletedPage } from "./pages/deleted";
 import { DeploymentsPage } from "./pages/deployments";
 import { ExecutionPage } from "./pages/execution";
 import { ExecutionsPage } from "./pages/executions";
@@ -37,6 +38,7 @@ function page(path: string) {
     if (path === "/jobs") return <JobsPage />;
     if (path === "/executions") return <ExecutionsPage />;
     if (path === "/deployments") return <DeploymentsPage />;
+    if (path === "/deleted") return <DeletedPage />;
     if (path === "/help") return <HelpPage />;
     const run = match("/jobs/:job/executions/:id", path);
     if (run) return <ExecutionPage key={path} job={run["job"]!} id={run["id"]!} />;

@@ -17,6 +17,7 @@ const PAGES: [string, string][] = [
     ["Failing jobs", "/jobs?last=user_error"],
     ["Executions", "/executions"],
     ["Deployments", "/deployments"],
+    ["Deleted jobs", "/deleted"],
     ["Help: keys and words", "/help"],
 ];
 

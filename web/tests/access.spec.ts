@@ -13,6 +13,7 @@ const PAGES: [string, string, () => string][] = [
     ["executions", "/executions", url],
     ["deployments", "/deployments", url],
     ["help", "/help", url],
+    ["deleted jobs", "/deleted?team=web", url],
     ["a job", "/jobs/load-orders", url],
     ["a job that is not deployed", "/jobs/mart-daily", url],
     ["a deployment", "/jobs/load-orders/deployment/1...2", url],

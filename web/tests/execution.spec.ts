@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { call, jobPath, run } from "./service";
+import { call, createJob, jobPath, run, start } from "./service";
 import { activeRun, expect, failedRun, longRun, open, test, url } from "./page";
 
 const failed = () => `/jobs/load-orders/executions/${failedRun()}`;
@@ -154,6 +154,27 @@ test("a description is edited, and a change by another person in between is not 
     await page.getByRole("button", { name: "Save" }).click();
     await expect(page.getByRole("dialog").getByRole("alert")).toContainText("Another change came in between.");
     expect(((await (await call(url(), "GET", path)).json()) as { description: string }).description).toBe("By another person.");
+});
+
+test("a job is deleted after its name is typed, and undeleted", async ({ page }) => {
+    // Of its own service: others count the jobs of the first one.
+    const own = await start();
+    const job = "gone-and-back";
+    await createJob(own.url, "web", job, "Is deleted.");
+    await open(page, `/jobs/${job}`, own.url);
+    await page.locator("summary", { hasText: "More" }).click();
+    await page.getByRole("button", { name: "Delete the job…" }).click();
+    const dialog = page.getByRole("dialog");
+    await expect(dialog.getByRole("button", { name: "Delete job" })).toBeDisabled();
+    await dialog.getByRole("textbox").fill(job);
+    await dialog.getByRole("button", { name: "Delete job" }).click();
+    await expect(page.getByRole("heading", { level: 1 })).toHaveText("Deleted jobs");
+    expect((await fetch(own.url + jobPath("web", job))).status).toBe(404);
+    await page.getByRole("row", { name: new RegExp(job) }).getByRole("button", { name: "Undelete…" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Undelete" }).click();
+    await expect(page.getByRole("heading", { level: 1 })).toHaveText(job);
+    expect((await fetch(own.url + jobPath("web", job))).status).toBe(200);
+    await own.stop();
 });
 
 test("the overview groups failures by cause and says who has to act", async ({ page }) => {

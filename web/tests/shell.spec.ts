@@ -61,6 +61,7 @@ const PLACES: [string, string][] = [
     ["/executions", "Executions"],
     ["/deployments", "Deployments"],
     ["/help", "Help"],
+    ["/deleted?team=web", "Deleted jobs"],
     ["/jobs/load-orders", "load-orders"],
     ["/jobs/load-orders/executions", "load-orders"],
     ["/jobs/load-orders/schedule", "load-orders"],

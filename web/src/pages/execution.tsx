@@ -28,6 +28,9 @@ export function UnknownJob({ name }: { name: string }) {
         <>
             <Heading title="Job not found" />
             <p class="lead">There is no job {name}. It may have been deleted, or it belongs to a team that you can't see.</p>
+            <p>
+                <Link to="/deleted">Deleted jobs</Link> can be restored for some days.
+            </p>
             <Command text="vdk list --all" label="All jobs in a terminal" />
         </>
     );

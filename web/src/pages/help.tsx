@@ -1,6 +1,7 @@
 // Keys, words and states.
 import { keysAreOn, shortcuts } from "../keys";
 import { Heading } from "../kit";
+import { Link } from "../router";
 import { executionState, STATUSES, StateWord } from "../status";
 
 const WORDS: [string, string][] = [
@@ -66,6 +67,9 @@ export function HelpPage() {
                     </dl>
                 </section>
             </div>
+            <p>
+                <Link to="/deleted">Deleted jobs</Link> can be restored for some days.
+            </p>
             <p class="quiet">
                 The page uses Preact and the typefaces Atkinson Hyperlegible: <a href="/ui/assets/licenses.txt">their licences</a>.
             </p>
