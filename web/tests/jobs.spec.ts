@@ -1,4 +1,5 @@
-import { call, jobPath } from "./service";
+import { execFileSync } from "node:child_process";
+import { call, createJob, jobPath, start } from "./service";
 import { expect, largeUrl, open, rows, test, url } from "./page";
 
 test("rows appear while the answer with the total is held back", async ({ page }) => {
@@ -98,6 +99,24 @@ test("the action on selected jobs names them and the command, and changes exactl
     }
     const other = (await (await call(url(), "GET", `${jobPath("payments", "load-orders")}/deployments/production`)).json()) as { enabled: boolean };
     expect(other.enabled).toBe(true);
+});
+
+test("the command in a dialog does the same as its button", async ({ page }) => {
+    const own = await start();
+    await createJob(own.url, "web", "by-command", "Is deleted by the command.");
+    await open(page, "/jobs/by-command", own.url);
+    await page.locator("summary", { hasText: "More" }).click();
+    await page.getByRole("button", { name: "Delete the job…" }).click();
+    const command = await page.getByRole("dialog").locator(".command code").textContent();
+    expect(command).toBe("vdk delete -n by-command -t web");
+    const [, ...words] = command!.split(" ");
+    execFileSync(process.env["HOLDFAST_TEST_VDK"]!, words, {
+        input: "y\n",
+        stdio: ["pipe", "pipe", "pipe"],
+        env: { PATH: process.env["PATH"], HOME: own.folder, VDK_BASE_CONFIG_FOLDER: own.folder, PYTHONWARNINGS: "ignore", NO_PROXY: "127.0.0.1", VDK_CONTROL_SERVICE_REST_API_URL: own.url },
+    });
+    expect((await fetch(own.url + jobPath("web", "by-command"))).status).toBe(404);
+    await own.stop();
 });
 
 test("a rejected action stays in its dialog with the service's four texts", async ({ page }) => {

@@ -197,7 +197,7 @@ pub fn count_tests() -> Result<usize> {
 /// # Errors
 /// If a test fails; the runner's own output is on the terminal.
 pub fn test(binary: &Path, is_long: bool, filters: &[String]) -> Result<()> {
-    let (node, folder, chromium) = (node()?, folder(), chromium()?);
+    let (node, folder, chromium, client) = (node()?, folder(), chromium()?, client::install()?);
     install_packages(&node, &folder)?;
     let cores = thread::available_parallelism().map_or(2, usize::from).min(4);
     let mut runner = node.program("node", &folder);
@@ -206,6 +206,7 @@ pub fn test(binary: &Path, is_long: bool, filters: &[String]) -> Result<()> {
         .env("HOLDFAST_BIN", binary)
         .env("HOLDFAST_CACHE_DIR", cache::service_folder()?)
         .env("HOLDFAST_TEST_CHROMIUM", chromium)
+        .env("HOLDFAST_TEST_VDK", client.vdk())
         .env("HOLDFAST_TEST_LONG", if is_long { "1" } else { "" });
     if !filters.is_empty() {
         runner.args(["--pass-with-no-tests", "--grep", &filters.join("|").replace('_', ".")]);
