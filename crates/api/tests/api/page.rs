@@ -71,7 +71,7 @@ async fn a_link_on_another_site_opens_the_page_and_loads_no_file_of_it() {
     let service = Service::start().await;
     let navigation =
         [BROWSER, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
-    get(&service, "/ui/jobs/some-job", &navigation).await.is(200);
+    assert_eq!(get(&service, "/ui/jobs/some-job", &navigation).await.status, 200);
     let frame = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
     get(&service, "/ui/jobs/some-job", &frame).await.refused(403);
     let script = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "script")];
