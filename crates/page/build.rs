@@ -5,6 +5,7 @@ use std::{env, fmt::Write as _, fs, path::PathBuf};
 /// The file without which the folder holds no page.
 const SHELL: &str = "shell.html";
 
+#[expect(clippy::disallowed_methods, reason = "cargo names the folders in the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dist = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../web/dist");
     println!("cargo::rerun-if-changed={}", dist.display());

@@ -175,8 +175,8 @@ pub fn chromium() -> Result<PathBuf> {
 fn in_path() -> Option<PathBuf> {
     let path = variable("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    let files = std::env::split_paths(&path).flat_map(|folder| names.map(|name| folder.join(name)));
-    files.into_iter().find(|file| file.is_file() && is_there(file))
+    let mut files = std::env::split_paths(&path).flat_map(|folder| names.map(|name| folder.join(name)));
+    files.find(|file| file.is_file() && is_there(file))
 }
 
 /// The number of the page's tests.
