@@ -31,12 +31,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// One of its programs, to be run in a folder.
-    pub fn program(&self, name: &str, folder: &Path) -> Command {
+    /// The program `node`, to be run in a folder.
+    pub fn node(&self, folder: &Path) -> Command {
         let mut command = match &self.folder {
-            None => Command::new(name),
+            None => Command::new("node"),
             Some(programs) => {
-                let mut command = Command::new(programs.join(name));
+                let mut command = Command::new(programs.join("node"));
                 let mut path = programs.clone().into_os_string();
                 if let Some(others) = variable("PATH") {
                     path.push(":");
@@ -48,6 +48,23 @@ impl Node {
         };
         command.current_dir(folder).env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1");
         command
+    }
+
+    /// The program `npm`, to be run in a folder.
+    pub fn npm(&self, folder: &Path) -> Command {
+        match &self.folder {
+            None => {
+                let mut command = Command::new("npm");
+                command.current_dir(folder);
+                command
+            }
+            Some(programs) => {
+                // The package has a copy of npm's link, which leads nowhere.
+                let mut command = self.node(folder);
+                command.arg(programs.join("../lib/node_modules/npm/bin/npm-cli.js"));
+                command
+            }
+        }
     }
 }
 
@@ -121,7 +138,7 @@ pub fn build_to(target: Option<&Path>) -> Result<()> {
     install_packages(&node, &folder)?;
     let log = Log::begin(cache::folder()?.join("web.log"))?;
     progress::during("building the web page", || {
-        let mut script = node.program("node", &folder);
+        let mut script = node.node(&folder);
         log.run(script.arg("build.mjs").args(target))
     })
 }
@@ -135,7 +152,7 @@ fn install_packages(node: &Node, folder: &Path) -> Result<()> {
     }
     let log = Log::begin(cache::folder()?.join("npm.log"))?;
     progress::during("installing the packages of the web page (once)", || {
-        log.run(node.program("npm", folder).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
+        log.run(node.npm(folder).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
         fs::write(&installed, lock)?;
         Ok(())
     })
@@ -200,7 +217,7 @@ pub fn test(binary: &Path, is_long: bool, filters: &[String]) -> Result<()> {
     let (node, folder, chromium, client) = (node()?, folder(), chromium()?, client::install()?);
     install_packages(&node, &folder)?;
     let cores = thread::available_parallelism().map_or(2, usize::from).min(4);
-    let mut runner = node.program("node", &folder);
+    let mut runner = node.node(&folder);
     runner
         .args(["node_modules/@playwright/test/cli.js", "test", "--workers", &cores.to_string()])
         .env("HOLDFAST_BIN", binary)
