@@ -246,13 +246,7 @@ pub async fn move_to_team(
 }
 
 /// Rejects jobs of a second team if only one may have jobs, and reserves the name of the team's Secret.
-async fn admit_team(
-    tx: &mut Tx,
-    caller: &Caller,
-    team: &TeamName,
-    job: JobId,
-    now: jiff::Timestamp,
-) -> Result<(), Problem> {
+async fn admit_team(tx: &mut Tx, caller: &Caller, team: &TeamName, job: JobId, now: Timestamp) -> Result<(), Problem> {
     if caller.one_team
         && let Some(other) = store::jobs::other_team(tx, team, job).await?
     {
@@ -269,7 +263,7 @@ async fn follow(
     defaults: &VersionDefaults,
     before: &DataJob,
     after: &DataJob,
-    now: jiff::Timestamp,
+    now: Timestamp,
 ) -> Result<Option<i64>, Problem> {
     let part = JobPart::from(&after.config);
     if JobPart::from(&before.config) == part && before.team == after.team {
@@ -383,7 +377,7 @@ async fn redeploy(
     defaults: &VersionDefaults,
     job: &DataJob,
     generation: i64,
-    now: jiff::Timestamp,
+    now: Timestamp,
 ) -> Result<Undeleted, Problem> {
     let without = |problem| Ok(Undeleted { generation: None, problem: Some(problem) });
     let Some(old) = store::revisions::find(tx, job.id, generation).await? else {
@@ -429,9 +423,9 @@ pub async fn deleted(
     db: &Db,
     caller: &Caller,
     team: &str,
-    before: Option<(jiff::Timestamp, JobId)>,
+    before: Option<(Timestamp, JobId)>,
     limit: Option<i64>,
-) -> Result<(Vec<Deleted>, Option<(jiff::Timestamp, JobId)>), Problem> {
+) -> Result<(Vec<Deleted>, Option<(Timestamp, JobId)>), Problem> {
     /// The default number of jobs on a page.
     const PAGE: i64 = 100;
     caller.may_with_team(Action::Read, team).await?;
@@ -465,7 +459,7 @@ pub(crate) async fn ensure_schedule(
     tx: &mut Tx,
     config: &JobConfig,
     default_zone: &str,
-    now: jiff::Timestamp,
+    now: Timestamp,
 ) -> Result<Option<i64>, Problem> {
     let Some(cron) = &config.schedule_cron else { return Ok(None) };
     let schedule = Schedule::parse(cron, default_zone)?;
