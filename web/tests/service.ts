@@ -114,6 +114,16 @@ export async function run(url: string, team: string, job: string, untilEnd = tru
     }
 }
 
+/** Cancels an execution, and waits until none of its processes is left. */
+export async function cancel(url: string, team: string, job: string, id: string) {
+    await fetch(`${url}${jobPath(team, job)}/executions/${id}`, { method: "DELETE" });
+    for (;;) {
+        const execution = (await (await call(url, "GET", `${jobPath(team, job)}/executions/${id}`)).json()) as { status: string };
+        if (execution.status !== "submitted" && execution.status !== "running") return;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+}
+
 /** Fills an empty data folder with jobs that have executions. */
 export function fill(folder: string, jobs: number, runs: number) {
     const program = join(dirname(binary()), "examples/fill");

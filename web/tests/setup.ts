@@ -1,5 +1,5 @@
 // One service with a few real jobs for all tests, and one with 3,000 jobs.
-import { createJob, deploy, fill, run, start, temporary } from "./service";
+import { cancel, createJob, deploy, fill, run, start, temporary } from "./service";
 
 const OK = `import logging
 log = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ export default async function setup() {
     process.env["LARGE_URL"] = large.url;
     process.env["EMPTY_URL"] = empty.url;
     return async () => {
+        // An execution survives its service, so it is ended first.
+        await cancel(url, "web", "load-clicks", process.env["ACTIVE_RUN"]!);
         await Promise.all([service.stop(), large.stop(), empty.stop()]);
     };
 }
