@@ -61,6 +61,7 @@ pub(crate) struct ErrorBody<'a> {
 pub fn status_of(code: Code) -> StatusCode {
     match code {
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
         Code::MediaTypeUnsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         code => match code.kind() {
             Kind::Invalid => StatusCode::BAD_REQUEST,

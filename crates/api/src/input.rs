@@ -6,7 +6,7 @@ use app::memory::MemoryBudget;
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
-    http::{StatusCode, header, request::Parts},
+    http::{header, request::Parts},
 };
 use http_body_util::BodyExt;
 use model::{
@@ -351,16 +351,14 @@ pub(crate) fn broken_body(error: &axum::Error) -> ApiError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
-            return ApiError::refused(
-                StatusCode::REQUEST_TIMEOUT,
-                Problem::new(
-                    Code::BodyTooSlow,
-                    "The request was rejected.",
-                    format!("Its body arrived too slowly: {slow}."),
-                )
-                .nothing_changed()
-                .fix("Send it again over a faster connection."),
-            );
+            return Problem::new(
+                Code::BodyTooSlow,
+                "The request was rejected.",
+                format!("Its body arrived too slowly: {slow}."),
+            )
+            .nothing_changed()
+            .fix("Send it again over a faster connection.")
+            .into();
         }
         cause = error.source();
     }
