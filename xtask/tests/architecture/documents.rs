@@ -147,6 +147,25 @@ fn each_alert_has_a_prefix_a_severity_a_summary_and_its_own_runbook_entry() {
 }
 
 #[test]
+fn each_renamed_thing_in_the_changelog_has_a_former_name_and_another_one_now() {
+    let changelog = read(&workspace().join("CHANGELOG.md"));
+    let (_, renamed) = changelog.split_once("### Renamed").expect("the section");
+    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect::<BTreeSet<_>>();
+    let (mut rows, mut broken) = (0, Vec::new());
+    for row in renamed.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
+        let cells: Vec<_> = row.split(" | ").collect();
+        let [_, former, now] = cells[..] else { panic!("{row}") };
+        let (former, now) = (names(former), names(now));
+        rows += 1;
+        if former.is_empty() || former.len() != now.len() || !former.is_disjoint(&now) {
+            broken.push(row);
+        }
+    }
+    assert!(rows > 20, "only {rows} rows were read");
+    assert!(broken.is_empty(), "names that did not change, or without a partner:\n  {}", broken.join("\n  "));
+}
+
+#[test]
 fn the_recorded_demo_is_drawn_from_its_text_and_shown_in_the_readme() {
     let media = workspace().join("docs/media");
     let (text, drawing) = (read(&media.join("demo.txt")), read(&media.join("demo.svg")));
