@@ -105,8 +105,8 @@ pub(crate) async fn livez() -> impl IntoResponse {
 pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let database = match api.clock.timeout(Duration::from_secs(PING_TIMEOUT_SECONDS), api.db.ping()).await {
         Ok(Ok(())) => None,
-        Ok(Err(_)) => Some("it does not answer"),
-        Err(_) => Some("it did not answer in time"),
+        Ok(Err(_)) => Some("it does not respond"),
+        Err(_) => Some("it did not respond in time"),
     };
     let service = (!*api.readiness.borrow()).then_some("it is starting or stopping");
     let ready = database.is_none() && service.is_none();
@@ -120,12 +120,12 @@ pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> impl IntoResponse {
     };
     let runs = elsewhere.then_some(Component {
         status: Health::Up,
-        reason: Some("they are on another machine; this instance carries out requests and never leads"),
+        reason: Some("executions run on another host; this instance serves requests and never leads"),
     });
     let keys = api.keys.lacks_active().then_some(Component {
         status: Health::Down,
         reason: Some(
-            "the file of the primary key is missing here; secrets under other keys are read, and none is stored",
+            "the file of the active encryption key is missing here; secrets under other keys can be read, and none can be stored",
         ),
     });
     let body = Readiness {

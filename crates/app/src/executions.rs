@@ -205,7 +205,7 @@ pub async fn cancel(
             format!("It has ended: {}.", execution.status.as_str().to_lowercase()),
         )
         .nothing_changed()
-        .no_action(format!("`vdk execute --show -i {}` shows the result.", execution.id)));
+        .no_action(format!("`vdk execute --show -n {} -t <team> -i {}` shows the result.", job.name, execution.id)));
     }
     let mut event = event("execution.cancel", &job, None);
     event.detail = Some(execution.id.to_string());

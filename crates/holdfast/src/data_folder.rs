@@ -115,9 +115,9 @@ impl DataFolder {
                     .with_context(|| format!("The file {shown} can't be read. Restore it from a backup."))?;
                 if known.database != database {
                     bail!(
-                        "The data folder {} holds the runs of another database (its id is {}, and this one's is \
-                         {database}). One database per folder: choose another folder with --data-dir, or remove the file \
-                         site from it when none of its runs is needed any more.",
+                        "The data folder {} belongs to another database (id {}; this one has {database}), and a folder \
+                         serves one database. Choose another folder with --data-dir. If no execution of the other \
+                         database is needed any more, remove the file `site` from this one.",
                         self.path.display(),
                         known.database
                     );

@@ -570,6 +570,8 @@ fn announce(
         out,
         "Next, in another terminal, with the vdk client (to install it, see docs/guide.md#install-the-client):"
     )?;
+    // The address listened on may be 0.0.0.0, which is no address to send requests to.
+    let url = settings.rest_api_url(address);
     writeln!(out, "  vdk create -n my-first-job -t my-team -p . -u {url}")?;
     writeln!(out, "  vdk deploy -n my-first-job -t my-team -p my-first-job -r first -u {url}")?;
     writeln!(out, "  vdk execute --start -n my-first-job -t my-team -u {url}")?;

@@ -566,7 +566,7 @@ async fn wheels_that_escape_overwrite_or_delete_are_refused_and_nothing_outside_
         assert!(!Path::new("/evil").exists(), "{name}");
     }
     for (name, entry, why) in [
-        ("deleting", "deleting/.wh.etc", "would delete files of the image below"),
+        ("deleting", "deleting/.wh.etc", "would delete files of the base image"),
         ("replacing", "zz_holdfast_vdk.pth", "zz_holdfast_vdk.pth, whose name is the service's own"),
     ] {
         let (file, content) = hostile_wheel(name, &[(entry, 0o644)]);

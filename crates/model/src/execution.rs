@@ -234,15 +234,15 @@ pub fn outcome(end: &ExecutionEnd) -> (Status, String) {
             return (
                 Status::UserError,
                 format!(
-                    "User error. The run was stopped because it took longer than {seconds} seconds, the most that a run \
-                     may take here. Make the job faster, split it, or ask the operator for a longer deadline."
+                    "User error. The execution was stopped because it took longer than {seconds} seconds \
+                     (`run.deadline_seconds`). Make the job faster, split it, or ask the operator for a longer deadline."
                 ),
             );
         }
         EndCause::OutOfMemory => {
             return (
                 Status::UserError,
-                "User error. The run was stopped because it used more memory than its limit. Process the data in \
+                "User error. The execution was stopped because it used more memory than its limit. Process the data in \
                  smaller parts, or raise the deployment's memory_limit."
                     .into(),
             );
@@ -251,29 +251,29 @@ pub fn outcome(end: &ExecutionEnd) -> (Status, String) {
             return (
                 Status::UserError,
                 format!(
-                    "User error. The run was stopped because it used more disk space than its limit: {told}. Process the \
-                     data in smaller parts, or ask the operator for a higher limit."
+                    "User error. The execution was stopped because it used more disk space than its limit: {told}. Process \
+                     the data in smaller parts, or ask the operator for a higher limit."
                 ),
             );
         }
         EndCause::Lost => {
             return (
                 Status::PlatformError,
-                "Platform error. The run's supervisor ended without recording a result: the machine restarted, or the \
-                 process was killed. The run is not repeated, because it may have done part of its work; start it \
-                 again when that is safe."
+                "Platform error. The supervisor of the execution ended without recording a result: the machine \
+                 restarted, or the process was killed. The execution is not repeated, because it may have done part of \
+                 its work; start it again when that is safe."
                     .into(),
             );
         }
         EndCause::NotStarted(why) => {
-            return (Status::PlatformError, format!("Platform error. The run could not be started: {why}"));
+            return (Status::PlatformError, format!("Platform error. The execution could not be started: {why}"));
         }
         EndCause::TakenAway(why) => {
             return (
                 Status::PlatformError,
                 format!(
-                    "Platform error. The run was ended from outside: {why}. It is not repeated, because it may have done \
-                     part of its work; start it again when that is safe."
+                    "Platform error. The execution was ended from outside: {why}. It is not repeated, because it may have \
+                     done part of its work; start it again when that is safe."
                 ),
             );
         }
@@ -301,17 +301,17 @@ pub fn outcome(end: &ExecutionEnd) -> (Status, String) {
         (None, 137 | 143) => (
             Status::PlatformError,
             format!(
-                "Platform error. The job's process was killed from outside (exit code {code}) before it could say how \
-                 it went. Start it again; if it happens again, look for what ends processes on that machine."
+                "Platform error. The job's process was killed from outside (exit code {code}) before it reported a \
+                 result. Start it again; if it happens again, find out what ends processes on that machine."
             ),
         ),
         (said, _) => (
             Status::PlatformError,
             format!(
-                "Platform error. The run ended with exit code {code} and {}. The log has what it printed.",
+                "Platform error. The execution ended with exit code {code} and {}. See its log.",
                 said.map_or_else(
-                    || "left no word of how it went".to_owned(),
-                    |s| format!("said {}", crate::name::excerpt(s))
+                    || "reported no result".to_owned(),
+                    |s| format!("reported {}", crate::name::excerpt(s))
                 )
             ),
         ),
@@ -323,11 +323,11 @@ pub fn already_active(job: &JobName, active: Option<&ExecutionId>) -> Problem {
     let (why, fix) = match active {
         Some(id) => (
             format!("A job runs once at a time, and its execution {id} is active."),
-            format!("Wait for it, or cancel it: `vdk execute --cancel -i {id}`."),
+            format!("Wait for it, or cancel it: `vdk execute --cancel -n {job} -t <team> -i {id}`."),
         ),
         None => (
             "A job runs once at a time, and another execution of it was active.".to_owned(),
-            "Start the job again; `vdk execute --list` shows its executions.".to_owned(),
+            format!("Start the job again; `vdk execute --list -n {job} -t <team>` shows its executions."),
         ),
     };
     Problem::new(Code::ExecutionAlreadyActive, format!("The data job {job} was not started."), why)

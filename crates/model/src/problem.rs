@@ -112,7 +112,7 @@ impl Draft {
 
     /// Says that the rollout failed and the deployment before it stays in force.
     pub fn not_rolled_out(self) -> Consequence {
-        self.follows("The current deployment stays in force.")
+        self.follows("Any former deployment stays in force.")
     }
 }
 

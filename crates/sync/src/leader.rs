@@ -67,8 +67,8 @@ pub(crate) async fn acquire(sync: &Synchronizer, shutdown: &CancellationToken) -
                 if !std::mem::replace(&mut runs_elsewhere, true) {
                     tracing::warn!(
                         host,
-                        "jobs of this database run on another machine, or with another data folder; this instance \
-                         carries out requests and never leads"
+                        "the host of local executions is another machine or data folder; this instance serves requests \
+                         and never leads"
                     );
                 }
                 watched = None;
@@ -245,7 +245,7 @@ fn let_write(sync: &Synchronizer, alive: Duration) {
     sync.runtime.may_write_until(if sync.options.exclusive { Duration::MAX } else { alive + time });
 }
 
-/// How long a leader may continue whose last renewal was at `alive` on the boot clock.
+/// Time until a leader must stop whose last renewal was at `alive` on the boot clock.
 fn until_end(sync: &Synchronizer, alive: Duration, lease: Duration) -> Duration {
     (alive + lease.mul_f64(LEADER_STOPS)).saturating_sub(sync.clock.boot())
 }

@@ -44,7 +44,7 @@ async fn every_way_for_a_run_to_end_has_its_status() {
 }
 
 #[tokio::test]
-async fn what_keeps_a_run_from_starting_is_reported_with_what_to_do() {
+async fn causes_that_keep_an_execution_from_starting_are_reported_with_what_to_do() {
     let fixture = Fixture::new("held", Database::Sqlite, Node::Real);
     let api = fixture.api();
 

@@ -87,7 +87,7 @@ async fn a_database_that_will_never_do_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn instances_of_the_host_lead_in_turn_and_another_only_answers_until_it_takes_over() {
+async fn instances_of_the_host_lead_in_turn_and_another_only_serves_requests_until_it_takes_over() {
     let database = Database::Postgresql.empty();
     let mut first = Service::start_with(shared(database.url()));
     let mut second = first.another();
@@ -138,10 +138,10 @@ async fn instances_of_the_host_lead_in_turn_and_another_only_answers_until_it_ta
     );
     second.kill();
     let taken = far.command(&["take-over"]);
-    assert!(taken.status.success() && String::from_utf8_lossy(&taken.stdout).contains("other site: 1"), "{taken:?}");
+    assert!(taken.status.success() && String::from_utf8_lossy(&taken.stdout).contains("former host: 1"), "{taken:?}");
     let ended = far.api().ended(name, &lost).await;
     assert_eq!(ended["status"], "platform_error", "{ended}");
-    assert!(ended["message"].as_str().is_some_and(|m| m.contains("left behind")), "{ended}");
+    assert!(ended["message"].as_str().is_some_and(|m| m.contains("that the operator replaced")), "{ended}");
 
     // Jobs run here now, and the old site does not lead when it is back.
     second.start_again();

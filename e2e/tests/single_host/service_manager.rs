@@ -103,7 +103,7 @@ fn open_files(limits: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_service_may_open_as_many_files_as_it_can_and_jobs_as_many_as_before() {
+async fn the_service_raises_its_limit_of_open_files_and_jobs_keep_the_former_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let binary = devtools::binary::path(devtools::binary::Profile::Dev).expect("the binary");
     let script = folder.path().join("holdfast");

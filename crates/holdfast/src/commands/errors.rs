@@ -180,7 +180,7 @@ mod tests {
                     for (helper, words) in [
                         (".nothing_changed", "Nothing was changed."),
                         (".nothing_returned", "No data was returned."),
-                        (".not_rolled_out", "The current deployment stays in force."),
+                        (".not_rolled_out", "Any former deployment stays in force."),
                         (".no_action", "No action needed:"),
                     ] {
                         found.extend(before.ends_with(helper).then(|| words.to_owned()));

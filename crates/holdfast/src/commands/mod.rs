@@ -188,12 +188,12 @@ fn command() -> Command {
         )
         .subcommand(
             with_settings(Command::new("take-over"))
-                .about("Have jobs run with this data folder from now on, because the machine that ran them is gone.")
+                .about("Make this data folder the host of local executions, because the machine of the former host is lost.")
                 .long_about(
-                    "Have jobs run with this data folder from now on, because the machine that ran them is gone. With \
-                     PostgreSQL, the runs of a database are in the data folder of one machine. Executions in progress there \
-                     end as platform errors and are not repeated. Refused while an instance leads there. Takes the flags \
-                     of `serve`.",
+                    "Make this data folder the host of local executions, because the machine of the former host is lost. With \
+                     PostgreSQL, all local executions of a database are in the data folder of one machine. Executions in \
+                     progress on the former host end as platform errors and are not repeated. The command fails while an \
+                     instance leads there. It takes the flags of `serve`.",
                 )
                 .after_help(
                     "Example:\n  \

@@ -1,5 +1,4 @@
-//! `holdfast take-over`: the operator moves the runs of a database to this data folder, because the machine that had
-//! them is gone.
+//! `holdfast take-over`: makes this data folder the host of local executions, because the former host is lost.
 
 use std::{io::Write, time::Duration};
 
@@ -26,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// When an instance leads, so that the host is not lost.
 pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
     if matches!(settings.database_url, DatabaseUrl::Sqlite) {
-        bail!("SQLite has its runs in the same data folder; there is no other site to take them from.");
+        bail!("With SQLite, local executions are always in the data folder: there is no other host to replace.");
     }
     let folder = DataFolder::open(&settings.data_dir, database::folder_use(settings))?;
     let db = database::open(settings, &folder.database()).await?;
@@ -36,18 +35,18 @@ pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Res
     };
     let named = hosts::claim(&db, &here).await?;
     if named == here {
-        writeln!(out, "The runs of this database are here already: {}.", folder.path().display())?;
+        writeln!(out, "This data folder is the host already: {}.", folder.path().display())?;
         return Ok(());
     }
     let find = async || {
         let mut tx = db.read().await?;
         hosts::find(&mut tx).await
     };
-    let from = find().await?.ok_or_else(|| anyhow!("The database names no site any more; try again."))?;
+    let from = find().await?.ok_or_else(|| anyhow!("The database names no host; run this command again."))?;
     let seen = leases::find(&db, SYNCHRONIZER).await?;
     if seen.as_ref().is_some_and(|lease| !lease.holder.is_empty()) {
         let wait = settings.lease_seconds.seconds();
-        writeln!(out, "Looking for {} seconds whether an instance leads on the other site …", wait.as_secs())?;
+        writeln!(out, "Waiting {} seconds for a lease renewal by an instance of the other host …", wait.as_secs())?;
         out.flush()?;
         let (clock, begun): (&dyn Clock, _) = (&SystemClock, SystemClock.boot());
         while clock.boot().saturating_sub(begun) < wait {
@@ -61,17 +60,20 @@ pub(crate) async fn run(settings: &Settings, out: &mut dyn Write) -> anyhow::Res
         }
     }
     if hosts::take_over(&db, SYNCHRONIZER, &from, seen.as_ref(), &here).await?.is_none() {
-        bail!("An instance of the other site came to life at this moment. Nothing was changed.");
+        bail!(
+            "An instance of the other host renewed the lease at this moment. Nothing was changed. Stop it, then run this \
+             command again."
+        );
     }
     let left = match find().await? {
         Some(host) => hosts::abandoned(&mut db.read().await?, &host).await?,
         None => 0,
     };
-    writeln!(out, "From now on jobs run here: {}.", folder.path().display())?;
+    writeln!(out, "Jobs run in this data folder from now on: {}.", folder.path().display())?;
     writeln!(
         out,
-        "Runs in progress on the other site: {left}. They end as platform errors, and are not repeated. Should that machine \
-         come back, its instances don't lead; see that none of its runs goes on."
+        "Executions in progress on the former host: {left}. They end as platform errors and are not repeated. If that \
+         machine comes back, its instances don't lead; end the processes of these executions there."
     )?;
     db.close().await;
     Ok(())

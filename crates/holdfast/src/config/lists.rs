@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_issuers_tokens_and_fields_is_checked_where_it_comes_in() {
+    fn lists_of_issuers_algorithms_and_fields_are_checked_when_they_are_read() {
         assert_eq!(parse::<List<IssuerUrl>>("https://a.b/, http://localhost:1/x").unwrap().0.len(), 2);
         for bad in ["a.b", "ftp://a.b", "https://u:p@a.b", "https://a.b#c"] {
             assert!(parse::<List<IssuerUrl>>(bad).is_err(), "{bad}");

@@ -477,7 +477,7 @@ mod tests {
         assert_eq!(paths, ["job/sales/10_step.py", "job/sales/run.sh"]);
         for (entries, why) in [
             (vec![("other/x", 0o644)], "beside the folder sales"),
-            (vec![("sales/../../etc/passwd", 0o644)], "no path within an image"),
+            (vec![("sales/../../etc/passwd", 0o644)], "not a valid path in an image"),
             (vec![("sales/link", 0o120_777)], "neither a file nor a folder"),
             (vec![("sales/.wh.etc", 0o644)], "would delete"),
         ] {

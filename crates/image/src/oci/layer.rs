@@ -99,13 +99,13 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The path is absolute, leads out of the image, or has a name that no file system takes.
-    #[error("{0:?} is no path within an image")]
+    #[error("{0:?} is not a valid path in an image")]
     Path(String),
     /// Container runtimes would delete something instead of creating the file.
-    #[error("{0:?} would delete files of the image below")]
+    #[error("{0:?} would delete files of the base image")]
     Whiteout(String),
     /// Two entries have one path, or one is beneath another that is no folder.
-    #[error("{0:?} is there twice")]
+    #[error("{0:?} occurs twice")]
     Overwrites(String),
 }
 

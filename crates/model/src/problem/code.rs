@@ -185,7 +185,8 @@ codes! {
     AccessTokenNotYetValid = "access_token_not_yet_valid", Unauthenticated, User, "Compare the clocks of the issuer and of the service.";
     /// The access token is for another service (`aud`).
     AccessTokenAudienceMismatch = "access_token_audience_mismatch", Unauthenticated, User, "Request a token for an audience that the setting `auth.audiences` names.";
-    /// The refresh token is not the credential of a deployed job, or the token of a job was not issued here.
+    /// The refresh token is not the credential of a deployed job (at the token endpoint: HTTP 400, `invalid_grant`), or the
+    /// token of a job was not issued here.
     JobCredentialInvalid = "job_credential_invalid", Unauthenticated, User, "Deploy the job again; each execution gets its credential automatically.";
     /// A claim or a role that a setting under `auth` requires is missing from the access token.
     RoleMissing = "role_missing", Forbidden, User, "Ask the operator for the role.";
@@ -302,15 +303,15 @@ codes! {
 }
 "Executions" {
     /// The job has an active execution, and a job runs once at a time.
-    ExecutionAlreadyActive = "execution_already_active", Conflict, User, "Wait for the active execution, or cancel it: `vdk execute --cancel -i <id>`.";
+    ExecutionAlreadyActive = "execution_already_active", Conflict, User, "Wait for the active execution, or cancel it: `vdk execute --cancel -n <job> -t <team> -i <id>`.";
     /// The arguments of an execution have too many bytes.
     ExecutionArgumentsTooLarge = "execution_arguments_too_large", TooLarge, User, "Pass large input through a file, a table or the job's properties.";
     /// `started_by` is too long or has a control character.
     ExecutionStartedByInvalid = "execution_started_by_invalid", Invalid, User, "Shorten `started_by`.";
     /// The job has no execution with this id, or it was removed by retention.
-    ExecutionNotFound = "execution_not_found", NotFound, User, "`vdk execute --list` lists the executions of a job.";
+    ExecutionNotFound = "execution_not_found", NotFound, User, "`vdk execute --list -n <job> -t <team>` lists the executions of a job.";
     /// An execution can't be cancelled because it has ended.
-    ExecutionAlreadyEnded = "execution_already_ended", Invalid, User, "No action needed. `vdk execute --show -i <id>` shows the result.";
+    ExecutionAlreadyEnded = "execution_already_ended", Invalid, User, "No action needed. `vdk execute --show -n <job> -t <team> -i <id>` shows the result.";
     /// A filter names an execution status that does not exist.
     ExecutionStatusUnknown = "execution_status_unknown", NotFound, User, "Use a status that the error body lists.";
     /// The log of an active local execution is on another host than this instance.

@@ -49,7 +49,7 @@ impl ApiMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "holdfast_kubernetes_call_duration",
-            "How long the API server took until it began to answer; code is none when no answer came",
+            "Time until the API server began to respond, by verb, resource and code (none: no response)",
             Unit::Seconds,
             self.answers.clone(),
         );

@@ -15,7 +15,7 @@ pub(crate) enum Fault {
     #[error("{0}")]
     Refused(#[source] Box<kube::Error>, Box<Status>),
     /// An unmanaged object has the name of a managed secret.
-    #[error("the secret {0} is there already, and this service did not make it")]
+    #[error("the secret {0} exists and is not managed by Holdfast")]
     Foreign(String),
     /// The API server did not answer, or not in time.
     #[error("{0}")]

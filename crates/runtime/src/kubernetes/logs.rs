@@ -69,7 +69,7 @@ const NODE_SILENT_MAX: Duration = Duration::from_secs(60);
 /// How long the last lines of an ended pod may take to arrive.
 const LOG_TAIL_WAIT: Duration = Duration::from_secs(5);
 
-/// Logs of a namespace.
+/// Follows and reads the logs of executions in a namespace.
 #[derive(Debug)]
 pub(crate) struct Logs {
     source: Source,

@@ -190,7 +190,7 @@ impl Runner {
             };
             let Some(live) = live else { return Ok(()) };
             if !is_suspended(&live) {
-                return Err(Fault::Silent("Another instance has let its Job go.".into()));
+                return Err(Fault::Silent("Another instance has already resumed its Job.".into()));
             }
             match self.delete(&live).await {
                 Err(fault) if fault.is_conflict() => last = Some(fault),

@@ -158,7 +158,7 @@ fn waiting_reason(pod: &PodView) -> Option<Problem> {
             waits(
                 Code::PodUnschedulable,
                 "The execution can't be placed on a node.",
-                format!("The scheduler says: {message}"),
+                format!("The scheduler says: {}", sentence(message)),
             )
             .fix("Lower cpu_request and memory_request of the deployment, or ask the operator for larger nodes."),
         );
@@ -177,7 +177,7 @@ fn waiting_container(container: &str, reason: &str, message: &str) -> Option<Pro
             waits(
                 Code::ImageUnavailable,
                 "The image of the execution can't be pulled.",
-                format!("The node says of {container}: {reason}: {message}"),
+                format!("The node says of {container}: {reason}: {}", sentence(message)),
             )
             .fix(
                 "Push the image under this name, or ask the operator to check the pull secret \
@@ -193,12 +193,17 @@ fn waiting_container(container: &str, reason: &str, message: &str) -> Option<Pro
             waits(
                 Code::ContainerNotCreated,
                 "The container of the execution can't be created.",
-                format!("The node says of {container}: {message}"),
+                format!("The node says of {container}: {}", sentence(message)),
             )
             .fix("Check that the image has the command that it is started with, or ask the operator."),
         ),
         _ => None,
     }
+}
+
+/// A message of the cluster, with one full stop at its end, because more sentences follow.
+fn sentence(message: &str) -> String {
+    format!("{}.", message.trim_end_matches(['.', ' ']))
 }
 
 fn waits(code: Code, what: &str, why: String) -> Consequence {
@@ -263,7 +268,7 @@ pub(crate) fn refused(message: &str) -> Problem {
     } else {
         (Code::PodRejected, "The cluster rejects the execution.", "The operator finds the rule that rejects it.")
     };
-    Problem::new(code, what, format!("The API server says: {message}"))
+    Problem::new(code, what, format!("The API server says: {}", sentence(message)))
         .follows("The execution waits, and starts when the cause is gone.")
         .fix(fix)
 }
@@ -432,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_a_run_from_starting_is_reported_with_what_to_do() {
+    fn causes_that_keep_an_execution_from_starting_are_reported_with_what_to_do() {
         let waiting = |reason: &str| ContainerView {
             waiting: Some((reason.into(), "told by the node".into())),
             ..ContainerView::default()
@@ -462,6 +467,12 @@ mod tests {
         let told = "couldn't find key PASSWORD in Secret jobs/holdfast-options-mine";
         let problem = waiting_container("mine", "CreateContainerConfigError", told).unwrap();
         assert!(lacks(&problem, "holdfast-options-mine") && !lacks(&problem, "holdfast-options-min"), "{problem:?}");
-        assert!(refused("pods is forbidden: exceeded quota: compute").what.contains("limit"));
+        // More sentences follow in the message of the execution.
+        for message in ["exceeded quota: compute", "exceeded quota: compute."] {
+            let problem = refused(message);
+            assert!(problem.what.contains("limit") && problem.why.ends_with("quota: compute."), "{problem:?}");
+        }
+        let unpulled = waiting_container("mine", "ErrImagePull", "not found").unwrap();
+        assert!(unpulled.why.ends_with("ErrImagePull: not found."), "{unpulled:?}");
     }
 }

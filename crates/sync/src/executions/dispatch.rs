@@ -33,10 +33,14 @@ pub(super) async fn dispatch(
     let (Some(generation), Some(artifact)) = (rollout.reached_generation, rollout.artifact) else {
         // The execution waits for the first deployment, and fails with it.
         if let (RolloutStatus::UserError, Some(problem)) = (rollout.status, &rollout.problem) {
-            let message = format!("User error. The job's first deployment failed. {problem:#}");
+            let message =
+                format!("User error. The job's first deployment failed. {problem} {}", problem.countermeasures);
             end_unstarted(sync, term, execution, Status::UserError, &message).await?;
         } else if sync.clock.now() - sync.options.start_deadline > execution.submitted_at {
-            let why = rollout.problem.as_ref().map_or_else(String::new, |problem| format!("{problem:#}"));
+            let why = rollout
+                .problem
+                .as_ref()
+                .map_or_else(String::new, |problem| format!("{problem} {}", problem.countermeasures));
             let message = format!(
                 "Platform error. The job's first deployment was not ready {} seconds after the start was accepted. {why}",
                 sync.options.start_deadline.as_secs()
@@ -54,8 +58,9 @@ pub(super) async fn dispatch(
 
 /// Ends an execution that was dispatched to a host that the operator gave up. It may have done part of its work.
 pub(super) async fn end_abandoned(sync: &Synchronizer, term: &Term, execution: &Execution) -> Result<(), StoreError> {
-    let message = "Platform error. The run was left behind on a machine that the operator gave up, and its result is not \
-        known. It is not repeated, because it may have done part of its work; start it again when that is safe.";
+    let message = "Platform error. The execution ran on a host that the operator replaced (`holdfast take-over`), so its \
+        result is not known. It is not repeated, because it may have done part of its work; start it again when that is \
+        safe.";
     let started_at = execution.started_at;
     let ended = Ended { status: Status::PlatformError, message, started_at, ended_at: sync.clock.now() };
     finish(sync, term, &execution.id, &ended, None).await

@@ -186,7 +186,7 @@ impl Follower {
                 is_known: true,
                 ..unstarted(
                     Status::PlatformError,
-                    "Platform error. The run vanished from where it ran without leaving a result: its folder or its \
+                    "Platform error. The execution vanished from its host without a result: its folder or its \
                      objects were removed. It is not repeated, because it may have done part of its work; start it again \
                      when that is safe.",
                     now,
@@ -534,7 +534,7 @@ mod tests {
         let Step::End(end) = follower(Run::Fresh).start_ended(Err(outage()), at(61)) else { panic!() };
         assert!(end.message.starts_with("Platform error. It can't be seen. It does not answer."), "{}", end.message);
         let Step::End(end) = follower(Run::Running).decide(Ok(Stage::Unknown), at(9)) else { panic!() };
-        assert!(end.message.contains("vanished from where it ran"), "{}", end.message);
+        assert!(end.message.contains("vanished from its host"), "{}", end.message);
         assert_eq!((end.started_at, end.ended_at), (Some(at(1)), at(9)));
     }
 }

@@ -71,8 +71,8 @@ impl Strays {
     }
 }
 
-/// Stores each execution that the runtime started at a scheduled time, also if it ended meanwhile. If the runtime starts none,
-/// it is asked only once per leader epoch, about the rest of ended executions.
+/// Records each execution that the runtime itself started at a scheduled time, also if it ended meanwhile. A runtime that
+/// starts none (the local one) is listed once per leader epoch, to find folders of ended executions.
 pub(super) async fn record_scheduled<F: Sync>(
     sync: &Synchronizer,
     term: &Term,
