@@ -64,7 +64,7 @@ pub(crate) struct Page<W> {
     histogram: Option<Histogram>,
 }
 
-/// A family of the type histogram that has shown no bucket so far.
+/// A histogram family whose first bucket has not been written yet.
 struct Histogram {
     /// The heading up to the type.
     heading: String,

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_than_a_minutes_worth_is_let_through_once_and_paid_for_afterwards() {
+    fn a_query_above_the_limit_of_a_minute_runs_once_and_uses_up_later_minutes() {
         let buckets = Buckets::new("rows of queries", "query_cost_per_minute", 600);
         assert_eq!(buckets.take("ann", 1800, at(0)), Ok(()));
         assert_eq!(buckets.take("ann", 1, at(0)), Err(121));

@@ -24,7 +24,7 @@ impl Seldom {
         Self(Mutex::new(Minute { number: 0, said: 0, left_out: 0 }))
     }
 
-    /// Whether one more line may be written now: then the number of lines that were left out since the last one.
+    /// Returns the number of lines left out since the last one if a line may be written now, else nothing.
     pub(crate) fn admits(&self, now: Timestamp) -> Option<u64> {
         let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = now.as_second() / 60;

@@ -18,10 +18,10 @@ pub enum Decision {
     },
 }
 
-/// A question, with the request that caused it.
+/// A question to the authorization webhook, with the HTTP request that caused it.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthorizationRequest<'a> {
-    /// The question.
+    /// The action and the resource.
     pub access: AccessRequest<'a>,
     /// The path of the request.
     pub path: &'a str,

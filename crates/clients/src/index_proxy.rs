@@ -542,7 +542,7 @@ impl Shared {
             }
             if !status.is_success() {
                 if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    tracing::warn!(index = %self.index.url, %status, "the package index refuses the credentials in index_url");
+                    tracing::warn!(index = %self.index.url, %status, "the package index rejects the credentials in index_url");
                 }
                 // The body of an index's error response is only for those who have its credentials.
                 return Ok(empty(status));

@@ -70,8 +70,8 @@ impl LockResolver {
         lock_of(inputs, wheels.portable(&text))
     }
 
-    /// The locks of an image for a platform: VDK's, unless VDK comes from elsewhere, and the job's, which contains it. A lock
-    /// that `stored` has is taken as it is; the rest is resolved among wheels only. Absent where there are no packages.
+    /// Returns the locks of an image for a platform: the one of VDK (absent if an init container brings VDK) and the one of
+    /// the job, which includes VDK's packages. A lock in `stored` is reused; others are resolved from wheels only.
     ///
     /// # Errors
     /// As [`Self::lock`]; also the user's when a package has no wheel for the platform.

@@ -20,7 +20,7 @@ use crate::oci::Reference;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageTemplate(String);
 
-/// The placeholders.
+/// The placeholders that `image.name` may contain.
 const PLACES: [&str; 5] = ["job", "team", "version", "python", "vdk"];
 
 /// The most characters of a form.
@@ -57,10 +57,10 @@ impl ImageTemplate {
         Ok(Self(raw.to_owned()))
     }
 
-    /// Sees that names of this form are names of images.
+    /// Checks that names of this form are valid image names.
     ///
     /// # Errors
-    /// Why they are none.
+    /// The first rule that a name would break.
     pub fn check(&self) -> Result<(), String> {
         let name = PLACES.iter().fold(self.0.clone(), |name, place| name.replace(&format!("{{{place}}}"), "0"));
         Reference::parse(&name).map(drop)

@@ -13,7 +13,7 @@ const LINES_MAX: usize = 1000;
 /// Bytes of a file.
 const FILE_MAX_BYTES: usize = 64 * 1024;
 
-/// Reads `raw` and gives it back one requirement a line, sorted, without comments and repetitions.
+/// Returns the requirements in `raw`, one per line, sorted, without comments and repetitions.
 ///
 /// # Errors
 /// The user's: a line that is no requirement, or more than 1,000 lines or 64 KiB.

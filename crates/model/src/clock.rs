@@ -42,7 +42,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
 /// A clock that several parts share.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// Work took longer than it may.
+/// The error of work that exceeded its time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 

@@ -825,7 +825,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_is_no_tick() {
+    fn no_tick_is_later_than_the_last_representable_time() {
         for expression in ["* * * * *", "0 0 1 1 *", "@every 1h"] {
             assert_eq!(schedule(expression, "Asia/Kolkata").next_after(Timestamp::MAX), None, "{expression}");
         }

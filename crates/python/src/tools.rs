@@ -490,7 +490,7 @@ pub(crate) async fn lock_file(clock: &dyn Clock, path: &Path) -> Result<Lock, Pr
             return Ok(lock);
         }
         if !told {
-            tracing::info!(lock = %path.display(), "waiting for another that makes the same");
+            tracing::info!(lock = %path.display(), "waiting for a lock of the cache that another task or instance holds");
             told = true;
         }
         clock.sleep(Duration::from_millis(100)).await;

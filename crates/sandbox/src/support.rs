@@ -36,7 +36,7 @@ pub struct Support {
     pub landlock: Layer,
     /// Landlock, for signals.
     pub signals: Layer,
-    /// The filter of system calls.
+    /// The system call filter (seccomp).
     pub calls: Layer,
 }
 

@@ -7,9 +7,9 @@ pub struct Epoch(pub i64);
 /// The content of a lease row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// The leader.
+    /// The id of the instance that leads; empty after it released the lease.
     pub holder: String,
-    /// The term.
+    /// The leader epoch.
     pub epoch: i64,
     /// Counts the lease renewals within the epoch.
     pub renewals: i64,

@@ -54,7 +54,7 @@ pub enum StoreError {
         what: String,
     },
     /// This instance does not have a key of the secrets.
-    #[error("this instance does not have the key {key_id} of the secrets")]
+    #[error("this instance does not have the encryption key {key_id}")]
     KeyMissing {
         /// Which key.
         key_id: String,
@@ -213,7 +213,7 @@ impl From<StoreError> for model::Problem {
                 .fix("Retry at another instance; the operator upgrades this one.")
             }
             StoreError::KeyMissing { key_id } => {
-                tracing::error!(key_id, "a key of the secrets is missing");
+                tracing::error!(key_id, "an encryption key is missing");
                 Self::new(
                     Code::EncryptionKeyMissing,
                     "The request was rejected.",

@@ -13,11 +13,11 @@ pub(crate) const CHUNK_MAX_BYTES: usize = 256 * 1024;
 /// Where a piece of a log begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogPosition {
-    /// The piece.
+    /// The index of the piece within its log.
     pub chunk: i64,
-    /// The bytes before it; absent for a piece that was stored by a version that did not count.
+    /// The number of bytes before it; absent for a piece that an older version stored without counting.
     pub first_byte: Option<i64>,
-    /// The ends of lines before it; absent as well.
+    /// The number of line ends before it; absent likewise.
     pub first_line: Option<i64>,
 }
 

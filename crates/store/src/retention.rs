@@ -37,12 +37,12 @@ struct Load {
 }
 
 impl Load {
-    /// The limit of a transaction with at most this number of rows.
+    /// Returns an empty load with this limit of rows.
     fn new(rows_max: u32) -> Self {
         Self { rows_max: rows_max.min(ROWS_MAX), rows: 0, bytes: 0 }
     }
 
-    /// Adds an item, unless it is too much beside those that were added before.
+    /// Adds an item if the transaction's limits allow it, and returns whether it did. The first item is always added.
     fn takes(&mut self, rows: u32, bytes: i64) -> bool {
         let fits = self.rows.saturating_add(rows) <= self.rows_max && self.bytes + bytes <= BYTES_MAX;
         if fits || self.rows == 0 {
@@ -53,7 +53,7 @@ impl Load {
         false
     }
 
-    /// Adds a stored log of this size.
+    /// Adds a stored log of this size, as [`Self::takes`].
     fn takes_log(&mut self, bytes: i64) -> bool {
         self.takes(logs::rows_of(bytes), bytes)
     }

@@ -44,7 +44,7 @@ impl Statements {
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "holdfast_database_statement_duration",
-            "How long statements of the database took, by the operation that they belong to",
+            "Duration of database statements, by operation",
             Unit::Seconds,
             self.durations.clone(),
         );
@@ -72,7 +72,7 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// Waits for a statement on a server, and gives the server up when it does not answer.
+    /// Waits for a statement on a server, and fails if the server does not respond within the time limit.
     pub(crate) fn of_server<T, F: Future<Output = sqlx::Result<T>>>(
         self,
         statement: F,

@@ -394,7 +394,7 @@ async fn without_the_active_key_nothing_is_stored_and_what_is_under_another_one_
 }
 
 #[tokio::test]
-async fn a_write_under_the_former_key_is_before_the_rotation_and_one_that_meets_a_resealing_wins() {
+async fn a_write_with_the_former_key_precedes_the_rotation_and_wins_over_a_concurrent_re_encryption() {
     let fresh = Database::Postgresql.fresh();
     let (db, other) = (fresh.open().await, fresh.open().await);
     let both = Arc::new(ring(&[1, 2]));

@@ -173,7 +173,7 @@ impl Synchronizer {
                 return;
             }
             self.gauges.panicked(name);
-            tracing::error!(name, retry_in = ?PANIC_PAUSE, "a loop panicked; it starts again");
+            tracing::error!(name, retry_in = ?PANIC_PAUSE, "a loop panicked; restarting it");
             tokio::select! {
                 () = self.clock.sleep(PANIC_PAUSE) => {}
                 () = over.cancelled() => return,

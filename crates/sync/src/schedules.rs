@@ -42,7 +42,7 @@ struct Checks {
 }
 
 impl Checks {
-    /// Whether all next ticks are to be compared now.
+    /// Whether it is time to compare all stored next ticks with their schedules.
     fn is_due(&mut self, clock: &dyn Clock) -> bool {
         let (wall, boot) = (clock.now(), clock.boot());
         let was_set_back = self.last.replace((wall, boot)).is_some_and(|(last_wall, last_boot)| {

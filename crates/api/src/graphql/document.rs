@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_refused_before_more_of_it_is_walked() {
+    fn a_document_is_rejected_before_the_rest_of_it_is_visited() {
         let mut query = "{ ...f0 }".to_owned();
         for i in 0..400 {
             write!(query, " fragment f{i} on Query {{ ...f{} ...f{} }}", i + 1, i + 1).unwrap();

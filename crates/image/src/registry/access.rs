@@ -219,7 +219,7 @@ fn parameters(text: &str) -> HashMap<String, String> {
     all
 }
 
-/// The text up to the quotation mark that ends it, and what follows.
+/// Splits a quoted string, without its opening quotation mark, into its content and the rest.
 fn unquoted(quoted: &str) -> (String, &str) {
     let (mut value, mut escaped) = (String::new(), false);
     for (at, c) in quoted.char_indices() {

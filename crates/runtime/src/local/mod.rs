@@ -63,7 +63,7 @@ use crate::logs;
 
 /// The client writes its last words to the file that this names. Every process of a run inherits it.
 const TERMINATION_FILE_VARIABLE: &str = "VDK_TERMINATION_MESSAGE_WRITER_OUTPUT_FILE";
-/// Differs by attempt.
+/// The id of the attempt, which differs from the execution's id.
 const ATTEMPT_VARIABLE: &str = "VDK_ATTEMPT_ID";
 
 /// How long a supervisor may take to take a run over. It takes milliseconds; a disk that hangs takes longer.
@@ -172,7 +172,7 @@ pub async fn shares_fate(clock: &dyn Clock) -> Option<String> {
     })
 }
 
-/// Runs blocking work of the disk on a thread for that.
+/// Runs blocking disk work on a thread pool for such work.
 async fn blocking<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -97,7 +97,7 @@ impl From<&str> for Search {
     }
 }
 
-/// Which page of which jobs.
+/// A filter, an order and a page of jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobQuery {
     /// Patterns of names; each must match.

@@ -75,7 +75,7 @@ pub(super) fn decide(query: &JobQuery, dialect: Dialect, counts: Counts) -> Deci
     }
 }
 
-/// Whether jobs are listed by name and looked for by words alone, for which there is an index.
+/// Whether the query orders by name and filters by search words alone, so that the index of words serves it.
 fn has_words_by_name(query: &JobQuery, dialect: Dialect) -> bool {
     let by_name = query.sort == JobSort::Name;
     let mut words = query.only_words().into_iter().filter(|_| by_name);

@@ -48,14 +48,14 @@ pub(super) fn report(found: &[KnownDeployment], before: &[KnownDeployment]) {
         return;
     }
     if found.is_empty() {
-        tracing::info!("every object with the marks of this service is in the database again");
+        tracing::info!("no orphaned CronJob is left");
         return;
     }
     let names: Vec<_> = found.iter().take(NAMED_MAX).map(|orphan| orphan.job_name.as_str()).collect();
     tracing::warn!(
         count = found.len(),
         names = names.join(", "),
-        "objects with the marks of this service are not in its database. They are left alone, and their schedules continue. \
-         `holdfast orphans list` lists them, `holdfast orphans remove` removes them by name"
+        "found orphaned CronJobs: they have Holdfast's label and are unknown to the database. They are not touched, and their \
+         schedules continue. See `holdfast orphans list` and `holdfast orphans remove`"
     );
 }

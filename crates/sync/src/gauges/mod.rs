@@ -68,7 +68,7 @@ pub struct Gauges {
     pub(crate) retention: Retention,
     series: Series,
     pulses: Pulses,
-    /// Whether they are published; otherwise no rows are read for them.
+    /// Whether the metrics endpoint is enabled; if not, no rows are counted for metrics.
     seen: bool,
 }
 
@@ -111,10 +111,14 @@ impl Gauges {
         );
         registry.register(
             "holdfast_rollouts_oldest_due_seconds",
-            "How long the oldest due deployment has been waiting",
+            "Wait of the deployment that has been due for longest",
             gauges.oldest_due_seconds.clone(),
         );
-        registry.register("holdfast_executions_active", "Executions that are not over", gauges.executions.clone());
+        registry.register(
+            "holdfast_executions_active",
+            "Executions that are submitted or running, by status",
+            gauges.executions.clone(),
+        );
         registry.register(
             "holdfast_leader_epoch",
             "The leader epoch of this instance; 0 while another instance leads",
@@ -142,7 +146,7 @@ impl Gauges {
         );
         registry.register(
             "holdfast_orphans",
-            "Deployments in the cluster that carry the marks of this service and are not in its database",
+            "Orphans: CronJobs with Holdfast's label whose jobs are unknown to the database, as of the last full resync",
             gauges.orphans.clone(),
         );
         gauges.stages.register(registry);

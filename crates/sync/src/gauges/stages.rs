@@ -139,7 +139,7 @@ impl Stages {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "holdfast_reconciliations",
-            "Plans for deployments by result, and by reason if something is applied",
+            "Reconciliations of deployments, by result and, for apply, by reason",
             self.plans.clone(),
         );
         registry.register_with_unit(
@@ -163,24 +163,24 @@ impl Stages {
         registry.register("holdfast_executions_ended", "Executions that ended, by final status", self.ended.clone());
         registry.register_with_unit(
             "holdfast_schedule_delay",
-            "How long after its scheduled time a start was accepted",
+            "Time from a scheduled time until its execution was accepted",
             Unit::Seconds,
             self.ticks.clone(),
         );
         registry.register(
             "holdfast_executions_overlapping",
-            "Scheduled executions that a cluster started while the database had another active execution of the job",
+            "Scheduled executions that started in a cluster while another one of the job was recorded as active",
             self.overlaps.clone(),
         );
         registry.register(
             "holdfast_task_panics",
-            "Loops and tasks of the synchronizer that panicked, by kind; they are started again after a pause",
+            "Panics of loops and tasks of the synchronizer, by task; each is restarted after a pause",
             self.panics.clone(),
         );
         registry.register("holdfast_leader", "Whether this instance leads: 1 or 0", self.leader.clone());
         registry.register(
             "holdfast_leader_acquisitions",
-            "Leader epochs that this instance began",
+            "How often this instance became leader",
             self.acquisitions.clone(),
         );
         registry.register_with_unit(
