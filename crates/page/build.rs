@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     files.sort();
     let mut source = String::from("&[\n");
     for (name, path) in files {
-        writeln!(source, "    ({name:?}, include_bytes!({path:?})),")?;
+        writeln!(source, "    ({name:?}, include_bytes!({:?})),", path.display().to_string())?;
     }
     source.push_str("]\n");
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("files.rs"), source)?;

@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// A program that was compiled before, such as that of `cargo xtask dist`.
     #[arg(long, conflicts_with = "profile")]
     binary: Option<PathBuf>,
-    /// The name of the image, with its registry and a tag [default: holdfast:<version>].
+    /// The name of the image, with its registry and a tag. Without it: `holdfast` with the version as the tag.
     #[arg(long)]
     name: Option<String>,
     /// The archive in OCI layout.

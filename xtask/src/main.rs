@@ -1,4 +1,4 @@
-//! The one entry point for people and CI: `cargo xtask demo | web | check | test | bench | dist | cluster`.
+//! The one entry point for people and CI: `cargo xtask demo | web | check | test | bench | dist | image | chart | cluster`.
 
 mod bench;
 mod chart;
@@ -35,6 +35,8 @@ enum Task {
     Bench(bench::Options),
     /// Compile the shipped files: the binary without symbols, and its debug information beside it.
     Dist(dist::Options),
+    /// Assemble the image of the service from pinned Debian packages, without a container engine.
+    Image(image::Options),
     /// Renew the generated parts of the Helm chart: the table of its README, and the settings in its schema.
     Chart,
     /// A Kubernetes cluster for tests, on this machine.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Task::Test(options) => tests::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Dist(options) => dist::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::Chart => chart::run(),
         Task::Cluster(options) => cluster_command::run(options),
     };

@@ -75,6 +75,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.jobs.template -}}{{- $_ := set $settings.kubernetes "template_file" "/etc/holdfast/config/data-job.yaml" -}}{{- end -}}
 {{- if .Values.jobs.options.existingSecret -}}{{- $_ := set $settings.vdk "options_file" "/etc/holdfast/options/vdk_options.ini" -}}{{- end -}}
 {{- if .Values.registry.credentialsSecret -}}{{- $_ := set $settings.image "registry_credentials_file" "/etc/holdfast/registry/config.json" -}}{{- end -}}
+{{- if .Values.registry.pullCredentialsSecret -}}{{- $_ := set $settings.image "pull_credentials_file" "/etc/holdfast/registry-pull/config.json" -}}{{- end -}}
 {{- if .Values.registry.caConfigMap -}}{{- $_ := set $settings.image "registry_ca_file" "/etc/holdfast/registry-ca/ca.pem" -}}{{- end -}}
 {{- if .Values.webhookToken.existingSecret -}}{{- $_ := set $settings.auth "webhook_refresh_token_file" "/etc/holdfast/webhook/token" -}}{{- end -}}
 {{- if .Values.metrics.token.existingSecret -}}{{- $_ := set $settings "metrics_token_file" "/etc/holdfast/metrics/token" -}}{{- end -}}

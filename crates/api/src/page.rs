@@ -114,7 +114,7 @@ impl PageFile {
     fn response(&self, headers: &HeaderMap) -> Response {
         let is_known = headers.get_all(header::IF_NONE_MATCH).iter().any(|known| known == self.etag);
         // Fonts are compressed already.
-        let may_compress = !self.name.ends_with(".woff2") && accepts_gzip(headers);
+        let may_compress = self.media_type() != "font/woff2" && accepts_gzip(headers);
         let compressed = may_compress.then(|| self.compressed()).flatten();
         let is_compressed = compressed.is_some();
         let mut response = if is_known {

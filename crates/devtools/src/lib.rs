@@ -13,4 +13,5 @@ pub mod progress;
 pub mod promtool;
 pub mod schemathesis;
 pub mod service;
+pub mod venv;
 pub mod web;

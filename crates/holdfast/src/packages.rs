@@ -75,6 +75,7 @@ pub(crate) fn covered_files(loaded: &Loaded) -> Vec<PathBuf> {
         settings.auth_webhook_refresh_token_file.clone(),
         settings.vdk_options_file.clone(),
         settings.image_registry_credentials_file.clone(),
+        settings.image_pull_credentials_file.clone(),
         loaded.file.clone(),
     ];
     files.into_iter().flatten().collect()

@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(sqlite_problems(&path, 10).await.unwrap(), [""; 0]);
         let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.seek(SeekFrom::Start(8192)).unwrap();
-        file.write_all(&[0xff; 65_536]).unwrap();
+        file.write_all(&vec![0xff; 65_536]).unwrap();
         let fault = sqlite_fault(&path).await;
         assert!(matches!(&fault, Ok(Some(_)) | Err(StoreError::Unavailable(_))), "{fault:?}");
         std::fs::write(&path, "no database at all, but a text that is long enough for a header").unwrap();

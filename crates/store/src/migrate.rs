@@ -286,9 +286,10 @@ mod tests {
                         None
                     }
                 }
-                ["insert", "into", "service_state", ..] => None,
-                // Writes wait only until it is there. One that runs before a row is written could refuse or change it.
-                ["create", "trigger", _, "after", ..] | ["create", "function", ..] => None,
+                // Writes wait only until a trigger is there. One that runs before a row is written could refuse or change it.
+                ["insert", "into", "service_state", ..]
+                | ["create", "trigger", _, "after", ..]
+                | ["create", "function", ..] => None,
                 _ if contracts => None,
                 _ => Some("it is not known to be additive and quick"),
             };

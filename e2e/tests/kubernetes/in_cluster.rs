@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdout, Stdio},
@@ -13,15 +13,30 @@ use std::{
 
 use devtools::{
     binary::{self, Profile},
-    cluster::{self, Namespace},
-    command,
+    cluster::{self, Cluster, Namespace},
+    command, image,
 };
-use e2e::{TEAM, api::Api, chart, job::Job, wait};
+use e2e::{TEAM, api::Api, chart, job::Job, vdk::Vdk, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testing::Server;
 
 use crate::fixture::LONGEST;
+
+/// Certificates of the authorities that this machine trusts.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// How long the first image may take: VDK's own packages are fetched and built before.
+const FIRST_IMAGE: Duration = Duration::from_secs(480);
+
+/// Where the images of jobs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Images {
+    /// The test pushes them.
+    Prebuilt,
+    /// The service assembles them upon a base image that has Python and no VDK.
+    Embedded,
+}
 
 /// The namespace of the service and that of its jobs, both under the Pod Security profile "restricted".
 struct Inside {
@@ -124,10 +139,53 @@ impl Drop for Forward {
     }
 }
 
+/// The image of the service with the program of the tests, pushed under this name for pods.
+fn service_image(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
+    let name = format!("{}/{name}", cluster.registry);
+    image::assemble_with_any_list(image::Options {
+        program: binary::path(Profile::Dev)?,
+        packages: None,
+        name: name.clone(),
+        archive: None,
+        push: true,
+        plain_http: true,
+        credentials: None,
+    })?;
+    Ok(name)
+}
+
+/// Makes the service assemble images: the registry has another address for pods than for nodes, and packages come through a
+/// proxy with certificates of its own.
+fn embed(values: &mut Value, cluster: &Cluster, jobs: &Namespace, proxy: &Proxy) -> anyhow::Result<()> {
+    let port = cluster.registry.rsplit_once(':').map_or("", |(_, port)| port);
+    let registry = format!("{}:{port}", cluster.host_address);
+    let base = crate::images::base(cluster)?.replace(&cluster.registry, &registry);
+    values["config"]["registry_url"] = format!("{}/{}", cluster.registry, jobs.name()).into();
+    values["config"]["image"] = json!({
+        "builder": "embedded",
+        "base_images": {"3.11": base},
+        "registry_plain_http": [registry],
+        "registry_push_url": format!("{registry}/{}", jobs.name()),
+        "name": "{registry}/{job}:{version}",
+    });
+    let variable = |name: &str, value: String| json!({"name": name, "value": value});
+    values["extraEnv"] = json!([
+        variable("HTTPS_PROXY", format!("http://{}", proxy.address)),
+        variable("SSL_CERT_FILE", "/etc/authorities/ca.crt".into()),
+        variable("NO_PROXY", "kubernetes.default.svc,$(KUBERNETES_SERVICE_HOST)".into()),
+    ]);
+    values["extraVolumes"] = json!([{"name": "authorities", "configMap": {"name": "authorities"}}]);
+    values["extraVolumeMounts"] = json!([{"name": "authorities", "mountPath": "/etc/authorities", "readOnly": true}]);
+    // A compiler's output without optimization, and two installations at once.
+    values["resources"] = json!({"limits": {"memory": "1Gi"}});
+    values["replicas"] = 1.into();
+    Ok(())
+}
+
 impl Inside {
     /// Installs the packaged chart, after the steps that an operator takes before it.
-    fn new() -> Self {
-        Self::try_new().unwrap_or_else(|e| panic!("{e:#}"))
+    fn new(images: Images) -> Self {
+        Self::try_new(images).unwrap_or_else(|e| panic!("{e:#}"))
     }
 
     fn try_new(images: Images) -> anyhow::Result<Self> {
@@ -152,6 +210,11 @@ impl Inside {
             // Runs that find room on a node which many tests share.
             "kubernetes": {"cpu_request_millicores": 10, "memory_request_mi": 32},
         });
+        if images == Images::Embedded {
+            let proxy = Proxy::new(&cluster.host_address)?;
+            service.ask(&["create", "configmap", "authorities", &format!("--from-file=ca.crt={CERTIFICATES}")])?;
+            embed(&mut values, &cluster, &jobs, &proxy)?;
+        }
         let folder = tempfile::tempdir()?;
         let package = devtools::chart::package(folder.path())?;
         let inside = Self { service, jobs, door, values, folder, package, database };
@@ -358,7 +421,7 @@ fn cron_jobs(namespace: &Namespace) -> BTreeMap<String, [String; 3]> {
 /// service is usable after each step.
 #[tokio::test]
 async fn the_chart_is_tested_upgraded_rolled_back_and_installed_again_without_a_write_to_a_cron_job() {
-    let mut inside = Inside::new();
+    let mut inside = Inside::new(Images::Prebuilt);
     inside.is_rolled_out();
     let leader = inside.leader_after(0).await;
     for name in ["stays-one", "stays-two"] {
@@ -405,4 +468,47 @@ async fn the_chart_is_tested_upgraded_rolled_back_and_installed_again_without_a_
     let mut after = cron_jobs(&inside.jobs);
     assert!(after.remove("\"comes-later\"").is_some(), "{after:?}");
     assert_eq!(after, before, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_service_in_a_pod_of_its_own_image_assembles_and_runs_a_job() {
+    let name = "assembled-in-a-pod";
+    let inside = Inside::new(Images::Embedded);
+    inside.is_rolled_out();
+    let _ = inside.leader_after(0).await;
+    let forward = inside.forward("service/holdfast");
+    inside.door.leads_to(&forward);
+    let (api, vdk) = (Api::new(&forward.url, TEAM), Vdk::new(&forward.url, TEAM));
+    let body = "import markupsafe._speedups, requests\njob_input.set_all_properties({'seen': 'yes'})\nprint('assembled', flush=True)";
+    let job = Job::new(name).step("10_step.py", body).file("requirements.txt", "requests\nmarkupsafe==2.1.5\n");
+    vdk.ok(&["create", "--cloud", "-n", name]).await;
+    let version = vdk.deploy(&job).await;
+    let path = format!("/jobs/{name}/deployments/production/rollout");
+    let rollout = wait::until(format!("the rollout of {name}"), FIRST_IMAGE, async || {
+        let rollout = api.get(&path).await.ok().json();
+        let is_over = matches!(rollout["phase"].as_str(), Some("rolled_out" | "failed"));
+        (is_over && rollout["desired"]["job_version"] == version).then_some(rollout)
+    })
+    .await;
+    assert_eq!(rollout["phase"], "rolled_out", "{rollout:#}\n{}", inside.log());
+    let id = vdk.start(name).await;
+    let ended = wait::until(format!("the end of {id}"), LONGEST, async || {
+        let execution = api.execution(name, &id).await;
+        (!matches!(execution["status"].as_str(), Some("submitted" | "running"))).then_some(execution)
+    })
+    .await;
+    let log = api.log(name, &id).await;
+    assert_eq!(ended["status"], "succeeded", "{ended}\n{log}\n{}", inside.log());
+    assert!(log.contains("assembled"), "{log}");
+
+    // The image has neither a shell nor a package manager, and its root can't be written to.
+    let pod = inside.pods()[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let run = |command: &[&str]| inside.service.ask(&[&["exec", &pod, "-c", "holdfast", "--"], command].concat());
+    assert!(run(&["/usr/local/bin/holdfast", "--version"]).is_ok());
+    for absent in ["/bin/sh", "/bin/dash", "/usr/bin/dpkg", "/usr/bin/apt-get"] {
+        assert!(run(&[absent, "--version"]).is_err(), "{absent}");
+    }
+    let write = "import os\ntry:\n open('/usr/x', 'w')\nexcept OSError as e: print(e.errno == 30, os.getuid())";
+    let written = run(&["/usr/bin/python3", "-c", write]).unwrap_or_else(|e| panic!("{e:#}"));
+    assert_eq!(written.trim(), "True 1000");
 }

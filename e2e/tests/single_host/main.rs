@@ -8,6 +8,7 @@ mod commands;
 mod crashes;
 mod dags;
 mod dashboard;
+mod engineers;
 mod instances;
 mod lifecycle;
 mod limits;

@@ -16,8 +16,9 @@ use anyhow::{Context, Result, bail};
 use devtools::{
     binary, chart, cluster, command,
     environment::{variable, workspace},
+    image,
     progress::{self, say},
-    venv,
+    venv, web,
 };
 
 /// The version of the workspace: the one place of it. `Chart.yaml` repeats it, which is checked.
@@ -48,6 +49,9 @@ pub(crate) struct Options {
     /// Package this binary instead of compiling one. Its wheel may need a newer glibc.
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// Leave the container image out, whose packages are fetched from Debian's archive.
+    #[arg(long)]
+    no_image: bool,
     /// Sign the checksums with this SSH private key. Without one, they are not signed.
     #[arg(long)]
     sign_key: Option<PathBuf>,
@@ -102,6 +106,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         fs::write(dist.to.join(format!("holdfast-{VERSION}.cdx.json")), sbom::document(VERSION)?)?;
         Ok(())
     })?;
+    if !options.no_image {
+        image::assemble(&image::Options {
+            program,
+            packages: None,
+            name: format!("holdfast:{VERSION}"),
+            archive: Some(dist.to.join(format!("holdfast-{VERSION}-image.tar"))),
+            push: false,
+            plain_http: false,
+            credentials: None,
+        })?;
+    }
     checksums(&dist.to, options.sign_key.as_deref())?;
     for file in files(&dist.to)? {
         #[expect(clippy::cast_precision_loss, reason = "megabytes for people")]
@@ -109,6 +124,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         say(format_args!("{megabytes:8.1} MB  {}", file.to_string_lossy()));
     }
     Ok(())
+}
+
+/// Compiles the binary as it is shipped, without symbols, into a folder of its own.
+pub(crate) fn stripped() -> Result<PathBuf> {
+    let folder = workspace().join("target/dist-program");
+    fs::create_dir_all(&folder).with_context(|| format!("The folder {} can't be made.", folder.display()))?;
+    let program = folder.join("holdfast");
+    split(&compiled()?, &program, &folder.join("holdfast.debug"))?;
+    Ok(program)
 }
 
 /// The time of the last commit, or the one in SOURCE_DATE_EPOCH.
@@ -122,6 +146,7 @@ fn time() -> Result<String> {
 
 /// Compiles the binary for old distributions, without the paths of this machine in it.
 fn compiled() -> Result<PathBuf> {
+    web::build()?;
     let tools = venv::install("portable-compiler", &COMPILER)?;
     let mut path = vec![tools.join("bin")];
     path.extend(env::split_paths(&variable("PATH").unwrap_or_default()));

@@ -83,7 +83,7 @@ fn documented() -> BTreeSet<String> {
     let text = read(&workspace().join("docs/operations/monitoring.md"));
     let (_, metrics) = text.split_once("## Metrics of Holdfast").expect("the part about metrics");
     let first_cells = metrics.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
-    first_cells.flat_map(|cell| names(cell)).collect()
+    first_cells.flat_map(names).collect()
 }
 
 /// The names that the program registers: literals of its sources, without tests.

@@ -132,7 +132,7 @@ pub(crate) async fn run(environment: &ProcessEnvironment, demo: &Demo, clock: &S
         (None, Some(temporary)) => temporary.0.clone(),
         (None, None) => bail!("The demo has no folder."),
     };
-    let mut stage = Stage::prepare(environment, demo, folder, clock)?;
+    let mut stage = Stage::prepare(environment, demo, &folder, clock)?;
     let outcome = tokio::select! {
         outcome = stage.play(environment, demo) => outcome,
         _ = interrupt.recv() => Ok(()),
@@ -186,10 +186,10 @@ impl<'a> Stage<'a> {
     fn prepare(
         environment: &ProcessEnvironment,
         demo: &Demo,
-        folder: PathBuf,
+        folder: &Path,
         clock: &'a SharedClock,
     ) -> anyhow::Result<Self> {
-        let used = fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some());
+        let used = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
         if used {
             bail!("The folder {} is not empty. Name another one with --folder.", folder.display());
         }

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod client;
 pub(crate) mod completions;
 pub(crate) mod config;
 mod connection;

@@ -250,7 +250,7 @@ async fn metrics(settings: &Settings, bundle: &Bundle) -> String {
 async fn problems(settings: &Settings, clock: &SharedClock) -> String {
     match database::problems(settings, PROBLEMS_MAX, clock).await {
         Ok(problems) if problems.is_empty() => "none\n".to_owned(),
-        Ok(problems) => problems.into_iter().map(|line| format!("{line}\n")).collect(),
+        Ok(problems) => problems.join("\n") + "\n",
         Err(error) => format!("not available: {error:#}\n"),
     }
 }

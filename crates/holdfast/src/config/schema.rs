@@ -19,19 +19,19 @@ pub(crate) fn schema() -> Json {
         match setting.key.split_once('.') {
             None => root.insert(setting.key.to_owned(), property),
             Some((table, key)) => {
-                let table = root.entry(table).or_insert_with(|| closed(Map::new()));
+                let table = root.entry(table).or_insert_with(|| closed(&Map::new()));
                 table["properties"][key] = property;
                 None
             }
         };
     }
-    let mut schema = closed(root);
+    let mut schema = closed(&root);
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
     schema
 }
 
 /// An object with no other keys than these.
-fn closed(properties: Map<String, Json>) -> Json {
+fn closed(properties: &Map<String, Json>) -> Json {
     json!({"type": "object", "additionalProperties": false, "properties": properties})
 }
 

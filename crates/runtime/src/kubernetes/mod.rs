@@ -134,11 +134,11 @@ impl std::fmt::Debug for KubernetesRuntime {
 
 impl KubernetesRuntime {
     /// Begins to watch the namespace, and retries while the cluster can't be reached.
-    pub fn open(mut options: KubernetesOptions) -> Self {
+    pub fn open(connection: Connection, mut options: KubernetesOptions) -> Self {
         if options.pull_credentials_file.is_some() {
             options.manifest.pull_secrets.push(names::PULL_SECRET.to_owned());
         }
-        let Connection { client, namespace: name, .. } = &options.connection;
+        let Connection { client, namespace: name, .. } = &connection;
         let namespace = Arc::new(Namespace::default());
         let mut watches = JoinSet::new();
         namespace.watch(client, name, &mut watches);
@@ -175,7 +175,7 @@ impl KubernetesRuntime {
             .pull_credentials_file
             .clone()
             .map(|file| PullSecret::new(Api::namespaced(client.clone(), name), file, options.clock.clone()));
-        Self { options, namespace, writer, runner, events, fence, logs, pull_secret, _watches: watches }
+        Self { connection, options, namespace, writer, runner, events, fence, logs, pull_secret, _watches: watches }
     }
 
     /// The cluster and the namespace of the jobs.

@@ -188,13 +188,11 @@ impl<'a> Members<'a> {
         let end = self.0.find(['.', ' ']).ok_or_else(damaged)?;
         let (id, rest) = self.0.split_at(end);
         self.0 = rest;
-        match id.strip_prefix('/') {
-            Some(whole) => execution_id(whole),
-            None => {
-                let whole = [job_name.as_str(), "-", id].concat();
-                ExecutionId::from_text(whole).ok_or_else(|| corrupt("an execution id"))
-            }
+        if let Some(whole) = id.strip_prefix('/') {
+            return execution_id(whole);
         }
+        let whole = [job_name.as_str(), "-", id].concat();
+        ExecutionId::from_text(whole).ok_or_else(|| corrupt("an execution id"))
     }
 
     fn outcome(&mut self) -> Result<(Status, Option<String>)> {

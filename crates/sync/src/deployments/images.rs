@@ -121,7 +121,7 @@ async fn rebuild(sync: &Synchronizer, term: &Term, lost: &Work) -> Result<(), St
             term.builds.notify_one();
         }
         Asked::Failed(problem) => {
-            tracing::error!(%job, ?image, %problem, "an image that the registry lost was not built")
+            tracing::error!(%job, ?image, %problem, "an image that the registry lost was not built");
         }
         Asked::Built(_) => {}
     }

@@ -121,6 +121,7 @@ pub struct TestRuntime {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch that a test turns")]
 pub struct State {
     pub made: HashMap<JobId, String>,
     pub applied: Vec<(JobId, i64)>,
