@@ -1,4 +1,4 @@
-//! The terms of a request, from its headers: `If-Match` and `If-None-Match` by RFC 9110, and `Idempotency-Key` by the draft
+//! The preconditions of a request, from its headers: `If-Match` and `If-None-Match` by RFC 9110, and `Idempotency-Key` by the draft
 //! of the IETF's working group. The verbs check them in their transactions.
 
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl<T: Serialize> IntoResponse for WithEtag<T> {
     }
 }
 
-/// Gives the terms of a request to its caller, and answers 304 for what the caller has already.
+/// Gives the preconditions of a request to its caller, and answers 304 for what the caller has already.
 pub(crate) async fn read(
     State((api, marks)): State<(Arc<Api>, Arc<RouteMarks>)>,
     request: Request,
@@ -126,7 +126,7 @@ async fn with_terms(api: &Api, marks: &RouteMarks, mut request: Request) -> Resu
 }
 
 /// The idempotency key of a request whose body the handler reads ([`KeyedBody::Streamed`]). The handler completes the key
-/// with the body's digest and stores it in the caller's terms before it calls the verb.
+/// with the body's digest and stores it in the caller's preconditions before it calls the verb.
 pub(crate) struct StreamedKey(pub(crate) Option<PendingIdempotencyKey>);
 
 impl<S: Sync> FromRequestParts<S> for StreamedKey {

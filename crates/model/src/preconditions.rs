@@ -1,10 +1,10 @@
-//! Under which terms a caller asks: only when nothing changed meanwhile, and only once.
+//! Under which preconditions a caller asks: only when nothing changed meanwhile, and only once.
 
 use sha2::{Digest, Sha256};
 
 use crate::{Problem, deployment::Deployment, digest, job::DataJob, problem::Code};
 
-/// The terms of a request. The default has none.
+/// The preconditions of a request. The default has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
     /// The precondition of the change.

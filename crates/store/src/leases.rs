@@ -15,7 +15,7 @@ pub const SYNCHRONIZER: &str = "synchronizer";
 /// The current lease.
 pub async fn find(db: &Db, name: &str) -> Result<Option<Lease>> {
     let mut tx = if db.is_exclusive() { db.read().await? } else { db.lease().await? };
-    // An older program takes the lease without its configuration: the stored one is that of a former term.
+    // An older program takes the lease without its configuration: the stored one is that of a former leader epoch.
     let row: Option<(String, i64, i64, Option<String>)> = on!(&mut tx, c => sqlx::query_as(
         "select holder, epoch, renewals, case when configuration_epoch = epoch then configuration end
          from lease where name = $1",

@@ -16,7 +16,7 @@ use store::{
 use tokio_util::sync::CancellationToken;
 
 pub use crate::gauges::{Kind, Step};
-use crate::{Synchronizer, Term, gauges::Gauges};
+use crate::{LeaderEpoch, Synchronizer, gauges::Gauges};
 
 /// The pause between two rounds.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -58,16 +58,16 @@ pub struct Rules {
 }
 
 /// Runs retention until the leader epoch is over.
-pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+pub(crate) async fn run(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
     // Other work has priority when the service starts.
     let mut delay = Duration::from_secs(30);
     let mut retention = Retention::new(&sync.db, &*sync.clock, &sync.options.retention, &sync.gauges);
-    while term.pause(delay).await {
+    while leader_epoch.pause(delay).await {
         delay = INTERVAL;
-        let removed = match retention.round(term.epoch, &term.over).await {
+        let removed = match retention.round(leader_epoch.epoch, &leader_epoch.over).await {
             Ok(steps) => steps.iter().all(|step| !step.failed),
             Err(error) => {
-                if !term.survives(&error) {
+                if !leader_epoch.survives(&error) {
                     return;
                 }
                 false

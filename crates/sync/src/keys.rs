@@ -8,7 +8,7 @@ use store::{
     leases,
 };
 
-use crate::{Synchronizer, Term};
+use crate::{LeaderEpoch, Synchronizer};
 
 /// How often the loop checks whether another key became the active one.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -29,21 +29,25 @@ struct BlockedKeys {
 }
 
 /// Re-encrypts after each rotation, until the leader epoch is over.
-pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+pub(crate) async fn run(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
     let mut stuck = None;
     loop {
-        if let Err(error) = round(sync, term, &mut stuck).await
-            && !term.survives(&error)
+        if let Err(error) = round(sync, leader_epoch, &mut stuck).await
+            && !leader_epoch.survives(&error)
         {
             return;
         }
-        if !term.pause(INTERVAL).await {
+        if !leader_epoch.pause(INTERVAL).await {
             return;
         }
     }
 }
 
-async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>) -> Result<(), StoreError> {
+async fn round(
+    sync: &Synchronizer,
+    leader_epoch: &LeaderEpoch,
+    stuck: &mut Option<BlockedKeys>,
+) -> Result<(), StoreError> {
     let Some(active) = keys::active(&sync.db).await? else { return Ok(()) };
     // Rows that the last pass could not decrypt are retried when a key was added, or after a pause.
     let ids = sync.keys.ids();
@@ -55,7 +59,7 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>
         return Ok(());
     }
     let mut total = Reencrypted::default();
-    match pass(sync, term, &mut total).await {
+    match pass(sync, leader_epoch, &mut total).await {
         Err(StoreError::KeyMissing { key_id }) => total.missing.push(key_id),
         result => result?,
     }
@@ -80,23 +84,23 @@ async fn round(sync: &Synchronizer, term: &Term, stuck: &mut Option<BlockedKeys>
 }
 
 /// Re-encrypts all rows once, in small transactions.
-async fn pass(sync: &Synchronizer, term: &Term, total: &mut Reencrypted) -> Result<(), StoreError> {
-    through(sync, term, total, store::secrets::reencrypt).await?;
-    through(sync, term, total, store::credentials::reencrypt).await
+async fn pass(sync: &Synchronizer, leader_epoch: &LeaderEpoch, total: &mut Reencrypted) -> Result<(), StoreError> {
+    through(sync, leader_epoch, total, store::secrets::reencrypt).await?;
+    through(sync, leader_epoch, total, store::credentials::reencrypt).await
 }
 
 async fn through(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     total: &mut Reencrypted,
     reencrypt: impl AsyncFn(&mut Tx, &KeyRing, &str, i64) -> Result<Reencrypted, StoreError>,
 ) -> Result<(), StoreError> {
     let mut after = Some(String::new());
     while let Some(from) = after
-        && !term.over.is_cancelled()
+        && !leader_epoch.over.is_cancelled()
     {
         let mut tx = sync.db.write().await?;
-        leases::fence(&mut tx, term.epoch).await?;
+        leases::fence(&mut tx, leader_epoch.epoch).await?;
         let batch = reencrypt(&mut tx, &sync.keys, &from, BATCH).await?;
         tx.commit().await?;
         total.done += batch.done;

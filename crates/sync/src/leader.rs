@@ -14,7 +14,7 @@ use model::plan::RENDERER_VERSION;
 use store::leases::{self, Candidate, Epoch, SYNCHRONIZER, Taken};
 use tokio_util::sync::CancellationToken;
 
-use crate::{DATABASE_RETRY, Synchronizer, Term, configuration};
+use crate::{DATABASE_RETRY, LeaderEpoch, Synchronizer, configuration};
 
 /// The longest pause between two looks of a follower at the lease.
 const POLL_MAX: Duration = Duration::from_millis(400);
@@ -194,16 +194,16 @@ async fn take(
 }
 
 /// Renews the lease until the leader epoch is over, and releases it when the service stops.
-pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
+pub(crate) async fn renew(sync: &Synchronizer, leader_epoch: &LeaderEpoch, taken: Duration) {
     let lease = sync.options.lease;
     // A renewal counts from before it was sent.
     let mut alive = taken;
     let mut lost = false;
     let_write(sync, alive);
-    while term.pause((lease / 5).min(until_end(sync, alive, lease))).await {
+    while leader_epoch.pause((lease / 5).min(until_end(sync, alive, lease))).await {
         sync.gauges.beat("lease");
         let sent = sync.clock.boot();
-        let renewing = Box::pin(leases::renew(&sync.db, SYNCHRONIZER, term.epoch));
+        let renewing = Box::pin(leases::renew(&sync.db, SYNCHRONIZER, leader_epoch.epoch));
         let answer = if sync.options.exclusive {
             Ok(renewing.await)
         } else {
@@ -215,16 +215,16 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
                 let_write(sync, alive);
             }
             Ok(Ok(false)) => {
-                tracing::warn!(epoch = term.epoch.0, "another instance leads");
+                tracing::warn!(epoch = leader_epoch.epoch.0, "another instance leads");
                 lost = true;
-                term.over.cancel();
+                leader_epoch.over.cancel();
             }
             Ok(Err(error)) => tracing::warn!(%error, "the lease can't be renewed; retrying"),
             Err(_) => tracing::warn!("the database takes too long to renew the lease; retrying"),
         }
         if !sync.options.exclusive && until_end(sync, alive, lease).is_zero() {
-            tracing::warn!(epoch = term.epoch.0, "the lease expired; this instance stops leading");
-            term.over.cancel();
+            tracing::warn!(epoch = leader_epoch.epoch.0, "the lease expired; this instance stops leading");
+            leader_epoch.over.cancel();
         }
     }
     sync.runtime.may_write_until(Duration::ZERO);
@@ -232,7 +232,7 @@ pub(crate) async fn renew(sync: &Synchronizer, term: &Term, taken: Duration) {
     if lost {
         return;
     }
-    let release = Box::pin(leases::release(&sync.db, SYNCHRONIZER, term.epoch));
+    let release = Box::pin(leases::release(&sync.db, SYNCHRONIZER, leader_epoch.epoch));
     if !matches!(sync.clock.timeout(RELEASE_MAX, release).await, Ok(Ok(()))) {
         tracing::warn!("the lease could not be released; another instance takes it when it expires");
     }

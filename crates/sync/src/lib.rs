@@ -182,15 +182,20 @@ impl Synchronizer {
     }
 
     /// Same as [`Synchronizer::supervise`]; the loop ends with the leader epoch.
-    async fn supervise_in<F: Future<Output = ()>>(&self, term: &Term, name: &'static str, run: impl Fn() -> F) {
-        self.supervise(name, &term.over, run).await;
+    async fn supervise_in<F: Future<Output = ()>>(
+        &self,
+        leader_epoch: &LeaderEpoch,
+        name: &'static str,
+        run: impl Fn() -> F,
+    ) {
+        self.supervise(name, &leader_epoch.over, run).await;
     }
 
     /// Renews the lease. If that panics, the leader epoch is over.
-    async fn supervise_lease(&self, term: &Term, alive: Duration) {
-        self.supervise_in(term, "lease loop", || async move {
-            let end = term.over.clone().drop_guard();
-            leader::renew(self, term, alive).await;
+    async fn supervise_lease(&self, leader_epoch: &LeaderEpoch, alive: Duration) {
+        self.supervise_in(leader_epoch, "lease loop", || async move {
+            let end = leader_epoch.over.clone().drop_guard();
+            leader::renew(self, leader_epoch, alive).await;
             end.disarm();
         })
         .await;
@@ -202,19 +207,19 @@ impl Synchronizer {
             tracing::info!(epoch = epoch.0, "this instance leads");
             self.gauges.rest();
             let (clock, over) = (self.clock.clone(), shutdown.child_token());
-            let term = Term { epoch, over, clock, builds: Arc::default() };
+            let leader_epoch = LeaderEpoch { epoch, over, clock, builds: Arc::default() };
             tokio::join!(
-                self.supervise_lease(&term, alive),
+                self.supervise_lease(&leader_epoch, alive),
                 // Before the loops that write, because their writes name the epoch.
-                self.supervise_in(&term, "fence loop", || fence::run(self, &term)),
-                self.supervise_in(&term, "deployments loop", || deployments::run(self, &term)),
-                self.supervise_in(&term, "builds loop", || builds::run(self, &term)),
-                self.supervise_in(&term, "executions loop", || executions::run(self, &term)),
-                self.supervise_in(&term, "schedules loop", || schedules::run(self, &term)),
-                self.supervise_in(&term, "cleanup loop", || cleanup::run(self, &term)),
-                self.supervise_in(&term, "gauges loop", || gauges::run(self, &term)),
-                self.supervise_in(&term, "keys loop", || keys::run(self, &term)),
-                self.supervise_in(&term, "watch loop", || watch::run(self, &term)),
+                self.supervise_in(&leader_epoch, "fence loop", || fence::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "deployments loop", || deployments::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "builds loop", || builds::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "executions loop", || executions::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "schedules loop", || schedules::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "cleanup loop", || cleanup::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "gauges loop", || gauges::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "keys loop", || keys::run(self, &leader_epoch)),
+                self.supervise_in(&leader_epoch, "watch loop", || watch::run(self, &leader_epoch)),
             );
             self.gauges.rest();
             tracing::info!(epoch = epoch.0, "the leader epoch of this instance is over");
@@ -224,7 +229,7 @@ impl Synchronizer {
 
 /// A leader epoch: its number, the signal of its end, and the notifications between its loops.
 #[derive(Debug, Clone)]
-pub struct Term {
+pub struct LeaderEpoch {
     epoch: Epoch,
     over: CancellationToken,
     clock: SharedClock,
@@ -232,7 +237,7 @@ pub struct Term {
     builds: Arc<Notify>,
 }
 
-impl Term {
+impl LeaderEpoch {
     /// Ends the leader epoch when a write was rejected because another instance leads; logs any other failure of the
     /// database. Returns whether the loop may continue.
     fn survives(&self, error: &StoreError) -> bool {

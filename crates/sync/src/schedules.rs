@@ -17,7 +17,7 @@ use store::{
     schedules::{DueSchedule, PendingTick},
 };
 
-use crate::{DATABASE_RETRY, Pause, Synchronizer, Term};
+use crate::{DATABASE_RETRY, LeaderEpoch, Pause, Synchronizer};
 
 /// The longest pause between two readings of the clock.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -61,26 +61,26 @@ impl Checks {
 }
 
 /// Starts executions at their ticks until the leader epoch is over, or only stores the next ticks if the runtime starts them.
-pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+pub(crate) async fn run(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
     let mut checks = Checks::default();
     let mut is_check_due = false;
     loop {
         is_check_due |= checks.is_due(&*sync.clock);
         let done = async {
             if is_check_due {
-                correct(sync, term).await?;
+                correct(sync, leader_epoch).await?;
                 checks.done(&*sync.clock);
                 is_check_due = false;
             }
-            round(sync, term).await
+            round(sync, leader_epoch).await
         };
         let pause = match done.await {
             Ok(pause) => pause,
-            Err(error) if term.survives(&error) => DATABASE_RETRY.into(),
+            Err(error) if leader_epoch.survives(&error) => DATABASE_RETRY.into(),
             Err(_) => return,
         };
         tokio::select! {
-            () = term.over.cancelled() => return,
+            () = leader_epoch.over.cancelled() => return,
             () = sync.db.notifications().schedules.notified() => {}
             () = pause.pass(&*sync.clock) => {}
         }
@@ -88,7 +88,7 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
 }
 
 /// Corrects schedules that wait for a later tick than the next one, because it was computed while a clock was wrong.
-async fn correct(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
+async fn correct(sync: &Synchronizer, leader_epoch: &LeaderEpoch) -> Result<(), StoreError> {
     let now = sync.clock.now();
     let mut after = None;
     loop {
@@ -107,7 +107,7 @@ async fn correct(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
             continue;
         }
         let mut tx = sync.db.write().await?;
-        leases::fence(&mut tx, term.epoch).await?;
+        leases::fence(&mut tx, leader_epoch.epoch).await?;
         for (due, to) in &wrong {
             store::schedules::advance(&mut tx, due.id, due.next_tick, Some(*to)).await?;
         }
@@ -115,13 +115,13 @@ async fn correct(sync: &Synchronizer, term: &Term) -> Result<(), StoreError> {
         tracing::warn!(schedules = wrong.len(), "corrected schedules whose next tick was computed by a wrong clock");
     }
     let mut tx = sync.db.write().await?;
-    leases::fence(&mut tx, term.epoch).await?;
+    leases::fence(&mut tx, leader_epoch.epoch).await?;
     store::schedules::drop_ticks_to_come(&mut tx, now).await?;
     store::schedules::count_from_now(&mut tx, now).await?;
     tx.commit().await
 }
 
-async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
+async fn round(sync: &Synchronizer, leader_epoch: &LeaderEpoch) -> Result<Pause, StoreError> {
     sync.gauges.beat("schedules");
     let now = sync.clock.now();
     let fires = !sync.runtime.fires_ticks();
@@ -138,7 +138,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
     }
     let oldest = now - sync.options.start_deadline;
     let mut tx = sync.db.write().await?;
-    leases::fence(&mut tx, term.epoch).await?;
+    leases::fence(&mut tx, leader_epoch.epoch).await?;
     store::schedules::lock(&mut tx, &due).await?;
     for schedule in &due {
         mark(&mut tx, schedule, now, fires.then_some(oldest)).await?;
@@ -153,7 +153,7 @@ async fn round(sync: &Synchronizer, term: &Term) -> Result<Pause, StoreError> {
     let mut started = false;
     for tick in &pending {
         sync.gauges.beat("schedules");
-        started |= fire(sync, term, tick, now).await?;
+        started |= fire(sync, leader_epoch, tick, now).await?;
     }
     if started {
         sync.db.notifications().executions.notify_one();
@@ -183,7 +183,12 @@ async fn mark(
 }
 
 /// Stores the execution of a tick. `false` when the job has another active execution; the tick keeps waiting.
-async fn fire(sync: &Synchronizer, term: &Term, tick: &PendingTick, now: Timestamp) -> Result<bool, StoreError> {
+async fn fire(
+    sync: &Synchronizer,
+    leader_epoch: &LeaderEpoch,
+    tick: &PendingTick,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let new = NewExecution {
         job_id: tick.job_id,
         job_name: &tick.job_name,
@@ -194,7 +199,7 @@ async fn fire(sync: &Synchronizer, term: &Term, tick: &PendingTick, now: Timesta
         scheduled_tick: Some(tick.tick),
     };
     let mut tx = sync.db.write().await?;
-    leases::fence(&mut tx, term.epoch).await?;
+    leases::fence(&mut tx, leader_epoch.epoch).await?;
     if store::executions::tick_recorded(&mut tx, tick.job_id, tick.tick).await? {
         store::schedules::clear_tick(&mut tx, tick.job_id, tick.tick).await?;
         tx.commit().await?;

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use store::StoreError;
 
-use crate::{DATABASE_RETRY, Synchronizer, Term, deployments::enqueue_out_of_sync};
+use crate::{DATABASE_RETRY, LeaderEpoch, Synchronizer, deployments::enqueue_out_of_sync};
 
 /// The pause after a change, in which further ones gather: a deleted namespace brings thousands at once.
 const GATHER: Duration = Duration::from_millis(50);
@@ -16,13 +16,13 @@ const LATER: Duration = Duration::from_millis(500);
 const PAGE: usize = 500;
 
 /// Receives changes until the leader epoch is over.
-pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+pub(crate) async fn run(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
     let mut names: HashSet<String> = HashSet::new();
     loop {
         let changes = tokio::select! {
             changes = sync.runtime.changes() => changes,
             () = sync.clock.sleep(LATER), if !names.is_empty() => model::runtime::Changes::default(),
-            () = term.over.cancelled() => return,
+            () = leader_epoch.over.cancelled() => return,
         };
         names.extend(changes.deployments);
         if changes.runs {
@@ -30,11 +30,11 @@ pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
         }
         let mut recovered = changes.recovered;
         while let Err(error) = compare(sync, &mut names, &mut recovered).await {
-            if !term.survives(&error) || !term.pause(DATABASE_RETRY).await {
+            if !leader_epoch.survives(&error) || !leader_epoch.pause(DATABASE_RETRY).await {
                 return;
             }
         }
-        if !term.pause(GATHER).await {
+        if !leader_epoch.pause(GATHER).await {
             return;
         }
     }

@@ -262,7 +262,7 @@ async fn an_end_stays_when_its_rest_can_not_be_dropped(on: Database) {
     ended(&harness, &id, Status::Succeeded).await;
     harness.until("it was to be dropped", async || harness.runtime.calls(Method::Forget) == 1).await;
     assert!(harness.runtime.change(|s| s.stages.contains_key(&id)));
-    // The next term drops it, and ends nothing twice.
+    // The next leader epoch drops it, and ends nothing twice.
     harness.stop_instance().await;
     harness.start_instance();
     harness.until("it is dropped", async || harness.runtime.change(|s| s.forgotten.contains(&id))).await;

@@ -132,7 +132,7 @@ async fn only_a_former_leader_is_refused() {
     let after = fixture.object("cronjob", name).expect("a CronJob");
     assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"], "nothing was written");
 
-    // A new term does not lower what the cluster knows.
+    // A new leader epoch does not lower what the cluster knows.
     fixture.service.stop();
     fixture.service.start_again();
     wait::until("the service reports it", LONGEST, async || {

@@ -436,14 +436,17 @@ async fn no_accepted_change_is_lost_when_the_database_restarts_and_an_instance_i
     assert!(succeeded.is_subset(&once), "{succeeded:?} {once:?}");
 
     // No instance led in another's epoch, and one leads now.
-    let mut terms: Vec<_> = [&first, &second, &third].into_iter().flat_map(epochs).collect();
-    terms.sort_unstable();
-    assert!(terms.windows(2).all(|pair| pair[0] < pair[1]) && terms.len() >= 2, "{terms:?}");
+    let mut epochs_in_order: Vec<_> = [&first, &second, &third].into_iter().flat_map(epochs).collect();
+    epochs_in_order.sort_unstable();
+    assert!(
+        epochs_in_order.windows(2).all(|pair| pair[0] < pair[1]) && epochs_in_order.len() >= 2,
+        "{epochs_in_order:?}"
+    );
 
     let of = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
     println!(
         "{CLIENTS} clients, {seconds:.1} s: {} accepted, {} refused, {} unavailable, {} overloaded, {} broken off; {runs} runs; \
-         accepted again {back:.1?} after the restart; terms {terms:?}",
+         accepted again {back:.1?} after the restart; epochs {epochs_in_order:?}",
         of(&load.accepted),
         of(&load.refused),
         of(&load.unavailable),

@@ -113,7 +113,7 @@ pub(super) fn operation(address: &str, method: &str, layers: Layers, operation: 
     }
 }
 
-/// Describes the terms that a request can have, and the answers that come of them.
+/// Describes the preconditions that a request can have, and the answers that come of them.
 fn preconditions(operation: &mut Operation) {
     let id = operation.operation_id.clone().unwrap_or_default();
     let mut accepted = Vec::new();

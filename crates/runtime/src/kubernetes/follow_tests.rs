@@ -298,13 +298,13 @@ async fn nothing_of_logs_stays_on_disk() {
     is_empty("the pull failed").await;
 
     // Of a run that is recorded, and of runs that another instance follows from now on.
-    for end in ["the run", "the term"] {
+    for end in ["the execution", "the leader epoch"] {
         let (stream, asked) = (place.stream(), place.queries().len());
         place.follow();
         place.asked(asked + 1).await;
         place.clock.until("it is followed", || place.on_disk() > 0).await;
         stream.unbounded_send(Ok(at(1, "one\n"))).unwrap();
-        if end == "the run" {
+        if end == "the execution" {
             place.logs.forget(&place.id);
         } else {
             place.logs.stop();

@@ -92,7 +92,7 @@ mod tests {
             window.lets_through(http::Request::builder().method(method).body(()).expect("a request")).is_ok()
         };
         let changes = ["POST", "PUT", "PATCH", "DELETE"];
-        assert!(sent("GET") && !sent("POST"), "closed before the first term");
+        assert!(sent("GET") && !sent("POST"), "closed before the first leader epoch");
         window.open_until(Duration::from_secs(1010));
         assert!(sent("GET") && changes.into_iter().all(sent));
         set(1009);

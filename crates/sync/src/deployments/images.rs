@@ -12,7 +12,7 @@ use store::{
 use tokio::task::JoinSet;
 
 use super::inputs::inputs_of;
-use crate::{Synchronizer, Term};
+use crate::{LeaderEpoch, Synchronizer};
 
 /// The most images that are looked for in one round, of which there is one per full resync.
 const IMAGES_PER_ROUND_MAX: usize = 500;
@@ -21,22 +21,22 @@ const CHECKS_PARALLEL_MAX: usize = 8;
 
 /// Runs at the start of a leader epoch and then at the interval of the full resync, beside that: a registry that does not answer
 /// delays no comparison.
-pub(super) async fn check_periodically(sync: &Synchronizer, term: &Term) {
+pub(super) async fn check_periodically(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
     let mut after = None;
     loop {
-        match round(sync, term, &mut after).await {
+        match round(sync, leader_epoch, &mut after).await {
             Ok(()) => {}
-            Err(error) if term.survives(&error) => {}
+            Err(error) if leader_epoch.survives(&error) => {}
             Err(_) => return,
         }
-        if !term.pause(sync.options.sweep_interval).await {
+        if !leader_epoch.pause(sync.options.sweep_interval).await {
             return;
         }
     }
 }
 
 /// Looks for the images of the next deployments after that one.
-async fn round(sync: &Synchronizer, term: &Term, after: &mut Option<JobId>) -> Result<(), StoreError> {
+async fn round(sync: &Synchronizer, leader_epoch: &LeaderEpoch, after: &mut Option<JobId>) -> Result<(), StoreError> {
     let limit = i64::try_from(IMAGES_PER_ROUND_MAX).unwrap_or(i64::MAX);
     let page = store::deployments::page_of_work(&mut sync.db.read().await?, *after, limit).await?;
     let last = page.last().map(|work| work.deployment.job_id).filter(|_| page.len() == IMAGES_PER_ROUND_MAX);
@@ -57,7 +57,7 @@ async fn round(sync: &Synchronizer, term: &Term, after: &mut Option<JobId>) -> R
             });
         }
         let Some(ended) = checks.join_next().await else { break };
-        if term.over.is_cancelled() {
+        if leader_epoch.over.is_cancelled() {
             return Ok(());
         }
         match ended {
@@ -73,7 +73,7 @@ async fn round(sync: &Synchronizer, term: &Term, after: &mut Option<JobId>) -> R
     }
     tracing::debug!(checked, lost = lost.len(), "looked for images in the registry");
     for work in &lost {
-        rebuild(sync, term, work).await?;
+        rebuild(sync, leader_epoch, work).await?;
     }
     *after = last;
     Ok(())
@@ -87,7 +87,7 @@ fn has_image(work: &Work) -> bool {
 }
 
 /// Has an image built again that is gone. The same inputs give the same digest, so its CronJob stays as it is.
-async fn rebuild(sync: &Synchronizer, term: &Term, lost: &Work) -> Result<(), StoreError> {
+async fn rebuild(sync: &Synchronizer, leader_epoch: &LeaderEpoch, lost: &Work) -> Result<(), StoreError> {
     let job_id = lost.deployment.job_id;
     // With its requirements, and only if nothing changed meanwhile.
     let Some(work) = store::deployments::work(&mut sync.db.read().await?, job_id).await? else { return Ok(()) };
@@ -112,13 +112,13 @@ async fn rebuild(sync: &Synchronizer, term: &Term, lost: &Work) -> Result<(), St
     let asking =
         Asking { job_id, generation: work.deployment.generation, team: &work.team, builder: sync.builder.name() };
     let mut tx = sync.db.write().await?;
-    store::builds::forget(&mut tx, term.epoch, &inputs.key).await?;
-    let asked = store::builds::ask(&mut tx, term.epoch, asking, &inputs, sync.clock.now()).await?;
+    store::builds::forget(&mut tx, leader_epoch.epoch, &inputs.key).await?;
+    let asked = store::builds::ask(&mut tx, leader_epoch.epoch, asking, &inputs, sync.clock.now()).await?;
     tx.commit().await?;
     match asked {
         Asked::Waits => {
             tracing::warn!(%job, ?image, "the registry lost an image; building it again");
-            term.builds.notify_one();
+            leader_epoch.builds.notify_one();
         }
         Asked::Failed(problem) => {
             tracing::error!(%job, ?image, %problem, "an image that the registry lost was not built");

@@ -8,7 +8,7 @@ use tokio_util::task::JoinMap;
 use tracing::Instrument;
 
 use super::reconcile::{Pools, carry_out};
-use crate::{DATABASE_RETRY, PANIC_PAUSE, Pause, Synchronizer, Term};
+use crate::{DATABASE_RETRY, LeaderEpoch, PANIC_PAUSE, Pause, Synchronizer};
 
 /// The most reconciliations at once, without those that install or wait for an installation.
 const RECONCILIATIONS_MAX: usize = 1000;
@@ -24,7 +24,7 @@ const POLL_MAX: Duration = Duration::from_secs(5);
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Reconciles each deployment that is due, until the leader epoch is over.
-pub(super) async fn reconcile_due(sync: &Synchronizer, term: &Term) {
+pub(super) async fn reconcile_due(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
     let pools = Arc::new(Pools::new(&sync.options));
     let mut reconciliations: JoinMap<JobId, ()> = JoinMap::new();
     loop {
@@ -33,20 +33,20 @@ pub(super) async fn reconcile_due(sync: &Synchronizer, term: &Term) {
         let pause = match found {
             Ok((due, pause)) => {
                 for job_id in due {
-                    let (sync, term, pools) = (sync.clone(), term.clone(), pools.clone());
-                    reconciliations.spawn(job_id, async move { reconcile(&sync, &term, &pools, job_id).await });
+                    let (sync, leader_epoch, pools) = (sync.clone(), leader_epoch.clone(), pools.clone());
+                    reconciliations.spawn(job_id, async move { reconcile(&sync, &leader_epoch, &pools, job_id).await });
                 }
                 pause
             }
-            Err(error) if term.survives(&error) => DATABASE_RETRY.into(),
+            Err(error) if leader_epoch.survives(&error) => DATABASE_RETRY.into(),
             Err(_) => break,
         };
         tokio::select! {
-            () = term.over.cancelled() => break,
+            () = leader_epoch.over.cancelled() => break,
             () = sync.db.notifications().deployments.notified() => {}
             () = pause.pass(&*sync.clock) => {}
             Some(ended) = reconciliations.join_next() => {
-                if !term.pause(GATHER).await {
+                if !leader_epoch.pause(GATHER).await {
                     break;
                 }
                 let mut ended = Some(ended);
@@ -55,9 +55,9 @@ pub(super) async fn reconcile_due(sync: &Synchronizer, term: &Term) {
                         sync.gauges.panicked("deployment");
                         tracing::error!(%error, job = %job_id, retry_in = ?PANIC_PAUSE, "reconciling a deployment panicked; retrying");
                         // Its key stays occupied for the pause, so that it can't be retried in a loop.
-                        let term = term.clone();
+                        let leader_epoch = leader_epoch.clone();
                         reconciliations.spawn(job_id, async move {
-                            term.pause(PANIC_PAUSE).await;
+                            leader_epoch.pause(PANIC_PAUSE).await;
                         });
                     }
                     ended = reconciliations.try_join_next();
@@ -93,15 +93,20 @@ fn free(in_flight: usize, installing: usize) -> usize {
 }
 
 /// Reconciles one deployment. After a failure of the database, only its own key pauses.
-async fn reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) {
-    if let Err(error) = try_reconcile(sync, term, pools, job_id).await
-        && term.survives(&error)
+async fn reconcile(sync: &Synchronizer, leader_epoch: &LeaderEpoch, pools: &Pools, job_id: JobId) {
+    if let Err(error) = try_reconcile(sync, leader_epoch, pools, job_id).await
+        && leader_epoch.survives(&error)
     {
-        term.pause(DATABASE_RETRY).await;
+        leader_epoch.pause(DATABASE_RETRY).await;
     }
 }
 
-async fn try_reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: JobId) -> Result<(), StoreError> {
+async fn try_reconcile(
+    sync: &Synchronizer,
+    leader_epoch: &LeaderEpoch,
+    pools: &Pools,
+    job_id: JobId,
+) -> Result<(), StoreError> {
     let place = pools.reconcile().await;
     let work = {
         let mut tx = sync.db.read().await?;
@@ -110,7 +115,7 @@ async fn try_reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: 
     let Some(mut work) = work else {
         // Its last row was removed while the key was due.
         let mut tx = sync.db.write().await?;
-        store::deployments::forget(&mut tx, term.epoch, job_id).await?;
+        store::deployments::forget(&mut tx, leader_epoch.epoch, job_id).await?;
         return tx.commit().await;
     };
     if work.team_secret.is_none() {
@@ -121,10 +126,10 @@ async fn try_reconcile(sync: &Synchronizer, term: &Term, pools: &Pools, job_id: 
         "deployment",
         job = %work.job_name,
         revision = work.deployment.generation,
-        epoch = term.epoch.0,
+        epoch = leader_epoch.epoch.0,
         op_id = tracing::field::Empty,
     );
-    Box::pin(carry_out(sync, term, pools, place, &work).instrument(span)).await
+    Box::pin(carry_out(sync, leader_epoch, pools, place, &work).instrument(span)).await
 }
 
 #[cfg(test)]

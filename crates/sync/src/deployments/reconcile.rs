@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Span;
 
 use super::inputs::{inputs_of, target_of};
-use crate::{Options, Synchronizer, Term};
+use crate::{LeaderEpoch, Options, Synchronizer};
 
 /// The attempts by which the pause is chosen after a deployment could not be observed.
 const OBSERVE_AGAIN_ATTEMPT: i32 = 5;
@@ -82,7 +82,7 @@ impl Drop for Installing<'_> {
 /// Plans one deployment and carries the plan out.
 pub(super) async fn carry_out(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     pools: &Pools,
     mut place: Option<SemaphorePermit<'_>>,
     work: &Work,
@@ -96,9 +96,9 @@ pub(super) async fn carry_out(
         Err(problem) if !work.removed && work.rollout.reached_generation == Some(work.deployment.generation) => {
             tracing::warn!(%problem, "a deployment can't be observed; retrying");
             let at = sync.clock.now() + plan::retry_delay(OBSERVE_AGAIN_ATTEMPT, jitter(sync));
-            return record(sync, term, work, &Outcome::Unchanged(Some(at))).await;
+            return record(sync, leader_epoch, work, &Outcome::Unchanged(Some(at))).await;
         }
-        Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
+        Err(problem) => return record_failure(sync, leader_epoch, work, &inputs, problem).await,
     };
     let desired = if work.removed { Desired::Removed } else { Desired::Deployment(&work.deployment) };
     let planned = plan(desired, &inputs, &work.rollout, &observed, sync.clock.now());
@@ -114,32 +114,32 @@ pub(super) async fn carry_out(
         match restore(sync, work, &target).await? {
             Ok(last_applied) => {
                 let next = if let Plan::Wait(at) = planned { Some(at) } else { None };
-                return record(sync, term, work, &Outcome::Restored { last_applied, next }).await;
+                return record(sync, leader_epoch, work, &Outcome::Restored { last_applied, next }).await;
             }
             Err(problem) => {
                 tracing::warn!(%problem, "the last good version could not be restored; retrying");
                 let at = sync.clock.now() + plan::retry_delay(work.rollout.attempts.saturating_add(3), 1.0);
-                return record(sync, term, work, &Outcome::Unchanged(Some(at))).await;
+                return record(sync, leader_epoch, work, &Outcome::Unchanged(Some(at))).await;
             }
         }
     }
     match planned {
-        Plan::Nothing if work.removed => record_removed(sync, term, work).await,
-        Plan::Wait(at) => record(sync, term, work, &Outcome::Unchanged(Some(at))).await,
+        Plan::Nothing if work.removed => record_removed(sync, leader_epoch, work).await,
+        Plan::Wait(at) => record(sync, leader_epoch, work, &Outcome::Unchanged(Some(at))).await,
         Plan::Blocked(problem) if work.rollout.problem.as_ref() != Some(&problem) => {
-            record_failure(sync, term, work, &inputs, problem).await
+            record_failure(sync, leader_epoch, work, &inputs, problem).await
         }
-        Plan::Nothing | Plan::Blocked(_) => record(sync, term, work, &Outcome::Unchanged(None)).await,
+        Plan::Nothing | Plan::Blocked(_) => record(sync, leader_epoch, work, &Outcome::Unchanged(None)).await,
         Plan::Remove if observed != Observed::Missing && sync.holds_removals_back().await? => {
             tracing::debug!("the removal is held back, because too many deployments are to be removed at once");
-            record(sync, term, work, &Outcome::Unchanged(Some(sync.clock.now() + HELD_BACK))).await
+            record(sync, leader_epoch, work, &Outcome::Unchanged(Some(sync.clock.now() + HELD_BACK))).await
         }
         Plan::Remove => match sync.runtime.remove(&target).await {
-            Ok(()) => record_removed(sync, term, work).await,
-            Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
+            Ok(()) => record_removed(sync, leader_epoch, work).await,
+            Err(problem) => record_failure(sync, leader_epoch, work, &inputs, problem).await,
         },
         Plan::Apply(reason) => {
-            let ready = match artifact_of(sync, term, work, &deployment_spec).await? {
+            let ready = match artifact_of(sync, leader_epoch, work, &deployment_spec).await? {
                 Ok(Made::Waits) => {
                     tracing::debug!("waiting for the build");
                     return Ok(());
@@ -150,7 +150,7 @@ pub(super) async fn carry_out(
             sync.gauges.planned(&Plan::Apply(reason));
             let (artifact, lock) = match ready {
                 Ok(ready) => ready,
-                Err(problem) => return record_failure(sync, term, work, &inputs, problem).await,
+                Err(problem) => return record_failure(sync, leader_epoch, work, &inputs, problem).await,
             };
             let due = {
                 let mut tx = sync.db.read().await?;
@@ -184,14 +184,14 @@ pub(super) async fn carry_out(
             match rolled_out {
                 Ok((artifact, last_applied)) => {
                     let outcome = Outcome::Reached { inputs_hash: inputs, artifact, last_applied };
-                    record(sync, term, work, &outcome).await?;
+                    record(sync, leader_epoch, work, &outcome).await?;
                     sync.gauges.reached(due, sync.clock.now());
                     tracing::info!("rolled out");
                     sync.db.notifications().executions.notify_one();
                     sync.db.notifications().schedules.notify_one();
                     Ok(())
                 }
-                Err(problem) => record_failure(sync, term, work, &inputs, problem).await,
+                Err(problem) => record_failure(sync, leader_epoch, work, &inputs, problem).await,
             }
         }
     }
@@ -259,7 +259,7 @@ enum Made {
 /// Finds the artifact of a deployment, and queues its build if there is none.
 async fn artifact_of(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     work: &Work,
     deployment_spec: &DeploymentSpec,
 ) -> Result<Result<Made, Problem>, StoreError> {
@@ -276,7 +276,7 @@ async fn artifact_of(
             && is_lost(sync, artifact).await
         {
             let mut tx = sync.db.write().await?;
-            store::builds::forget(&mut tx, term.epoch, &inputs.key).await?;
+            store::builds::forget(&mut tx, leader_epoch.epoch, &inputs.key).await?;
             tx.commit().await?;
             None
         } else {
@@ -285,7 +285,7 @@ async fn artifact_of(
     };
     let artifact = match built {
         Some(artifact) => artifact,
-        None => match ask(sync, term, work, &inputs).await? {
+        None => match ask(sync, leader_epoch, work, &inputs).await? {
             Asked::Built(artifact) => artifact,
             Asked::Failed(problem) => return Ok(Err(problem)),
             Asked::Waits => return Ok(Ok(Made::Waits)),
@@ -318,14 +318,19 @@ async fn is_lost(sync: &Synchronizer, artifact: &Artifact) -> bool {
     }
 }
 
-async fn ask(sync: &Synchronizer, term: &Term, work: &Work, inputs: &BuildInputs) -> Result<Asked, StoreError> {
+async fn ask(
+    sync: &Synchronizer,
+    leader_epoch: &LeaderEpoch,
+    work: &Work,
+    inputs: &BuildInputs,
+) -> Result<Asked, StoreError> {
     let Deployment { job_id, generation, .. } = work.deployment;
     let asking = Asking { job_id, generation, team: &work.team, builder: sync.builder.name() };
     let mut tx = sync.db.write().await?;
-    let asked = store::builds::ask(&mut tx, term.epoch, asking, inputs, sync.clock.now()).await?;
+    let asked = store::builds::ask(&mut tx, leader_epoch.epoch, asking, inputs, sync.clock.now()).await?;
     tx.commit().await?;
     if asked == Asked::Waits {
-        term.builds.notify_one();
+        leader_epoch.builds.notify_one();
     }
     Ok(asked)
 }
@@ -363,9 +368,14 @@ async fn roll_out(sync: &Synchronizer, rolling: Rolling) -> Result<(Artifact, Op
 }
 
 /// Records the outcome of a reconciliation. A row that changed meanwhile stays due.
-async fn record(sync: &Synchronizer, term: &Term, work: &Work, outcome: &Outcome) -> Result<(), StoreError> {
+async fn record(
+    sync: &Synchronizer,
+    leader_epoch: &LeaderEpoch,
+    work: &Work,
+    outcome: &Outcome,
+) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
-    let recorded = store::deployments::record(&mut tx, term.epoch, work, outcome, sync.clock.now()).await?;
+    let recorded = store::deployments::record(&mut tx, leader_epoch.epoch, work, outcome, sync.clock.now()).await?;
     tx.commit().await?;
     if recorded {
         sync.gauges.recorded(work.deployment.job_id, outcome, sync.clock.now());
@@ -373,9 +383,9 @@ async fn record(sync: &Synchronizer, term: &Term, work: &Work, outcome: &Outcome
     Ok(())
 }
 
-async fn record_removed(sync: &Synchronizer, term: &Term, work: &Work) -> Result<(), StoreError> {
+async fn record_removed(sync: &Synchronizer, leader_epoch: &LeaderEpoch, work: &Work) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
-    store::deployments::record_removed(&mut tx, term.epoch, work).await?;
+    store::deployments::record_removed(&mut tx, leader_epoch.epoch, work).await?;
     tx.commit().await?;
     sync.gauges.removed(work.deployment.job_id, sync.clock.now());
     tracing::info!("the deployment was removed");
@@ -390,7 +400,7 @@ fn jitter(sync: &Synchronizer) -> f64 {
 /// Records a failure: a platform error is retried later, a user error waits for a change.
 async fn record_failure(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     work: &Work,
     inputs: &str,
     problem: Problem,
@@ -405,7 +415,7 @@ async fn record_failure(
     };
     tracing::warn!(%problem, ?retry_at, "not rolled out");
     let outcome = Outcome::Failed { inputs_hash: inputs.to_owned(), problem, retry_at };
-    record(sync, term, work, &outcome).await?;
+    record(sync, leader_epoch, work, &outcome).await?;
     // Executions that wait for the first deployment fail with it.
     sync.db.notifications().executions.notify_one();
     Ok(())

@@ -13,20 +13,24 @@ use super::{
     orphans::{self, orphans},
     waves::Outdated,
 };
-use crate::{DATABASE_RETRY, Synchronizer, Term};
+use crate::{DATABASE_RETRY, LeaderEpoch, Synchronizer};
 
 /// Deployments per read.
 const SWEEP_PAGE: i64 = 500;
 
 /// Runs at the start of a leader epoch and then at its interval, as a safety net below the watch.
-pub(super) async fn resync_periodically(sync: &Synchronizer, term: &Term, swept: &watch::Sender<Outdated>) {
+pub(super) async fn resync_periodically(
+    sync: &Synchronizer,
+    leader_epoch: &LeaderEpoch,
+    swept: &watch::Sender<Outdated>,
+) {
     let mut orphans = Vec::new();
     loop {
         if let Err(problem) = sync.runtime.keep_shared().await {
             tracing::warn!(%problem, "what all deployments share was not written; retrying at the next full resync");
         }
         let swept_all = async {
-            let outdated = resync(sync, term).await?;
+            let outdated = resync(sync, leader_epoch).await?;
             find_orphans(sync, &mut orphans).await?;
             Ok(outdated)
         };
@@ -35,10 +39,10 @@ pub(super) async fn resync_periodically(sync: &Synchronizer, term: &Term, swept:
                 swept.send_replace(outdated);
                 sync.options.sweep_interval
             }
-            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(error) if leader_epoch.survives(&error) => DATABASE_RETRY,
             Err(_) => return,
         };
-        if !term.pause(pause).await {
+        if !leader_epoch.pause(pause).await {
             return;
         }
     }
@@ -46,7 +50,7 @@ pub(super) async fn resync_periodically(sync: &Synchronizer, term: &Term, swept:
 
 /// Compares every deployment with its object, and makes those due that are out of sync. Returns those that differ only by the
 /// configuration. Writes nothing when all are in sync.
-async fn resync(sync: &Synchronizer, term: &Term) -> Result<Outdated, StoreError> {
+async fn resync(sync: &Synchronizer, leader_epoch: &LeaderEpoch) -> Result<Outdated, StoreError> {
     let begun = sync.clock.now();
     let (mut after, mut checked, mut out_of_sync) = (None, 0, 0);
     let mut outdated = Vec::new();
@@ -58,7 +62,7 @@ async fn resync(sync: &Synchronizer, term: &Term) -> Result<Outdated, StoreError
         let Some(last) = page.last() else { break };
         after = Some(last.deployment.job_id);
         checked += page.len();
-        if term.over.is_cancelled() {
+        if leader_epoch.over.is_cancelled() {
             return Ok(Outdated::default());
         }
         let found = enqueue_out_of_sync(sync, &page).await?;

@@ -11,7 +11,7 @@ use store::{StoreError, deployments::Work};
 use tokio::sync::watch;
 
 use super::inputs::{inputs_of, make_due};
-use crate::{DATABASE_RETRY, Synchronizer, Term};
+use crate::{DATABASE_RETRY, LeaderEpoch, Synchronizer};
 
 /// One wave has this fraction of the fleet: one divided by this number.
 const PART: usize = 20;
@@ -43,16 +43,16 @@ fn stops(failed: usize, wave: usize) -> bool {
 }
 
 /// Rolls out the results of full resyncs, until the leader epoch is over.
-pub(super) async fn run(sync: &Synchronizer, term: &Term, mut swept: watch::Receiver<Outdated>) {
+pub(super) async fn run(sync: &Synchronizer, leader_epoch: &LeaderEpoch, mut swept: watch::Receiver<Outdated>) {
     // The wave that failed.
     let mut failed = Vec::new();
     loop {
         tokio::select! {
             changed = swept.changed() => if changed.is_err() { return },
-            () = term.over.cancelled() => return,
+            () = leader_epoch.over.cancelled() => return,
         }
-        while let Err(error) = roll_out(sync, term, &mut swept, &mut failed).await {
-            if !term.survives(&error) || !term.pause(DATABASE_RETRY).await {
+        while let Err(error) = roll_out(sync, leader_epoch, &mut swept, &mut failed).await {
+            if !leader_epoch.survives(&error) || !leader_epoch.pause(DATABASE_RETRY).await {
                 return;
             }
         }
@@ -61,7 +61,7 @@ pub(super) async fn run(sync: &Synchronizer, term: &Term, mut swept: watch::Rece
 
 async fn roll_out(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     swept: &mut watch::Receiver<Outdated>,
     failed: &mut Vec<JobName>,
 ) -> Result<(), StoreError> {
@@ -86,7 +86,7 @@ async fn roll_out(
         begin(sync, wave).await?;
         let mut pause = POLL_MIN;
         let ended = loop {
-            if !term.pause(pause).await {
+            if !leader_epoch.pause(pause).await {
                 return Ok(());
             }
             let seen = progress(sync, wave).await?;

@@ -7,30 +7,30 @@ use model::{
 };
 use store::{StoreError, executions::Ended};
 
-use crate::{Synchronizer, Term};
+use crate::{LeaderEpoch, Synchronizer};
 
 /// Gives an execution that is unknown to the runtime its final status.
 pub(super) async fn end_unstarted(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     execution: &Execution,
     status: Status,
     message: &str,
 ) -> Result<(), StoreError> {
     let ended = Ended { status, message, started_at: None, ended_at: sync.clock.now() };
-    finish(sync, term, &execution.id, &ended, None).await
+    finish(sync, leader_epoch, &execution.id, &ended, None).await
 }
 
 /// Stores the final status of an execution with its log, in one transaction.
 pub(super) async fn finish(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     id: &ExecutionId,
     ended: &Ended<'_>,
     log: Option<&LogChunk>,
 ) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
-    let changed = store::executions::finish(&mut tx, term.epoch, id, ended).await?;
+    let changed = store::executions::finish(&mut tx, leader_epoch.epoch, id, ended).await?;
     if let Some(log) = log.filter(|_| changed) {
         store::logs::replace(&mut tx, id, log).await?;
     }

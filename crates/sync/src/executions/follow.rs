@@ -22,7 +22,7 @@ use super::{
     end::{finish, forget},
     follower::{End, Follower, Step},
 };
-use crate::{DATABASE_RETRY, Synchronizer, Term};
+use crate::{DATABASE_RETRY, LeaderEpoch, Synchronizer};
 
 /// An execution to follow.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) struct Followed {
 }
 
 /// Follows an execution to its end, through failures of the runtime and of the database. Cancels it when `cancel` is notified.
-pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, cancel: &Notify) {
+pub(super) async fn follow(sync: &Synchronizer, leader_epoch: &LeaderEpoch, run: &Followed, cancel: &Notify) {
     let id = &run.execution.id;
     let (fires_ticks, deadline) = (sync.runtime.fires_ticks(), sync.options.start_deadline);
     let mut follower = Follower::new(&run.execution, run.is_fresh, fires_ticks, deadline);
@@ -56,22 +56,22 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
                     Err(problem) => {
                         tracing::warn!(%problem, "an execution could not be cancelled; retrying");
                         cancel.notify_one();
-                        if !term.pause(follower.cancel_failed()).await {
+                        if !leader_epoch.pause(follower.cancel_failed()).await {
                             return;
                         }
                     }
                 }
                 continue;
             }
-            () = term.over.cancelled() => return,
+            () = leader_epoch.over.cancelled() => return,
         };
         if let Err(problem) = &stage {
             tracing::warn!(%problem, "failed to follow an execution; retrying");
         }
         let step = follower.decide(stage, sync.clock.now());
-        match carry_out(sync, term, run, &mut follower, step).await {
-            Ok(ControlFlow::Continue(pause)) if pause.is_zero() || term.pause(pause).await => {}
-            Err(error) if term.survives(&error) && term.pause(DATABASE_RETRY).await => {}
+        match carry_out(sync, leader_epoch, run, &mut follower, step).await {
+            Ok(ControlFlow::Continue(pause)) if pause.is_zero() || leader_epoch.pause(pause).await => {}
+            Err(error) if leader_epoch.survives(&error) && leader_epoch.pause(DATABASE_RETRY).await => {}
             Ok(_) | Err(_) => return,
         }
     }
@@ -80,7 +80,7 @@ pub(super) async fn follow(sync: &Synchronizer, term: &Term, run: &Followed, can
 /// Carries a decision out. Continues after a pause, or breaks when the end of the execution is stored.
 async fn carry_out(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     run: &Followed,
     follower: &mut Follower,
     step: Step,
@@ -94,7 +94,7 @@ async fn carry_out(
             }
             let step = follower.start_ended(started, sync.clock.now());
             // A start leads to no other start.
-            return Box::pin(carry_out(sync, term, run, follower, step)).await;
+            return Box::pin(carry_out(sync, leader_epoch, run, follower, step)).await;
         }
         Step::Restart(pause) => {
             // An object that the execution needs may be gone: reconcile the deployment, which recreates it.
@@ -108,11 +108,11 @@ async fn carry_out(
             if is_first {
                 sync.gauges.started(execution.submitted_at, Some(at));
             }
-            record_running(sync, term, &execution.id, at).await?;
+            record_running(sync, leader_epoch, &execution.id, at).await?;
             follower.recorded(Seen::Running);
         }
         Step::Held(problem) => {
-            record_waiting(sync, term, &execution.id, &problem).await?;
+            record_waiting(sync, leader_epoch, &execution.id, &problem).await?;
             follower.recorded(Seen::Held(problem));
         }
         Step::Cancel => {
@@ -123,14 +123,14 @@ async fn carry_out(
             follower.cancelled();
         }
         Step::Look(pause) => return Ok(ControlFlow::Continue(pause)),
-        Step::End(end) => return record_end(sync, term, execution, follower, &end).await,
+        Step::End(end) => return record_end(sync, leader_epoch, execution, follower, &end).await,
     }
     Ok(ControlFlow::Continue(Duration::ZERO))
 }
 
 async fn record_end(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     execution: &Execution,
     follower: &mut Follower,
     end: &End,
@@ -145,7 +145,7 @@ async fn record_end(
         }
     };
     let End { status, ref message, started_at, ended_at, .. } = *end;
-    finish(sync, term, id, &Ended { status, message, started_at, ended_at }, log.as_ref()).await?;
+    finish(sync, leader_epoch, id, &Ended { status, message, started_at, ended_at }, log.as_ref()).await?;
     if end.is_first {
         sync.gauges.started(execution.submitted_at, started_at);
     }
@@ -155,21 +155,26 @@ async fn record_end(
     Ok(ControlFlow::Break(()))
 }
 
-async fn record_running(sync: &Synchronizer, term: &Term, id: &ExecutionId, at: Timestamp) -> Result<(), StoreError> {
+async fn record_running(
+    sync: &Synchronizer,
+    leader_epoch: &LeaderEpoch,
+    id: &ExecutionId,
+    at: Timestamp,
+) -> Result<(), StoreError> {
     let mut tx = sync.db.write().await?;
-    store::executions::running(&mut tx, term.epoch, id, at).await?;
+    store::executions::running(&mut tx, leader_epoch.epoch, id, at).await?;
     tx.commit().await
 }
 
 async fn record_waiting(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     id: &ExecutionId,
     problem: &Problem,
 ) -> Result<(), StoreError> {
     tracing::warn!(%problem, "an execution can't start yet");
     let mut tx = sync.db.write().await?;
-    store::executions::record_waiting(&mut tx, term.epoch, id, &format!("{problem:#}")).await?;
+    store::executions::record_waiting(&mut tx, leader_epoch.epoch, id, &format!("{problem:#}")).await?;
     tx.commit().await
 }
 

@@ -25,7 +25,7 @@ use super::{
     follow::{Followed, follow},
     scheduled::{Strays, record_scheduled},
 };
-use crate::{DATABASE_RETRY, PANIC_PAUSE, Synchronizer, Term};
+use crate::{DATABASE_RETRY, LeaderEpoch, PANIC_PAUSE, Synchronizer};
 
 /// The most active executions in a round.
 const ACTIVE_MAX: i64 = 20_000;
@@ -40,26 +40,26 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Follows every active execution until the leader epoch is over. The executions themselves continue.
-pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
+pub(crate) async fn run(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
     let mut followed = Followers::default();
     let mut strays = Strays::default();
     loop {
-        let wait = match round(sync, term, &mut followed, &mut strays).await {
+        let wait = match round(sync, leader_epoch, &mut followed, &mut strays).await {
             Ok(()) => PAUSE_MAX,
-            Err(error) if term.survives(&error) => DATABASE_RETRY,
+            Err(error) if leader_epoch.survives(&error) => DATABASE_RETRY,
             Err(_) => break,
         };
         tokio::select! {
-            () = term.over.cancelled() => break,
+            () = leader_epoch.over.cancelled() => break,
             () = sync.clock.sleep(wait) => continue,
             () = sync.db.notifications().executions.notified() => {}
-            Some((id, ended)) = followed.tasks.join_next() => followed.ended(sync, term, id, ended),
+            Some((id, ended)) = followed.tasks.join_next() => followed.ended(sync, leader_epoch, id, ended),
         }
-        if !term.pause(GATHER).await {
+        if !leader_epoch.pause(GATHER).await {
             break;
         }
         while let Some((id, ended)) = followed.tasks.try_join_next() {
-            followed.ended(sync, term, id, ended);
+            followed.ended(sync, leader_epoch, id, ended);
         }
     }
     strays.stop().await;
@@ -98,16 +98,22 @@ impl Origin {
 
 impl Followers {
     /// Notes that a task is over. If it panicked, its execution is followed again after a pause.
-    fn ended(&mut self, sync: &Synchronizer, term: &Term, id: ExecutionId, ended: Result<(), JoinError>) {
+    fn ended(
+        &mut self,
+        sync: &Synchronizer,
+        leader_epoch: &LeaderEpoch,
+        id: ExecutionId,
+        ended: Result<(), JoinError>,
+    ) {
         let Err(error) = ended else {
             self.known.remove(&id);
             return;
         };
         sync.gauges.panicked("execution");
         tracing::error!(%error, execution = %id, retry_in = ?PANIC_PAUSE, "following an execution panicked; retrying");
-        let term = term.clone();
+        let leader_epoch = leader_epoch.clone();
         self.tasks.spawn(id, async move {
-            term.pause(PANIC_PAUSE).await;
+            leader_epoch.pause(PANIC_PAUSE).await;
         });
     }
 }
@@ -115,12 +121,12 @@ impl Followers {
 /// Begins to follow executions that are not followed yet, and cancels those whose cancellation was requested.
 async fn round(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     followed: &mut Followers,
     strays: &mut Strays,
 ) -> Result<(), StoreError> {
     sync.gauges.executions_checked();
-    record_scheduled(sync, term, &followed.known, strays).await?;
+    record_scheduled(sync, leader_epoch, &followed.known, strays).await?;
     let (ids, active, left_before) = {
         let mut tx = sync.db.read().await?;
         let ids = store::executions::active_ids(&mut tx, ACTIVE_MAX).await?;
@@ -156,16 +162,17 @@ async fn round(
         let mut is_fresh = false;
         let with = match dispatched {
             Some(_) if left_before.is_some_and(|since| epoch < since) => {
-                end_abandoned(sync, term, &execution).await?;
+                end_abandoned(sync, leader_epoch, &execution).await?;
                 continue;
             }
             Some(with) => with,
             None if cancelled => {
-                end_unstarted(sync, term, &execution, Status::Cancelled, "Cancelled before it started.").await?;
+                end_unstarted(sync, leader_epoch, &execution, Status::Cancelled, "Cancelled before it started.")
+                    .await?;
                 continue;
             }
             None if under_way >= sync.runtime.parallel_runs_max() => continue,
-            None => match dispatch(sync, term, &execution).await? {
+            None => match dispatch(sync, leader_epoch, &execution).await? {
                 Some(with) => {
                     under_way += 1;
                     is_fresh = true;
@@ -179,11 +186,11 @@ async fn round(
             cancel.notify_one();
         }
         followed.known.insert(execution.id.clone(), Known { cancel: cancel.clone(), origin });
-        let (sync, term) = (sync.clone(), term.clone());
-        let span = span_of(&execution, &with, &term);
+        let (sync, leader_epoch) = (sync.clone(), leader_epoch.clone());
+        let span = span_of(&execution, &with, &leader_epoch);
         let id = execution.id.clone();
         let run = Followed { execution, with, is_fresh };
-        let following = async move { follow(&sync, &term, &run, &cancel).await };
+        let following = async move { follow(&sync, &leader_epoch, &run, &cancel).await };
         followed.tasks.spawn(id, following.instrument(span));
     }
     Ok(())
@@ -221,13 +228,13 @@ fn waiting_for_children(active: &[Lineage<'_>]) -> usize {
 }
 
 /// The fields of each log line about an execution, at every log level.
-fn span_of(execution: &Execution, with: &Dispatched, term: &Term) -> Span {
+fn span_of(execution: &Execution, with: &Dispatched, leader_epoch: &LeaderEpoch) -> Span {
     tracing::error_span!(
         "run",
         execution = %execution.id,
         job = %execution.job_name,
         revision = with.generation,
-        epoch = term.epoch.0,
+        epoch = leader_epoch.epoch.0,
         op_id = execution.op_id,
     )
 }

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::JoinMap;
 
 use super::end::forget;
-use crate::{Synchronizer, Term};
+use crate::{LeaderEpoch, Synchronizer};
 
 /// The most ended executions whose rest is removed at the same time.
 const FORGETS_MAX: usize = 8;
@@ -75,7 +75,7 @@ impl Strays {
 /// starts none (the local one) is listed once per leader epoch, to find folders of ended executions.
 pub(super) async fn record_scheduled<F: Sync>(
     sync: &Synchronizer,
-    term: &Term,
+    leader_epoch: &LeaderEpoch,
     followed: &HashMap<ExecutionId, F>,
     strays: &mut Strays,
 ) -> Result<(), StoreError> {
@@ -106,7 +106,8 @@ pub(super) async fn record_scheduled<F: Sync>(
     for (id, run) in unsettled.new {
         let with = ran(sync, &run).await?;
         let mut tx = sync.db.write().await?;
-        let recorded = store::executions::record_scheduled(&mut tx, term.epoch, &id, &run, with.as_ref()).await?;
+        let recorded =
+            store::executions::record_scheduled(&mut tx, leader_epoch.epoch, &id, &run, with.as_ref()).await?;
         tx.commit().await?;
         match recorded {
             Recorded::Known => {}

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::retention::{Kind, Step};
 use self::{pulses::Pulses, retention::Retention, series::Series, stages::Stages};
-use crate::{Synchronizer, Term};
+use crate::{LeaderEpoch, Synchronizer};
 
 /// How often the rows are counted.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -334,20 +334,20 @@ pub(crate) async fn follow_rows(sync: &Synchronizer, shutdown: &CancellationToke
 }
 
 /// Counts rows until the leader epoch is over.
-pub(crate) async fn run(sync: &Synchronizer, term: &Term) {
-    sync.gauges.epoch.set(term.epoch.0);
+pub(crate) async fn run(sync: &Synchronizer, leader_epoch: &LeaderEpoch) {
+    sync.gauges.epoch.set(leader_epoch.epoch.0);
     sync.gauges.stages.leads();
     loop {
         let counted = tokio::select! {
             counted = round(sync) => counted,
-            () = term.over.cancelled() => break,
+            () = leader_epoch.over.cancelled() => break,
         };
         if let Err(error) = counted
-            && !term.survives(&error)
+            && !leader_epoch.survives(&error)
         {
             break;
         }
-        if !term.pause(INTERVAL).await {
+        if !leader_epoch.pause(INTERVAL).await {
             break;
         }
     }
