@@ -106,7 +106,7 @@ fn outdated(epoch: i64, known: i64) -> Problem {
         "The epoch was not published.",
         format!("Its epoch is {epoch}; the ConfigMap {CONFIG_MAP} has {known}: another instance leads."),
     )
-    .follows("With the fencing policy, the cluster rejects its writes.")
+    .follows("The fencing policy, if installed, rejects its writes.")
     .fix(format!(
         "After a restore of the database, delete the ConfigMap {CONFIG_MAP} once no \
             former instance runs."
