@@ -1,6 +1,6 @@
 // Finds a job or a page by its name, from everywhere.
 import { signal } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { useDebounced, useRead } from "./data";
 import { readJobs } from "./queries";
 import { navigate, place } from "./router";
@@ -35,7 +35,8 @@ function PaletteDialog() {
         (signal) => readJobs({ page: 1, size: 8, filter: [{ property: "jobName", pattern: `${wanted}*`, sort: "ASC" }], search: "" }, signal),
         null,
     );
-    useEffect(() => dialog.current?.showModal(), []);
+    // Before the next key, so that no letter is lost.
+    useLayoutEffect(() => dialog.current?.showModal(), []);
     const close = () => (isOpen.value = false);
     const jobs = wanted.length >= 2 ? (found.data ?? []).map((job): [string, string, string] => [job.jobName, `/jobs/${job.jobName}`, job.config.team]) : [];
     const pages = PAGES.filter(([name]) => name.toLowerCase().includes(wanted)).map(([name, to]): [string, string, string] => [name, to, "page"]);
