@@ -45,7 +45,7 @@ const PACKAGES: [&str; 19] = [
     "zlib1g",
 ];
 
-/// What becomes of the image.
+/// The content of the image and its targets.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The program of the service.

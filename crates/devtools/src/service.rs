@@ -243,10 +243,3 @@ fn belongs(process: &Path, data_dir: &Path) -> bool {
         .is_ok_and(|line| !folder.is_empty() && line.windows(folder.len()).any(|part| part == folder));
     named || fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(data_dir))
 }
-
-/// How many processes of a data folder are there.
-#[cfg(target_os = "linux")]
-pub fn runs_alive(data_dir: &Path) -> usize {
-    let Ok(entries) = fs::read_dir("/proc") else { return 0 };
-    entries.flatten().filter(|entry| belongs(&entry.path(), data_dir)).count()
-}

@@ -96,7 +96,7 @@ pub enum ServiceImageError {
     List {
         /// Its number, from 1.
         line: usize,
-        /// What is wrong.
+        /// The mistake in it.
         why: &'static str,
     },
     /// A file of a package is not the one that the list names.
@@ -180,7 +180,7 @@ pub fn service_image(parts: &Parts, folder: &Path) -> Result<ServiceImage, Servi
     program.file(PROGRAM, parts.program.clone(), true)?;
     let compression = if parts.gzip { Compression::Gzip } else { Compression::Zstd };
     let mut layers = Vec::new();
-    // What changes least is at the bottom: a new version of the service is one layer.
+    // The layers are in the order of change, the most stable one at the bottom: a new version of the service is one layer.
     for (name, layer) in [("Debian packages", system), ("uv", installer), ("holdfast", program)] {
         let path = folder.join(name.replace(' ', "-"));
         layers.push((layer.write(&path, compression).map_err(at(&path))?, name, path));
@@ -356,7 +356,7 @@ fn dpkg_deb(deb: &Path, arguments: &[&std::ffi::OsStr]) -> Result<Vec<u8>, Servi
     Ok(output.stdout)
 }
 
-/// What was assembled, as `cargo xtask image` prints it.
+/// The assembled image, as `cargo xtask image` prints it.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     /// The digest of the manifest.

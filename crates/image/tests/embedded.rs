@@ -122,7 +122,7 @@ struct World {
     folder: tempfile::TempDir,
 }
 
-/// What a service needs of a world.
+/// The parts of a world that a service needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Surroundings {
     registry: String,
@@ -197,7 +197,7 @@ impl World {
         self.surroundings(name).service(self.memory.clone(), &self.interpreters, Arc::new(SystemClock), change)
     }
 
-    /// What a service of this world needs, also in another process.
+    /// The parts that a service of this world needs, also in another process.
     fn surroundings(&self, name: &str) -> Surroundings {
         Surroundings {
             registry: self.registry.address.clone(),
@@ -701,7 +701,7 @@ fn child(surroundings: &Surroundings) -> Command {
     command
 }
 
-/// What a build in a process of its own said.
+/// The output of a build in a process of its own.
 fn said(output: &Output) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().find_map(|line| line.strip_prefix("built: ")).map(ToOwned::to_owned)

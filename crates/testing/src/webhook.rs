@@ -20,16 +20,9 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
-use crate::background::Background;
+use crate::{background::Background, tls};
 
 /// A webhook that changes or denies whatever it is asked about. It has a thread of its own, and ends when it is dropped.
 #[derive(Debug)]
@@ -66,17 +59,7 @@ impl Webhook {
     }
 
     fn answering(address: IpAddr, answer: Answer) -> Self {
-        let made = rcgen::generate_simple_self_signed([address.to_string()]).expect("a certificate");
-        let certificate = made.cert.pem();
-        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")];
-        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).expect("a private key");
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions of the protocol")
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .expect("a certificate with its key");
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (acceptor, certificate) = tls::acceptor(address);
         let asked = Arc::new(AtomicU64::new(0));
         let counting = Arc::clone(&asked);
         let background = Background::start(address, async move |listener| {

@@ -302,7 +302,7 @@ fn resolvers_of(service: u32) -> Vec<u32> {
     .collect()
 }
 
-/// What a build by buildah needs.
+/// The inputs of a build by buildah.
 struct Buildah {
     storage: tempfile::TempDir,
     uv: PathBuf,

@@ -255,29 +255,15 @@ async fn a_field_that_another_writer_owns_is_left_alone_and_reported() {
     let schedule_is = |schedule: &'static str| {
         move |object: Option<&Value>| object.is_some_and(|object| object["spec"]["schedule"] == schedule)
     };
-    let theirs = json!({"spec": {"schedule": "30 3 * * *", "startingDeadlineSeconds": 77}});
+    let theirs = json!({"spec": {"schedule": "30 3 * * *", "startingDeadlineSeconds": 77}}).to_string();
+    let patch =
+        || fixture.kubectl(&["patch", "cronjob", name, "--type=merge", "--field-manager=autopilot", "-p", &theirs]);
     for _ in 0..3 {
-        fixture.kubectl(&[
-            "patch",
-            "cronjob",
-            name,
-            "--type=merge",
-            "--field-manager=autopilot",
-            "-p",
-            &theirs.to_string(),
-        ]);
+        patch();
         let after = fixture.becomes("it is put back", "cronjob", name, schedule_is("0 3 * * *")).await.expect("it");
         assert_eq!(after["spec"]["startingDeadlineSeconds"], 77, "what others may keep");
     }
-    fixture.kubectl(&[
-        "patch",
-        "cronjob",
-        name,
-        "--type=merge",
-        "--field-manager=autopilot",
-        "-p",
-        &theirs.to_string(),
-    ]);
+    patch();
     let api = fixture.api();
     let rollout = wait::until("it is told", LONGEST, async || {
         let rollout = api.get(&format!("/jobs/{name}/deployments/production/rollout")).await.json();

@@ -282,7 +282,7 @@ async fn nodes_pull_with_credentials_that_the_service_keeps_in_the_cluster() {
     assert_eq!(ended["status"], "succeeded", "{ended:#}");
     assert!(fixture.api().log(name, &id).await.contains("pulled"));
 
-    // Written again when somebody deletes it, and not before.
+    // Written again when it is deleted, and not before.
     assert_eq!(
         secret(&fixture).map(|it| it["metadata"]["resourceVersion"].clone()),
         Some(written["metadata"]["resourceVersion"].clone())

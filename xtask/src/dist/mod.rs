@@ -57,7 +57,7 @@ pub(crate) struct Options {
     sign_key: Option<PathBuf>,
 }
 
-/// What the parts have in common.
+/// The inputs that the parts share.
 struct Dist {
     /// The folder of the files.
     to: PathBuf,

@@ -10,7 +10,7 @@ use super::documents::{files_of, read};
 /// Prefixes of the names of metrics: Holdfast's, and those that upstream's clients know.
 const PREFIXES: [&str; 3] = ["holdfast_", "taurus_", "vdk_"];
 
-/// What the text format appends to a registered name: units, kinds, and the series of histograms and summaries.
+/// The suffixes that the text format appends to a registered name: units, kinds, and the series of histograms and summaries.
 const SUFFIXES: [&str; 8] = ["_seconds", "_total", "_bytes", "_bucket", "_count", "_sum", "_max", "_created"];
 
 #[test]

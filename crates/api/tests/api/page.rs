@@ -15,7 +15,7 @@ on_each_database!(
     an_address_of_upstreams_operations_ui_leads_to_the_page,
 );
 
-/// What a browser accepts when a person opens a URL.
+/// The `Accept` header of a browser that opens a URL.
 const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
 
 async fn get(service: &Service, uri: &str, headers: &[(&str, &str)]) -> Answer {

@@ -218,7 +218,7 @@ impl Facts {
         }
     }
 
-    /// Who has to act, and how.
+    /// The party that has to act, and its action.
     fn action(&self) -> String {
         let Some(rollout) = &self.rollout else {
             return "you: deploy the job with `vdk deploy`".to_owned();

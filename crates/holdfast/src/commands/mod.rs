@@ -72,7 +72,7 @@ pub(crate) enum Invocation {
     SupportBundle {
         /// The settings, as for `serve`.
         flags: Flags,
-        /// What the archive is made of.
+        /// The parts of the archive.
         bundle: support_bundle::Bundle,
     },
     /// `holdfast demo`

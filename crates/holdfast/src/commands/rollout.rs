@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// The time limit without `--timeout`.
 const TIMEOUT_SECONDS: &str = "900";
 
-/// What to wait for.
+/// The rollout to wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wait {
     flags: ConnectionFlags,

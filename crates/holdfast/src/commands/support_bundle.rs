@@ -33,7 +33,7 @@ const PROBLEMS_MAX: i64 = 1_000;
 const JOURNAL_LINES: &str = "20000";
 const JOURNAL_MAX: Duration = Duration::from_secs(30);
 
-/// What the archive is made of.
+/// The parts of the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bundle {
     output: Option<PathBuf>,

@@ -16,7 +16,7 @@ use image::{
 };
 use serde::Deserialize;
 
-/// What to assemble, and where it goes.
+/// The image and its targets.
 #[derive(Debug, Deserialize)]
 struct Request {
     #[serde(flatten)]

@@ -31,7 +31,7 @@ pub(crate) struct PullSecret {
     secrets: Api<Secret>,
     file: PathBuf,
     clock: SharedClock,
-    /// What was written last, so that nothing is written while neither the file nor the Secret changes.
+    /// The last write, so that nothing is written while neither the file nor the Secret changes.
     last: Mutex<Option<Written>>,
 }
 
@@ -160,7 +160,7 @@ mod tests {
         keep.keep().await.unwrap();
         assert!(object().is_some());
 
-        // One that somebody else made stays as it is.
+        // A Secret of another program stays unchanged.
         server.objects(|objects| objects.merge(PATH, &json!({"metadata": {"labels": null}})));
         let taken = keep.keep().await.unwrap_err();
         assert_eq!(taken.code, Code::SecretUnmanaged);

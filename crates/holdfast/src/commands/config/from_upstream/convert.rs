@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value as Json, json};
 
-/// What becomes of a value: values with their paths below the target; a blank path is the target.
+/// The conversion of a value: values with their paths below the target; a blank path is the target.
 pub(super) type Converted = Result<Vec<(&'static str, Json)>>;
 
 /// How a value is converted.

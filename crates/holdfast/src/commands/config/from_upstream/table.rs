@@ -5,7 +5,7 @@ use super::convert::{
     principal_pattern, same, switch, url_template,
 };
 
-/// What stands for a value of upstream's chart.
+/// The counterpart of a value of upstream's chart.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Counterpart {
     /// A value of Holdfast's chart; `config.` begins the path of a setting.
